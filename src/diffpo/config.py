@@ -1,0 +1,353 @@
+"""Every knob of diffpo as frozen dataclasses, read from TOML and written as JSON. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+SAMPLER_RULES = {
+    "entropy_bound": "gamma in nats, >= 0",
+    "confidence": "probability in [0, 1]",
+    "top_k": "positions a call, an integer >= 1",
+    "steps": "calls a canvas, an integer >= 1",
+    "random": "positions a call, an integer >= 1",
+}
+
+
+def parse_sampler(spec: str) -> tuple[str, float]:
+    """Split "rule:number" into (rule, number); "learned" has none. ValueError names what is allowed."""
+    if spec == "learned":
+        return spec, 0.0
+    rule, _, number = spec.partition(":")
+    if rule not in SAMPLER_RULES:
+        raise ValueError(f"sampler {spec!r}: unknown rule{suggest(rule, [*SAMPLER_RULES, 'learned'])}")
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    whole = rule in ("top_k", "steps", "random")
+    if not value >= whole or (whole and value % 1) or (rule == "confidence" and value > 1):
+        raise ValueError(f"sampler {spec!r}: write {rule}:NUMBER, where NUMBER is {SAMPLER_RULES[rule]}")
+    return rule, value
+
+
+def suggest(wrong: str, names: typing.Iterable[str]) -> str:
+    """The end of an error line: the nearest allowed name, and all of them when they are few."""
+    names = list(names)
+    near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return hint + (f" (allowed: {', '.join(names)})" if len(names) <= 12 else "")
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """What is asked."""
+
+    name: str = "sudoku"
+    """Task: sudoku, countdown or arithmetic."""
+    easy: tuple[int, int] | None = None
+    """Difficulty range of easy prompts (sudoku: blanks; countdown: numbers; arithmetic: terms). None: the task's own."""
+    hard: tuple[int, int] | None = None
+    """Difficulty range of hard prompts, on the same dial. None: the task's own."""
+    hard_share: float = 0.5
+    """Share of hard prompts."""
+    seed: int = 0
+    """Seed of the task's data and of its train / test split."""
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.hard_share <= 1, f"task.hard_share must lie in [0, 1], got {self.hard_share}")
+        for name, span in (("easy", self.easy), ("hard", self.hard)):
+            _check(span is None or 1 <= span[0] <= span[1], f"task.{name} must be a range LOW HIGH, got {span}")
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How completions are decoded."""
+
+    sampler: str = "learned"
+    """learned | entropy_bound:GAMMA | confidence:P | top_k:K | steps:S | random:K."""
+    temperature: float = 1.0
+    """Temperature of the draws; 0 is greedy."""
+    entropy_temperature: float = 1.0
+    """Temperature of the distribution whose entropy and confidence the sampler looks at."""
+    gen_length: int | None = None
+    """Canvas length in tokens. None: the task's own."""
+    block_length: int | None = None
+    """Length of the blocks that are decoded left to right. None: one block."""
+    num_slots: int = 512
+    """Rows decoded at once; finished rows leave and waiting ones take their place."""
+
+    def __post_init__(self) -> None:
+        parse_sampler(self.sampler)
+        _check(self.temperature >= 0, f"rollout.temperature must be >= 0, got {self.temperature}")
+        _check(self.entropy_temperature > 0, f"rollout.entropy_temperature must be > 0, got {self.entropy_temperature}")
+        _check(self.num_slots >= 1, f"rollout.num_slots must be >= 1, got {self.num_slots}")
+        for name in ("gen_length", "block_length"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, f"rollout.{name} must be >= 1, got {value}")
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is maximised (docs/algorithm.md)."""
+
+    num_latents: int = 2
+    """m of the m-times mean-field surrogate: 1 mean field (d1), 2 DiFFPO, 0 every call (the exact trajectory)."""
+    importance_clamp: float = 2.0
+    """C: upper clamp of the weight from surrogate to behaviour policy; inf for none, 0 leaves the weight out."""
+    epsilon: float = 0.2
+    """Clip range of the probability ratio."""
+    beta: float = 0.0
+    """Weight of the k3 KL to the policy at the start of the run."""
+    num_iterations: int = 4
+    """mu: passes over each batch of rollouts, each with fresh cuts."""
+    loss_type: Literal["grpo", "bnpo", "dr_grpo"] = "grpo"
+    """Length normalisation: mean per completion, mean over all tokens, or sum over the canvas length."""
+    scale_rewards: bool = False
+    """Divide advantages by the group's standard deviation."""
+    prompt_mask_prob: float = 0.0
+    """Share of prompt tokens masked at random in the mean-field pass (0.15 in d1)."""
+    speed_weight: float = 0.2
+    """lambda: a correct answer earns reward * (1 + lambda * (1 - NFE / L)); 0 for the task's reward alone."""
+    speed_gate: float = 0.5
+    """The speed term counts only in groups of at least this accuracy: right first, then fast."""
+
+    def __post_init__(self) -> None:
+        _check(self.num_latents >= 0, f"objective.num_latents must be >= 0, got {self.num_latents}")
+        _check(self.importance_clamp >= 0, f"objective.importance_clamp must be >= 0, got {self.importance_clamp}")
+        _check(self.epsilon > 0, f"objective.epsilon must be > 0, got {self.epsilon}")
+        _check(self.beta >= 0, f"objective.beta must be >= 0, got {self.beta}")
+        _check(self.num_iterations >= 1, f"objective.num_iterations must be >= 1, got {self.num_iterations}")
+        _check(0 <= self.prompt_mask_prob < 1, "objective.prompt_mask_prob must lie in [0, 1)")
+        _check(self.speed_weight >= 0, f"objective.speed_weight must be >= 0, got {self.speed_weight}")
+        _check(0 <= self.speed_gate <= 1, f"objective.speed_gate must lie in [0, 1], got {self.speed_gate}")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW over the denoiser."""
+
+    learning_rate: float = 1e-4
+    warmup_steps: int = 5
+    """Steps over which the learning rate rises linearly from 0."""
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    """After warm-up: constant, or a cosine to 0 at the last step."""
+    adam_betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm, denoiser and threshold head each on its own."""
+    micro_batch_size: int = 512
+    """Rows a backward pass holds at once; changes memory, not results."""
+
+    def __post_init__(self) -> None:
+        _check(self.learning_rate > 0, f"optim.learning_rate must be > 0, got {self.learning_rate}")
+        _check(self.warmup_steps >= 0, f"optim.warmup_steps must be >= 0, got {self.warmup_steps}")
+        _check(self.max_grad_norm > 0, f"optim.max_grad_norm must be > 0, got {self.max_grad_norm}")
+        _check(self.micro_batch_size >= 1, f"optim.micro_batch_size must be >= 1, got {self.micro_batch_size}")
+
+
+@dataclass(frozen=True)
+class ThresholdConfig:
+    """The adaptive sampler: gamma = gamma_max * sigmoid(f(prompt) + sigma * noise)."""
+
+    gamma_max: float = 3.0
+    """Largest threshold, nats."""
+    gamma_init: float = 0.36
+    """Threshold at the start, nats; start low: few tokens a call until the model has earned more."""
+    sigma: float = 0.7
+    """Standard deviation of the exploration noise."""
+    bound: float = 4.0
+    """|f| stays below this, so that gamma cannot saturate."""
+    learning_rate: float = 5e-3
+    delay_steps: int = 5
+    """Steps before the head trains; its feature statistics are gathered meanwhile."""
+    epsilon: float = 0.2
+    """Clip range of the head's ratio."""
+    max_log_ratio: float = 1.0
+    """The head's log-ratio is clamped to +- this."""
+
+    def __post_init__(self) -> None:
+        _check(self.gamma_max > 0, f"threshold.gamma_max must be > 0, got {self.gamma_max}")
+        inside = 0 < self.gamma_init < self.gamma_max
+        _check(inside, f"threshold.gamma_init must lie between 0 and gamma_max, got {self.gamma_init}")
+        _check(self.sigma > 0, f"threshold.sigma must be > 0, got {self.sigma}")
+        _check(self.bound > 0, f"threshold.bound must be > 0, got {self.bound}")
+        _check(self.learning_rate > 0, f"threshold.learning_rate must be > 0, got {self.learning_rate}")
+        _check(self.delay_steps >= 0, f"threshold.delay_steps must be >= 0, got {self.delay_steps}")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How a policy is measured."""
+
+    samplers: tuple[str, ...] = ("top_k:1", "top_k:2", "top_k:4", "learned")
+    """Samplers measured one by one (as rollout.sampler)."""
+    gammas: tuple[float, ...] = (0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+    """Fixed thresholds of the accuracy-NFE frontier."""
+    num_prompts: int = 512
+    """Test prompts; fewer if the task has fewer."""
+    temperature: float = 0.0
+    full_canvas: bool = True
+    """Decode the whole canvas, so that NFE is known with and without the early exit at EOS."""
+
+    def __post_init__(self) -> None:
+        for spec in self.samplers:
+            parse_sampler(spec)
+        _check(self.num_prompts >= 1, f"eval.num_prompts must be >= 1, got {self.num_prompts}")
+        _check(self.temperature >= 0, f"eval.temperature must be >= 0, got {self.temperature}")
+        _check(all(g >= 0 for g in self.gammas), f"eval.gammas must be >= 0, got {self.gammas}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One reinforcement-learning run."""
+
+    model: str = "runs/pretrain"
+    """Checkpoint folder of the policy to start from."""
+    output: str = "runs/train"
+    """Folder of the run: config, metrics, checkpoints."""
+    train: Literal["joint", "model", "sampler"] = "joint"
+    """What learns: the denoiser and the threshold head, the denoiser alone, or the head alone."""
+    steps: int = 30
+    prompts_per_step: int = 48
+    num_generations: int = 8
+    """G: completions a prompt; their mean reward is the baseline."""
+    seed: int = 0
+    save_every: int = 10
+    """Steps between checkpoints; the last step is always saved."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept."""
+    eval_every: int = 0
+    """Steps between evaluations on test prompts during the run; 0 for none."""
+    log_with: tuple[str, ...] = ()
+    """Trackers beside metrics.jsonl: tensorboard, wandb, trackio."""
+    num_threads: int = 0
+    """CPU threads of torch; 0 leaves torch's choice."""
+    task: TaskConfig = field(default_factory=TaskConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "prompts_per_step", "save_every", "keep_checkpoints"):
+            _check(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)}")
+        _check(self.num_generations >= 2, f"num_generations must be >= 2, got {self.num_generations}")
+        if self.train != "model":
+            ok = self.rollout.sampler == "learned"
+            _check(ok, f"train={self.train!r} learns the sampler: set rollout.sampler to learned, not a fixed rule")
+        _check(self.rollout.temperature > 0, "rollout.temperature must be > 0 in training: greedy groups do not differ")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a tiny denoiser trained from scratch."""
+
+    hidden_size: int = 96
+    num_layers: int = 4
+    num_heads: int = 4
+    mlp_size: int = 256
+
+    def __post_init__(self) -> None:
+        even = self.hidden_size % (2 * self.num_heads) == 0
+        _check(even, f"model.hidden_size must be a multiple of 2 * num_heads, got {self.hidden_size}, {self.num_heads}")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Masked-diffusion pre-training of a tiny model on a task's solved examples."""
+
+    output: str = "runs/pretrain"
+    steps: int = 300
+    schedule_steps: int | None = None
+    """Length of the cosine schedule; None: steps. Longer than steps stops early, at partial competence."""
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    warmup_steps: int = 20
+    label_noise: float = 0.0
+    """Share of the answer's tokens replaced at random: a model with something left to learn."""
+    min_time: float = 0.05
+    """Smallest share of masked positions; the 1/t weight is bounded by its inverse."""
+    prompt_mask_prob: float = 0.0
+    """In a fifth of the rows this share of the prompt is masked too, which d1's objective then does not surprise."""
+    num_examples: int = 20000
+    seed: int = 0
+    num_threads: int = 0
+    """CPU threads of torch; 0 leaves torch's choice."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "num_examples"):
+            _check(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)}")
+        _check(0 < self.min_time < 1, f"min_time must lie in (0, 1), got {self.min_time}")
+        _check(0 <= self.label_noise < 1, f"label_noise must lie in [0, 1), got {self.label_noise}")
+
+
+# --- TOML in, JSON out -------------------------------------------------------------------------------------------
+
+
+C = typing.TypeVar("C")
+
+
+def load_config(cls: type[C], path: str | Path) -> C:
+    """Read a sparse TOML file over the defaults of `cls`. ValueError names the file, the key and the mend."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; `ls recipes` shows the recipes that ship with diffpo")
+    try:
+        return from_dict(cls, tomllib.loads(path.read_text()))
+    except (tomllib.TOMLDecodeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def from_dict(cls: type[C], values: dict[str, Any], where: str = "") -> C:
+    """Build a config from nested plain values; an unknown key or a value of the wrong type is a ValueError."""
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise ValueError(f"unknown key {where + key!r}{suggest(key, hints)}")
+        arguments[key] = _convert(hints[key], value, where + key)
+    return cls(**arguments)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """`value` as type `hint`: the few types that a config field may have."""
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} is a table: write [{where}] with its keys below")
+        return from_dict(typing.cast(type, hint), value, where + ".")
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _convert(args[0], value, where)
+    if origin is tuple and isinstance(value, list | tuple):
+        if args[-1] is not Ellipsis and len(value) != len(args):
+            raise ValueError(f"{where} takes {len(args)} values, got {value!r}")
+        return tuple(_convert(args[0], item, where) for item in value)
+    if origin is Literal and value in args:
+        return value
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    wanted = f"one of {', '.join(args)}" if origin is Literal else getattr(hint, "__name__", str(hint))
+    raise ValueError(f"{where} must be {wanted}, got {value!r}")
+
+
+def to_json(config: Any) -> str:
+    """The resolved config as JSON, which `from_dict(cls, json.loads(text))` reads back."""
+    return json.dumps(dataclasses.asdict(config), indent=2)

@@ -1,0 +1,174 @@
+"""The nouns: Prompt, Verdict, Sampler, Request, Completion, Rollout, RolloutGroup and Batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from diffpo.config import parse_sampler
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question of a task. `id` is stable across runs: it keys the random numbers of its completions."""
+
+    id: str
+    text: str
+    level: str = ""
+    """Difficulty class that evaluation reports on its own, such as "easy"; "" for none."""
+    columns: Mapping[str, object] = field(default_factory=dict)
+    """What the verifier needs: the answer, the numbers, the grid."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a verifier says of one completion."""
+
+    correct: bool
+    reward: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """Named parts of the reward, logged as `rewards/{name}`."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Which masked positions one denoiser call commits: a rule and its number.
+
+    `entropy_bound` gamma in nats, `confidence` probability, `top_k` and `random` positions a call, `steps` calls a
+    canvas (LLaDA's schedule), `learned` none: gamma comes from the policy's threshold head.
+    """
+
+    rule: str
+    value: float = 0.0
+
+    @classmethod
+    def parse(cls, spec: str) -> Sampler:
+        """Read "rule:number", such as "entropy_bound:0.1", or "learned"; ValueError says what is allowed."""
+        return cls(*parse_sampler(spec))
+
+    def __str__(self) -> str:
+        return self.rule if self.rule == "learned" else f"{self.rule}:{self.value:g}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion to decode. Every setting is the row's own."""
+
+    prompt_ids: tuple[int, ...]
+    key: int
+    """64-bit key of all the row's random numbers."""
+    gen_length: int
+    block_length: int
+    sampler: Sampler
+    temperature: float = 1.0
+    entropy_temperature: float = 1.0
+    early_exit: bool = True
+    """Stop once an EOS and everything before it is committed; False decodes the full canvas."""
+    explore: bool = True
+    """Draw the learned threshold with noise; False takes its mean."""
+
+
+@dataclass(frozen=True, eq=False)
+class Completion:
+    """What the engine returns for one request. Tensors have shape [L], L = gen_length."""
+
+    tokens: Tensor
+    committed_at: Tensor
+    """Denoiser call (1..nfe) that committed each position."""
+    behaviour_logprobs: Tensor
+    """log-probability of each token under the very distribution it was drawn from; 0 at temperature 0."""
+    entropies: Tensor
+    """Entropy (nats, untempered) of each position's distribution when it was committed."""
+    nfe: int
+    """Denoiser calls made for this row."""
+    nfe_until_eos: int
+    """Calls until the first EOS and everything before it stood; equals `nfe` with early exit."""
+    length: int
+    """Tokens up to and including the first EOS."""
+    gamma: float | None = None
+    gamma_action: float | None = None
+    """a, with gamma = gamma_max * sigmoid(a)."""
+    gamma_logprob: float | None = None
+    features: Tensor | None = None
+    """Pooled hidden state of the prompt in the first call, [D]; kept when the threshold is learned."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """A scored completion."""
+
+    completion: Completion
+    text: str
+    verdict: Verdict
+    reward: float
+    """What training maximises: the task's reward with its speed term."""
+    policy_version: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class RolloutGroup:
+    """The G rollouts of one prompt."""
+
+    prompt: Prompt
+    prompt_ids: tuple[int, ...]
+    rollouts: Sequence[Rollout]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rollouts as the update reads them: B rows in group order, canvas length L (the longest of the batch)."""
+
+    prompt_ids: tuple[tuple[int, ...], ...]
+    """Prompt of each row, length B."""
+    tokens: Tensor  # [B, L]
+    committed_at: Tensor  # [B, L]
+    behaviour_logprobs: Tensor  # [B, L]
+    loss_mask: Tensor  # [B, L] bool: tokens up to and including the first EOS
+    gen_lengths: Tensor  # [B]
+    nfe: Tensor  # [B]
+    advantages: Tensor  # [B]
+    features: Tensor | None  # [B, D]
+    gamma_actions: Tensor | None  # [B]
+    gamma_logprobs: Tensor | None  # [B]
+
+    @classmethod
+    def from_groups(cls, groups: Sequence[RolloutGroup], advantages: Tensor) -> Batch:
+        """Stack groups; shorter canvases are padded on the right with positions that no loss sees."""
+        rows = [rollout.completion for group in groups for rollout in group.rollouts]
+        learned = rows[0].gamma_action is not None
+
+        def stack(name: str) -> Tensor:
+            return torch.nn.utils.rnn.pad_sequence([getattr(row, name) for row in rows], batch_first=True)
+
+        def column(name: str) -> Tensor:
+            return torch.tensor([getattr(row, name) for row in rows])
+
+        tokens = stack("tokens")
+        return cls(
+            prompt_ids=tuple(group.prompt_ids for group in groups for _ in group.rollouts),
+            tokens=tokens,
+            committed_at=stack("committed_at"),
+            behaviour_logprobs=stack("behaviour_logprobs"),
+            loss_mask=torch.arange(tokens.shape[1]) < column("length")[:, None],
+            gen_lengths=torch.tensor([len(row.tokens) for row in rows]),
+            nfe=column("nfe"),
+            advantages=advantages,
+            features=stack("features") if learned else None,
+            gamma_actions=column("gamma_action") if learned else None,
+            gamma_logprobs=column("gamma_logprob") if learned else None,
+        )
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def take(self, rows: Tensor) -> Batch:
+        """The batch restricted to `rows` (indices)."""
+        tensors = {
+            name: None if value is None else value[rows]
+            for name, value in vars(self).items()
+            if name != "prompt_ids"
+        }
+        return Batch(prompt_ids=tuple(self.prompt_ids[i] for i in rows.tolist()), **tensors)
