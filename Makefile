@@ -1,0 +1,31 @@
+# Everything runs in .venv, which is brought up to date when its inputs change.
+# PYTHON=/some/python chooses the interpreter of a new .venv.
+PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help demo test check fix
+
+help: ## print this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+
+demo: $(STAMP) ## train a tiny model on this machine and show what reinforcement learning changed
+	$(BIN)/diffpo demo
+
+test: $(STAMP) ## run the tests
+	$(BIN)/python -m pytest
+
+check: $(STAMP) ## check format, lint, types and the floors of the house
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+fix: $(STAMP) ## format, and mend what the linter can mend
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev,tensorboard]'
+	@touch $@

@@ -1,0 +1,32 @@
+"""What every test shares: two threads, no network, and property tests that draw the same examples each time."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+import torch
+
+torch.set_num_threads(2)
+
+hypothesis.settings.register_profile("diffpo", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("diffpo")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Connections beyond this machine raise: a test that downloads passes today and fails on a train."""
+    connect = socket.socket.connect
+
+    def local_connect(self: socket.socket, address: object) -> None:
+        if self.family != socket.AF_UNIX:
+            host = str(address[0]) if isinstance(address, tuple) else str(address)
+            if host not in ("localhost", "::1") and not host.startswith("127."):
+                raise PermissionError(f"tests stay on this machine, but something connects to {address}")
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", local_connect)
+        yield
