@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from diffpo.types import Prompt, Verdict
@@ -10,7 +11,7 @@ Split = Literal["train", "test"]
 
 
 class Task(Protocol):
-    """A source of prompts with a verdict on answers. Everything is a function of the task's config and its arguments."""
+    """A source of prompts with a verdict on answers. All of it is a function of the task's config and its arguments."""
 
     name: str
     alphabet: str
@@ -28,4 +29,8 @@ class Task(Protocol):
 
     def solution(self, prompt: Prompt) -> str:
         """A right answer, as pre-training shows it."""
+        ...
+
+    def open_positions(self, prompt: Prompt) -> Sequence[int]:
+        """Positions of `solution(prompt)` that the prompt does not already give away; label noise falls on these."""
         ...

@@ -1,0 +1,106 @@
+"""4x4 Sudoku: fill the blanks of a grid so that every row, column and 2x2 box holds 1 to 4."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from random import Random
+
+import numpy as np
+
+from diffpo.config import TaskConfig
+from diffpo.tasks.base import Split
+from diffpo.tasks.stream import Dial, index_rng, stable_key
+from diffpo.types import Prompt, Verdict
+
+NUM_CELLS = 16
+NUM_TRAIN_GRIDS = 200
+MAX_BLANKS = 12
+"""No puzzle with fewer than four clues has a unique solution."""
+NUM_TRIES = 16
+"""Sets of clues tested at once for uniqueness; at 10 blanks about four in ten pass."""
+
+
+def _all_grids() -> list[str]:
+    """The 288 grids, built row by row."""
+    rows = ["".join(row) for row in permutations("1234")]
+    grids = [""]
+    for _ in range(4):
+        grids = [grid + row for grid in grids for row in rows if _is_consistent(grid + row)]
+    return grids
+
+
+def _is_consistent(cells: str) -> bool:
+    """Whether no column and no box of these leading rows holds a digit twice."""
+    columns = [cells[column::4] for column in range(4)]
+    boxes = [cells[i : i + 2] + cells[i + 4 : i + 6] for i in (0, 2, 8, 10)]
+    return all(len(set(unit)) == len(unit) for unit in columns + boxes)
+
+
+def _differences(grids: list[str]) -> np.ndarray:
+    """[288, 288] sets of cells, one bit a cell, where two grids differ."""
+    cells = np.array([list(grid) for grid in grids])
+    differ = cells[:, None] != cells[None]
+    return (differ << np.arange(NUM_CELLS)).sum(-1)
+
+
+GRIDS = _all_grids()
+GRID_SET = frozenset(GRIDS)
+DIFFERENCES = _differences(GRIDS)
+CLUES = [[clues for clues in range(2**NUM_CELLS) if clues.bit_count() == NUM_CELLS - n] for n in range(NUM_CELLS + 1)]
+"""CLUES[n]: every set of clue cells, one bit a cell, that leaves n blanks."""
+
+
+class Sudoku:
+    """Puzzles with one solution each, so that a train puzzle never has a test grid. The dial counts blanks."""
+
+    name = "sudoku"
+    alphabet = "01234="
+    gen_length = NUM_CELLS
+
+    def __init__(self, config: TaskConfig) -> None:
+        self.seed = config.seed
+        self.dial = Dial.from_config(config, easy=(2, 5), hard=(8, 10), limits=(1, MAX_BLANKS))
+        order = Random(stable_key("sudoku grids", config.seed)).sample(range(len(GRIDS)), len(GRIDS))
+        self.grids = {"train": order[:NUM_TRAIN_GRIDS], "test": order[NUM_TRAIN_GRIDS:]}
+
+    def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:
+        """Prompts start..start+num-1: 16 cells row by row, 0 for a blank, then "="."""
+        return [self._draw(split, index) for index in range(start, start + num)]
+
+    def _draw(self, split: Split, index: int) -> Prompt:
+        rng = index_rng(self.name, self.seed, split, index)
+        level, num_blanks = self.dial.draw(rng)
+        grid = rng.choice(self.grids[split])
+        clues = _unique_clues(grid, num_blanks, rng)
+        puzzle = "".join(digit if clues >> cell & 1 else "0" for cell, digit in enumerate(GRIDS[grid]))
+        return Prompt(f"sudoku-{split}-{index}", puzzle + "=", level, {"puzzle": puzzle, "solution": GRIDS[grid]})
+
+    def verify(self, prompt: Prompt, completion: str) -> Verdict:
+        """Right if it is a valid grid that keeps the clues; "blanks", the share of blanks filled right, is logged."""
+        puzzle, solution = str(prompt.columns["puzzle"]), self.solution(prompt)
+        answer = "".join(completion.split())
+        if len(answer) != NUM_CELLS or not set(answer) <= set("1234"):
+            return Verdict(correct=False, reward=0.0, parts={"correct": 0.0, "blanks": 0.0})
+        keeps_clues = all(clue in ("0", digit) for clue, digit in zip(puzzle, answer, strict=True))
+        correct = float(keeps_clues and answer in GRID_SET)
+        filled = [digit == right for clue, digit, right in zip(puzzle, answer, solution, strict=True) if clue == "0"]
+        parts = {"correct": correct, "blanks": sum(filled) / max(1, len(filled))}
+        return Verdict(bool(correct), reward=correct, parts=parts)
+
+    def solution(self, prompt: Prompt) -> str:
+        """The only grid with these clues."""
+        return str(prompt.columns["solution"])
+
+    def open_positions(self, prompt: Prompt) -> list[int]:
+        """The blanks."""
+        return [cell for cell, clue in enumerate(str(prompt.columns["puzzle"])) if clue == "0"]
+
+
+def _unique_clues(grid: int, num_blanks: int, rng: Random) -> int:
+    """Clue cells drawn uniformly among those that only `grid` fits: no other grid agrees with it on all of them."""
+    while True:
+        tries = np.array(rng.choices(CLUES[num_blanks], k=NUM_TRIES))
+        num_solutions = (DIFFERENCES[grid] & tries[:, None] == 0).sum(1)
+        unique = tries[num_solutions == 1]
+        if len(unique):
+            return int(unique[0])

@@ -1,0 +1,189 @@
+"""Graders: tables of hard cases, and properties."""
+
+from __future__ import annotations
+
+import json
+import operator
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffpo.tasks.grading import MAX_DIGITS, MAX_NESTING, evaluate_expression, extract_answer, parse_number
+
+LLADA = Path(__file__).parents[3] / "shared/data/llada_8b_instruct_generations/countdown_256.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "literals"),
+    [
+        ("7", 7, [7]),
+        ("12+7-3", 16, [12, 7, 3]),
+        ("2+3*4", 14, [2, 3, 4]),
+        ("(2+3)*4", 20, [2, 3, 4]),
+        ("1/3", Fraction(1, 3), [1, 3]),
+        ("6/(1-3/4)", 24, [6, 1, 3, 4]),
+        ("8/4/2", 1, [8, 4, 2]),
+        ("-3+10", 7, [3, 10]),
+        ("5--3", 8, [5, 3]),
+        ("+-+5", -5, [5]),
+        (" 1 + 1 ", 2, [1, 1]),
+        ("0*5", 0, [0, 5]),
+        ("(((7)))", 7, [7]),
+        ("3 \u00d7 4 \u00f7 2 \u2212 1", 5, [3, 4, 2, 1]),
+        (r"(80 \div 40) \times 3 \cdot 2", 12, [80, 40, 3, 2]),
+        ("9" * MAX_DIGITS, int("9" * MAX_DIGITS), [int("9" * MAX_DIGITS)]),
+        ("(" * MAX_NESTING + "1" + ")" * MAX_NESTING, 1, [1]),
+    ],
+)
+def test_expressions(text: str, value: Fraction | int, literals: list[int]) -> None:
+    assert evaluate_expression(text) == (value, literals)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", "x", "1+", "*1", "()", "(1", "1)", ")1(", "1 2", "2(3)", "1,2", "1;2", "1\n+1", "\t", "1=1"),
+        *("9**9", "9**9**9", "7//2", "7%2", "1<<9", "1^2", "~1", "1.5", "1e9", "0x10", "0b1", "0o7", "1_000", "1j"),
+        *("True", "None", "...", "abs(1)", "[1]", "{1}", "'1'", "1 if 1 else 2", "1or 2", "(1)(2)", "(1)[0]"),
+        *("1/0", "1/(2-2)", "007", "\u0663+1", "2\u00b2", "\uff11", "1\x00", "\ud800", "1#", "1\\"),
+        *("9" * (MAX_DIGITS + 1), "(" * (MAX_NESTING + 1) + "1" + ")" * (MAX_NESTING + 1), "1+" * 200 + "1"),
+    ],
+)
+def test_no_expressions(text: str) -> None:
+    assert evaluate_expression(text) is None
+
+
+def test_raised_length_is_still_safe() -> None:
+    assert evaluate_expression("1+" * 200 + "1", max_length=1000) is not None
+    assert evaluate_expression("1+" * 20_000 + "1", max_length=100_000) is None
+    assert evaluate_expression("-" * 20_000 + "1", max_length=100_000) is None
+
+
+OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+
+
+def combine(children: st.SearchStrategy) -> st.SearchStrategy:
+    return st.tuples(children, st.sampled_from([*OPERATORS]), children)
+
+
+@settings(max_examples=100)
+@given(st.recursive(st.integers(0, 99), combine, max_leaves=8))
+def test_expressions_match_a_tree_walk(tree: int | tuple) -> None:
+    def write(node: int | tuple) -> str:
+        return str(node) if isinstance(node, int) else f"({write(node[0])}{node[1]}{write(node[2])})"
+
+    def leaves(node: int | tuple) -> list[int]:
+        return [node] if isinstance(node, int) else leaves(node[0]) + leaves(node[2])
+
+    def value(node: int | tuple) -> Fraction:
+        return Fraction(node) if isinstance(node, int) else OPERATORS[node[1]](value(node[0]), value(node[2]))
+
+    try:
+        expected = (value(tree), leaves(tree))
+    except ZeroDivisionError:
+        expected = None
+    assert evaluate_expression(write(tree)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("7", 7), ("+7", 7), ("-7", -7), ("\u22127", -7), (" 7\n", 7), ("- 7", -7), ("007", 7)),
+        *(("1,000", 1000), ("12,345,678", 12345678), ("5.0", 5), ("5.", 5), (".5", Fraction(1, 2))),
+        *(("0.1", Fraction(1, 10)), ("1/2", Fraction(1, 2)), ("-4/2", -2), ("1,234.50", Fraction(2469, 2))),
+        *(("$5", 5), (r"\$5", 5), ("-$5", -5), ("$-5", -5), ("$ 5", 5), ("$1,000.00", 1000)),
+    ],
+)
+def test_numbers(text: str, value: Fraction | int) -> None:
+    assert parse_number(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            ".",
+            "-",
+            "$",
+            "\\7",
+            "5$",
+            "1,00",
+            "1,0000",
+            ",100",
+            "1,000,00",
+            "1 000",
+            "1.2.3",
+            "--7",
+            "+-7",
+            "1/",
+            "1/0",
+        ),
+        *("1.5/2", "1e5", "1E5", "inf", "-inf", "nan", "NaN", "0x10", "1_0", "7 8", "7a", "\u0667", "\uff17", "7\x00"),
+        *("\u00bd", "9" * 100, "1/" + "9" * 100),
+    ],
+)
+def test_no_numbers(text: str) -> None:
+    assert parse_number(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("", ""),
+        (" \n ", ""),
+        ("7", "7"),
+        ("so\n\n 7 \n\n", "7"),
+        (r"\boxed{7}", "7"),
+        (r"\boxed{1} and \boxed{ 7 }.", "7"),
+        (r"\boxed{7} \boxed{}", "7"),
+        (r"\boxed{7} \boxed{ }", "7"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\left\{ x \right.}", r"\left\{ x \right."),
+        (r"\boxed{7} } {", "7"),
+        (r"{ \boxed{7}", "7"),
+        (r"\boxed{7} \boxed{8", "7"),
+        (r"\boxed{8 \boxed{7}", "7"),
+        (r"\boxed{\boxed{7}}", "7"),
+        ("<answer>7</answer>", "7"),
+        ("<answer>1</answer> <answer>\n7\n</answer>\nbye", "7"),
+        ("<answer>7</answer> <answer></answer>", "7"),
+        ("<answer>1 <answer>7</answer>", "7"),
+        ("<answer>7</answer> </answer>", "7"),
+        (r"\boxed{1} <answer>7</answer>", "7"),
+        (r"<answer>1</answer> \boxed{7}", "7"),
+        (r"<answer>it is \boxed{7}</answer>", "7"),
+        (r"\boxed{<answer>7</answer>}", "7"),
+        ("1\n<answer>7", "<answer>7"),
+        (r"1" + "\n" + r"\boxed{7", r"\boxed{7"),
+        ("a\u20287", "7"),
+    ],
+)
+def test_answers(text: str, answer: str) -> None:
+    assert extract_answer(text) == answer
+
+
+@settings(max_examples=100)
+@given(before=st.text("{}ab \n\\"), answer=st.text("abc123", min_size=1))
+def test_a_closing_box_is_found_behind_anything(before: str, answer: str) -> None:
+    assert extract_answer(before + rf" \boxed{{{answer}}}") == answer
+
+
+@pytest.mark.skipif(not LLADA.exists(), reason="LLaDA's generations are not at hand")
+def test_llada_countdown_verdicts() -> None:
+    """Of LLaDA's answers one verdict differs from d1's parser: "\\boxed{48 + 29 + 16>", which never closes."""
+    differ = []
+    for line in LLADA.read_text().splitlines():
+        row = json.loads(line)
+        numbers, target = row["ground_truth"]
+        answer = extract_answer(row["generation"].replace("<|eot_id|>", "").replace("<|endoftext|>", ""))
+        expression = evaluate_expression(answer.partition("=")[0])
+        correct = (
+            expression is not None and sorted(expression.literals) == sorted(numbers) and expression.value == target
+        )
+        differ += [answer] * (correct != row["d1_correct"])
+    assert differ == [r"\boxed{48 + 29 + 16>"]

@@ -1,0 +1,214 @@
+"""What every task promises: pure streams, disjoint splits, answers that verify, a verdict on anything."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffpo.config import TaskConfig
+from diffpo.tasks import TASKS, load_task
+from diffpo.tasks.base import Split, Task
+from diffpo.types import Prompt
+
+BOUND = 0.05
+"""Seconds a verdict may take."""
+
+HOSTILE = {
+    "empty": "",
+    "spaces": " " * 100_000,
+    "lines": "\n" * 100_000,
+    "long": "1" * 100_000,
+    "long sum": "1+" * 50_000 + "1",
+    "long minus": "-" * 100_000 + "1",
+    "brackets": "(" * 50_000 + "1" + ")" * 50_000,
+    "few brackets": "(" * 120 + "1" + ")" * 120,
+    "open brackets": "(" * 100_000,
+    "braces": "{" * 100_000,
+    "closed braces": "}" * 100_000,
+    "nested boxes": r"\boxed{" * 10_000 + "1" + "}" * 10_000,
+    "nested wide boxes": r"\boxed{" * 1_400 + "\U0001d7d9" * 9_000 + "}" * 1_400,
+    "open boxes": r"\boxed{" * 14_000,
+    "empty boxes": r"\boxed{}" * 12_000,
+    "blank boxes": r"\boxed{" * 1_400 + " " * 9_000 + "}" * 1_400,
+    "open tags": "<answer>" * 12_000,
+    "closed tags": "</answer>" * 11_000,
+    "tags": "<answer>9</answer>" * 5_000,
+    "unclosed tag": "<answer>1",
+    "power": "9**9**9",
+    "power tower": "<answer>" + "9**" * 60 + "9</answer>",
+    "huge integer": "9" * 5_000,
+    "huge product": "*".join(["9" * 15] * 15),
+    "exponent": "1e999999999",
+    "division by zero": "1/0",
+    "zero denominator": r"\boxed{7/0}",
+    "not a number": "nan",
+    "infinity": "-inf",
+    "unicode digits": "\u0661\u0662\u0663",
+    "fullwidth digits": "\uff11\uff12\uff0b\uff13",
+    "superscript": "2\u00b2",
+    "null bytes": "1\x00+\x002",
+    "surrogate": "\ud800",
+    "code": "__import__('os').system('true')",
+    "lambda": "(lambda: 1)()",
+    "call": "(1)(2)",
+    "subscript": "(1)[2]",
+    "tuple": "1,2",
+    "walrus": "(x:=1)",
+    "comparison": "1==1",
+    "template": "<|im_end|>{{7*7}}${7*7}%s%n{0}",
+    "comment": "1 # +2",
+    "continuation": "1\\\n+2",
+    "underscores": "1_0",
+    "hex": "0x10",
+    "leading zeros": "007+09",
+    "literal with letters": "1if 1else 2",
+    "floor division": "7//2",
+    "carriage returns": "\r" * 100_000,
+    "separators": "\x1c\x1d\x1e\x85\u2028\u2029" * 10_000,
+    "commas": ",".join(["123"] * 25_000),
+    "dollars": "$" * 100_000,
+    "dots": "." * 100_000,
+    "equals": "=" * 100_000,
+}
+
+
+@pytest.fixture(scope="module", params=sorted(TASKS))
+def task(request: pytest.FixtureRequest) -> Task:
+    return load_task(request.param)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_prompts_depend_on_their_index_alone(task: Task, split: Split) -> None:
+    fresh = load_task(task.name)
+    whole = fresh.prompts(split, 30)
+    assert task.prompts(split, 7, start=23) == whole[23:]
+    assert task.prompts(split, 30) == whole
+    assert task.prompts(split, 1, start=12) == [whole[12]]
+    assert task.prompts(split, 0, start=5) == []
+    assert [prompt.id for prompt in whole] == [f"{task.name}-{split}-{i}" for i in range(30)]
+
+
+def test_splits_are_disjoint(task: Task) -> None:
+    train = {prompt.text for prompt in task.prompts("train", 400)}
+    assert train.isdisjoint(prompt.text for prompt in task.prompts("test", 60))
+
+
+def test_seeds_give_different_prompts(task: Task) -> None:
+    other = load_task(TaskConfig(name=task.name, seed=1))
+    texts = {prompt.text for prompt in task.prompts("train", 60)}
+    assert len(texts & {prompt.text for prompt in other.prompts("train", 60)}) < 15
+
+
+def test_negative_seed_is_a_seed(task: Task) -> None:
+    assert len(load_task(TaskConfig(name=task.name, seed=-3)).prompts("train", 2)) == 2
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_solution_is_right_and_fits(task: Task, split: Split) -> None:
+    for prompt in task.prompts(split, 60):
+        solution = task.solution(prompt)
+        verdict = task.verify(prompt, solution)
+        assert verdict.correct and verdict.reward == 1.0 and verdict.parts["correct"] == 1.0
+        assert task.verify(prompt, f" {solution}\n").correct
+        assert set(prompt.text + solution) <= set(task.alphabet)
+        assert len(solution) < task.gen_length or (task.name == "sudoku" and len(solution) == task.gen_length)
+
+
+def test_open_positions_are_what_the_prompt_leaves_out(task: Task) -> None:
+    for prompt in task.prompts("train", 20):
+        closed = set(range(len(task.solution(prompt)))) - set(task.open_positions(prompt))
+        assert all(prompt.text[i] == task.solution(prompt)[i] for i in closed)
+        assert len(closed) == (16 - prompt.text.count("0") if task.name == "sudoku" else 0)
+
+
+def test_alphabet_names_each_character_once(task: Task) -> None:
+    assert len(set(task.alphabet)) == len(task.alphabet)
+
+
+def test_hard_share(task: Task) -> None:
+    levels = [prompt.level for prompt in task.prompts("train", 400)]
+    assert 150 < levels.count("hard") < 250
+    for share, level in ((0.0, "easy"), (1.0, "hard")):
+        only = load_task(TaskConfig(name=task.name, hard_share=share))
+        assert {prompt.level for prompt in only.prompts("train", 20)} == {level}
+
+
+def test_copies_are_equal(task: Task) -> None:
+    """Collectors in other processes get a copy of the task."""
+    task.prompts("train", 3)
+    assert copy.deepcopy(task).prompts("train", 3) == task.prompts("train", 3)
+
+
+def test_wrong_names_are_errors_that_say_so(task: Task) -> None:
+    with pytest.raises(ValueError, match="did you mean 'sudoku'"):
+        load_task("sudoko")
+    with pytest.raises(ValueError, match="unknown split 'tset'; did you mean 'test'"):
+        task.prompts("tset", 1)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("field", ["easy", "hard"])
+def test_difficulty_out_of_reach_is_an_error(task: Task, field: str) -> None:
+    with pytest.raises(ValueError, match=rf"task.{field} of {task.name} must lie within"):
+        load_task(dataclasses.replace(TaskConfig(name=task.name), **{field: (2, 99)}))
+
+
+def seconds(task: Task, prompt: Prompt, text: str) -> float:
+    """The best of three verdicts, so that a busy machine does not decide."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        verdict = task.verify(prompt, text)
+        times.append(time.perf_counter() - start)
+        assert not verdict.correct and verdict.reward == 0.0 and verdict.parts["correct"] == 0.0
+    return min(times)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_answer_scores_nothing_quickly(task: Task, name: str) -> None:
+    prompt = task.prompts("test", 1)[0]
+    text = HOSTILE[name]
+    for answer in (text, f"<answer>{text}</answer>", rf"\boxed{{{text}}}", f"{text}\n{text}"):
+        assert seconds(task, prompt, answer) < BOUND
+
+
+def test_longest_hostile_time(task: Task) -> None:
+    """Measures the slowest hostile answer; `pytest -rP` prints it."""
+    prompt = task.prompts("test", 1)[0]
+    longest, name = max((seconds(task, prompt, text), name) for name, text in HOSTILE.items())
+    print(f"{task.name}: {longest * 1000:.2f} ms for {name!r}")
+    assert longest < BOUND
+
+
+ANSWERISH = st.lists(
+    st.sampled_from(
+        [*"0123456789+-*/()=.,{}$\\ \n<>", r"\boxed{", "<answer>", "</answer>", "**", "//", "\u0663", "\x00"]
+    )
+).map("".join)
+
+
+@settings(max_examples=300)
+@given(text=st.text() | ANSWERISH)
+def test_any_text_gets_a_verdict(text: str) -> None:
+    for task, prompt in fuzzed():
+        verdict = task.verify(prompt, text)
+        assert verdict.reward == float(verdict.correct) == verdict.parts["correct"]
+        assert all(0.0 <= part <= 1.0 for part in verdict.parts.values())
+
+
+@functools.cache
+def fuzzed() -> list[tuple[Task, Prompt]]:
+    tasks = [load_task(name) for name in TASKS]
+    return [(task, task.prompts("test", 1)[0]) for task in tasks]
+
+
+def test_tasks_import_nothing_heavy() -> None:
+    check = "import sys, diffpo.tasks; sys.exit(bool({'torch', 'numpy', 'reasoning_gym'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
