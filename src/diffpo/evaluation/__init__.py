@@ -1,0 +1,1 @@
+"""Measuring policies: accuracy against denoiser calls, and the report that shows it."""

@@ -1,0 +1,100 @@
+"""DiFFPO's objective (arXiv 2510.02212): advantages, importance weights, the clipped surrogate, KL, the sampler's.
+
+J = mean_i 1/|o_i| sum_t min(C, w_t) min(rho_t A_i, clip(rho_t, 1 - eps, 1 + eps) A_i) - beta KL, maximised.
+P prompts, G completions a prompt, B = P G rows, L canvas positions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+
+def speed_reward(
+    rewards: Float[Tensor, "P G"],
+    correct: Bool[Tensor, "P G"],
+    nfe: Int64[Tensor, "P G"],
+    gen_length: Int64[Tensor, "P G"],
+    weight: float,
+    gate: float = 0.0,
+) -> Float[Tensor, "P G"]:
+    """r = r_task (1 + lambda (1 - NFE / L)) where the answer is right and its group's accuracy is at least `gate`.
+
+    The gate keeps a prompt that the policy mostly fails from being learned fast and wrong.
+    """
+    mastered = correct.float().mean(-1, keepdim=True) >= gate
+    return torch.where(correct & mastered, rewards * (1 + weight * (1 - nfe / gen_length)), rewards)
+
+
+def group_advantages(rewards: Float[Tensor, "P G"], scale: bool = False) -> Float[Tensor, "P G"]:
+    """A_i = r_i - mean of the group, optionally over the group's standard deviation (GRPO, arXiv 2402.03300)."""
+    advantages = rewards - rewards.mean(-1, keepdim=True)
+    if scale:
+        advantages = advantages / (rewards.std(-1, keepdim=True) + 1e-4)
+    # a group of equal rewards has no advantage at all, not one of rounding size
+    return advantages.masked_fill((rewards == rewards[:, :1]).all(-1, keepdim=True), 0.0)
+
+
+def token_weights(
+    loss_mask: Bool[Tensor, "B L"], gen_lengths: Int64[Tensor, " B"], loss_type: Literal["grpo", "bnpo", "dr_grpo"]
+) -> Float[Tensor, "B L"]:
+    """Weight of each token in J, so that J = sum of weight * token term over the whole batch, in any micro-batches.
+
+    grpo: mean over rows of the mean over tokens; bnpo: mean over all tokens; dr_grpo: sum over B L (arXiv 2503.20783).
+    """
+    mask = loss_mask.float()
+    if loss_type == "grpo":
+        return mask / mask.sum(-1, keepdim=True).clamp_min(1) / len(mask)
+    if loss_type == "bnpo":
+        return mask / mask.sum().clamp_min(1)
+    return mask / gen_lengths[:, None] / len(mask)
+
+
+def importance_weights(
+    old_logprobs: Float[Tensor, "*S"], behaviour_logprobs: Float[Tensor, "*S"], clamp: float
+) -> Float[Tensor, "*S"]:
+    """min(C, w), w = pi^_old / b: from the surrogate to the policy that drew the tokens. `clamp` 0: all ones."""
+    if clamp == 0:
+        return torch.ones_like(old_logprobs)
+    return (old_logprobs - behaviour_logprobs).exp().clamp_max(clamp).detach()
+
+
+def clipped_surrogate(
+    ratio: Float[Tensor, "*S"], advantages: Float[Tensor, "*S"], epsilon: float
+) -> Float[Tensor, "*S"]:
+    """min(rho A, clip(rho, 1 - eps, 1 + eps) A) (PPO, arXiv 1707.06347, Eq. 7)."""
+    return torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, 1 + epsilon) * advantages)
+
+
+def kl_k3(logprobs: Float[Tensor, "*S"], ref_logprobs: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """k3 estimate of KL(pi || pi_ref): r - log r - 1 with r = pi_ref / pi; never negative."""
+    log_ratio = ref_logprobs - logprobs
+    return log_ratio.expm1() - log_ratio
+
+
+def gaussian_logprob(
+    action: Float[Tensor, "*S"], mean: Float[Tensor, "*S"], sigma: float
+) -> Float[Tensor, "*S"]:
+    """log N(a; mean, sigma^2)."""
+    return -0.5 * ((action - mean) / sigma) ** 2 - math.log(sigma * math.sqrt(2 * math.pi))
+
+
+def threshold_objective(
+    logprobs: Float[Tensor, " B"],
+    old_logprobs: Float[Tensor, " B"],
+    advantages: Float[Tensor, " B"],
+    epsilon: float,
+    max_log_ratio: float,
+) -> Float[Tensor, " B"]:
+    """The clipped objective of the sampler's action a, one a row; the log-ratio is clamped to +- `max_log_ratio`."""
+    log_ratio = (logprobs - old_logprobs).clamp(-max_log_ratio, max_log_ratio)
+    return clipped_surrogate(log_ratio.exp(), advantages, epsilon)
+
+
+def effective_sample_size(weights: Float[Tensor, " N"]) -> Float[Tensor, ""]:
+    """(sum w)^2 / (n sum w^2), in (0, 1]."""
+    return weights.sum() ** 2 / (len(weights) * (weights**2).sum()).clamp_min(1e-12)

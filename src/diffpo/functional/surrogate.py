@@ -1,0 +1,44 @@
+"""Surrogate likelihoods of a rollout, one family: cut steps and the latents they stand for.
+
+A rollout of T calls committed position i at call s_i. Given cuts 0 = tau_0 < tau_1 < ... < tau_{m-1} < T, token i is
+scored given z_tau for the largest cut tau below s_i:
+
+    log pi^(o_i) = log pi(o_i | c, z_sigma(i)),    sigma(i) = max{tau_j : tau_j < s_i}
+
+m = 1 is the mean field of d1 (arXiv 2504.12216), m = 2 the two-times mean field of DiFFPO (arXiv 2510.02212), and
+m = T the exact likelihood of the trajectory. Nothing outside this file knows m.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from diffpo.functional.random import fold, uniform
+
+
+def draw_cuts(nfe: Int64[Tensor, " B"], num_latents: int, keys: Int64[Tensor, " B"]) -> Int64[Tensor, "B M"]:
+    """Cuts of each row, ascending: 0 and m - 1 distinct steps, uniform on {1..T-1}. `num_latents` 0 takes them all.
+
+    A row with fewer than m calls gets every step; its unused cuts equal T, below which nothing was committed later.
+    """
+    longest = int(nfe.max())
+    m = min(num_latents or longest, longest)
+    inner = torch.arange(1, longest, device=nfe.device)
+    lottery = uniform(fold(keys[:, None], inner)).masked_fill(inner >= nfe[:, None], torch.inf)
+    chosen = lottery.argsort(dim=-1, stable=True)[:, : m - 1] + 1
+    chosen = torch.minimum(chosen, nfe[:, None]).sort(dim=-1).values
+    return torch.cat([torch.zeros_like(nfe)[:, None], chosen], dim=-1)
+
+
+def assign_cuts(committed_at: Int64[Tensor, "B L"], cuts: Int64[Tensor, "B M"]) -> Int64[Tensor, "B L"]:
+    """Index j of the cut each position is scored at: the largest with tau_j < s_i."""
+    return (cuts[:, None, :] < committed_at[:, :, None]).sum(-1) - 1
+
+
+def latents(
+    tokens: Int64[Tensor, "B L"], committed_at: Int64[Tensor, "B L"], cut: Int64[Tensor, " B"], mask_id: int
+) -> Int64[Tensor, "B L"]:
+    """z_tau: the canvas after call tau, with masks where nothing was committed yet."""
+    return tokens.masked_fill(committed_at > cut[:, None], mask_id)

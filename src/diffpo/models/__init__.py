@@ -1,0 +1,1 @@
+"""The denoiser, its threshold head, tokenizers, and their files on disk."""

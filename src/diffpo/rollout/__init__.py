@@ -1,0 +1,1 @@
+"""Decoding: prompts in, scored groups of completions out."""

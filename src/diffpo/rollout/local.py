@@ -1,0 +1,115 @@
+"""Prompts to scored groups of completions, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from diffpo.config import RolloutConfig
+from diffpo.functional.objective import speed_reward
+from diffpo.functional.random import make_key
+from diffpo.models.policy import Policy
+from diffpo.rollout.engine import OnCall, generate
+from diffpo.tasks.base import Task
+from diffpo.types import Completion, Prompt, Request, Rollout, RolloutGroup, Sampler, Verdict
+
+
+def make_request(
+    policy: Policy, prompt: str, config: RolloutConfig, gen_length: int, key: int, explore: bool = True, **overrides
+) -> Request:
+    """The request that decodes `prompt` as `config` says; `gen_length` is used where the config leaves it open."""
+    gen_length = config.gen_length or gen_length
+    return Request(
+        prompt_ids=policy.tokenizer.encode(prompt),
+        key=key,
+        gen_length=gen_length,
+        block_length=config.block_length or gen_length,
+        sampler=Sampler.parse(config.sampler),
+        temperature=config.temperature,
+        entropy_temperature=config.entropy_temperature,
+        explore=explore,
+        **overrides,
+    )
+
+
+def sample(
+    policy: Policy,
+    prompts: Sequence[Prompt | str],
+    config: RolloutConfig | None = None,
+    gen_length: int = 16,
+    seed: int = 0,
+    on_call: OnCall | None = None,
+) -> list[tuple[str, Completion]]:
+    """One completion a prompt: its text and how it came about. The learned threshold is taken without noise."""
+    config = config or RolloutConfig(sampler="learned" if policy.threshold else "top_k:1", temperature=0.0)
+    requests = [
+        make_request(
+            policy,
+            prompt if isinstance(prompt, str) else prompt.text,
+            config,
+            gen_length,
+            make_key(seed, index if isinstance(prompt, str) else prompt.id),
+            explore=False,
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+    completions = generate(policy, requests, config.num_slots, on_call)
+    return [(policy.tokenizer.decode(completion.tokens.tolist()), completion) for completion in completions]
+
+
+def collect(
+    policy: Policy,
+    task: Task,
+    prompts: Sequence[Prompt],
+    num_generations: int,
+    config: RolloutConfig,
+    seed: int,
+    speed_weight: float = 0.0,
+    speed_gate: float = 0.0,
+) -> list[RolloutGroup]:
+    """G scored completions of each prompt. Random numbers are keyed by (seed, prompt id, generation)."""
+    requests = [
+        make_request(policy, prompt.text, config, task.gen_length, make_key(seed, prompt.id, generation))
+        for prompt in prompts
+        for generation in range(num_generations)
+    ]
+    completions = generate(policy, requests, config.num_slots)
+    texts = [policy.tokenizer.decode(completion.tokens.tolist()) for completion in completions]
+    verdicts = [
+        judge(task, prompts[index // num_generations], text, index % num_generations) for index, text in enumerate(texts)
+    ]
+    shape = (len(prompts), num_generations)
+    rewards = speed_reward(
+        torch.tensor([verdict.reward for verdict in verdicts]).view(shape),
+        torch.tensor([verdict.correct for verdict in verdicts]).view(shape),
+        torch.tensor([completion.nfe for completion in completions]).view(shape),
+        torch.tensor([request.gen_length for request in requests]).view(shape),
+        speed_weight,
+        speed_gate,
+    )
+    rollouts = [
+        Rollout(completion, text, verdict, reward, policy.version)
+        for completion, text, verdict, reward in zip(
+            completions, texts, verdicts, rewards.flatten().tolist(), strict=True
+        )
+    ]
+    return [
+        RolloutGroup(
+            prompt,
+            requests[index * num_generations].prompt_ids,
+            tuple(rollouts[index * num_generations : (index + 1) * num_generations]),
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+
+
+def judge(task: Task, prompt: Prompt, text: str, generation: int = 0) -> Verdict:
+    """The task's verdict; a verifier that raises is reported with the row it raised on."""
+    try:
+        return task.verify(prompt, text)
+    except Exception as error:
+        raise RuntimeError(
+            f"task {task.name!r}: the verifier raised {error!r} on prompt {prompt.id!r}, generation {generation}, "
+            f"completion {text[:200]!r}"
+        ) from error

@@ -1,0 +1,1 @@
+"""Pre-training, the reinforcement-learning loop, its update and its checkpoints."""

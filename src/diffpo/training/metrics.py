@@ -1,0 +1,155 @@
+"""What a run measures each step, where it is written, and the alarms that read it. docs/metrics.md explains each."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, pstdev
+
+from diffpo.config import TrainConfig
+from diffpo.types import RolloutGroup
+
+Metrics = dict[str, float]
+
+
+def summarize(groups: Sequence[RolloutGroup], config: TrainConfig) -> Metrics:
+    """Metrics of a step's rollouts."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    completions = [rollout.completion for rollout in rollouts]
+    deviations = [pstdev(rollout.reward for rollout in group.rollouts) for group in groups]
+    metrics = {
+        "reward": fmean(rollout.reward for rollout in rollouts),
+        "reward_std": fmean(deviations),
+        "frac_reward_zero_std": fmean(deviation == 0 for deviation in deviations),
+        "accuracy": fmean(rollout.verdict.correct for rollout in rollouts),
+        "nfe": fmean(completion.nfe for completion in completions),
+        "tokens_per_nfe": fmean(completion.length / completion.nfe for completion in completions),
+        "completions/mean_length": fmean(completion.length for completion in completions),
+        "entropy": fmean(
+            entropy for c in completions for entropy in c.entropies[: c.length].tolist()
+        ),
+    }
+    for name in rollouts[0].verdict.parts:
+        metrics[f"rewards/{name}/mean"] = fmean(rollout.verdict.parts[name] for rollout in rollouts)
+    levels = sorted({group.prompt.level for group in groups} - {""})
+    for level in levels:
+        chosen = [rollout for group in groups if group.prompt.level == level for rollout in group.rollouts]
+        metrics[f"accuracy/{level}"] = fmean(rollout.verdict.correct for rollout in chosen)
+        metrics[f"nfe/{level}"] = fmean(rollout.completion.nfe for rollout in chosen)
+    gammas = [completion.gamma for completion in completions if completion.gamma_action is not None]
+    if gammas:
+        top = config.threshold.gamma_max
+        metrics["gamma"] = fmean(gammas)
+        metrics["gamma_std"] = pstdev(gammas)
+        metrics["gamma/saturated"] = fmean(not 0.02 * top < gamma < 0.98 * top for gamma in gammas)
+        for level in levels:
+            of_level = [r.completion.gamma for g in groups if g.prompt.level == level for r in g.rollouts]
+            metrics[f"gamma/{level}"] = fmean(gamma for gamma in of_level if gamma is not None)
+    return metrics
+
+
+def mean_of(updates: Sequence[Metrics]) -> Metrics:
+    """Mean over the updates of a step; skipped updates are summed."""
+    names = {name: None for update in updates for name in update}
+    means = {name: fmean(update[name] for update in updates if name in update) for name in names}
+    return means | {name: value * len(updates) for name, value in means.items() if name.endswith("/skipped")}
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A condition on a step's metrics, and what a person can do about it."""
+
+    metric: str
+    rings: Callable[[float], bool]
+    advice: str
+
+
+ALARMS = (
+    Alarm(
+        "frac_reward_zero_std",
+        lambda share: share >= 0.95,
+        "hardly any group has an advantage: the prompts are all too easy or too hard (task.easy, task.hard), or the "
+        "rollouts do not differ (raise rollout.temperature or threshold.sigma)",
+    ),
+    Alarm(
+        "surrogate_kl",
+        lambda kl: kl > 0.3,
+        "the policy moves too far within a batch: lower optim.learning_rate or objective.num_iterations",
+    ),
+    Alarm(
+        "clip_ratio",
+        lambda share: share > 0.4,
+        "many tokens are at the clip: lower optim.learning_rate or objective.num_iterations",
+    ),
+    Alarm(
+        "importance/clamped",
+        lambda share: share > 0.2,
+        "the surrogate is far from the behaviour policy: raise objective.num_latents or objective.importance_clamp",
+    ),
+    Alarm(
+        "importance/ess",
+        lambda share: share < 0.5,
+        "few tokens carry the gradient: lower objective.importance_clamp",
+    ),
+    Alarm(
+        "gamma/saturated",
+        lambda share: share > 0.5,
+        "thresholds sit at an end of their range: move threshold.gamma_max, lower threshold.learning_rate or "
+        "objective.speed_weight",
+    ),
+    Alarm(
+        "entropy",
+        lambda nats: nats < 0.005,
+        "the policy has almost no entropy left to explore with: stop here, or raise objective.beta",
+    ),
+    Alarm(
+        "model/skipped",
+        lambda count: count > 0,
+        "a gradient was not finite and its update was skipped: lower optim.learning_rate",
+    ),
+    Alarm(
+        "sampler/skipped",
+        lambda count: count > 0,
+        "the head's gradient was not finite and its update was skipped: lower threshold.learning_rate",
+    ),
+)
+
+
+def alarms(metrics: Metrics) -> list[str]:
+    """A line for each alarm that rings."""
+    return [
+        f"{alarm.metric} = {metrics[alarm.metric]:.3g}: {alarm.advice}"
+        for alarm in ALARMS
+        if alarm.metric in metrics and alarm.rings(metrics[alarm.metric])
+    ]
+
+
+class MetricsLog:
+    """metrics.jsonl of a run: one object a step. Opening it at a step drops the lines from that step on."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] < step]
+        draft = path.with_suffix(".draft")
+        draft.write_text("".join(line + "\n" for line in kept))
+        draft.replace(path)
+
+    def write(self, step: int, metrics: Metrics) -> None:
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **finite}) + "\n")
+
+
+def read_metrics(path: Path) -> list[Metrics]:
+    """The steps of a metrics.jsonl."""
+    return [json.loads(line) for line in _complete_lines(path)]
+
+
+def _complete_lines(path: Path) -> list[str]:
+    """Lines that a kill did not cut short."""
+    if not path.is_file():
+        return []
+    return path.read_text().split("\n")[:-1]
