@@ -297,6 +297,22 @@ class PretrainConfig:
         _check(0 <= self.label_noise < 1, f"label_noise must lie in [0, 1), got {self.label_noise}")
 
 
+@dataclass(frozen=True)
+class DemoConfig:
+    """The demo: two recipes, an evaluation before and after, a table and pictures."""
+
+    output: str = "runs/demo"
+    """Folder for everything the demo writes; an earlier demo there is replaced."""
+    seed: int = 0
+    """Seed of pre-training and of the reinforcement learning."""
+    train: Literal["joint", "model", "sampler"] = "joint"
+    """What learns: the denoiser and the threshold head, the denoiser alone, or the head alone."""
+    num_threads: int = 2
+    """CPU threads of torch."""
+    num_prompts: int = 512
+    """Test prompts of the evaluations, of grids not seen in training."""
+
+
 # --- TOML in, JSON out -------------------------------------------------------------------------------------------
 
 
@@ -307,7 +323,7 @@ def load_config(cls: type[C], path: str | Path) -> C:
     """Read a sparse TOML file over the defaults of `cls`. ValueError names the file, the key and the mend."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; `ls recipes` shows the recipes that ship with diffpo")
+        raise ValueError(f"{path}: no such file")
     try:
         return from_dict(cls, tomllib.loads(path.read_text()))
     except (tomllib.TOMLDecodeError, ValueError) as error:
@@ -351,3 +367,25 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 def to_json(config: Any) -> str:
     """The resolved config as JSON, which `from_dict(cls, json.loads(text))` reads back."""
     return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def find_recipe(name: str) -> Path:
+    """The recipe at path `name`, or the one of that name that ships with diffpo; ValueError lists those."""
+    if Path(name).is_file():
+        return Path(name)
+    package = Path(__file__).parent
+    folders = [package / "recipes", package.parents[1] / "recipes"]  # an installed wheel, a checkout
+    shipped = {path.stem: path for folder in folders for path in folder.glob("*.toml")}
+    if Path(name).stem in shipped:
+        return shipped[Path(name).stem]
+    raise ValueError(f"{name}: no such recipe{suggest(Path(name).stem, sorted(shipped))}")
+
+
+def load_run_config(folder: Path) -> TrainConfig | None:
+    """The config of the training run that wrote `folder` (the run itself or its policy), or None."""
+    for candidate in (folder / "config.json", folder.parent / "config.json"):
+        if candidate.is_file():
+            values = json.loads(candidate.read_text())
+            if "objective" in values:  # a policy's config.json has none
+                return from_dict(TrainConfig, values)
+    return None

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
@@ -68,13 +69,18 @@ class Evaluation:
         return tuple(chosen)
 
     def frontier_accuracy(self, nfe: float, level: str = "") -> float:
-        """Accuracy of fixed thresholds at `nfe` calls: linear between measured points, flat beyond the ends."""
-        points = sorted(((p.nfe, p.accuracy) for p in self.frontier if p.level == level))
+        """Accuracy of fixed thresholds at `nfe` calls: linear between measured points, flat beyond the ends.
+
+        Of thresholds with the same NFE the best counts. ValueError if none was measured.
+        """
+        points = list(dict(sorted((p.nfe, p.accuracy) for p in self.frontier if p.level == level)).items())
+        if not points:
+            raise ValueError(f"no fixed threshold was measured at level {level!r}: name some in eval.gammas")
         if nfe <= points[0][0]:
             return points[0][1]
-        for (left, low), (right, high) in zip(points, points[1:], strict=False):
+        for (left, low), (right, high) in pairwise(points):
             if nfe <= right:
-                return low + (high - low) * (nfe - left) / (right - left) if right > left else max(low, high)
+                return low + (high - low) * (nfe - left) / (right - left)
         return points[-1][1]
 
     def save(self, folder: str | Path) -> None:

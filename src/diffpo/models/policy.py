@@ -66,8 +66,10 @@ class Policy:
 
 
 def load_policy(folder: str | Path) -> Policy:
-    """Load a policy folder. ValueError names what is missing or does not fit."""
+    """Load a policy folder, or a run's last policy. ValueError names what is missing or does not fit."""
     folder = Path(folder)
+    if (folder / "policy").is_dir():
+        folder = folder / "policy"
     config = read_config(folder)
     if config["model_type"] != "diffpo":
         raise ValueError(f"{folder}: a {config['model_type']} checkpoint: load_denoiser reads its weights, but no tokenizer")
@@ -90,8 +92,9 @@ def create_policy(alphabet: str, config: ModelConfig, seed: int = 0) -> Policy:
         num_heads=config.num_heads,
         num_kv_heads=config.num_heads,
         mlp_size=config.mlp_size,
-        max_length=512,
+        max_length=256,
         rope_theta=10_000.0,
+        learned_positions=True,
     )
     denoiser = Transformer(shape)
     denoiser.initialize(torch.Generator().manual_seed(make_key(seed, "weights") % 2**63))

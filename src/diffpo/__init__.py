@@ -1,0 +1,67 @@
+"""diffpo: reinforcement learning of masked diffusion language models that answer better in fewer denoiser calls."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Names are imported when they are first used, so that `import diffpo` and `diffpo --help` load no torch.
+_HOMES = {
+    "diffpo.config": (
+        "EvalConfig",
+        "ModelConfig",
+        "ObjectiveConfig",
+        "OptimConfig",
+        "PretrainConfig",
+        "RolloutConfig",
+        "TaskConfig",
+        "ThresholdConfig",
+        "TrainConfig",
+        "load_config",
+    ),
+    "diffpo.evaluation.evaluate": ("Evaluation", "Point", "evaluate"),
+    "diffpo.models.policy": ("Policy", "load_policy"),
+    "diffpo.rollout.engine": ("generate",),
+    "diffpo.rollout.local": ("collect", "sample"),
+    "diffpo.tasks": ("load_task",),
+    "diffpo.training.loop": ("train",),
+    "diffpo.training.pretrain": ("pretrain",),
+    "diffpo.types": ("Completion", "Prompt", "Request", "Rollout", "RolloutGroup", "Sampler", "Verdict"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)  # pyright: ignore[reportUnsupportedDunderAll]
+
+if TYPE_CHECKING:
+    from diffpo.config import (
+        EvalConfig,
+        ModelConfig,
+        ObjectiveConfig,
+        OptimConfig,
+        PretrainConfig,
+        RolloutConfig,
+        TaskConfig,
+        ThresholdConfig,
+        TrainConfig,
+        load_config,
+    )
+    from diffpo.evaluation.evaluate import Evaluation, Point, evaluate
+    from diffpo.models.policy import Policy, load_policy
+    from diffpo.rollout.engine import generate
+    from diffpo.rollout.local import collect, sample
+    from diffpo.tasks import load_task
+    from diffpo.training.loop import train
+    from diffpo.training.pretrain import pretrain
+    from diffpo.types import Completion, Prompt, Request, Rollout, RolloutGroup, Sampler, Verdict
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'diffpo' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

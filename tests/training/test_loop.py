@@ -1,0 +1,201 @@
+"""The loop: what learns, how a run stops, resumes and survives damage."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diffpo.config import ModelConfig, ObjectiveConfig, PretrainConfig, RolloutConfig, ThresholdConfig, TrainConfig
+from diffpo.models.policy import load_policy
+from diffpo.training import checkpoint, loop
+from diffpo.training.loop import train
+from diffpo.training.metrics import read_metrics
+from diffpo.training.pretrain import pretrain
+
+SHAPE = ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A policy that gets an easy puzzle right now and then."""
+    output = str(tmp_path_factory.mktemp("start"))
+    pretrain(PretrainConfig(output=output, steps=30, batch_size=32, num_examples=500, model=SHAPE), quiet=True)
+    return output
+
+
+@pytest.fixture
+def config(start: str, tmp_path: Path) -> TrainConfig:
+    return TrainConfig(
+        model=start,
+        output=str(tmp_path / "run"),
+        steps=4,
+        prompts_per_step=4,
+        num_generations=4,
+        save_every=1,
+        keep_checkpoints=10,
+        objective=ObjectiveConfig(num_iterations=2),
+        threshold=ThresholdConfig(delay_steps=1),
+    )
+
+
+def weights(folder: str | Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{path.stem}/{name}": tensor
+        for path in sorted((Path(folder) / "policy").glob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def assert_same_run(one: str, other: str) -> None:
+    """Bit for bit the same weights, and the same metrics but for wall-clock times."""
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+    def figures(folder: str) -> list[dict[str, float]]:
+        steps = read_metrics(Path(folder) / "metrics.jsonl")
+        return [{name: value for name, value in step.items() if not name.startswith("time/")} for step in steps]
+
+    assert figures(one) == figures(other)
+
+
+def test_a_run_repeats_itself(config: TrainConfig, tmp_path: Path) -> None:
+    train(config, quiet=True)
+    train(replace(config, output=str(tmp_path / "again")), quiet=True)
+    assert_same_run(config.output, str(tmp_path / "again"))
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 4])
+def test_sigterm_between_two_updates_saves_the_rollouts_in_hand(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
+) -> None:
+    straight = replace(config, output=str(tmp_path / "straight"))
+    train(straight, quiet=True)
+    calls, original = [], loop.update
+
+    def interrupting(*arguments):  # type: ignore[no-untyped-def]
+        calls.append(arguments)
+        if len(calls) == stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, "update", interrupting)
+    with pytest.raises(KeyboardInterrupt, match="--resume goes on"):
+        train(config, quiet=True)
+    monkeypatch.setattr(loop, "update", original)
+    newest, _ = checkpoint.latest_checkpoint(Path(config.output) / "checkpoints")
+    assert newest is not None
+    assert ("iteration" in newest.name) == (stop_after % 2 == 1)
+    train(config, resume=True, quiet=True)
+    assert_same_run(config.output, straight.output)
+
+
+def test_damaged_checkpoints_are_passed_over_with_a_line(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    straight = replace(config, output=str(tmp_path / "straight"))
+    train(straight, quiet=True)
+    train(config, quiet=True)
+    folders = sorted((Path(config.output) / "checkpoints").iterdir())
+    damaged = folders[-1] / "policy/model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-5] + b"\0\1\2\3\4")
+    (folders[-2] / "optimizer.safetensors").unlink()
+    (folders[-3] / "manifest.json").write_text('{"state.json": ')
+    train(config, resume=True)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "its checksum differs" in said and "optimizer.safetensors is missing" in said
+    assert "manifest.json is missing or unreadable" in said and f"resuming from {folders[-4]}" in said
+    assert_same_run(config.output, straight.output)
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = checkpoint.save_file, []
+
+    def full_disk(*arguments) -> None:  # type: ignore[no-untyped-def]
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        original(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space left on device.*earlier checkpoints are untouched"):
+        train(config, quiet=True)
+    folders = list((Path(config.output) / "checkpoints").iterdir())
+    assert len(folders) == 1 and checkpoint.find_damage(folders[0]) is None
+
+
+def test_resuming_without_any_checkpoint_starts_over(config: TrainConfig, tmp_path: Path) -> None:
+    train(config, quiet=True)
+    again = replace(config, output=str(tmp_path / "again"))
+    train(again, resume=True, quiet=True)
+    assert_same_run(config.output, again.output)
+
+
+def test_a_folder_is_one_run(config: TrainConfig) -> None:
+    train(config, quiet=True)
+    with pytest.raises(ValueError, match="already holds a run: pass --resume"):
+        train(config, quiet=True)
+    with pytest.raises(ValueError, match="differs from this config in steps, objective"):
+        train(replace(config, steps=9, objective=ObjectiveConfig(epsilon=0.3)), resume=True, quiet=True)
+
+
+def test_sampler_mode_moves_the_head_alone(config: TrainConfig) -> None:
+    policy = train(replace(config, train="sampler"), quiet=True)
+    before = load_policy(config.model).denoiser.state_dict()
+    after = policy.denoiser.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert policy.threshold is not None and not policy.threshold.untrained
+
+
+def test_model_mode_moves_the_denoiser_alone(config: TrainConfig) -> None:
+    policy = train(replace(config, train="model", rollout=RolloutConfig(sampler="top_k:2")), quiet=True)
+    before, after = load_policy(config.model).denoiser.state_dict(), policy.denoiser.state_dict()
+    assert policy.threshold is None
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_head_waits_for_its_delay(config: TrainConfig) -> None:
+    policy = train(replace(config, threshold=ThresholdConfig(delay_steps=4)), quiet=True)
+    assert policy.threshold is not None and policy.threshold.untrained
+    assert int(policy.threshold.count) == 4 * 4 * 4  # and has looked at every rollout meanwhile
+
+
+def test_non_finite_gradients_are_skipped_and_end_the_run(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = loop.update
+    before = load_policy(config.model).denoiser.state_dict()
+
+    def poisoned(policy, optimizers, experience, *rest):  # type: ignore[no-untyped-def]
+        if experience.old_logprobs is not None:
+            experience.old_logprobs[:] = torch.nan
+        metrics = original(policy, optimizers, experience, *rest)
+        assert all(torch.equal(before[name], tensor) for name, tensor in policy.denoiser.state_dict().items())
+        return metrics
+
+    monkeypatch.setattr(loop, "update", poisoned)
+    with pytest.raises(RuntimeError, match="5 updates in a row had a non-finite gradient: lower optim.learning_rate"):
+        train(replace(config, steps=8, train="model", rollout=RolloutConfig(sampler="top_k:4")), quiet=True)
+    folders = list((Path(config.output) / "checkpoints").iterdir())
+    assert folders and all(checkpoint.find_damage(folder) is None for folder in folders)
+
+
+def test_evaluation_and_config_are_on_disk(config: TrainConfig) -> None:
+    train(replace(config, steps=2, eval_every=2, eval=replace(config.eval, num_prompts=8)), quiet=True)
+    last = read_metrics(Path(config.output) / "metrics.jsonl")[-1]
+    assert {"eval/accuracy", "eval/nfe", "eval/accuracy/easy"} <= last.keys()
+    assert json.loads((Path(config.output) / "config.json").read_text())["steps"] == 2
+
+
+def test_trackers_are_named(config: TrainConfig) -> None:
+    with pytest.raises(ValueError, match="unknown tracker 'tensorbord'; did you mean 'tensorboard'"):
+        train(replace(config, log_with=("tensorbord",)), quiet=True)
+    if "wandb" not in sys.modules:
+        with pytest.raises(ValueError, match=r"pip install 'diffpo\[wandb\]'"):
+            train(replace(config, log_with=("wandb",)), quiet=True)

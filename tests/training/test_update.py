@@ -1,0 +1,109 @@
+"""One update: exact on policy, independent of micro-batches, its schedule and metrics."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from diffpo.config import ModelConfig, ObjectiveConfig, OptimConfig, PretrainConfig, RolloutConfig, TrainConfig
+from diffpo.models.policy import Policy
+from diffpo.tasks import load_task
+from diffpo.training.loop import gather
+from diffpo.training.metrics import ALARMS, alarms, mean_of
+from diffpo.training.pretrain import pretrain
+from diffpo.training.update import Experience, Optimizers, learning_rate_factor, update
+
+CONFIG = TrainConfig(
+    train="model",
+    prompts_per_step=6,
+    num_generations=4,
+    rollout=RolloutConfig(sampler="entropy_bound:0.5"),
+    objective=ObjectiveConfig(num_iterations=2, beta=0.1),
+)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    shape = ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32)
+    output = str(tmp_path_factory.mktemp("start"))
+    return pretrain(PretrainConfig(output=output, steps=30, batch_size=32, num_examples=500, model=shape), quiet=True)
+
+
+def experience_of(policy: Policy, config: TrainConfig) -> Experience:
+    return gather(policy, policy, load_task("sudoku"), config, step=0)
+
+
+def gradients(policy: Policy, config: TrainConfig) -> dict[str, torch.Tensor]:
+    """Gradients of the second iteration, weights left as they are."""
+    experience = experience_of(policy, config)
+    before = {name: tensor.clone() for name, tensor in policy.denoiser.state_dict().items()}
+    optimizers = Optimizers.create(policy, config)
+    update(policy, optimizers, experience, config, step=0, iteration=1)
+    policy.denoiser.load_state_dict(before)
+    return {name: p.grad.clone() for name, p in policy.denoiser.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("num_latents", [1, 2, 0])
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo"])
+def test_micro_batches_change_memory_not_gradients(policy: Policy, num_latents: int, loss_type: str) -> None:
+    objective = replace(CONFIG.objective, num_latents=num_latents, loss_type=loss_type)
+    config = replace(CONFIG, objective=objective)
+    whole = gradients(policy, config)
+    parts = gradients(policy, replace(config, optim=OptimConfig(micro_batch_size=5)))
+    assert whole.keys() == parts.keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("num_latents", [1, 2, 3, 0])
+@pytest.mark.parametrize("prompt_mask_prob", [0.0, 0.15])
+def test_on_policy_the_ratio_is_exactly_one(policy: Policy, num_latents: int, prompt_mask_prob: float) -> None:
+    objective = replace(CONFIG.objective, num_latents=num_latents, prompt_mask_prob=prompt_mask_prob)
+    config = replace(CONFIG, objective=objective, optim=OptimConfig(learning_rate=1e-12))
+    experience = experience_of(policy, config)
+    metrics = update(policy, Optimizers.create(policy, config), experience, config, step=0, iteration=0)
+    assert metrics["surrogate_kl"] == 0 and metrics["clip_ratio"] == 0 and metrics["kl"] == 0
+
+
+def test_the_exact_trajectory_needs_no_importance_weight(policy: Policy) -> None:
+    config = replace(CONFIG, objective=replace(CONFIG.objective, num_latents=0))
+    experience = experience_of(policy, config)
+    metrics = update(policy, Optimizers.create(policy, config), experience, config, step=0, iteration=0)
+    assert metrics["importance/mean"] == pytest.approx(1, abs=1e-5)
+    assert metrics["importance/ess"] == pytest.approx(1, abs=1e-5)
+
+
+def test_rows_without_advantage_are_left_out_exactly(policy: Policy) -> None:
+    config = replace(CONFIG, objective=replace(CONFIG.objective, beta=0.0))
+    lean = gather(policy, None, load_task("sudoku"), config, step=0)
+    assert len(lean.live) < len(lean.batch)
+    silent = replace(CONFIG.objective, beta=1e-30)  # keeps every row, and weighs the KL with nothing
+    full = gradients(policy, replace(CONFIG, objective=silent))
+    for name, gradient in gradients(policy, config).items():
+        torch.testing.assert_close(full[name], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_learning_rate_schedule() -> None:
+    config = replace(CONFIG, steps=100, optim=OptimConfig(warmup_steps=4))
+    assert [learning_rate_factor(config, step) for step in (0, 1, 3, 50, 99)] == [0.25, 0.5, 1, 1, 1]
+    cosine = replace(config, optim=OptimConfig(warmup_steps=4, lr_schedule="cosine"))
+    factors = [learning_rate_factor(cosine, step) for step in range(100)]
+    assert factors[4] == 1 and factors[52] == pytest.approx(0.5) and factors[-1] < 0.001
+    assert factors[4:] == sorted(factors[4:], reverse=True)
+
+
+def test_every_alarm_names_a_knob_and_rings_once() -> None:
+    assert alarms({"reward": 0.5, "entropy": 0.3, "importance/ess": 0.9}) == []
+    for alarm in ALARMS:
+        value = next(v for v in (0.0, 0.999, 1e9) if alarm.rings(v))
+        (line,) = alarms({alarm.metric: value})
+        assert line.startswith(alarm.metric) and ("." in alarm.advice)
+
+
+def test_skipped_updates_are_summed_and_the_rest_averaged() -> None:
+    assert mean_of([{"kl": 1.0, "model/skipped": 1.0}, {"kl": 3.0, "model/skipped": 1.0}]) == {
+        "kl": 2.0,
+        "model/skipped": 2.0,
+    }
