@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -131,7 +132,7 @@ def _gain(change: float, better: int = 1, unit: str = "") -> Text:
 def frontier_figure(evaluations: Mapping[str, Evaluation], path: str | Path) -> None:
     """Accuracy against NFE of each named policy as a PNG: all prompts large, each level in a small panel beside it.
 
-    Fixed thresholds are a line with its 95 % band, other samplers dots, the learned sampler a star.
+    Fixed thresholds are a line, the learned sampler a star, both with 95 % intervals; others are rings.
     """
     points = [point for e in evaluations.values() for point in (*e.points, *e.frontier)]
     levels = sorted({point.level for point in points} - {""})
@@ -156,15 +157,20 @@ def frontier_figure(evaluations: Mapping[str, Evaluation], path: str | Path) -> 
 def _draw_policies(axes: Axes, evaluations: Mapping[str, Evaluation], level: str, size: float) -> None:
     """One panel of `frontier_figure`; `size` scales lines and marks."""
     _style(axes)
+    _scale_calls(axes)
     for colour, evaluation in zip(_colours(evaluations), evaluations.values(), strict=True):
         frontier = sorted((p for p in evaluation.frontier if p.level == level), key=lambda p: (p.nfe, p.accuracy))
         calls = [point.nfe for point in frontier]
         low, middle, high = ([100 * getattr(p, name) for p in frontier] for name in ("low", "accuracy", "high"))
         axes.fill_between(calls, low, high, color=colour, alpha=0.13, linewidth=0)
+        if len(frontier) == 1:
+            axes.vlines(calls, low, high, color=colour, alpha=0.4, linewidth=1.6 * size)
         axes.plot(calls, middle, "-o", color=colour, linewidth=2.4 * size, markersize=4 * size)
     for learned in (False, True):  # stars on top
         for colour, evaluation in zip(_colours(evaluations), evaluations.values(), strict=True):
             chosen = [p for p in evaluation.points if p.level == level and (p.sampler == "learned") == learned]
+            for p in chosen if learned else ():
+                axes.vlines(p.nfe, 100 * p.low, 100 * p.high, color=colour, alpha=0.4, linewidth=1.6 * size)
             axes.add_line(_mark([p.nfe for p in chosen], [100 * p.accuracy for p in chosen], learned, colour, size))
     axes.autoscale_view()
 
@@ -286,7 +292,9 @@ def _draw_series(
         width = 1.5 if level else 2.0
         axes.plot(steps, heights, color=_level_colour(level, levels), linewidth=width, marker=marker, markersize=5)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    if len(steps) == 1:
+        axes.set_xticks(steps)
     axes.tick_params(labelsize=10)
 
 
@@ -305,22 +313,26 @@ def unmasking_figure(
     `tokens` has the text of each canvas position, length L; `columns` cells make a row. The more certain the model was
     when it committed a token, the larger the token.
     """
-    columns = columns or math.ceil(2 * math.sqrt(len(tokens)))
+    texts = [token.replace("\n", "↵").strip(" ")[:12] or "·" for token in tokens]
+    stretch = min(3.0, max(1.0, 0.35 * max(map(len, texts))))  # cells are this many times wider than high
+    columns = columns or math.ceil(math.sqrt(2 * len(tokens) / stretch))
     rows, nfe = math.ceil(len(tokens) / columns), completion.nfe
     palette = ListedColormap([colormaps["viridis"](0.2 + 0.75 * call / max(1, nfe - 1)) for call in range(nfe)])
     calls = [int(call) for call in completion.committed_at.tolist()]
-    certainties = [math.exp(-max(0.0, entropy)) for entropy in completion.entropies.tolist()]
-    cell = min(0.9, 4.2 / rows, 7.0 / columns)  # inches
-    width = max(2.4, min(5.0, 0.22 * len(tokens)))
-    figure = _figure((cell * columns + width + 1.4, max(2.6, cell * rows + 0.9)))
-    grid = figure.add_gridspec(1, 2, width_ratios=[cell * columns, width])
+    cell = min(0.9, 4.5 / rows, 8.0 / (columns * stretch))  # inches
+    wide, width = cell * columns * stretch, max(2.4, min(4.5, 0.22 * len(tokens)))
+    figure = _figure((wide + width + 1.4, max(2.6, cell * rows + 0.9)))
+    grid = figure.add_gridspec(1, 2, width_ratios=[wide, width])
     canvas = figure.add_subplot(grid[0], anchor="N")
-    canvas.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal")
+    canvas.set(xlim=(0, columns * stretch), ylim=(rows, 0), aspect="equal")
     canvas.axis("off")
-    canvas.set_title(_short(text_prompt), fontsize=12, color=INK, loc="left", family="monospace", parse_math=False)
-    for index, token in enumerate(tokens):
-        at = (index % columns, index // columns)
-        _draw_cell(canvas, at, token, palette(calls[index] - 1), certainties[index], 72 * cell)
+    title = textwrap.shorten(text_prompt, max(12, int(9 * wide)), placeholder="...")
+    canvas.set_title(title, fontsize=12, color=INK, loc="left", family="monospace", parse_math=False)
+    for index, (text, entropy) in enumerate(zip(texts, completion.entropies.tolist(), strict=True)):
+        certainty = math.exp(-max(0.0, entropy))
+        size = 72 * cell * min(0.25 + 0.3 * certainty, 1.4 * stretch * (0.4 + 0.6 * certainty) / len(text))  # points
+        corner = (index % columns * stretch, index // columns)
+        _draw_cell(canvas, corner, stretch, text, palette(calls[index] - 1), size)
     canvas.text(0, -0.01, "larger: more certain", transform=canvas.transAxes, va="top", fontsize=10, color=FAINT)
     order = figure.add_subplot(grid[1])
     _draw_order(order, calls, palette, size=min(11.0, 56 * width / len(tokens), 180 * cell * rows / nfe))
@@ -348,27 +360,14 @@ def _draw_order(axes: Axes, calls: Sequence[int], palette: ListedColormap, size:
 
 
 def _draw_cell(
-    axes: Axes,
-    at: tuple[int, int],
-    token: str,
-    colour: tuple[float, float, float, float],
-    certainty: float,
-    points: float,
+    axes: Axes, corner: tuple[float, float], width: float, text: str, colour: tuple[float, ...], size: float
 ) -> None:
-    """One canvas position at (column, row), `points` wide."""
-    x, y = at
-    shape = "round,pad=0,rounding_size=0.12"
-    axes.add_patch(FancyBboxPatch((x + 0.04, y + 0.04), 0.92, 0.92, boxstyle=shape, facecolor=colour, linewidth=0))
-    red, green, blue, _ = colour
+    """One canvas position, `width` wide and 1 high, with its text `size` points large."""
+    (x, y), shape = corner, "round,pad=0,rounding_size=0.12"
+    axes.add_patch(FancyBboxPatch((x + 0.04, y + 0.04), width - 0.08, 0.92, boxstyle=shape, facecolor=colour, lw=0))
+    red, green, blue = colour[:3]
     ink = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else INK
-    text = token.replace("\n", "↵").strip(" ") or "·"
-    size = points * (0.25 + 0.3 * certainty) * min(1.0, 2.2 / len(text))
-    axes.text(x + 0.5, y + 0.52, text, ha="center", va="center", color=ink, fontsize=size, parse_math=False)
-
-
-def _short(text: str, width: int = 48) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= width else text[: width - 3] + "..."
+    axes.text(x + width / 2, y + 0.52, text, ha="center", va="center", color=ink, fontsize=size, parse_math=False)
 
 
 # --- every figure ------------------------------------------------------------------------------------------------

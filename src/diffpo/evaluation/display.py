@@ -1,0 +1,130 @@
+"""An unmasking on the terminal, call by call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+from torch import Tensor
+
+from diffpo.config import RolloutConfig
+from diffpo.models.policy import Policy
+from diffpo.rollout.local import judge, sample
+from diffpo.tasks.base import Task
+from diffpo.types import Completion, Prompt, Verdict
+
+MASK = "░"
+PALETTE = ("#4c8dd6", "#2aa198", "#5fa84e", "#b58900", "#d9742b", "#d1507f", "#8f6fd1", "#7d8a99")
+"""Colours of the calls, over again after the last; legible on dark and on light."""
+GRID_COLUMNS = {"sudoku": 4}
+"""Cells in a row, for tasks whose canvas is a grid."""
+
+
+class LiveUnmasking:
+    """The engine's `on_call` as a context manager: shows the canvas of one request after each denoiser call.
+
+    Masks are dim, tokens just committed stand out, older ones keep the colour of their call. Each call stays on screen
+    for `delay` seconds. `decode` gives the text of one token, `columns` cells make a row. Where the output is no
+    terminal it prints a line a call, without delay.
+    """
+
+    def __init__(
+        self,
+        prompt: str,
+        decode: Callable[[int], str],
+        mask_id: int,
+        delay: float = 0.3,
+        columns: int | None = None,
+        console: Console | None = None,
+    ) -> None:
+        self.prompt, self.decode, self.mask_id = prompt, decode, mask_id
+        self.delay, self.columns = delay, columns
+        self.console = console or Console()
+        self.committed_at: list[int] = []
+        """Call that committed each position, 0 for a mask."""
+        self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
+
+    def __enter__(self) -> LiveUnmasking:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live:
+            self.live.stop()
+
+    def __call__(self, request_index: int, call: int, tokens: Tensor) -> None:
+        """Show the canvas `tokens` [L], mask ids where nothing is committed yet; requests after the first are not."""
+        if request_index:
+            return
+        ids = [int(token) for token in tokens.tolist()]
+        before = self.committed_at or [0] * len(ids)
+        self.committed_at = [0 if token == self.mask_id else at or call for token, at in zip(ids, before, strict=True)]
+        if self.live:
+            self.live.update(self.frame(call, ids), refresh=True)
+            time.sleep(self.delay)
+        else:
+            self._print(Text(f"call {call:>3}  ").append_text(self._canvas(call, ids, mask="_", end=" ")))
+
+    def frame(self, call: int, ids: list[int]) -> RenderableType:
+        """What the terminal shows after `call`."""
+        num_new = sum(at == call for at in self.committed_at)
+        left = self.committed_at.count(0)
+        header = Text(self.prompt, "bold").append(f"   call {call}: +{num_new}, {left} left", "dim not bold")
+        return Group(header, Text(), self._canvas(call, ids, mask=MASK, end="\n"), Text())
+
+    def _canvas(self, call: int, ids: list[int], mask: str, end: str) -> Text:
+        """Tokens in the colours of their calls; `end` closes a row of a grid."""
+        canvas = Text()
+        for index, (token, at) in enumerate(zip(ids, self.committed_at, strict=True)):
+            text = self.decode(token).replace("\n", "↵") if at else mask
+            colour = PALETTE[(at - 1) % len(PALETTE)]
+            canvas.append(text, "dim" if not at else f"bold reverse {colour}" if at == call else colour)
+            if self.columns and (index + 1) % self.columns == 0:
+                canvas.append(end)
+            elif self.columns and self.live:
+                canvas.append(" ")
+        canvas.rstrip()
+        return canvas
+
+    def summary(self, text: str, completion: Completion, verdict: Verdict | None = None) -> None:
+        """Print the answer and what it took."""
+        figures = [
+            f"NFE {completion.nfe}",
+            f"{completion.length / completion.nfe_until_eos:.2f} tokens per NFE",
+            *([] if completion.gamma is None else [f"gamma {completion.gamma:.3g}"]),
+        ]
+        line = Text("answer  ").append(text, "bold").append("   " + "   ".join(figures))
+        if verdict:
+            line.append("   ").append(*(("right", "bold green") if verdict.correct else ("wrong", "bold red")))
+        self._print(line)
+
+    def _print(self, line: Text) -> None:
+        self.console.print(line, soft_wrap=True)
+
+
+def show_unmasking(
+    policy: Policy, task: Task, prompt: Prompt, rollout: RolloutConfig, seed: int = 0, delay: float = 0.3
+) -> tuple[str, Completion]:
+    """Answer `prompt` before the user's eyes; a prompt of the task, which has its columns, is judged as well.
+
+    Canvas length and grid are the task's.
+    """
+    console = Console()
+    if not console.is_terminal:
+        console.print(Text(f"prompt    {prompt.text}"), soft_wrap=True)
+    columns = GRID_COLUMNS.get(task.name)
+
+    def decode(token: int) -> str:
+        return policy.tokenizer.decode([token]) or "·"  # EOS
+
+    with LiveUnmasking(prompt.text, decode, policy.mask_id, delay, columns, console) as live:
+        ((text, completion),) = sample(policy, [prompt], rollout, task.gen_length, seed, on_call=live)
+    live.summary(text, completion, judge(task, prompt, text) if prompt.columns else None)
+    return text, completion
