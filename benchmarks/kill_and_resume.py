@@ -17,7 +17,9 @@ import time
 from pathlib import Path
 
 SIZE = "--prompts-per-step 4 --num-generations 4 --steps 8 --save-every 1 --num-threads 1 --optim.micro-batch-size 8"
-SHAPE = "--model.hidden-size 32 --model.num-layers 1 --model.num-heads 2 --model.mlp-size 32"
+SHAPE = "--model.hidden-size 48 --model.num-layers 1 --model.num-heads 2 --model.mlp-size 64"
+TASK = "--task.easy 1 1 --task.hard 2 2"
+PRETRAIN = "--steps 120 --schedule-steps 300 --learning-rate 6e-3 --batch-size 64 --num-examples 2000 --num-threads 1"
 
 
 def diffpo(*arguments: str) -> list[str]:
@@ -34,9 +36,9 @@ def result(folder: Path) -> tuple[bytes, list[dict[str, float]]]:
 def kill_and_resume(work: Path, kills: int, seed: int = 0) -> list[str]:
     """One line a kill: when it struck, from where the run went on, and whether the end is the same."""
     model = str(work / "model")
-    pretrain = f"--steps 30 --batch-size 32 --num-examples 500 --num-threads 1 {SHAPE}".split()
-    subprocess.run(diffpo("pretrain", "--output", model, *pretrain), check=True, capture_output=True)
-    command = diffpo("train", "--model", model, *SIZE.split())
+    pretrain = f"--output {model} {PRETRAIN} {SHAPE} {TASK}".split()
+    subprocess.run(diffpo("pretrain", *pretrain), check=True, capture_output=True)
+    command = diffpo("train", *f"--model {model} {SIZE} {TASK}".split())
     started = time.perf_counter()
     subprocess.run([*command, "--output", str(work / "straight")], check=True, capture_output=True)
     seconds = time.perf_counter() - started

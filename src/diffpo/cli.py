@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import Positional
 
 from diffpo.config import (
     DemoConfig,
@@ -28,6 +28,7 @@ from diffpo.config import (
 
 
 RECIPE = "A TOML recipe, a file or the name of one that ships with diffpo; flags after it override its values."
+FLAT = tyro.conf.arg(name="")  # --steps rather than --config.steps
 Recipe = Annotated[Positional[str], tyro.conf.arg(help=RECIPE, metavar="[RECIPE]")]
 
 
@@ -35,7 +36,7 @@ Recipe = Annotated[Positional[str], tyro.conf.arg(help=RECIPE, metavar="[RECIPE]
 class Demo:
     """Pre-train a tiny diffusion LM, train it and its sampler with DiFFPO, and show what changed. A few minutes."""
 
-    config: OmitArgPrefixes[DemoConfig] = field(default_factory=DemoConfig)
+    config: Annotated[DemoConfig, FLAT] = field(default_factory=DemoConfig)
 
     def run(self) -> None:
         from diffpo.demo import run_demo
@@ -48,7 +49,7 @@ class Pretrain:
     """Train a tiny masked diffusion LM from scratch on a task's solved examples."""
 
     recipe: Recipe = ""
-    config: OmitArgPrefixes[PretrainConfig] = field(default_factory=PretrainConfig)
+    config: Annotated[PretrainConfig, FLAT] = field(default_factory=PretrainConfig)
     dry_run: bool = False
     """Print the resolved config and stop."""
 
@@ -67,7 +68,7 @@ class Train:
     """Train a policy and its adaptive sampler with DiFFPO."""
 
     recipe: Recipe = ""
-    config: OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+    config: Annotated[TrainConfig, FLAT] = field(default_factory=TrainConfig)
     dry_run: bool = False
     """Print the resolved config and stop."""
     resume: bool = False

@@ -21,20 +21,20 @@ SAMPLER_RULES = {
 }
 
 
-def parse_sampler(spec: str) -> tuple[str, float]:
-    """Split "rule:number" into (rule, number); "learned" has none. ValueError names what is allowed."""
+def parse_sampler(spec: str, where: str = "sampler") -> tuple[str, float]:
+    """Split "rule:number" into (rule, number); "learned" has none. ValueError names `where` and what is allowed."""
     if spec == "learned":
         return spec, 0.0
     rule, _, number = spec.partition(":")
     if rule not in SAMPLER_RULES:
-        raise ValueError(f"sampler {spec!r}: unknown rule{suggest(rule, [*SAMPLER_RULES, 'learned'])}")
+        raise ValueError(f"{where} {spec!r}: unknown rule{suggest(rule, [*SAMPLER_RULES, 'learned'])}")
     try:
         value = float(number)
     except ValueError:
         value = -1.0
     whole = rule in ("top_k", "steps", "random")
     if not value >= whole or (whole and value % 1) or (rule == "confidence" and value > 1):
-        raise ValueError(f"sampler {spec!r}: write {rule}:NUMBER, where NUMBER is {SAMPLER_RULES[rule]}")
+        raise ValueError(f"{where} {spec!r}: write {rule}:NUMBER, where NUMBER is {SAMPLER_RULES[rule]}")
     return rule, value
 
 
@@ -51,6 +51,13 @@ def _check(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def _bound(config: Any, section: str, names: str, relation: Literal[">", ">="], low: int) -> None:
+    for name in names.split():
+        value = getattr(config, name)
+        inside = value is None or (value > low if relation == ">" else value >= low)
+        _check(inside, f"{section}{name} must be {relation} {low}, got {value}")
+
+
 @dataclass(frozen=True)
 class TaskConfig:
     """What is asked."""
@@ -58,7 +65,7 @@ class TaskConfig:
     name: str = "sudoku"
     """Task: sudoku, countdown or arithmetic."""
     easy: tuple[int, int] | None = None
-    """Difficulty range of easy prompts (sudoku: blanks; countdown: numbers; arithmetic: terms). None: the task's own."""
+    """Difficulty range of easy prompts (sudoku: blanks, countdown: numbers, arithmetic: terms). None: task's own."""
     hard: tuple[int, int] | None = None
     """Difficulty range of hard prompts, on the same dial. None: the task's own."""
     hard_share: float = 0.5
@@ -90,13 +97,10 @@ class RolloutConfig:
     """Rows decoded at once; finished rows leave and waiting ones take their place."""
 
     def __post_init__(self) -> None:
-        parse_sampler(self.sampler)
-        _check(self.temperature >= 0, f"rollout.temperature must be >= 0, got {self.temperature}")
-        _check(self.entropy_temperature > 0, f"rollout.entropy_temperature must be > 0, got {self.entropy_temperature}")
-        _check(self.num_slots >= 1, f"rollout.num_slots must be >= 1, got {self.num_slots}")
-        for name in ("gen_length", "block_length"):
-            value = getattr(self, name)
-            _check(value is None or value >= 1, f"rollout.{name} must be >= 1, got {value}")
+        parse_sampler(self.sampler, "rollout.sampler")
+        _bound(self, "rollout.", "temperature", ">=", 0)
+        _bound(self, "rollout.", "entropy_temperature", ">", 0)
+        _bound(self, "rollout.", "gen_length block_length num_slots", ">=", 1)
 
 
 @dataclass(frozen=True)
@@ -125,13 +129,11 @@ class ObjectiveConfig:
     """The speed term counts only in groups of at least this accuracy: right first, then fast."""
 
     def __post_init__(self) -> None:
-        _check(self.num_latents >= 0, f"objective.num_latents must be >= 0, got {self.num_latents}")
-        _check(self.importance_clamp >= 0, f"objective.importance_clamp must be >= 0, got {self.importance_clamp}")
-        _check(self.epsilon > 0, f"objective.epsilon must be > 0, got {self.epsilon}")
-        _check(self.beta >= 0, f"objective.beta must be >= 0, got {self.beta}")
-        _check(self.num_iterations >= 1, f"objective.num_iterations must be >= 1, got {self.num_iterations}")
-        _check(0 <= self.prompt_mask_prob < 1, "objective.prompt_mask_prob must lie in [0, 1)")
-        _check(self.speed_weight >= 0, f"objective.speed_weight must be >= 0, got {self.speed_weight}")
+        _bound(self, "objective.", "num_latents importance_clamp beta speed_weight", ">=", 0)
+        _bound(self, "objective.", "epsilon", ">", 0)
+        _bound(self, "objective.", "num_iterations", ">=", 1)
+        share = self.prompt_mask_prob
+        _check(0 <= share < 1, f"objective.prompt_mask_prob must lie in [0, 1), got {share}")
         _check(0 <= self.speed_gate <= 1, f"objective.speed_gate must lie in [0, 1], got {self.speed_gate}")
 
 
@@ -152,10 +154,10 @@ class OptimConfig:
     """Rows a backward pass holds at once; changes memory, not results."""
 
     def __post_init__(self) -> None:
-        _check(self.learning_rate > 0, f"optim.learning_rate must be > 0, got {self.learning_rate}")
-        _check(self.warmup_steps >= 0, f"optim.warmup_steps must be >= 0, got {self.warmup_steps}")
-        _check(self.max_grad_norm > 0, f"optim.max_grad_norm must be > 0, got {self.max_grad_norm}")
-        _check(self.micro_batch_size >= 1, f"optim.micro_batch_size must be >= 1, got {self.micro_batch_size}")
+        _bound(self, "optim.", "learning_rate max_grad_norm", ">", 0)
+        _bound(self, "optim.", "warmup_steps weight_decay", ">=", 0)
+        _bound(self, "optim.", "micro_batch_size", ">=", 1)
+        _check(all(0 <= b < 1 for b in self.adam_betas), f"optim.adam_betas must lie in [0, 1), got {self.adam_betas}")
 
 
 @dataclass(frozen=True)
@@ -179,13 +181,10 @@ class ThresholdConfig:
     """The head's log-ratio is clamped to +- this."""
 
     def __post_init__(self) -> None:
-        _check(self.gamma_max > 0, f"threshold.gamma_max must be > 0, got {self.gamma_max}")
+        _bound(self, "threshold.", "gamma_max sigma bound learning_rate epsilon max_log_ratio", ">", 0)
+        _bound(self, "threshold.", "delay_steps", ">=", 0)
         inside = 0 < self.gamma_init < self.gamma_max
         _check(inside, f"threshold.gamma_init must lie between 0 and gamma_max, got {self.gamma_init}")
-        _check(self.sigma > 0, f"threshold.sigma must be > 0, got {self.sigma}")
-        _check(self.bound > 0, f"threshold.bound must be > 0, got {self.bound}")
-        _check(self.learning_rate > 0, f"threshold.learning_rate must be > 0, got {self.learning_rate}")
-        _check(self.delay_steps >= 0, f"threshold.delay_steps must be >= 0, got {self.delay_steps}")
 
 
 @dataclass(frozen=True)
@@ -204,9 +203,9 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         for spec in self.samplers:
-            parse_sampler(spec)
-        _check(self.num_prompts >= 1, f"eval.num_prompts must be >= 1, got {self.num_prompts}")
-        _check(self.temperature >= 0, f"eval.temperature must be >= 0, got {self.temperature}")
+            parse_sampler(spec, "eval.samplers")
+        _bound(self, "eval.", "num_prompts", ">=", 1)
+        _bound(self, "eval.", "temperature", ">=", 0)
         _check(all(g >= 0 for g in self.gammas), f"eval.gammas must be >= 0, got {self.gammas}")
 
 
@@ -243,9 +242,9 @@ class TrainConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "prompts_per_step", "save_every", "keep_checkpoints"):
-            _check(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)}")
-        _check(self.num_generations >= 2, f"num_generations must be >= 2, got {self.num_generations}")
+        _bound(self, "", "steps prompts_per_step save_every keep_checkpoints", ">=", 1)
+        _bound(self, "", "num_generations", ">=", 2)
+        _bound(self, "", "eval_every num_threads", ">=", 0)
         if self.train != "model":
             ok = self.rollout.sampler == "learned"
             _check(ok, f"train={self.train!r} learns the sampler: set rollout.sampler to learned, not a fixed rule")
@@ -262,6 +261,7 @@ class ModelConfig:
     mlp_size: int = 256
 
     def __post_init__(self) -> None:
+        _bound(self, "model.", "hidden_size num_layers num_heads mlp_size", ">=", 1)
         even = self.hidden_size % (2 * self.num_heads) == 0
         _check(even, f"model.hidden_size must be a multiple of 2 * num_heads, got {self.hidden_size}, {self.num_heads}")
 
@@ -291,10 +291,12 @@ class PretrainConfig:
     task: TaskConfig = field(default_factory=TaskConfig)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "num_examples"):
-            _check(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)}")
+        _bound(self, "", "steps schedule_steps batch_size num_examples", ">=", 1)
+        _bound(self, "", "warmup_steps num_threads", ">=", 0)
+        _bound(self, "", "learning_rate", ">", 0)
         _check(0 < self.min_time < 1, f"min_time must lie in (0, 1), got {self.min_time}")
         _check(0 <= self.label_noise < 1, f"label_noise must lie in [0, 1), got {self.label_noise}")
+        _check(0 <= self.prompt_mask_prob < 1, f"prompt_mask_prob must lie in [0, 1), got {self.prompt_mask_prob}")
 
 
 @dataclass(frozen=True)
@@ -312,8 +314,8 @@ class DemoConfig:
     num_prompts: int = 512
     """Test prompts of the evaluations, of grids not seen in training."""
 
-
-# --- TOML in, JSON out -------------------------------------------------------------------------------------------
+    def __post_init__(self) -> None:
+        _bound(self, "", "num_threads num_prompts", ">=", 1)
 
 
 C = typing.TypeVar("C")
@@ -360,7 +362,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
-    wanted = f"one of {', '.join(args)}" if origin is Literal else getattr(hint, "__name__", str(hint))
+    names = {Literal: f"one of {', '.join(map(str, args))}", tuple: "a list"}
+    wanted = names.get(origin) or getattr(hint, "__name__", "")
     raise ValueError(f"{where} must be {wanted}, got {value!r}")
 
 
@@ -376,8 +379,9 @@ def find_recipe(name: str) -> Path:
     package = Path(__file__).parent
     folders = [package / "recipes", package.parents[1] / "recipes"]  # an installed wheel, a checkout
     shipped = {path.stem: path for folder in folders for path in folder.glob("*.toml")}
-    if Path(name).stem in shipped:
-        return shipped[Path(name).stem]
+    stem = name.removeprefix("recipes/").removesuffix(".toml")
+    if stem in shipped:
+        return shipped[stem]
     raise ValueError(f"{name}: no such recipe{suggest(Path(name).stem, sorted(shipped))}")
 
 
@@ -385,7 +389,10 @@ def load_run_config(folder: Path) -> TrainConfig | None:
     """The config of the training run that wrote `folder` (the run itself or its policy), or None."""
     for candidate in (folder / "config.json", folder.parent / "config.json"):
         if candidate.is_file():
-            values = json.loads(candidate.read_text())
-            if "objective" in values:  # a policy's config.json has none
-                return from_dict(TrainConfig, values)
+            try:
+                values = json.loads(candidate.read_text())
+                if "objective" in values:  # a policy's config.json has none
+                    return from_dict(TrainConfig, values)
+            except ValueError as error:
+                raise ValueError(f"{candidate}: {error}") from None
     return None

@@ -13,28 +13,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffpo.config import ModelConfig, ObjectiveConfig, PretrainConfig, RolloutConfig, ThresholdConfig, TrainConfig
+from diffpo.config import ObjectiveConfig, RolloutConfig, TaskConfig, ThresholdConfig, TrainConfig
 from diffpo.models.policy import load_policy
 from diffpo.training import checkpoint, loop
 from diffpo.training.loop import train
 from diffpo.training.metrics import read_metrics
-from diffpo.training.pretrain import pretrain
-
-SHAPE = ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32)
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A policy that gets an easy puzzle right now and then."""
-    output = str(tmp_path_factory.mktemp("start"))
-    pretrain(PretrainConfig(output=output, steps=30, batch_size=32, num_examples=500, model=SHAPE), quiet=True)
-    return output
 
 
 @pytest.fixture
-def config(start: str, tmp_path: Path) -> TrainConfig:
+def config(start: str, easy_task: TaskConfig, tmp_path: Path) -> TrainConfig:
     return TrainConfig(
         model=start,
+        task=easy_task,
         output=str(tmp_path / "run"),
         steps=4,
         prompts_per_step=4,
@@ -93,7 +83,7 @@ def test_sigterm_between_two_updates_saves_the_rollouts_in_hand(
     monkeypatch.setattr(loop, "update", original)
     newest, _ = checkpoint.latest_checkpoint(Path(config.output) / "checkpoints")
     assert newest is not None
-    assert ("iteration" in newest.name) == (stop_after % 2 == 1)
+    assert newest.name == f"step_{(stop_after - 1) // 2:06d}_iteration_{(stop_after - 1) % 2 + 1:02d}"
     train(config, resume=True, quiet=True)
     assert_same_run(config.output, straight.output)
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffpo.config import ModelConfig, ObjectiveConfig, OptimConfig, PretrainConfig, RolloutConfig, TrainConfig
-from diffpo.models.policy import Policy
+from diffpo.config import ObjectiveConfig, OptimConfig, RolloutConfig, TaskConfig, TrainConfig
+from diffpo.models.policy import Policy, load_policy
 from diffpo.tasks import load_task
 from diffpo.training.loop import gather
 from diffpo.training.metrics import ALARMS, alarms, mean_of
-from diffpo.training.pretrain import pretrain
 from diffpo.training.update import Experience, Optimizers, learning_rate_factor, update
 
+TASK = TaskConfig(easy=(1, 1), hard=(2, 2))
 CONFIG = TrainConfig(
     train="model",
     prompts_per_step=6,
@@ -24,15 +24,13 @@ CONFIG = TrainConfig(
 )
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
-    shape = ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32)
-    output = str(tmp_path_factory.mktemp("start"))
-    return pretrain(PretrainConfig(output=output, steps=30, batch_size=32, num_examples=500, model=shape), quiet=True)
+@pytest.fixture
+def policy(start: str) -> Policy:
+    return load_policy(start)
 
 
 def experience_of(policy: Policy, config: TrainConfig) -> Experience:
-    return gather(policy, policy, load_task("sudoku"), config, step=0)
+    return gather(policy, policy, load_task(TASK), config, step=0)
 
 
 def gradients(policy: Policy, config: TrainConfig) -> dict[str, torch.Tensor]:
@@ -77,7 +75,7 @@ def test_the_exact_trajectory_needs_no_importance_weight(policy: Policy) -> None
 
 def test_rows_without_advantage_are_left_out_exactly(policy: Policy) -> None:
     config = replace(CONFIG, objective=replace(CONFIG.objective, beta=0.0))
-    lean = gather(policy, None, load_task("sudoku"), config, step=0)
+    lean = gather(policy, None, load_task(TASK), config, step=0)
     assert len(lean.live) < len(lean.batch)
     silent = replace(CONFIG.objective, beta=1e-30)  # keeps every row, and weighs the KL with nothing
     full = gradients(policy, replace(CONFIG, objective=silent))

@@ -12,15 +12,19 @@ from diffpo.config import suggest
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
+def check_trackers(names: Sequence[str]) -> None:
+    """ValueError for a tracker that is unknown or not installed."""
+    for name in names:
+        if name not in TRACKERS:
+            raise ValueError(f"log_with: unknown tracker {name!r}{suggest(name, TRACKERS)}")
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"log_with: {name} is not installed: pip install 'diffpo[{name}]'")
+
+
 class Trackers:
     """accelerate's trackers of one run. Without names nothing is imported."""
 
     def __init__(self, names: Sequence[str], folder: Path, config: dict[str, Any]) -> None:
-        for name in names:
-            if name not in TRACKERS:
-                raise ValueError(f"log_with: unknown tracker {name!r}{suggest(name, TRACKERS)}")
-            if importlib.util.find_spec(name) is None:
-                raise ValueError(f"log_with: {name} is not installed: pip install 'diffpo[{name}]'")
         self.accelerator = None
         if names:
             from accelerate import Accelerator  # slow to import: only who asks for a tracker pays

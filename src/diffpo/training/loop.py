@@ -22,7 +22,7 @@ from diffpo.rollout.local import collect
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 from diffpo.training.checkpoint import TrainState, latest_checkpoint, load_checkpoint, save_checkpoint
-from diffpo.training.distributed import Trackers
+from diffpo.training.distributed import Trackers, check_trackers
 from diffpo.training.metrics import Metrics, MetricsLog, alarms, mean_of, summarize
 from diffpo.training.progress import Progress
 from diffpo.training.update import Experience, Optimizers, prepare, update
@@ -48,11 +48,11 @@ def train(config: TrainConfig, resume: bool = False, quiet: bool = False) -> Pol
                 state.experience = gather(state.policy, reference, task, config, step)
             experience = state.experience
             while state.iteration < config.objective.num_iterations:
-                run.stop_if_asked()
                 metrics = update(state.policy, state.optimizers, experience, config, step, state.iteration)
                 run.count_skipped(metrics)
                 experience.updates.append(metrics)
                 state.iteration += 1
+                run.stop_if_asked()
             state.step, state.iteration, state.experience = step + 1, 0, None
             run.log(step, experience.summary | mean_of(experience.updates) | run.due_evaluation(task))
             if run.due(config.save_every):
@@ -86,6 +86,7 @@ class Run:
     """One run's folder, display and end: everything about a run that is not the algorithm."""
 
     def __init__(self, config: TrainConfig, resume: bool, quiet: bool) -> None:
+        check_trackers(config.log_with)
         self.config = config
         self.folder = Path(config.output)
         self.checkpoints = self.folder / "checkpoints"

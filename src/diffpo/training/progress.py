@@ -37,11 +37,11 @@ class Progress:
         line = "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
         self.bar.update(self.task, advance=1, figures=line)
         if not self.console.is_terminal and (self.done % max(1, self.total // 10) == 0 or self.done == self.total):
-            self.console.print(f"{self.title} {self.done}/{self.total}  {line}", highlight=False)
+            self.console.print(f"{self.title} {self.done}/{self.total}  {line}", highlight=False, soft_wrap=True)
 
     def note(self, line: str) -> None:
         """Print a line above the bar."""
-        self.bar.console.print(line, highlight=False, markup=False)
+        self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> Progress:
         self.bar.start()

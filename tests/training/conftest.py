@@ -1,0 +1,39 @@
+"""A policy that a second of pre-training makes right about as often as wrong, on puzzles of one or two blanks."""
+
+from __future__ import annotations
+
+import pytest
+
+from diffpo.config import ModelConfig, PretrainConfig, TaskConfig
+from diffpo.training.pretrain import pretrain
+
+TASK = TaskConfig(easy=(1, 1), hard=(2, 2))
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of the policy."""
+    output = str(tmp_path_factory.mktemp("start"))
+    shape = ModelConfig(hidden_size=48, num_layers=1, num_heads=2, mlp_size=64)
+    pretrain(
+        PretrainConfig(
+            output=output,
+            steps=120,
+            schedule_steps=300,
+            batch_size=64,
+            num_examples=2000,
+            learning_rate=6e-3,
+            warmup_steps=5,
+            label_noise=0.2,
+            model=shape,
+            task=TASK,
+        ),
+        quiet=True,
+    )
+    return output
+
+
+@pytest.fixture(scope="session")
+def easy_task() -> TaskConfig:
+    """The task the policy was trained on."""
+    return TASK
