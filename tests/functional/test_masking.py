@@ -1,0 +1,98 @@
+"""The forward process and the NELBO, by enumeration of all masks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from helpers import chi_square_z, keys
+
+from diffpo.functional.masking import forward_process, nelbo, stratified_times
+from diffpo.functional.random import fold, uniform
+
+LENGTH, VOCAB = 3, 3
+
+
+def test_times_are_stratified_and_uniform() -> None:
+    rows, rounds = 8, 2000
+    times = torch.stack([stratified_times(uniform(fold(key, torch.arange(rows))), 0.1) for key in keys(rounds)])
+    low = 0.1 + 0.9 * torch.arange(rows) / rows
+    assert (times >= low - 1e-6).all() and (times <= low + 0.9 / rows + 1e-6).all()
+    cells = ((times.flatten() - 0.1) / 0.9 * 40).long().clamp_max(39)
+    # strata fix how many fall into each eighth: within it the five cells are as chance has it
+    assert abs(chi_square_z(cells.bincount(minlength=40), torch.full((40,), 1 / 40))) < 4
+
+
+def test_positions_are_masked_at_rate_t_and_only_where_they_may_be() -> None:
+    rows = 20_000
+    times = torch.tensor([0.2, 0.7]).repeat(rows // 2)
+    maskable = torch.tensor([True, True, False, True]).expand(rows, 4)
+    masked = forward_process(times, uniform(fold(keys(rows)[:, None], torch.arange(4))), maskable)
+    assert not masked[:, 2].any()
+    for half, time in enumerate((0.2, 0.7)):
+        part = masked[half::2][:, [0, 1, 3]]
+        pattern = (part * torch.tensor([1, 2, 4])).sum(-1)
+        law = torch.tensor([time ** bin(p).count("1") * (1 - time) ** (3 - bin(p).count("1")) for p in range(8)])
+        assert abs(chi_square_z(pattern.bincount(minlength=8), law)) < 4
+
+
+def test_time_one_masks_everything_and_time_zero_nothing() -> None:
+    uniforms = torch.tensor([[0.0, 0.5, 1 - 2.0**-24]]).expand(2, 3)
+    masked = forward_process(torch.tensor([1.0, 0.0]), uniforms, torch.ones(2, 3, dtype=torch.bool))
+    assert masked.all(-1).tolist() == [True, False] and not masked[1].any()
+
+
+def all_masks() -> torch.Tensor:
+    return torch.tensor(list(itertools.product([False, True], repeat=LENGTH)))
+
+
+def exact_logprobs(joint: torch.Tensor, tokens: tuple[int, ...], masked: torch.Tensor) -> torch.Tensor:
+    """log p(x_i | the unmasked tokens) of every masked position, under a joint distribution; junk elsewhere."""
+    scores = torch.full((LENGTH,), 77.0, dtype=joint.dtype)
+    seen = joint[tuple(slice(None) if hidden else token for hidden, token in zip(masked.tolist(), tokens, strict=True))]
+    places = masked.nonzero().flatten().tolist()
+    for axis, place in enumerate(places):
+        marginal = seen.movedim(axis, 0).flatten(1).sum(-1) if seen.ndim > 1 else seen
+        scores[place] = (marginal[tokens[place]] / marginal.sum()).log()
+    return scores
+
+
+def expected_nelbo(joint: torch.Tensor, tokens: tuple[int, ...], time: float) -> float:
+    """E over q(z_t | x) of the one-sample estimate at a fixed time."""
+    masks = all_masks()
+    scores = torch.stack([exact_logprobs(joint, tokens, mask) for mask in masks])
+    estimates = nelbo(scores, masks, torch.full((len(masks),), time, dtype=scores.dtype))
+    law = time ** masks.sum(-1).double() * (1 - time) ** (~masks).sum(-1).double()
+    return float((law * estimates).sum())
+
+
+def a_joint() -> torch.Tensor:
+    joint = torch.rand([VOCAB] * LENGTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 3
+    return joint / joint.sum()
+
+
+def test_nelbo_is_the_weighted_sum_over_masked_positions() -> None:
+    masked = all_masks()
+    scores = -torch.arange(1.0, 25.0).reshape(8, 3)
+    times = torch.linspace(0.1, 1, 8)
+    for row in range(8):
+        slow = sum(-float(scores[row, i]) for i in range(3) if masked[row, i]) / float(times[row])
+        assert math.isclose(nelbo(scores, masked, times)[row], slow, rel_tol=1e-6)
+
+
+def test_nelbo_at_time_one_is_the_mean_field_likelihood() -> None:
+    tokens = (0, 2, 1)
+    everything = torch.ones(LENGTH, dtype=torch.bool)
+    assert math.isclose(
+        expected_nelbo(a_joint(), tokens, 1.0), -float(exact_logprobs(a_joint(), tokens, everything).sum())
+    )
+
+
+def test_nelbo_of_exact_conditionals_integrates_to_the_log_likelihood() -> None:
+    """For a denoiser that knows the joint the bound is tight; Gauss-Legendre is exact for these polynomials in t."""
+    joint = a_joint()
+    nodes = ((0.5 - math.sqrt(0.15)), 5 / 18), (0.5, 8 / 18), ((0.5 + math.sqrt(0.15)), 5 / 18)
+    for tokens in itertools.product(range(VOCAB), repeat=LENGTH):
+        integral = sum(weight * expected_nelbo(joint, tokens, time) for time, weight in nodes)
+        assert math.isclose(integral, -math.log(joint[tokens]), rel_tol=1e-9)

@@ -1,0 +1,93 @@
+"""Drawing and scoring tokens against torch's own distributions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import chi_square_z, keys
+
+from diffpo.functional.prediction import ban, certainty, draw, log_softmax_at
+from diffpo.functional.random import uniform
+
+LARGEST_UNIFORM = 1 - 2.0**-24
+
+
+def random_logits(rows: int, vocab: int, scale: float = 3.0) -> torch.Tensor:
+    return scale * torch.randn(rows, vocab, generator=torch.Generator().manual_seed(rows * vocab))
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+def test_draws_follow_the_softmax(temperature: float) -> None:
+    logits, count = random_logits(1, 9, 1.0).squeeze(0), 30_000
+    tokens, _ = draw(logits.expand(count, 9), torch.full((count,), temperature), uniform(keys(count)))
+    assert abs(chi_square_z(tokens.bincount(minlength=9), (logits / temperature).softmax(-1))) < 4
+
+
+def test_a_draw_inverts_the_cumulative_distribution() -> None:
+    probabilities = torch.tensor([0.25, 0.0, 0.5, 0.25])
+    uniforms = torch.tensor([0.0, 0.2499, 0.2501, 0.7499, 0.7501, LARGEST_UNIFORM])
+    tokens, _ = draw(probabilities.log().expand(6, 4), torch.ones(6), uniforms)
+    assert tokens.tolist() == [0, 0, 2, 2, 3, 3]
+
+
+def test_log_probabilities_are_those_of_the_distribution_drawn_from() -> None:
+    logits, temperature = random_logits(50, 11), torch.linspace(0.1, 3, 50)
+    tokens, logprobs = draw(logits, temperature, uniform(keys(50)))
+    reference = torch.distributions.Categorical(logits=logits / temperature[:, None])
+    torch.testing.assert_close(logprobs, reference.log_prob(tokens))
+    for row in range(50):
+        scored = log_softmax_at(logits[row : row + 1], tokens[row : row + 1], float(temperature[row]))
+        torch.testing.assert_close(scored, logprobs[row : row + 1])
+
+
+def test_temperature_zero_is_a_point_mass_on_the_argmax() -> None:
+    logits = random_logits(20, 7)
+    mixed = torch.tensor([0.0, 1.0]).repeat(10)
+    tokens, logprobs = draw(logits, mixed, uniform(keys(20)))
+    assert torch.equal(tokens[::2], logits.argmax(-1)[::2]) and not logprobs[::2].any()
+    assert (logprobs[1::2] < 0).all()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.01, 1.0, 100.0])
+@pytest.mark.parametrize("edge", [0.0, LARGEST_UNIFORM])
+def test_banned_ids_are_never_drawn(temperature: float, edge: float) -> None:
+    """Whether they are the likeliest, the first or the last, and at both ends of the uniforms."""
+    for banned in ([0, 6], [0, 1, 2], [4, 5, 6], [3], [0, 1, 2, 4, 5, 6]):
+        logits = random_logits(200, 7, 10.0)
+        logits[:, banned] += 50
+        tokens, logprobs = draw(
+            ban(logits, torch.tensor(banned)), torch.full((200,), temperature), torch.full((200,), edge)
+        )
+        assert not torch.isin(tokens, torch.tensor(banned)).any()
+        assert logprobs.isfinite().all()
+
+
+def test_a_banned_distribution_is_renormalised() -> None:
+    logits = random_logits(5, 6)
+    kept = [0, 2, 3, 5]
+    scores = ban(logits.bfloat16(), torch.tensor([1, 4])).log_softmax(-1)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores[:, kept], logits.bfloat16().float()[:, kept].log_softmax(-1))
+
+
+def test_certainty_is_entropy_and_largest_probability() -> None:
+    logits = ban(random_logits(40, 8), torch.tensor([7]))
+    temperature = torch.linspace(0.05, 4, 40)
+    entropy, largest = certainty(logits, temperature)
+    reference = torch.distributions.Categorical(logits=(logits / temperature[:, None])[:, :7])
+    torch.testing.assert_close(entropy, reference.entropy(), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(largest, reference.probs.amax(-1))
+    assert (entropy >= 0).all()
+
+
+def test_certainty_at_its_limits() -> None:
+    logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1000.0, 0.0, 0.0, -torch.inf]])
+    entropy, largest = certainty(logits, torch.ones(2))
+    torch.testing.assert_close(entropy, torch.tensor([4.0, 1.0]).log())
+    torch.testing.assert_close(largest, torch.tensor([0.25, 1.0]))
+
+
+def test_log_softmax_at_has_the_gradient_of_log_softmax() -> None:
+    logits = random_logits(3, 5).double().requires_grad_()
+    tokens = torch.tensor([0, 3, 4])
+    assert torch.autograd.gradcheck(lambda x: log_softmax_at(x, tokens, 0.7), logits)

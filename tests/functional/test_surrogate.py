@@ -1,0 +1,83 @@
+"""Cuts and latents against slow loops, and the law that cuts are drawn by."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from helpers import chi_square_z, keys
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffpo.functional.surrogate import assign_cuts, draw_cuts, latents
+
+MASK = 9
+
+
+def cuts_below(cuts: torch.Tensor, nfe: int) -> list[int]:
+    """The cuts of one row that are in use."""
+    return [tau for tau in cuts.tolist() if tau < nfe]
+
+
+@pytest.mark.parametrize("num_latents", [0, 1, 2, 3, 5, 20])
+def test_cuts_are_zero_and_distinct_later_steps_in_order(num_latents: int) -> None:
+    nfe = torch.tensor([1, 2, 3, 4, 7, 7, 12])
+    cuts = draw_cuts(nfe, num_latents, keys(7))
+    assert not cuts[:, 0].any() and (cuts.diff() >= 0).all() and (cuts <= nfe[:, None]).all()
+    for row, calls in enumerate(nfe.tolist()):
+        used = cuts_below(cuts[row], calls)
+        assert len(used) == len(set(used)) == min(num_latents or calls, calls)
+        if num_latents in (0, 20):
+            assert used == list(range(calls))
+
+
+def test_one_latent_is_the_prompt_alone() -> None:
+    assert draw_cuts(torch.tensor([1, 5, 3]), 1, keys(3)).tolist() == [[0], [0], [0]]
+    assert draw_cuts(torch.tensor([1, 1]), 3, keys(2)).tolist() == [[0], [0]]
+
+
+@pytest.mark.parametrize(("calls", "num_latents"), [(9, 2), (6, 3), (5, 4)])
+def test_every_set_of_steps_is_as_likely(calls: int, num_latents: int) -> None:
+    count = 20_000
+    longer = torch.full((count,), calls + 4)
+    # the law must not depend on the batch: every other row stands beside a longer one
+    nfe = torch.stack([torch.full((count,), calls), longer]).T.flatten()
+    cuts = draw_cuts(nfe, num_latents, keys(2 * count))[::2]
+    subsets = {inner: i for i, inner in enumerate(itertools.combinations(range(1, calls), num_latents - 1))}
+    seen = torch.tensor([subsets[tuple(row)] for row in cuts[:, 1:].tolist()]).bincount(minlength=len(subsets))
+    assert abs(chi_square_z(seen, torch.full((len(subsets),), 1 / len(subsets)))) < 4
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(0, 6))
+def test_cuts_do_not_depend_on_batch_mates(nfe: list[int], num_latents: int) -> None:
+    together = draw_cuts(torch.tensor(nfe), num_latents, keys(len(nfe)))
+    for row, calls in enumerate(nfe):
+        alone = draw_cuts(torch.tensor([calls]), num_latents, keys(len(nfe))[row : row + 1])
+        assert cuts_below(together[row], calls) == cuts_below(alone[0], calls)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(0, 6), st.integers(0, 99))
+def test_assignment_and_latents_are_those_of_slow_loops(nfe: list[int], num_latents: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    cuts = draw_cuts(torch.tensor(nfe), num_latents, keys(len(nfe)))
+    committed_at = torch.stack([torch.randint(1, calls + 1, (6,), generator=generator) for calls in nfe])
+    tokens = torch.randint(0, 5, committed_at.shape, generator=generator)
+    assigned = assign_cuts(committed_at, cuts)
+    for row in range(len(nfe)):
+        for position in range(6):
+            step = int(committed_at[row, position])
+            below = [tau for tau in cuts[row].tolist() if tau < step]
+            assert cuts[row, assigned[row, position]] == max(below)
+    for j in range(cuts.shape[1]):
+        states = latents(tokens, committed_at, cuts[:, j], MASK)
+        for row in range(len(nfe)):
+            for position in range(6):
+                known = committed_at[row, position] <= cuts[row, j]
+                assert states[row, position] == (tokens[row, position] if known else MASK)
+
+
+def test_all_latents_score_each_token_just_before_its_own_call() -> None:
+    committed_at = torch.tensor([[3, 1, 2, 3], [1, 1, 1, 1]])
+    cuts = draw_cuts(torch.tensor([3, 1]), 0, keys(2))
+    assert torch.equal(cuts.gather(1, assign_cuts(committed_at, cuts)), committed_at - 1)
