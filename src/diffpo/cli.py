@@ -26,7 +26,6 @@ from diffpo.config import (
     to_json,
 )
 
-
 RECIPE = "A TOML recipe, a file or the name of one that ships with diffpo; flags after it override its values."
 FLAT = tyro.conf.arg(name="")  # --steps rather than --config.steps
 Recipe = Annotated[Positional[str], tyro.conf.arg(help=RECIPE, metavar="[RECIPE]")]
@@ -177,19 +176,23 @@ def usage() -> str:
 
 
 def parse(command: str, *arguments: str) -> Any:
-    """The command object that the arguments describe. A recipe or a model comes first, and its values are defaults."""
+    """The command object that the arguments describe. The values of a recipe, or of a model's run, are defaults."""
     kind = COMMANDS[command]
     first = arguments[0] if arguments and not arguments[0].startswith("-") else ""
-    return tyro.cli(kind, prog=f"diffpo {command}", args=list(arguments), default=_defaults(kind, first))
+    parsed = tyro.cli(kind, prog=f"diffpo {command}", args=list(arguments), default=_defaults(kind, first))
+    named = vars(parsed).get("recipe", vars(parsed).get("model", first))
+    if named != first:
+        raise ValueError(f"{named}: write it first, before the flags: diffpo {command} {named} ...")
+    return parsed
 
 
 def _defaults(kind: type, first: str) -> Any:
     if kind in (Pretrain, Train):
         config = {Pretrain: PretrainConfig, Train: TrainConfig}[kind]
         return kind(config=load_config(config, find_recipe(first)) if first else config())
-    if kind in (Eval, Sample) and first:
-        return _from_run(kind(model=first), first)
-    return tyro.MISSING_NONPROP if kind in (Eval, Sample) else kind()
+    if kind in (Eval, Sample):
+        return _from_run(kind(model=first), first) if first else tyro.MISSING_NONPROP
+    return Demo()
 
 
 def _from_run(command: Any, folder: str) -> Any:
@@ -202,5 +205,3 @@ def _from_run(command: Any, folder: str) -> Any:
     if isinstance(command, Eval):
         changes["eval"] = config.eval
     return dataclasses.replace(command, **changes)
-
-

@@ -1,0 +1,73 @@
+"""The public face: its names are pinned, each is there, and none is loaded before it is used."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import diffpo
+
+NAMES = [
+    "Completion",
+    "EvalConfig",
+    "Evaluation",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimConfig",
+    "Point",
+    "Policy",
+    "PretrainConfig",
+    "Prompt",
+    "Request",
+    "Rollout",
+    "RolloutConfig",
+    "RolloutGroup",
+    "Sampler",
+    "TaskConfig",
+    "ThresholdConfig",
+    "TrainConfig",
+    "Verdict",
+    "collect",
+    "evaluate",
+    "generate",
+    "load_config",
+    "load_policy",
+    "load_task",
+    "pretrain",
+    "sample",
+    "train",
+]
+
+
+def test_exported_names() -> None:
+    assert diffpo.__all__ == NAMES
+    assert dir(diffpo) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_name_is_there(name: str) -> None:
+    assert getattr(diffpo, name).__name__ == name
+    assert getattr(diffpo, name).__doc__
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    """The imports under TYPE_CHECKING are those of the lazy table."""
+    (block,) = (node for node in ast.parse(Path(diffpo.__file__).read_text()).body if isinstance(node, ast.If))
+    imported = {
+        alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert imported == diffpo._HOME_OF
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'diffpo' has no attribute 'trian'"):
+        getattr(diffpo, "trian")  # noqa: B009 - pyright knows that there is none
+
+
+def test_importing_diffpo_loads_no_torch() -> None:
+    check = "import sys, diffpo; diffpo.TrainConfig(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
