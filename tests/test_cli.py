@@ -1,0 +1,277 @@
+"""The command line: help is light, dry runs touch nothing, and a mistake is one line that names input and mend."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from diffpo.cli import COMMANDS, main, parse
+from diffpo.config import ModelConfig, PretrainConfig, RolloutConfig, TrainConfig, from_dict, load_config
+from diffpo.training.pretrain import pretrain
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+SHAPE = ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32)
+
+Fail = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test stands in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A policy for Sudoku that has learned next to nothing."""
+    output = str(tmp_path_factory.mktemp("models") / "tiny")
+    pretrain(PretrainConfig(output=output, steps=1, batch_size=8, num_examples=16, model=SHAPE), quiet=True)
+    return output
+
+
+@pytest.fixture
+def fail(capsys: pytest.CaptureFixture[str]) -> Fail:
+    """Run a command that must end with status 2 and silence on stdout; returns what it wrote on stderr."""
+
+    def run(*arguments: object) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        assert ended.value.code == 2 and said.out == ""
+        return said.err
+
+    return run
+
+
+@pytest.fixture
+def line(fail: Fail) -> Fail:
+    """As `fail`, where all that is said is one line."""
+
+    def run(*arguments: object) -> str:
+        said = fail(*arguments)
+        assert said.startswith("diffpo: ") and said.endswith("\n") and said.count("\n") == 1, said
+        return said.removeprefix("diffpo: ").strip()
+
+    return run
+
+
+def words(box: str) -> str:
+    """The text in a box drawn around it."""
+    return " ".join(box.translate({ord(sign): " " for sign in "│╭╮╰╯─"}).split())
+
+
+# --- help --------------------------------------------------------------------------------------------------------
+
+
+def test_help_of_the_program(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown and str(command.__doc__) in shown for name, command in COMMANDS.items())
+    main([])
+    assert capsys.readouterr().out == shown
+    main(["--version"])
+    assert capsys.readouterr().out.startswith("diffpo 0.")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: diffpo {command}") and "--config." not in shown
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["train", "sudoku_tiny", "--dry-run"], ["nope"]]
+)
+def test_light_commands_import_no_torch(arguments: list[str]) -> None:
+    code = f"""
+import sys
+from diffpo.cli import main
+try:
+    main({arguments})
+except SystemExit:
+    pass
+print("heavy:", *({{"torch", "matplotlib", "accelerate"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("heavy:\n")
+
+
+def test_help_answers_at_once() -> None:
+    def seconds() -> float:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "diffpo", "--help"], capture_output=True, check=True)
+        return time.perf_counter() - started
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+# --- recipes, flags, dry runs ------------------------------------------------------------------------------------
+
+
+def kind_of(recipe: Path) -> tuple[str, type]:
+    return ("pretrain", PretrainConfig) if recipe.stem.endswith("_pretrain") else ("train", TrainConfig)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_parses_by_path_and_by_name(recipe: Path) -> None:
+    command, config = kind_of(recipe)
+    expected = load_config(config, recipe)
+    assert expected != config()
+    assert parse(command, recipe.stem).config == expected
+    assert parse(command, str(recipe)).config == expected
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_dry_run_prints_the_config_and_touches_no_disk(
+    recipe: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, config = kind_of(recipe)
+    main([command, recipe.stem, "--steps", "3", "--task.easy", "2", "4", "--dry-run"])
+    resolved = from_dict(config, json.loads(capsys.readouterr().out))
+    assert resolved.steps == 3 and resolved.task.easy == (2, 4)
+    assert resolved.output == load_config(config, recipe).output
+    assert not list(elsewhere.iterdir())
+
+
+def test_flags_override_the_recipe(elsewhere: Path) -> None:
+    recipe = elsewhere / "mine.toml"
+    recipe.write_text("steps = 5\nseed = 3\n[objective]\nepsilon = 0.5\nbeta = 0.04\n[rollout]\nnum_slots = 7\n")
+    flags = ["--seed", "4", "--objective.epsilon", "0.1", "--eval.gammas", "0.5", "--objective.importance-clamp", "inf"]
+    config = parse("train", str(recipe), *flags).config
+    assert (config.steps, config.seed, config.objective.epsilon, config.objective.beta) == (5, 4, 0.1, 0.04)
+    assert config.eval.gammas == (0.5,) and config.objective.importance_clamp == float("inf")
+    assert config.rollout == RolloutConfig(num_slots=7)
+
+
+def test_a_run_folder_is_evaluated_as_it_was_trained(elsewhere: Path) -> None:
+    run = {"task": {"name": "countdown"}, "rollout": {"block_length": 4, "temperature": 0.7}, "objective": {}}
+    (elsewhere / "config.json").write_text(json.dumps(run))
+    for command in ("eval", "sample"):
+        parsed = parse(command, str(elsewhere))
+        assert parsed.task.name == "countdown" and parsed.rollout.block_length == 4
+        assert parse(command, str(elsewhere), "--task.name", "sudoku").task.name == "sudoku"
+    assert parse("sample", str(elsewhere)).rollout.temperature == 0  # greedy unless asked
+
+
+# --- mistakes ----------------------------------------------------------------------------------------------------
+
+
+def test_unknown_command(line: Fail) -> None:
+    assert line("trian").startswith("no command 'trian'; did you mean 'train'?")
+
+
+def test_unknown_recipe(line: Fail) -> None:
+    assert line("train", "sudoku_tini").startswith("sudoku_tini: no such recipe; did you mean 'sudoku_tiny'?")
+    assert line("pretrain", "missing/run.toml").startswith("missing/run.toml: no such recipe")
+
+
+def test_a_recipe_comes_before_the_flags(line: Fail) -> None:
+    mend = "write it first, before the flags: diffpo train sudoku_tiny ..."
+    assert line("train", "--dry-run", "sudoku_tiny") == f"sudoku_tiny: {mend}"
+    assert line("eval", "--seed", "1", "runs/x").startswith("runs/x: write it first")
+
+
+def test_a_recipe_of_the_other_command(line: Fail) -> None:
+    assert "sudoku_tiny_pretrain.toml: unknown key 'schedule_steps'" in line("train", "sudoku_tiny_pretrain")
+
+
+def test_unknown_flag_suggests_the_nearest(fail: Fail) -> None:
+    said = words(fail("train", "--rollout.temprature", "0.5"))
+    assert "Unrecognized options: --rollout.temprature" in said
+    assert "Perhaps you meant: --rollout.temperature" in said
+
+
+def test_wrong_type_of_a_flag(fail: Fail) -> None:
+    said = words(fail("train", "--steps", "many"))
+    assert "--steps" in said and "'many'" in said
+
+
+def test_unknown_sampler(fail: Fail, line: Fail, elsewhere: Path) -> None:
+    said = words(fail("train", "--rollout.sampler", "entropy:0.1"))
+    assert "rollout.sampler 'entropy:0.1': unknown rule; did you mean 'entropy_bound'?" in said
+    (elsewhere / "run.toml").write_text("train = 'model'\n[rollout]\nsampler = 'top_k:none'\n")
+    assert line("train", "run.toml") == (
+        "run.toml: rollout.sampler 'top_k:none': write top_k:NUMBER, where NUMBER is positions a call, an integer >= 1"
+    )
+
+
+def test_values_that_contradict(line: Fail) -> None:
+    assert "set rollout.sampler to learned" in line("train", "--rollout.sampler", "top_k:1")
+    assert line("train", "--steps", "0") == "steps must be >= 1, got 0"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("[rollout]\nsamplr = 'learned'", "unknown key 'rollout.samplr'; did you mean 'sampler'?"),
+        ("[optim]\nlearning_rate = 'high'", "optim.learning_rate must be float, got 'high'"),
+        ("steps = [", "Invalid value (at end of document)"),
+    ],
+)
+def test_mistakes_in_a_toml(line: Fail, elsewhere: Path, text: str, error: str) -> None:
+    (elsewhere / "run.toml").write_text(text)
+    assert line("train", "run.toml").startswith(f"run.toml: {error}")
+
+
+def test_unknown_task(line: Fail, model: str) -> None:
+    expected = "unknown task 'sudok'; did you mean 'sudoku'?"
+    for command in (["pretrain"], ["train", "--model", model], ["eval", model], ["sample", model]):
+        assert line(*command, "--task.name", "sudok").startswith(expected)
+
+
+def test_folders_without_a_model(line: Fail, elsewhere: Path) -> None:
+    (elsewhere / "empty").mkdir()
+    for folder in ("missing", "empty"):
+        mend = f"{folder}: no checkpoint here (no config.json); `diffpo pretrain` makes one"
+        for command in (["train", "--model", folder], ["eval", folder], ["sample", folder]):
+            assert line(*command) == mend
+    assert [path.name for path in elsewhere.iterdir()] == ["empty"]
+
+
+def test_checkpoints_of_another_model(line: Fail, elsewhere: Path, model: str) -> None:
+    other = Path(shutil.copytree(model, elsewhere / "other"))
+    config = json.loads((other / "config.json").read_text())
+
+    def evaluate(**changes: object) -> str:
+        (other / "config.json").write_text(json.dumps(config | changes))
+        return line("eval", other)
+
+    expected = f"{other}/config.json: model_type 'bert' is not a family diffpo loads (allowed: diffpo, llada, Dream)"
+    assert evaluate(model_type="bert") == expected
+    assert evaluate(model_type="llada").startswith(f"{other}: a llada checkpoint")
+    wider = evaluate(shape=config["shape"] | {"mlp_size": 48})
+    assert wider.startswith(f"{other}: the weights do not fit config.json: ") and "expected (48, 32)" in wider
+    (other / "config.json").write_text("{")
+    assert line("eval", other).startswith(f"{other}/config.json: ")
+
+
+def test_a_model_of_another_task(line: Fail, model: str) -> None:
+    said = line("eval", model, "--task.name", "countdown", "--eval.num-prompts", "2")
+    assert said.startswith("the model's alphabet lacks ") and "(it has '01234=')" in said
+
+
+def test_an_output_that_is_taken(line: Fail, elsewhere: Path, model: str) -> None:
+    (elsewhere / "run").mkdir()
+    (elsewhere / "run/config.json").write_text("{}")
+    said = line("train", "--model", model, "--output", "run")
+    assert said == "run already holds a run: pass --resume to go on with it, or another --output"
+    assert "holds no demo: choose another --output" in line("demo", "--output", "run")
+
+
+def test_a_task_that_fails_names_the_row(line: Fail, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffpo.tasks.sudoku import Sudoku
+
+    monkeypatch.setattr(Sudoku, "verify", lambda *_: 1 / 0)
+    said = line("eval", model, "--eval.num-prompts", "2")
+    assert "the verifier raised ZeroDivisionError" in said and "prompt 'sudoku-test-0'" in said
