@@ -145,7 +145,9 @@ def frontier_figure(evaluations: Mapping[str, Evaluation], path: str | Path) -> 
     main.set_xlabel("denoiser calls per answer (NFE)", fontsize=12, color=INK)
     main.text(0.015, 0.98, "↖ better", transform=main.transAxes, va="top", fontsize=11, color=FAINT, style="italic")
     main.set_title("all prompts" if levels else "", fontsize=12, color=INK, loc="left")
-    main.legend(handles=_frontier_legend(evaluations), loc="lower right", frameon=False, fontsize=11, labelcolor=INK)
+    handles = _frontier_legend(evaluations)
+    # above the panels: inside, it would sooner or later hide a point
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), frameon=False, labelcolor=INK)
     for row, level in enumerate(levels):
         axes = figure.add_subplot(grid[row, 1], sharex=main)
         _draw_policies(axes, evaluations, level, size=0.62)

@@ -32,7 +32,7 @@ ENTROPY_BOUND, LEARNED, CONFIDENCE, TOP_K, STEPS, RANDOM = range(len(RULES))
 _DRAW, _ORDER, _GAMMA = range(3)
 
 # Below this many rows BLAS sums a matrix product in another order, and a row's logits would depend on its batch.
-_MIN_HEAD_ROWS = 16
+_MIN_ROWS = 32
 
 OnCall = Callable[[int, int, Tensor], None]
 """Called after each denoiser call as (request index, call, canvas tokens with mask ids)."""
@@ -165,11 +165,14 @@ def _open_slots(policy: Policy, requests: Sequence[Request]) -> Slots:
 
 def _denoise(policy: Policy, slots: Slots) -> tuple[Tensor, Tensor]:
     """Final hidden states [N, D] of the rows' sequences, and where in them each row's first token stands, [B]."""
-    identity = torch.where(slots.nfe == 0, slots.lead, slots.request)
+    # below zero: a group's first call must not be taken for the lead's own, when that row is already further on
+    identity = torch.where(slots.nfe == 0, -1 - slots.lead, slots.request)
     _, source = identity.unique(return_inverse=True)
     distinct = torch.empty(int(source.max()) + 1, dtype=torch.int64, device=source.device)
     distinct[source] = torch.arange(len(source), device=source.device)
     lengths = (slots.prompt_length + slots.gen_length)[distinct]
+    copies = -(-_MIN_ROWS // int(lengths.sum()))
+    distinct, lengths = distinct.repeat(copies), lengths.repeat(copies)
     ids, packing = pack(slots.sequence[distinct], lengths)
     return policy.denoiser(ids, packing), packing.starts[source]
 
@@ -228,7 +231,7 @@ def _commit(policy: Policy, slots: Slots, hidden: Tensor, index: Tensor) -> None
 
 def _head(policy: Policy, hidden: Tensor) -> Tensor:
     """Logits of hidden states [N, D], computed alike however few they are."""
-    missing = max(0, _MIN_HEAD_ROWS - len(hidden))
+    missing = max(0, _MIN_ROWS - len(hidden))
     return policy.denoiser.head(torch.nn.functional.pad(hidden, (0, 0, 0, missing)))[: len(hidden)]
 
 
