@@ -2,7 +2,8 @@
 
     python benchmarks/demo_seeds.py --seeds 0 1 2 3 4 --arms joint sampler model --output runs/seeds --jobs 2
 
-Runs what is not there yet, `--jobs` demos of one thread each at a time, then writes OUTPUT/results.json and prints the tables of docs/results.md.
+Runs what is not there yet, `--jobs` demos of one thread each at a time, then writes
+OUTPUT/results.json and prints the tables of docs/results.md.
 """
 
 from __future__ import annotations

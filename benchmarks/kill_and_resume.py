@@ -46,18 +46,20 @@ def kill_and_resume(work: Path, kills: int, seed: int = 0) -> list[str]:
     moments, lines = random.Random(seed), []
     for kill in range(kills):
         output = work / f"killed_{kill}"
-        process = subprocess.Popen([*command, "--output", str(output)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*command, "--output", str(output)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         moment = moments.uniform(0.2, 1.0) * seconds
         try:
             process.wait(moment)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        checkpoints = sorted(path.name for path in output.glob("checkpoints/*"))
+        newest = max((path.name for path in output.glob("checkpoints/step_*")), default="none")
         done = subprocess.run([*command, "--output", str(output), "--resume"], capture_output=True, text=True)
         same = done.returncode == 0 and result(output) == expected
         lines.append(
-            f"killed after {moment:5.2f} of {seconds:.2f} s, newest checkpoint {checkpoints[-1] if checkpoints else 'none'}"
+            f"killed after {moment:5.2f} of {seconds:.2f} s, newest checkpoint {newest}"
             f": {'identical' if same else 'DIFFERENT ' + done.stderr[-300:]}"
         )
     return lines

@@ -27,9 +27,10 @@ from diffpo.config import (
     ThresholdConfig,
     TrainConfig,
     find_recipe,
+    find_training,
+    has_threshold,
     from_dict,
     load_config,
-    load_run_config,
     parse_sampler,
     suggest,
     to_json,
@@ -280,14 +281,23 @@ def test_recipes_are_found_by_name_and_by_path(tmp_path: Path) -> None:
 
 def test_a_run_is_known_by_its_config(tmp_path: Path) -> None:
     (tmp_path / "policy").mkdir()
-    assert load_run_config(tmp_path) is None
+    assert find_training(tmp_path) == (None, None) and not has_threshold(tmp_path)
     write(tmp_path / "policy/config.json", '{"model_type": "diffpo"}')
     path = write(tmp_path / "config.json", to_json(TRAIN))
-    assert load_run_config(tmp_path) == load_run_config(tmp_path / "policy") == TRAIN
+    assert find_training(tmp_path) == find_training(tmp_path / "policy") == (TRAIN, TRAIN.task)
+    (tmp_path / "policy/threshold.safetensors").touch()
+    assert has_threshold(tmp_path) and has_threshold(tmp_path / "policy")
     for damaged in (to_json(TRAIN)[:-9], '{"objective": {"betta": 1}}'):
         path.write_text(damaged)
         with pytest.raises(ValueError, match=re.escape(f"{path}: ")):
-            load_run_config(tmp_path)
+            find_training(tmp_path)
+
+
+def test_a_pretrained_model_knows_its_task(tmp_path: Path) -> None:
+    task = TaskConfig(name="countdown", seed=3)
+    write(tmp_path / "config.json", '{"model_type": "diffpo"}')
+    write(tmp_path / "pretrain.json", to_json(PretrainConfig(task=task)))
+    assert find_training(tmp_path) == (None, task)
 
 
 def test_config_imports_no_torch() -> None:

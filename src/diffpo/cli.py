@@ -20,8 +20,9 @@ from diffpo.config import (
     TaskConfig,
     TrainConfig,
     find_recipe,
+    find_training,
+    has_threshold,
     load_config,
-    load_run_config,
     suggest,
     to_json,
 )
@@ -196,12 +197,14 @@ def _defaults(kind: type, first: str) -> Any:
 
 
 def _from_run(command: Any, folder: str) -> Any:
-    """A model from a run folder is asked what it was trained on, decoded as it was trained."""
-    config = load_run_config(Path(folder))
-    if config is None:
-        return command
-    rollout = dataclasses.replace(config.rollout, temperature=command.rollout.temperature)
-    changes: dict[str, Any] = {"task": config.task, "rollout": rollout}
-    if isinstance(command, Eval):
+    """A model is asked what it was trained on, and decoded as it was trained."""
+    config, task = find_training(Path(folder))
+    rollout = dataclasses.replace(
+        config.rollout if config else command.rollout, temperature=command.rollout.temperature
+    )
+    if rollout.sampler == "learned" and not has_threshold(Path(folder)):
+        rollout = dataclasses.replace(rollout, sampler="top_k:1")
+    changes: dict[str, Any] = {"task": task or command.task, "rollout": rollout}
+    if config and isinstance(command, Eval):
         changes["eval"] = config.eval
     return dataclasses.replace(command, **changes)

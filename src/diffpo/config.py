@@ -385,14 +385,22 @@ def find_recipe(name: str) -> Path:
     raise ValueError(f"{name}: no such recipe{suggest(Path(name).stem, sorted(shipped))}")
 
 
-def load_run_config(folder: Path) -> TrainConfig | None:
-    """The config of the training run that wrote `folder` (the run itself or its policy), or None."""
-    for candidate in (folder / "config.json", folder.parent / "config.json"):
+def find_training(folder: Path) -> tuple[TrainConfig | None, TaskConfig | None]:
+    """The training run that wrote `folder` (the run itself or its policy), if any, and the task of the model in it."""
+    for candidate in (folder / "config.json", folder.parent / "config.json", folder / "pretrain.json"):
         if candidate.is_file():
             try:
                 values = json.loads(candidate.read_text())
                 if "objective" in values:  # a policy's config.json has none
-                    return from_dict(TrainConfig, values)
+                    config = from_dict(TrainConfig, values)
+                    return config, config.task
+                if "schedule_steps" in values:
+                    return None, from_dict(PretrainConfig, values).task
             except ValueError as error:
                 raise ValueError(f"{candidate}: {error}") from None
-    return None
+    return None, None
+
+
+def has_threshold(folder: Path) -> bool:
+    """Whether a policy folder, or a run's last policy, has a threshold head."""
+    return any((place / "threshold.safetensors").is_file() for place in (folder, folder / "policy"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -166,9 +167,7 @@ class Batch:
 
     def take(self, rows: Tensor) -> Batch:
         """The batch restricted to `rows` (indices)."""
-        tensors = {
-            name: None if value is None else value[rows]
-            for name, value in vars(self).items()
-            if name != "prompt_ids"
+        tensors: dict[str, Any] = {
+            name: None if value is None else value[rows] for name, value in vars(self).items() if name != "prompt_ids"
         }
         return Batch(prompt_ids=tuple(self.prompt_ids[i] for i in rows.tolist()), **tensors)

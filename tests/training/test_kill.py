@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from kill_and_resume import kill_and_resume  # noqa: E402
+from kill_and_resume import kill_and_resume
 
 
 def test_killed_at_random_moments_and_resumed(tmp_path: Path) -> None:

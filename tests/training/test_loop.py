@@ -116,7 +116,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(config: TrainConfig, monkey
         original(*arguments)
 
     monkeypatch.setattr(checkpoint, "save_file", full_disk)
-    with pytest.raises(OSError, match="No space left on device.*earlier checkpoints are untouched"):
+    with pytest.raises(OSError, match=r"No space left on device.*earlier checkpoints are untouched"):
         train(config, quiet=True)
     folders = list((Path(config.output) / "checkpoints").iterdir())
     assert len(folders) == 1 and checkpoint.find_damage(folders[0]) is None
@@ -170,7 +170,7 @@ def test_non_finite_gradients_are_skipped_and_end_the_run(config: TrainConfig, m
         return metrics
 
     monkeypatch.setattr(loop, "update", poisoned)
-    with pytest.raises(RuntimeError, match="5 updates in a row had a non-finite gradient: lower optim.learning_rate"):
+    with pytest.raises(RuntimeError, match=r"5 updates in a row had a non-finite gradient: lower optim\.learning_rate"):
         train(replace(config, steps=8, train="model", rollout=RolloutConfig(sampler="top_k:4")), quiet=True)
     folders = list((Path(config.output) / "checkpoints").iterdir())
     assert folders and all(checkpoint.find_damage(folder) is None for folder in folders)
@@ -181,6 +181,17 @@ def test_evaluation_and_config_are_on_disk(config: TrainConfig) -> None:
     last = read_metrics(Path(config.output) / "metrics.jsonl")[-1]
     assert {"eval/accuracy", "eval/nfe", "eval/accuracy/easy"} <= last.keys()
     assert json.loads((Path(config.output) / "config.json").read_text())["steps"] == 2
+
+
+def test_tensorboard_gets_the_metrics(config: TrainConfig) -> None:
+    pytest.importorskip("tensorboard")
+    train(replace(config, steps=1, log_with=("tensorboard",)), quiet=True)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventAccumulator(str(Path(config.output) / "trackers")).Reload()
+    assert log.Scalars("reward")[0].value == pytest.approx(
+        read_metrics(Path(config.output) / "metrics.jsonl")[0]["reward"]
+    )
 
 
 def test_trackers_are_named(config: TrainConfig) -> None:

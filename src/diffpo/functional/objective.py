@@ -76,9 +76,7 @@ def kl_k3(logprobs: Float[Tensor, "*S"], ref_logprobs: Float[Tensor, "*S"]) -> F
     return log_ratio.expm1() - log_ratio
 
 
-def gaussian_logprob(
-    action: Float[Tensor, "*S"], mean: Float[Tensor, "*S"], sigma: float
-) -> Float[Tensor, "*S"]:
+def gaussian_logprob(action: Float[Tensor, "*S"], mean: Float[Tensor, "*S"], sigma: float) -> Float[Tensor, "*S"]:
     """log N(a; mean, sigma^2)."""
     return -0.5 * ((action - mean) / sigma) ** 2 - math.log(sigma * math.sqrt(2 * math.pi))
 

@@ -72,7 +72,9 @@ def load_policy(folder: str | Path) -> Policy:
         folder = folder / "policy"
     config = read_config(folder)
     if config["model_type"] != "diffpo":
-        raise ValueError(f"{folder}: a {config['model_type']} checkpoint: load_denoiser reads its weights, but no tokenizer")
+        raise ValueError(
+            f"{folder}: a {config['model_type']} checkpoint: load_denoiser reads its weights, but no tokenizer"
+        )
     policy = Policy(load_denoiser(folder), CharTokenizer.load(folder), version=config["version"])
     if config["threshold"]:
         policy.threshold = ThresholdHead(

@@ -28,7 +28,7 @@ class TransformerConfig:
     norm_eps: float = 1e-5
     qkv_bias: bool = False
     learned_positions: bool = False
-    """Add a learned embedding of the absolute position, which a tiny model on a fixed layout learns much faster with."""
+    """Add a learned embedding of the absolute position, which a tiny model on a fixed layout learns faster with."""
     shift: int = 0
     """Hidden state at position p predicts the token at p + shift (Dream: 1)."""
 
@@ -150,7 +150,8 @@ class Transformer(nn.Module):
         longest = packing.runs[-1][1]
         if longest > self.config.max_length:
             raise ValueError(
-                f"a row of {longest} tokens exceeds the model's {self.config.max_length}: shorten the prompt or gen_length"
+                f"a row of {longest} tokens exceeds the model's {self.config.max_length}: shorten the prompt "
+                "or gen_length"
             )
         angles = self.angles[packing.positions][:, None]
         rotation = angles.cos(), angles.sin()

@@ -235,9 +235,7 @@ def _head(policy: Policy, hidden: Tensor) -> Tensor:
     return policy.denoiser.head(torch.nn.functional.pad(hidden, (0, 0, 0, missing)))[: len(hidden)]
 
 
-def _choose_positions(
-    slots: Slots, entropy: Tensor, max_prob: Tensor, candidates: Tensor, window: Tensor
-) -> Tensor:
+def _choose_positions(slots: Slots, entropy: Tensor, max_prob: Tensor, candidates: Tensor, window: Tensor) -> Tensor:
     """The candidates [B, K] that each row's own rule commits in this call."""
     value, count = slots.value, slots.value.long()
     span = torch.minimum(slots.block_length, slots.gen_length - slots.block_start)

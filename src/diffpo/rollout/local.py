@@ -77,7 +77,8 @@ def collect(
     completions = generate(policy, requests, config.num_slots)
     texts = [policy.tokenizer.decode(completion.tokens.tolist()) for completion in completions]
     verdicts = [
-        judge(task, prompts[index // num_generations], text, index % num_generations) for index, text in enumerate(texts)
+        judge(task, prompts[index // num_generations], text, index % num_generations)
+        for index, text in enumerate(texts)
     ]
     shape = (len(prompts), num_generations)
     rewards = speed_reward(

@@ -151,6 +151,8 @@ class Run:
             self.state.policy.save_pretrained(self.folder / "policy")
 
     def _ask_to_stop(self, number: int, frame: object) -> None:
+        if self.stop_asked:
+            raise KeyboardInterrupt("stopped at once; --resume goes on from the last checkpoint")
         self.stop_asked = True
         self.progress.note(f"{signal.Signals(number).name}: saving after this update")
 
@@ -203,4 +205,3 @@ class Run:
 
 def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
-

@@ -28,9 +28,7 @@ def summarize(groups: Sequence[RolloutGroup], config: TrainConfig) -> Metrics:
         "nfe": fmean(completion.nfe for completion in completions),
         "tokens_per_nfe": fmean(completion.length / completion.nfe for completion in completions),
         "completions/mean_length": fmean(completion.length for completion in completions),
-        "entropy": fmean(
-            entropy for c in completions for entropy in c.entropies[: c.length].tolist()
-        ),
+        "entropy": fmean(entropy for c in completions for entropy in c.entropies[: c.length].tolist()),
     }
     for name in rollouts[0].verdict.parts:
         metrics[f"rewards/{name}/mean"] = fmean(rollout.verdict.parts[name] for rollout in rollouts)
@@ -39,16 +37,20 @@ def summarize(groups: Sequence[RolloutGroup], config: TrainConfig) -> Metrics:
         chosen = [rollout for group in groups if group.prompt.level == level for rollout in group.rollouts]
         metrics[f"accuracy/{level}"] = fmean(rollout.verdict.correct for rollout in chosen)
         metrics[f"nfe/{level}"] = fmean(rollout.completion.nfe for rollout in chosen)
-    gammas = [completion.gamma for completion in completions if completion.gamma_action is not None]
+    gammas = _learned_gammas(groups)
     if gammas:
         top = config.threshold.gamma_max
         metrics["gamma"] = fmean(gammas)
         metrics["gamma_std"] = pstdev(gammas)
         metrics["gamma/saturated"] = fmean(not 0.02 * top < gamma < 0.98 * top for gamma in gammas)
         for level in levels:
-            of_level = [r.completion.gamma for g in groups if g.prompt.level == level for r in g.rollouts]
-            metrics[f"gamma/{level}"] = fmean(gamma for gamma in of_level if gamma is not None)
+            metrics[f"gamma/{level}"] = fmean(_learned_gammas([g for g in groups if g.prompt.level == level]))
     return metrics
+
+
+def _learned_gammas(groups: Sequence[RolloutGroup]) -> list[float]:
+    completions = [rollout.completion for group in groups for rollout in group.rollouts]
+    return [c.gamma for c in completions if c.gamma is not None and c.gamma_action is not None]
 
 
 def mean_of(updates: Sequence[Metrics]) -> Metrics:
