@@ -21,7 +21,6 @@ from diffpo.config import (
     TrainConfig,
     find_recipe,
     find_training,
-    has_threshold,
     load_config,
     suggest,
     to_json,
@@ -202,9 +201,14 @@ def _from_run(command: Any, folder: str) -> Any:
     rollout = dataclasses.replace(
         config.rollout if config else command.rollout, temperature=command.rollout.temperature
     )
-    if rollout.sampler == "learned" and not has_threshold(Path(folder)):
+    if rollout.sampler == "learned" and not _has_threshold(Path(folder)):
         rollout = dataclasses.replace(rollout, sampler="top_k:1")
     changes: dict[str, Any] = {"task": task or command.task, "rollout": rollout}
     if config and isinstance(command, Eval):
         changes["eval"] = config.eval
     return dataclasses.replace(command, **changes)
+
+
+def _has_threshold(folder: Path) -> bool:
+    """Whether a policy folder, or a run's last policy, has a threshold head."""
+    return any((place / "threshold.safetensors").is_file() for place in (folder, folder / "policy"))

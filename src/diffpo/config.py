@@ -392,15 +392,9 @@ def find_training(folder: Path) -> tuple[TrainConfig | None, TaskConfig | None]:
             try:
                 values = json.loads(candidate.read_text())
                 if "objective" in values:  # a policy's config.json has none
-                    config = from_dict(TrainConfig, values)
-                    return config, config.task
+                    return (config := from_dict(TrainConfig, values)), config.task
                 if "schedule_steps" in values:
                     return None, from_dict(PretrainConfig, values).task
             except ValueError as error:
                 raise ValueError(f"{candidate}: {error}") from None
     return None, None
-
-
-def has_threshold(folder: Path) -> bool:
-    """Whether a policy folder, or a run's last policy, has a threshold head."""
-    return any((place / "threshold.safetensors").is_file() for place in (folder, folder / "policy"))

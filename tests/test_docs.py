@@ -1,0 +1,179 @@
+"""The docs say what is: functions, tests, metrics, alarms, knobs and links named there exist; README's code runs."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import itertools
+import pkgutil
+import re
+import subprocess
+import sys
+import typing
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+
+import pytest
+
+import diffpo.functional
+from diffpo.config import ModelConfig, ObjectiveConfig, PretrainConfig, ThresholdConfig, TrainConfig
+from diffpo.training.loop import train
+from diffpo.training.metrics import ALARMS, read_metrics
+from diffpo.training.pretrain import pretrain
+
+ROOT = Path(__file__).parents[1]
+PAGES = {path.name: path.read_text() for path in [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]}
+SECTIONS = {
+    name: kind
+    for config in (PretrainConfig, TrainConfig)
+    for name, kind in typing.get_type_hints(config).items()
+    if dataclasses.is_dataclass(kind)
+}
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    """Cells of every line of every table, but for headers and rules."""
+    lines = text.splitlines()
+    for line, following in itertools.pairwise([*lines, ""]):
+        if line.startswith("|") and not line.startswith("| ---") and not following.startswith("| ---"):
+            yield [cell.strip() for cell in line.strip()[1:-1].split("|")]
+
+
+def quoted(text: str) -> list[str]:
+    """What stands in `backticks`."""
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+# --- equations.md ------------------------------------------------------------------------------------------------
+
+
+def functions_and_tests() -> tuple[list[str], list[str]]:
+    table = list(rows(PAGES["equations.md"]))
+    assert table and all(len(row) == 3 and quoted(row[1]) and quoted(row[2]) for row in table)
+    return [name for row in table for name in quoted(row[1])], [name for row in table for name in quoted(row[2])]
+
+
+def test_every_function_of_the_equations_exists() -> None:
+    for name in functions_and_tests()[0]:
+        parts = name.split(".")
+        module = importlib.import_module(".".join(["diffpo", *parts[:2]]))
+        assert callable(reduce(getattr, parts[2:], module)), name
+
+
+def test_every_equation_has_a_row() -> None:
+    named = set(functions_and_tests()[0])
+    for info in pkgutil.iter_modules(diffpo.functional.__path__):
+        module = importlib.import_module(f"diffpo.functional.{info.name}")
+        for name, value in inspect.getmembers(module, inspect.isfunction):
+            if value.__module__ == module.__name__ and not name.startswith("_"):
+                assert f"functional.{info.name}.{name}" in named
+
+
+def names_of_tests(path: Path) -> set[str]:
+    return {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_test_that_is_named_exists(page: str) -> None:
+    for name in quoted(PAGES[page]):
+        path, _, test = name.partition("::")
+        if path.startswith("tests/") and path.endswith(".py"):
+            assert (ROOT / path).is_file() and (not test or test in names_of_tests(ROOT / path)), name
+
+
+# --- metrics.md --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Every metric of a tiny run that has everything: both learn, a KL term (so every row counts), an evaluation."""
+    folder = tmp_path_factory.mktemp("run")
+    shape = ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32)
+    start = PretrainConfig(output=f"{folder}/start", steps=1, batch_size=8, num_examples=16, model=shape)
+    pretrain(start, quiet=True)
+    config = TrainConfig(
+        model=start.output,
+        output=f"{folder}/run",
+        steps=2,
+        prompts_per_step=8,
+        num_generations=2,
+        eval_every=2,
+        objective=ObjectiveConfig(num_iterations=1, beta=0.1),
+        threshold=ThresholdConfig(delay_steps=1),
+    )
+    train(replace(config, eval=replace(config.eval, num_prompts=8)), quiet=True)
+    return set().union(*read_metrics(folder / "run/metrics.jsonl"))
+
+
+def documented() -> dict[str, str]:
+    """Metric to the last cell of its row: its alarm. Patterns are written out for the parts and levels of Sudoku."""
+    text, found = PAGES["metrics.md"].partition("## What a healthy run looks like")[0], {}
+    for first, *_, alarm in rows(text):
+        for pattern in quoted(first):
+            for level, part in itertools.product(("easy", "hard"), ("correct", "blanks")):
+                found[pattern.format(level=level, part=part)] = alarm
+    return found
+
+
+def test_metrics_logged_and_documented_are_the_same(logged: set[str]) -> None:
+    assert logged - documented().keys() == set(), "logged, but not in docs/metrics.md"
+    assert documented().keys() - logged == set(), "in docs/metrics.md, but not logged"
+
+
+def test_every_alarm_is_documented_with_its_knobs() -> None:
+    alarms = {metric: alarm for metric, alarm in documented().items() if alarm}
+    assert alarms.keys() == {alarm.metric for alarm in ALARMS}
+    for alarm in ALARMS:
+        assert set(quoted(alarms[alarm.metric])) == set(re.findall(r"\b[a-z]+\.[a-z_]+\b", alarm.advice)), alarm.metric
+
+
+def test_thresholds_of_the_alarms_are_as_documented() -> None:
+    for alarm in ALARMS:
+        found = re.match(r"(at|above|below) ([\d.]+):", documented()[alarm.metric])
+        assert found, alarm.metric
+        edge, step = float(found[2]), 1e-6 if found[1] != "below" else -1e-6
+        assert alarm.rings(edge + step) and not alarm.rings(edge - step), alarm.metric
+
+
+# --- every page --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_knob_that_is_named_exists(page: str) -> None:
+    for section, knob in re.findall(r"`(?:--)?([a-z]+)\.([a-z_-]+)(?= = |`)", PAGES[page]):
+        if section in SECTIONS:
+            assert knob.replace("-", "_") in typing.get_type_hints(SECTIONS[section]), f"{section}.{knob}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_within_the_project_lead_somewhere(page: str) -> None:
+    folder = ROOT if page == "README.md" else ROOT / "docs"
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGES[page]):
+        assert "://" in target or (folder / target).exists(), target
+
+
+def test_modules_of_the_house_are_on_the_map() -> None:
+    house = PAGES["design.md"].split("## ")[1]
+    for path in (ROOT / "src/diffpo").iterdir():
+        name = f"{path.name}/" if path.is_dir() else path.name
+        assert name in ("__main__.py", "__pycache__/", "py.typed") or f"  {name} " in house, name
+
+
+def readme_program() -> str:
+    """README's blocks one after the other, with fewer steps, examples and test prompts."""
+    program = "\n".join(re.findall(r"^```python\n(.*?)^```", PAGES["README.md"], re.MULTILINE | re.DOTALL))
+    program = re.sub(r"\bsteps=\d+", "steps=1", program)
+    program = re.sub(r"\bnum_prompts=\d+", "num_prompts=4", program)
+    return program.replace("PretrainConfig(", "PretrainConfig(num_examples=64, ")
+
+
+def test_python_of_the_readme_runs(tmp_path: Path) -> None:
+    if not readme_program():
+        pytest.skip("README.md has no ```python block")
+    (tmp_path / "readme.py").write_text(readme_program())
+    done = subprocess.run([sys.executable, "readme.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
