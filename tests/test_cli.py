@@ -164,6 +164,15 @@ def test_a_run_folder_is_evaluated_as_it_was_trained(elsewhere: Path) -> None:
     assert parse("sample", str(elsewhere)).rollout.temperature == 0  # greedy unless asked
 
 
+def test_a_model_without_a_head_is_decoded_greedily(elsewhere: Path) -> None:
+    (elsewhere / "config.json").write_text('{"model_type": "diffpo"}')
+    assert parse("sample", str(elsewhere)).rollout.sampler == "top_k:1"
+    assert parse("sample", str(elsewhere), "--rollout.sampler", "steps:4").rollout.sampler == "steps:4"
+    (elsewhere / "policy").mkdir()
+    (elsewhere / "policy/threshold.safetensors").touch()
+    assert parse("sample", str(elsewhere)).rollout.sampler == "learned"
+
+
 # --- mistakes ----------------------------------------------------------------------------------------------------
 
 

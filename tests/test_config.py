@@ -28,7 +28,6 @@ from diffpo.config import (
     TrainConfig,
     find_recipe,
     find_training,
-    has_threshold,
     from_dict,
     load_config,
     parse_sampler,
@@ -281,12 +280,10 @@ def test_recipes_are_found_by_name_and_by_path(tmp_path: Path) -> None:
 
 def test_a_run_is_known_by_its_config(tmp_path: Path) -> None:
     (tmp_path / "policy").mkdir()
-    assert find_training(tmp_path) == (None, None) and not has_threshold(tmp_path)
+    assert find_training(tmp_path) == (None, None)
     write(tmp_path / "policy/config.json", '{"model_type": "diffpo"}')
     path = write(tmp_path / "config.json", to_json(TRAIN))
     assert find_training(tmp_path) == find_training(tmp_path / "policy") == (TRAIN, TRAIN.task)
-    (tmp_path / "policy/threshold.safetensors").touch()
-    assert has_threshold(tmp_path) and has_threshold(tmp_path / "policy")
     for damaged in (to_json(TRAIN)[:-9], '{"objective": {"betta": 1}}'):
         path.write_text(damaged)
         with pytest.raises(ValueError, match=re.escape(f"{path}: ")):
