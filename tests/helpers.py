@@ -45,7 +45,7 @@ def canvases(vocab_size: int, length: int) -> Iterator[tuple[int, ...]]:
 
 
 def tiny_shape(vocab_size: int, **changes: int) -> TransformerConfig:
-    shape = {"hidden_size": 16, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "mlp_size": 24, "max_length": 64}
+    shape = {"hidden_size": 16, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "mlp_size": 64, "max_length": 64}
     return TransformerConfig(vocab_size=vocab_size, **(shape | changes), rope_theta=100.0)
 
 

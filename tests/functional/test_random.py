@@ -54,7 +54,7 @@ def test_numbers_are_pinned() -> None:
 
 def test_uniforms_are_uniform() -> None:
     numbers = uniform(STREAM)
-    assert numbers.dtype == torch.float32 and 0 <= numbers.min() and numbers.max() < 1
+    assert numbers.dtype == torch.float32 and numbers.min() >= 0 and numbers.max() < 1
     assert torch.equal(numbers * 2**24, (numbers * 2**24).round())
     counts = torch.histc(numbers, 100, 0, 1)
     assert abs(chi_square_z(counts, torch.full((100,), 0.01))) < 4

@@ -1,0 +1,133 @@
+"""The engine's slow, obvious twin: one request, one row, all logits, Python loops.
+
+Shared with the engine are the denoiser and the keyed random numbers; rules, schedule, draw and exits are written anew.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from diffpo.functional.random import fold, normal, uniform
+from diffpo.models.policy import Policy
+from diffpo.models.transformer import pack
+from diffpo.types import Completion, Request
+
+
+def decode(policy: Policy, request: Request) -> Completion:
+    """What the engine must return for `request`."""
+    mask_id, eos_id, size = policy.mask_id, policy.eos_id, request.gen_length
+    start = len(request.prompt_ids)
+    canvas = [mask_id] * size
+    committed_at, logprobs, entropies = [0] * size, [0.0] * size, [0.0] * size
+    block_length = min(request.block_length, size)
+    value = request.sampler.value
+    nfe, nfe_until_eos, calls_in_block = 0, 0, {}
+    gamma = gamma_action = gamma_logprob = features = None
+
+    while mask_id in canvas:
+        hidden = run(policy, [*request.prompt_ids, *canvas])
+        if request.sampler.rule == "learned" and nfe == 0:
+            features = hidden[:start].mean(0)
+            gamma_action, gamma_logprob = choose_gamma(policy, request, features)
+            value = gamma = policy.threshold.config.gamma_max / (1 + math.exp(-gamma_action))
+        block = canvas.index(mask_id) // block_length
+        places = range(block * block_length, min((block + 1) * block_length, size))
+        calls_in_block[block] = calls_in_block.get(block, 0) + 1
+
+        drawn = {}
+        for place in (i for i in places if canvas[i] == mask_id):
+            source = max(start + place - policy.denoiser.config.shift, 0)
+            logits = policy.denoiser.head(hidden[source]).double()
+            for banned in (mask_id, *range(policy.tokenizer.vocab_size, len(logits))):
+                logits[banned] = -math.inf
+            draw = float(uniform(fold(torch.tensor(request.key), 0, nfe, place)))
+            drawn[place] = (*draw_token(logits, request.temperature, draw), *certainty(logits, request))
+        entropy = {place: row[2] for place, row in drawn.items()}
+        max_prob = {place: row[3] for place, row in drawn.items()}
+        lottery = {i: float(uniform(fold(torch.tensor(request.key), 1, nfe, i))) for i in drawn}
+
+        def best(score: dict[int, float], count: int) -> list[int]:
+            return sorted(score, key=lambda i: (-score[i], i))[:count]
+
+        match request.sampler.rule:
+            case "entropy_bound" | "learned":
+                chosen = bounded_prefix(entropy, value)
+            case "confidence":
+                chosen = {*(i for i in max_prob if max_prob[i] >= value), *best(max_prob, 1)}
+            case "top_k":
+                chosen = best(max_prob, int(value))
+            case "random":
+                chosen = best(lottery, int(value))
+            case "steps":
+                num_blocks = math.ceil(size / block_length)
+                steps = max(1, int(value) // num_blocks)
+                base, remainder = divmod(len(places), steps)
+                chosen = best(max_prob, max(1, base + (calls_in_block[block] <= remainder)))
+
+        nfe += 1
+        for place in chosen:
+            canvas[place], logprobs[place], entropies[place], _ = drawn[place]
+            committed_at[place] = nfe
+        ended = eos_id in canvas and mask_id not in canvas[: canvas.index(eos_id)]
+        if ended and not nfe_until_eos:
+            nfe_until_eos = nfe
+        if ended and request.early_exit:
+            break
+
+    return Completion(
+        tokens=torch.tensor([eos_id if token == mask_id else token for token in canvas]),
+        committed_at=torch.tensor([call or nfe for call in committed_at]),
+        behaviour_logprobs=torch.tensor(logprobs),
+        entropies=torch.tensor(entropies),
+        nfe=nfe,
+        nfe_until_eos=nfe_until_eos or nfe,
+        length=canvas.index(eos_id) + 1 if eos_id in canvas else size,
+        gamma=value if request.sampler.rule in ("entropy_bound", "learned") else None,
+        gamma_action=gamma_action,
+        gamma_logprob=gamma_logprob,
+        features=features,
+    )
+
+
+@torch.no_grad()
+def run(policy: Policy, sequence: list[int]) -> torch.Tensor:
+    """Hidden states of one sequence on its own."""
+    ids, packing = pack(torch.tensor([sequence]), torch.tensor([len(sequence)]))
+    return policy.denoiser(ids, packing)
+
+
+def choose_gamma(policy: Policy, request: Request, features: torch.Tensor) -> tuple[float, float]:
+    mean = float(policy.threshold(features[None]).detach())
+    sigma = policy.threshold.config.sigma
+    noise = float(normal(fold(torch.tensor(request.key), 2))) if request.explore else 0.0
+    return mean + sigma * noise, -0.5 * noise**2 - math.log(sigma) - 0.5 * math.log(2 * math.pi)
+
+
+def draw_token(logits: torch.Tensor, temperature: float, uniform_number: float) -> tuple[int, float]:
+    """Token and log-probability: walk along the cumulative distribution."""
+    if temperature == 0:
+        return int(logits.argmax()), 0.0
+    probabilities = (logits / temperature).softmax(-1).tolist()
+    total = 0.0
+    for token, probability in enumerate(probabilities):
+        total += probability
+        if uniform_number < total:
+            break
+    return token, math.log(probabilities[token])
+
+
+def certainty(logits: torch.Tensor, request: Request) -> tuple[float, float]:
+    """Entropy and largest probability at the sampler's own temperature."""
+    probabilities = (logits / request.entropy_temperature).softmax(-1).tolist()
+    return -sum(p * math.log(p) for p in probabilities if p > 0), max(probabilities)
+
+
+def bounded_prefix(entropy: dict[int, float], gamma: float) -> list[int]:
+    """The largest prefix by ascending entropy with sum - max <= gamma, at least one."""
+    order = sorted(entropy, key=lambda i: (entropy[i], i))
+    size = 1
+    while size < len(order) and sum(entropy[i] for i in order[:size]) <= gamma:
+        size += 1
+    return order[:size]

@@ -1,0 +1,266 @@
+"""The decoding engine against its slow twin, and rows that depend on nothing but their request."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from helpers import chi_square_z, request, tiny_policy
+from rollout.slow_engine import decode, run
+
+from diffpo.functional.prediction import ban
+from diffpo.models.policy import Policy
+from diffpo.models.transformer import Packing
+from diffpo.rollout.engine import generate
+from diffpo.types import Completion, Request
+
+SAMPLERS = (
+    "entropy_bound:0",
+    "entropy_bound:0.7",
+    "entropy_bound:inf",
+    "confidence:0",
+    "confidence:0.4",
+    "confidence:1",
+    "top_k:1",
+    "top_k:3",
+    "top_k:99",
+    "steps:1",
+    "steps:5",
+    "steps:99",
+    "random:2",
+    "learned",
+)
+PROMPTS = ("012", "0123456", "6", "3131", "012")
+
+
+def assert_same(ours: Completion, theirs: Completion, exact: bool = False) -> None:
+    """Identical integers; numbers identical, or within rounding."""
+    for field in dataclasses.fields(Completion):
+        mine, other = getattr(ours, field.name), getattr(theirs, field.name)
+        if isinstance(mine, torch.Tensor) and (exact or not mine.is_floating_point()):
+            assert torch.equal(mine, other), field.name
+        elif isinstance(mine, torch.Tensor | float):
+            torch.testing.assert_close(mine, other, atol=2e-6, rtol=2e-5, msg=lambda text, name=field.name: name + text)
+        else:
+            assert mine == other, field.name
+
+
+def mixed_requests(count: int) -> list[Request]:
+    """Requests that differ in every setting."""
+    return [
+        request(
+            PROMPTS[index % 5],
+            index,
+            SAMPLERS[index % len(SAMPLERS)],
+            gen_length=(8, 5, 12)[index % 3],
+            block_length=(12, 4, 3, 1)[index % 4],
+            temperature=(1.0, 0.0, 0.4, 1.7)[index // 2 % 4],
+            entropy_temperature=(1.0, 0.5)[index // 3 % 2],
+            early_exit=index % 7 < 4,
+            explore=index % 2 == 0,
+        )
+        for index in range(count)
+    ]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
+def test_each_sampler_decodes_as_its_slow_twin(sampler: str, temperature: float) -> None:
+    policy = tiny_policy(learned=True)
+    requests = [
+        request(prompt, key, sampler, gen_length=10, block_length=block, temperature=temperature, early_exit=early_exit)
+        for key, (prompt, block, early_exit) in enumerate(itertools.product(PROMPTS[:3], (10, 4), (True, False)))
+    ]
+    for asked, completion in zip(requests, generate(policy, requests), strict=True):
+        assert_same(completion, decode(policy, asked))
+
+
+@pytest.mark.parametrize("changes", [{}, {"shift": 1}, {"learned_positions": True}, {"num_kv_heads": 4}])
+def test_mixed_requests_decode_as_their_slow_twins(changes: dict[str, int]) -> None:
+    policy = tiny_policy(1, learned=True, **changes)
+    requests = mixed_requests(84)
+    completions = generate(policy, requests, num_slots=9)
+    for asked, completion in zip(requests, completions, strict=True):
+        assert_same(completion, decode(policy, asked))
+    early = [c for asked, c in zip(requests, completions, strict=True) if asked.early_exit and c.length < len(c.tokens)]
+    assert len(early) > 5, "too few rows ended early for this test to mean anything"
+
+
+def test_a_row_does_not_depend_on_its_batch() -> None:
+    """Alone, in small and large batches, permuted, and through few slots: the same bits."""
+    policy = tiny_policy(2, learned=True)
+    requests = mixed_requests(64)
+    expected = [generate(policy, [asked])[0] for asked in requests]
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0)).tolist()
+    permuted = generate(policy, [requests[i] for i in order])
+    ways = {
+        "batches of 7": [c for start in range(0, 64, 7) for c in generate(policy, requests[start : start + 7])],
+        "one batch": generate(policy, requests),
+        "permuted": [permuted[order.index(i)] for i in range(64)],
+        **{f"{slots} slots": generate(policy, requests, num_slots=slots) for slots in (1, 5, 64)},
+    }
+    for completions in ways.values():
+        for alone, together in zip(expected, completions, strict=True):
+            assert_same(alone, together, exact=True)
+
+
+@pytest.mark.parametrize("num_slots", [1, 3, 6])
+def test_rows_of_a_group_do_not_mix_while_one_starts_and_another_runs(num_slots: int) -> None:
+    policy = tiny_policy()
+    group = [request("01", key, f"top_k:{1 + key % 3}") for key in range(12)]
+    for asked, completion in zip(group, generate(policy, group, num_slots), strict=True):
+        assert_same(completion, decode(policy, asked))
+
+
+class CountingDenoiser(torch.nn.Module):
+    """Counts the rows and tokens that go through a denoiser."""
+
+    def __init__(self, denoiser: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner, self.config, self.head = denoiser, denoiser.config, denoiser.head
+        self.calls: list[tuple[int, int]] = []
+
+    def forward(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
+        self.calls.append((len(packing.starts), len(ids)))
+        return self.inner(ids, packing)
+
+
+def counting_policy(**changes) -> Policy:
+    policy = tiny_policy(**changes)
+    policy.denoiser = CountingDenoiser(policy.denoiser)
+    return policy
+
+
+def test_a_group_shares_its_first_call() -> None:
+    policy = counting_policy()
+    two_groups = [
+        request(prompt, key, "top_k:8", gen_length=16, early_exit=False)
+        for prompt in ("01", "23456")
+        for key in range(5)
+    ]
+    generate(policy, two_groups)
+    # two prompts once, then every row on its own; 16 positions, 8 a call
+    assert policy.denoiser.calls == [(2, 2 + 5 + 32), (10, 5 * (2 + 5 + 32))]
+
+
+def test_choosing_a_threshold_costs_no_call() -> None:
+    policy = counting_policy(learned=True)
+    completion = generate(policy, [request(sampler="learned")])[0]
+    assert len(policy.denoiser.calls) == completion.nfe
+
+
+def test_finished_rows_leave_and_waiting_ones_take_their_place() -> None:
+    policy = counting_policy()
+    requests = [
+        request("012"[: 1 + key % 3], key, f"top_k:{8 * (1 + key % 4)}", gen_length=32, early_exit=False)
+        for key in range(12)
+    ]
+    completions = generate(policy, requests, num_slots=4)
+    rows = [rows for rows, _ in policy.denoiser.calls]
+    assert max(rows) <= 4
+    # no row is denoised after its last call, and only first calls are shared
+    calls = sum(completion.nfe for completion in completions)
+    assert calls - len(requests) < sum(rows) <= calls
+    assert len(rows) < calls / 2
+
+
+def test_mask_and_padding_are_never_emitted() -> None:
+    """Even by a model that wants nothing else."""
+    policy = tiny_policy()
+    with torch.no_grad():
+        policy.denoiser.head.weight[policy.mask_id] *= 5
+        policy.denoiser.head.weight[policy.tokenizer.vocab_size :] *= 5
+    completions = generate(policy, mixed_requests_without_a_head(150))
+    tokens = torch.cat([completion.tokens for completion in completions])
+    assert tokens.max() <= policy.eos_id
+    logprobs = torch.cat([completion.behaviour_logprobs for completion in completions])
+    assert logprobs.isfinite().all() and (logprobs <= 0).all()
+
+
+def mixed_requests_without_a_head(count: int) -> list[Request]:
+    return [asked for asked in mixed_requests(count) if asked.sampler.rule != "learned"]
+
+
+def test_an_early_exit_is_the_full_run_up_to_the_eos() -> None:
+    policy = tiny_policy(3)
+    asked = mixed_requests_without_a_head(120)
+    early = generate(policy, [dataclasses.replace(r, early_exit=True) for r in asked])
+    full = generate(policy, [dataclasses.replace(r, early_exit=False) for r in asked])
+    shorter = 0
+    for cut, whole in zip(early, full, strict=True):
+        stands = whole.committed_at <= cut.nfe
+        assert cut.length == whole.length and stands[: cut.length].all()
+        assert torch.equal(cut.tokens[stands], whole.tokens[stands])
+        assert torch.equal(cut.committed_at[stands], whole.committed_at[stands])
+        assert torch.equal(cut.behaviour_logprobs[stands], whole.behaviour_logprobs[stands])
+        assert (cut.tokens[~stands] == policy.eos_id).all() and (cut.committed_at[~stands] == cut.nfe).all()
+        assert cut.nfe == cut.nfe_until_eos == whole.nfe_until_eos <= whole.nfe
+        shorter += cut.nfe < whole.nfe
+    assert shorter > 5, "too few rows ended early for this test to mean anything"
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0])
+def test_drawn_tokens_follow_the_softmax(temperature: float) -> None:
+    """The first call of many keys, each position on its own."""
+    policy, count = tiny_policy(4), 3000
+    asked = request(sampler="top_k:99", gen_length=4, temperature=temperature, early_exit=False)
+    requests = [dataclasses.replace(asked, key=key) for key in range(count)]
+    tokens = torch.stack([completion.tokens for completion in generate(policy, requests, num_slots=3000)])
+    hidden = run(policy, [*asked.prompt_ids, *[policy.mask_id] * 4])[3:]
+    law = (ban(policy.denoiser.head(hidden), policy.banned) / temperature).softmax(-1)
+    for place in range(4):
+        assert abs(chi_square_z(tokens[:, place].bincount(minlength=law.shape[1]), law[place].detach())) < 4
+    # and two positions of one call are independent
+    pairs = (tokens[:, 0] * law.shape[1] + tokens[:, 1]).bincount(minlength=law.shape[1] ** 2)
+    assert abs(chi_square_z(pairs, torch.outer(law[0], law[1]).flatten().detach())) < 4
+
+
+def test_a_learned_threshold_is_that_of_the_head() -> None:
+    policy = tiny_policy(learned=True)
+    head = policy.threshold
+    requests = [request(PROMPTS[key % 5], key, "learned", explore=key % 4 > 0) for key in range(40)]
+    completions = generate(policy, requests)
+    for asked, completion in zip(requests, completions, strict=True):
+        mean = head(completion.features[None])[0].detach()
+        action = torch.tensor(completion.gamma_action)
+        torch.testing.assert_close(torch.tensor(completion.gamma), head.gamma(action))
+        torch.testing.assert_close(torch.tensor(completion.gamma_logprob), head.logprob(action, mean))
+        assert asked.explore != torch.equal(action, mean)
+    explored = [c.gamma_action for asked, c in zip(requests, completions, strict=True) if asked.explore]
+    assert len(set(explored)) == len(explored)
+
+
+def test_a_fixed_bound_is_recorded_and_other_rules_have_none() -> None:
+    policy = tiny_policy()
+    bounded, other = generate(policy, [request(sampler="entropy_bound:0.5"), request(sampler="top_k:2")])
+    assert bounded.gamma == 0.5 and other.gamma is None
+    assert bounded.gamma_action is bounded.gamma_logprob is bounded.features is None
+
+
+def test_frames_show_the_canvas_after_every_call() -> None:
+    policy = tiny_policy()
+    frames: dict[tuple[int, int], torch.Tensor] = {}
+    requests = mixed_requests_without_a_head(24)
+
+    def on_call(index: int, call: int, canvas: torch.Tensor) -> None:
+        frames[index, call] = canvas.clone()
+
+    completions = generate(policy, requests, 5, on_call)
+    assert len(frames) == sum(completion.nfe for completion in completions)
+    for index, completion in enumerate(completions):
+        for call in range(1, completion.nfe + 1):
+            canvas = frames[index, call]
+            known = canvas != policy.mask_id
+            assert torch.equal(canvas[known], completion.tokens[known])
+            assert (completion.committed_at[known] <= call).all() and (completion.committed_at[~known] >= call).all()
+
+
+def test_a_learned_threshold_needs_a_head() -> None:
+    with pytest.raises(ValueError, match="no threshold head"):
+        generate(tiny_policy(), [request(sampler="learned")])
+
+
+def test_no_requests_are_no_completions() -> None:
+    assert generate(tiny_policy(), []) == []
