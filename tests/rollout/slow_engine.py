@@ -24,14 +24,14 @@ def decode(policy: Policy, request: Request) -> Completion:
     block_length = min(request.block_length, size)
     value = request.sampler.value
     nfe, nfe_until_eos, calls_in_block = 0, 0, {}
-    gamma = gamma_action = gamma_logprob = features = None
+    gamma_action = gamma_logprob = features = None
 
     while mask_id in canvas:
         hidden = run(policy, [*request.prompt_ids, *canvas])
         if request.sampler.rule == "learned" and nfe == 0:
             features = hidden[:start].mean(0)
             gamma_action, gamma_logprob = choose_gamma(policy, request, features)
-            value = gamma = policy.threshold.config.gamma_max / (1 + math.exp(-gamma_action))
+            value = policy.threshold.config.gamma_max / (1 + math.exp(-gamma_action))
         block = canvas.index(mask_id) // block_length
         places = range(block * block_length, min((block + 1) * block_length, size))
         calls_in_block[block] = calls_in_block.get(block, 0) + 1
@@ -47,9 +47,6 @@ def decode(policy: Policy, request: Request) -> Completion:
         entropy = {place: row[2] for place, row in drawn.items()}
         max_prob = {place: row[3] for place, row in drawn.items()}
         lottery = {i: float(uniform(fold(torch.tensor(request.key), 1, nfe, i))) for i in drawn}
-
-        def best(score: dict[int, float], count: int) -> list[int]:
-            return sorted(score, key=lambda i: (-score[i], i))[:count]
 
         match request.sampler.rule:
             case "entropy_bound" | "learned":
@@ -114,14 +111,19 @@ def draw_token(logits: torch.Tensor, temperature: float, uniform_number: float) 
     for token, probability in enumerate(probabilities):
         total += probability
         if uniform_number < total:
-            break
-    return token, math.log(probabilities[token])
+            return token, math.log(probability)
+    raise AssertionError("the probabilities do not sum to one")
 
 
 def certainty(logits: torch.Tensor, request: Request) -> tuple[float, float]:
     """Entropy and largest probability at the sampler's own temperature."""
     probabilities = (logits / request.entropy_temperature).softmax(-1).tolist()
     return -sum(p * math.log(p) for p in probabilities if p > 0), max(probabilities)
+
+
+def best(score: dict[int, float], count: int) -> list[int]:
+    """The `count` positions of highest score, the leftmost of equals."""
+    return sorted(score, key=lambda i: (-score[i], i))[:count]
 
 
 def bounded_prefix(entropy: dict[int, float], gamma: float) -> list[int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from diffpo.config import ModelConfig, ThresholdConfig, from_dict
@@ -16,7 +16,7 @@ from diffpo.functional.random import make_key
 from diffpo.models.threshold import ThresholdHead
 from diffpo.models.tokenizer import CharTokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
-from diffpo.models.weights import load_denoiser, read_config
+from diffpo.models.weights import load_denoiser, read_config, read_tensors
 
 
 @dataclass(eq=False)
@@ -75,12 +75,15 @@ def load_policy(folder: str | Path) -> Policy:
         raise ValueError(
             f"{folder}: a {config['model_type']} checkpoint: load_denoiser reads its weights, but no tokenizer"
         )
+    needed = ("alphabet.json", "threshold.safetensors") if config["threshold"] else ("alphabet.json",)
+    if lost := [name for name in needed if not (folder / name).is_file()]:
+        raise ValueError(f"{folder}: this policy lacks {' and '.join(lost)}")
     policy = Policy(load_denoiser(folder), CharTokenizer.load(folder), version=config["version"])
     if config["threshold"]:
         policy.threshold = ThresholdHead(
             policy.denoiser.config.hidden_size, from_dict(ThresholdConfig, config["threshold"])
         )
-        policy.threshold.load_state_dict(load_file(folder / "threshold.safetensors"))
+        policy.threshold.load_state_dict(read_tensors(folder / "threshold.safetensors"))
     return policy
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from diffpo.config import suggest
 from diffpo.models.families import FAMILIES
@@ -19,11 +21,22 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"{folder}: no checkpoint here (no config.json); `diffpo pretrain` makes one")
-    config = json.loads(path.read_text())
-    family = config.get("model_type")
+    try:
+        config = json.loads(path.read_text())
+        family = config.get("model_type")
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise ValueError(f"{path}: not a config: {error}") from None
     if family not in FAMILIES:
         raise ValueError(f"{path}: model_type {family!r} is not a family diffpo loads{suggest(str(family), FAMILIES)}")
     return config
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file; ValueError names a file that is cut short or is none."""
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file}: not a whole safetensors file: {error}") from None
 
 
 def load_denoiser(folder: str | Path) -> Transformer:
@@ -36,14 +49,13 @@ def load_denoiser(folder: str | Path) -> Transformer:
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     state, problems = {}, []
     for file in sorted(folder.glob("model*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - a safetensors file is no mapping
-                native, tensor = family.native(name), tensors.get_tensor(name)
-                if native not in expected:
-                    problems.append(f"unexpected {name}")
-                elif tuple(tensor.shape) != expected[native]:
-                    problems.append(f"{name} has shape {tuple(tensor.shape)}, expected {expected[native]}")
-                state[native] = tensor
+        for name, tensor in read_tensors(file).items():
+            native = family.native(name)
+            if native not in expected:
+                problems.append(f"unexpected {name}")
+            elif tuple(tensor.shape) != expected[native]:
+                problems.append(f"{name} has shape {tuple(tensor.shape)}, expected {expected[native]}")
+            state[native] = tensor
     problems += [f"missing {name}" for name in expected if name not in state]
     if problems:
         raise ValueError(f"{folder}: the weights do not fit config.json: {'; '.join(problems)}")

@@ -1,0 +1,88 @@
+"""Requests from configs, and prompts to scored groups."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import FirstDigitTask, tiny_policy
+
+from diffpo.config import RolloutConfig
+from diffpo.functional.random import make_key
+from diffpo.rollout.engine import generate
+from diffpo.rollout.local import collect, make_request, sample
+from diffpo.types import Sampler
+
+CONFIG = RolloutConfig(sampler="top_k:2", temperature=0.9, block_length=3, num_slots=7)
+
+
+def test_a_request_takes_its_settings_from_the_config() -> None:
+    policy = tiny_policy()
+    asked = make_request(policy, "012", CONFIG, gen_length=6, key=5)
+    assert (asked.prompt_ids, asked.key, asked.gen_length, asked.block_length) == ((0, 1, 2), 5, 6, 3)
+    assert (asked.sampler, asked.temperature, asked.early_exit) == (Sampler("top_k", 2.0), 0.9, True)
+    own = make_request(policy, "012", RolloutConfig(gen_length=4), gen_length=6, key=5, early_exit=False)
+    assert (own.gen_length, own.block_length, own.early_exit) == (4, 4, False)
+
+
+def test_groups_hold_the_scored_completions_of_their_prompts() -> None:
+    policy, task = tiny_policy(), FirstDigitTask()
+    policy.version = 3
+    prompts = task.prompts("train", 5)
+    groups = collect(policy, task, prompts, 4, CONFIG, seed=1)
+    assert [group.prompt for group in groups] == prompts
+    for group in groups:
+        assert group.prompt_ids == policy.tokenizer.encode(group.prompt.text) and len(group.rollouts) == 4
+        for index, rollout in enumerate(group.rollouts):
+            key = make_key(1, group.prompt.id, index)
+            alone = generate(policy, [make_request(policy, group.prompt.text, CONFIG, task.gen_length, key)])[0]
+            assert torch.equal(rollout.completion.tokens, alone.tokens)
+            assert rollout.text == policy.tokenizer.decode(alone.tokens.tolist())
+            assert rollout.verdict == task.verify(group.prompt, rollout.text)
+            assert rollout.reward == rollout.verdict.reward and rollout.policy_version == 3
+
+
+def test_groups_do_not_depend_on_the_other_prompts_and_differ_between_seeds() -> None:
+    policy, task = tiny_policy(), FirstDigitTask()
+    prompts = task.prompts("train", 3)
+
+    def texts(chosen: list, seed: int) -> list[str]:
+        return [r.text for group in collect(policy, task, chosen, 4, CONFIG, seed) for r in group.rollouts]
+
+    assert texts(prompts, 0)[4:8] == texts(prompts[1:2], 0)
+    assert texts(prompts, 0) != texts(prompts, 1)
+
+
+def test_speed_pays_where_the_answer_is_right_and_the_group_mastered() -> None:
+    policy, task = tiny_policy(), FirstDigitTask()
+    groups = collect(policy, task, task.prompts("train", 24), 4, CONFIG, 0, speed_weight=0.5, speed_gate=0.5)
+    paid = 0
+    for group in groups:
+        mastered = sum(rollout.verdict.correct for rollout in group.rollouts) >= 2
+        for rollout in group.rollouts:
+            bonus = 0.5 * (1 - rollout.completion.nfe / task.gen_length) * (rollout.verdict.correct and mastered)
+            assert rollout.reward == pytest.approx(rollout.verdict.reward * (1 + bonus))
+            paid += bonus > 0
+    assert paid, "no rollout earned a bonus: this test means nothing"
+
+
+def test_a_verifier_that_raises_is_reported_with_its_prompt() -> None:
+    task = FirstDigitTask(fragile=True)
+    with pytest.raises(RuntimeError, match=r"'fake'.*KeyError.*'train-1', generation 0") as caught:
+        collect(tiny_policy(), task, task.prompts("train", 3)[1:], 2, CONFIG, 0)
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_an_unknown_character_is_named() -> None:
+    with pytest.raises(ValueError, match="'x'"):
+        sample(tiny_policy(), ["01x"])
+
+
+def test_samples_are_greedy_and_without_noise_unless_asked() -> None:
+    policy = tiny_policy(learned=True)
+    texts = sample(policy, ["012", "012", "3"], seed=0)
+    assert [text for text, _ in texts] == [text for text, _ in sample(policy, ["012", "012", "3"], seed=9)]
+    assert texts[0][0] == texts[1][0] and texts[0][1].gamma is not None
+    hot = RolloutConfig(sampler="top_k:1", temperature=2.0)
+    drawn = sample(policy, ["012"] * 6, hot)
+    assert len({text for text, _ in drawn}) > 1 and drawn[0][1].gamma is None
+    assert [text for text, _ in drawn] == [text for text, _ in sample(policy, ["012"] * 6, hot)]
