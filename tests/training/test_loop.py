@@ -137,6 +137,12 @@ def test_a_folder_is_one_run(config: TrainConfig) -> None:
         train(replace(config, steps=9, objective=ObjectiveConfig(epsilon=0.3)), resume=True, quiet=True)
 
 
+def test_a_start_that_fails_claims_no_folder(config: TrainConfig) -> None:
+    with pytest.raises(ValueError, match="the model's alphabet lacks"):
+        train(replace(config, task=TaskConfig(name="arithmetic")), quiet=True)
+    train(replace(config, steps=1), quiet=True)
+
+
 def test_sampler_mode_moves_the_head_alone(config: TrainConfig) -> None:
     policy = train(replace(config, train="sampler"), quiet=True)
     before = load_policy(config.model).denoiser.state_dict()

@@ -4,7 +4,7 @@
         policy/                config, weights, tokenizer, threshold head (a folder that load_policy reads)
         optimizer.safetensors  moments and step counts, by parameter name
         experience.safetensors the batch in hand, where the run was stopped between two updates of a step
-        state.json             step, iteration, counters, metrics of the step under way
+        state.json             step, iteration, skipped updates, metrics of the step under way
         manifest.json          sha256 of every file, written last
 
 Random numbers are pure functions of (seed, step, prompt, ...), so there is no generator state to keep; the prompts of
@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,8 @@ class TrainState:
     step: int = 0
     iteration: int = 0
     experience: Experience | None = None
-    counters: dict[str, float] = field(default_factory=dict)
-    """Running totals: denoiser sequences, skipped updates."""
+    skipped: int = 0
+    """Updates skipped in a row, up to now."""
 
 
 def save_checkpoint(root: Path, state: TrainState, keep: int) -> Path:
@@ -72,7 +72,7 @@ def _write(draft: Path, state: TrainState) -> None:
     for name, optimizer in state.optimizers.items():
         moments |= _optimizer_tensors(name, optimizer, modules[name])
     save_file(moments, draft / "optimizer.safetensors")
-    record: dict[str, Any] = {"step": state.step, "iteration": state.iteration, "counters": state.counters}
+    record: dict[str, Any] = {"step": state.step, "iteration": state.iteration, "skipped": state.skipped}
     if state.experience:
         tensors, plain = _flatten_experience(state.experience)
         save_file(tensors, draft / "experience.safetensors")
@@ -97,7 +97,7 @@ def load_checkpoint(folder: Path, optimizers_of: Any) -> TrainState:
     experience = None
     if "experience" in record:
         experience = _restore_experience(load_file(folder / "experience.safetensors"), record["experience"])
-    return TrainState(policy, optimizers, record["step"], record["iteration"], experience, record["counters"])
+    return TrainState(policy, optimizers, record["step"], record["iteration"], experience, record["skipped"])
 
 
 def latest_checkpoint(root: Path) -> tuple[Path | None, list[str]]:

@@ -91,11 +91,9 @@ class Run:
         self.folder = Path(config.output)
         self.checkpoints = self.folder / "checkpoints"
         self.stop_asked = False
-        self.skipped = 0
         found, lines = latest_checkpoint(self.checkpoints)
         self._check_folder(resume)
-        start = load_policy(config.model) if found is None or config.objective.beta else None
-        self.reference = start if config.objective.beta else None
+        self.reference = load_policy(config.model) if config.objective.beta else None
         if found:
             self.state = load_checkpoint(found, partial(Optimizers.create, config=config))
             lines.append(f"resuming from {found}")
@@ -107,7 +105,6 @@ class Run:
             if resume:
                 lines.append(f"{self.checkpoints}: no good checkpoint yet; starting from the first step")
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "config.json").write_text(to_json(config) + "\n")
         self.metrics = MetricsLog(self.folder / "metrics.jsonl", self.state.step)
         self.trackers = Trackers(config.log_with, self.folder, dataclasses.asdict(config))
         self.progress = Progress("train", config.steps, quiet, done=self.state.step)
@@ -130,6 +127,10 @@ class Run:
                 f"{path} differs from this config in {', '.join(changed)}: resume with the run's own settings, "
                 "or start another --output"
             )
+
+    def _claim_folder(self) -> None:
+        """Say whose folder this is; not before there is something to resume, or a start that fails would claim it."""
+        (self.folder / "config.json").write_text(to_json(self.config) + "\n")
 
     def __enter__(self) -> Run:
         self._handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -163,6 +164,7 @@ class Run:
             raise KeyboardInterrupt(f"saved {folder}; --resume goes on from there")
 
     def save(self) -> Path:
+        self._claim_folder()
         return save_checkpoint(self.checkpoints, self.state, self.config.keep_checkpoints)
 
     def due(self, every: int) -> bool:
@@ -171,8 +173,8 @@ class Run:
 
     def count_skipped(self, metrics: Metrics) -> None:
         failed = any(value for name, value in metrics.items() if name.endswith("/skipped"))
-        self.skipped = self.skipped + 1 if failed else 0
-        if self.skipped >= MAX_SKIPPED:
+        self.state.skipped = self.state.skipped + 1 if failed else 0
+        if self.state.skipped >= MAX_SKIPPED:
             raise RuntimeError(
                 f"{MAX_SKIPPED} updates in a row had a non-finite gradient: lower optim.learning_rate; the last good "
                 f"checkpoint is in {self.checkpoints}"
@@ -194,6 +196,7 @@ class Run:
         now = time.perf_counter()
         metrics = metrics | {"time/step_seconds": now - self.started}
         self.started = now
+        self._claim_folder()
         self.metrics.write(step, metrics)
         self.trackers.log(step, metrics)
         self.progress.advance(
