@@ -49,7 +49,7 @@ def test_temperature_zero_is_a_point_mass_on_the_argmax() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.01, 1.0, 100.0])
-@pytest.mark.parametrize("edge", [0.0, LARGEST_UNIFORM])
+@pytest.mark.parametrize("edge", [0.0, LARGEST_UNIFORM, 1.0])
 def test_banned_ids_are_never_drawn(temperature: float, edge: float) -> None:
     """Whether they are the likeliest, the first or the last, and at both ends of the uniforms."""
     for banned in ([0, 6], [0, 1, 2], [4, 5, 6], [3], [0, 1, 2, 4, 5, 6]):
