@@ -1,4 +1,4 @@
-"""What every test shares: two threads, no network, and property tests that draw the same examples each time."""
+"""What every test shares: one thread, no network, and property tests that draw the same examples each time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the models are tiny, and threads that wait for each other are the slow part
 
 hypothesis.settings.register_profile("diffpo", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("diffpo")

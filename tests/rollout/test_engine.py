@@ -262,5 +262,11 @@ def test_a_learned_threshold_needs_a_head() -> None:
         generate(tiny_policy(), [request(sampler="learned")])
 
 
+def test_a_learned_threshold_needs_a_prompt() -> None:
+    policy = tiny_policy(learned=True)
+    with pytest.raises(ValueError, match="a prompt is empty"):
+        generate(policy, [request(sampler="learned"), request(prompt="", sampler="learned")])
+
+
 def test_no_requests_are_no_completions() -> None:
     assert generate(tiny_policy(), []) == []

@@ -85,15 +85,18 @@ def generate(
 ) -> list[Completion]:
     """Decode every request, at most `num_slots` at a time; completions come in the order of the requests.
 
-    ValueError if a request asks for a learned threshold and the policy has no head.
+    ValueError if a request asks for a learned threshold, and the policy has no head or the prompt is empty.
     """
     if not requests:
         return []
-    if policy.threshold is None and any(request.sampler.rule == "learned" for request in requests):
+    learned = [request for request in requests if request.sampler.rule == "learned"]
+    if learned and policy.threshold is None:
         raise ValueError(
             "sampler 'learned': this policy has no threshold head; train one (train = joint or sampler) or choose a "
             "fixed rule such as entropy_bound:0.1"
         )
+    if not all(request.prompt_ids for request in learned):
+        raise ValueError("sampler 'learned' reads the threshold off the prompt, and a prompt is empty: use a fixed rule")
     waiting = _open_slots(policy, requests)
     active = waiting.select(torch.arange(0))
     completions: dict[int, Completion] = {}
