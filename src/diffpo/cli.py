@@ -157,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if arguments[0] not in COMMANDS:
             raise ValueError(f"no command {arguments[0]!r}{suggest(arguments[0], COMMANDS)}")
         parse(*arguments).run()
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(_fail(str(error), 2))
     except KeyboardInterrupt as stop:
         sys.exit(_fail(str(stop) or "interrupted", 130))

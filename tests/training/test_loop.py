@@ -176,7 +176,7 @@ def test_non_finite_gradients_are_skipped_and_end_the_run(config: TrainConfig, m
         return metrics
 
     monkeypatch.setattr(loop, "update", poisoned)
-    with pytest.raises(RuntimeError, match=r"5 updates in a row had a non-finite gradient: lower optim\.learning_rate"):
+    with pytest.raises(FloatingPointError, match="5 updates in a row had a non-finite gradient: lower optim"):
         train(replace(config, steps=8, train="model", rollout=RolloutConfig(sampler="top_k:4")), quiet=True)
     folders = list((Path(config.output) / "checkpoints").iterdir())
     assert folders and all(checkpoint.find_damage(folder) is None for folder in folders)

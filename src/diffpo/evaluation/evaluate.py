@@ -14,6 +14,7 @@ from statistics import fmean
 from diffpo.config import EvalConfig, RolloutConfig
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
+from diffpo.progress import Progress
 from diffpo.rollout.engine import generate
 from diffpo.rollout.local import judge, make_request
 from diffpo.tasks.base import Task
@@ -110,6 +111,7 @@ def evaluate(
     config: EvalConfig | None = None,
     rollout: RolloutConfig | None = None,
     seed: int = 0,
+    quiet: bool = False,
 ) -> Evaluation:
     """Measure `policy` on test prompts: each of config.samplers, then config.gammas as fixed entropy bounds.
 
@@ -118,13 +120,18 @@ def evaluate(
     """
     config, rollout = config or EvalConfig(), rollout or RolloutConfig()
     samplers = [spec for spec in config.samplers if spec != "learned" or policy.threshold]
-    points = [point for spec in samplers for point in measure(policy, task, spec, config, rollout, seed)]
-    frontier = [
-        point
-        for gamma in sorted(config.gammas)
-        for point in measure(policy, task, f"entropy_bound:{gamma:g}", config, rollout, seed)
-    ]
-    return Evaluation(task.name, tuple(points), tuple(frontier))
+    fixed = [f"entropy_bound:{gamma:g}" for gamma in sorted(config.gammas)]
+    measured: dict[str, list[Point]] = {}
+    with Progress("measure", len(samplers) + len(fixed), quiet) as progress:
+        for spec in (*samplers, *fixed):
+            if spec not in measured:
+                measured[spec] = measure(policy, task, spec, config, rollout, seed)
+            progress.advance(accuracy=measured[spec][0].accuracy, nfe=measured[spec][0].nfe)
+
+    def points(specs: Sequence[str]) -> tuple[Point, ...]:
+        return tuple(point for spec in specs for point in measured[spec])
+
+    return Evaluation(task.name, points(samplers), points(fixed))
 
 
 def measure(

@@ -96,7 +96,9 @@ def generate(
             "fixed rule such as entropy_bound:0.1"
         )
     if not all(request.prompt_ids for request in learned):
-        raise ValueError("sampler 'learned' reads the threshold off the prompt, and a prompt is empty: use a fixed rule")
+        raise ValueError(
+            "sampler 'learned' reads the threshold off the prompt, but a prompt is empty: use a fixed rule"
+        )
     waiting = _open_slots(policy, requests)
     active = waiting.select(torch.arange(0))
     completions: dict[int, Completion] = {}

@@ -16,7 +16,13 @@ from diffpo.types import Completion, Prompt, Request, Rollout, RolloutGroup, Sam
 
 
 def make_request(
-    policy: Policy, prompt: str, config: RolloutConfig, gen_length: int, key: int, explore: bool = True, **overrides
+    policy: Policy,
+    prompt: str,
+    config: RolloutConfig,
+    gen_length: int,
+    key: int,
+    explore: bool = True,
+    early_exit: bool = True,
 ) -> Request:
     """The request that decodes `prompt` as `config` says; `gen_length` is used where the config leaves it open."""
     gen_length = config.gen_length or gen_length
@@ -29,7 +35,7 @@ def make_request(
         temperature=config.temperature,
         entropy_temperature=config.entropy_temperature,
         explore=explore,
-        **overrides,
+        early_exit=early_exit,
     )
 
 

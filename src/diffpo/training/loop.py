@@ -18,13 +18,13 @@ from diffpo.functional.objective import group_advantages
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy, load_policy
 from diffpo.models.threshold import ThresholdHead
+from diffpo.progress import Progress
 from diffpo.rollout.local import collect
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 from diffpo.training.checkpoint import TrainState, latest_checkpoint, load_checkpoint, save_checkpoint
 from diffpo.training.distributed import Trackers, check_trackers
 from diffpo.training.metrics import Metrics, MetricsLog, alarms, mean_of, summarize
-from diffpo.training.progress import Progress
 from diffpo.training.update import Experience, Optimizers, prepare, update
 from diffpo.types import Batch
 
@@ -35,7 +35,7 @@ MAX_SKIPPED = 5
 def train(config: TrainConfig, resume: bool = False, quiet: bool = False) -> Policy:
     """Train a policy as `config` says and return it; `resume` goes on from the last good checkpoint in config.output.
 
-    ValueError if the output folder holds another run, RuntimeError if gradients stay non-finite.
+    ValueError if the output folder holds another run, FloatingPointError if gradients stay non-finite.
     """
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
@@ -175,7 +175,7 @@ class Run:
         failed = any(value for name, value in metrics.items() if name.endswith("/skipped"))
         self.state.skipped = self.state.skipped + 1 if failed else 0
         if self.state.skipped >= MAX_SKIPPED:
-            raise RuntimeError(
+            raise FloatingPointError(
                 f"{MAX_SKIPPED} updates in a row had a non-finite gradient: lower optim.learning_rate; the last good "
                 f"checkpoint is in {self.checkpoints}"
             )

@@ -14,9 +14,9 @@ from diffpo.functional.prediction import ban, log_softmax_at
 from diffpo.functional.random import fold, make_key, uniform
 from diffpo.models.policy import Policy, create_policy
 from diffpo.models.transformer import pack
+from diffpo.progress import Progress
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
-from diffpo.training.progress import Progress
 
 
 def pretrain(config: PretrainConfig, quiet: bool = False) -> Policy:
