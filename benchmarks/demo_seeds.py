@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from diffpo import Evaluation
+
 # quantile 0.975 of Student's t by degrees of freedom
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
@@ -28,9 +30,10 @@ def interval(values: list[float]) -> tuple[float, float]:
     return statistics.fmean(values), spread
 
 
-def figures(summary: dict[str, Any]) -> dict[str, float]:
-    """What is compared of one demo, in % and calls."""
+def figures(summary: dict[str, Any], own: Evaluation) -> dict[str, float]:
+    """What is compared of one demo, in % and calls; `own` is the evaluation of the trained policy."""
     before, after = summary["before"], summary["after"]
+    own_fixed = own.frontier_accuracy(after["learned"]["nfe"])
     table = {
         "accuracy before": 100 * before["learned"]["accuracy"],
         "accuracy after": 100 * after["learned"]["accuracy"],
@@ -39,6 +42,7 @@ def figures(summary: dict[str, Any]) -> dict[str, float]:
         "NFE after": after["learned"]["nfe"],
         "NFE change %": 100 * (after["learned"]["nfe"] / before["learned"]["nfe"] - 1),
         "gain at equal NFE": 100 * summary["gain_at_equal_nfe"],
+        "gain over its own fixed thresholds": 100 * (after["learned"]["accuracy"] - own_fixed),
     }
     for k in ("1", "2", "4"):
         table[f"top-{k} before"] = 100 * before["top_k"][k]["accuracy"]
@@ -72,7 +76,10 @@ def main() -> None:
         summaries = dict(zip(runs, pool.map(lambda run: demo(options.output, *run), runs), strict=True))
     results: dict[str, dict[str, Any]] = {}
     for arm in options.arms:
-        rows = [figures(summaries[arm, seed]) for seed in options.seeds]
+        rows = [
+            figures(summaries[arm, seed], Evaluation.load(options.output / f"{arm}_{seed}" / "after"))
+            for seed in options.seeds
+        ]
         results[arm] = {
             name: {"seeds": [row[name] for row in rows], "mean": mean, "half_width": half}
             for name in rows[0]

@@ -278,9 +278,12 @@ def test_an_output_that_is_taken(line: Fail, elsewhere: Path, model: str) -> Non
     assert "holds no demo: choose another --output" in line("demo", "--output", "run")
 
 
-def test_a_task_that_fails_names_the_row(line: Fail, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_verifier_that_raises_names_the_row_and_keeps_its_traceback(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from diffpo.tasks.sudoku import Sudoku
 
     monkeypatch.setattr(Sudoku, "verify", lambda *_: 1 / 0)
-    said = line("eval", model, "--eval.num-prompts", "2")
-    assert "the verifier raised ZeroDivisionError" in said and "prompt 'sudoku-test-0'" in said
+    with pytest.raises(RuntimeError, match=r"the verifier raised ZeroDivisionError.*'sudoku-test-0'") as caught:
+        main(["eval", model, "--eval.num-prompts", "2"])
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)

@@ -93,10 +93,10 @@ def test_learning_rate_schedule() -> None:
 
 
 def test_every_alarm_names_a_knob_and_rings_once() -> None:
-    assert alarms({"reward": 0.5, "entropy": 0.3, "importance/ess": 0.9}) == []
+    assert alarms({"reward": 0.5, "entropy": 0.3, "importance/ess": 0.9}) == {}
     for alarm in ALARMS:
         value = next(v for v in (0.0, 0.999, 1e9) if alarm.rings(v))
-        (line,) = alarms({alarm.metric: value})
+        (line,) = alarms({alarm.metric: value}).values()
         assert line.startswith(alarm.metric) and ("." in alarm.advice)
 
 

@@ -91,6 +91,7 @@ class Run:
         self.folder = Path(config.output)
         self.checkpoints = self.folder / "checkpoints"
         self.stop_asked = False
+        self.ringing: set[str] = set()
         found, lines = latest_checkpoint(self.checkpoints)
         self._check_folder(resume)
         self.reference = load_policy(config.model) if config.objective.beta else None
@@ -202,8 +203,10 @@ class Run:
         self.progress.advance(
             **{name: metrics[name] for name in ("reward", "accuracy", "nfe", "gamma") if name in metrics}
         )
-        for line in alarms(metrics):
-            self.progress.note(f"step {step}: {line}")
+        ringing = alarms(metrics)
+        for name in sorted(ringing.keys() - self.ringing):  # once, not at every step that it goes on ringing
+            self.progress.note(f"step {step}: {ringing[name]}")
+        self.ringing = set(ringing)
 
 
 def _in_main_thread() -> bool:

@@ -120,13 +120,13 @@ ALARMS = (
 )
 
 
-def alarms(metrics: Metrics) -> list[str]:
-    """A line for each alarm that rings."""
-    return [
-        f"{alarm.metric} = {metrics[alarm.metric]:.3g}: {alarm.advice}"
+def alarms(metrics: Metrics) -> dict[str, str]:
+    """A line for each metric whose alarm rings."""
+    return {
+        alarm.metric: f"{alarm.metric} = {metrics[alarm.metric]:.3g}: {alarm.advice}"
         for alarm in ALARMS
         if alarm.metric in metrics and alarm.rings(metrics[alarm.metric])
-    ]
+    }
 
 
 class MetricsLog:
