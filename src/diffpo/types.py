@@ -82,7 +82,7 @@ class Completion:
     behaviour_logprobs: Tensor
     """log-probability of each token under the very distribution it was drawn from; 0 at temperature 0."""
     entropies: Tensor
-    """Entropy (nats, untempered) of each position's distribution when it was committed."""
+    """Entropy (nats, at the request's entropy_temperature) of each position's distribution when it was committed."""
     nfe: int
     """Denoiser calls made for this row."""
     nfe_until_eos: int
