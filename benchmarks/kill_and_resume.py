@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-SIZE = "--prompts-per-step 4 --num-generations 4 --steps 8 --save-every 1 --num-threads 1 --optim.micro-batch-size 8"
+SIZE = "--prompts-per-step 4 --num-generations 4 --steps 20 --save-every 1 --num-threads 1 --optim.micro-batch-size 8"
 SHAPE = "--model.hidden-size 48 --model.num-layers 1 --model.num-heads 2 --model.mlp-size 64"
 TASK = "--task.easy 1 1 --task.hard 2 2"
 PRETRAIN = "--steps 120 --schedule-steps 300 --learning-rate 6e-3 --batch-size 64 --num-examples 2000 --num-threads 1"
@@ -49,7 +49,7 @@ def kill_and_resume(work: Path, kills: int, seed: int = 0) -> list[str]:
         process = subprocess.Popen(
             [*command, "--output", str(output)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        moment = moments.uniform(0.2, 1.0) * seconds
+        moment = moments.uniform(0.3, 1.0) * seconds
         try:
             process.wait(moment)
         except subprocess.TimeoutExpired:

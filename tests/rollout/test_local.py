@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from helpers import FirstDigitTask, tiny_policy
@@ -86,3 +88,16 @@ def test_samples_are_greedy_and_without_noise_unless_asked() -> None:
     drawn = sample(policy, ["012"] * 6, hot)
     assert len({text for text, _ in drawn}) > 1 and drawn[0][1].gamma is None
     assert [text for text, _ in drawn] == [text for text, _ in sample(policy, ["012"] * 6, hot)]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "right"), [("steps:4", True), ("steps:8", True), ("steps:3", False), ("steps:10", False)]
+)
+def test_steps_spread_evenly_over_the_blocks(sampler: str, right: bool) -> None:
+    config = RolloutConfig(sampler=sampler, gen_length=8, block_length=4)
+    with (
+        nullcontext()
+        if right
+        else pytest.raises(ValueError, match=r"multiple of the 2 block\(s\), at most gen_length = 8")
+    ):
+        make_request(tiny_policy(), "012", config, 8, key=0)

@@ -24,14 +24,24 @@ def make_request(
     explore: bool = True,
     early_exit: bool = True,
 ) -> Request:
-    """The request that decodes `prompt` as `config` says; `gen_length` is used where the config leaves it open."""
+    """The request that decodes `prompt` as `config` says; `gen_length` is used where the config leaves it open.
+
+    ValueError if a number of steps does not spread evenly over the blocks.
+    """
     gen_length = config.gen_length or gen_length
+    block_length = config.block_length or gen_length
+    sampler, num_blocks = Sampler.parse(config.sampler), -(-gen_length // block_length)
+    if sampler.rule == "steps" and (sampler.value % num_blocks or sampler.value > gen_length):
+        raise ValueError(
+            f"rollout.sampler {config.sampler!r}: the number of calls must be a multiple of the {num_blocks} block(s), "
+            f"at most gen_length = {gen_length}"
+        )
     return Request(
         prompt_ids=policy.tokenizer.encode(prompt),
         key=key,
         gen_length=gen_length,
-        block_length=config.block_length or gen_length,
-        sampler=Sampler.parse(config.sampler),
+        block_length=block_length,
+        sampler=sampler,
         temperature=config.temperature,
         entropy_temperature=config.entropy_temperature,
         explore=explore,
