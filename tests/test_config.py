@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import math
@@ -300,3 +301,19 @@ def test_a_pretrained_model_knows_its_task(tmp_path: Path) -> None:
 def test_config_imports_no_torch() -> None:
     check = "import sys, diffpo.config; sys.exit(any(name in sys.modules for name in ('torch', 'tyro', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_every_knob_has_its_help() -> None:
+    source = (Path(__file__).parents[1] / "src/diffpo/config.py").read_text()
+    lines = source.split("\n")
+    silent = [
+        f"{owner.name}.{ast.unparse(knob.target)}"
+        for owner in ast.parse(source).body
+        if isinstance(owner, ast.ClassDef)
+        for knob, after in zip(owner.body, [*owner.body[1:], None], strict=True)
+        if isinstance(knob, ast.AnnAssign)
+        and not (isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant))
+        and "# " not in lines[knob.lineno - 1]
+        and "Config" not in ast.unparse(knob.annotation)  # a section is helped by its class
+    ]
+    assert silent == []

@@ -141,13 +141,13 @@ class ObjectiveConfig:
 class OptimConfig:
     """AdamW over the denoiser."""
 
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-4  # peak learning rate of the denoiser
     warmup_steps: int = 5
     """Steps over which the learning rate rises linearly from 0."""
     lr_schedule: Literal["constant", "cosine"] = "constant"
     """After warm-up: constant, or a cosine to 0 at the last step."""
-    adam_betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.0
+    adam_betas: tuple[float, float] = (0.9, 0.99)  # decay of AdamW's first and second moments
+    weight_decay: float = 0.0  # AdamW's decoupled weight decay of the denoiser
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm, denoiser and threshold head each on its own."""
     micro_batch_size: int = 512
@@ -172,7 +172,7 @@ class ThresholdConfig:
     """Standard deviation of the exploration noise."""
     bound: float = 4.0
     """|f| stays below this, so that gamma cannot saturate."""
-    learning_rate: float = 5e-3
+    learning_rate: float = 5e-3  # learning rate of the head
     delay_steps: int = 5
     """Steps before the head trains; its feature statistics are gathered meanwhile."""
     epsilon: float = 0.2
@@ -197,7 +197,7 @@ class EvalConfig:
     """Fixed thresholds of the accuracy-NFE frontier."""
     num_prompts: int = 512
     """Test prompts; fewer if the task has fewer."""
-    temperature: float = 0.0
+    temperature: float = 0.0  # temperature of the draws; 0 is greedy, as the field measures
     full_canvas: bool = True
     """Decode the whole canvas, so that NFE is known with and without the early exit at EOS."""
 
@@ -219,11 +219,11 @@ class TrainConfig:
     """Folder of the run: config, metrics, checkpoints."""
     train: Literal["joint", "model", "sampler"] = "joint"
     """What learns: the denoiser and the threshold head, the denoiser alone, or the head alone."""
-    steps: int = 30
-    prompts_per_step: int = 48
+    steps: int = 30  # steps of the run, each one batch of rollouts
+    prompts_per_step: int = 48  # prompts of a step; a prompt is one group of completions
     num_generations: int = 8
     """G: completions a prompt; their mean reward is the baseline."""
-    seed: int = 0
+    seed: int = 0  # seed of rollouts and cuts
     save_every: int = 10
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: int = 2
@@ -255,10 +255,10 @@ class TrainConfig:
 class ModelConfig:
     """Shape of a tiny denoiser trained from scratch."""
 
-    hidden_size: int = 96
-    num_layers: int = 4
-    num_heads: int = 4
-    mlp_size: int = 256
+    hidden_size: int = 96  # width
+    num_layers: int = 4  # transformer blocks
+    num_heads: int = 4  # attention heads
+    mlp_size: int = 256  # inner width of SwiGLU
 
     def __post_init__(self) -> None:
         _bound(self, "model.", "hidden_size num_layers num_heads mlp_size", ">=", 1)
@@ -270,21 +270,21 @@ class ModelConfig:
 class PretrainConfig:
     """Masked-diffusion pre-training of a tiny model on a task's solved examples."""
 
-    output: str = "runs/pretrain"
-    steps: int = 300
+    output: str = "runs/pretrain"  # folder of the policy
+    steps: int = 300  # optimiser steps
     schedule_steps: int | None = None
     """Length of the cosine schedule; None: steps. Longer than steps stops early, at partial competence."""
-    batch_size: int = 128
-    learning_rate: float = 2e-3
-    warmup_steps: int = 20
+    batch_size: int = 128  # examples a step
+    learning_rate: float = 2e-3  # peak learning rate
+    warmup_steps: int = 20  # steps over which the learning rate rises linearly from 0
     label_noise: float = 0.0
     """Share of the answer's tokens replaced at random: a model with something left to learn."""
     min_time: float = 0.05
     """Smallest share of masked positions; the 1/t weight is bounded by its inverse."""
     prompt_mask_prob: float = 0.0
     """In a fifth of the rows this share of the prompt is masked too, which d1's objective then does not surprise."""
-    num_examples: int = 20000
-    seed: int = 0
+    num_examples: int = 20000  # solved examples to draw batches from
+    seed: int = 0  # seed of weights, label noise, batches and masks
     num_threads: int = 0
     """CPU threads of torch; 0 leaves torch's choice."""
     model: ModelConfig = field(default_factory=ModelConfig)
