@@ -128,6 +128,7 @@ def summarize(evaluation: Evaluation, sampler: str) -> dict[str, Any]:
         "top_k": {k: figures(evaluation.point(f"top_k:{k}")) for k in ("1", "2", "4")},
         "frontier": [figures(point) for point in evaluation.frontier if not point.level],
         "learned": learned,
+        "num_prompts": evaluation.point(sampler).num_prompts,
     }
 
 
