@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from diffpo.cli import COMMANDS, main, parse
-from diffpo.config import ModelConfig, PretrainConfig, RolloutConfig, TrainConfig, from_dict, load_config
+from diffpo.config import ModelConfig, PretrainConfig, RolloutConfig, TrainConfig
+from diffpo.recipe import from_dict, load_config
 from diffpo.training.pretrain import pretrain
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))

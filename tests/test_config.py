@@ -27,14 +27,10 @@ from diffpo.config import (
     TaskConfig,
     ThresholdConfig,
     TrainConfig,
-    find_recipe,
-    find_training,
-    from_dict,
-    load_config,
     parse_sampler,
     suggest,
-    to_json,
 )
+from diffpo.recipe import find_recipe, find_training, from_dict, load_config, to_json
 
 CONFIGS = [
     cls

@@ -19,10 +19,10 @@ _HOMES = {
         "TaskConfig",
         "ThresholdConfig",
         "TrainConfig",
-        "load_config",
     ),
     "diffpo.evaluation.evaluate": ("Evaluation", "Point", "evaluate"),
     "diffpo.models.policy": ("Policy", "load_policy"),
+    "diffpo.recipe": ("load_config",),
     "diffpo.rollout.engine": ("generate",),
     "diffpo.rollout.local": ("collect", "sample"),
     "diffpo.tasks": ("load_task",),
@@ -45,10 +45,10 @@ if TYPE_CHECKING:
         TaskConfig,
         ThresholdConfig,
         TrainConfig,
-        load_config,
     )
     from diffpo.evaluation.evaluate import Evaluation, Point, evaluate
     from diffpo.models.policy import Policy, load_policy
+    from diffpo.recipe import load_config
     from diffpo.rollout.engine import generate
     from diffpo.rollout.local import collect, sample
     from diffpo.tasks import load_task

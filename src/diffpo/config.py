@@ -1,15 +1,10 @@
-"""Every knob of diffpo as frozen dataclasses, read from TOML and written as JSON. Imports no torch."""
+"""Every knob of diffpo as frozen dataclasses. Imports no torch."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import json
-import tomllib
-import types
-import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 SAMPLER_RULES = {
@@ -38,7 +33,7 @@ def parse_sampler(spec: str, where: str = "sampler") -> tuple[str, float]:
     return rule, value
 
 
-def suggest(wrong: str, names: typing.Iterable[str]) -> str:
+def suggest(wrong: str, names: Iterable[str]) -> str:
     """The end of an error line: the nearest allowed name, and all of them when they are few."""
     names = list(names)
     near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
@@ -316,85 +311,3 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         _bound(self, "", "num_threads num_prompts", ">=", 1)
-
-
-C = typing.TypeVar("C")
-
-
-def load_config(cls: type[C], path: str | Path) -> C:
-    """Read a sparse TOML file over the defaults of `cls`. ValueError names the file, the key and the mend."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        return from_dict(cls, tomllib.loads(path.read_text()))
-    except (tomllib.TOMLDecodeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def from_dict(cls: type[C], values: dict[str, Any], where: str = "") -> C:
-    """Build a config from nested plain values; an unknown key or a value of the wrong type is a ValueError."""
-    hints = typing.get_type_hints(cls)
-    arguments = {}
-    for key, value in values.items():
-        if key not in hints:
-            raise ValueError(f"unknown key {where + key!r}{suggest(key, hints)}")
-        arguments[key] = _convert(hints[key], value, where + key)
-    return cls(**arguments)
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    """`value` as type `hint`: the few types that a config field may have."""
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise ValueError(f"{where} is a table: write [{where}] with its keys below")
-        return from_dict(typing.cast(type, hint), value, where + ".")
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return None if value is None else _convert(args[0], value, where)
-    if origin is tuple and isinstance(value, list | tuple):
-        if args[-1] is not Ellipsis and len(value) != len(args):
-            raise ValueError(f"{where} takes {len(args)} values, got {value!r}")
-        return tuple(_convert(args[0], item, where) for item in value)
-    if origin is Literal and value in args:
-        return value
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(hint, type) and type(value) is hint:
-        return value
-    names = {Literal: f"one of {', '.join(map(str, args))}", tuple: "a list"}
-    wanted = names.get(origin) or getattr(hint, "__name__", "")
-    raise ValueError(f"{where} must be {wanted}, got {value!r}")
-
-
-def to_json(config: Any) -> str:
-    """The resolved config as JSON, which `from_dict(cls, json.loads(text))` reads back."""
-    return json.dumps(dataclasses.asdict(config), indent=2)
-
-
-def find_recipe(name: str) -> Path:
-    """The recipe at path `name`, or the one of that name that ships with diffpo; ValueError lists those."""
-    if Path(name).is_file():
-        return Path(name)
-    package = Path(__file__).parent
-    folders = [package / "recipes", package.parents[1] / "recipes"]  # an installed wheel, a checkout
-    shipped = {path.stem: path for folder in folders for path in folder.glob("*.toml")}
-    stem = name.removeprefix("recipes/").removesuffix(".toml")
-    if stem in shipped:
-        return shipped[stem]
-    raise ValueError(f"{name}: no such recipe{suggest(Path(name).stem, sorted(shipped))}")
-
-
-def find_training(folder: Path) -> tuple[TrainConfig | None, TaskConfig | None]:
-    """The training run that wrote `folder` (the run itself or its policy), if any, and the task of the model in it."""
-    for candidate in (folder / "config.json", folder.parent / "config.json", folder / "pretrain.json"):
-        if candidate.is_file():
-            try:
-                values = json.loads(candidate.read_text())
-                if "objective" in values:  # a policy's config.json has none
-                    return (config := from_dict(TrainConfig, values)), config.task
-                if "schedule_steps" in values:
-                    return None, from_dict(PretrainConfig, values).task
-            except ValueError as error:
-                raise ValueError(f"{candidate}: {error}") from None
-    return None, None

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from diffpo.config import DemoConfig, PretrainConfig, TrainConfig, find_recipe, load_config
+from diffpo.config import DemoConfig, PretrainConfig, TrainConfig
 from diffpo.evaluation.evaluate import Evaluation, Point, evaluate
 from diffpo.evaluation.report import comparison_table, frontier_figure, training_figure, unmasking_figure
 from diffpo.models.policy import Policy
 from diffpo.models.threshold import ThresholdHead
+from diffpo.recipe import find_recipe, load_config
 from diffpo.rollout.local import sample
 from diffpo.tasks import load_task
 from diffpo.training.loop import train

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffpo.config import ModelConfig, PretrainConfig, TaskConfig, from_dict
+from diffpo.config import ModelConfig, PretrainConfig, TaskConfig
 from diffpo.models.policy import create_policy, load_policy
 from diffpo.progress import Progress
+from diffpo.recipe import from_dict
 from diffpo.tasks import load_task
 from diffpo.training.pretrain import pretrain, solved_examples
 

@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffpo.config import ModelConfig, ThresholdConfig, from_dict
+from diffpo.config import ModelConfig, ThresholdConfig
 from diffpo.functional.random import make_key
 from diffpo.models.threshold import ThresholdHead
 from diffpo.models.tokenizer import CharTokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
 from diffpo.models.weights import load_denoiser, read_config, read_tensors
+from diffpo.recipe import from_dict
 
 
 @dataclass(eq=False)

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import torch
 
-from diffpo.config import TrainConfig, from_dict, to_json
+from diffpo.config import TrainConfig
 from diffpo.evaluation.evaluate import measure
 from diffpo.functional.objective import group_advantages
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy, load_policy
 from diffpo.models.threshold import ThresholdHead
 from diffpo.progress import Progress
+from diffpo.recipe import from_dict, to_json
 from diffpo.rollout.local import collect
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffpo.config import PretrainConfig, to_json
+from diffpo.config import PretrainConfig
 from diffpo.functional.masking import forward_process, nelbo, stratified_times
 from diffpo.functional.prediction import ban, log_softmax_at
 from diffpo.functional.random import fold, make_key, uniform
 from diffpo.models.policy import Policy, create_policy
 from diffpo.models.transformer import pack
 from diffpo.progress import Progress
+from diffpo.recipe import to_json
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 

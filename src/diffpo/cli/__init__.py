@@ -1,0 +1,90 @@
+"""The command line: every knob of the configs is a flag; heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from diffpo.cli.answering import Eval, Sample
+from diffpo.cli.training import Demo, Pretrain, Train
+from diffpo.config import PretrainConfig, TrainConfig, suggest
+from diffpo.recipe import find_recipe, find_training, load_config
+
+COMMANDS: dict[str, type] = {"demo": Demo, "pretrain": Pretrain, "train": Train, "eval": Eval, "sample": Sample}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; what a user can mend ends it with one line and exit status 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if arguments[0] == "--version":
+        from diffpo import __version__
+
+        print(f"diffpo {__version__}")
+        return
+    try:
+        if arguments[0] not in COMMANDS:
+            raise ValueError(f"no command {arguments[0]!r}{suggest(arguments[0], COMMANDS)}")
+        parse(*arguments).run()
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(_fail(str(error), 2))
+    except KeyboardInterrupt as stop:
+        sys.exit(_fail(str(stop) or "interrupted", 130))
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"diffpo: {message}", file=sys.stderr)
+    return status
+
+
+def usage() -> str:
+    """What `diffpo --help` prints."""
+    lines = ["usage: diffpo COMMAND [--help] [flags]", ""]
+    lines += [f"  {name:<10}{command.__doc__}" for name, command in COMMANDS.items()]
+    return "\n".join(lines)
+
+
+def parse(command: str, *arguments: str) -> Any:
+    """The command object that the arguments describe. The values of a recipe, or of a model's run, are defaults."""
+    kind = COMMANDS[command]
+    first = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+    parsed = tyro.cli(kind, prog=f"diffpo {command}", args=list(arguments), default=_defaults(kind, first))
+    named = vars(parsed).get("recipe", vars(parsed).get("model", first))
+    if named != first:
+        raise ValueError(f"{named}: write it first, before the flags: diffpo {command} {named} ...")
+    return parsed
+
+
+def _defaults(kind: type, first: str) -> Any:
+    if kind in (Pretrain, Train):
+        config = {Pretrain: PretrainConfig, Train: TrainConfig}[kind]
+        return kind(config=load_config(config, find_recipe(first)) if first else config())
+    if kind in (Eval, Sample):
+        return _from_run(kind(model=first), first) if first else tyro.MISSING_NONPROP
+    return Demo()
+
+
+def _from_run(command: Any, folder: str) -> Any:
+    """A model is asked what it was trained on, and decoded as it was trained."""
+    config, task = find_training(Path(folder))
+    rollout = dataclasses.replace(
+        config.rollout if config else command.rollout, temperature=command.rollout.temperature
+    )
+    if rollout.sampler == "learned" and not _has_threshold(Path(folder)):
+        rollout = dataclasses.replace(rollout, sampler="top_k:1")
+    changes: dict[str, Any] = {"task": task or command.task, "rollout": rollout}
+    if config and isinstance(command, Eval):
+        changes["eval"] = config.eval
+    return dataclasses.replace(command, **changes)
+
+
+def _has_threshold(folder: Path) -> bool:
+    """Whether a policy folder, or a run's last policy, has a threshold head."""
+    return any((place / "threshold.safetensors").is_file() for place in (folder, folder / "policy"))

@@ -1,0 +1,68 @@
+"""Commands that train: demo, pretrain, train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from diffpo.config import DemoConfig, PretrainConfig, TrainConfig
+from diffpo.recipe import to_json
+
+RECIPE = "A TOML recipe, a file or the name of one that ships with diffpo; flags after it override its values."
+FLAT = tyro.conf.arg(name="")  # --steps rather than --config.steps
+Recipe = Annotated[Positional[str], tyro.conf.arg(help=RECIPE, metavar="[RECIPE]")]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Pre-train a tiny diffusion LM, train it and its sampler with DiFFPO, and show what changed. A few minutes."""
+
+    config: Annotated[DemoConfig, FLAT] = field(default_factory=DemoConfig)
+
+    def run(self) -> None:
+        from diffpo.demo import run_demo
+
+        run_demo(self.config)
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Train a tiny masked diffusion LM from scratch on a task's solved examples."""
+
+    recipe: Recipe = ""
+    config: Annotated[PretrainConfig, FLAT] = field(default_factory=PretrainConfig)
+    dry_run: bool = False
+    """Print the resolved config and stop."""
+
+    def run(self) -> None:
+        if self.dry_run:
+            print(to_json(self.config))
+            return
+        from diffpo.training.pretrain import pretrain
+
+        pretrain(self.config)
+        print(f"saved {self.config.output}; next: diffpo train --model {self.config.output}")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a policy and its adaptive sampler with DiFFPO."""
+
+    recipe: Recipe = ""
+    config: Annotated[TrainConfig, FLAT] = field(default_factory=TrainConfig)
+    dry_run: bool = False
+    """Print the resolved config and stop."""
+    resume: bool = False
+    """Go on from the last good checkpoint in --output."""
+
+    def run(self) -> None:
+        if self.dry_run:
+            print(to_json(self.config))
+            return
+        from diffpo.training.loop import train
+
+        train(self.config, resume=self.resume)
+        print(f"saved {self.config.output}/policy; next: diffpo eval {self.config.output}")
