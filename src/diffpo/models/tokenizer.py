@@ -1,13 +1,62 @@
-"""A character tokenizer: one id a character, then EOS and mask."""
+"""Tokenizers: characters for the tiny models, a published checkpoint's own, or bare ids for one that ships none."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
+
+from diffpo.models.hub_tokenizer import HubTokenizer, token_id
 
 
-class CharTokenizer:
+class Tokenizer(Protocol):
+    """Text to ids and back."""
+
+    @property
+    def eos_id(self) -> int: ...
+
+    @property
+    def mask_id(self) -> int: ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids from here on are the model's padding of the vocabulary: no text has them, none is emitted."""
+        ...
+
+    @property
+    def chats(self) -> bool:
+        """Whether there is a chat template."""
+        ...
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of `text` as it stands: no special token is added, and none can be typed."""
+        ...
+
+    def chat(self, messages: Sequence[Mapping[str, str]], prefill: str = "") -> tuple[int, ...]:
+        """Ids of a conversation, the assistant's header and the beginning of its answer. ValueError unless `chats`."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text up to the first EOS or end of turn; a mask shows as '_'."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what `load_tokenizer` reads."""
+        ...
+
+
+class _Chatless:
+    """No chat template."""
+
+    chats = False
+
+    def chat(self, messages: Sequence[Mapping[str, str]], prefill: str = "") -> tuple[int, ...]:
+        raise ValueError("this model has no chat template: prompt with plain text")
+
+
+class CharTokenizer(_Chatless):
     """Ids 0..K-1 are the characters of `alphabet` in sorted order, K is EOS (padding too), K + 1 the mask."""
 
     def __init__(self, alphabet: str) -> None:
@@ -39,3 +88,47 @@ class CharTokenizer:
     @classmethod
     def load(cls, folder: Path) -> CharTokenizer:
         return cls(json.loads((folder / "alphabet.json").read_text())["alphabet"])
+
+
+class IdTokenizer(_Chatless):
+    """Texts are ids, a space between them: for a checkpoint without a tokenizer."""
+
+    def __init__(self, vocab_size: int, eos_id: int, mask_id: int) -> None:
+        self.vocab_size = vocab_size
+        self.eos_id = eos_id
+        self.mask_id = mask_id
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """The ids that `text` lists; ValueError if it is anything else."""
+        words = text.split()
+        if any(re.fullmatch("[0-9]{1,18}", word) is None for word in words):
+            raise ValueError(
+                "this checkpoint has no tokenizer (tokenizer.json, or vocab.json and merges.txt): put its files into "
+                "the folder, or write token ids such as '5 17 42'"
+            )
+        if beyond := [word for word in words if int(word) >= self.vocab_size]:
+            raise ValueError(f"token id {beyond[0]} is beyond the model's vocabulary: ids are below {self.vocab_size}")
+        return tuple(map(int, words))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The ids up to the first EOS; a mask shows as '_'."""
+        words = []
+        for index in ids:
+            if index == self.eos_id:
+                break
+            words.append("_" if index == self.mask_id else str(index))
+        return " ".join(words)
+
+    def save(self, folder: Path) -> None:
+        """Nothing: config.json has it all."""
+
+
+def load_tokenizer(folder: Path, config: Mapping[str, Any], vocab_size: int) -> Tokenizer:
+    """The tokenizer whose files are in `folder`; `config` is its config.json, `vocab_size` the model's."""
+    files = {path.name for path in folder.iterdir()}
+    if "alphabet.json" in files:
+        return CharTokenizer.load(folder)
+    if "tokenizer.json" in files or {"vocab.json", "merges.txt"} <= files:
+        return HubTokenizer.load(folder, config, vocab_size)
+    eos_id = token_id(folder, config, ("eos_token_id", "pad_token_id"), vocab_size)
+    return IdTokenizer(vocab_size, eos_id, token_id(folder, config, ("mask_token_id",), vocab_size))

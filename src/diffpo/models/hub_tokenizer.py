@@ -1,0 +1,163 @@
+"""The tokenizer of a published checkpoint, read from its files alone: no remote code, no network."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+END_OF_TURN = ("<|eot_id|>", "<|im_end|>")  # of Llama-3's headers (LLaDA) and of ChatML (Dream)
+PRIVATE_USE = range(0xF0000, 0xFFFFE)  # code points that Unicode leaves to the likes of us
+
+
+class HubTokenizer:
+    """A byte-level BPE tokenizer with special tokens and, mostly, a chat template.
+
+    Special tokens come from the chat template alone: text that spells one is encoded letter by letter.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, files: Mapping[str, bytes], eos_id: int, mask_id: int, vocab_size: int
+    ) -> None:
+        """`files` are what `save` writes; `vocab_size` is the model's, from which ids that no token has are cut off."""
+        self.eos_id = eos_id
+        self.mask_id = mask_id
+        self.vocab_size = min(max(tokenizer.get_vocab().values()) + 1, vocab_size)
+        self.chats = tokenizer.chat_template is not None
+        self.files = dict(files)
+        added = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
+        turn_ends = {index for index, content in added.items() if content in END_OF_TURN}
+        # Nobody may type these, whatever their flags in the file say.
+        reserved = [added[index] for index in {eos_id, mask_id, *turn_ends} if index in added]
+        tokenizer.add_tokens(reserved, special_tokens=True)
+        self._stops = {eos_id, *turn_ends}
+        self._specials = {t.content: index for index, t in tokenizer.added_tokens_decoder.items() if t.special}
+        longest_first = sorted(self._specials, key=len, reverse=True)
+        self._special = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+        self._tokenizer = tokenizer
+        self._marked = tokenizer.backend_tokenizer
+        self._marked.no_truncation()  # tokenizer.json may hold what its last user cut or padded to
+        self._marked.no_padding()
+        self._plain = copy.deepcopy(self._marked)
+        self._plain.encode_special_tokens = True  # as text, that is
+
+    @classmethod
+    def load(cls, folder: Path, config: Mapping[str, Any], vocab_size: int) -> HubTokenizer:
+        """Read `folder`, whose config.json is `config`; `vocab_size` is the model's. ValueError if they do not fit."""
+        from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
+
+        paths = [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
+        paths += sorted(folder.glob("tokenization_*.py"))
+        files = {path.name: path.read_bytes() for path in paths}
+        # vocab.json and merges.txt do not say how to cut text into words: Dream does it as Qwen2.
+        kind = PreTrainedTokenizerFast if "tokenizer.json" in files else Qwen2Tokenizer
+        try:
+            tokenizer = kind.from_pretrained(folder, local_files_only=True)
+            listed = json.loads(files.get("tokenizer_config.json", b"{}")).get("added_tokens_decoder", {})
+        except Exception as error:  # the Rust half raises bare Exceptions
+            raise ValueError(f"{folder}: cannot read its tokenizer files: {error}") from error
+        known = tokenizer.get_vocab()
+        for index, token in listed.items():
+            if known.get(token["content"]) != int(index):
+                raise ValueError(
+                    f"{folder / 'tokenizer_config.json'}: {token['content']!r} is to be id {index}, but is id "
+                    f"{known.get(token['content'])} beside the other tokenizer files: they are not of one checkpoint"
+                )
+        eos_id = token_id(folder, config, ("eos_token_id", "pad_token_id"), vocab_size, tokenizer.eos_token_id)
+        mask_id = token_id(folder, config, ("mask_token_id",), vocab_size, tokenizer.mask_token_id)
+        if eos_id not in known.values():
+            raise ValueError(f"{folder}: EOS is id {eos_id}, which the tokenizer does not know; mend config.json")
+        return cls(tokenizer, files, eos_id, mask_id, vocab_size)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of `text`, none of them special, whatever it spells."""
+        return tuple(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def chat(self, messages: Sequence[Mapping[str, str]], prefill: str = "") -> tuple[int, ...]:
+        """Ids of the conversation and the assistant's header, then of `prefill`; ValueError if there is no template."""
+        if not self.chats:
+            raise ValueError(
+                "this checkpoint has no chat template: put chat_template.jinja into its folder, or prompt with text"
+            )
+        values = [value for message in messages for value in message.values()]
+        typed = sorted({token for value in values for token in self._special.findall(value)})
+        # Special tokens that users typed go through the template in disguise, so that those left are the template's.
+        unused = (chr(code) for code in PRIVATE_USE if not any(chr(code) in value for value in values))
+        disguise = dict(zip(typed, unused, strict=False))
+        rendered = self._tokenizer.apply_chat_template(
+            [
+                {key: self._special.sub(lambda match: disguise[match[0]], value) for key, value in message.items()}
+                for message in messages
+            ],
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        assert isinstance(rendered, str)  # as tokenize=False says
+        return (*self._encode_rendered(rendered, disguise), *self.encode(prefill))
+
+    def _encode_rendered(self, rendered: str, disguise: Mapping[str, str]) -> tuple[int, ...]:
+        if not disguise:
+            return tuple(self._marked.encode(rendered, add_special_tokens=False).ids)
+        # The tokenizer, too, first splits at special tokens and then encodes what is between them piece by piece.
+        ids: list[int] = []
+        for odd, piece in enumerate(self._special.split(rendered)):
+            if odd % 2:
+                ids.append(self._specials[piece])
+                continue
+            for token, stand_in in disguise.items():
+                piece = piece.replace(stand_in, token)
+            ids += self.encode(piece)
+        return tuple(ids)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text up to the first EOS or end of turn; a mask shows as '_', other special and unknown ids as nothing."""
+        texts = []
+        for mask, run in groupby(self._until_stop(ids), lambda index: index == self.mask_id):
+            run = list(run)
+            texts.append("_" * len(run) if mask else self._marked.decode(run, skip_special_tokens=True))
+        return "".join(texts)
+
+    def _until_stop(self, ids: Iterable[int]) -> Iterable[int]:
+        for index in ids:
+            if index in self._stops:
+                return
+            if index == self.mask_id or 0 <= index < self.vocab_size:
+                yield index
+
+    def save(self, folder: Path) -> None:
+        """Write the files that this was loaded from, byte for byte."""
+        for name, data in self.files.items():
+            (folder / name).write_bytes(data)
+
+
+def token_id(
+    folder: Path, config: Mapping[str, Any], keys: Sequence[str], vocab_size: int, fallback: int | None = None
+) -> int:
+    """The first id that config.json gives under `keys`, else `fallback`; ValueError if there is none or it is no id."""
+    path = folder / "config.json"
+    for key in keys:
+        index = config.get(key)
+        if index is None:
+            continue
+        if not isinstance(index, int) or not 0 <= index < vocab_size:
+            raise ValueError(f"{path}: {key} is {index!r}, not one id below the model's vocabulary of {vocab_size}")
+        return index
+    if fallback is None or fallback >= vocab_size:
+        raise ValueError(f"{path}: no {' or '.join(keys)}; add the id")
+    return fallback
