@@ -243,7 +243,7 @@ def test_unknown_task(line: Fail, model: str) -> None:
 def test_folders_without_a_model(line: Fail, elsewhere: Path) -> None:
     (elsewhere / "empty").mkdir()
     for folder in ("missing", "empty"):
-        mend = f"{folder}: no checkpoint here (no config.json); `diffpo pretrain` makes one"
+        mend = f"{folder}: no checkpoint here (no config.json); `diffpo sft` makes one"
         for command in (["train", "--model", folder], ["eval", folder], ["sample", folder]):
             assert line(*command) == mend
     assert [path.name for path in elsewhere.iterdir()] == ["empty"]
@@ -259,7 +259,7 @@ def test_checkpoints_of_another_model(line: Fail, elsewhere: Path, model: str) -
 
     expected = f"{other}/config.json: model_type 'bert' is not a family diffpo loads (allowed: diffpo, llada, Dream)"
     assert evaluate(model_type="bert") == expected
-    assert evaluate(model_type="llada").startswith(f"{other}: a llada checkpoint")
+    assert evaluate(model_type="llada").startswith(f"{other}: config.json lacks 'n_heads'")
     wider = evaluate(shape=config["shape"] | {"mlp_size": 48})
     assert wider.startswith(f"{other}: the weights do not fit config.json: ") and "expected (48, 32)" in wider
     (other / "config.json").write_text("{")

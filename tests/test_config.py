@@ -19,6 +19,7 @@ from diffpo.config import (
     SAMPLER_RULES,
     DemoConfig,
     EvalConfig,
+    LoraConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimConfig,
@@ -121,6 +122,7 @@ def test_a_bad_toml_is_one_line_that_names_file_and_key(tmp_path: Path, cls: typ
 NAN = math.nan
 BAD = [
     (TaskConfig, "task.", {"hard_share": (1.5, -0.1, NAN), "easy": ((0, 3), (4, 2)), "hard": ((5, 4),)}),
+    (LoraConfig, "lora.", {"rank": (-1,), "alpha": (0.0, NAN)}),
     (
         RolloutConfig,
         "rollout.",
@@ -175,6 +177,7 @@ BAD = [
     ),
     (
         EvalConfig,
+        LoraConfig,
         "eval.",
         {
             "samplers": (("top_k:1", "greedy"),),
@@ -222,6 +225,7 @@ BAD = [
 ]
 # any number, any text, or checked where it is used
 FREE = {"seed", "name", "output", "model", "log_with", "full_canvas"}
+FREE |= {"device", "revision", "adapter", "targets"}  # checked against the machine, the hub and the model
 
 
 @pytest.mark.parametrize(

@@ -53,12 +53,21 @@ def _bound(config: Any, section: str, names: str, relation: Literal[">", ">="], 
         _check(inside, f"{section}{name} must be {relation} {low}, got {value}")
 
 
+TASK_KNOBS = {
+    **dict.fromkeys(("sudoku", "countdown", "arithmetic"), "easy hard hard_share"),
+    **dict.fromkeys(("gsm8k", "math500", "countdown_cd3", "sudoku_4x4"), "rules data test_data reward"),
+    "reasoning_gym": "reward",
+    "own": "data test_data reward",
+}
+"""The knobs that each task reads beside the seed."""
+
+
 @dataclass(frozen=True)
 class TaskConfig:
     """What is asked."""
 
     name: str = "sudoku"
-    """Task: sudoku, countdown or arithmetic."""
+    """sudoku, countdown, arithmetic (tiny models); gsm8k, math500, countdown_cd3, sudoku_4x4; reasoning_gym:NAME."""
     easy: tuple[int, int] | None = None
     """Difficulty range of easy prompts (sudoku: blanks, countdown: numbers, arithmetic: terms). None: task's own."""
     hard: tuple[int, int] | None = None
@@ -67,11 +76,26 @@ class TaskConfig:
     """Share of hard prompts."""
     seed: int = 0
     """Seed of the task's data and of its train / test split."""
+    rules: Literal["strict", "d1"] = "strict"
+    """Grader and reward: ours, or d1's as published, quirks included (docs/grading.md)."""
+    data: str | None = None
+    """Training rows: a .jsonl, .csv or .parquet file, or a data set of the Hugging Face hub. None: the task's own."""
+    test_data: str | None = None
+    """Test rows, likewise. None: the task's own, or a tenth of the rows of a task of your own."""
+    reward: tuple[str, ...] = ()
+    """Your own rewards, PATH.py:FUNCTION or PATH.py:FUNCTION=WEIGHT; number, math and code are built in."""
 
     def __post_init__(self) -> None:
         _check(0 <= self.hard_share <= 1, f"task.hard_share must lie in [0, 1], got {self.hard_share}")
         for name, span in (("easy", self.easy), ("hard", self.hard)):
             _check(span is None or 1 <= span[0] <= span[1], f"task.{name} must be a range LOW HIGH, got {span}")
+        if self.name == "sudoku" and self.data and self.reward:  # the default name: rows and rewards make a task
+            object.__setattr__(self, "name", "own")
+        knobs = TASK_KNOBS.get(self.name.partition(":")[0])
+        for name in sorted({*" ".join(TASK_KNOBS.values()).split()} - {*(knobs or "").split()}) if knobs else ():
+            unset = getattr(self, name) == getattr(TaskConfig, name)
+            _check(unset, f"task.{name} does nothing for {self.name}, which takes {knobs} (your own: data and reward)")
+        _check(not self.reward or self.rules == "strict", "task.rules does nothing beside task.reward: drop one")
 
 
 @dataclass(frozen=True)
@@ -90,6 +114,8 @@ class RolloutConfig:
     """Length of the blocks that are decoded left to right. None: one block."""
     num_slots: int = 512
     """Rows decoded at once; finished rows leave and waiting ones take their place."""
+    chat_template: bool = True
+    """Put prompts into the tokenizer's chat template, where it has one."""
 
     def __post_init__(self) -> None:
         parse_sampler(self.sampler, "rollout.sampler")
@@ -133,6 +159,38 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True)
+class LoadConfig:
+    """How a checkpoint is loaded."""
+
+    dtype: Literal["auto", "saved", "bfloat16", "float32"] = "auto"
+    """Dtype of the weights; auto: bfloat16 for LLaDA and Dream, as saved for diffpo's own models."""
+    device: str = "auto"
+    """Device of the weights, such as cpu or cuda:1; auto: the GPU if there is one."""
+    revision: str | None = None
+    """Branch, tag or commit of a model on the Hugging Face hub."""
+    adapter: str | None = None
+    """LoRA adapter (folder or hub id) to put onto the model."""
+    four_bit: bool = False
+    """Keep the blocks' weights in 4 bits (nf4, bitsandbytes); training then takes lora.rank > 0."""
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters on the denoiser, trained in its stead."""
+
+    rank: int = 0
+    """Rank of fresh adapters; 0: none, train all weights, or go on with adapters that the model carries."""
+    alpha: float = 64.0
+    """Adapters count alpha / rank."""
+    targets: tuple[str, ...] = ()
+    """Modules, as the checkpoint names them (q_proj, attn_out, ...). None named: every linear of the blocks."""
+
+    def __post_init__(self) -> None:
+        _bound(self, "lora.", "rank", ">=", 0)
+        _bound(self, "lora.", "alpha", ">", 0)
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """AdamW over the denoiser."""
 
@@ -147,6 +205,8 @@ class OptimConfig:
     """Gradients are clipped to this norm, denoiser and threshold head each on its own."""
     micro_batch_size: int = 512
     """Rows a backward pass holds at once; changes memory, not results."""
+    gradient_checkpointing: bool = False
+    """Compute each block a second time in the backward pass instead of keeping its activations."""
 
     def __post_init__(self) -> None:
         _bound(self, "optim.", "learning_rate max_grad_norm", ">", 0)
@@ -209,7 +269,7 @@ class TrainConfig:
     """One reinforcement-learning run."""
 
     model: str = "runs/pretrain"
-    """Checkpoint folder of the policy to start from."""
+    """Policy to start from: a folder, or a model on the Hugging Face hub."""
     output: str = "runs/train"
     """Folder of the run: config, metrics, checkpoints."""
     train: Literal["joint", "model", "sampler"] = "joint"
@@ -229,6 +289,8 @@ class TrainConfig:
     """Trackers beside metrics.jsonl: tensorboard, wandb, trackio."""
     num_threads: int = 0
     """CPU threads of torch; 0 leaves torch's choice."""
+    load: LoadConfig = field(default_factory=LoadConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -243,6 +305,8 @@ class TrainConfig:
         if self.train != "model":
             ok = self.rollout.sampler == "learned"
             _check(ok, f"train={self.train!r} learns the sampler: set rollout.sampler to learned, not a fixed rule")
+        frozen = self.load.four_bit and not self.lora.rank and not self.load.adapter
+        _check(not frozen or self.train == "sampler", "load.four_bit: 4-bit weights do not learn: set lora.rank > 0")
         _check(self.rollout.temperature > 0, "rollout.temperature must be > 0 in training: greedy groups do not differ")
 
 

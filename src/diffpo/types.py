@@ -22,6 +22,8 @@ class Prompt:
     """Difficulty class that evaluation reports on its own, such as "easy"; "" for none."""
     columns: Mapping[str, object] = field(default_factory=dict)
     """What the verifier needs: the answer, the numbers, the grid."""
+    prefill: str = ""
+    """Start of the completion, put after the assistant header; the completion's text goes on from it."""
 
 
 @dataclass(frozen=True)

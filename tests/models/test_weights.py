@@ -57,10 +57,10 @@ EMBED, NORM = "model.transformer.wte.weight", "model.transformer.ln_f.weight"
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
-        (lambda tensors: tensors.pop(EMBED), ["missing embed.weight"]),
+        (lambda tensors: tensors.pop(EMBED), ["missing model.transformer.wte.weight"]),
         (lambda tensors: tensors.update({NORM: torch.zeros(7)}), [NORM, r"\(7,\)", r"\(64,\)"]),
         (lambda tensors: tensors.update({"stray": torch.zeros(7)}), ["unexpected stray"]),
-        (lambda tensors: (tensors.pop(EMBED), tensors.pop(NORM)), ["embed.weight", "norm.weight"]),
+        (lambda tensors: (tensors.pop(EMBED), tensors.pop(NORM)), ["wte.weight", "ln_f.weight"]),
     ],
 )
 def test_one_error_names_all_that_does_not_fit(
@@ -82,7 +82,7 @@ def test_an_unknown_family_is_an_error_that_suggests_one(checkpoint: Path) -> No
 
 def test_a_folder_without_weights_is_an_error(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"missing embed\.weight"):
+    with pytest.raises(ValueError, match=r"missing model\.transformer\.wte"):
         load_denoiser(checkpoint)
     with pytest.raises(ValueError, match="no checkpoint here"):
         load_denoiser(checkpoint / "nowhere")

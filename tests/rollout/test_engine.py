@@ -120,6 +120,7 @@ class CountingDenoiser(torch.nn.Module):
     def __init__(self, denoiser: torch.nn.Module) -> None:
         super().__init__()
         self.inner, self.config, self.head = denoiser, denoiser.config, denoiser.head
+        self.autocast = denoiser.autocast
         self.calls: list[tuple[int, int]] = []
 
     def forward(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:

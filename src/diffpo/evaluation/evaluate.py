@@ -153,9 +153,7 @@ def answer(
 ) -> list[tuple[Completion, Verdict]]:
     """Decode and judge one completion a prompt, thresholds without noise; draws are keyed by (seed, prompt id)."""
     requests = [
-        make_request(
-            policy, p.text, rollout, task.gen_length, make_key(seed, p.id), explore=False, early_exit=early_exit
-        )
+        make_request(policy, p, rollout, task.gen_length, make_key(seed, p.id), explore=False, early_exit=early_exit)
         for p in prompts
     ]
     completions = generate(policy, requests, rollout.num_slots)

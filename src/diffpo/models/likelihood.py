@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from diffpo.functional.prediction import ban, log_softmax_at
+from diffpo.functional.prediction import log_softmax_at
 from diffpo.functional.random import fold, uniform
 from diffpo.functional.surrogate import assign_cuts, latents
 from diffpo.models.policy import Policy
 from diffpo.models.transformer import pack
 from diffpo.types import Batch
+
+MAX_LOGITS = 2**26
+"""Logits held at once: 256 MB in fp32, and as much again for each of a few temporaries."""
 
 
 def surrogate_logprobs(
@@ -53,9 +57,24 @@ def surrogate_logprobs(
     ids, packing = pack(sequences, prompt_lengths + batch.gen_lengths[latent_row])
     hidden = policy.denoiser(ids, packing)
     at = packing.starts[source] + (prompt_lengths[source] + positions - policy.denoiser.config.shift).clamp_min(0)
-    logits = ban(policy.denoiser.head(hidden[at]), policy.banned)
-    scores = log_softmax_at(logits, batch.tokens[rows, positions], temperature)
+    scores = score_tokens(policy, hidden[at], batch.tokens[rows, positions], temperature)
     return torch.zeros(batch.tokens.shape, device=device).index_put((rows, positions), scores)
+
+
+def score_tokens(policy: Policy, hidden: Tensor, tokens: Tensor, temperature: float) -> Tensor:
+    """log softmax(logits / temperature) at `tokens` [N] of final hidden states [N, D]. Differentiable.
+
+    Logits of many positions over a large vocabulary are made, and in the backward pass made again, chunk by chunk.
+    """
+
+    def score(hidden: Tensor, tokens: Tensor) -> Tensor:
+        return log_softmax_at(policy.logits(hidden), tokens, temperature)
+
+    size = max(1, MAX_LOGITS // policy.denoiser.config.vocab_size)
+    if len(tokens) <= size:
+        return score(hidden, tokens)
+    chunks = zip(hidden.split(size), tokens.split(size), strict=True)
+    return torch.cat([checkpoint(score, *chunk, use_reentrant=False) for chunk in chunks])
 
 
 def _with_prompts(batch: Batch, rows: Tensor, canvas: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:

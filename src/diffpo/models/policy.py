@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from diffpo.config import ModelConfig, ThresholdConfig
+from diffpo.config import LoraConfig, ModelConfig, ThresholdConfig
+from diffpo.functional.prediction import ban
 from diffpo.functional.random import make_key
+from diffpo.models import lora
+from diffpo.models.families import FAMILIES, Family
 from diffpo.models.threshold import ThresholdHead
-from diffpo.models.tokenizer import CharTokenizer
+from diffpo.models.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
-from diffpo.models.weights import load_denoiser, read_config, read_tensors
+from diffpo.models.weights import DTYPES, Checkpoint, load_denoiser, locate, read_json, read_tensors
 from diffpo.recipe import from_dict
 
 
@@ -25,10 +31,20 @@ class Policy:
     """Everything that answers a prompt: pi_theta and, where the sampler is learned, pi_phi."""
 
     denoiser: Transformer
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     threshold: ThresholdHead | None = None
     version: int = 0
     """Updates that this policy has been through."""
+    base: Checkpoint | None = None
+    """The checkpoint that the denoiser was loaded from; None for fresh weights."""
+    adapter: dict[str, Any] | None = None
+    """adapter_config.json of the LoRA adapters on the denoiser, if any."""
+    banned: Tensor = field(init=False)
+    """Ids that are never emitted: the mask and the vocabulary's padding."""
+
+    def __post_init__(self) -> None:
+        padding = range(self.tokenizer.vocab_size, self.denoiser.config.vocab_size)
+        self.banned = torch.tensor([self.mask_id, *padding], device=self.device)
 
     @property
     def mask_id(self) -> int:
@@ -39,53 +55,177 @@ class Policy:
         return self.tokenizer.eos_id
 
     @property
-    def banned(self) -> Tensor:
-        """Ids that are never emitted: the mask and the vocabulary's padding."""
-        padding = range(self.tokenizer.vocab_size, self.denoiser.config.vocab_size)
-        return torch.tensor([self.mask_id, *padding], device=self.device)
-
-    @property
     def device(self) -> torch.device:
         return self.denoiser.head.weight.device
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json, model.safetensors, alphabet.json and, with a head, threshold.safetensors."""
+    @property
+    def family(self) -> Family:
+        return self.base.family if self.base else FAMILIES["diffpo"]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits in fp32 of final hidden states [N, D], banned ids at -inf, shape [N, V]."""
+        with self.denoiser.autocast():
+            return ban(self.denoiser.head(hidden), self.banned)
+
+    def encode(self, prompt: str, prefill: str = "", chat: bool = True) -> tuple[int, ...]:
+        """Ids of a prompt: one user message under the chat template where there is one, else the plain text.
+
+        `prefill` is the start of the answer, which the canvas then goes on from.
+        """
+        if chat and self.tokenizer.chats:
+            return self.tokenizer.chat([{"role": "user", "content": prompt}], prefill)
+        return self.tokenizer.encode(prompt + prefill)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The denoiser's parameters that learn, by name: the adapters where there are any, else all of them."""
+        return lora.adapter_parameters(self.denoiser) if self.adapter else dict(self.denoiser.named_parameters())
+
+    def add_adapters(self, config: LoraConfig, seed: int = 0) -> None:
+        """Put fresh LoRA adapters onto the denoiser, which leaves what it computes as it was."""
+        if self.adapter:
+            raise ValueError(
+                "lora.rank: the model carries adapters already: set lora.rank = 0 to go on training those, or merge "
+                "them first (diffpo export --merge)"
+            )
+        base = self.base.name if self.base else ""
+        self.adapter = lora.add_adapters(self.denoiser, self.family, config, base, seed)
+        self._compute_in_base_dtype()
+
+    def merge_adapters(self) -> None:
+        """Fold the adapters into the weights below."""
+        if self.adapter:
+            lora.merge_adapters(self.denoiser)
+            self.adapter, self.denoiser.compute_dtype = None, None
+
+    def use_master_weights(self) -> None:
+        """Keep all weights in fp32, where small steps are not rounded away, and compute in the dtype they had."""
+        dtype = self.denoiser.head.weight.dtype
+        self.denoiser.float()
+        self.denoiser.compute_dtype = None if dtype == torch.float32 else dtype
+
+    def to(self, device: torch.device | str) -> Policy:
+        """Move everything to `device`."""
+        self.denoiser.to(device)
+        if self.threshold:
+            self.threshold.to(device)
+        self.banned = self.banned.to(device)
+        return self
+
+    def save_pretrained(self, folder: str | Path, tensors: Mapping[str, Tensor] | None = None) -> None:
+        """Write what `load_policy` reads: adapters alone if there are any, else a checkpoint in the base's own layout.
+
+        Beside them diffpo.json and, with a head, threshold.safetensors. `tensors` are the whole values of `trainable()`
+        where the parameters themselves hold a share.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        tensors = tensors or {name: parameter.detach() for name, parameter in self.trainable().items()}
+        if self.adapter:
+            lora.save_adapters(folder, self.family, self.adapter, tensors)
+        else:
+            config = self.base.config if self.base else {"model_type": "diffpo"}
+            if config["model_type"] == "diffpo":
+                config = config | {"shape": dataclasses.asdict(self.denoiser.config)}
+            (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+            named = {self.family.original(name): tensor.contiguous() for name, tensor in tensors.items()}
+            save_torch_state_dict(named, folder, max_shard_size="5GB")
+            self.tokenizer.save(folder)
         head = self.threshold
-        config = {
-            "model_type": "diffpo",
-            "shape": dataclasses.asdict(self.denoiser.config),
-            "threshold": dataclasses.asdict(head.config) if head else None,
-            "version": self.version,
-        }
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        self.tokenizer.save(folder)
-        save_file(self.denoiser.state_dict(), folder / "model.safetensors")
+        record = {"version": self.version, "threshold": dataclasses.asdict(head.config) if head else None}
+        (folder / "diffpo.json").write_text(json.dumps(record, indent=2) + "\n")
         if head:
             save_file(head.state_dict(), folder / "threshold.safetensors")
 
+    @torch.no_grad()
+    def restore(self, folder: str | Path) -> None:
+        """Take over the trained tensors, threshold head and version of a folder that `save_pretrained` wrote."""
+        folder = Path(folder)
+        saved: dict[str, Tensor] = {}
+        files = sorted(folder.glob("adapter_model.safetensors" if self.adapter else "model*.safetensors"))
+        for file in files:
+            saved |= read_tensors(file)
+        saved = {self.family.native(name.removeprefix(lora.PREFIX)): tensor for name, tensor in saved.items()}
+        parameters = self.trainable()
+        if saved.keys() != parameters.keys():
+            raise ValueError(f"{folder}: does not hold the tensors that this policy trains")
+        for name, parameter in parameters.items():
+            parameter.copy_(saved[name])
+        self._load_record(folder)
 
-def load_policy(folder: str | Path) -> Policy:
-    """Load a policy folder, or a run's last policy. ValueError names what is missing or does not fit."""
-    folder = Path(folder)
+    def _load_record(self, folder: Path) -> None:
+        """Read diffpo.json and the threshold head; a checkpoint that others wrote has neither."""
+        if not (folder / "diffpo.json").is_file():
+            return
+        record = read_json(folder / "diffpo.json")
+        self.version, self.threshold = record["version"], None
+        if record["threshold"]:
+            file = folder / "threshold.safetensors"
+            if not file.is_file():
+                raise ValueError(f"{folder}: this policy lacks threshold.safetensors")
+            config = from_dict(ThresholdConfig, record["threshold"])
+            self.threshold = ThresholdHead(self.denoiser.config.hidden_size, config).to(self.device)
+            self.threshold.load_state_dict(read_tensors(file))
+
+    def _compute_in_base_dtype(self) -> None:
+        """Adapters are fp32; with a base of fewer bits their products are computed in its dtype."""
+        dtype = self.denoiser.head.weight.dtype
+        self.denoiser.compute_dtype = None if dtype == torch.float32 else dtype
+
+
+def load_policy(
+    name: str | Path,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    revision: str | None = None,
+    adapter: str | Path | None = None,
+    four_bit: bool = False,
+) -> Policy:
+    """Load a checkpoint, an adapter on its base, or a run's last policy, from a folder or the Hugging Face hub.
+
+    `dtype` is "bfloat16", "float32", "saved", or "auto": bfloat16 for LLaDA and Dream, as saved for diffpo's own.
+    `device` "auto" is the GPU if there is one. `adapter` is put onto the checkpoint. ValueError names what is missing
+    or does not fit.
+    """
+    folder = locate(name, revision)
     if (folder / "policy").is_dir():
-        folder = folder / "policy"
-    config = read_config(folder)
-    if config["model_type"] != "diffpo":
-        raise ValueError(
-            f"{folder}: a {config['model_type']} checkpoint: load_denoiser reads its weights, but no tokenizer"
-        )
-    needed = ("alphabet.json", "threshold.safetensors") if config["threshold"] else ("alphabet.json",)
-    if lost := [name for name in needed if not (folder / name).is_file()]:
-        raise ValueError(f"{folder}: this policy lacks {' and '.join(lost)}")
-    policy = Policy(load_denoiser(folder), CharTokenizer.load(folder), version=config["version"])
-    if config["threshold"]:
-        policy.threshold = ThresholdHead(
-            policy.denoiser.config.hidden_size, from_dict(ThresholdConfig, config["threshold"])
-        )
-        policy.threshold.load_state_dict(read_tensors(folder / "threshold.safetensors"))
+        name = folder = folder / "policy"
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        if adapter:
+            raise ValueError(f"{name} is an adapter itself: name a base model to put {adapter} on")
+        adapter, name = folder, read_json(folder / "adapter_config.json").get("base_model_name_or_path") or ""
+        if not name:
+            raise ValueError(f"{folder}: adapter_config.json names no base model: load that with this as its adapter")
+    checkpoint = Checkpoint.open(name, revision)
+    denoiser = load_denoiser(checkpoint, _dtype(dtype, checkpoint), _device(device), four_bit)
+    policy = Policy(denoiser, load_tokenizer(checkpoint.folder, checkpoint.config, denoiser.config.vocab_size))
+    policy.base = checkpoint
+    policy._load_record(checkpoint.folder)
+    if adapter:
+        adapter = locate(adapter)
+        policy.adapter = lora.load_adapters(denoiser, checkpoint.family, adapter)
+        policy._compute_in_base_dtype()
+        policy._load_record(adapter)
     return policy
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"load.device {device!r}: {str(error).splitlines()[0]}") from None
+
+
+def _dtype(dtype: str | torch.dtype, checkpoint: Checkpoint) -> torch.dtype | None:
+    """The dtype to load in; None for the checkpoint's own."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        dtype = "saved" if checkpoint.config["model_type"] == "diffpo" else "bfloat16"
+    if dtype != "saved" and dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r}: choose among auto, saved, {', '.join(DTYPES)}")
+    return DTYPES.get(dtype)
 
 
 def create_policy(alphabet: str, config: ModelConfig, seed: int = 0) -> Policy:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,17 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.angles: Tensor
+        self.gradient_checkpointing = False
+        """Keep each block's input alone for the backward pass and compute the block again: less memory, more time."""
+        self.compute_dtype: torch.dtype | None = None
+        """Dtype of matrix products where it is not the weights' own (torch.autocast); None: the weights' own."""
         self.initialize_buffers()
 
     def forward(self, ids: Tensor, packing: Packing) -> Tensor:
+        with self.autocast():
+            return self._hidden(ids, packing)
+
+    def _hidden(self, ids: Tensor, packing: Packing) -> Tensor:
         longest = packing.runs[-1][1]
         if longest > self.config.max_length:
             raise ValueError(
@@ -159,13 +168,21 @@ class Transformer(nn.Module):
         if self.places is not None:
             x = x + self.places(packing.positions)
         for block in self.blocks:
-            x = block(x, rotation, packing.runs)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, rotation, packing.runs, use_reentrant=False)
+            else:
+                x = block(x, rotation, packing.runs)
         return self.norm(x)
 
-    def initialize_buffers(self) -> None:
+    def autocast(self) -> torch.autocast:
+        """The context of matrix products in `compute_dtype`."""
+        device = self.head.weight.device.type
+        return torch.autocast(device, self.compute_dtype, enabled=self.compute_dtype is not None)
+
+    def initialize_buffers(self, device: torch.device | None = None) -> None:
         """Compute what no checkpoint holds: the angles of RoPE."""
         table = rotation_table(self.config.max_length, self.config.head_size, self.config.rope_theta)
-        self.register_buffer("angles", table, persistent=False)
+        self.register_buffer("angles", table.to(device), persistent=False)
 
     def initialize(self, generator: torch.Generator) -> None:
         """Draw fresh weights: normal with standard deviation 0.02, residual outputs scaled down by depth."""

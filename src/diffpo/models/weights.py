@@ -1,31 +1,106 @@
-"""Denoiser weights from a checkpoint folder: config.json and safetensors, never pickle, never remote code."""
+"""Checkpoints on disk or on the Hugging Face hub: config.json and safetensors, never pickle, never remote code."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffpo.config import suggest
-from diffpo.models.families import FAMILIES
+from diffpo.models.families import FAMILIES, Family
 from diffpo.models.transformer import Transformer
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+COMPANIONS = ("*.json", "*.txt", "*.jinja", "*.py", "*.md", "LICENSE*")
+"""Files of a repository beside its weights. Its Python files go along into exports and are never imported here."""
+
+
+def locate(name: str | Path, revision: str | None = None, weights: bool = True) -> Path:
+    """The local folder of `name`: that folder itself, or a snapshot of the hub repository of that id.
+
+    The hub's own conventions hold: HF_HOME, HF_HUB_OFFLINE, HF_TOKEN. `weights` False leaves the weights there.
+    ValueError says what was looked for where.
+    """
+    folder = Path(name).expanduser()
+    is_path = folder.is_absolute() or str(name).startswith(".") or str(name).count("/") != 1
+    if folder.is_dir() or is_path or folder.parent.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = [*COMPANIONS, *(["*.safetensors"] if weights else [])]
+    try:
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{name}: no such folder here, and the hub does not give it: {reason}") from None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder with a config.json, and safetensors beside it."""
+
+    name: str
+    """As it was asked for: a folder or a hub id."""
+    folder: Path
+    config: dict[str, Any]
+
+    @classmethod
+    def open(cls, name: str | Path, revision: str | None = None, weights: bool = True) -> Checkpoint:
+        """Find a checkpoint and read its config.json; ValueError if there is none or its family is unknown."""
+        folder = locate(name, revision, weights)
+        return cls(str(name), folder, read_config(folder))
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.config["model_type"]]
+
+    @property
+    def files(self) -> list[Path]:
+        """The safetensors files: those that the index names, or model*.safetensors."""
+        index = self.folder / "model.safetensors.index.json"
+        if not index.is_file():
+            return sorted(self.folder.glob("model*.safetensors"))
+        files = [self.folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+        if lost := [file.name for file in files if not file.is_file()]:
+            raise ValueError(f"{self.folder}: the index names {', '.join(lost)}, which is not here: download it again")
+        return files
+
+    def empty_denoiser(self) -> Transformer:
+        """The transformer that config.json describes, on the meta device."""
+        try:
+            with torch.device("meta"):
+                return Transformer(self.family.shape(self.config))
+        except (KeyError, TypeError, ValueError) as error:
+            lacks = f"config.json lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"{self.folder}: {lacks}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a JSON file; ValueError names the file."""
+    try:
+        value = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: not an object")
+    return value
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a checkpoint folder; ValueError if there is none or its family is unknown."""
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(f"{folder}: no checkpoint here (no config.json); `diffpo pretrain` makes one")
-    try:
-        config = json.loads(path.read_text())
-        family = config.get("model_type")
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a config: {error}") from None
+        raise ValueError(f"{folder}: no checkpoint here (no config.json); `diffpo sft` makes one")
+    config = read_json(path)
+    family = config.get("model_type")
     if family not in FAMILIES:
         raise ValueError(f"{path}: model_type {family!r} is not a family diffpo loads{suggest(str(family), FAMILIES)}")
     return config
@@ -39,26 +114,70 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file}: not a whole safetensors file: {error}") from None
 
 
-def load_denoiser(folder: str | Path) -> Transformer:
-    """The transformer of a checkpoint folder of any family, on the CPU, in the checkpoint's dtype."""
-    folder = Path(folder)
-    config = read_config(folder)
-    family = FAMILIES[config["model_type"]]
-    with torch.device("meta"):
-        model = Transformer(family.shape(config))
+def tensor_shapes(files: list[Path]) -> Iterator[tuple[Path, str, tuple[int, ...], str]]:
+    """(file, name, shape, dtype) of every tensor, from the files' headers alone."""
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118
+                    part = tensors.get_slice(name)
+                    yield file, name, tuple(part.get_shape()), part.get_dtype()
+        except SafetensorError as error:
+            raise ValueError(f"{file}: not a whole safetensors file: {error}") from None
+
+
+def load_denoiser(
+    checkpoint: Checkpoint | str | Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    four_bit: bool = False,
+) -> Transformer:
+    """The transformer of a checkpoint of any family, in `dtype` (None: as saved), on `device`.
+
+    It is built on meta and filled tensor by tensor, so that host memory holds the weights and no second copy.
+    ValueError lists every tensor that is missing, unexpected or of another shape, before any is read.
+    """
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = Checkpoint.open(checkpoint)
+    model = checkpoint.empty_denoiser()
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    state, problems = {}, []
-    for file in sorted(folder.glob("model*.safetensors")):
-        for name, tensor in read_tensors(file).items():
-            native = family.native(name)
-            if native not in expected:
-                problems.append(f"unexpected {name}")
-            elif tuple(tensor.shape) != expected[native]:
-                problems.append(f"{name} has shape {tuple(tensor.shape)}, expected {expected[native]}")
-            state[native] = tensor
-    problems += [f"missing {name}" for name in expected if name not in state]
+    files, family = checkpoint.files, checkpoint.family
+    _check_fit(checkpoint, files, expected)
+    if four_bit:
+        from diffpo.models.quantization import quantize_linears
+
+        quantize_linears(model)
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                tensor = tensors.get_tensor(name)
+                _assign(model, family.native(name), tensor.to(device, dtype or tensor.dtype))
+    model.initialize_buffers(torch.device(device))
+    return model.eval()
+
+
+def _check_fit(checkpoint: Checkpoint, files: list[Path], expected: dict[str, tuple[int, ...]]) -> None:
+    problems, found = [], set()
+    for _, name, shape, _ in tensor_shapes(files):
+        native = checkpoint.family.native(name)
+        if native not in expected:
+            problems.append(f"unexpected {name}")
+        elif shape != expected[native]:
+            problems.append(f"{name} has shape {shape}, expected {expected[native]}")
+        found.add(native)
+    problems += [f"missing {checkpoint.family.original(name)}" for name in expected if name not in found]
     if problems:
-        raise ValueError(f"{folder}: the weights do not fit config.json: {'; '.join(problems)}")
-    model.load_state_dict(state, assign=True)
-    model.initialize_buffers()
-    return model
+        raise ValueError(f"{checkpoint.folder}: the weights do not fit config.json: {'; '.join(problems)}")
+
+
+def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put `tensor` in the place of a parameter on meta."""
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    old = module.get_parameter(leaf)
+    if type(old) is nn.Parameter:
+        setattr(module, leaf, nn.Parameter(tensor))
+    else:
+        from diffpo.models.quantization import pack
+
+        setattr(module, leaf, pack(tensor))

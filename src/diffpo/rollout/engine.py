@@ -69,6 +69,9 @@ class Slots:
     def select(self, rows: Tensor) -> Slots:
         return Slots(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
+    def cpu(self) -> Slots:
+        return Slots(**{f.name: getattr(self, f.name).cpu() for f in fields(self)})
+
     def join(self, other: Slots) -> Slots:
         return Slots(**{f.name: torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)})
 
@@ -218,7 +221,7 @@ def _commit(policy: Policy, slots: Slots, hidden: Tensor, index: Tensor) -> None
     keys = fold(slots.key[rows], _DRAW, slots.nfe[rows], canvas)
 
     at = index[rows] + (slots.prompt_length[rows] + canvas - policy.denoiser.config.shift).clamp_min(0)
-    logits = prediction.ban(_head(policy, hidden[at]), policy.banned)
+    logits = _logits(policy, hidden[at])
     tokens, logprobs = prediction.draw(logits, slots.temperature[rows], uniform(keys))
     entropies, max_probs = prediction.certainty(logits, slots.entropy_temperature[rows])
 
@@ -234,10 +237,10 @@ def _commit(policy: Policy, slots: Slots, hidden: Tensor, index: Tensor) -> None
     slots.entropies[rows, canvas] = entropies[commit]
 
 
-def _head(policy: Policy, hidden: Tensor) -> Tensor:
+def _logits(policy: Policy, hidden: Tensor) -> Tensor:
     """Logits of hidden states [N, D], computed alike however few they are."""
     missing = max(0, _MIN_ROWS - len(hidden))
-    return policy.denoiser.head(torch.nn.functional.pad(hidden, (0, 0, 0, missing)))[: len(hidden)]
+    return policy.logits(torch.nn.functional.pad(hidden, (0, 0, 0, missing)))[: len(hidden)]
 
 
 def _choose_positions(slots: Slots, entropy: Tensor, max_prob: Tensor, candidates: Tensor, window: Tensor) -> Tensor:
@@ -276,7 +279,7 @@ def _finished(policy: Policy, slots: Slots) -> Tensor:
 
 
 def _retire(policy: Policy, slots: Slots, requests: Sequence[Request]) -> list[tuple[int, Completion]]:
-    """Completions of finished rows; positions after an early exit are EOS, committed by the last call."""
+    """Completions of finished rows, on the CPU; positions after an early exit are EOS, committed by the last call."""
     tokens = slots.sequence.gather(1, slots.canvas_index)
     unfilled = slots.committed_at == 0
     tokens = tokens.masked_fill(unfilled, policy.eos_id)
@@ -284,6 +287,8 @@ def _retire(policy: Policy, slots: Slots, requests: Sequence[Request]) -> list[t
     canvas = torch.arange(tokens.shape[1], device=tokens.device)
     is_eos = (tokens == policy.eos_id) & (canvas < slots.gen_length[:, None])
     length = torch.where(is_eos.any(-1), is_eos.int().argmax(-1) + 1, slots.gen_length)
+    tokens, committed_at, length = tokens.cpu(), committed_at.cpu(), length.tolist()
+    slots = slots.cpu()
     pairs = []
     for row, request in enumerate(slots.request.tolist()):
         size = requests[request].gen_length
@@ -297,7 +302,7 @@ def _retire(policy: Policy, slots: Slots, requests: Sequence[Request]) -> list[t
             entropies=slots.entropies[row, :size].clone(),
             nfe=nfe,
             nfe_until_eos=int(slots.nfe_until_eos[row]) or nfe,
-            length=int(length[row]),
+            length=length[row],
             gamma=float(slots.value[row]) if bounded else None,
             gamma_action=float(slots.gamma_action[row]) if learned else None,
             gamma_logprob=float(slots.gamma_logprob[row]) if learned else None,

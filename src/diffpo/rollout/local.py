@@ -17,7 +17,7 @@ from diffpo.types import Completion, Prompt, Request, Rollout, RolloutGroup, Sam
 
 def make_request(
     policy: Policy,
-    prompt: str,
+    prompt: Prompt | str,
     config: RolloutConfig,
     gen_length: int,
     key: int,
@@ -28,6 +28,7 @@ def make_request(
 
     ValueError if a number of steps does not spread evenly over the blocks.
     """
+    prompt = Prompt("", prompt) if isinstance(prompt, str) else prompt
     gen_length = config.gen_length or gen_length
     block_length = config.block_length or gen_length
     sampler, num_blocks = Sampler.parse(config.sampler), -(-gen_length // block_length)
@@ -37,7 +38,7 @@ def make_request(
             f"at most gen_length = {gen_length}"
         )
     return Request(
-        prompt_ids=policy.tokenizer.encode(prompt),
+        prompt_ids=policy.encode(prompt.text, prompt.prefill, config.chat_template),
         key=key,
         gen_length=gen_length,
         block_length=block_length,
@@ -62,7 +63,7 @@ def sample(
     requests = [
         make_request(
             policy,
-            prompt if isinstance(prompt, str) else prompt.text,
+            prompt,
             config,
             gen_length,
             make_key(seed, index if isinstance(prompt, str) else prompt.id),
@@ -86,7 +87,7 @@ def collect(
 ) -> list[RolloutGroup]:
     """G scored completions of each prompt. Random numbers are keyed by (seed, prompt id, generation)."""
     requests = [
-        make_request(policy, prompt.text, config, task.gen_length, make_key(seed, prompt.id, generation))
+        make_request(policy, prompt, config, task.gen_length, make_key(seed, prompt.id, generation))
         for prompt in prompts
         for generation in range(num_generations)
     ]

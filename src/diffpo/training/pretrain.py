@@ -10,8 +10,8 @@ from torch import Tensor
 
 from diffpo.config import PretrainConfig
 from diffpo.functional.masking import forward_process, nelbo, stratified_times
-from diffpo.functional.prediction import ban, log_softmax_at
 from diffpo.functional.random import fold, make_key, uniform
+from diffpo.models.likelihood import score_tokens
 from diffpo.models.policy import Policy, create_policy
 from diffpo.models.transformer import pack
 from diffpo.progress import Progress
@@ -95,7 +95,6 @@ def nelbo_loss(
     hidden = policy.denoiser(ids, packing)
     at_row, at = masked.nonzero(as_tuple=True)
     index = packing.starts[at_row] + (lengths[at_row] + at - policy.denoiser.config.shift).clamp_min(0)
-    logits = ban(policy.denoiser.head(hidden[index]), policy.banned)
-    scores = log_softmax_at(logits, answers[at_row, at], 1.0)
+    scores = score_tokens(policy, hidden[index], answers[at_row, at], 1.0)
     logprobs = torch.zeros(answers.shape).index_put((at_row, at), scores)
     return nelbo(logprobs, masked, times).mean() / canvas

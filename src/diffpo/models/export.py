@@ -1,0 +1,59 @@
+"""A policy as others load it: a Hugging Face folder in the layout and under the names of its base model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from diffpo.models.policy import load_policy
+from diffpo.models.weights import DTYPES
+
+COPIED = ("*.py", "generation_config.json", "LICENSE*")
+"""Files of the base model that go along: its modelling code, which is not run here, and how it generates."""
+
+
+def export(name: str | Path, output: str | Path, merge: bool = False) -> list[Path]:
+    """Write a run's policy, an adapter or a checkpoint to an empty folder; returns the files written.
+
+    With `merge` adapters are folded into the weights and the folder is a whole model in the dtype of its base, which
+    the published modelling code loads. Without, a policy with adapters becomes a PEFT folder that names its base. The
+    threshold head goes along for diffpo's own sampling; others ignore it.
+    """
+    output = Path(output)
+    if output.exists() and any(output.iterdir()):
+        raise ValueError(f"{output} is not empty: choose another --output")
+    policy = load_policy(name, dtype="saved", device="cpu")
+    if merge:
+        policy.merge_adapters()
+    if policy.base and not policy.adapter:
+        dtype = base_dtype(policy.base.config)
+        if dtype:  # weights trained in fp32 go home in the dtype of their base
+            policy.denoiser.to(DTYPES[dtype])
+    policy.save_pretrained(output)
+    if policy.base and not policy.adapter:
+        for pattern in COPIED:
+            for file in policy.base.folder.glob(pattern):
+                shutil.copy(file, output)
+    return sorted(path for path in output.rglob("*") if path.is_file())
+
+
+def base_dtype(config: dict[str, Any]) -> str | None:
+    """The dtype that a config.json names, if it is one that diffpo saves."""
+    dtype = config.get("dtype") or config.get("torch_dtype")
+    return dtype if dtype in DTYPES else None
+
+
+def push_to_hub(folder: str | Path, repository: str, private: bool = True) -> str:
+    """Upload an exported folder to the Hugging Face hub (HF_TOKEN, or `hf auth login`); returns its address."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    api = HfApi()
+    try:
+        url = api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder)
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"--push-to-hub {repository}: the hub refused ({reason}); {folder} is complete") from None
+    return str(url)

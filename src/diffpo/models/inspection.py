@@ -1,0 +1,73 @@
+"""What a checkpoint is, from its config.json and the headers of its files: no weight is read."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from diffpo.models.families import PUBLISHED
+from diffpo.models.lora import linear_names, short_names
+from diffpo.models.tokenizer import load_tokenizer
+from diffpo.models.weights import Checkpoint, locate, read_json, tensor_shapes
+
+
+def inspect(name: str | Path, revision: str | None = None) -> dict[str, Any]:
+    """Family, shape, parameters, special ids, dtype, files, LoRA targets and memory (bytes) of a model.
+
+    A hub id is described without its weights: only config and tokenizer files are fetched. An adapter's folder is
+    described with its base.
+    """
+    folder = locate(name, revision, weights=False)
+    if (folder / "policy").is_dir():
+        name = folder = folder / "policy"
+    adapter: dict[str, Any] = {}
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        settings = read_json(folder / "adapter_config.json")
+        name = settings.get("base_model_name_or_path") or ""
+        adapter = {
+            "adapter": str(folder),
+            "adapter_rank": settings["r"],
+            "adapter_alpha": settings["lora_alpha"],
+            "adapter_targets": settings["target_modules"],
+            "adapter_parameters": _num_parameters([folder / "adapter_model.safetensors"]),
+        }
+        if not name:
+            return adapter | {"base": None}
+    checkpoint = Checkpoint.open(name, revision, weights=False)
+    model = checkpoint.empty_denoiser()
+    files = [file for file in checkpoint.folder.glob("*.safetensors") if file.name.startswith("model")]
+    tokenizer = load_tokenizer(checkpoint.folder, checkpoint.config, model.config.vocab_size)
+    linears = linear_names(model, checkpoint.family)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    per_rank = sum(sum(model.get_submodule(native).weight.shape) for native in linears.values())  # type: ignore[arg-type]
+    in_blocks = sum(model.get_submodule(native).weight.numel() for native in linears.values())  # type: ignore[operator]
+    head = folder / "diffpo.json"
+    return {
+        "model": str(name),
+        "folder": str(checkpoint.folder),
+        "family": checkpoint.config["model_type"],
+        "known": str(name) in PUBLISHED,
+        "parameters": num_parameters,
+        "shape": vars(model.config),
+        "dtypes": dict(Counter(dtype for *_, dtype in tensor_shapes(files))),
+        "tokenizer": type(tokenizer).__name__,
+        "chat_template": tokenizer.chats,
+        "mask_id": tokenizer.mask_id,
+        "eos_id": tokenizer.eos_id,
+        "vocab_size": tokenizer.vocab_size,
+        "files": {file.name: file.stat().st_size for file in sorted(files)},
+        "lora_targets": short_names(linears),
+        "lora_parameters_per_rank": per_rank,
+        "threshold": read_json(head)["threshold"] if head.is_file() else None,
+        "memory": {
+            "float32": 4 * num_parameters,
+            "bfloat16": 2 * num_parameters,
+            "four_bit": 2 * (num_parameters - in_blocks) + in_blocks // 2 + in_blocks // 62,
+        },
+    } | adapter
+
+
+def _num_parameters(files: list[Path]) -> int:
+    return sum(math.prod(shape) for _, _, shape, _ in tensor_shapes(files))

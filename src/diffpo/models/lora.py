@@ -1,0 +1,181 @@
+"""LoRA adapters (arXiv 2106.09685) through PEFT, under the checkpoint's own module names.
+
+The adapter files that are read and written here are those that PEFT reads and writes for the original modelling code:
+names start with `base_model.model.`, targets are the checkpoint's modules.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from diffpo.config import LoraConfig, suggest
+from diffpo.functional.random import make_key
+from diffpo.models.families import Family
+from diffpo.models.transformer import Transformer
+from diffpo.models.weights import read_json, read_tensors
+
+PREFIX = "base_model.model."
+UNSUPPORTED = ("use_dora", "lora_bias", "modules_to_save", "layer_replication", "target_parameters", "fan_in_fan_out")
+"""Settings of adapter_config.json that change what an adapter computes, and that diffpo does not have."""
+
+
+def linear_names(denoiser: Transformer, family: Family) -> dict[str, str]:
+    """Checkpoint's name -> our name of every linear of the blocks, what adapters can go on."""
+    names = (f"blocks.{name}" for name, module in denoiser.blocks.named_modules() if isinstance(module, nn.Linear))
+    return {family.original(name): name for name in names}
+
+
+def short_names(names: Iterable[str]) -> list[str]:
+    """Last parts of module names, such as q_proj: what people write as targets."""
+    return sorted({name.rpartition(".")[2] for name in names})
+
+
+def add_adapters(denoiser: Transformer, family: Family, config: LoraConfig, base: str, seed: int) -> dict[str, Any]:
+    """Put fresh adapters onto a denoiser and freeze everything else; returns their adapter_config.json.
+
+    A is uniform (Kaiming, as PEFT draws it) keyed by (seed, name), B is zero, so the policy stays what it was. A target
+    is a module's name in the checkpoint, or the end of one; ValueError for a target that matches nothing.
+    """
+    linears = linear_names(denoiser, family)
+    chosen = list(linears)
+    if config.targets:
+        matches = {t: [name for name in linears if f".{name}".endswith(f".{t}")] for t in config.targets}
+        if lost := [target for target, names in matches.items() if not names]:
+            allowed = short_names(linears)
+            raise ValueError(f"lora.targets: no module is named {', '.join(lost)}{suggest(lost[0], allowed)}")
+        chosen = [name for name in linears if any(name in names for names in matches.values())]
+    _inject(denoiser, {linears[name]: (config.rank, config.alpha) for name in chosen}, rslora=False)
+    for name, parameter in adapter_parameters(denoiser).items():
+        if ".lora_A." in name:
+            generator = torch.Generator().manual_seed(make_key(seed, "lora", name) % 2**63)
+            values = torch.rand(parameter.shape, generator=generator) * 2 - 1
+            _set(denoiser, name, values / math.sqrt(parameter.shape[1]))
+        else:
+            _set(denoiser, name, torch.zeros(parameter.shape))
+    return {
+        "peft_type": "LORA",
+        "base_model_name_or_path": base,
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": _pattern(chosen),
+        "task_type": None,
+        "inference_mode": True,
+    }
+
+
+def load_adapters(denoiser: Transformer, family: Family, folder: Path) -> dict[str, Any]:
+    """Put the adapters of a PEFT folder onto a denoiser; returns its adapter_config.json.
+
+    Targets that match nothing in this architecture are a warning that names the linears left untouched: an adapter
+    trained with another architecture's names works, but on fewer modules than its author meant.
+    """
+    settings = read_json(folder / "adapter_config.json")
+    if settings.get("peft_type") != "LORA":
+        raise ValueError(f"{folder}: a {settings.get('peft_type')} adapter; diffpo loads LORA")
+    if others := [key for key in UNSUPPORTED if settings.get(key)]:
+        raise ValueError(f"{folder}: the adapter uses {', '.join(others)}, which diffpo does not have")
+    tensors = {
+        family.native(name.removeprefix(PREFIX)): tensor
+        for name, tensor in read_tensors(folder / "adapter_model.safetensors").items()
+    }
+    linears = {ours: theirs for theirs, ours in linear_names(denoiser, family).items()}
+    modules = {name.partition(".lora_")[0] for name in tensors}
+    if strange := sorted(modules - linears.keys()):
+        raise ValueError(f"{folder}: the adapter is for modules that this model lacks: {', '.join(strange)}")
+    if not modules:
+        raise ValueError(f"{folder}: adapter_model.safetensors holds no LoRA tensors")
+    _warn_of_lost_targets(folder, settings, [linears[name] for name in modules], list(linears.values()))
+    ranks = {name: len(tensors[f"{name}.lora_A.weight"]) for name in modules}
+    alphas = {name: _alpha(settings, linears[name]) for name in modules}
+    _inject(denoiser, {name: (ranks[name], alphas[name]) for name in modules}, bool(settings.get("use_rslora")))
+    for name in adapter_parameters(denoiser):
+        _set(denoiser, name, tensors[name])
+    return settings
+
+
+def adapter_parameters(denoiser: Transformer) -> dict[str, nn.Parameter]:
+    """The adapters' parameters by our names: `blocks.0.attn.q_proj.lora_A.weight` [rank, in], lora_B [out, rank]."""
+    return {
+        name.replace(".default.", "."): parameter
+        for name, parameter in denoiser.named_parameters()
+        if ".lora_A." in name or ".lora_B." in name
+    }
+
+
+def save_adapters(folder: Path, family: Family, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write adapter_config.json and adapter_model.safetensors under the checkpoint's names."""
+    (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    named = {PREFIX + family.original(name): tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def merge_adapters(denoiser: Transformer) -> None:
+    """Add scaling * B A to the weights below and take the adapters off: every parameter learns again."""
+    from peft.tuners.lora import Linear
+
+    for name, module in list(denoiser.named_modules()):
+        if isinstance(module, Linear):
+            module.merge(safe_merge=True)
+            path, _, leaf = name.rpartition(".")
+            setattr(denoiser.get_submodule(path), leaf, module.get_base_layer())
+    denoiser.requires_grad_(True)
+
+
+def _inject(denoiser: Transformer, modules: Mapping[str, tuple[int, float]], rslora: bool) -> None:
+    """Wrap the modules, each (rank, alpha), in PEFT's layers, their parameters in fp32 on meta; freeze the rest."""
+    from peft import LoraConfig as PeftLora  # slow to import: only who uses adapters pays
+    from peft import inject_adapter_in_model
+
+    settings = PeftLora(
+        target_modules=sorted(modules),
+        rank_pattern={f"^{name}": rank for name, (rank, _) in modules.items()},
+        alpha_pattern={f"^{name}": alpha for name, (_, alpha) in modules.items()},
+        use_rslora=rslora,
+    )
+    inject_adapter_in_model(settings, denoiser, low_cpu_mem_usage=True)
+    for name in modules:
+        # the input stays in its dtype, and autocast casts the small adapter instead
+        vars(denoiser.get_submodule(name))["cast_input_dtype_enabled"] = False
+
+
+def _set(denoiser: Transformer, name: str, values: Tensor) -> None:
+    """Fill one adapter parameter, on meta so far, in fp32, where the weights are."""
+    layer = denoiser.get_submodule(name.removesuffix(".weight") + ".default")
+    layer.weight = nn.Parameter(values.to(denoiser.head.weight.device, torch.float32))
+
+
+def _alpha(settings: Mapping[str, Any], name: str) -> float:
+    for key, alpha in (settings.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({key})$", name):
+            return alpha
+    return settings["lora_alpha"]
+
+
+def _pattern(names: Iterable[str]) -> str:
+    """A regular expression for exactly these modules: a list of short names may hit the head, named as in a block."""
+    shapes = sorted({re.sub(r"\.\d+\.", ".#.", name) for name in names})
+    return "|".join(re.escape(shape).replace(r"\#", r"\d+") for shape in shapes)
+
+
+def _warn_of_lost_targets(folder: Path, settings: Mapping[str, Any], found: list[str], linears: list[str]) -> None:
+    targets = settings.get("target_modules")
+    wanted = [] if isinstance(targets, str) else sorted(targets or [])
+    if lost := [target for target in wanted if not any(f".{name}".endswith(f".{target}") for name in found)]:
+        untouched = sorted(set(short_names(linears)) - set(short_names(found)))
+        warnings.warn(
+            f"{folder}: the adapter's targets {', '.join(lost)} match nothing in this model, so it leaves "
+            f"{', '.join(untouched)} untouched",
+            stacklevel=2,
+        )
