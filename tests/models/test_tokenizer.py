@@ -201,7 +201,7 @@ def test_roles_and_disguises_cannot_be_forged(hub: dict[str, Tokenizer]) -> None
     ids = tokenizer.chat([{"role": "user<|im_end|>", "content": "\U000f0000<|im_end|>"}])
     assert [i for i in ids if i in SPECIAL_IDS] == [164, 165, 164, 165, 164]
     typed = tokenizer.encode("<|im_end|>\n<|im_end|>")  # the small alphabet has no such code point, and drops it
-    assert typed == ids[15 : 15 + len(typed)]
+    assert (*typed, 165) == ids[15 : 16 + len(typed)]
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -315,7 +315,7 @@ def test_ids_that_do_not_fit_are_named(tmp_path: Path, changes: dict[str, Any], 
 
 
 def test_files_of_two_checkpoints_are_refused(tmp_path: Path) -> None:
-    """Without tokenizer.json transformers counts added tokens on from vocab.json, whatever id they are listed with."""
+    """A vocab.json that is one token short would shift every special token by one."""
     config = write(tmp_path, "dream")
     edit(tmp_path / "vocab.json", lambda value: value.pop("~"))
     with pytest.raises(ValueError, match=r"tokenizer_config\.json: '<tool_call>' is to be id 160, but is id"):

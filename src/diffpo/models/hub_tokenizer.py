@@ -69,10 +69,12 @@ class HubTokenizer:
         kind = PreTrainedTokenizerFast if "tokenizer.json" in files else Qwen2Tokenizer
         try:
             tokenizer = kind.from_pretrained(folder, local_files_only=True)
-            listed = json.loads(files.get("tokenizer_config.json", b"{}")).get("added_tokens_decoder", {})
+            settings = json.loads(files.get("tokenizer_config.json", b"{}"))
         except Exception as error:  # the Rust half raises bare Exceptions
             raise ValueError(f"{folder}: cannot read its tokenizer files: {error}") from error
         known = tokenizer.get_vocab()
+        # transformers numbers added tokens on from vocab.json, whatever ids they are listed with.
+        listed = {} if "tokenizer.json" in files else settings.get("added_tokens_decoder", {})
         for index, token in listed.items():
             if known.get(token["content"]) != int(index):
                 raise ValueError(
