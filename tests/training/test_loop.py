@@ -168,11 +168,11 @@ def test_non_finite_gradients_are_skipped_and_end_the_run(config: TrainConfig, m
     original = loop.update
     before = load_policy(config.model).denoiser.state_dict()
 
-    def poisoned(policy, optimizers, experience, *rest):  # type: ignore[no-untyped-def]
-        if experience.old_logprobs is not None:
-            experience.old_logprobs[:] = torch.nan
-        metrics = original(policy, optimizers, experience, *rest)
-        assert all(torch.equal(before[name], tensor) for name, tensor in policy.denoiser.state_dict().items())
+    def poisoned(state, *rest):  # type: ignore[no-untyped-def]
+        if state.experience.old_logprobs is not None:
+            state.experience.old_logprobs[:] = torch.nan
+        metrics = original(state, *rest)
+        assert all(torch.equal(before[name], tensor) for name, tensor in state.policy.denoiser.state_dict().items())
         return metrics
 
     monkeypatch.setattr(loop, "update", poisoned)

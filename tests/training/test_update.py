@@ -10,9 +10,11 @@ import torch
 from diffpo.config import ObjectiveConfig, OptimConfig, RolloutConfig, TaskConfig, TrainConfig
 from diffpo.models.policy import Policy, load_policy
 from diffpo.tasks import load_task
+from diffpo.training.distributed import World
 from diffpo.training.loop import gather
 from diffpo.training.metrics import ALARMS, alarms, mean_of
-from diffpo.training.update import Experience, Optimizers, learning_rate_factor, update
+from diffpo.training.state import Optimizers, TrainState
+from diffpo.training.update import learning_rate_factor, update
 
 TASK = TaskConfig(easy=(1, 1), hard=(2, 2))
 CONFIG = TrainConfig(
@@ -29,16 +31,21 @@ def policy(start: str) -> Policy:
     return load_policy(start)
 
 
-def experience_of(policy: Policy, config: TrainConfig) -> Experience:
-    return gather(policy, policy, load_task(TASK), config, step=0)
+def state_of(policy: Policy, config: TrainConfig) -> TrainState:
+    """The policy, its own reference, with a batch in hand."""
+    state = TrainState(policy, Optimizers.create(policy, config))
+    if config.objective.beta:
+        state.start = {name: parameter.detach().clone() for name, parameter in policy.trainable().items()}
+    state.experience = gather(state, load_task(TASK), config, World())
+    return state
 
 
 def gradients(policy: Policy, config: TrainConfig) -> dict[str, torch.Tensor]:
     """Gradients of the second iteration, weights left as they are."""
-    experience = experience_of(policy, config)
+    state = state_of(policy, config)
     before = {name: tensor.clone() for name, tensor in policy.denoiser.state_dict().items()}
-    optimizers = Optimizers.create(policy, config)
-    update(policy, optimizers, experience, config, step=0, iteration=1)
+    state.iteration = 1
+    update(state, config, World())
     policy.denoiser.load_state_dict(before)
     return {name: p.grad.clone() for name, p in policy.denoiser.named_parameters() if p.grad is not None}
 
@@ -60,23 +67,21 @@ def test_micro_batches_change_memory_not_gradients(policy: Policy, num_latents: 
 def test_on_policy_the_ratio_is_exactly_one(policy: Policy, num_latents: int, prompt_mask_prob: float) -> None:
     objective = replace(CONFIG.objective, num_latents=num_latents, prompt_mask_prob=prompt_mask_prob)
     config = replace(CONFIG, objective=objective, optim=OptimConfig(learning_rate=1e-12))
-    experience = experience_of(policy, config)
-    metrics = update(policy, Optimizers.create(policy, config), experience, config, step=0, iteration=0)
+    metrics = update(state_of(policy, config), config, World())
     assert metrics["surrogate_kl"] == 0 and metrics["clip_ratio"] == 0 and metrics["kl"] == 0
 
 
 def test_the_exact_trajectory_needs_no_importance_weight(policy: Policy) -> None:
     config = replace(CONFIG, objective=replace(CONFIG.objective, num_latents=0))
-    experience = experience_of(policy, config)
-    metrics = update(policy, Optimizers.create(policy, config), experience, config, step=0, iteration=0)
+    metrics = update(state_of(policy, config), config, World())
     assert metrics["importance/mean"] == pytest.approx(1, abs=1e-5)
     assert metrics["importance/ess"] == pytest.approx(1, abs=1e-5)
 
 
 def test_rows_without_advantage_are_left_out_exactly(policy: Policy) -> None:
     config = replace(CONFIG, objective=replace(CONFIG.objective, beta=0.0))
-    lean = gather(policy, None, load_task(TASK), config, step=0)
-    assert len(lean.live) < len(lean.batch)
+    lean = state_of(policy, config).experience
+    assert lean is not None and len(lean.live) < len(lean.batch)
     silent = replace(CONFIG.objective, beta=1e-30)  # keeps every row, and weighs the KL with nothing
     full = gradients(policy, replace(CONFIG, objective=silent))
     for name, gradient in gradients(policy, config).items():

@@ -8,7 +8,8 @@
         manifest.json          sha256 of every file, written last
 
 Random numbers are pure functions of (seed, step, prompt, ...), so there is no generator state to keep; the prompts of
-a step are a function of the step, so the step is the data position.
+a step are a function of the step, so the step is the data position. Tensors are whole, however many ranks there are and
+whatever share each holds, so a run can be resumed with another number of them.
 """
 
 from __future__ import annotations
@@ -17,61 +18,50 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from diffpo.models.policy import Policy, load_policy
-from diffpo.training.update import Experience, Optimizers
+from diffpo.training.distributed import World
+from diffpo.training.state import Experience, TrainState, learning_parameters
 from diffpo.types import Batch
 
 
-@dataclass(eq=False)
-class TrainState:
-    """Where a run stands. `step` counts finished steps, `iteration` finished updates of the step under way."""
-
-    policy: Policy
-    optimizers: Optimizers
-    step: int = 0
-    iteration: int = 0
-    experience: Experience | None = None
-    skipped: int = 0
-    """Updates skipped in a row, up to now."""
-
-
-def save_checkpoint(root: Path, state: TrainState, keep: int) -> Path:
-    """Write a checkpoint of `state` below `root` and drop all but the newest `keep`.
+def save_checkpoint(root: Path, state: TrainState, keep: int, world: World) -> Path:
+    """Write a checkpoint of `state` below `root` and drop all but the newest `keep`; all ranks call it, rank 0 writes.
 
     It is written under a temporary name, flushed to disk and renamed, so that a kill or a full disk at any moment
     leaves the earlier checkpoints as they were.
     """
-    name = f"step_{state.step:06d}" + (f"_iteration_{state.iteration:02d}" if state.experience else "")
-    folder, draft = root / name, root / f".{name}.draft"
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        _write(draft, state)
-    except OSError as error:
+    weights, moments = world.whole(state.policy.trainable()), world.whole(_moments(state))
+
+    def write() -> Path:
+        name = f"step_{state.step:06d}" + (f"_iteration_{state.iteration:02d}" if state.experience else "")
+        folder, draft = root / name, root / f".{name}.draft"
         shutil.rmtree(draft, ignore_errors=True)
-        raise OSError(f"{folder}: could not be written ({error}); earlier checkpoints are untouched") from error
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(draft, folder)
-    _sync(root)
-    for old in _candidates(root)[keep:]:
-        shutil.rmtree(old)
-    return folder
+        try:
+            _write(draft, state, weights, moments)
+        except OSError as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise OSError(f"{folder}: could not be written ({error}); earlier checkpoints are untouched") from error
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(draft, folder)
+        _sync(root)
+        for old in _candidates(root)[keep:]:
+            shutil.rmtree(old)
+        return folder
+
+    return world.on_main(write)
 
 
-def _write(draft: Path, state: TrainState) -> None:
-    state.policy.save_pretrained(draft / "policy")
-    modules = {"denoiser": state.policy.denoiser, "threshold": state.policy.threshold}
-    moments: dict[str, Tensor] = {}
-    for name, optimizer in state.optimizers.items():
-        moments |= _optimizer_tensors(name, optimizer, modules[name])
-    save_file(moments, draft / "optimizer.safetensors")
+def _write(draft: Path, state: TrainState, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
+    state.policy.save_pretrained(draft / "policy", weights)
+    save_file(dict(moments), draft / "optimizer.safetensors")
     record: dict[str, Any] = {"step": state.step, "iteration": state.iteration, "skipped": state.skipped}
     if state.experience:
         tensors, plain = _flatten_experience(state.experience)
@@ -85,19 +75,20 @@ def _write(draft: Path, state: TrainState) -> None:
         _sync(path)
 
 
-def load_checkpoint(folder: Path, optimizers_of: Any) -> TrainState:
-    """Read a verified checkpoint; `optimizers_of(policy)` makes the optimisers whose moments are then filled in."""
-    policy = load_policy(folder / "policy")
-    optimizers = optimizers_of(policy)
-    moments = load_file(folder / "optimizer.safetensors")
-    modules = {"denoiser": policy.denoiser, "threshold": policy.threshold}
-    for name, optimizer in optimizers.items():
-        _restore_optimizer(name, optimizer, modules[name], moments)
+def load_checkpoint(folder: Path, state: TrainState, world: World) -> None:
+    """Fill `state`, whose policy has been restored and sharded, with the rest of a verified checkpoint."""
+    parameters, optimizers = learning_parameters(state.policy), dict(state.optimizers.items())
+    with safe_open(folder / "optimizer.safetensors", framework="pt") as tensors:
+        for key in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
+            group, name, entry = key.split("/")
+            parameter, value = parameters[group][name], tensors.get_tensor(key)
+            # AdamW keeps its count of steps on the CPU
+            optimizers[group].state[parameter][entry] = value if entry == "step" else world.share_of(value, parameter)
     record = json.loads((folder / "state.json").read_text())
-    experience = None
+    state.step, state.iteration, state.skipped = record["step"], record["iteration"], record["skipped"]
     if "experience" in record:
-        experience = _restore_experience(load_file(folder / "experience.safetensors"), record["experience"])
-    return TrainState(policy, optimizers, record["step"], record["iteration"], experience, record["skipped"])
+        tensors = load_file(folder / "experience.safetensors", str(world.device))
+        state.experience = _restore_experience(tensors, record["experience"])
 
 
 def latest_checkpoint(root: Path) -> tuple[Path | None, list[str]]:
@@ -144,24 +135,15 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer, module: nn.Module | None) -> dict[str, Tensor]:
-    assert module is not None
+def _moments(state: TrainState) -> dict[str, Tensor]:
+    """Every entry of the optimisers' state, as {optimiser}/{parameter}/{entry}."""
+    parameters = learning_parameters(state.policy)
     return {
-        f"{prefix}/{name}/{entry}": value
-        for name, parameter in module.named_parameters()
+        f"{group}/{name}/{entry}": value
+        for group, optimizer in state.optimizers.items()
+        for name, parameter in parameters[group].items()
         for entry, value in optimizer.state[parameter].items()
     }
-
-
-def _restore_optimizer(
-    prefix: str, optimizer: torch.optim.Optimizer, module: nn.Module | None, tensors: dict[str, Tensor]
-) -> None:
-    assert module is not None
-    parameters = dict(module.named_parameters())
-    for key, value in tensors.items():
-        group, name, entry = key.split("/")
-        if group == prefix:
-            optimizer.state[parameters[name]][entry] = value
 
 
 def _flatten_experience(experience: Experience) -> tuple[dict[str, Tensor], dict[str, Any]]:

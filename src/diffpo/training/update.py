@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -22,51 +21,9 @@ from diffpo.functional.random import fold, make_key
 from diffpo.functional.surrogate import draw_cuts
 from diffpo.models.likelihood import surrogate_logprobs
 from diffpo.models.policy import Policy
+from diffpo.training.distributed import World
+from diffpo.training.state import Experience, TrainState, learning_parameters
 from diffpo.types import Batch
-
-
-@dataclass(eq=False)
-class Experience:
-    """A batch in hand: the rollouts, and what must be known before the first update moves the policy."""
-
-    batch: Batch
-    live: Tensor  # [B'] rows that have a gradient
-    cuts: Tensor | None  # [mu, B', M]
-    old_logprobs: Tensor | None  # [mu, B', L]
-    ref_logprobs: Tensor | None  # [mu, B', L]
-    mask_keys: Tensor  # [mu, B'] keys of the prompt masks
-    summary: dict[str, float]
-    """Metrics of the rollouts."""
-    updates: list[dict[str, float]] = field(default_factory=list)
-    """Metrics of the updates made so far."""
-
-
-@dataclass(eq=False)
-class Optimizers:
-    """AdamW over the denoiser and over the threshold head; None for what does not learn."""
-
-    denoiser: torch.optim.AdamW | None
-    threshold: torch.optim.AdamW | None
-
-    @classmethod
-    def create(cls, policy: Policy, config: TrainConfig) -> Optimizers:
-        def adamw(module: nn.Module | None, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-            assert module is not None
-            return torch.optim.AdamW(
-                module.parameters(), learning_rate, betas=config.optim.adam_betas, weight_decay=weight_decay
-            )
-
-        model, sampler = config.train != "sampler", config.train != "model"
-        return cls(
-            adamw(policy.denoiser, config.optim.learning_rate, config.optim.weight_decay) if model else None,
-            adamw(policy.threshold, config.threshold.learning_rate, 0.0) if sampler else None,
-        )
-
-    def items(self) -> Iterator[tuple[str, torch.optim.AdamW]]:
-        """The optimisers there are, by field name."""
-        for entry in fields(self):
-            if (optimizer := getattr(self, entry.name)) is not None:
-                yield entry.name, optimizer
 
 
 def learning_rate_factor(config: TrainConfig, step: int) -> float:
@@ -79,39 +36,60 @@ def learning_rate_factor(config: TrainConfig, step: int) -> float:
     return warmup * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def micro_batches(rows: int, size: int) -> Iterator[Tensor]:
-    yield from torch.arange(rows).split(size)
+def share_of_rows(world: World, rows: int, size: int) -> Iterator[Tensor]:
+    """This rank's share of `rows` (indices), at most `size` at a time."""
+    share = world.share(rows)
+    if share:
+        yield from torch.arange(share.start, share.stop, device=world.device).split(size)
+
+
+def micro_batches(world: World, rows: int, size: int) -> Iterator[tuple[Tensor, bool]]:
+    """This rank's share of `rows` for the backward pass, and whether it counts.
+
+    Where the denoiser is sharded, its weights are gathered in every pass, so all ranks make equally many: who has run
+    out goes on with the first row, which then must weigh nothing.
+    """
+    yield from ((part, True) for part in share_of_rows(world, rows, size))
+    if world.shards:
+        largest = -(-rows // world.num_ranks)
+        for _ in range(-(-largest // size) - -(-len(world.share(rows)) // size)):
+            yield torch.zeros(1, dtype=torch.int64, device=world.device), False
 
 
 @torch.no_grad()
 def prepare(
-    policy: Policy, reference: Policy | None, batch: Batch, config: TrainConfig, step: int, summary: dict[str, float]
+    state: TrainState, batch: Batch, summary: dict[str, float], config: TrainConfig, world: World
 ) -> Experience:
     """Draw the cuts of all mu iterations and score the rollouts at each, before anything moves."""
-    objective = config.objective
+    objective, device = config.objective, batch.tokens.device
     # without a KL term a row of zero advantage has no gradient: it is left out, exactly
-    live = torch.arange(len(batch)) if objective.beta else batch.advantages.nonzero().squeeze(-1)
-    rows = fold(torch.tensor(make_key(config.seed, "update", step)), live)
-    iterations = torch.arange(objective.num_iterations)[:, None]
+    live = torch.arange(len(batch), device=device) if objective.beta else batch.advantages.nonzero().squeeze(-1)
+    rows = fold(torch.tensor(make_key(config.seed, "update", state.step), device=device), live)
+    iterations = torch.arange(objective.num_iterations, device=device)[:, None]
     keys = fold(rows, iterations, 0)
     mask_keys = fold(rows, iterations, 1)
     experience = Experience(batch, live, None, None, None, mask_keys, summary)
     if config.train == "sampler" or not len(live):
         return experience
     part = batch.take(live)
-    cuts = torch.stack([draw_cuts(part.nfe, objective.num_latents, key) for key in keys])
-    experience = replace(experience, cuts=cuts)
+    experience.cuts = torch.stack([draw_cuts(part.nfe, objective.num_latents, key) for key in keys])
+    experience.old_logprobs = _score(state.policy, experience, config, world)
+    if state.start is not None:
+        with state.at_start() as reference:
+            experience.ref_logprobs = _score(reference, experience, config, world)
+    return experience
 
-    def score(of: Policy) -> Tensor:
-        return torch.stack([_score(of, experience, i, config) for i in range(objective.num_iterations)])
 
-    return replace(experience, old_logprobs=score(policy), ref_logprobs=score(reference) if reference else None)
-
-
-def _score(policy: Policy, experience: Experience, iteration: int, config: TrainConfig) -> Tensor:
-    """Surrogate log-probs of all live rows, [B', L], micro-batch by micro-batch."""
-    chunks = micro_batches(len(experience.live), config.optim.micro_batch_size)
-    return torch.cat([_logprobs(policy, experience, iteration, rows, config) for rows in chunks])
+def _score(policy: Policy, experience: Experience, config: TrainConfig, world: World) -> Tensor:
+    """Surrogate log-probs of all live rows at each iteration's cuts, [mu, B', L]; each rank scores its share."""
+    num_iterations, rows, canvas = len(experience.mask_keys), len(experience.live), experience.batch.tokens.shape[1]
+    share = world.share(rows)
+    scores = torch.zeros(num_iterations, len(share), canvas, device=world.device)
+    with world.gathered(policy.denoiser):
+        for iteration in range(num_iterations):
+            for part in share_of_rows(world, rows, config.optim.micro_batch_size):
+                scores[iteration, part - share.start] = _logprobs(policy, experience, iteration, part, config)
+    return torch.cat(world.gather([scores.cpu()]), dim=1).to(world.device)
 
 
 def _logprobs(policy: Policy, experience: Experience, iteration: int, rows: Tensor, config: TrainConfig) -> Tensor:
@@ -126,35 +104,41 @@ def _logprobs(policy: Policy, experience: Experience, iteration: int, rows: Tens
     )
 
 
-def update(
-    policy: Policy, optimizers: Optimizers, experience: Experience, config: TrainConfig, step: int, iteration: int
-) -> dict[str, float]:
-    """One optimiser step on the whole batch; returns its metrics. A non-finite gradient skips the step."""
+def update(state: TrainState, config: TrainConfig, world: World) -> dict[str, float]:
+    """One optimiser step on the whole batch in hand; returns its metrics. A non-finite gradient skips the step."""
+    policy, optimizers, experience = state.policy, state.optimizers, state.experience
+    assert experience is not None
+    parameters = learning_parameters(policy)
     metrics: dict[str, float] = {}
     for _, optimizer in optimizers.items():
         optimizer.zero_grad(set_to_none=True)
     if optimizers.denoiser and experience.old_logprobs is not None:
-        metrics |= _policy_backward(policy, experience, config, iteration)
-        rate = config.optim.learning_rate * learning_rate_factor(config, step)
-        metrics |= _step(optimizers.denoiser, policy.denoiser, rate, config, "model")
-    if optimizers.threshold and step >= config.threshold.delay_steps and len(experience.live):
-        assert policy.threshold is not None
+        metrics |= _policy_backward(policy, experience, config, state.iteration, world)
+        rate = config.optim.learning_rate * learning_rate_factor(config, state.step)
+        world.sum_gradients(parameters["denoiser"].values())
+        metrics |= _step(optimizers.denoiser, parameters["denoiser"], rate, config, "model", world)
+    if optimizers.threshold and state.step >= config.threshold.delay_steps and len(experience.live):
+        # the head is tiny: every rank computes the gradient of the whole batch, and nothing is sent
         metrics |= _threshold_backward(policy, experience, config)
-        metrics |= _step(optimizers.threshold, policy.threshold, config.threshold.learning_rate, config, "sampler")
+        rate = config.threshold.learning_rate
+        metrics |= _step(optimizers.threshold, parameters["threshold"], rate, config, "sampler", world)
     policy.version += 1
     return metrics
 
 
-def _policy_backward(policy: Policy, experience: Experience, config: TrainConfig, iteration: int) -> dict[str, float]:
-    """Accumulate the gradient of -J over micro-batches; the token weights are those of the whole batch."""
+def _policy_backward(
+    policy: Policy, experience: Experience, config: TrainConfig, iteration: int, world: World
+) -> dict[str, float]:
+    """Accumulate the gradient of -J over this rank's rows; all weights are those of the whole batch."""
     batch, objective = experience.batch, config.objective
     assert experience.old_logprobs is not None
     weights = token_weights(batch.loss_mask, batch.gen_lengths, objective.loss_type)[experience.live]
-    totals: dict[str, Tensor] = {}
     importance = importance_weights(
         experience.old_logprobs[iteration], batch.behaviour_logprobs[experience.live], objective.importance_clamp
     )
-    for rows in micro_batches(len(experience.live), config.optim.micro_batch_size):
+    names = ("kl", "surrogate_kl", "clip_ratio") if objective.beta else ("surrogate_kl", "clip_ratio")
+    totals = {name: torch.zeros((), device=world.device) for name in names}
+    for rows, counted in micro_batches(world, len(experience.live), config.optim.micro_batch_size):
         part = batch.take(experience.live[rows])
         logprobs = _logprobs(policy, experience, iteration, rows, config)
         old = experience.old_logprobs[iteration, rows]
@@ -164,19 +148,15 @@ def _policy_backward(policy: Policy, experience: Experience, config: TrainConfig
         if experience.ref_logprobs is not None:
             kl = kl_k3(logprobs, experience.ref_logprobs[iteration, rows])
             gain = gain - objective.beta * kl
-            _add(totals, "kl", kl[part.loss_mask])
-        (-(weights[rows] * gain).sum()).backward()
-        mask = part.loss_mask
-        clipped = ((ratio - 1) * advantages.sign() > objective.epsilon)[mask]
-        _add(totals, "surrogate_kl", kl_k3(old, logprobs)[mask])
-        _add(totals, "clip_ratio", clipped.float())
+            totals["kl"] += counted * kl.detach()[part.loss_mask].sum()
+        loss = -(weights[rows] * gain).sum()
+        (loss if counted else 0 * loss).backward()
+        clipped = ((ratio - 1) * advantages.sign() > objective.epsilon)[part.loss_mask]
+        totals["surrogate_kl"] += counted * kl_k3(old, logprobs.detach())[part.loss_mask].sum()
+        totals["clip_ratio"] += counted * clipped.float().sum()
     count = batch.loss_mask[experience.live].sum()
-    metrics = {name: float(total / count) for name, total in totals.items()}
+    metrics = {name: float(total / count) for name, total in world.sum(totals).items()}
     return metrics | _importance_metrics(experience, iteration, objective.importance_clamp)
-
-
-def _add(totals: dict[str, Tensor], name: str, values: Tensor) -> None:
-    totals[name] = totals.get(name, torch.zeros(())) + values.detach().sum()
 
 
 def _importance_metrics(experience: Experience, iteration: int, clamp: float) -> dict[str, float]:
@@ -211,10 +191,15 @@ def _threshold_backward(policy: Policy, experience: Experience, config: TrainCon
 
 
 def _step(
-    optimizer: torch.optim.AdamW, module: nn.Module, rate: float, config: TrainConfig, name: str
+    optimizer: torch.optim.AdamW,
+    parameters: Mapping[str, nn.Parameter],
+    rate: float,
+    config: TrainConfig,
+    name: str,
+    world: World,
 ) -> dict[str, float]:
-    """Clip and step; a non-finite gradient norm leaves weights and moments as they are."""
-    norm = float(nn.utils.clip_grad_norm_(module.parameters(), config.optim.max_grad_norm))
+    """Clip and step; a non-finite gradient norm leaves weights and moments as they are, on every rank."""
+    norm = world.clip_gradients(parameters.values(), config.optim.max_grad_norm)
     finite = math.isfinite(norm)
     if finite:
         for group in optimizer.param_groups:

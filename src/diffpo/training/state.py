@@ -1,0 +1,105 @@
+"""The nouns of training: a batch in hand, the optimisers, and where a run stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor, nn
+
+from diffpo.config import TrainConfig
+from diffpo.models.policy import Policy
+from diffpo.training.distributed import alike
+from diffpo.types import Batch
+
+
+@dataclass(eq=False)
+class Experience:
+    """A batch in hand: the rollouts, and what must be known before the first update moves the policy."""
+
+    batch: Batch
+    live: Tensor  # [B'] rows that have a gradient
+    cuts: Tensor | None  # [mu, B', M]
+    old_logprobs: Tensor | None  # [mu, B', L]
+    ref_logprobs: Tensor | None  # [mu, B', L]
+    mask_keys: Tensor  # [mu, B'] keys of the prompt masks
+    summary: dict[str, float]
+    """Metrics of the rollouts."""
+    updates: list[dict[str, float]] = field(default_factory=list)
+    """Metrics of the updates made so far."""
+
+
+@dataclass(eq=False)
+class Optimizers:
+    """AdamW over the denoiser and over the threshold head; None for what does not learn."""
+
+    denoiser: torch.optim.AdamW | None = None
+    threshold: torch.optim.AdamW | None = None
+
+    @classmethod
+    def create(cls, policy: Policy, config: TrainConfig) -> Optimizers:
+        optim, parameters = config.optim, learning_parameters(policy)
+        optimizers = cls()
+        if config.train != "sampler":
+            optimizers.denoiser = adamw(
+                parameters["denoiser"].values(), optim.learning_rate, optim.adam_betas, optim.weight_decay
+            )
+        if config.train != "model":
+            optimizers.threshold = adamw(
+                parameters["threshold"].values(), config.threshold.learning_rate, optim.adam_betas, 0.0
+            )
+        return optimizers
+
+    def items(self) -> Iterator[tuple[str, torch.optim.AdamW]]:
+        """The optimisers there are, by field name."""
+        for entry in fields(self):
+            if (optimizer := getattr(self, entry.name)) is not None:
+                yield entry.name, optimizer
+
+
+def adamw(
+    parameters: Iterable[nn.Parameter], learning_rate: float, betas: tuple[float, float], weight_decay: float
+) -> torch.optim.AdamW:
+    """AdamW over parameters of which some may be shares."""
+    groups = [{"params": kind} for kind in alike(parameters)]
+    return torch.optim.AdamW(groups, learning_rate, betas=betas, weight_decay=weight_decay)
+
+
+def learning_parameters(policy: Policy) -> dict[str, dict[str, nn.Parameter]]:
+    """Parameters by the optimiser that is for them and by name."""
+    head = policy.threshold
+    return {"denoiser": policy.trainable(), "threshold": dict(head.named_parameters()) if head else {}}
+
+
+@dataclass(eq=False)
+class TrainState:
+    """Where a run stands. `step` counts finished steps, `iteration` finished updates of the step under way."""
+
+    policy: Policy
+    optimizers: Optimizers
+    start: dict[str, Tensor] | None = None
+    """Values of `policy.trainable()` at the start of the run, where a KL term refers to them."""
+    step: int = 0
+    iteration: int = 0
+    experience: Experience | None = None
+    skipped: int = 0
+    """Updates skipped in a row, up to now."""
+
+    @contextmanager
+    def at_start(self) -> Iterator[Policy]:
+        """The policy as it was at the start of the run: the same modules, with values exchanged in place."""
+        assert self.start is not None
+        self._exchange(self.start)
+        try:
+            yield self.policy
+        finally:
+            self._exchange(self.start)
+
+    @torch.no_grad()
+    def _exchange(self, values: dict[str, Tensor]) -> None:
+        for name, parameter in self.policy.trainable().items():
+            held = parameter.detach().clone()
+            parameter.copy_(values[name])
+            values[name].copy_(held)
