@@ -17,9 +17,11 @@ import time
 from pathlib import Path
 
 SIZE = "--prompts-per-step 4 --num-generations 4 --steps 20 --save-every 1 --num-threads 1 --optim.micro-batch-size 8"
-SHAPE = "--model.hidden-size 48 --model.num-layers 1 --model.num-heads 2 --model.mlp-size 64"
+SHAPE = "--shape.hidden-size 48 --shape.num-layers 1 --shape.num-heads 2 --shape.mlp-size 64"
 TASK = "--task.easy 1 1 --task.hard 2 2"
-PRETRAIN = "--steps 120 --schedule-steps 300 --learning-rate 6e-3 --batch-size 64 --num-examples 2000 --num-threads 1"
+PRETRAIN = (
+    "--steps 120 --schedule-steps 300 --optim.learning-rate 6e-3 --batch-size 64 --num-examples 2000 --num-threads 1"
+)
 
 
 def diffpo(*arguments: str) -> list[str]:
@@ -37,7 +39,7 @@ def kill_and_resume(work: Path, kills: int, seed: int = 0) -> list[str]:
     """One line a kill: when it struck, from where the run went on, and whether the end is the same."""
     model = str(work / "model")
     pretrain = f"--output {model} {PRETRAIN} {SHAPE} {TASK}".split()
-    subprocess.run(diffpo("pretrain", *pretrain), check=True, capture_output=True)
+    subprocess.run(diffpo("sft", *pretrain), check=True, capture_output=True)
     command = diffpo("train", *f"--model {model} {SIZE} {TASK}".split())
     started = time.perf_counter()
     subprocess.run([*command, "--output", str(work / "straight")], check=True, capture_output=True)

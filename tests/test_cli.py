@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from diffpo.cli import COMMANDS, main, parse
-from diffpo.config import ModelConfig, PretrainConfig, RolloutConfig, TrainConfig
+from diffpo.config import ModelConfig, RolloutConfig, SftConfig, TrainConfig
 from diffpo.recipe import from_dict, load_config
-from diffpo.training.pretrain import pretrain
+from diffpo.training.sft import fine_tune
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 SHAPE = ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32)
@@ -34,7 +34,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A policy for Sudoku that has learned next to nothing."""
     output = str(tmp_path_factory.mktemp("models") / "tiny")
-    pretrain(PretrainConfig(output=output, steps=1, batch_size=8, num_examples=16, model=SHAPE), quiet=True)
+    fine_tune(SftConfig(output=output, steps=1, batch_size=8, num_examples=16, shape=SHAPE), quiet=True)
     return output
 
 
@@ -121,7 +121,7 @@ def test_help_answers_at_once() -> None:
 
 
 def kind_of(recipe: Path) -> tuple[str, type]:
-    return ("pretrain", PretrainConfig) if recipe.stem.endswith("_pretrain") else ("train", TrainConfig)
+    return ("sft", SftConfig) if recipe.stem.endswith("_pretrain") else ("train", TrainConfig)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -183,7 +183,7 @@ def test_unknown_command(line: Fail) -> None:
 
 def test_unknown_recipe(line: Fail) -> None:
     assert line("train", "sudoku_tini").startswith("sudoku_tini: no such recipe; did you mean 'sudoku_tiny'?")
-    assert line("pretrain", "missing/run.toml").startswith("missing/run.toml: no such recipe")
+    assert line("sft", "missing/run.toml").startswith("missing/run.toml: no such recipe")
 
 
 def test_a_recipe_comes_before_the_flags(line: Fail) -> None:
@@ -236,7 +236,7 @@ def test_mistakes_in_a_toml(line: Fail, elsewhere: Path, text: str, error: str) 
 
 def test_unknown_task(line: Fail, model: str) -> None:
     expected = "unknown task 'sudok'; did you mean 'sudoku'?"
-    for command in (["pretrain"], ["train", "--model", model], ["eval", model], ["sample", model]):
+    for command in (["sft"], ["train", "--model", model], ["eval", model], ["sample", model]):
         assert line(*command, "--task.name", "sudok").startswith(expected)
 
 
@@ -250,7 +250,7 @@ def test_folders_without_a_model(line: Fail, elsewhere: Path) -> None:
 
 
 def test_checkpoints_of_another_model(line: Fail, elsewhere: Path, model: str) -> None:
-    other = Path(shutil.copytree(model, elsewhere / "other"))
+    other = Path(shutil.copytree(Path(model) / "policy", elsewhere / "other"))
     config = json.loads((other / "config.json").read_text())
 
     def evaluate(**changes: object) -> str:

@@ -23,8 +23,8 @@ from diffpo.config import (
     ModelConfig,
     ObjectiveConfig,
     OptimConfig,
-    PretrainConfig,
     RolloutConfig,
+    SftConfig,
     TaskConfig,
     ThresholdConfig,
     TrainConfig,
@@ -108,7 +108,7 @@ def test_numbers_and_lists_become_what_the_field_holds() -> None:
         (TrainConfig, "[objective]\nbeta = 'none'", "objective.beta must be float, got 'none'"),
         (TrainConfig, "[objective]\nbeta = -1", "objective.beta must be >= 0, got -1.0"),
         (TrainConfig, "steps = ", "Invalid value"),
-        (PretrainConfig, "[model]\nnum_heads = 0", "model.num_heads must be >= 1, got 0"),
+        (SftConfig, "[shape]\nnum_heads = 0", "shape.num_heads must be >= 1, got 0"),
     ],
 )
 def test_a_bad_toml_is_one_line_that_names_file_and_key(tmp_path: Path, cls: type, text: str, error: str) -> None:
@@ -177,7 +177,6 @@ BAD = [
     ),
     (
         EvalConfig,
-        LoraConfig,
         "eval.",
         {
             "samplers": (("top_k:1", "greedy"),),
@@ -202,18 +201,23 @@ BAD = [
     ),
     (
         ModelConfig,
-        "model.",
+        "shape.",
         {"hidden_size": (0, 97), "num_layers": (0,), "num_heads": (0, -1), "mlp_size": (0,)},
     ),
     (
-        PretrainConfig,
+        SftConfig,
         "",
         {
             "steps": (0,),
             "schedule_steps": (0,),
             "batch_size": (0,),
-            "learning_rate": (0.0, NAN),
-            "warmup_steps": (-1,),
+            "gen_length": (0,),
+            "max_length": (0,),
+            "save_every": (0,),
+            "keep_checkpoints": (0,),
+            "eval_every": (0,),
+            "lora": (LoraConfig(rank=4),),
+            "data": ("rows.jsonl",),
             "label_noise": (1.0, NAN),
             "min_time": (0.0, 1.0, NAN),
             "prompt_mask_prob": (1.0, NAN),
@@ -225,7 +229,7 @@ BAD = [
 ]
 # any number, any text, or checked where it is used
 FREE = {"seed", "name", "output", "model", "log_with", "full_canvas"}
-FREE |= {"device", "revision", "adapter", "targets"}  # checked against the machine, the hub and the model
+FREE |= {"device", "revision", "adapter", "targets", "data", "eval_data", "test_data", "reward"}  # checked against the machine, the hub and the model
 
 
 @pytest.mark.parametrize(
@@ -293,8 +297,8 @@ def test_a_run_is_known_by_its_config(tmp_path: Path) -> None:
 
 def test_a_pretrained_model_knows_its_task(tmp_path: Path) -> None:
     task = TaskConfig(name="countdown", seed=3)
-    write(tmp_path / "config.json", '{"model_type": "diffpo"}')
-    write(tmp_path / "pretrain.json", to_json(PretrainConfig(task=task)))
+    write(tmp_path / "model.json", '{"model_type": "diffpo"}')
+    write(tmp_path / "config.json", to_json(SftConfig(task=task)))
     assert find_training(tmp_path) == (None, task)
 
 

@@ -20,7 +20,7 @@ def test_the_demo_from_nothing_to_its_summary(train: str, tmp_path: Path, monkey
         pretraining, training = original(config)
         shape = ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32)
         return (
-            replace(pretraining, steps=2, num_examples=64, model=shape),
+            replace(pretraining, steps=2, num_examples=64, shape=shape),
             replace(training, steps=2, prompts_per_step=2, eval=replace(training.eval, gammas=(0.1, 1.0))),
         )
 

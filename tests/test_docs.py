@@ -20,16 +20,16 @@ from pathlib import Path
 import pytest
 
 import diffpo.functional
-from diffpo.config import ModelConfig, ObjectiveConfig, PretrainConfig, ThresholdConfig, TrainConfig
+from diffpo.config import ModelConfig, ObjectiveConfig, SftConfig, ThresholdConfig, TrainConfig
 from diffpo.training.loop import train
 from diffpo.training.metrics import ALARMS, read_metrics
-from diffpo.training.pretrain import pretrain
+from diffpo.training.sft import fine_tune
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path.read_text() for path in [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]}
 SECTIONS = {
     name: kind
-    for config in (PretrainConfig, TrainConfig)
+    for config in (SftConfig, TrainConfig)
     for name, kind in typing.get_type_hints(config).items()
     if dataclasses.is_dataclass(kind)
 }
@@ -93,8 +93,8 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Every metric of a tiny run that has everything: both learn, a KL term (so every row counts), an evaluation."""
     folder = tmp_path_factory.mktemp("run")
     shape = ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32)
-    start = PretrainConfig(output=f"{folder}/start", steps=1, batch_size=8, num_examples=16, model=shape)
-    pretrain(start, quiet=True)
+    start = SftConfig(output=f"{folder}/start", steps=1, batch_size=8, num_examples=16, shape=shape)
+    fine_tune(start, quiet=True)
     config = TrainConfig(
         model=start.output,
         output=f"{folder}/run",
@@ -168,7 +168,7 @@ def readme_program() -> str:
     program = "\n".join(re.findall(r"^```python\n(.*?)^```", PAGES["README.md"], re.MULTILINE | re.DOTALL))
     program = re.sub(r"\bsteps=\d+", "steps=1", program)
     program = re.sub(r"\bnum_prompts=\d+", "num_prompts=4", program)
-    return program.replace("PretrainConfig(", "PretrainConfig(num_examples=64, ")
+    return program.replace("SftConfig(", "SftConfig(num_examples=64, ")
 
 
 def test_python_of_the_readme_runs(tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_is_what_runs(installed: Path) -> None:
     where = run("venv/bin/python", "-c", "import diffpo; print(diffpo.__file__)", cwd=installed)
     assert Path(where.strip()).is_relative_to(installed / "venv")
-    assert "pretrain" in run("venv/bin/diffpo", "--help", cwd=installed)
-    assert "pretrain" in run("venv/bin/python", "-m", "diffpo", "--help", cwd=installed)
+    assert "sft" in run("venv/bin/diffpo", "--help", cwd=installed)
+    assert "sft" in run("venv/bin/python", "-m", "diffpo", "--help", cwd=installed)
 
 
 def test_wheel_ships_recipes(installed: Path) -> None:
@@ -48,9 +48,9 @@ def test_wheel_ships_recipes(installed: Path) -> None:
 
 
 def test_wheel_trains(installed: Path) -> None:
-    shape = ("--model.hidden-size", 32, "--model.num-layers", 1, "--model.mlp-size", 32, "--model.num-heads", 2)
+    shape = ("--shape.hidden-size", 32, "--shape.num-layers", 1, "--shape.mlp-size", 32, "--shape.num-heads", 2)
     size = ("--steps", 2, "--batch-size", 8, "--num-examples", 64, "--num-threads", 1)
-    run("venv/bin/diffpo", "pretrain", "--output", "tiny", *size, *shape, cwd=installed)
+    run("venv/bin/diffpo", "sft", "--output", "tiny", *size, *shape, cwd=installed)
     assert list(installed.glob("tiny/**/*.safetensors"))
 
     size = ("--steps", 2, "--prompts-per-step", 2, "--num-generations", 2, "--num-threads", 1)

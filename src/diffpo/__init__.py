@@ -11,23 +11,27 @@ __version__ = "0.1.0"
 _HOMES = {
     "diffpo.config": (
         "EvalConfig",
+        "LoadConfig",
+        "LoraConfig",
         "ModelConfig",
         "ObjectiveConfig",
         "OptimConfig",
-        "PretrainConfig",
+        "SftConfig",
         "RolloutConfig",
         "TaskConfig",
         "ThresholdConfig",
         "TrainConfig",
     ),
     "diffpo.evaluation.evaluate": ("Evaluation", "Point", "evaluate"),
+    "diffpo.models.export": ("export",),
+    "diffpo.models.inspection": ("inspect",),
     "diffpo.models.policy": ("Policy", "load_policy"),
     "diffpo.recipe": ("load_config",),
     "diffpo.rollout.engine": ("generate",),
     "diffpo.rollout.local": ("collect", "sample"),
     "diffpo.tasks": ("load_task",),
     "diffpo.training.loop": ("train",),
-    "diffpo.training.pretrain": ("pretrain",),
+    "diffpo.training.sft": ("fine_tune",),
     "diffpo.types": ("Completion", "Prompt", "Request", "Rollout", "RolloutGroup", "Sampler", "Verdict"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -37,23 +41,27 @@ __all__ = sorted(_HOME_OF)  # pyright: ignore[reportUnsupportedDunderAll]
 if TYPE_CHECKING:
     from diffpo.config import (
         EvalConfig,
+        LoadConfig,
+        LoraConfig,
         ModelConfig,
         ObjectiveConfig,
         OptimConfig,
-        PretrainConfig,
         RolloutConfig,
+        SftConfig,
         TaskConfig,
         ThresholdConfig,
         TrainConfig,
     )
     from diffpo.evaluation.evaluate import Evaluation, Point, evaluate
+    from diffpo.models.export import export
+    from diffpo.models.inspection import inspect
     from diffpo.models.policy import Policy, load_policy
     from diffpo.recipe import load_config
     from diffpo.rollout.engine import generate
     from diffpo.rollout.local import collect, sample
     from diffpo.tasks import load_task
     from diffpo.training.loop import train
-    from diffpo.training.pretrain import pretrain
+    from diffpo.training.sft import fine_tune
     from diffpo.types import Completion, Prompt, Request, Rollout, RolloutGroup, Sampler, Verdict
 
 

@@ -70,12 +70,9 @@ class TaskConfig:
     """sudoku, countdown, arithmetic (tiny models); gsm8k, math500, countdown_cd3, sudoku_4x4; reasoning_gym:NAME."""
     easy: tuple[int, int] | None = None
     """Difficulty range of easy prompts (sudoku: blanks, countdown: numbers, arithmetic: terms). None: task's own."""
-    hard: tuple[int, int] | None = None
-    """Difficulty range of hard prompts, on the same dial. None: the task's own."""
-    hard_share: float = 0.5
-    """Share of hard prompts."""
-    seed: int = 0
-    """Seed of the task's data and of its train / test split."""
+    hard: tuple[int, int] | None = None  # difficulty range of hard prompts, on the same dial. None: the task's own
+    hard_share: float = 0.5  # share of hard prompts
+    seed: int = 0  # seed of the task's data and of its train / test split
     rules: Literal["strict", "d1"] = "strict"
     """Grader and reward: ours, or d1's as published, quirks included (docs/grading.md)."""
     data: str | None = None
@@ -102,20 +99,14 @@ class TaskConfig:
 class RolloutConfig:
     """How completions are decoded."""
 
-    sampler: str = "learned"
-    """learned | entropy_bound:GAMMA | confidence:P | top_k:K | steps:S | random:K."""
-    temperature: float = 1.0
-    """Temperature of the draws; 0 is greedy."""
+    sampler: str = "learned"  # learned | entropy_bound:GAMMA | confidence:P | top_k:K | steps:S | random:K
+    temperature: float = 1.0  # temperature of the draws; 0 is greedy
     entropy_temperature: float = 1.0
     """Temperature of the distribution whose entropy and confidence the sampler looks at."""
-    gen_length: int | None = None
-    """Canvas length in tokens. None: the task's own."""
-    block_length: int | None = None
-    """Length of the blocks that are decoded left to right. None: one block."""
-    num_slots: int = 512
-    """Rows decoded at once; finished rows leave and waiting ones take their place."""
-    chat_template: bool = True
-    """Put prompts into the tokenizer's chat template, where it has one."""
+    gen_length: int | None = None  # canvas length in tokens. None: the task's own
+    block_length: int | None = None  # length of the blocks that are decoded left to right. None: one block
+    num_slots: int = 512  # rows decoded at once; finished rows leave and waiting ones take their place
+    chat_template: bool = True  # put prompts into the tokenizer's chat template, where it has one
 
     def __post_init__(self) -> None:
         parse_sampler(self.sampler, "rollout.sampler")
@@ -132,22 +123,16 @@ class ObjectiveConfig:
     """m of the m-times mean-field surrogate: 1 mean field (d1), 2 DiFFPO, 0 every call (the exact trajectory)."""
     importance_clamp: float = 2.0
     """C: upper clamp of the weight from surrogate to behaviour policy; inf for none, 0 leaves the weight out."""
-    epsilon: float = 0.2
-    """Clip range of the probability ratio."""
-    beta: float = 0.0
-    """Weight of the k3 KL to the policy at the start of the run."""
-    num_iterations: int = 4
-    """mu: passes over each batch of rollouts, each with fresh cuts."""
+    epsilon: float = 0.2  # clip range of the probability ratio
+    beta: float = 0.0  # weight of the k3 KL to the policy at the start of the run
+    num_iterations: int = 4  # mu: passes over each batch of rollouts, each with fresh cuts
     loss_type: Literal["grpo", "bnpo", "dr_grpo"] = "grpo"
     """Length normalisation: mean per completion, mean over all tokens, or sum over the canvas length."""
-    scale_rewards: bool = False
-    """Divide advantages by the group's standard deviation."""
-    prompt_mask_prob: float = 0.0
-    """Share of prompt tokens masked at random in the mean-field pass (0.15 in d1)."""
+    scale_rewards: bool = False  # divide advantages by the group's standard deviation
+    prompt_mask_prob: float = 0.0  # share of prompt tokens masked at random in the mean-field pass (0.15 in d1)
     speed_weight: float = 0.2
     """lambda: a correct answer earns reward * (1 + lambda * (1 - NFE / L)); 0 for the task's reward alone."""
-    speed_gate: float = 0.5
-    """The speed term counts only in groups of at least this accuracy: right first, then fast."""
+    speed_gate: float = 0.5  # the speed term counts only in groups of at least this accuracy: right first, then fast
 
     def __post_init__(self) -> None:
         _bound(self, "objective.", "num_latents importance_clamp beta speed_weight", ">=", 0)
@@ -164,24 +149,18 @@ class LoadConfig:
 
     dtype: Literal["auto", "saved", "bfloat16", "float32"] = "auto"
     """Dtype of the weights; auto: bfloat16 for LLaDA and Dream, as saved for diffpo's own models."""
-    device: str = "auto"
-    """Device of the weights, such as cpu or cuda:1; auto: the GPU if there is one."""
-    revision: str | None = None
-    """Branch, tag or commit of a model on the Hugging Face hub."""
-    adapter: str | None = None
-    """LoRA adapter (folder or hub id) to put onto the model."""
-    four_bit: bool = False
-    """Keep the blocks' weights in 4 bits (nf4, bitsandbytes); training then takes lora.rank > 0."""
+    device: str = "auto"  # device of the weights, such as cpu or cuda:1; auto: the GPU if there is one
+    revision: str | None = None  # branch, tag or commit of a model on the Hugging Face hub
+    adapter: str | None = None  # LoRA adapter (folder or hub id) to put onto the model
+    four_bit: bool = False  # keep the blocks' weights in 4 bits (nf4, bitsandbytes); training then takes lora.rank > 0
 
 
 @dataclass(frozen=True)
 class LoraConfig:
     """Low-rank adapters on the denoiser, trained in its stead."""
 
-    rank: int = 0
-    """Rank of fresh adapters; 0: none, train all weights, or go on with adapters that the model carries."""
-    alpha: float = 64.0
-    """Adapters count alpha / rank."""
+    rank: int = 0  # rank of fresh adapters; 0: none, train all weights, or go on with adapters that the model carries
+    alpha: float = 64.0  # adapters count alpha / rank
     targets: tuple[str, ...] = ()
     """Modules, as the checkpoint names them (q_proj, attn_out, ...). None named: every linear of the blocks."""
 
@@ -195,16 +174,13 @@ class OptimConfig:
     """AdamW over the denoiser."""
 
     learning_rate: float = 1e-4  # peak learning rate of the denoiser
-    warmup_steps: int = 5
-    """Steps over which the learning rate rises linearly from 0."""
+    warmup_steps: int = 5  # steps over which the learning rate rises linearly from 0
     lr_schedule: Literal["constant", "cosine"] = "constant"
     """After warm-up: constant, or a cosine to 0 at the last step."""
     adam_betas: tuple[float, float] = (0.9, 0.99)  # decay of AdamW's first and second moments
     weight_decay: float = 0.0  # AdamW's decoupled weight decay of the denoiser
-    max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm, denoiser and threshold head each on its own."""
-    micro_batch_size: int = 512
-    """Rows a backward pass holds at once; changes memory, not results."""
+    max_grad_norm: float = 1.0  # gradients are clipped to this norm, denoiser and threshold head each on its own
+    micro_batch_size: int = 512  # rows a backward pass holds at once; changes memory, not results
     gradient_checkpointing: bool = False
     """Compute each block a second time in the backward pass instead of keeping its activations."""
 
@@ -219,21 +195,15 @@ class OptimConfig:
 class ThresholdConfig:
     """The adaptive sampler: gamma = gamma_max * sigmoid(f(prompt) + sigma * noise)."""
 
-    gamma_max: float = 3.0
-    """Largest threshold, nats."""
+    gamma_max: float = 3.0  # largest threshold, nats
     gamma_init: float = 0.36
     """Threshold at the start, nats; start low: few tokens a call until the model has earned more."""
-    sigma: float = 0.7
-    """Standard deviation of the exploration noise."""
-    bound: float = 4.0
-    """|f| stays below this, so that gamma cannot saturate."""
+    sigma: float = 0.7  # standard deviation of the exploration noise
+    bound: float = 4.0  # |f| stays below this, so that gamma cannot saturate
     learning_rate: float = 5e-3  # learning rate of the head
-    delay_steps: int = 5
-    """Steps before the head trains; its feature statistics are gathered meanwhile."""
-    epsilon: float = 0.2
-    """Clip range of the head's ratio."""
-    max_log_ratio: float = 1.0
-    """The head's log-ratio is clamped to +- this."""
+    delay_steps: int = 5  # steps before the head trains; its feature statistics are gathered meanwhile
+    epsilon: float = 0.2  # clip range of the head's ratio
+    max_log_ratio: float = 1.0  # the head's log-ratio is clamped to +- this
 
     def __post_init__(self) -> None:
         _bound(self, "threshold.", "gamma_max sigma bound learning_rate epsilon max_log_ratio", ">", 0)
@@ -250,11 +220,9 @@ class EvalConfig:
     """Samplers measured one by one (as rollout.sampler)."""
     gammas: tuple[float, ...] = (0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
     """Fixed thresholds of the accuracy-NFE frontier."""
-    num_prompts: int = 512
-    """Test prompts; fewer if the task has fewer."""
+    num_prompts: int = 512  # test prompts; fewer if the task has fewer
     temperature: float = 0.0  # temperature of the draws; 0 is greedy, as the field measures
-    full_canvas: bool = True
-    """Decode the whole canvas, so that NFE is known with and without the early exit at EOS."""
+    full_canvas: bool = True  # decode the whole canvas, so that NFE is known with and without the early exit at EOS
 
     def __post_init__(self) -> None:
         for spec in self.samplers:
@@ -268,27 +236,19 @@ class EvalConfig:
 class TrainConfig:
     """One reinforcement-learning run."""
 
-    model: str = "runs/pretrain"
-    """Policy to start from: a folder, or a model on the Hugging Face hub."""
-    output: str = "runs/train"
-    """Folder of the run: config, metrics, checkpoints."""
+    model: str = "runs/sft"  # policy to start from: a folder, or a model on the Hugging Face hub
+    output: str = "runs/train"  # folder of the run: config, metrics, checkpoints
     train: Literal["joint", "model", "sampler"] = "joint"
     """What learns: the denoiser and the threshold head, the denoiser alone, or the head alone."""
     steps: int = 30  # steps of the run, each one batch of rollouts
     prompts_per_step: int = 48  # prompts of a step; a prompt is one group of completions
-    num_generations: int = 8
-    """G: completions a prompt; their mean reward is the baseline."""
+    num_generations: int = 8  # G: completions a prompt; their mean reward is the baseline
     seed: int = 0  # seed of rollouts and cuts
-    save_every: int = 10
-    """Steps between checkpoints; the last step is always saved."""
-    keep_checkpoints: int = 2
-    """Newest checkpoints kept."""
-    eval_every: int = 0
-    """Steps between evaluations on test prompts during the run; 0 for none."""
-    log_with: tuple[str, ...] = ()
-    """Trackers beside metrics.jsonl: tensorboard, wandb, trackio."""
-    num_threads: int = 0
-    """CPU threads of torch; 0 leaves torch's choice."""
+    save_every: int = 10  # steps between checkpoints; the last step is always saved
+    keep_checkpoints: int = 2  # newest checkpoints kept
+    eval_every: int = 0  # steps between evaluations on test prompts during the run; 0 for none
+    log_with: tuple[str, ...] = ()  # trackers beside metrics.jsonl: tensorboard, wandb, trackio
+    num_threads: int = 0  # CPU threads of torch; 0 leaves torch's choice
     load: LoadConfig = field(default_factory=LoadConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
@@ -320,58 +280,73 @@ class ModelConfig:
     mlp_size: int = 256  # inner width of SwiGLU
 
     def __post_init__(self) -> None:
-        _bound(self, "model.", "hidden_size num_layers num_heads mlp_size", ">=", 1)
+        _bound(self, "shape.", "hidden_size num_layers num_heads mlp_size", ">=", 1)
         even = self.hidden_size % (2 * self.num_heads) == 0
-        _check(even, f"model.hidden_size must be a multiple of 2 * num_heads, got {self.hidden_size}, {self.num_heads}")
+        _check(even, f"shape.hidden_size must be a multiple of 2 * num_heads, got {self.hidden_size}, {self.num_heads}")
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
-    """Masked-diffusion pre-training of a tiny model on a task's solved examples."""
+class SftConfig:
+    """Masked fine-tuning on prompts and completions, or pre-training of a tiny model on a task's solved examples."""
 
-    output: str = "runs/pretrain"  # folder of the policy
+    model: str = ""
+    """Policy to start from: a folder, or a model on the Hugging Face hub. Empty: fresh weights of `shape`."""
+    data: str = ""  # JSONL with prompt and completion, or messages, in each row. Empty: solved examples of the task
+    eval_data: str = ""  # JSONL of rows held out, whose loss is logged. Empty: none
+    output: str = "runs/sft"  # folder of the run: config, metrics, checkpoints, policy
     steps: int = 300  # optimiser steps
     schedule_steps: int | None = None
     """Length of the cosine schedule; None: steps. Longer than steps stops early, at partial competence."""
     batch_size: int = 128  # examples a step
-    learning_rate: float = 2e-3  # peak learning rate
-    warmup_steps: int = 20  # steps over which the learning rate rises linearly from 0
-    label_noise: float = 0.0
-    """Share of the answer's tokens replaced at random: a model with something left to learn."""
-    min_time: float = 0.05
-    """Smallest share of masked positions; the 1/t weight is bounded by its inverse."""
+    gen_length: int | None = None
+    """Canvas in tokens, filled with EOS after the completion. None: the completion's, up to the next multiple of 32."""
+    max_length: int | None = None
+    """Longest prompt and canvas together, in tokens; longer completions are cut. None: what the model can hold."""
+    min_time: float = 0.05  # smallest share of masked positions; the 1/t weight is bounded by its inverse
     prompt_mask_prob: float = 0.0
     """In a fifth of the rows this share of the prompt is masked too, which d1's objective then does not surprise."""
+    chat_template: bool = True  # put prompts into the tokenizer's chat template, where it has one
+    label_noise: float = 0.0
+    """Share of a solved example's open tokens replaced at random: a model with something left to learn."""
     num_examples: int = 20000  # solved examples to draw batches from
     seed: int = 0  # seed of weights, label noise, batches and masks
-    num_threads: int = 0
-    """CPU threads of torch; 0 leaves torch's choice."""
-    model: ModelConfig = field(default_factory=ModelConfig)
+    save_every: int = 500  # steps between checkpoints; the last step is always saved
+    keep_checkpoints: int = 2  # newest checkpoints kept
+    eval_every: int = 100  # steps between losses on eval_data
+    log_with: tuple[str, ...] = ()  # trackers beside metrics.jsonl: tensorboard, wandb, trackio
+    num_threads: int = 0  # CPU threads of torch; 0 leaves torch's choice
+    shape: ModelConfig = field(default_factory=ModelConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
+    load: LoadConfig = field(default_factory=LoadConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(
+            learning_rate=2e-3, warmup_steps=20, lr_schedule="cosine", weight_decay=0.01
+        )
+    )
 
     def __post_init__(self) -> None:
-        _bound(self, "", "steps schedule_steps batch_size num_examples", ">=", 1)
-        _bound(self, "", "warmup_steps num_threads", ">=", 0)
-        _bound(self, "", "learning_rate", ">", 0)
+        _bound(self, "", "steps schedule_steps batch_size num_examples gen_length max_length", ">=", 1)
+        _bound(self, "", "save_every keep_checkpoints eval_every", ">=", 1)
+        _bound(self, "", "num_threads", ">=", 0)
         _check(0 < self.min_time < 1, f"min_time must lie in (0, 1), got {self.min_time}")
         _check(0 <= self.label_noise < 1, f"label_noise must lie in [0, 1), got {self.label_noise}")
         _check(0 <= self.prompt_mask_prob < 1, f"prompt_mask_prob must lie in [0, 1), got {self.prompt_mask_prob}")
+        _check(not (self.data and self.label_noise), "label_noise falls on a task's solved examples: leave out data")
+        _check(bool(self.model) or not self.lora.rank, "lora: fresh weights are trained whole: name a model")
+        _check(bool(self.model) or not self.data, "data: fresh weights know a task's characters alone: name a model")
 
 
 @dataclass(frozen=True)
 class DemoConfig:
     """The demo: two recipes, an evaluation before and after, a table and pictures."""
 
-    output: str = "runs/demo"
-    """Folder for everything the demo writes; an earlier demo there is replaced."""
-    seed: int = 0
-    """Seed of pre-training and of the reinforcement learning."""
+    output: str = "runs/demo"  # folder for everything the demo writes; an earlier demo there is replaced
+    seed: int = 0  # seed of pre-training and of the reinforcement learning
     train: Literal["joint", "model", "sampler"] = "joint"
     """What learns: the denoiser and the threshold head, the denoiser alone, or the head alone."""
-    num_threads: int = 2
-    """CPU threads of torch."""
-    num_prompts: int = 512
-    """Test prompts of the evaluations, of grids not seen in training."""
+    num_threads: int = 2  # CPU threads of torch
+    num_prompts: int = 512  # test prompts of the evaluations, of grids not seen in training
 
     def __post_init__(self) -> None:
         _bound(self, "", "num_threads num_prompts", ">=", 1)

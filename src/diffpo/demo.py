@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from diffpo.config import DemoConfig, PretrainConfig, TrainConfig
+from diffpo.config import DemoConfig, SftConfig, TrainConfig
 from diffpo.evaluation.evaluate import Evaluation, Point, evaluate
 from diffpo.evaluation.report import comparison_table, frontier_figure, training_figure, unmasking_figure
 from diffpo.models.policy import Policy
@@ -22,7 +22,7 @@ from diffpo.rollout.local import sample
 from diffpo.tasks import load_task
 from diffpo.training.loop import train
 from diffpo.training.metrics import read_metrics
-from diffpo.training.pretrain import pretrain
+from diffpo.training.sft import fine_tune
 
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
 
     console.print("[bold]1/4[/bold] pre-train a tiny diffusion LM on Sudoku with noisy labels")
     started = time.perf_counter()
-    policy = pretrain(pretraining)
+    policy = fine_tune(pretraining)
     pretrain_seconds = time.perf_counter() - started
 
     console.print("[bold]2/4[/bold] measure it on puzzles whose grids it has not seen")
@@ -89,10 +89,10 @@ WHAT_LEARNS = {
 }
 
 
-def recipes(config: DemoConfig) -> tuple[PretrainConfig, TrainConfig]:
+def recipes(config: DemoConfig) -> tuple[SftConfig, TrainConfig]:
     """The demo's two recipes with its folders and seed. Without a head to learn, rollouts take its first threshold."""
     pretraining = replace(
-        load_config(PretrainConfig, find_recipe("sudoku_tiny_pretrain")),
+        load_config(SftConfig, find_recipe("sudoku_tiny_pretrain")),
         output=f"{config.output}/pretrain",
         seed=config.seed,
     )

@@ -10,7 +10,7 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
-from diffpo.config import PretrainConfig, TaskConfig, TrainConfig, suggest
+from diffpo.config import SftConfig, TaskConfig, TrainConfig, suggest
 
 C = typing.TypeVar("C")
 
@@ -26,23 +26,28 @@ def load_config(cls: type[C], path: str | Path) -> C:
         raise ValueError(f"{path}: {error}") from None
 
 
-def from_dict(cls: type[C], values: dict[str, Any], where: str = "") -> C:
-    """Build a config from nested plain values; an unknown key or a value of the wrong type is a ValueError."""
+def from_dict(cls: type[C], values: dict[str, Any], where: str = "", base: C | None = None) -> C:
+    """Build a config from nested plain values over its defaults, or over `base`.
+
+    An unknown key or a value of the wrong type is a ValueError.
+    """
     hints = typing.get_type_hints(cls)
     arguments = {}
     for key, value in values.items():
         if key not in hints:
             raise ValueError(f"unknown key {where + key!r}{suggest(key, hints)}")
-        arguments[key] = _convert(hints[key], value, where + key)
-    return cls(**arguments)
+        if dataclasses.is_dataclass(hints[key]) and isinstance(value, dict):
+            base = base or cls()  # a section's defaults may be its owner's rather than its class's
+            arguments[key] = from_dict(hints[key], value, f"{where}{key}.", getattr(base, key))
+        else:
+            arguments[key] = _convert(hints[key], value, where + key)
+    return dataclasses.replace(typing.cast(Any, base), **arguments) if base else cls(**arguments)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     """`value` as type `hint`: the few types that a config field may have."""
     if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise ValueError(f"{where} is a table: write [{where}] with its keys below")
-        return from_dict(typing.cast(type, hint), value, where + ".")
+        raise ValueError(f"{where} is a table: write [{where}] with its keys below")
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _convert(args[0], value, where)
@@ -81,14 +86,15 @@ def find_recipe(name: str) -> Path:
 
 def find_training(folder: Path) -> tuple[TrainConfig | None, TaskConfig | None]:
     """The training run that wrote `folder` (the run itself or its policy), if any, and the task of the model in it."""
-    for candidate in (folder / "config.json", folder.parent / "config.json", folder / "pretrain.json"):
+    for candidate in (folder / "config.json", folder.parent / "config.json"):
         if candidate.is_file():
             try:
                 values = json.loads(candidate.read_text())
                 if "objective" in values:  # a policy's config.json has none
                     return (config := from_dict(TrainConfig, values)), config.task
-                if "schedule_steps" in values:
-                    return None, from_dict(PretrainConfig, values).task
+                if "label_noise" in values:
+                    sft = from_dict(SftConfig, values)
+                    return None, None if sft.data else sft.task
             except ValueError as error:
                 raise ValueError(f"{candidate}: {error}") from None
     return None, None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from diffpo.config import ModelConfig, PretrainConfig, TaskConfig
-from diffpo.training.pretrain import pretrain
+from diffpo.config import ModelConfig, OptimConfig, SftConfig, TaskConfig
+from diffpo.training.sft import fine_tune
 
 TASK = TaskConfig(easy=(1, 1), hard=(2, 2))
 
@@ -15,17 +15,16 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of the policy."""
     output = str(tmp_path_factory.mktemp("start"))
     shape = ModelConfig(hidden_size=48, num_layers=1, num_heads=2, mlp_size=64)
-    pretrain(
-        PretrainConfig(
+    fine_tune(
+        SftConfig(
             output=output,
             steps=120,
             schedule_steps=300,
             batch_size=64,
             num_examples=2000,
-            learning_rate=6e-3,
-            warmup_steps=5,
+            optim=OptimConfig(6e-3, warmup_steps=5, lr_schedule="cosine", weight_decay=0.01),
             label_noise=0.2,
-            model=shape,
+            shape=shape,
             task=TASK,
         ),
         quiet=True,

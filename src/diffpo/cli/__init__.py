@@ -11,11 +11,11 @@ from typing import Any
 import tyro
 
 from diffpo.cli.answering import Eval, Sample
-from diffpo.cli.training import Demo, Pretrain, Train
-from diffpo.config import PretrainConfig, TrainConfig, suggest
+from diffpo.cli.training import Demo, Sft, Train
+from diffpo.config import SftConfig, TrainConfig, suggest
 from diffpo.recipe import find_recipe, find_training, load_config
 
-COMMANDS: dict[str, type] = {"demo": Demo, "pretrain": Pretrain, "train": Train, "eval": Eval, "sample": Sample}
+COMMANDS: dict[str, type] = {"demo": Demo, "sft": Sft, "train": Train, "eval": Eval, "sample": Sample}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,8 +63,8 @@ def parse(command: str, *arguments: str) -> Any:
 
 
 def _defaults(kind: type, first: str) -> Any:
-    if kind in (Pretrain, Train):
-        config = {Pretrain: PretrainConfig, Train: TrainConfig}[kind]
+    if kind in (Sft, Train):
+        config = {Sft: SftConfig, Train: TrainConfig}[kind]
         return kind(config=load_config(config, find_recipe(first)) if first else config())
     if kind in (Eval, Sample):
         return _from_run(kind(model=first), first) if first else tyro.MISSING_NONPROP

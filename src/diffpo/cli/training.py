@@ -1,4 +1,4 @@
-"""Commands that train: demo, pretrain, train."""
+"""Commands that train: demo, sft, train."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from diffpo.config import DemoConfig, PretrainConfig, TrainConfig
+from diffpo.config import DemoConfig, SftConfig, TrainConfig
 from diffpo.recipe import to_json
 
 RECIPE = "A TOML recipe, a file or the name of one that ships with diffpo; flags after it override its values."
@@ -29,21 +29,23 @@ class Demo:
 
 
 @dataclass(frozen=True)
-class Pretrain:
-    """Train a tiny masked diffusion LM from scratch on a task's solved examples."""
+class Sft:
+    """Fine-tune a masked diffusion LM on prompts and completions, or pre-train a tiny one on a task's examples."""
 
     recipe: Recipe = ""
-    config: Annotated[PretrainConfig, FLAT] = field(default_factory=PretrainConfig)
+    config: Annotated[SftConfig, FLAT] = field(default_factory=SftConfig)
     dry_run: bool = False
     """Print the resolved config and stop."""
+    resume: bool = False
+    """Go on from the last good checkpoint in --output."""
 
     def run(self) -> None:
         if self.dry_run:
             print(to_json(self.config))
             return
-        from diffpo.training.pretrain import pretrain
+        from diffpo.training.sft import fine_tune
 
-        pretrain(self.config)
+        fine_tune(self.config, resume=self.resume)
         print(f"saved {self.config.output}; next: diffpo train --model {self.config.output}")
 
 

@@ -47,6 +47,7 @@ class HubTokenizer:
         reserved = [added[index] for index in {eos_id, mask_id, *turn_ends} if index in added]
         tokenizer.add_tokens(reserved, special_tokens=True)
         self._stops = {eos_id, *turn_ends}
+        self.end_of_turn = tuple(sorted(turn_ends - {eos_id})) if self.chats else ()
         self._specials = {t.content: index for index, t in tokenizer.added_tokens_decoder.items() if t.special}
         longest_first = sorted(self._specials, key=len, reverse=True)
         self._special = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")

@@ -30,6 +30,11 @@ class Tokenizer(Protocol):
         """Whether there is a chat template."""
         ...
 
+    @property
+    def end_of_turn(self) -> tuple[int, ...]:
+        """Ids that close an assistant's turn, before EOS fills the canvas."""
+        ...
+
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of `text` as it stands: no special token is added, and none can be typed."""
         ...
@@ -51,6 +56,7 @@ class _Chatless:
     """No chat template."""
 
     chats = False
+    end_of_turn: tuple[int, ...] = ()
 
     def chat(self, messages: Sequence[Mapping[str, str]], prefill: str = "") -> tuple[int, ...]:
         raise ValueError("this model has no chat template: prompt with plain text")

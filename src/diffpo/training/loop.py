@@ -12,7 +12,7 @@ from diffpo.config import TrainConfig
 from diffpo.evaluation.evaluate import measure
 from diffpo.functional.objective import group_advantages
 from diffpo.functional.random import make_key
-from diffpo.models.policy import Policy, load_policy
+from diffpo.models.policy import Policy
 from diffpo.models.threshold import ThresholdHead
 from diffpo.rollout.local import collect
 from diffpo.tasks import load_task
@@ -20,7 +20,7 @@ from diffpo.tasks.base import Task
 from diffpo.training.distributed import World
 from diffpo.training.metrics import Metrics, mean_of, summarize
 from diffpo.training.run import Run
-from diffpo.training.state import Experience, Optimizers, TrainState
+from diffpo.training.state import Experience, Optimizers, TrainState, load_start
 from diffpo.training.update import prepare, update
 from diffpo.types import Batch
 
@@ -59,15 +59,7 @@ def train(config: TrainConfig, resume: bool = False, quiet: bool = False) -> Pol
 
 def start_policy(config: TrainConfig, world: World) -> Policy:
     """The policy at the start of a run, on the rank's device: config.model with what config adds to it."""
-    load = config.load
-    policy = load_policy(config.model, load.dtype, world.device, load.revision, load.adapter, load.four_bit)
-    if config.lora.rank:
-        policy.add_adapters(config.lora, config.seed)
-    if config.train == "sampler":
-        policy.denoiser.requires_grad_(False)
-    elif not policy.adapter:
-        policy.use_master_weights()
-    policy.denoiser.gradient_checkpointing = config.optim.gradient_checkpointing
+    policy = load_start(config, world, learns=config.train != "sampler")
     if config.rollout.sampler == "learned" and policy.threshold is None:
         policy.threshold = ThresholdHead(policy.denoiser.config.hidden_size, config.threshold).to(world.device)
     return policy

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor, nn
 
-from diffpo.config import TrainConfig
-from diffpo.models.policy import Policy
-from diffpo.training.distributed import alike
+from diffpo.config import SftConfig, TrainConfig
+from diffpo.models.policy import Policy, load_policy
+from diffpo.training.distributed import World, alike
 from diffpo.types import Batch
 
 
@@ -71,6 +72,38 @@ def learning_parameters(policy: Policy) -> dict[str, dict[str, nn.Parameter]]:
     """Parameters by the optimiser that is for them and by name."""
     head = policy.threshold
     return {"denoiser": policy.trainable(), "threshold": dict(head.named_parameters()) if head else {}}
+
+
+def optimizer_step(
+    optimizer: torch.optim.AdamW,
+    parameters: Mapping[str, nn.Parameter],
+    rate: float,
+    max_norm: float,
+    name: str,
+    world: World,
+) -> dict[str, float]:
+    """Clip and step; a non-finite gradient norm leaves weights and moments as they are, on every rank."""
+    norm = world.clip_gradients(parameters.values(), max_norm)
+    finite = math.isfinite(norm)
+    if finite:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+    return {f"{name}/grad_norm": norm if finite else 0.0, f"{name}/skipped": float(not finite), f"{name}/lr": rate}
+
+
+def load_start(config: TrainConfig | SftConfig, world: World, learns: bool = True) -> Policy:
+    """config.model on the rank's device with what config adds to it; `learns` False freezes the denoiser."""
+    load = config.load
+    policy = load_policy(config.model, load.dtype, world.device, load.revision, load.adapter, load.four_bit)
+    if config.lora.rank:
+        policy.add_adapters(config.lora, config.seed)
+    if not learns:
+        policy.denoiser.requires_grad_(False)
+    elif not policy.adapter:
+        policy.use_master_weights()
+    policy.denoiser.gradient_checkpointing = config.optim.gradient_checkpointing
+    return policy
 
 
 @dataclass(eq=False)

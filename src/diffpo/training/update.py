@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffpo.config import TrainConfig
 from diffpo.functional.objective import (
@@ -22,7 +22,7 @@ from diffpo.functional.surrogate import draw_cuts
 from diffpo.models.likelihood import surrogate_logprobs
 from diffpo.models.policy import Policy
 from diffpo.training.distributed import World
-from diffpo.training.state import Experience, TrainState, learning_parameters
+from diffpo.training.state import Experience, TrainState, learning_parameters, optimizer_step
 from diffpo.types import Batch
 
 
@@ -108,7 +108,7 @@ def update(state: TrainState, config: TrainConfig, world: World) -> dict[str, fl
     """One optimiser step on the whole batch in hand; returns its metrics. A non-finite gradient skips the step."""
     policy, optimizers, experience = state.policy, state.optimizers, state.experience
     assert experience is not None
-    parameters = learning_parameters(policy)
+    parameters, max_norm = learning_parameters(policy), config.optim.max_grad_norm
     metrics: dict[str, float] = {}
     for _, optimizer in optimizers.items():
         optimizer.zero_grad(set_to_none=True)
@@ -116,12 +116,12 @@ def update(state: TrainState, config: TrainConfig, world: World) -> dict[str, fl
         metrics |= _policy_backward(policy, experience, config, state.iteration, world)
         rate = config.optim.learning_rate * learning_rate_factor(config, state.step)
         world.sum_gradients(parameters["denoiser"].values())
-        metrics |= _step(optimizers.denoiser, parameters["denoiser"], rate, config, "model", world)
+        metrics |= optimizer_step(optimizers.denoiser, parameters["denoiser"], rate, max_norm, "model", world)
     if optimizers.threshold and state.step >= config.threshold.delay_steps and len(experience.live):
         # the head is tiny: every rank computes the gradient of the whole batch, and nothing is sent
         metrics |= _threshold_backward(policy, experience, config)
         rate = config.threshold.learning_rate
-        metrics |= _step(optimizers.threshold, parameters["threshold"], rate, config, "sampler", world)
+        metrics |= optimizer_step(optimizers.threshold, parameters["threshold"], rate, max_norm, "sampler", world)
     policy.version += 1
     return metrics
 
@@ -188,21 +188,3 @@ def _threshold_backward(policy: Policy, experience: Experience, config: TrainCon
     log_ratio = (logprobs - batch.gamma_logprobs).detach()
     outside = (log_ratio.exp() - 1) * batch.advantages.sign() > settings.epsilon
     return {"sampler/clip_ratio": float(outside.float().mean()), "sampler/kl": float(log_ratio.square().mean() / 2)}
-
-
-def _step(
-    optimizer: torch.optim.AdamW,
-    parameters: Mapping[str, nn.Parameter],
-    rate: float,
-    config: TrainConfig,
-    name: str,
-    world: World,
-) -> dict[str, float]:
-    """Clip and step; a non-finite gradient norm leaves weights and moments as they are, on every rank."""
-    norm = world.clip_gradients(parameters.values(), config.optim.max_grad_norm)
-    finite = math.isfinite(norm)
-    if finite:
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
-    return {f"{name}/grad_norm": norm if finite else 0.0, f"{name}/skipped": float(not finite), f"{name}/lr": rate}

@@ -9,25 +9,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffpo.config import ModelConfig, PretrainConfig, TaskConfig
+from diffpo.config import ModelConfig, OptimConfig, SftConfig, TaskConfig
 from diffpo.models.policy import create_policy, load_policy
 from diffpo.progress import Progress
 from diffpo.recipe import from_dict
 from diffpo.tasks import load_task
-from diffpo.training.pretrain import pretrain, solved_examples
+from diffpo.training.examples import solved_examples
+from diffpo.training.sft import fine_tune
 
+OPTIM = OptimConfig(2e-3, warmup_steps=2, lr_schedule="cosine", weight_decay=0.01)
 SHAPE = ModelConfig(hidden_size=48, num_layers=1, num_heads=2, mlp_size=64)
-CONFIG = PretrainConfig(steps=10, batch_size=64, num_examples=500, warmup_steps=2, label_noise=0.1, model=SHAPE)
+CONFIG = SftConfig(steps=10, batch_size=64, num_examples=500, label_noise=0.1, shape=SHAPE, optim=OPTIM)
 
 GOLDEN = [1.89549, 1.75129, 1.85460, 1.76729, 1.52973, 1.74986, 1.61004, 1.65465, 1.50400, 1.64717]
 """NELBO a canvas position (nats). A change that should not touch the numerics leaves it as it is."""
 
 
-def losses(config: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def losses(config: SftConfig, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The NELBO of each step."""
     seen: list[float] = []
-    monkeypatch.setattr(Progress, "advance", lambda self, nelbo: seen.append(nelbo))
-    pretrain(config, quiet=True)
+    monkeypatch.setattr(Progress, "advance", lambda self, loss: seen.append(loss))
+    fine_tune(config, quiet=True)
     return seen
 
 
@@ -38,19 +40,19 @@ def test_the_golden_loss_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_policy_and_its_config_are_on_disk(tmp_path: Path) -> None:
     config = replace(CONFIG, steps=1, output=str(tmp_path))
-    policy = pretrain(config, quiet=True)
+    policy = fine_tune(config, quiet=True)
     again = load_policy(tmp_path)
     ours, theirs = policy.denoiser.state_dict(), again.denoiser.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert from_dict(PretrainConfig, json.loads((tmp_path / "pretrain.json").read_text())) == config
+    assert from_dict(SftConfig, json.loads((tmp_path / "config.json").read_text())) == config
 
 
 @pytest.mark.parametrize("name", ["sudoku", "arithmetic"])
 def test_label_noise_falls_on_open_positions_at_its_rate(name: str) -> None:
     task = load_task(TaskConfig(name=name))
     policy = create_policy(task.alphabet, SHAPE)
-    clean = solved_examples(policy, task, replace(CONFIG, label_noise=0.0))[2]
-    noisy = solved_examples(policy, task, replace(CONFIG, label_noise=0.4))[2]
+    clean = solved_examples(policy, task, replace(CONFIG, label_noise=0.0)).canvases
+    noisy = solved_examples(policy, task, replace(CONFIG, label_noise=0.4)).canvases
     is_open = torch.zeros_like(clean, dtype=torch.bool)
     for row, prompt in enumerate(task.prompts("train", 500)):
         is_open[row, list(task.open_positions(prompt))] = True

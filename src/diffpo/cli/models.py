@@ -1,0 +1,73 @@
+"""Commands about a model as such: inspect, export."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tyro.conf import Positional
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Say what a checkpoint is: family, shape, parameters, special ids, files, LoRA targets, memory. Reads no weights."""
+
+    model: Positional[str]
+    """A checkpoint, adapter or run folder, or a model on the Hugging Face hub."""
+    revision: str | None = None  # branch, tag or commit of a model on the hub
+    json: bool = False  # print JSON rather than a table
+
+    def run(self) -> None:
+        from diffpo.models.inspection import inspect
+
+        description = inspect(self.model, self.revision)
+        if self.json:
+            print(json.dumps(description, indent=2))
+        else:
+            _show(description)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run's policy as a Hugging Face folder that the published modelling code, or PEFT, loads."""
+
+    model: Positional[str]
+    """A run, checkpoint or adapter folder."""
+    output: str = "runs/export"  # folder to write, empty or new
+    merge: bool = False  # fold adapters into the weights: a whole model rather than a PEFT folder
+    push_to_hub: str | None = None  # also upload the folder as this hub repository, OWNER/NAME
+    public: bool = False  # make a repository that push_to_hub creates public
+
+    def run(self) -> None:
+        from diffpo.models.export import export, push_to_hub
+
+        files = export(self.model, self.output, self.merge)
+        for file in files:
+            print(f"{file.stat().st_size:>14,}  {file}")
+        if self.push_to_hub:
+            print(f"uploaded to {push_to_hub(self.output, self.push_to_hub, private=not self.public)}")
+
+
+def _show(description: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in description.items():
+        if name == "memory":
+            value = {dtype: f"{size / 1e9:.3g} GB" for dtype, size in value.items()}
+        table.add_row(name.replace("_", " "), _text(value))
+    Console().print(table)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key} {_text(entry)}" for key, entry in value.items()) or "none here"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)

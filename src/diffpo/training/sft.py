@@ -1,0 +1,161 @@
+"""Masked fine-tuning: the NELBO of completions given their prompts (LLaDA, arXiv 2502.09992, Eq. 3 and 5).
+
+The same loop fine-tunes a published model on a JSONL and trains a tiny one from scratch on a task's solved examples.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from diffpo.config import SftConfig
+from diffpo.functional.masking import forward_process, nelbo, stratified_times
+from diffpo.functional.random import fold, make_key, uniform
+from diffpo.models.likelihood import score_tokens
+from diffpo.models.policy import Policy, create_policy
+from diffpo.models.transformer import pack
+from diffpo.tasks import load_task
+from diffpo.training.distributed import World
+from diffpo.training.examples import Examples, read_examples, solved_examples
+from diffpo.training.metrics import Metrics
+from diffpo.training.run import Run
+from diffpo.training.state import Optimizers, TrainState, adamw, load_start, optimizer_step
+from diffpo.training.update import micro_batches, share_of_rows
+
+
+def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> Policy:
+    """Train as `config` says and return the policy; `resume` goes on from the last good checkpoint in config.output.
+
+    Under `accelerate launch` every process calls it, and they train together.
+    """
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    world = World.join(config.load.device)
+    run = Run("fine-tune", config, world, resume, quiet)
+    policy, examples, held_out = start(config, world)
+    if examples.num_cut:
+        run.lines.append(f"{examples.num_cut} of {len(examples)} completions are cut: raise gen_length or max_length")
+    state = run.restore(policy, lambda policy: create_optimizers(policy, config))
+    with run:
+        for step in range(state.step, config.steps):
+            metrics = update(state, examples, config, world)
+            run.count_skipped(metrics)
+            state.step = step + 1
+            if held_out and (state.step % config.eval_every == 0 or state.step == config.steps):
+                metrics["eval/loss"] = mean_loss(policy, held_out, config, world)
+            run.log(step, metrics)
+            run.stop_if_asked()
+            if run.due(config.save_every):
+                run.save()
+    return policy
+
+
+def start(config: SftConfig, world: World) -> tuple[Policy, Examples, Examples | None]:
+    """The policy to start from, what it learns from, and what is held out."""
+    if not config.model:
+        task = load_task(config.task)
+        policy = create_policy(task.alphabet, config.shape, config.seed).to(world.device)
+    else:
+        policy = load_start(config, world)
+    if config.data:
+        examples = read_examples(config.data, policy, config)
+    else:
+        examples = solved_examples(policy, load_task(config.task), config)
+    return policy, examples, read_examples(config.eval_data, policy, config) if config.eval_data else None
+
+
+def create_optimizers(policy: Policy, config: SftConfig) -> Optimizers:
+    optim = config.optim
+    return Optimizers(adamw(policy.trainable().values(), optim.learning_rate, optim.adam_betas, optim.weight_decay))
+
+
+def update(state: TrainState, examples: Examples, config: SftConfig, world: World) -> Metrics:
+    """One optimiser step on one batch; returns its metrics. A non-finite gradient skips the step."""
+    policy, optimizer = state.policy, state.optimizers.denoiser
+    assert optimizer is not None
+    key = torch.tensor(make_key(config.seed, "pretrain"))
+    rows = batch_rows(examples, config, state.step)
+    optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=world.device)
+    for part, counted in micro_batches(world, len(rows), config.optim.micro_batch_size):
+        loss = losses(policy, examples, rows, part.cpu(), fold(key, state.step), config).sum() / len(rows)
+        (loss if counted else 0 * loss).backward()
+        total += counted * loss.detach()
+    parameters = policy.trainable()
+    world.sum_gradients(parameters.values())
+    rate = config.optim.learning_rate * learning_rate_factor(config, state.step)
+    metrics = optimizer_step(optimizer, parameters, rate, config.optim.max_grad_norm, "model", world)
+    policy.version += 1
+    epochs = (state.step + 1) * len(rows) / len(examples)
+    return {"loss": float(world.sum({"loss": total})["loss"]), "epochs": epochs} | metrics
+
+
+@torch.no_grad()
+def mean_loss(policy: Policy, examples: Examples, config: SftConfig, world: World) -> float:
+    """Loss of held-out examples; their masks are the same at each evaluation, so that losses can be compared."""
+    rows, key = torch.arange(len(examples)), torch.tensor(make_key(config.seed, "held out"))
+    total = torch.zeros((), device=world.device)
+    with world.gathered(policy.denoiser):
+        for part in share_of_rows(world, len(rows), config.optim.micro_batch_size):
+            total += losses(policy, examples, rows, part.cpu(), key, config).sum()
+    return float(world.sum({"loss": total})["loss"]) / len(rows)
+
+
+def batch_rows(examples: Examples, config: SftConfig, step: int) -> Tensor:
+    """The examples of a step [batch_size]: a task's are drawn at random, a file's go by in a new order every epoch."""
+    places = torch.arange(config.batch_size)
+    if not config.data:
+        lottery = uniform(fold(torch.tensor(make_key(config.seed, "pretrain")), step, places, 0))
+        return (lottery * len(examples)).long()
+    places += step * config.batch_size
+    epochs, places = places // len(examples), places % len(examples)
+    rows = torch.empty_like(places)
+    for epoch in epochs.unique().tolist():
+        key = torch.tensor(make_key(config.seed, "epoch", epoch))
+        order = uniform(fold(key, torch.arange(len(examples)))).argsort(stable=True)
+        rows[epochs == epoch] = order[places[epochs == epoch]]
+    return rows
+
+
+def learning_rate_factor(config: SftConfig, step: int) -> float:
+    """Share of the peak learning rate at `step`: warm-up times the schedule over schedule_steps."""
+    warmup = min(1.0, (step + 1) / max(1, config.optim.warmup_steps))
+    if config.optim.lr_schedule == "constant":
+        return warmup
+    length = config.schedule_steps or config.steps
+    return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, step / length)))
+
+
+def losses(policy: Policy, examples: Examples, rows: Tensor, part: Tensor, key: Tensor, config: SftConfig) -> Tensor:
+    """NELBO a canvas position (nats) of the rows of a batch that `part` indexes; differentiable, [len(part)].
+
+    Times are stratified over the batch, and masks keyed by a row's place in it: a row's loss does not depend on how
+    the batch is divided. Prompts stay unmasked, or nearly (prompt_mask_prob); what follows the canvas is left out.
+    """
+    device = policy.device
+    times = stratified_times(uniform(fold(key, torch.arange(len(rows)), 1)), config.min_time)[part]
+    chosen = rows[part]
+    prompts, prompt_lengths = examples.prompts[chosen], examples.prompt_lengths[chosen]
+    answers, lengths = examples.canvases[chosen], examples.canvas_lengths[chosen]
+    canvas = torch.arange(answers.shape[1])
+    masked = forward_process(
+        times, uniform(fold(key, part[:, None] * answers.shape[1] + canvas, 2)), canvas < lengths[:, None]
+    )
+    if config.prompt_mask_prob:
+        row_lottery = uniform(fold(key, part, 3))[:, None] < 0.2
+        width = prompts.shape[1]
+        token_lottery = uniform(fold(key, part[:, None] * width + torch.arange(width), 4))
+        hide = row_lottery & (token_lottery < config.prompt_mask_prob)
+        prompts = prompts.masked_fill(hide, policy.mask_id)
+    sequences = torch.nn.functional.pad(prompts, (0, answers.shape[1]))
+    place = prompt_lengths[:, None] + canvas
+    sequences = sequences.scatter(1, place, answers.masked_fill(masked, policy.mask_id)).to(device)
+    ids, packing = pack(sequences, (prompt_lengths + lengths).to(device))
+    hidden = policy.denoiser(ids, packing)
+    at_row, at = (index.to(device) for index in masked.nonzero(as_tuple=True))
+    before = (prompt_lengths.to(device)[at_row] + at - policy.denoiser.config.shift).clamp_min(0)
+    scores = score_tokens(policy, hidden[packing.starts[at_row] + before], answers.to(device)[at_row, at], 1.0)
+    logprobs = torch.zeros(answers.shape, device=device).index_put((at_row, at), scores)
+    return nelbo(logprobs, masked.to(device), times.to(device)) / lengths.to(device)
