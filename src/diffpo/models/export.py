@@ -47,13 +47,14 @@ def base_dtype(config: dict[str, Any]) -> str | None:
 def push_to_hub(folder: str | Path, repository: str, private: bool = True) -> str:
     """Upload an exported folder to the Hugging Face hub (HF_TOKEN, or `hf auth login`); returns its address."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import httpx
 
     api = HfApi()
     try:
         url = api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder)
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except (httpx.HTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"--push-to-hub {repository}: the hub refused ({reason}); {folder} is complete") from None
     return str(url)

@@ -25,8 +25,14 @@ from diffpo.models.transformer import Transformer
 from diffpo.models.weights import read_json, read_tensors
 
 PREFIX = "base_model.model."
-UNSUPPORTED = ("use_dora", "lora_bias", "modules_to_save", "layer_replication", "target_parameters", "fan_in_fan_out")
+UNSUPPORTED = (
+    *("use_dora", "use_qalora", "use_bdlora", "lora_bias", "modules_to_save", "trainable_token_indices"),
+    *("layer_replication", "target_parameters", "fan_in_fan_out", "alora_invocation_tokens"),
+    *("arrow_config", "kasa_config", "monteclora_config", "velora_config"),
+)
 """Settings of adapter_config.json that change what an adapter computes, and that diffpo does not have."""
+INITIALIZATIONS = (None, True, False, "gaussian", "eva", "orthogonal")
+"""Values of init_lora_weights that leave the base model as it is; others (pissa, olora, ...) train on a changed one."""
 
 
 def linear_names(denoiser: Transformer, family: Family) -> dict[str, str]:
@@ -69,7 +75,7 @@ def add_adapters(denoiser: Transformer, family: Family, config: LoraConfig, base
         "lora_alpha": config.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": _pattern(chosen),
+        "target_modules": _pattern(chosen, linears),
         "task_type": None,
         "inference_mode": True,
     }
@@ -86,6 +92,9 @@ def load_adapters(denoiser: Transformer, family: Family, folder: Path) -> dict[s
         raise ValueError(f"{folder}: a {settings.get('peft_type')} adapter; diffpo loads LORA")
     if others := [key for key in UNSUPPORTED if settings.get(key)]:
         raise ValueError(f"{folder}: the adapter uses {', '.join(others)}, which diffpo does not have")
+    for key, allowed in (("bias", (None, "none")), ("init_lora_weights", INITIALIZATIONS)):
+        if settings.get(key) not in allowed:
+            raise ValueError(f"{folder}: the adapter has {key} = {settings[key]!r}: save it as plain LoRA weights")
     tensors = {
         family.native(name.removeprefix(PREFIX)): tensor
         for name, tensor in read_tensors(folder / "adapter_model.safetensors").items()
@@ -96,6 +105,7 @@ def load_adapters(denoiser: Transformer, family: Family, folder: Path) -> dict[s
         raise ValueError(f"{folder}: the adapter is for modules that this model lacks: {', '.join(strange)}")
     if not modules:
         raise ValueError(f"{folder}: adapter_model.safetensors holds no LoRA tensors")
+    _check_fit(folder, denoiser, {name: linears[name] for name in modules}, tensors)
     _warn_of_lost_targets(folder, settings, [linears[name] for name in modules], list(linears.values()))
     ranks = {name: len(tensors[f"{name}.lora_A.weight"]) for name in modules}
     alphas = {name: _alpha(settings, linears[name]) for name in modules}
@@ -103,6 +113,21 @@ def load_adapters(denoiser: Transformer, family: Family, folder: Path) -> dict[s
     for name in adapter_parameters(denoiser):
         _set(denoiser, name, tensors[name])
     return settings
+
+
+def _check_fit(folder: Path, denoiser: Transformer, modules: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """ValueError lists the `modules` (ours -> the checkpoint's name) whose A or B is missing or has another shape."""
+    problems = []
+    for name, original in sorted(modules.items()):
+        linear = denoiser.get_submodule(name)
+        found = {
+            part.removeprefix(f"{name}."): tuple(tensors[part].shape) for part in tensors if part.startswith(f"{name}.")
+        }
+        rank = found.get("lora_A.weight", (0,))[0]
+        if found != {"lora_A.weight": (rank, linear.in_features), "lora_B.weight": (linear.out_features, rank)}:
+            problems.append(f"{original} ({linear.in_features} to {linear.out_features} features) has {found}")
+    if problems:
+        raise ValueError(f"{folder}: the adapter does not fit the model: {'; '.join(problems)}")
 
 
 def adapter_parameters(denoiser: Transformer) -> dict[str, nn.Parameter]:
@@ -125,6 +150,8 @@ def merge_adapters(denoiser: Transformer) -> None:
     """Add scaling * B A to the weights below and take the adapters off: every parameter learns again."""
     from peft.tuners.lora import Linear
 
+    if any(parameter.dtype == torch.uint8 for parameter in denoiser.parameters()):
+        raise ValueError("adapters do not merge into 4-bit weights: load the model without load.four_bit")
     for name, module in list(denoiser.named_modules()):
         if isinstance(module, Linear):
             module.merge(safe_merge=True)
@@ -163,10 +190,12 @@ def _alpha(settings: Mapping[str, Any], name: str) -> float:
     return settings["lora_alpha"]
 
 
-def _pattern(names: Iterable[str]) -> str:
+def _pattern(names: Iterable[str], linears: Iterable[str]) -> str:
     """A regular expression for exactly these modules: a list of short names may hit the head, named as in a block."""
     shapes = sorted({re.sub(r"\.\d+\.", ".#.", name) for name in names})
-    return "|".join(re.escape(shape).replace(r"\#", r"\d+") for shape in shapes)
+    pattern = "|".join(re.escape(shape).replace(r"\#", r"\d+") for shape in shapes)
+    same = {name for name in linears if re.fullmatch(pattern, name)} == set(names)
+    return pattern if same else "|".join(map(re.escape, names))
 
 
 def _warn_of_lost_targets(folder: Path, settings: Mapping[str, Any], found: list[str], linears: list[str]) -> None:

@@ -33,12 +33,13 @@ def locate(name: str | Path, revision: str | None = None, weights: bool = True) 
     if folder.is_dir() or is_path or folder.parent.is_dir():
         return folder
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils import httpx
 
     patterns = [*COMPANIONS, *(["*.safetensors"] if weights else [])]
     try:
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+    except (httpx.HTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{name}: no such folder here, and the hub does not give it: {reason}") from None
 
@@ -68,7 +69,10 @@ class Checkpoint:
         index = self.folder / "model.safetensors.index.json"
         if not index.is_file():
             return sorted(self.folder.glob("model*.safetensors"))
-        files = [self.folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict):
+            raise ValueError(f"{index}: has no weight_map: download it again")
+        files = [self.folder / name for name in sorted(set(shards.values()))]
         if lost := [file.name for file in files if not file.is_file()]:
             raise ValueError(f"{self.folder}: the index names {', '.join(lost)}, which is not here: download it again")
         return files
@@ -86,8 +90,10 @@ class Checkpoint:
 def read_json(path: Path) -> dict[str, Any]:
     """An object from a JSON file; ValueError names the file."""
     try:
-        value = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except ValueError as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path}: not an object")
@@ -107,9 +113,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file; ValueError names a file that is cut short or is none."""
+    """Tensors of a safetensors file; ValueError names a file that is lost, cut short or none."""
     try:
         return load_file(file)
+    except FileNotFoundError:
+        raise ValueError(f"{file}: no such file") from None
     except SafetensorError as error:
         raise ValueError(f"{file}: not a whole safetensors file: {error}") from None
 
@@ -158,11 +166,14 @@ def load_denoiser(
 
 def _check_fit(checkpoint: Checkpoint, files: list[Path], expected: dict[str, tuple[int, ...]]) -> None:
     problems, found = [], set()
-    for _, name, shape, _ in tensor_shapes(files):
+    for file, name, shape, _ in tensor_shapes(files):
         native = checkpoint.family.native(name)
-        if native not in expected:
+        if native not in expected or checkpoint.family.original(native) != name:
             problems.append(f"unexpected {name}")
-        elif shape != expected[native]:
+            continue
+        if native in found:
+            problems.append(f"{name} stands in another file than {file.name} as well")
+        if shape != expected[native]:
             problems.append(f"{name} has shape {shape}, expected {expected[native]}")
         found.add(native)
     problems += [f"missing {checkpoint.family.original(name)}" for name in expected if name not in found]
