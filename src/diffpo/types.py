@@ -11,6 +11,9 @@ from torch import Tensor
 
 from diffpo.config import parse_sampler
 
+Messages = Sequence[Mapping[str, str]]
+"""A conversation: each message has a role and its content."""
+
 
 @dataclass(frozen=True)
 class Prompt:

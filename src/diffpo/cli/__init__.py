@@ -10,12 +10,22 @@ from typing import Any
 
 import tyro
 
-from diffpo.cli.answering import Eval, Sample
+from diffpo.cli.answering import Chat, Eval, Sample
+from diffpo.cli.models import Export, Inspect
 from diffpo.cli.training import Demo, Sft, Train
 from diffpo.config import SftConfig, TrainConfig, suggest
 from diffpo.recipe import find_recipe, find_training, load_config
 
-COMMANDS: dict[str, type] = {"demo": Demo, "sft": Sft, "train": Train, "eval": Eval, "sample": Sample}
+COMMANDS: dict[str, type] = {
+    "demo": Demo,
+    "sft": Sft,
+    "train": Train,
+    "eval": Eval,
+    "sample": Sample,
+    "chat": Chat,
+    "inspect": Inspect,
+    "export": Export,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,9 +76,16 @@ def _defaults(kind: type, first: str) -> Any:
     if kind in (Sft, Train):
         config = {Sft: SftConfig, Train: TrainConfig}[kind]
         return kind(config=load_config(config, find_recipe(first)) if first else config())
-    if kind in (Eval, Sample):
+    if kind in (Chat, Eval, Sample):
         return _from_run(kind(model=first), first) if first else tyro.MISSING_NONPROP
+    if kind in (Export, Inspect):
+        return kind(model=first) if first else tyro.MISSING_NONPROP
     return Demo()
+
+
+FIXED = {"sampler": "top_k:1"}
+PUBLISHED = {"sampler": "entropy_bound:0.1", "block_length": 32}
+"""How a model without a threshold head is decoded: one of diffpo's own, and one that says no more of itself."""
 
 
 def _from_run(command: Any, folder: str) -> Any:
@@ -78,11 +95,21 @@ def _from_run(command: Any, folder: str) -> Any:
         config.rollout if config else command.rollout, temperature=command.rollout.temperature
     )
     if rollout.sampler == "learned" and not _has_threshold(Path(folder)):
-        rollout = dataclasses.replace(rollout, sampler="top_k:1")
-    changes: dict[str, Any] = {"task": task or command.task, "rollout": rollout}
+        rollout = dataclasses.replace(rollout, **FIXED if config or task or _is_tiny(Path(folder)) else PUBLISHED)
+    changes: dict[str, Any] = {"rollout": rollout}
+    if not isinstance(command, Chat):
+        changes["task"] = task or command.task
+    if config:
+        changes["load"] = dataclasses.replace(config.load, adapter=None, revision=None)
     if config and isinstance(command, Eval):
         changes["eval"] = config.eval
     return dataclasses.replace(command, **changes)
+
+
+def _is_tiny(folder: Path) -> bool:
+    """Whether a folder holds one of diffpo's own models."""
+    file = folder / "config.json"
+    return file.is_file() and '"model_type": "diffpo"' in file.read_text()
 
 
 def _has_threshold(folder: Path) -> bool:

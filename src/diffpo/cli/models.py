@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 @dataclass(frozen=True)
 class Inspect:
-    """Say what a checkpoint is: family, shape, parameters, special ids, files, LoRA targets, memory. Reads no weights."""
+    """Say what a checkpoint is: family, shape, parameters, special ids, files, LoRA targets, memory."""
 
     model: Positional[str]
     """A checkpoint, adapter or run folder, or a model on the Hugging Face hub."""

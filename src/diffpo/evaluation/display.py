@@ -15,11 +15,13 @@ from diffpo.config import RolloutConfig
 from diffpo.models.policy import Policy
 from diffpo.rollout.local import judge, sample
 from diffpo.tasks.base import Task
-from diffpo.types import Completion, Prompt, Verdict
+from diffpo.types import Completion, Messages, Prompt, Verdict
 
 MASK = "░"
 PALETTE = ("#4c8dd6", "#2aa198", "#5fa84e", "#b58900", "#d9742b", "#d1507f", "#8f6fd1", "#7d8a99")
 """Colours of the calls, over again after the last; legible on dark and on light."""
+GEN_LENGTH = 128
+"""Canvas where no task and no setting says how long it is."""
 GRID_COLUMNS = {"sudoku": 4}
 """Cells in a row, for tasks whose canvas is a grid."""
 
@@ -29,7 +31,7 @@ class LiveUnmasking:
 
     Masks are dim, tokens just committed stand out, older ones keep the colour of their call. Each call stays on screen
     for `delay` seconds. `decode` gives the text of one token, `columns` cells make a row. Where the output is no
-    terminal it prints a line a call, without delay.
+    terminal it prints a line a call, without delay. `transient` clears the screen of it at the end.
     """
 
     def __init__(
@@ -40,13 +42,16 @@ class LiveUnmasking:
         delay: float = 0.3,
         columns: int | None = None,
         console: Console | None = None,
+        transient: bool = False,
     ) -> None:
         self.prompt, self.decode, self.mask_id = prompt, decode, mask_id
         self.delay, self.columns = delay, columns
         self.console = console or Console()
         self.committed_at: list[int] = []
         """Call that committed each position, 0 for a mask."""
-        self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
+        self.live = (
+            Live(console=self.console, auto_refresh=False, transient=transient) if self.console.is_terminal else None
+        )
 
     def __enter__(self) -> LiveUnmasking:
         if self.live:
@@ -95,12 +100,7 @@ class LiveUnmasking:
 
     def summary(self, text: str, completion: Completion, verdict: Verdict | None = None) -> None:
         """Print the answer and what it took."""
-        figures = [
-            f"NFE {completion.nfe}",
-            f"{completion.length / completion.nfe_until_eos:.2f} tokens per NFE",
-            *([] if completion.gamma is None else [f"gamma {completion.gamma:.3g}"]),
-        ]
-        line = Text("answer  ").append(text, "bold").append("   " + "   ".join(figures))
+        line = Text("answer  ").append(text, "bold").append("   " + "   ".join(figures(completion)))
         if verdict:
             line.append("   ").append(*(("right", "bold green") if verdict.correct else ("wrong", "bold red")))
         self._print(line)
@@ -110,21 +110,43 @@ class LiveUnmasking:
 
 
 def show_unmasking(
-    policy: Policy, task: Task, prompt: Prompt, rollout: RolloutConfig, seed: int = 0, delay: float = 0.3
+    policy: Policy, task: Task | None, prompt: Prompt, rollout: RolloutConfig, seed: int = 0, delay: float = 0.3
 ) -> tuple[str, Completion]:
     """Answer `prompt` before the user's eyes; a prompt of the task, which has its columns, is judged as well.
 
-    Canvas length and grid are the task's.
+    Canvas length and grid are the task's, or the canvas is GEN_LENGTH long where neither task nor rollout says.
     """
     console = Console()
     if not console.is_terminal:
         console.print(Text(f"prompt    {prompt.text}"), soft_wrap=True)
-    columns = GRID_COLUMNS.get(task.name)
-
-    def decode(token: int) -> str:
-        return policy.tokenizer.decode([token]) or "·"  # EOS
-
-    with LiveUnmasking(prompt.text, decode, policy.mask_id, delay, columns, console) as live:
-        ((text, completion),) = sample(policy, [prompt], rollout, task.gen_length, seed, on_call=live)
-    live.summary(text, completion, judge(task, prompt, text) if prompt.columns else None)
+    columns, gen_length = (GRID_COLUMNS.get(task.name), task.gen_length) if task else (None, GEN_LENGTH)
+    with LiveUnmasking(prompt.text, _decoder(policy), policy.mask_id, delay, columns, console) as live:
+        ((text, completion),) = sample(policy, [prompt], rollout, gen_length, seed, on_call=live)
+    live.summary(text, completion, judge(task, prompt, text) if task and prompt.columns else None)
     return text, completion
+
+
+def show_turn(
+    policy: Policy, messages: Messages, rollout: RolloutConfig, seed: int = 0, delay: float = 0.0
+) -> tuple[str, Completion]:
+    """Answer a conversation before the user's eyes; what stays on screen is the answer and what it took."""
+    console = Console()
+    with LiveUnmasking("", _decoder(policy), policy.mask_id, delay, None, console, transient=True) as live:
+        on_call = live if console.is_terminal else None
+        ((text, completion),) = sample(policy, [messages], rollout, GEN_LENGTH, seed, on_call=on_call)
+    console.print(Text(text), soft_wrap=True)
+    console.print(Text("   ".join(figures(completion)), "dim"))
+    return text, completion
+
+
+def _decoder(policy: Policy) -> Callable[[int], str]:
+    return lambda token: policy.tokenizer.decode([token]) or "·"  # EOS, end of turn
+
+
+def figures(completion: Completion) -> list[str]:
+    """What a completion took, as text."""
+    return [
+        f"NFE {completion.nfe}",
+        f"{completion.length / completion.nfe_until_eos:.2f} tokens per NFE",
+        *([] if completion.gamma is None else [f"gamma {completion.gamma:.3g}"]),
+    ]

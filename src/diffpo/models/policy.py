@@ -24,6 +24,7 @@ from diffpo.models.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
 from diffpo.models.weights import DTYPES, Checkpoint, load_denoiser, locate, read_json, read_tensors
 from diffpo.recipe import from_dict
+from diffpo.types import Messages
 
 
 @dataclass(eq=False)
@@ -67,14 +68,16 @@ class Policy:
         with self.denoiser.autocast():
             return ban(self.denoiser.head(hidden), self.banned)
 
-    def encode(self, prompt: str, prefill: str = "", chat: bool = True) -> tuple[int, ...]:
+    def encode(self, prompt: str | Messages, prefill: str = "", chat: bool = True) -> tuple[int, ...]:
         """Ids of a prompt: one user message under the chat template where there is one, else the plain text.
 
-        `prefill` is the start of the answer, which the canvas then goes on from.
+        Messages always go through the template. `prefill` is the start of the answer, which the canvas goes on from.
         """
-        if chat and self.tokenizer.chats:
-            return self.tokenizer.chat([{"role": "user", "content": prompt}], prefill)
-        return self.tokenizer.encode(prompt + prefill)
+        if isinstance(prompt, str):
+            if not chat or not self.tokenizer.chats:
+                return self.tokenizer.encode(prompt + prefill)
+            prompt = [{"role": "user", "content": prompt}]
+        return self.tokenizer.chat(prompt, prefill)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The denoiser's parameters that learn, by name: the adapters where there are any, else all of them."""

@@ -12,12 +12,12 @@ from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
 from diffpo.rollout.engine import OnCall, generate
 from diffpo.tasks.base import Task
-from diffpo.types import Completion, Prompt, Request, Rollout, RolloutGroup, Sampler, Verdict
+from diffpo.types import Completion, Messages, Prompt, Request, Rollout, RolloutGroup, Sampler, Verdict
 
 
 def make_request(
     policy: Policy,
-    prompt: Prompt | str,
+    prompt: Prompt | str | Messages,
     config: RolloutConfig,
     gen_length: int,
     key: int,
@@ -28,7 +28,7 @@ def make_request(
 
     ValueError if a number of steps does not spread evenly over the blocks.
     """
-    prompt = Prompt("", prompt) if isinstance(prompt, str) else prompt
+    prompt, prefill = (prompt.text, prompt.prefill) if isinstance(prompt, Prompt) else (prompt, "")
     gen_length = config.gen_length or gen_length
     block_length = config.block_length or gen_length
     sampler, num_blocks = Sampler.parse(config.sampler), -(-gen_length // block_length)
@@ -38,7 +38,7 @@ def make_request(
             f"at most gen_length = {gen_length}"
         )
     return Request(
-        prompt_ids=policy.encode(prompt.text, prompt.prefill, config.chat_template),
+        prompt_ids=policy.encode(prompt, prefill, config.chat_template),
         key=key,
         gen_length=gen_length,
         block_length=block_length,
@@ -52,7 +52,7 @@ def make_request(
 
 def sample(
     policy: Policy,
-    prompts: Sequence[Prompt | str],
+    prompts: Sequence[Prompt | str | Messages],
     config: RolloutConfig | None = None,
     gen_length: int = 16,
     seed: int = 0,
@@ -66,7 +66,7 @@ def sample(
             prompt,
             config,
             gen_length,
-            make_key(seed, index if isinstance(prompt, str) else prompt.id),
+            make_key(seed, prompt.id if isinstance(prompt, Prompt) else index),
             explore=False,
         )
         for index, prompt in enumerate(prompts)
