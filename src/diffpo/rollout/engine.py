@@ -21,6 +21,7 @@ from torch import Tensor
 
 from diffpo.functional import prediction, unmasking
 from diffpo.functional.random import fold, uniform
+from diffpo.models.likelihood import MAX_LOGITS
 from diffpo.models.policy import Policy
 from diffpo.models.transformer import pack
 from diffpo.types import Completion, Request
@@ -221,9 +222,9 @@ def _commit(policy: Policy, slots: Slots, hidden: Tensor, index: Tensor) -> None
     keys = fold(slots.key[rows], _DRAW, slots.nfe[rows], canvas)
 
     at = index[rows] + (slots.prompt_length[rows] + canvas - policy.denoiser.config.shift).clamp_min(0)
-    logits = _logits(policy, hidden[at])
-    tokens, logprobs = prediction.draw(logits, slots.temperature[rows], uniform(keys))
-    entropies, max_probs = prediction.certainty(logits, slots.entropy_temperature[rows])
+    tokens, logprobs, entropies, max_probs = _predict(
+        policy, hidden[at], slots.temperature[rows], slots.entropy_temperature[rows], uniform(keys)
+    )
 
     entropy = torch.zeros(candidates.shape, device=hidden.device).index_put((rows, columns), entropies)
     max_prob = torch.zeros(candidates.shape, device=hidden.device).index_put((rows, columns), max_probs)
@@ -235,6 +236,19 @@ def _commit(policy: Policy, slots: Slots, hidden: Tensor, index: Tensor) -> None
     slots.committed_at[rows, canvas] = slots.nfe[rows]
     slots.logprobs[rows, canvas] = logprobs[commit]
     slots.entropies[rows, canvas] = entropies[commit]
+
+
+def _predict(
+    policy: Policy, hidden: Tensor, temperature: Tensor, entropy_temperature: Tensor, uniforms: Tensor
+) -> tuple[Tensor, ...]:
+    """Tokens, log-probs, entropies and max probabilities of N positions, by chunks that hold MAX_LOGITS at most."""
+    columns = (hidden, temperature, entropy_temperature, uniforms)
+    size = max(_MIN_ROWS, MAX_LOGITS // policy.denoiser.config.vocab_size)
+    chunks = []
+    for chunk, draw_at, look_at, lottery in zip(*(column.split(size) for column in columns), strict=True):
+        logits = _logits(policy, chunk)
+        chunks.append((*prediction.draw(logits, draw_at, lottery), *prediction.certainty(logits, look_at)))
+    return tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))
 
 
 def _logits(policy: Policy, hidden: Tensor) -> Tensor:
