@@ -141,6 +141,11 @@ def measure(
     prompts = task.prompts("test", config.num_prompts)
     rollout = replace(rollout, sampler=sampler, temperature=config.temperature)
     answers = answer(policy, task, prompts, rollout, seed, early_exit=not config.full_canvas)
+    return points_of(sampler, prompts, answers)
+
+
+def points_of(sampler: str, prompts: Sequence[Prompt], answers: Sequence[tuple[Completion, Verdict]]) -> list[Point]:
+    """A point for all answers to `prompts`, then one a level."""
     levels = sorted({prompt.level for prompt in prompts} - {""})
     return [
         summarize_answers(sampler, level, [a for p, a in zip(prompts, answers, strict=True) if level in ("", p.level)])

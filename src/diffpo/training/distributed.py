@@ -66,8 +66,9 @@ class World:
         state = PartialState(cpu=cpu, timeout=TIMEOUT)
         shards = _flag("ACCELERATE_USE_FSDP")
         reshard = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "true"
-        assert state.device is not None
-        return cls(state.process_index, state.num_processes, state.device, shards, reshard)
+        own = torch.device("cpu") if cpu else state.device  # accelerate numbers CPUs, which nothing else knows
+        assert own is not None
+        return cls(state.process_index, state.num_processes, own, shards, reshard)
 
     @property
     def is_main(self) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffpo.config import TrainConfig
-from diffpo.evaluation.evaluate import measure
+from diffpo.evaluation.evaluate import answer, points_of
 from diffpo.functional.objective import group_advantages
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
@@ -22,7 +22,7 @@ from diffpo.training.metrics import Metrics, mean_of, summarize
 from diffpo.training.run import Run
 from diffpo.training.state import Experience, Optimizers, TrainState, load_start
 from diffpo.training.update import prepare, update
-from diffpo.types import Batch
+from diffpo.types import Batch, RolloutGroup
 
 
 def train(config: TrainConfig, resume: bool = False, quiet: bool = False) -> Policy:
@@ -69,18 +69,19 @@ def gather(state: TrainState, task: Task, config: TrainConfig, world: World) -> 
     """The rollouts of one step with their advantages and old log-probs; each rank decodes its share of the prompts."""
     policy = state.policy
     prompts = task.prompts("train", config.prompts_per_step, start=state.step * config.prompts_per_step)
-    share = world.share(len(prompts))
+    groups: list[RolloutGroup] = []
     with world.gathered(policy.denoiser):
-        groups = collect(
-            policy,
-            task,
-            prompts[share.start : share.stop],
-            config.num_generations,
-            config.rollout,
-            make_key(config.seed, "rollout", state.step),
-            config.objective.speed_weight,
-            config.objective.speed_gate,
-        )
+        if share := world.share(len(prompts)):
+            groups = collect(
+                policy,
+                task,
+                prompts[share.start : share.stop],
+                config.num_generations,
+                config.rollout,
+                make_key(config.seed, "rollout", state.step),
+                config.objective.speed_weight,
+                config.objective.speed_gate,
+            )
     groups = world.gather(groups)
     rewards = torch.tensor([[rollout.reward for rollout in group.rollouts] for group in groups])
     advantages = group_advantages(rewards, config.objective.scale_rewards).flatten()
@@ -92,11 +93,15 @@ def gather(state: TrainState, task: Task, config: TrainConfig, world: World) -> 
 
 
 def evaluate_if_due(state: TrainState, task: Task, config: TrainConfig, world: World) -> Metrics:
-    """eval/ metrics of the policy under the run's own sampler, when they are due."""
+    """eval/ metrics of the policy under the run's own sampler, when they are due; ranks share the prompts."""
     if not config.eval_every or state.step % config.eval_every:
         return {}
+    prompts = task.prompts("test", config.eval.num_prompts)
+    share, early_exit = world.share(len(prompts)), not config.eval.full_canvas
+    rollout = replace(config.rollout, temperature=config.eval.temperature)
     with world.gathered(state.policy.denoiser):
-        points = measure(state.policy, task, config.rollout.sampler, config.eval, config.rollout)
+        answers = answer(state.policy, task, prompts[share.start : share.stop], rollout, 0, early_exit)
+    points = points_of(rollout.sampler, prompts, world.gather(answers))
     metrics = {}
     for point in points:
         suffix = f"/{point.level}" if point.level else ""

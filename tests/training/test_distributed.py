@@ -1,0 +1,206 @@
+"""Several ranks compute what one process computes: DDP, FSDP2, resumes with another world, signals, launches."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training.ranks import Job, run_job, run_on_ranks
+
+from diffpo.config import LoadConfig, LoraConfig, ObjectiveConfig, OptimConfig, TaskConfig, ThresholdConfig, TrainConfig
+from diffpo.recipe import to_json
+from diffpo.training.distributed import World
+from diffpo.training.metrics import read_metrics
+from diffpo.training.update import micro_batches
+
+ROOT = Path(__file__).parents[2]
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+MODES = {"ddp": {}, "fsdp2": FSDP2}
+
+
+@pytest.fixture
+def config(start: str, easy_task: TaskConfig, tmp_path: Path) -> TrainConfig:
+    """Five prompts for two ranks, a KL term, micro-batches that do not divide the rows."""
+    return TrainConfig(
+        model=start,
+        task=easy_task,
+        output=str(tmp_path / "alone"),
+        steps=2,
+        prompts_per_step=5,
+        num_generations=4,
+        save_every=1,
+        eval_every=2,
+        num_threads=1,
+        load=LoadConfig(device="cpu"),
+        objective=ObjectiveConfig(num_iterations=2, beta=0.1),
+        optim=OptimConfig(learning_rate=1e-3, micro_batch_size=3, weight_decay=0.01),
+        threshold=ThresholdConfig(delay_steps=1),
+        eval=replace(TrainConfig().eval, num_prompts=5),
+    )
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    files = sorted(folder.glob("*.safetensors"))
+    assert files
+    return {f"{file.stem}/{name}": tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def assert_same(one: str | Path, other: str | Path, tolerance: float = 1e-5) -> None:
+    """The metrics of every step and the final weights of two runs agree but for the order of summation."""
+    ours, theirs = read_metrics(Path(one) / "metrics.jsonl"), read_metrics(Path(other) / "metrics.jsonl")
+    assert len(ours) == len(theirs)
+    for mine, its in zip(ours, theirs, strict=True):
+        del mine["time/step_seconds"], its["time/step_seconds"]
+        assert mine == pytest.approx(its, rel=tolerance, abs=tolerance / 10), mine["step"]
+    weights, expected = tensors(Path(one) / "policy"), tensors(Path(other) / "policy")
+    assert weights.keys() == expected.keys()
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_two_ranks_train_as_one_process(config: TrainConfig, tmp_path: Path, mode: str) -> None:
+    """Straight, with nothing to do for a rank, and with adapters; what a folder holds is an error on every rank."""
+    lean = replace(config, prompts_per_step=1, objective=ObjectiveConfig(num_iterations=3), train="joint")
+    adapters = replace(
+        config, lora=LoraConfig(rank=2), optim=replace(config.optim, gradient_checkpointing=True), eval_every=0
+    )
+    cases = {"straight": Job(config), "lean": Job(lean, one_row=True), "adapters": Job(adapters)}
+    jobs = []
+    for name, job in cases.items():
+        assert run_job(replace(job, config=replace(job.config, output=str(tmp_path / name)))) == "done"
+        output = str(tmp_path / f"{name}_{mode}")
+        jobs.append(replace(job, config=replace(job.config, output=output), max_logits=64))
+    ends = run_on_ranks([*jobs, jobs[0]], tmp_path / "ranks", **MODES[mode])
+    for end in ends:
+        assert end[:-1] == ["done"] * len(jobs)
+        assert end[-1].startswith("ValueError") and "already holds a run: pass --resume" in end[-1]
+    for name in cases:
+        assert_same(tmp_path / f"{name}_{mode}", tmp_path / name)
+    last = read_metrics(tmp_path / "lean" / "metrics.jsonl")[-1]
+    assert last["model/grad_norm"] > 0 and last["sampler/grad_norm"] > 0
+
+
+def test_runs_stop_together_and_go_on_in_another_world(config: TrainConfig, tmp_path: Path) -> None:
+    """Rollouts are the same bit for bit, and 1 -> 2 ranks, DDP -> FSDP2, FSDP2 -> 1 end as a run never stopped."""
+    assert run_job(Job(config)) == "done"
+    outputs = {name: str(tmp_path / name) for name in ("one", "ddp", "fsdp2")}
+    stop = {name: Job(replace(config, output=output), stop_after=1) for name, output in outputs.items()}
+    go_on = {name: Job(replace(config, output=output), resume=True) for name, output in outputs.items()}
+    saved = "KeyboardInterrupt: saved {}; --resume goes on from there"
+    place = "checkpoints/step_000000_iteration_01"
+
+    assert run_job(stop["one"]).startswith("KeyboardInterrupt")
+    in_hand = tensors(Path(outputs["one"]) / place)
+    ends = run_on_ranks([stop["ddp"], go_on["one"]], tmp_path / "first")
+    assert ends == [[saved.format(f"{outputs['ddp']}/{place}"), "done"]] * 2
+    batches = [tensors(Path(outputs["ddp"]) / place)]
+    ends = run_on_ranks([stop["fsdp2"], go_on["ddp"]], tmp_path / "second", **FSDP2)
+    assert ends == [[saved.format(f"{outputs['fsdp2']}/{place}"), "done"]] * 2
+    batches.append(tensors(Path(outputs["fsdp2"]) / place))
+    assert run_job(go_on["fsdp2"]) == "done"
+
+    for batch in batches:
+        assert batch.keys() == in_hand.keys()
+        for name, tensor in batch.items():
+            if name.startswith("experience/batch") or name == "experience/cuts":
+                assert torch.equal(tensor, in_hand[name]), name
+            else:
+                torch.testing.assert_close(tensor, in_hand[name], rtol=1e-5, atol=1e-6)
+    for output in outputs.values():
+        assert_same(output, config.output)
+
+
+def test_bfloat16_weights_with_float32_adapters(config: TrainConfig, tmp_path: Path) -> None:
+    """FSDP2 gathers both dtypes; what is computed in bfloat16 agrees as far as that goes."""
+    config = replace(
+        config, steps=1, train="model", lora=LoraConfig(rank=2), load=LoadConfig(dtype="bfloat16", device="cpu")
+    )
+    config = replace(config, rollout=replace(config.rollout, sampler="top_k:2"), eval_every=0)
+    assert run_job(Job(config)) == "done"
+    other = replace(config, output=str(tmp_path / "fsdp2"))
+    assert run_on_ranks([Job(other)], tmp_path / "ranks", **FSDP2) == [["done"]] * 2
+    ((ours,), (theirs,)) = (read_metrics(Path(run.output) / "metrics.jsonl") for run in (config, other))
+    assert theirs["reward"] == ours["reward"] and theirs["nfe"] == ours["nfe"]
+    assert theirs["model/grad_norm"] == pytest.approx(ours["model/grad_norm"], rel=0.05)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_accelerate_launch_with_the_recipe_that_ships(config: TrainConfig, tmp_path: Path, mode: str) -> None:
+    """The command of the README, on two processes of this machine."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"recipes/accelerate/{mode}.yaml"]
+    launch += ["--num_processes", "2", "--main_process_port", "0", "-m", "diffpo"]
+    flags = f"--model {config.model} --output {tmp_path}/launched --task.easy 1 1 --task.hard 2 2 --steps 1"
+    flags += " --prompts-per-step 5 --num-generations 4 --num-threads 1 --load.device cpu"
+    done = subprocess.run(
+        [*launch, "train", *flags.split()],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone = TrainConfig(
+        model=config.model,
+        task=config.task,
+        output=str(tmp_path / "alone"),
+        steps=1,
+        prompts_per_step=5,
+        num_generations=4,
+        num_threads=1,
+        load=LoadConfig(device="cpu"),
+    )
+    assert run_job(Job(alone)) == "done"
+    assert_same(tmp_path / "launched", alone.output)
+    assert done.stderr.count("train 1/1") == 1  # rank 0 alone talks
+    assert (tmp_path / "launched/config.json").read_text() == to_json(
+        replace(alone, output=f"{tmp_path}/launched")
+    ) + "\n"
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 24])
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 8])
+def test_shares_are_contiguous_even_and_complete(count: int, num_ranks: int) -> None:
+    shares = [World(rank, num_ranks).share(count) for rank in range(num_ranks)]
+    assert [index for share in shares for index in share] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert list(World(num_ranks - 1, num_ranks).share(count)) == list(shares[-1])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 24])
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_sharded_ranks_make_equally_many_passes(rows: int, size: int) -> None:
+    worlds = [World(rank, 3, shards=True) for rank in range(3)]
+    parts = [list(micro_batches(world, rows, size)) for world in worlds]
+    assert len({len(of_rank) for of_rank in parts}) == 1
+    counted = [row for of_rank in parts for part, counts in of_rank if counts for row in part.tolist()]
+    assert counted == list(range(rows))
+    whole = list(micro_batches(World(), rows, size))
+    assert all(counts for _, counts in whole)
+    assert [part.tolist() for part, _ in whole] == [part.tolist() for part in torch.arange(rows).split(size)]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "mend"),
+    [
+        ("ACCELERATE_USE_DEEPSPEED", "true", "fsdp2.yaml"),
+        ("ACCELERATE_MIXED_PRECISION", "bf16", "set load.dtype"),
+        ("FSDP_VERSION", "1", "fsdp_version: 2"),
+        ("FSDP_ACTIVATION_CHECKPOINTING", "true", "optim.gradient_checkpointing"),
+    ],
+)
+def test_settings_of_the_launch_that_would_do_nothing_are_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, mend: str
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    assert World.join("cpu") == World()
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=f"{variable} = {value}: .*{mend}"):
+        World.join("cpu")
