@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from diffpo.models.policy import load_policy
 from diffpo.models.weights import DTYPES
-
-COPIED = ("*.py", "generation_config.json", "LICENSE*")
-"""Files of the base model that go along: its modelling code, which is not run here, and how it generates."""
 
 
 def export(name: str | Path, output: str | Path, merge: bool = False) -> list[Path]:
@@ -31,10 +27,6 @@ def export(name: str | Path, output: str | Path, merge: bool = False) -> list[Pa
         if dtype:  # weights trained in fp32 go home in the dtype of their base
             policy.denoiser.to(DTYPES[dtype])
     policy.save_pretrained(output)
-    if policy.base and not policy.adapter:
-        for pattern in COPIED:
-            for file in policy.base.folder.glob(pattern):
-                shutil.copy(file, output)
     return sorted(path for path in output.rglob("*") if path.is_file())
 
 

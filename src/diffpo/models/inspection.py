@@ -26,12 +26,13 @@ def inspect(name: str | Path, revision: str | None = None) -> dict[str, Any]:
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         settings = read_json(folder / "adapter_config.json")
         name = settings.get("base_model_name_or_path") or ""
+        revision = settings.get("revision")  # the base's: the one asked for was the adapter's
         adapter = {
             "adapter": str(folder),
-            "adapter_rank": settings["r"],
-            "adapter_alpha": settings["lora_alpha"],
-            "adapter_targets": settings["target_modules"],
-            "adapter_parameters": _num_parameters([folder / "adapter_model.safetensors"]),
+            "adapter_rank": settings.get("r"),
+            "adapter_alpha": settings.get("lora_alpha"),
+            "adapter_targets": settings.get("target_modules"),
+            "adapter_parameters": _num_parameters(list(folder.glob("adapter_model.safetensors"))),
         }
         if not name:
             return adapter | {"base": None}
@@ -69,5 +70,6 @@ def inspect(name: str | Path, revision: str | None = None) -> dict[str, Any]:
     } | adapter
 
 
-def _num_parameters(files: list[Path]) -> int:
-    return sum(math.prod(shape) for _, _, shape, _ in tensor_shapes(files))
+def _num_parameters(files: list[Path]) -> int | None:
+    """None where the hub has kept the files."""
+    return sum(math.prod(shape) for _, _, shape, _ in tensor_shapes(files)) or None

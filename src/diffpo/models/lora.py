@@ -157,6 +157,7 @@ def merge_adapters(denoiser: Transformer) -> None:
             module.merge(safe_merge=True)
             path, _, leaf = name.rpartition(".")
             setattr(denoiser.get_submodule(path), leaf, module.get_base_layer())
+    vars(denoiser).pop("peft_config", None)  # else PEFT takes the next adapters for a second set
     denoiser.requires_grad_(True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,9 @@ from diffpo.models.transformer import Transformer, TransformerConfig
 from diffpo.models.weights import DTYPES, Checkpoint, load_denoiser, locate, read_json, read_tensors
 from diffpo.recipe import from_dict
 from diffpo.types import Messages
+
+COPIED = ("*.py", "generation_config.json", "LICENSE*")
+"""Files of the base model that go along: its modelling code, which is not run here, and how it generates."""
 
 
 @dataclass(eq=False)
@@ -90,8 +94,8 @@ class Policy:
                 "lora.rank: the model carries adapters already: set lora.rank = 0 to go on training those, or merge "
                 "them first (diffpo export --merge)"
             )
-        base = self.base.name if self.base else ""
-        self.adapter = lora.add_adapters(self.denoiser, self.family, config, base, seed)
+        base, revision = (self.base.name, self.base.revision) if self.base else ("", None)
+        self.adapter = lora.add_adapters(self.denoiser, self.family, config, base, seed) | {"revision": revision}
         self._compute_in_base_dtype()
 
     def merge_adapters(self) -> None:
@@ -133,6 +137,8 @@ class Policy:
             named = {self.family.original(name): tensor.contiguous() for name, tensor in tensors.items()}
             save_torch_state_dict(named, folder, max_shard_size="5GB")
             self.tokenizer.save(folder)
+            if self.base:
+                _copy_missing(self.base.folder, folder)
         head = self.threshold
         record = {"version": self.version, "threshold": dataclasses.asdict(head.config) if head else None}
         (folder / "diffpo.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -195,7 +201,9 @@ def load_policy(
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         if adapter:
             raise ValueError(f"{name} is an adapter itself: name a base model to put {adapter} on")
-        adapter, name = folder, read_json(folder / "adapter_config.json").get("base_model_name_or_path") or ""
+        settings = read_json(folder / "adapter_config.json")
+        adapter, name = folder, settings.get("base_model_name_or_path") or ""
+        revision = settings.get("revision")  # the base's: the one asked for was the adapter's
         if not name:
             raise ValueError(f"{folder}: adapter_config.json names no base model: load that with this as its adapter")
     checkpoint = Checkpoint.open(name, revision)
@@ -205,10 +213,18 @@ def load_policy(
     policy._load_record(checkpoint.folder)
     if adapter:
         adapter = locate(adapter)
+        adapter = adapter / "policy" if (adapter / "policy").is_dir() else adapter
         policy.adapter = lora.load_adapters(denoiser, checkpoint.family, adapter)
         policy._compute_in_base_dtype()
         policy._load_record(adapter)
     return policy
+
+
+def _copy_missing(source: Path, folder: Path) -> None:
+    for pattern in COPIED:
+        for file in source.glob(pattern):
+            if not (folder / file.name).exists():
+                shutil.copy(file, folder)
 
 
 def _device(device: str | torch.device) -> torch.device:

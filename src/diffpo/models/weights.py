@@ -52,12 +52,14 @@ class Checkpoint:
     """As it was asked for: a folder or a hub id."""
     folder: Path
     config: dict[str, Any]
+    revision: str | None = None
+    """Branch, tag or commit that was asked for on the hub."""
 
     @classmethod
     def open(cls, name: str | Path, revision: str | None = None, weights: bool = True) -> Checkpoint:
         """Find a checkpoint and read its config.json; ValueError if there is none or its family is unknown."""
         folder = locate(name, revision, weights)
-        return cls(str(name), folder, read_config(folder))
+        return cls(str(name), folder, read_config(folder), revision)
 
     @property
     def family(self) -> Family:
