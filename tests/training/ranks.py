@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 from diffpo.config import TrainConfig
 from diffpo.models import likelihood
@@ -59,10 +60,11 @@ def run_job(job: Job) -> str:
         if job.one_row:
             patch.setattr(loop, "group_advantages", lambda rewards, _: torch.eye(rewards.numel())[-1].view_as(rewards))
         try:
-            loop.train(job.config, job.resume, quiet=True)
+            policy = loop.train(job.config, job.resume, quiet=True)
         except (KeyboardInterrupt, ValueError) as end:
             return f"{type(end).__name__}: {end}"
-    return "done"
+    shares = [p.to_local().numel() / p.numel() for p in policy.denoiser.parameters() if isinstance(p, DTensor)]
+    return f"done, with {max(shares):.0%} of a weight" if shares else "done"
 
 
 def run_on_ranks(jobs: list[Job], folder: Path, num_ranks: int = 2, **environment: str) -> list[list[str]]:
