@@ -17,8 +17,8 @@ def export(name: str | Path, output: str | Path, merge: bool = False) -> list[Pa
     threshold head goes along for diffpo's own sampling; others ignore it.
     """
     output = Path(output)
-    if output.exists() and any(output.iterdir()):
-        raise ValueError(f"{output} is not empty: choose another --output")
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise ValueError(f"{output} is there already and no empty folder: choose another --output")
     policy = load_policy(name, dtype="saved", device="cpu")
     if merge:
         policy.merge_adapters()
