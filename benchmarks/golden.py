@@ -2,8 +2,8 @@
 
     python benchmarks/golden.py [--export FOLDER]
 
-Prints a table of logits (fp32, bf16, with adapters, merged and exported) and of generations. `--export` keeps the merged
-exports, with a sha256 of the fp32 logits of the golden input, for the published code to load.
+Prints a table of logits (fp32, bf16, with adapters, merged and exported) and of generations. `--export` keeps the
+merged exports, with a sha256 of the fp32 logits of the golden input, for the published code to load.
 """
 
 from __future__ import annotations

@@ -1,0 +1,73 @@
+"""Commands on published checkpoints, as someone with a downloaded folder would type them."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers import GOLDEN
+from small_tokenizers import write_dream_tokenizer, write_llada_tokenizer
+
+from diffpo.cli import main
+
+
+@pytest.fixture(params=["llada", "dream"])
+def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(GOLDEN / f"{request.param}-tiny", tmp_path / "model")
+    {"llada": write_llada_tokenizer, "dream": write_dream_tokenizer}[request.param](tmp_path / "model")
+    return "model"
+
+
+def test_inspect(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["inspect", model])
+    table = capsys.readouterr().out
+    assert "lora targets" in table and "q_proj" in table and "chat template" in table
+    main(["inspect", model, "--json"])
+    described = json.loads(capsys.readouterr().out)
+    assert described["mask_id"] == 168 and described["chat_template"] and described["shape"]["num_layers"] == 3
+
+
+@pytest.mark.parametrize("sampler", ["entropy_bound:0.1", "confidence:0.5", "top_k:2", "steps:4", "random:4"])
+def test_sample_with_every_sampler(model: str, sampler: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["sample", model, "What is 2+3?", "--rollout.gen-length", "8", "--rollout.sampler", sampler])
+    said = capsys.readouterr().out
+    assert said.startswith("prompt    What is 2+3?") and "NFE" in said and "tokens per NFE" in said
+
+
+def test_sample_with_an_adapter(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["sample", model, "hi", "--load.adapter", "model/lora", "--rollout.gen-length", "4"])
+    assert "NFE" in capsys.readouterr().out
+
+
+def test_chat(model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third answer is the first again: the conversation was forgotten in between."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\nAnd you?\n\n/reset\nHello\n"))
+    main(["chat", model, "--system", "Be brief.", "--rollout.gen-length", "8"])
+    lines = capsys.readouterr().out.splitlines()
+    figures = [index for index, line in enumerate(lines) if line.startswith("NFE ")]
+    answers = ["\n".join(lines[start:end]) for start, end in zip([0, *(i + 1 for i in figures)], figures, strict=False)]
+    assert len(answers) == 3 and answers[0] == answers[2]
+
+
+def test_chat_wants_a_template(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["chat", str(GOLDEN / "llada-tiny")])
+    assert "has no chat template" in capsys.readouterr().err
+
+
+def test_sft_then_export(model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "2+3?", "completion": "5"}\n')
+    size = ["--steps", "2", "--batch-size", "2", "--lora.rank", "2", "--optim.learning-rate", "1e-3"]
+    main(["sft", "--model", model, "--data", "rows.jsonl", "--output", "runs/sft", *size])
+    main(["export", "runs/sft", "--output", "adapter"])
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+    main(["export", "runs/sft", "--merge", "--output", "merged"])
+    assert "merged/model.safetensors" in capsys.readouterr().out
+    main(["sample", "merged", "2+3?", "--rollout.gen-length", "4"])
+    with pytest.raises(SystemExit):
+        main(["export", "runs/sft", "--output", "merged"])
+    assert capsys.readouterr().err == "diffpo: merged is there already and no empty folder: choose another --output\n"
