@@ -90,7 +90,7 @@ def test_every_test_that_is_named_exists(page: str) -> None:
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """Every metric of a tiny run that has everything: both learn, a KL term (so every row counts), an evaluation."""
+    """Every metric of tiny runs that have everything: both learn, a KL term, evaluations; and of a fine-tuning."""
     folder = tmp_path_factory.mktemp("run")
     shape = ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32)
     start = SftConfig(output=f"{folder}/start", steps=1, batch_size=8, num_examples=16, shape=shape)
@@ -106,7 +106,11 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         threshold=ThresholdConfig(delay_steps=1),
     )
     train(replace(config, eval=replace(config.eval, num_prompts=8)), quiet=True)
-    return set().union(*read_metrics(folder / "run/metrics.jsonl"))
+    rows = folder / "rows.jsonl"
+    rows.write_text('{"prompt": "01=", "completion": "2"}\n')
+    sft = SftConfig(model=start.output, data=str(rows), eval_data=str(rows), output=f"{folder}/sft", steps=1)
+    fine_tune(replace(sft, batch_size=2), quiet=True)
+    return set().union(*read_metrics(folder / "run/metrics.jsonl"), *read_metrics(folder / "sft/metrics.jsonl"))
 
 
 def documented() -> dict[str, str]:
