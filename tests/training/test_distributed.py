@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import tiny_denoiser, tiny_shape
 from safetensors.torch import load_file
 from training.ranks import Job, run_job, run_on_ranks
 
@@ -203,3 +204,10 @@ def test_settings_of_the_launch_that_would_do_nothing_are_refused(
     monkeypatch.setenv(variable, value)
     with pytest.raises(ValueError, match=f"{variable} = {value}: .*{mend}"):
         World.join("cpu")
+
+
+def test_four_bit_weights_are_not_sharded() -> None:
+    denoiser = tiny_denoiser(tiny_shape(9))
+    denoiser.blocks[0].up_proj.weight = torch.nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(ValueError, match=r"4-bit weights are not sharded: launch with recipes/accelerate/ddp\.yaml"):
+        World(num_ranks=2, shards=True).shard(denoiser)
