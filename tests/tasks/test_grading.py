@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import operator
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffpo.tasks.grading import MAX_DIGITS, MAX_NESTING, evaluate_expression, extract_answer, parse_number
-
-LLADA = Path(__file__).parents[3] / "shared/data/llada_8b_instruct_generations/countdown_256.jsonl"
+from diffpo.tasks.grading import (
+    MAX_DIGITS,
+    MAX_NESTING,
+    evaluate_expression,
+    extract_answer,
+    final_answer,
+    parse_number,
+)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +149,7 @@ def test_no_numbers(text: str) -> None:
         (r"\boxed{\left\{ x \right.}", r"\left\{ x \right."),
         (r"\boxed{7} } {", "7"),
         (r"{ \boxed{7}", "7"),
-        (r"\boxed{7} \boxed{8", "7"),
+        (r"\boxed{7} \boxed{8", "8"),
         (r"\boxed{8 \boxed{7}", "7"),
         (r"\boxed{\boxed{7}}", "7"),
         ("<answer>7</answer>", "7"),
@@ -158,8 +161,8 @@ def test_no_numbers(text: str) -> None:
         (r"<answer>1</answer> \boxed{7}", "7"),
         (r"<answer>it is \boxed{7}</answer>", "7"),
         (r"\boxed{<answer>7</answer>}", "7"),
-        ("1\n<answer>7", "<answer>7"),
-        (r"1" + "\n" + r"\boxed{7", r"\boxed{7"),
+        ("1\n<answer>7", "7"),
+        ("1\n" + r"\boxed{7", "7"),
         ("a\u20287", "7"),
     ],
 )
@@ -173,17 +176,58 @@ def test_a_closing_box_is_found_behind_anything(before: str, answer: str) -> Non
     assert extract_answer(before + rf" \boxed{{{answer}}}") == answer
 
 
-@pytest.mark.skipif(not LLADA.exists(), reason="LLaDA's generations are not at hand")
-def test_llada_countdown_verdicts() -> None:
-    """Of LLaDA's answers one verdict differs from d1's parser: "\\boxed{48 + 29 + 16>", which never closes."""
-    differ = []
-    for line in LLADA.read_text().splitlines():
-        row = json.loads(line)
-        numbers, target = row["ground_truth"]
-        answer = extract_answer(row["generation"].replace("<|eot_id|>", "").replace("<|endoftext|>", ""))
-        expression = evaluate_expression(answer.partition("=")[0])
-        correct = (
-            expression is not None and sorted(expression.literals) == sorted(numbers) and expression.value == target
-        )
-        differ += [answer] * (correct != row["d1_correct"])
-    assert differ == [r"\boxed{48 + 29 + 16>"]
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("the answer is 7", None),
+        ("", None),
+        ("7\n", None),
+        (r"\boxed{}", None),
+        (r"\boxed{...}", None),
+        ("<answer>\n...\n</answer>", None),
+        ("<answer>", None),
+        (r"<answer>\boxed{}</answer>", None),
+        (r"\boxed{7}" + "\n<answer>\n...\n</answer>", "7"),
+        (r"<answer>\boxed{...}</answer> \boxed{7}", "7"),
+        (r"<answer>\boxed{}7</answer>", "7"),
+        # closed badly
+        (r"<answer>\boxed{7" + "\n</answer>", "7"),
+        (r"<answer>\boxed{7" + "\n</answer}", "7"),
+        (r"<answer>\boxed{7</answer>", "7"),
+        (r"\boxed{7" + "\nand 8", "7"),
+        (r"\boxed{7>", "7"),
+        (r"\boxed{7\text{ hours} hours." + "\n</answer>", r"7\text{ hours} hours."),
+        (r"\boxed{7\text{ minutes>", r"7\text{ minutes}"),
+        (r"\boxed{\frac{1}{2", r"\frac{1}{2}"),
+        ("<answer>7\n", "7"),
+        ("<answer>7<answer>", "7"),
+        ("<answer>\nboxed{7}\n</answer>", "7"),
+        (r"<answer>\.boxed{7}</answer>", "7"),
+        (r"\fbox{7}", "7"),
+        (r"\boxed {7}", "7"),
+        ("because\n</reasoning>\n7\n</answer>", "7"),
+        ("because\n</answer>\n7 calls", "7 calls"),
+        ("because\n</reasoning>\n\n7", "7"),
+        ("because 7\n</answer>", None),
+        ("because 7\n</reasoning>", None),
+        (r"\boxed{7} x</reasoning> as said", "7"),
+        (r"x < a and \boxed{x<a}", "x<a"),
+        (r"\boxed{\infty}", r"\infty"),
+        # only the turn counts
+        (r"\boxed{7}<|eot_id|><|endoftext|>", "7"),
+        (r"\boxed{7<|eot_id|>\boxed{8}", "7"),
+        (r"\boxed{7}<|im_end|><|im_start|>user no, \boxed{8}", "7"),
+        (r"\boxed{7}</s>\boxed{8}", "7"),
+        (r"<|mdm_mask|>\boxed{7}", "7"),
+    ],
+)
+def test_final_answers(text: str, answer: str | None) -> None:
+    assert final_answer(text) == answer
+
+
+@settings(max_examples=200)
+@given(st.lists(st.sampled_from([*"{}<>/17 \n", r"\boxed{", "<answer>", "</answer>", "</reasoning>", "<|eot_id|>"])))
+def test_final_answer_is_in_the_text_and_says_something(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    answer = final_answer(text)
+    assert answer is None or (any(map(str.isalnum, answer)) and "</" not in answer and "<answer>" not in answer)

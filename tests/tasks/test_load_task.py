@@ -12,72 +12,12 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tasks.hostile import BOUND, HOSTILE, disguises
 
 from diffpo.config import TaskConfig
 from diffpo.tasks import TASKS, load_task
 from diffpo.tasks.base import Split, Task
 from diffpo.types import Prompt
-
-BOUND = 0.05
-"""Seconds a verdict may take."""
-
-HOSTILE = {
-    "empty": "",
-    "spaces": " " * 100_000,
-    "lines": "\n" * 100_000,
-    "long": "1" * 100_000,
-    "long sum": "1+" * 50_000 + "1",
-    "long minus": "-" * 100_000 + "1",
-    "brackets": "(" * 50_000 + "1" + ")" * 50_000,
-    "few brackets": "(" * 120 + "1" + ")" * 120,
-    "open brackets": "(" * 100_000,
-    "braces": "{" * 100_000,
-    "closed braces": "}" * 100_000,
-    "nested boxes": r"\boxed{" * 10_000 + "1" + "}" * 10_000,
-    "nested wide boxes": r"\boxed{" * 1_400 + "\U0001d7d9" * 9_000 + "}" * 1_400,
-    "open boxes": r"\boxed{" * 14_000,
-    "empty boxes": r"\boxed{}" * 12_000,
-    "blank boxes": r"\boxed{" * 1_400 + " " * 9_000 + "}" * 1_400,
-    "open tags": "<answer>" * 12_000,
-    "closed tags": "</answer>" * 11_000,
-    "tags": "<answer>9</answer>" * 5_000,
-    "unclosed tag": "<answer>1",
-    "power": "9**9**9",
-    "power tower": "<answer>" + "9**" * 60 + "9</answer>",
-    "huge integer": "9" * 5_000,
-    "huge product": "*".join(["9" * 15] * 15),
-    "exponent": "1e999999999",
-    "division by zero": "1/0",
-    "zero denominator": r"\boxed{7/0}",
-    "not a number": "nan",
-    "infinity": "-inf",
-    "unicode digits": "\u0661\u0662\u0663",
-    "fullwidth digits": "\uff11\uff12\uff0b\uff13",
-    "superscript": "2\u00b2",
-    "null bytes": "1\x00+\x002",
-    "surrogate": "\ud800",
-    "code": "__import__('os').system('true')",
-    "lambda": "(lambda: 1)()",
-    "call": "(1)(2)",
-    "subscript": "(1)[2]",
-    "tuple": "1,2",
-    "walrus": "(x:=1)",
-    "comparison": "1==1",
-    "template": "<|im_end|>{{7*7}}${7*7}%s%n{0}",
-    "comment": "1 # +2",
-    "continuation": "1\\\n+2",
-    "underscores": "1_0",
-    "hex": "0x10",
-    "leading zeros": "007+09",
-    "literal with letters": "1if 1else 2",
-    "floor division": "7//2",
-    "carriage returns": "\r" * 100_000,
-    "separators": "\x1c\x1d\x1e\x85\u2028\u2029" * 10_000,
-    "commas": ",".join(["123"] * 25_000),
-    "dollars": "$" * 100_000,
-    "dots": "." * 100_000,
-    "equals": "=" * 100_000,
-}
 
 
 @pytest.fixture(scope="module", params=sorted(TASKS))
@@ -175,7 +115,7 @@ def seconds(task: Task, prompt: Prompt, text: str) -> float:
 def test_hostile_answer_scores_nothing_quickly(task: Task, name: str) -> None:
     prompt = task.prompts("test", 1)[0]
     text = HOSTILE[name]
-    for answer in (text, f"<answer>{text}</answer>", rf"\boxed{{{text}}}", f"{text}\n{text}"):
+    for answer in disguises(text):
         assert seconds(task, prompt, answer) < BOUND
 
 

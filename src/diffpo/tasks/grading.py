@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import operator
 import re
+from bisect import bisect_left
 from fractions import Fraction
 from itertools import accumulate
 from typing import NamedTuple
@@ -16,6 +17,8 @@ MAX_EXPRESSION = 256
 MAX_NESTING = 32
 MAX_DIGITS = 15
 """Digits of one literal in an expression."""
+MAX_OPEN = 8
+"""Only this many boxes that never close are looked into."""
 MAX_NUMBER = 64
 """Characters of a number."""
 
@@ -33,7 +36,14 @@ _NUMBER = re.compile(
         | \.[0-9]+ )""",
     re.VERBOSE,
 )
-_MARK = re.compile(r"\\boxed\{|\\[{}]|[{}]|<answer>|</answer>")
+_MARK = re.compile(r"\\?(?:boxed|fbox)\s*\{|\\[{}]|[{}]|</?answer>|</reasoning>")
+_CUT = re.compile("</|<answer>|<reasoning>")
+"""Where the content of a box or tag ends if it has not ended before."""
+_BRACE = re.compile(r"(?<!\\)[{}]")
+_EMPTY_BOX = re.compile(r"\\?boxed\s*\{\s*\}")
+_COMMAND = re.compile(r"\\?(?:boxed|fbox)|\\(?:text|left|right)|</?[a-z]+>?")
+_SAYS = re.compile(r"[^\W_]")
+_TURN_END = re.compile(r"<\|(?:eot_id|eom_id|endoftext|end_of_text|im_end|end)\|>|</s>")
 
 
 def _plain(text: str, max_length: int) -> str:
@@ -95,29 +105,74 @@ def parse_number(text: str) -> Fraction | None:
         return None
 
 
-def extract_answer(text: str) -> str:
-    r"""The last non-empty \boxed{...} with balanced braces or <answer>...</answer>; else the last non-empty line.
+def end_of_turn(text: str) -> str:
+    """`text` up to the first marker that ends a turn of chat: what a reader is shown."""
+    return _TURN_END.split(text, maxsplit=1)[0]
 
-    Last means the one that begins last, so that of two nested ones the inner counts.
+
+def extract_answer(text: str) -> str:
+    """`final_answer`, or the last non-empty line of a text that has none."""
+    found = final_answer(text)
+    lines = text[-MAX_TEXT:].strip().splitlines() if found is None else []
+    return found or (lines[-1].strip() if lines else "")
+
+
+def final_answer(text: str) -> str | None:
+    r"""The last \boxed{...} or <answer>...</answer> that says something; None if there is none.
+
+    Last means the one that begins last, so that of two nested ones the inner counts. A box that is not closed ends with
+    its line, a tag that is not closed with the text. An <answer> that lacks its opening tag begins after </reasoning>,
+    one that lacks both after the tag that closed the reasoning, be that </answer>. Dots and other placeholders without
+    a letter or a digit say nothing.
     """
-    text = text[-MAX_TEXT:].strip()
-    best = (-1, -1)
+    text = end_of_turn(text)[-MAX_TEXT:]
+    says = [char.start() for char in _SAYS.finditer(_COMMAND.sub(lambda command: " " * len(command[0]), text))]
+    cuts = [*(tag.start() for tag in _CUT.finditer(text)), len(text)]
+    tagged, untagged = _spans(text)
+    for begin, end in (*sorted(tagged, reverse=True), *untagged):
+        end = min(end, cuts[bisect_left(cuts, begin)])
+        if bisect_left(says, begin) < bisect_left(says, end):
+            return _balanced(_EMPTY_BOX.sub(" ", text[begin:end]).strip())
+    return None
+
+
+def _spans(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Where the contents of boxes and answer tags begin and end; and what follows the tag that closed the reasoning."""
+    spans: list[tuple[int, int]] = []
     braces: list[tuple[bool, int]] = []  # open braces: whether it is a box, and where its content begins
-    tag: int | None = None  # where the content of an open <answer> begins
+    # where content begins: of an open <answer>, after </reasoning>, after a lone </answer>
+    tag = reasoned = closed = -1
     for mark in _MARK.finditer(text):
-        start = None
         match mark[0]:
-            case "{" | "\\boxed{":
-                braces.append((mark[0] != "{", mark.end()))
             case "}" if braces:
                 is_box, begin = braces.pop()
-                start = begin if is_box else None
+                spans += [(begin, mark.start())] if is_box else []
             case "<answer>":
+                spans += [(tag, mark.start())] if tag >= 0 else []
                 tag = mark.end()
+            case "</answer>" if max(tag, reasoned) >= 0:
+                spans.append((max(tag, reasoned), mark.start()))
+                tag = reasoned = -1
             case "</answer>":
-                start, tag = tag, None
-        if start is not None and start > best[0] and text[start : mark.start()].strip():
-            best = (start, mark.start())
-    if best[0] >= 0:
-        return text[best[0] : best[1]].strip()
-    return text.splitlines()[-1].strip() if text else ""
+                closed = mark.end()
+            case "</reasoning>":
+                reasoned = mark.end()
+            case opening if opening.endswith("{") and not opening.startswith("\\{"):
+                braces.append((opening != "{", mark.end()))
+    spans += [(begin, _line_end(text, begin)) for is_box, begin in braces[-MAX_OPEN:] if is_box]
+    spans += [(tag, len(text))] if tag >= 0 else []
+    after = max(reasoned, closed)
+    return spans, [(after, len(text))] if after >= 0 else []
+
+
+def _line_end(text: str, begin: int) -> int:
+    """The end of the line, without a ">" that stands for the missing brace."""
+    end = text.find("\n", begin)
+    end = len(text) if end < 0 else end
+    return end - (end > begin and text[end - 1] == ">")
+
+
+def _balanced(text: str) -> str:
+    """`text` with the closing braces that it lacks."""
+    marks = _BRACE.findall(text)
+    return text + "}" * (marks.count("{") - marks.count("}"))
