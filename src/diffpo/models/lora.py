@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from diffpo.config import LoraConfig, suggest
 from diffpo.functional.random import make_key
 from diffpo.models.families import Family
+from diffpo.models.quantization import is_packed
 from diffpo.models.transformer import Transformer
 from diffpo.models.weights import read_json, read_tensors
 
@@ -150,7 +151,7 @@ def merge_adapters(denoiser: Transformer) -> None:
     """Add scaling * B A to the weights below and take the adapters off: every parameter learns again."""
     from peft.tuners.lora import Linear
 
-    if any(parameter.dtype == torch.uint8 for parameter in denoiser.parameters()):
+    if is_packed(denoiser):
         raise ValueError("adapters do not merge into 4-bit weights: load the model without load.four_bit")
     for name, module in list(denoiser.named_modules()):
         if isinstance(module, Linear):

@@ -20,6 +20,7 @@ from diffpo.functional.prediction import ban
 from diffpo.functional.random import make_key
 from diffpo.models import lora
 from diffpo.models.families import FAMILIES, Family
+from diffpo.models.quantization import is_packed, unpack
 from diffpo.models.threshold import ThresholdHead
 from diffpo.models.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
@@ -84,8 +85,10 @@ class Policy:
         return self.tokenizer.chat(prompt, prefill)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The denoiser's parameters that learn, by name: the adapters where there are any, else all of them."""
-        return lora.adapter_parameters(self.denoiser) if self.adapter else dict(self.denoiser.named_parameters())
+        """The denoiser's parameters that learn, by name: adapters where there are any, else all, or none in 4 bits."""
+        if self.adapter:
+            return lora.adapter_parameters(self.denoiser)
+        return {} if is_packed(self.denoiser) else dict(self.denoiser.named_parameters())
 
     def add_adapters(self, config: LoraConfig, seed: int = 0) -> None:
         """Put fresh LoRA adapters onto the denoiser, which leaves what it computes as it was."""
@@ -122,7 +125,7 @@ class Policy:
         """Write what `load_policy` reads: adapters alone if there are any, else a checkpoint in the base's own layout.
 
         Beside them diffpo.json and, with a head, threshold.safetensors. `tensors` are the whole values of `trainable()`
-        where the parameters themselves hold a share.
+        where the parameters themselves hold a share. Four-bit weights are written with the values they compute with.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,6 +137,7 @@ class Policy:
             if config["model_type"] == "diffpo":
                 config = config | {"shape": dataclasses.asdict(self.denoiser.config)}
             (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+            tensors = unpack(self.denoiser) if is_packed(self.denoiser) else tensors
             named = {self.family.original(name): tensor.contiguous() for name, tensor in tensors.items()}
             save_torch_state_dict(named, folder, max_shard_size="5GB")
             self.tokenizer.save(folder)
@@ -149,12 +153,12 @@ class Policy:
     def restore(self, folder: str | Path) -> None:
         """Take over the trained tensors, threshold head and version of a folder that `save_pretrained` wrote."""
         folder = Path(folder)
+        parameters = self.trainable()
         saved: dict[str, Tensor] = {}
         files = sorted(folder.glob("adapter_model.safetensors" if self.adapter else "model*.safetensors"))
-        for file in files:
+        for file in files if parameters else ():
             saved |= read_tensors(file)
         saved = {self.family.native(name.removeprefix(lora.PREFIX)): tensor for name, tensor in saved.items()}
-        parameters = self.trainable()
         if saved.keys() != parameters.keys():
             raise ValueError(f"{folder}: does not hold the tensors that this policy trains")
         for name, parameter in parameters.items():

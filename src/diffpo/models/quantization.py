@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from diffpo.models.transformer import Transformer
 
+SCALED = 64
+"""Weights that share a scale."""
+
 
 def quantize_linears(model: Transformer) -> None:
     """Replace every linear of the blocks, still on meta, by one of four bits. Embedding and head keep their dtype."""
@@ -29,13 +32,36 @@ def quantize_linears(model: Transformer) -> None:
                         compute_dtype=torch.bfloat16,
                         quant_type="nf4",
                     )
+                # else the first call in eval mode repacks the weights of a CPU for a kernel that has no gradient
+                four_bit.support_avx512bf16_for_cpu = False
                 setattr(block.get_submodule(path), leaf, four_bit)
+
+
+def is_packed(model: nn.Module) -> bool:
+    """Whether a model has four-bit weights."""
+    return any(parameter.dtype == torch.uint8 for parameter in model.parameters())
+
+
+def unpack(model: nn.Module) -> dict[str, Tensor]:
+    """Every weight by name, those of four bits with the values that they compute with."""
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn.modules import Params4bit
+
+    return {
+        name: dequantize_4bit(weight.data, weight.quant_state) if isinstance(weight, Params4bit) else weight.detach()
+        for name, weight in model.named_parameters()
+    }
 
 
 def pack(tensor: Tensor) -> nn.Parameter:
     """A weight as nf4 with doubly quantised scales, where `tensor` is."""
     from bitsandbytes.nn.modules import Params4bit
 
+    if tensor.device.type == "cpu" and tensor.shape[1] % SCALED:
+        raise ValueError(
+            f"load.four_bit: on a CPU bitsandbytes misreads rows of {tensor.shape[1]}, no multiple of {SCALED}: "
+            "use a GPU, or whole weights"
+        )
     settings: dict[str, Any] = {"quant_type": "nf4", "compress_statistics": True}  # the stubs know neither
     packed: Any = Params4bit(tensor.contiguous(), requires_grad=False, **settings)
     return packed.to(tensor.device)
