@@ -12,6 +12,7 @@ import pytest
 import diffpo
 
 NAMES = [
+    "Answer",
     "Completion",
     "EvalConfig",
     "Evaluation",

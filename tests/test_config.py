@@ -181,6 +181,7 @@ BAD = [
         {
             "samplers": (("top_k:1", "greedy"),),
             "gammas": ((0.1, -1.0), (NAN,)),
+            "gen_lengths": ((0,),),
             "num_prompts": (0,),
             "temperature": (-1.0, NAN),
         },

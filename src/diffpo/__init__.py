@@ -22,7 +22,8 @@ _HOMES = {
         "ThresholdConfig",
         "TrainConfig",
     ),
-    "diffpo.evaluation.evaluate": ("Evaluation", "Point", "evaluate"),
+    "diffpo.evaluation.answers": ("Answer", "Point"),
+    "diffpo.evaluation.evaluate": ("Evaluation", "evaluate"),
     "diffpo.models.export": ("export",),
     "diffpo.models.inspection": ("inspect",),
     "diffpo.models.policy": ("Policy", "load_policy"),
@@ -52,7 +53,8 @@ if TYPE_CHECKING:
         ThresholdConfig,
         TrainConfig,
     )
-    from diffpo.evaluation.evaluate import Evaluation, Point, evaluate
+    from diffpo.evaluation.answers import Answer, Point
+    from diffpo.evaluation.evaluate import Evaluation, evaluate
     from diffpo.models.export import export
     from diffpo.models.inspection import inspect
     from diffpo.models.policy import Policy, load_policy

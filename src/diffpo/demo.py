@@ -13,7 +13,8 @@ import torch
 from rich.console import Console
 
 from diffpo.config import DemoConfig, SftConfig, TrainConfig
-from diffpo.evaluation.evaluate import Evaluation, Point, evaluate
+from diffpo.evaluation.answers import Point
+from diffpo.evaluation.evaluate import Evaluation, evaluate
 from diffpo.evaluation.report import comparison_table, frontier_figure, training_figure, unmasking_figure
 from diffpo.models.policy import Policy
 from diffpo.models.threshold import ThresholdHead

@@ -8,7 +8,8 @@ from dataclasses import fields, replace
 import pytest
 
 from diffpo.config import EvalConfig, ModelConfig, RolloutConfig, TaskConfig, ThresholdConfig
-from diffpo.evaluation.evaluate import Evaluation, Point, evaluate, measure, wilson_interval
+from diffpo.evaluation.answers import Point, wilson_interval
+from diffpo.evaluation.evaluate import Evaluation, evaluate, measure
 from diffpo.models.policy import Policy, create_policy
 from diffpo.models.threshold import ThresholdHead
 from diffpo.tasks.sudoku import Sudoku

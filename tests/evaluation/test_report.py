@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from diffpo.evaluation.evaluate import Evaluation, Point
+from diffpo.evaluation.answers import Point
+from diffpo.evaluation.evaluate import Evaluation
 from diffpo.evaluation.report import (
     comparison_table,
     evaluation_table,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Positional
@@ -24,24 +26,43 @@ class Eval:
     eval: EvalConfig = field(default_factory=EvalConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     output: str = "runs/eval"
-    """Folder for evaluation.json, evaluation.csv and frontier.png."""
+    """Folder of completions, figures and a picture; an evaluation there goes on where it stopped."""
     seed: int = 0
     load: LoadConfig = field(default_factory=LoadConfig)
 
     def run(self) -> None:
         from rich.console import Console
 
+        from diffpo.evaluation.answers import AnswerLog
         from diffpo.evaluation.evaluate import evaluate
         from diffpo.evaluation.report import evaluation_table, frontier_figure
         from diffpo.models.policy import load_policy
         from diffpo.tasks import load_task
+        from diffpo.training.distributed import World
 
-        policy = load_policy(self.model, **vars(self.load))
-        evaluation = evaluate(policy, load_task(self.task), self.eval, self.rollout, self.seed)
-        evaluation.save(self.output)
-        frontier_figure({self.model: evaluation}, Path(self.output) / "frontier.png")
-        Console().print(evaluation_table(evaluation))
-        print(f"saved {self.output}/evaluation.json, evaluation.csv, frontier.png")
+        world = World.join(self.load.device)
+        policy = load_policy(self.model, **vars(dataclasses.replace(self.load, device=str(world.device))))
+        task, lengths = load_task(self.task), self.eval.gen_lengths or (self.rollout.gen_length,)
+        for length in lengths:
+            output = Path(self.output, f"L{length}") if len(lengths) > 1 else Path(self.output)
+            rollout = dataclasses.replace(self.rollout, gen_length=length)
+            log = world.on_main(partial(AnswerLog, output, self._settings(rollout)))
+            evaluation = evaluate(policy, task, self.eval, rollout, self.seed, log=log, ranks=world)
+            if world.is_main:
+                evaluation.save(output)
+                frontier_figure({self.model: evaluation}, output / "frontier.png")
+                Console().print(evaluation_table(evaluation))
+                print(f"saved {output}/evaluation.json, evaluation.csv, completions.jsonl, frontier.png")
+
+    def _settings(self, rollout: RolloutConfig) -> dict[str, Any]:
+        """What an answer depends on."""
+        values = {"model": self.model, "task": self.task, "rollout": rollout, "load": self.load, "seed": self.seed}
+        free = {"num_slots", "sampler", "temperature", "device"}  # of speed, or of each sampler, or of eval
+        plain = {"temperature": self.eval.temperature, "full_canvas": self.eval.full_canvas}
+        for name, value in values.items():
+            fields = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else {"": value}  # type: ignore[arg-type]
+            plain |= {f"{name}.{key}".strip("."): entry for key, entry in fields.items() if key not in free}
+        return plain
 
 
 @dataclass(frozen=True)

@@ -4,43 +4,61 @@ from __future__ import annotations
 
 import csv
 import json
-import math
+import resource
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
+from typing import Protocol, TypeVar
+
+import torch
 
 from diffpo.config import EvalConfig, RolloutConfig
-from diffpo.functional.random import make_key
+from diffpo.evaluation.answers import Answer, AnswerLog, Point, answer, points_of
 from diffpo.models.policy import Policy
 from diffpo.progress import Progress
-from diffpo.rollout.engine import generate
-from diffpo.rollout.local import judge, make_request
 from diffpo.tasks.base import Task
-from diffpo.types import Completion, Prompt, Verdict
+from diffpo.types import Prompt
+
+T = TypeVar("T")
+SAVE_EVERY = 128
+"""Prompts between two writes to completions.jsonl, or as many as are decoded at once where that is more."""
+
+
+class Ranks(Protocol):
+    """Processes that share the work (`diffpo.training.distributed.World`)."""
+
+    @property
+    def is_main(self) -> bool: ...
+    def share(self, count: int) -> range: ...
+    def gather(self, items: Sequence[T]) -> list[T]: ...
+
+
+class Alone:
+    """One process that does all of it."""
+
+    is_main = True
+
+    def share(self, count: int) -> range:
+        return range(count)
+
+    def gather(self, items: Sequence[T]) -> list[T]:
+        return list(items)
 
 
 @dataclass(frozen=True)
-class Point:
-    """One sampler on one set of prompts."""
+class Cost:
+    """What the measuring took; not part of the result."""
 
-    sampler: str
-    level: str
-    """Difficulty class; "" for all prompts."""
-    num_prompts: int
-    accuracy: float
-    low: float
-    """95 % Wilson interval of the accuracy."""
-    high: float
-    nfe: float
-    """Mean denoiser calls for the whole canvas."""
-    nfe_until_eos: float
-    """Mean calls until the answer stood."""
-    tokens_per_nfe: float
-    """Answer tokens (up to EOS) over calls until the answer stood, summed before dividing."""
-    gamma: float | None = None
-    """Mean threshold, nats."""
+    seconds: dict[str, float]
+    """Wall-clock seconds by sampler, of the answers that this call made."""
+    num_answers: int
+    """Answers that this call made; others were there."""
+    peak_memory: int
+    """Bytes: of the GPU, or of the process where there is none; the main process alone."""
+    device: str
 
 
 @dataclass(frozen=True)
@@ -50,6 +68,7 @@ class Evaluation:
     task: str
     points: tuple[Point, ...]
     frontier: tuple[Point, ...] = field(default=())
+    cost: Cost | None = field(default=None, compare=False)
 
     def point(self, sampler: str, level: str = "") -> Point:
         """The measured sampler of that name; KeyError if it was not measured."""
@@ -102,6 +121,7 @@ class Evaluation:
             values["task"],
             tuple(Point(**point) for point in values["points"]),
             tuple(Point(**point) for point in values["frontier"]),
+            Cost(**values["cost"]) if values["cost"] else None,
         )
 
 
@@ -112,26 +132,37 @@ def evaluate(
     rollout: RolloutConfig | None = None,
     seed: int = 0,
     quiet: bool = False,
+    log: AnswerLog | None = None,
+    ranks: Ranks | None = None,
 ) -> Evaluation:
     """Measure `policy` on test prompts: each of config.samplers, then config.gammas as fixed entropy bounds.
 
     `rollout` gives lengths and the entropies' temperature; its sampler and temperature are config's. A learned sampler
-    is left out where the policy has no threshold head.
+    is left out where the policy has no threshold head. Answers that `log` holds are not made again; `ranks` share the
+    rest. The result depends on neither, nor on how many rows are decoded at once.
     """
-    config, rollout = config or EvalConfig(), rollout or RolloutConfig()
+    config, rollout, ranks = config or EvalConfig(), rollout or RolloutConfig(), ranks or Alone()
     samplers = [spec for spec in config.samplers if spec != "learned" or policy.threshold]
     fixed = [f"entropy_bound:{gamma:g}" for gamma in sorted(config.gammas)]
+    prompts = task.prompts("test", config.num_prompts)
     measured: dict[str, list[Point]] = {}
-    with Progress("measure", len(samplers) + len(fixed), quiet) as progress:
-        for spec in (*samplers, *fixed):
-            if spec not in measured:
-                measured[spec] = measure(policy, task, spec, config, rollout, seed)
+    seconds: dict[str, float] = {}
+    num_known = len(log.answers) if log else 0
+    if policy.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(policy.device)
+    with Progress("measure", len({*samplers, *fixed}), quiet or not ranks.is_main) as progress:
+        for spec in dict.fromkeys((*samplers, *fixed)):
+            started = time.perf_counter()
+            measured[spec] = points_of(spec, _answers(policy, task, prompts, spec, config, rollout, seed, log, ranks))
+            seconds[spec] = round(time.perf_counter() - started, 3)
             progress.advance(accuracy=measured[spec][0].accuracy, nfe=measured[spec][0].nfe)
 
     def points(specs: Sequence[str]) -> tuple[Point, ...]:
         return tuple(point for spec in specs for point in measured[spec])
 
-    return Evaluation(task.name, points(samplers), points(fixed))
+    made = (len(log.answers) if log else len(prompts) * len(measured)) - num_known
+    cost = Cost(seconds, made, peak_memory(policy.device), str(policy.device))
+    return Evaluation(task.name, points(samplers), points(fixed), cost)
 
 
 def measure(
@@ -139,58 +170,40 @@ def measure(
 ) -> list[Point]:
     """One sampler on config.num_prompts test prompts: a point for all of them, then one a level."""
     prompts = task.prompts("test", config.num_prompts)
+    return points_of(sampler, _answers(policy, task, prompts, sampler, config, rollout, seed, None, Alone()))
+
+
+def _answers(
+    policy: Policy,
+    task: Task,
+    prompts: Sequence[Prompt],
+    sampler: str,
+    config: EvalConfig,
+    rollout: RolloutConfig,
+    seed: int,
+    log: AnswerLog | None,
+    ranks: Ranks,
+) -> list[Answer]:
+    """One answer a prompt, in their order: from the log, or made now, a part by each rank."""
     rollout = replace(rollout, sampler=sampler, temperature=config.temperature)
-    answers = answer(policy, task, prompts, rollout, seed, early_exit=not config.full_canvas)
-    return points_of(sampler, prompts, answers)
+    known = {
+        prompt.id: log.answers[sampler, prompt.id] for prompt in prompts if log and (sampler, prompt.id) in log.answers
+    }
+    missing = [prompt for prompt in prompts if prompt.id not in known]
+    size = max(SAVE_EVERY, rollout.num_slots)
+    for start in range(0, len(missing), size):
+        part = missing[start : start + size]
+        share = ranks.share(len(part))
+        own = answer(policy, task, part[share.start : share.stop], rollout, seed, early_exit=not config.full_canvas)
+        made = ranks.gather(own)
+        if log and ranks.is_main:
+            log.add(made)
+        known |= {answer.id: answer for answer in made}
+    return [known[prompt.id] for prompt in prompts]
 
 
-def points_of(sampler: str, prompts: Sequence[Prompt], answers: Sequence[tuple[Completion, Verdict]]) -> list[Point]:
-    """A point for all answers to `prompts`, then one a level."""
-    levels = sorted({prompt.level for prompt in prompts} - {""})
-    return [
-        summarize_answers(sampler, level, [a for p, a in zip(prompts, answers, strict=True) if level in ("", p.level)])
-        for level in ["", *levels]
-    ]
-
-
-def answer(
-    policy: Policy, task: Task, prompts: Sequence[Prompt], rollout: RolloutConfig, seed: int, early_exit: bool
-) -> list[tuple[Completion, Verdict]]:
-    """Decode and judge one completion a prompt, thresholds without noise; draws are keyed by (seed, prompt id)."""
-    requests = [
-        make_request(policy, p, rollout, task.gen_length, make_key(seed, p.id), explore=False, early_exit=early_exit)
-        for p in prompts
-    ]
-    completions = generate(policy, requests, rollout.num_slots)
-    texts = [policy.tokenizer.decode(completion.tokens.tolist()) for completion in completions]
-    verdicts = [judge(task, prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
-    return list(zip(completions, verdicts, strict=True))
-
-
-def summarize_answers(sampler: str, level: str, answers: Sequence[tuple[Completion, Verdict]]) -> Point:
-    """The point that these answers make."""
-    completions = [completion for completion, _ in answers]
-    correct = sum(verdict.correct for _, verdict in answers)
-    gammas = [completion.gamma for completion in completions if completion.gamma is not None]
-    low, high = wilson_interval(correct, len(answers))
-    return Point(
-        sampler=sampler,
-        level=level,
-        num_prompts=len(answers),
-        accuracy=correct / len(answers),
-        low=low,
-        high=high,
-        nfe=fmean(completion.nfe for completion in completions),
-        nfe_until_eos=fmean(completion.nfe_until_eos for completion in completions),
-        tokens_per_nfe=sum(c.length for c in completions) / sum(c.nfe_until_eos for c in completions),
-        gamma=fmean(gammas) if gammas else None,
-    )
-
-
-def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a proportion; z = 1.96 for 95 %."""
-    share = successes / trials
-    centre = share + z**2 / (2 * trials)
-    spread = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    scale = 1 + z**2 / trials
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that the GPU held, or this process's largest resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

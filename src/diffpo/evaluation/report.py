@@ -20,7 +20,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from diffpo.evaluation.evaluate import Evaluation, Point
+from diffpo.evaluation.answers import Point
+from diffpo.evaluation.evaluate import Evaluation
 from diffpo.types import Completion
 
 DPI = 150

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffpo.config import TrainConfig
-from diffpo.evaluation.evaluate import answer, points_of
+from diffpo.evaluation.answers import answer, points_of
 from diffpo.functional.objective import group_advantages
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
@@ -101,7 +101,7 @@ def evaluate_if_due(state: TrainState, task: Task, config: TrainConfig, world: W
     rollout = replace(config.rollout, temperature=config.eval.temperature)
     with world.gathered(state.policy.denoiser):
         answers = answer(state.policy, task, prompts[share.start : share.stop], rollout, 0, early_exit)
-    points = points_of(rollout.sampler, prompts, world.gather(answers))
+    points = points_of(rollout.sampler, world.gather(answers))
     metrics = {}
     for point in points:
         suffix = f"/{point.level}" if point.level else ""

@@ -1,0 +1,90 @@
+"""Answers on disk: resumed, shared among processes, and refused where they do not belong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from diffpo.config import EvalConfig, ModelConfig, RolloutConfig, TaskConfig
+from diffpo.evaluation import evaluate as module
+from diffpo.evaluation.answers import AnswerLog
+from diffpo.evaluation.evaluate import evaluate
+from diffpo.models.policy import create_policy
+from diffpo.tasks import load_task
+
+TASK = load_task(TaskConfig(name="sudoku"))
+POLICY = create_policy(TASK.alphabet, ModelConfig(hidden_size=16, num_layers=1, num_heads=2, mlp_size=16))
+CONFIG = EvalConfig(samplers=("top_k:4",), gammas=(1.0,), num_prompts=10)
+
+
+@dataclass
+class TwoRanks:
+    """One of two processes that take turns; `sent` holds what the other sends."""
+
+    rank: int
+    sent: list[list[object]] = field(default_factory=list)
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        return range(self.rank * count // 2, (self.rank + 1) * count // 2)
+
+    def gather(self, items: Sequence) -> list:
+        self.sent.append(list(items))
+        return list(items)
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "completions.jsonl").read_text().splitlines()]
+
+
+def test_every_completion_stands_with_its_verdict(tmp_path: Path) -> None:
+    evaluation = evaluate(POLICY, TASK, CONFIG, log=AnswerLog(tmp_path, {"model": "a"}), quiet=True)
+    found = rows(tmp_path)
+    assert [row["sampler"] for row in found] == ["top_k:4"] * 10 + ["entropy_bound:1"] * 10
+    assert evaluation.points[0].accuracy == sum(row["correct"] for row in found[:10]) / 10
+    assert found[0]["prompt"] == TASK.prompts("test", 1)[0].text and found[0]["nfe"] == 4
+    assert evaluation.cost and evaluation.cost.num_answers == 20 and evaluation.cost.peak_memory > 1e6
+
+
+def test_an_evaluation_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SAVE_EVERY", 3)
+    rollout = RolloutConfig(num_slots=3)
+    straight = evaluate(POLICY, TASK, CONFIG, rollout, log=AnswerLog(tmp_path / "a", {}), quiet=True)
+    whole = (tmp_path / "a" / "completions.jsonl").read_text()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "completions.jsonl").write_text(whole[: len(whole) // 2])  # within a line
+    log = AnswerLog(tmp_path / "b", {})
+    known = len(log.answers)
+    resumed = evaluate(POLICY, TASK, CONFIG, rollout, log=log, quiet=True)
+    assert 0 < known < 20 and resumed == straight and resumed.cost and resumed.cost.num_answers == 20 - known
+    assert (tmp_path / "b" / "completions.jsonl").read_text() == whole
+    more = replace(CONFIG, num_prompts=12)  # more prompts, or samplers, only add rows
+    assert evaluate(POLICY, TASK, more, rollout, log=AnswerLog(tmp_path / "b", {}), quiet=True).cost.num_answers == 4
+
+
+def test_other_settings_are_another_evaluation(tmp_path: Path) -> None:
+    evaluate(POLICY, TASK, CONFIG, log=AnswerLog(tmp_path, {"model": "a", "seed": 0}), quiet=True)
+    with pytest.raises(ValueError, match=r"other settings \(seed\): choose another --output"):
+        AnswerLog(tmp_path, {"model": "a", "seed": 1})
+    (tmp_path / "completions.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match=r"completions\.jsonl:1: not a row"):
+        AnswerLog(tmp_path, {"model": "a", "seed": 0})
+
+
+def test_two_ranks_answer_what_one_does(tmp_path: Path) -> None:
+    alone = AnswerLog(tmp_path, {})
+    evaluate(POLICY, TASK, CONFIG, log=alone, quiet=True)
+    answers = []
+    for rank in (0, 1):
+        ranks = TwoRanks(rank)
+        with pytest.raises(KeyError):  # the other's half never comes
+            evaluate(POLICY, TASK, CONFIG, ranks=ranks, quiet=True)
+        answers += ranks.sent[0]
+    assert answers == [alone.answers["top_k:4", answer.id] for answer in answers] and len(answers) == 10
