@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -14,6 +15,16 @@ from diffpo.recipe import to_json
 RECIPE = "A TOML recipe, a file or the name of one that ships with diffpo; flags after it override its values."
 FLAT = tyro.conf.arg(name="")  # --steps rather than --config.steps
 Recipe = Annotated[Positional[str], tyro.conf.arg(help=RECIPE, metavar="[RECIPE]")]
+
+
+def is_main() -> bool:
+    """Whether this process speaks: the first of those that `accelerate launch` started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _say(line: str) -> None:
+    if is_main():
+        print(line)
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,7 @@ class Sft:
         from diffpo.training.sft import fine_tune
 
         fine_tune(self.config, resume=self.resume)
-        print(f"saved {self.config.output}; next: diffpo train --model {self.config.output}")
+        _say(f"saved {self.config.output}; next: diffpo train --model {self.config.output}")
 
 
 @dataclass(frozen=True)
@@ -67,4 +78,4 @@ class Train:
         from diffpo.training.loop import train
 
         train(self.config, resume=self.resume)
-        print(f"saved {self.config.output}/policy; next: diffpo eval {self.config.output}")
+        _say(f"saved {self.config.output}/policy; next: diffpo eval {self.config.output}")
