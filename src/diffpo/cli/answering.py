@@ -52,6 +52,7 @@ class Eval:
                 evaluation.save(output)
                 frontier_figure({self.model: evaluation}, output / "frontier.png")
                 Console().print(evaluation_table(evaluation))
+                print(evaluation.cost)
                 print(f"saved {output}/evaluation.json, evaluation.csv, completions.jsonl, frontier.png")
 
     def _settings(self, rollout: RolloutConfig) -> dict[str, Any]:

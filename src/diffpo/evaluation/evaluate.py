@@ -60,6 +60,10 @@ class Cost:
     """Bytes: of the GPU, or of the process where there is none; the main process alone."""
     device: str
 
+    def __str__(self) -> str:
+        seconds, size = sum(self.seconds.values()), self.peak_memory / 1e9
+        return f"{self.num_answers} answers in {seconds:.1f} s, at most {size:.2f} GB of memory ({self.device})"
+
 
 @dataclass(frozen=True)
 class Evaluation:
