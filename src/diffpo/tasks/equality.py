@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from fractions import Fraction
 
-from diffpo.tasks.latex import Node, Unreadable, is_natural, is_numeral
+from diffpo.tasks.latex import MAX_LENGTH, Node, Unreadable, is_natural, is_numeral
 from diffpo.tasks.math_worker import WORKER
 from diffpo.tasks.maths import (
     Answer,
@@ -33,6 +33,7 @@ _FACTOR = re.compile(
     r"|\bfactored form\b|\bfactorization of\b"
 )
 _EXPAND = re.compile(r"(?:^|[.?!:]\s+)[Ee]xpand\b|\bexpanded form\b|\bexpand the\b")
+_FORMULA = re.compile(r"\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 MAX_ITEMS = 40
 """Items of a list or set; longer ones are compared as strings only."""
 
@@ -92,15 +93,12 @@ def _reducible(node: Node) -> bool:
 
 
 def _occurs(answer: str, question: str) -> bool:
-    """Whether the answer stands in the question, white space and sizing apart."""
-    expression, asked = plain(answer), "".join(_clean_long(question).split())
-    return re.search(rf"(?<![A-Za-z0-9.]){re.escape(expression)}(?![A-Za-z0-9]|\.[0-9])", asked) is not None
-
-
-def _clean_long(question: str) -> str:
-    """A question cleaned segment by segment: `clean` takes short texts only."""
-    segments = re.split(r"(?<=[.?!$\s])\s+", question[:4000])
-    return " ".join(clean(segment[:300]) for segment in segments)
+    """Whether the answer is one of the question's formulas, a side of one, or one of its words."""
+    question = question[:4000]
+    formulas = [next(filter(None, found)) for found in _FORMULA.findall(question)]
+    sides = (side for formula in formulas for side in (formula, *re.split(r"=|\\text\{[^{}]*\}", formula)))
+    pieces = (piece for piece in (*sides, *question.split()) if 0 < len(piece) <= MAX_LENGTH)
+    return plain(answer) in {plain(piece) for piece in pieces}
 
 
 def _in_form(given: Answer, question: str) -> bool:

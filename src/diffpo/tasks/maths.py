@@ -86,7 +86,7 @@ _UNICODE = {
     **{"\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2205": r"\emptyset ", "\u03b8": r"\theta "},
 }
 _TEXT = r"\\(?:text|mbox|textbf|textit|textrm|mathrm|operatorname|mathsf|texttt)\s*\{([^{}]*)\}"
-ROW = "\x1d"
+ROW = "\x02"
 """Stands for the end of a matrix row."""
 _CLEAN = [
     (re.compile(pattern), replacement)
@@ -181,6 +181,9 @@ def read_answer(text: str, reference: bool = False) -> Answer:
         return Words(words_of(text))
     try:
         cleaned = clean(text)
+        name, equals, body = cleaned.rpartition("=")
+        if r"\begin" in body and equals:
+            return Named(words_of(name), read_answer(body))
         matrix = re.fullmatch(
             r"(.*?)\\begin\{([a-zA-Z]*matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\2\}", cleaned, re.DOTALL
         )
@@ -217,13 +220,12 @@ def _unit(words: list[str]) -> tuple[int, str]:
 
 
 def _read_matrix(scalar: str, body: str) -> Answer:
-    name, equals, scalar = scalar.rpartition("=")
     factor = read_expression(tokenize(scalar)) if scalar.strip() else None
     rows = [row.split("&") for row in body.split(ROW) if row.strip()]
     cells = tuple(tuple(_scaled(read_expression(tokenize(cell)), factor) for cell in row) for row in rows)
     if not cells or len({len(row) for row in cells}) != 1:
         raise Unreadable("a matrix has rows of one length")
-    return Named(words_of(name), Matrix(cells)) if equals else Matrix(cells)
+    return Matrix(cells)
 
 
 def _scaled(node: Node, factor: Node | None) -> Expression:

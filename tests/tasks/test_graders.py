@@ -1,0 +1,208 @@
+"""Our graders: hard cases of each task, and how they differ from d1 on LLaDA's real answers."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from tasks.llada import needs_llada, rows
+
+from diffpo.tasks import graders
+
+
+@pytest.mark.parametrize(
+    ("completion", "number"),
+    [
+        (r"\boxed{18}", 18),
+        ("<answer>18</answer>", 18),
+        ("<answer>\n$18\n</answer>", 18),
+        ("<answer>18 dollars</answer>", 18),
+        ("<answer>$18.00 per day.</answer>", 18),
+        (r"\boxed{1,018}", 1018),
+        (r"\boxed{\$1,018.50}", Fraction(2037, 2)),
+        (r"\boxed{18\%}", 18),
+        (r"\boxed{18 \text{ hours}}", 18),
+        (r"\boxed{\text{18 hours}}", 18),
+        (r"\boxed{18 hours}", 18),
+        (r"\boxed{5 changes/day}", 5),
+        (r"\boxed{50 mph}", 50),
+        (r"\boxed{2:00 pm}", 2),
+        (r"\boxed{9 \times 2 = 18}", 18),
+        (r"\boxed{x = 18}", 18),
+        (r"\boxed{Total: 18}", 18),
+        ("<answer>She makes 9 * 2 = $18 every day.</answer>", 18),
+        (r"<answer>Juice Box C is 2 dollars more than Juice Box B.</answer>", 2),
+        (r"<answer>The answer is \boxed{18}.</answer>", 18),
+        (r"\boxed{-10}", -10),
+        (r"\boxed{\frac{3}{4}}", Fraction(3, 4)),
+        (r"\boxed{2\frac{1}{2}}", Fraction(5, 2)),
+        (r"\boxed{2 million}", 2_000_000),
+        (r"\boxed{17} no, \boxed{18}", 18),
+        (r"\boxed{18} Let me know if 19 is better!", 18),
+    ],
+)
+def test_gsm8k_answers(completion: str, number: Fraction | int) -> None:
+    assert graders.gsm8k({"answer": str(number)}, completion).correct
+    assert not graders.gsm8k({"answer": str(number + 1)}, completion).correct
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        *(
+            "18",
+            "the answer is 18",
+            r"\boxed{18} \boxed{17}",
+            r"\boxed{17, 18}",
+            r"\boxed{17 or 18}",
+            r"\boxed{9 \times 2}",
+        ),
+        *(r"\boxed{9 + 9}", r"\boxed{\frac{36}{2} + 0}", r"\boxed{half of 18}", r"\boxed{twice 18}", r"\boxed{18!}"),
+        *(r"\boxed{18^2}", r"\boxed{\sqrt{18}}", r"\boxed{-18}", r"\boxed{18 hours 20 minutes}", r"\boxed{2:18 pm}"),
+        *(
+            r"\boxed{18:30}",
+            r"\boxed{18,00}",
+            r"\boxed{1.8.18}",
+            r"\boxed{10-18}",
+            r"\boxed{18x}",
+            r"\boxed{\frac{18}{2}}",
+        ),
+        *("<answer>18 of 36 ducks</answer>", r"\boxed{1 8}", "<answer>17 = 18 - 1</answer>"),
+        *(r"\boxed{nan}", r"\boxed{}", r"\boxed{\u0661\u0668}", r"\boxed{0x12}", r"\boxed{18e0}", r"\boxed{1_8}"),
+        *(r"<|eot_id|>\boxed{18}", r"\boxed{17}<|eot_id|>\boxed{18}"),
+    ],
+)
+def test_gsm8k_answers_that_are_not_18(completion: str) -> None:
+    assert not graders.gsm8k({"answer": "18"}, completion).correct
+
+
+def test_gsm8k_references() -> None:
+    assert graders.gsm8k({"answer": "1,450"}, r"\boxed{1450}").correct
+    assert not graders.gsm8k({"answer": "None"}, r"\boxed{None}").correct
+
+
+@pytest.mark.parametrize(
+    ("completion", "correct"),
+    [
+        (r"\boxed{\frac{1}{2}}", True),
+        ("<answer>0.5</answer>", True),
+        (r"<answer>The probability is $\frac12$.</answer>", True),
+        (r"<answer>The probability is \(\frac{1}{2}\).</answer>", True),
+        (r"<answer>The probability is \(\frac{1}{2}\) or \(\frac13\).</answer>", False),
+        (r"<answer>Not $\frac12$ + 1.</answer>", False),
+        (r"\boxed{\frac{1}{2}} \boxed{\frac{1}{3}}", False),
+        (r"\boxed{x = \frac{1}{2}}", True),
+    ],
+)
+def test_math_answers(completion: str, correct: bool) -> None:
+    assert graders.math500({"problem": "", "answer": r"\frac{1}{2}"}, completion).correct is correct
+
+
+def test_a_whole_number_in_a_sentence_is_read() -> None:
+    columns = {"problem": "", "answer": "6"}
+    assert graders.math500(columns, "<answer>The largest value is 6.</answer>").correct
+    assert not graders.math500(columns, "<answer>The largest value is 6 or 7.</answer>").correct
+
+
+@pytest.mark.parametrize(
+    ("answer", "correct", "numbers"),
+    [
+        ("49 + 55 - 53", True, True),
+        ("(49+55)-53", True, True),
+        ("49 + 55 - 53 = 51", True, True),
+        ("51 = 49 + 55 - 53", True, True),
+        ("x = 49 + 55 - 53", True, True),
+        (r"\(49 + 55 - 53\)", True, True),
+        ("$49 + 55 - 53$", True, True),
+        ("`49 + 55 - 53`", True, True),
+        ("[49 + 55] - 53.", True, True),
+        (r"\left(49 + 55\right) - 53", True, True),
+        ("49 + 55 \u2212 53", True, True),
+        ("49 - 55 + 53", False, True),
+        ("49 + 2", False, False),
+        ("51", False, False),
+        ("49 + 55 - 53 + 0", False, False),
+        ("49 + 55 - 53 - 0*1", False, False),
+        ("4955 - 53", False, False),
+        ("49 + 55 - 53, 51", False, False),
+        ("49 + 55 = 104 - 53 = 51", False, False),
+        ("49 + 55 - 53 or 53", False, False),
+        ("", False, False),
+    ],
+)
+def test_countdown_answers(answer: str, correct: bool, numbers: bool) -> None:
+    graded = graders.countdown({"numbers": [49, 55, 53], "target": 51}, rf"<answer>\boxed{{{answer}}}</answer>")
+    assert (graded.correct, bool(graded.parts["numbers"])) == (correct, numbers)
+
+
+def test_countdown_is_exact() -> None:
+    columns = {"numbers": [1, 3, 3], "target": 1}
+    assert graders.countdown(columns, r"\boxed{\frac{1}{3} \times 3}").correct
+    assert graders.countdown({"numbers": [8, 3, 2], "target": 2}, r"\boxed{8 / (3 + 1)}").correct is False
+    assert not graders.countdown({"numbers": [2, 3, 4], "target": 8}, r"\boxed{4**(3/2)}").correct
+
+
+GRID = "3142243142131324"
+
+
+@pytest.mark.parametrize(
+    ("answer", "share"),
+    [
+        (GRID, 1.0),
+        ("3142\n2431\n4213\n1324", 1.0),
+        ("3 1 4 2 | 2 4 3 1 | 4 2 1 3 | 1 3 2 4", 1.0),
+        ("```\n3142 2431 4213 1324\n```", 1.0),
+        (f"The solution is {GRID}.", 1.0),
+        ("3142243142131321", 0.875),
+        ("3102243142131324", 0.875),  # a blank left blank
+        ("3142243142131314", 0.0),  # a clue changed
+        (GRID[:15], 0.0),
+        (GRID + "1", 0.0),
+        (GRID + GRID, 0.0),
+        (f"{GRID} or {GRID[::-1]}", 0.0),
+        ("31422431421313245", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_sudoku_answers(answer: str, share: float) -> None:
+    columns = {"puzzle": "3102200002100320", "solution": GRID}
+    graded = graders.sudoku(columns, f"\n</reasoning>\n<answer>\n{answer}\n</answer>")
+    assert graded.parts["blanks"] == pytest.approx(round(share * 9) / 9 if share not in (0, 1) else share, abs=0.02)
+    assert graded.correct is (share == 1.0) and graded.reward == graded.parts["blanks"]
+
+
+@pytest.mark.parametrize(
+    ("completion", "formatted"),
+    [
+        ("\nwhy\nnot\n</reasoning>\n<answer>\n1\n</answer>", True),
+        ("<reasoning>why</reasoning><answer>1</answer><|eot_id|><|endoftext|>", True),
+        ("why</reasoning><answer>1</answer> and more", False),
+        ("why<answer>1</answer>", False),
+        ("why</reasoning><answer>1", False),
+        ("<answer>1</answer></reasoning>", False),
+        ("why</reasoning><answer>1</answer><answer>2</answer>", False),
+        ("", False),
+    ],
+)
+def test_format(completion: str, formatted: bool) -> None:
+    assert graders.formatted(completion) is formatted
+    assert graders.gsm8k({"answer": "1"}, completion).parts["format"] == float(formatted)
+
+
+@needs_llada
+@pytest.mark.parametrize(
+    ("task", "correct", "gained", "lost"), [("gsm8k", 878, 17, 2), ("math500", 179, 17, 0), ("countdown_cd3", 51, 1, 0)]
+)
+def test_verdicts_on_real_answers(task: str, correct: int, gained: int, lost: int) -> None:
+    """docs/grading.md lists each of the disagreements with d1."""
+    pairs = [(graders.GRADERS[task](row.columns, row.completion).correct, bool(row.d1)) for row in rows(task)]
+    assert sum(ours for ours, _ in pairs) == correct
+    assert (pairs.count((True, False)), pairs.count((False, True))) == (gained, lost)
+
+
+@needs_llada
+def test_sudoku_on_real_answers() -> None:
+    graded = [(graders.sudoku(row.columns, row.completion), row) for row in rows("sudoku_4x4")]
+    assert sum(round(ours.parts["blanks"] * 8) for ours, _ in graded) == 16
+    for ours, row in graded:
+        assert round(ours.parts["blanks"] * 8) in (0, row.d1)
