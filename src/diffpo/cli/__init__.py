@@ -11,6 +11,7 @@ from typing import Any
 import tyro
 
 from diffpo.cli.answering import Chat, Eval, Sample
+from diffpo.cli.grading import Grade
 from diffpo.cli.models import Export, Inspect
 from diffpo.cli.training import Demo, Sft, Train
 from diffpo.config import SftConfig, TrainConfig, suggest
@@ -23,6 +24,7 @@ COMMANDS: dict[str, type] = {
     "eval": Eval,
     "sample": Sample,
     "chat": Chat,
+    "grade": Grade,
     "inspect": Inspect,
     "export": Export,
 }
@@ -80,7 +82,7 @@ def _defaults(kind: type, first: str) -> Any:
         return _from_run(kind(model=first), first) if first else tyro.MISSING_NONPROP
     if kind in (Export, Inspect):
         return kind(model=first) if first else tyro.MISSING_NONPROP
-    return Demo()
+    return tyro.MISSING_NONPROP if kind is Grade else Demo()
 
 
 FIXED = {"sampler": "top_k:1"}
