@@ -13,13 +13,15 @@ import tyro
 from diffpo.cli.answering import Chat, Eval, Sample
 from diffpo.cli.grading import Grade
 from diffpo.cli.models import Export, Inspect
-from diffpo.cli.training import Demo, Sft, Train
+from diffpo.cli.planning import Plan
+from diffpo.cli.training import Demo, Sft, Train, is_main
 from diffpo.config import SftConfig, TrainConfig, suggest
 from diffpo.recipe import find_recipe, find_training, load_config
 
 COMMANDS: dict[str, type] = {
     "demo": Demo,
     "sft": Sft,
+    "plan": Plan,
     "train": Train,
     "eval": Eval,
     "sample": Sample,
@@ -52,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"diffpo: {message}", file=sys.stderr)
+    if is_main():
+        print(f"diffpo: {message}", file=sys.stderr)
     return status
 
 
@@ -75,8 +78,8 @@ def parse(command: str, *arguments: str) -> Any:
 
 
 def _defaults(kind: type, first: str) -> Any:
-    if kind in (Sft, Train):
-        config = {Sft: SftConfig, Train: TrainConfig}[kind]
+    if kind in (Sft, Plan, Train):
+        config = {Sft: SftConfig, Plan: TrainConfig, Train: TrainConfig}[kind]
         return kind(config=load_config(config, find_recipe(first)) if first else config())
     if kind in (Chat, Eval, Sample):
         return _from_run(kind(model=first), first) if first else tyro.MISSING_NONPROP

@@ -1,0 +1,290 @@
+"""Run real training steps on the CPU and compare the memory they take, phase by phase, with what `diffpo plan` says.
+
+python benchmarks/plan_memory.py                 a 229 M parameter model, every case in processes of its own
+python benchmarks/plan_memory.py --cases lora    one case
+
+Memory is what torch's CPU allocator hands out (torch.profiler), tensors and the temporaries within operators alike. A
+second process makes the same step without the profiler: how far its own peak (RSS, Linux) rises above what it had
+before the model was built, with a malloc that gives back what is freed; and then torch counts the operations of a step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffpo.config import LoadConfig, LoraConfig, ObjectiveConfig, OptimConfig, RolloutConfig, TrainConfig
+from diffpo.functional.objective import group_advantages
+from diffpo.models.families import FAMILIES
+from diffpo.models.policy import Policy
+from diffpo.models.quantization import pack, quantize_linears
+from diffpo.models.tokenizer import CharTokenizer
+from diffpo.models.transformer import Transformer, TransformerConfig
+from diffpo.rollout.local import collect
+from diffpo.training.distributed import World
+from diffpo.training.gpus import Gpu
+from diffpo.training.plan import Cluster, Plan, Start, plan
+from diffpo.training.state import Optimizers, TrainState
+from diffpo.training.update import prepare, update
+from diffpo.types import Batch, Prompt, Verdict
+
+CPU = Gpu("this CPU", memory=16, tflops=0.1, tflops_fp32=0.1, bandwidth=20, host=True)
+PROMPT_LENGTH = 64
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+SHAPE = TransformerConfig(32_000, hidden_size=1024, num_layers=12, num_heads=16, num_kv_heads=16, mlp_size=3072)
+BASE = TrainConfig(
+    train="model",
+    prompts_per_step=2,
+    num_generations=4,
+    load=LoadConfig(dtype="bfloat16"),
+    lora=LoraConfig(rank=64),
+    rollout=RolloutConfig(sampler="top_k:16", gen_length=128, block_length=32, num_slots=8),
+    objective=ObjectiveConfig(num_iterations=1),
+    optim=OptimConfig(micro_batch_size=4, warmup_steps=1),
+)
+
+
+def change(config: TrainConfig, rank: int = 64, dtype: str = "bfloat16", **settings: object) -> TrainConfig:
+    """`config` with other settings of its sections, by name."""
+    sections = {name: getattr(config, name) for name in ("objective", "optim", "rollout")}
+    for key, value in settings.items():
+        name = next(name for name, section in sections.items() if key in vars(section))
+        sections[name] = replace(sections[name], **{key: value})
+    return replace(config, lora=LoraConfig(rank=rank), load=replace(config.load, dtype=dtype), **sections)
+
+
+CASES = {
+    "lora": BASE,
+    "lora, micro-batch 1": change(BASE, micro_batch_size=1),
+    "lora, micro-batch 8": change(BASE, micro_batch_size=8),
+    "lora, checkpointing": change(BASE, gradient_checkpointing=True),
+    "lora, checkpointing, micro-batch 8": change(BASE, gradient_checkpointing=True, micro_batch_size=8),
+    "lora, fp32": change(BASE, dtype="float32"),
+    "lora, KL, 1 latent, 4 slots": change(BASE, beta=0.04, num_latents=1, num_slots=4, prompt_mask_prob=0.15),
+    "lora, grouped queries": BASE,
+    "lora, four bits": replace(BASE, load=LoadConfig(dtype="bfloat16", four_bit=True)),
+    "full": change(BASE, rank=0),
+    "full, checkpointing": change(BASE, rank=0, gradient_checkpointing=True),
+    "full, micro-batch 1": change(BASE, rank=0, micro_batch_size=1),
+    "full, fp32": change(BASE, rank=0, dtype="float32"),
+    "full, fp32, checkpointing, micro-batch 8": change(
+        BASE, rank=0, dtype="float32", gradient_checkpointing=True, micro_batch_size=8
+    ),
+}
+
+
+class Ids(CharTokenizer):
+    """A tokenizer without text: prompts of one length."""
+
+    def __init__(self, vocab_size: int, prompt_length: int) -> None:
+        self.mask_id, self.eos_id, self.vocab_size = vocab_size - 1, vocab_size - 2, vocab_size
+        self.prompt_length = prompt_length
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple((int(text) + position) % (self.vocab_size - 2) for position in range(self.prompt_length))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return str(next(iter(ids)))
+
+
+class Parity:
+    """A task: an answer is right if its first token is odd."""
+
+    name, alphabet, gen_length = "parity", "", 128
+
+    def prompts(self, split: str, num: int, start: int = 0) -> list[Prompt]:
+        return [Prompt(str(index), str(index)) for index in range(start, start + num)]
+
+    def verify(self, prompt: Prompt, completion: str) -> Verdict:
+        # of many values, so that hardly a row is at its group's mean and left out
+        return Verdict(int(completion) % 2 == 1, int(completion) % 7 / 7, {})
+
+    def solution(self, prompt: Prompt) -> str:
+        return "1"
+
+    def open_positions(self, prompt: Prompt) -> range:
+        return range(1)
+
+
+def make_policy(shape: TransformerConfig, config: TrainConfig, prompt_length: int) -> Policy:
+    """Random weights, and what `load_start` makes of weights."""
+    denoiser = Transformer(shape)
+    denoiser.initialize(torch.Generator().manual_seed(0))
+    denoiser.to(torch.bfloat16 if config.load.dtype == "bfloat16" else torch.float32)
+    if config.load.four_bit:
+        weights = {name: parameter.detach() for name, parameter in denoiser.blocks.named_parameters()}
+        quantize_linears(denoiser)
+        for name, weight in weights.items():
+            path, _, leaf = name.rpartition(".")
+            if weight.ndim == 2:
+                setattr(denoiser.blocks.get_submodule(path), leaf, pack(weight))
+    denoiser.initialize_buffers()
+    policy = Policy(denoiser.eval(), Ids(shape.vocab_size, prompt_length))
+    if config.lora.rank:
+        policy.add_adapters(config.lora)
+    else:
+        policy.use_master_weights()
+    denoiser.gradient_checkpointing = config.optim.gradient_checkpointing
+    return policy
+
+
+def make_state(shape: TransformerConfig, config: TrainConfig, prompt_length: int) -> TrainState:
+    """A run under way: moments and the last update's gradients are there."""
+    policy = make_policy(shape, config, prompt_length)
+    state = TrainState(policy, Optimizers.create(policy, config))
+    assert state.optimizers.denoiser
+    for parameter in policy.trainable().values():
+        parameter.grad = torch.zeros_like(parameter)
+    state.optimizers.denoiser.step()
+    if config.objective.beta:
+        state.start = {name: parameter.detach().clone() for name, parameter in policy.trainable().items()}
+    return state
+
+
+@contextmanager
+def _recorded(name: str) -> Iterator[None]:
+    with record_function(f"phase: {name}"):
+        yield
+
+
+def train_step(state: TrainState, config: TrainConfig, phase: Callable[[str], Any] = _recorded) -> None:
+    """One step as the loop makes it, each phase within `phase(name)`."""
+    task, world = Parity(), World()
+    with phase("rollouts"):
+        prompts = task.prompts("train", config.prompts_per_step)
+        groups = collect(state.policy, task, prompts, config.num_generations, config.rollout, seed=0)
+    rewards = torch.tensor([[rollout.reward for rollout in group.rollouts] for group in groups])
+    batch = Batch.from_groups(groups, group_advantages(rewards).flatten())
+    with phase("old log-probs"):
+        state.experience = prepare(state, batch, {}, config, world)
+    with phase("update"):
+        update(state, config, world)
+
+
+def measure(shape: TransformerConfig, config: TrainConfig, prompt_length: int = PROMPT_LENGTH) -> dict[str, float]:
+    """Peak (bytes) of each phase of a step in this process."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        state = make_state(shape, config, prompt_length)
+        train_step(state, config)
+    assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
+    events: list[Any] = profiler.profiler.kineto_results.events()
+    marks = [event for event in events if event.name().startswith("phase: ")]
+    spans = {event.name().removeprefix("phase: "): (event.start_ns(), event.end_ns()) for event in marks}
+    steps = [event for event in events if event.name() == "Optimizer.step#AdamW.step"]
+    step = max(steps, key=lambda event: event.start_ns())
+    spans["optimiser"] = (step.start_ns(), step.end_ns())
+    spans["update"] = (spans["update"][0], step.start_ns())
+    peaks, held = dict.fromkeys(spans, 0.0), 0
+    for at, size in sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"):
+        held += size
+        for name, (start, end) in spans.items():
+            if start <= at <= end:
+                peaks[name] = max(peaks[name], held)
+    return peaks
+
+
+def count(shape: TransformerConfig, config: TrainConfig, prompt_length: int = PROMPT_LENGTH) -> dict[str, float]:
+    """Floating-point operations of each phase, as torch counts them, and the rise of the process's own peak (bytes)."""
+
+    def attention(query: Any, key: Any, *rest: Any, out_shape: Any = None, **settings: Any) -> int:
+        rows, heads, length, size = query
+        return 4 * rows * heads * length * key[2] * size
+
+    def attention_backward(gradient: Any, query: Any, key: Any, *rest: Any, **settings: Any) -> int:
+        return 2 * attention(query, key)
+
+    ops = torch.ops.aten
+    mapping: dict[Any, Any] = {
+        ops._scaled_dot_product_flash_attention_for_cpu: attention,
+        ops._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
+    }
+    flops: dict[str, float] = {}
+
+    @contextmanager
+    def counted(name: str) -> Iterator[None]:
+        counter = FlopCounterMode(display=False, custom_mapping=mapping)
+        with counter:
+            yield
+        flops[name] = counter.get_total_flops()
+
+    import peft  # noqa: F401
+
+    before = _status("VmRSS")
+    state = make_state(shape, config, prompt_length)
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building the model
+    train_step(state, config)
+    rise = _status("VmHWM") - before
+    train_step(state, config, counted)
+    return flops | {"rss": rise}
+
+
+def _status(name: str) -> float:
+    """A memory figure of this process, bytes."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return 1024 * int(found[1]) if found else 0
+
+
+def estimate(shape: TransformerConfig, config: TrainConfig, prompt_length: int = PROMPT_LENGTH) -> Plan:
+    """What `diffpo plan` says of the same step."""
+    start = Start(shape, FAMILIES["diffpo"], 2 if config.load.dtype == "bfloat16" else 4)
+    return plan(config, start, Cluster(CPU, mfu=1.0, prompt_length=prompt_length))
+
+
+def shape_of(case: str) -> TransformerConfig:
+    return replace(SHAPE, num_kv_heads=4) if "grouped" in case else SHAPE
+
+
+def line(case: str, peaks: dict[str, float], counts: dict[str, float]) -> str:
+    """A row of the table."""
+    phases = {phase.name: phase for phase in estimate(shape_of(case), CASES[case]).phases}
+    cells = [
+        f"{peaks[name] / 2**30:.3f} ({phases[name].bytes / peaks[name] - 1:+.1%})"
+        for name in ("rollouts", "old log-probs", "update", "optimiser")
+    ]
+    cells.append(f"{counts['rss'] / 2**30:.3f}")
+    flops = {name: phases[name].flops / counts[name] - 1 for name in ("rollouts", "old log-probs", "update")}
+    cells.append("-" if CASES[case].load.four_bit else ", ".join(f"{error:+.1%}" for error in flops.values()))
+    return f"| {case} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="*", default=[], help=f"of: {'; '.join(CASES)}")
+    parser.add_argument("--job", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.job:
+        warnings.simplefilter("ignore")
+        job = {"measure": measure, "count": count}[options.job[0]]
+        print(json.dumps(job(shape_of(options.job[1]), CASES[options.job[1]])))
+        return
+    if strangers := set(options.cases) - CASES.keys():
+        raise SystemExit(f"no such case: {', '.join(sorted(strangers))}")
+    print("| case | rollouts | old log-probs | update | optimiser | rise of RSS | error of FLOPs |")
+    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    for case in options.cases or CASES:
+        said = []
+        for job in ("measure", "count"):
+            command = [sys.executable, str(Path(__file__)), "--job", job, case]
+            done = subprocess.run(command, capture_output=True, text=True, env=os.environ | MALLOC)
+            if done.returncode:
+                raise SystemExit(done.stderr)
+            said.append(json.loads(done.stdout.splitlines()[-1]))
+        print(line(case, *said), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The command that says what a run will need: plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from diffpo.cli.training import FLAT, Recipe
+from diffpo.config import TrainConfig
+from diffpo.training.gpus import GPUS, find_gpu
+
+if TYPE_CHECKING:
+    from diffpo.training import plan as planning
+    from diffpo.training.changes import Change
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Say what `diffpo train` will need before it runs: memory by part, forward passes, days, what to change first."""
+
+    recipe: Recipe = ""
+    config: Annotated[TrainConfig, FLAT] = field(default_factory=TrainConfig)
+    gpu: Annotated[str, tyro.conf.arg(help=f"What it is to run on: {', '.join(GPUS)}.")] = "h100"
+    num_gpus: int = 1  # GPUs that train together
+    fsdp: bool = False
+    """Shard what learns over the GPUs (recipes/accelerate/fsdp2.yaml) rather than copy it to each."""
+    mfu: float = 0.35  # share of the GPU's peak arithmetic that is assumed to be reached
+    nfe: float | None = None
+    """Denoiser calls a completion takes. None: what the sampler's rule says, or half the canvas."""
+    prompt_length: int | None = None
+    """Tokens of a prompt, the longest. None: 200, or what the model has room for."""
+    json: bool = False
+    """Print JSON rather than tables."""
+
+    def run(self) -> None:
+        from diffpo.training import plan as planning
+        from diffpo.training.changes import changes, roomy_gpu
+
+        cluster = planning.Cluster(find_gpu(self.gpu), self.num_gpus, self.fsdp, self.mfu, self.nfe, self.prompt_length)
+        start = planning.find_start(self.config)
+        plan = planning.plan(self.config, start, cluster)
+        mends = changes(plan, start)
+        if self.json:
+            print(json.dumps(_plain(plan, mends), indent=2))
+        else:
+            _show(plan)
+            print(_verdict(plan, mends, roomy_gpu(plan.peak.bytes)))
+
+
+def _show(plan: planning.Plan) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from diffpo.training.memory import PARTS
+
+    console = Console(highlight=False)
+    console.print(*_headings(plan), sep="\n", soft_wrap=True, markup=False)
+    table = Table(
+        "GiB on each GPU", box=None, padding=(0, 2, 0, 0), title="memory at each phase's peak", title_justify="left"
+    )
+    for phase in plan.phases:
+        table.add_column(phase.name.replace(" log-probs", "\nlog-probs"), justify="right")
+    for part in PARTS:
+        sizes = [phase.parts[part] / GIB for phase in plan.phases]
+        if any(sizes):
+            table.add_row(part, *(f"{size:.2f}" if size else "" for size in sizes))
+    table.add_row("all", *(f"{phase.bytes / GIB:.2f}" for phase in plan.phases), style="bold")
+    console.print("", table)
+    table = Table("phase", box=None, padding=(0, 2, 0, 0), title="work of a step", title_justify="left")
+    for name in ("rows forward", "tokens a GPU", "PFLOP a GPU", "seconds"):
+        table.add_column(name, justify="right")
+    for phase in plan.phases:
+        work = (
+            (f"{phase.forwards:,.0f}", f"{phase.tokens:,.0f}", f"{phase.flops / 1e15:,.4g}")
+            if phase.flops
+            else ("",) * 3
+        )
+        table.add_row(phase.name, *work, f"{phase.seconds:,.1f}")
+    table.add_row(
+        "all", f"{sum(phase.forwards for phase in plan.phases):,.0f}", "", "", f"{plan.seconds:,.1f}", style="bold"
+    )
+    console.print("", table, "")
+    for line in plan.assumed:
+        console.print(f"assumed: {line}", soft_wrap=True, markup=False)
+
+
+def _headings(plan: planning.Plan) -> Iterator[str]:
+    config, model = plan.config, plan.model
+    count = model.in_blocks + model.in_root + model.in_head
+    learns = {
+        "all": "all learn",
+        "adapters": f"{model.in_adapters / 1e6:,.0f} M more learn (LoRA, rank {model.rank})",
+        "nothing": "only the threshold head learns",
+    }[model.learns]
+    yield f"{config.model}: {count / 1e6:,.0f} M parameters, {learns}"
+    yield (
+        f"a step: {config.prompts_per_step} prompts x {config.num_generations} completions of {plan.gen_length} "
+        f"tokens, {plan.nfe:g} denoiser calls each, {config.objective.num_iterations} updates"
+    )
+
+
+def _where(cluster: planning.Cluster) -> str:
+    number = "one" if cluster.num_gpus == 1 else f"each of {cluster.num_gpus}"
+    return f"{number} {cluster.gpu.label}" + (", sharded" if cluster.shards else "")
+
+
+def _verdict(plan: planning.Plan, changes: Sequence[Change], larger: str | None) -> str:
+    """One line: whether it fits and how long it takes, or what to change first."""
+    peak, room = plan.peak, plan.cluster.gpu.memory
+    need = f"{peak.bytes / GIB:.1f} of {room:g} GiB ({peak.name}) on {_where(plan.cluster)}"
+    if plan.fits:
+        return f"fits: {need}; {plan.seconds:,.0f} s a step, {plan.days:.3g} days for {plan.config.steps} steps"
+    if not changes:
+        return f"does not fit: {need}; " + (
+            f"take a larger GPU: {larger}" if larger else "no GPU of the table is enough"
+        )
+    last = changes[-1].plan
+    steps = ", then ".join(f"{change.what} ({change.plan.peak.bytes / GIB:.1f} GiB)" for change in changes)
+    end = (
+        f"{last.seconds:,.0f} s a step" if last.fits else "and still it does not: take a larger GPU or a shorter canvas"
+    )
+    return f"does not fit: {need}; first change {steps}: {end}"
+
+
+def _plain(plan: planning.Plan, changes: Sequence[Change]) -> dict[str, Any]:
+    """Bytes, seconds and counts, for programs."""
+    return {
+        "model": plan.config.model,
+        "gpu": plan.cluster.gpu.label,
+        "num_gpus": plan.cluster.num_gpus,
+        "fits": plan.fits,
+        "peak_bytes": plan.peak.bytes,
+        "seconds_per_step": plan.seconds,
+        "days": plan.days,
+        "phases": {
+            phase.name: {
+                "bytes": phase.bytes,
+                "parts": dict(phase.parts),
+                "forwards": phase.forwards,
+                "flops": phase.flops,
+                "seconds": phase.seconds,
+            }
+            for phase in plan.phases
+        },
+        "changes": [
+            {
+                "what": change.what,
+                "peak_bytes": change.plan.peak.bytes,
+                "seconds_per_step": change.plan.seconds,
+                "fits": change.plan.fits,
+            }
+            for change in changes
+        ],
+        "assumed": list(plan.assumed),
+    }

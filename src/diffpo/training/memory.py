@@ -1,0 +1,321 @@
+"""What one GPU holds at the peak of each phase of a step, by part: closed forms, read off the code they stand for.
+
+A value has s bytes in the residual stream and c in matrix products. docs/plan.md compares the sums with what a step
+really takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from diffpo.models.likelihood import MAX_LOGITS
+from diffpo.models.transformer import TransformerConfig
+
+Parts = Mapping[str, float]
+"""Bytes by part."""
+
+PARTS = {
+    "weights": "as loaded, or fp32 masters where all of them learn",
+    "adapters": "fp32",
+    "gradients": "fp32",
+    "optimiser": "two fp32 moments, and in a step a copy of what AdamW works on",
+    "reference": "the learning values at the start, for the KL term",
+    "gathered": "weights that other GPUs have a share of, while they are needed (FSDP2)",
+    "cast weights": "copies of fp32 weights in the dtype of matrix products, kept by autocast",
+    "activations": "hidden states, and in the update what the backward pass needs",
+    "logits": "and temporaries of their size",
+    "context": "CUDA, its libraries and their workspaces (assumed)",
+    "slack": "what the allocator cannot use, a share of what comes and goes (assumed)",
+}
+CONTEXT = 2**30
+SLACK = 0.1
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is loaded, and what of it learns."""
+
+    shape: TransformerConfig
+    base: int
+    """Bytes of a value of the weights as loaded."""
+    learns: Literal["all", "adapters", "nothing"]
+    rank: int = 0
+    adapted: tuple[str, ...] = ()
+    """Linears of a block that have an adapter."""
+    four_bit: bool = False
+
+    @property
+    def stream(self) -> int:
+        """Bytes of a value of the residual stream: it has the dtype of the embeddings."""
+        return 4 if self.learns == "all" else self.base
+
+    @property
+    def casts(self) -> bool:
+        """Whether autocast makes copies of fp32 weights."""
+        return self.base < 4 and self.learns != "nothing"
+
+    @property
+    def in_linears(self) -> int:
+        """Weights of the blocks' linears."""
+        return self.shape.num_layers * sum(a * b for a, b in linears(self.shape).values())
+
+    @property
+    def in_head(self) -> int:
+        return self.shape.vocab_size * self.shape.hidden_size
+
+    @property
+    def in_blocks(self) -> int:
+        shape = self.shape
+        biases = shape.hidden_size + 2 * shape.num_kv_heads * shape.head_size if shape.qkv_bias else 0
+        return self.in_linears + shape.num_layers * (2 * shape.hidden_size + biases)
+
+    @property
+    def in_root(self) -> int:
+        """Embeddings and the final norm."""
+        shape = self.shape
+        places = shape.max_length * shape.hidden_size if shape.learned_positions else 0
+        return self.in_head + places + shape.hidden_size
+
+    @property
+    def in_adapters(self) -> int:
+        return self.shape.num_layers * self.rank * sum(sum(linears(self.shape)[name]) for name in self.adapted)
+
+    @property
+    def learning(self) -> int:
+        """Parameters that learn."""
+        return {"all": self.in_blocks + self.in_root + self.in_head, "adapters": self.in_adapters, "nothing": 0}[
+            self.learns
+        ]
+
+
+def linears(shape: TransformerConfig) -> dict[str, tuple[int, int]]:
+    """The linears of a block by name: inputs and outputs."""
+    wide, keys, mlp = shape.hidden_size, shape.num_kv_heads * shape.head_size, shape.mlp_size
+    return {
+        "attn.q_proj": (wide, wide),
+        "attn.k_proj": (wide, keys),
+        "attn.v_proj": (wide, keys),
+        "attn.o_proj": (wide, wide),
+        "gate_proj": (wide, mlp),
+        "up_proj": (wide, mlp),
+        "down_proj": (mlp, wide),
+    }
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one GPU works on at once."""
+
+    decoded: int
+    """Tokens of a denoiser call in the rollouts."""
+    candidates: int
+    """Positions of it that logits are made of."""
+    tokens: int
+    """Tokens of a micro-batch: all its latents with their prompts."""
+    scored: int
+    """Positions of it that logits are made of."""
+    micro_batches: int
+    """Micro-batches of an update."""
+    checkpointing: bool
+    reference: bool
+    """Whether a KL term refers to the start of the run."""
+    shards: int = 1
+    """GPUs that what learns is sharded over; 1: each has all of it."""
+    host: bool = False
+
+    def chunk(self, positions: int, shape: TransformerConfig) -> int:
+        """Positions whose logits are held at once (score_tokens, the engine's _predict)."""
+        return min(positions, max(1, MAX_LOGITS // shape.vocab_size))
+
+
+def resident(model: Model, load: Load) -> dict[str, float]:
+    """What stands in memory all the time; the head stays whole, and gradients stay until the next update."""
+    base = 4 if model.learns == "all" else model.base
+    # nf4: half a byte, a byte of scale for 64 values, and four for 256 scales
+    in_linears = model.in_linears * (0.5 + 1 / 64 + 4 / (64 * 256)) if model.four_bit else model.in_linears * base
+    outside = (model.in_blocks - model.in_linears + model.in_root) * base
+    whole_head = model.in_head if model.learns == "all" else 0
+    learning = 4 * ((model.learning - whole_head) / load.shards + whole_head)
+    return {
+        "weights": (in_linears + outside) / load.shards + model.in_head * base,
+        "adapters": 4 * model.in_adapters / load.shards,
+        "gradients": learning,
+        "optimiser": 2 * learning,
+        "reference": learning if load.reference else 0,
+    }
+
+
+def rollout(model: Model, load: Load) -> Parts:
+    """The engine: the forward pass of one call, or the logits after it."""
+    fixed = resident(model, load) | {"gathered": _all_gathered(model, load)}
+    shape, stream = model.shape, model.stream * model.shape.hidden_size * load.decoded
+    logits = load.chunk(load.candidates, shape) * shape.vocab_size
+    return _largest(
+        # the hidden states of the call before are let go only when those of this one are there
+        fixed | _casts(model) | {"activations": forward_bytes(model) * load.decoded + stream + _unpacked(model)},
+        # certainty(): logits, their log-softmax, its exponential, and two for the entropy, all fp32
+        fixed | {"activations": stream, "logits": 20 * logits},
+        fixed | {"activations": stream, "logits": _made(model) * logits, "cast weights": _cast_head(model)},
+        load=load,
+    )
+
+
+def scoring(model: Model, load: Load) -> Parts:
+    """Old or reference log-probs of a micro-batch, without gradients."""
+    fixed = resident(model, load) | {"gathered": _all_gathered(model, load)}
+    shape, stream = model.shape, model.stream * model.shape.hidden_size * load.tokens
+    logits = _made(model) * load.chunk(load.scored, shape) * shape.vocab_size
+    return _largest(
+        fixed | _casts(model) | {"activations": forward_bytes(model) * load.tokens + _unpacked(model)},
+        fixed | {"activations": stream, "logits": logits, "cast weights": _cast_head(model)},
+        load=load,
+    )
+
+
+def backward(model: Model, load: Load) -> Parts:
+    """Forward and backward pass of a micro-batch."""
+    shape, tokens, all_learn = model.shape, load.tokens, model.learns == "all"
+    wide, stream = shape.hidden_size, model.stream * shape.hidden_size
+    fixed = resident(model, load) | {"gathered": _few_gathered(model, load)}
+    fresh = fixed | ({"gradients": 0} if load.micro_batches == 1 else {})  # nothing is there to be added to yet
+    casts = _casts(model)["cast weights"]
+    kept_casts, block_casts = (0 if load.checkpointing else casts), casts / shape.num_layers
+
+    # the final norm keeps its input in fp32, and itself before the weight where that learns; all keep RoPE's angles
+    outside = tokens * (4 * wide + (stream if all_learn else 0) + 4 * shape.head_size)
+    inputs, block = tokens * stream, tokens * saved_bytes(model)
+    held = outside + shape.num_layers * (inputs if load.checkpointing else block)
+    # SwiGLU's backward: gradients of its three products beside what was kept, less the one that is used up;
+    # and the gradient of the stream, twice
+    moving = tokens * (2 * model.base * shape.mlp_size + 2 * stream)
+    again = block if load.checkpointing else 0
+
+    chunk = load.chunk(load.scored, shape)
+    head = model.in_head
+    head_gradient = 4 * head if all_learn else 0
+    both = head_gradient + (model.base * head if all_learn and model.casts else 0)  # in fp32, and before the cast
+    return _largest(
+        # the forward pass under checkpointing, at its last block
+        fresh | {"activations": held + tokens * forward_bytes(model), "cast weights": casts},
+        # the gradient of logsumexp: scaled logits, their difference, its exponential, and the product, all fp32
+        fresh
+        | {
+            "activations": held + chunk * model.base * wide,
+            "logits": 16 * chunk * shape.vocab_size,
+            "cast weights": kept_casts + _cast_head(model),
+        },
+        fresh | {"activations": held, "gradients": fresh["gradients"] + both, "cast weights": kept_casts},
+        # the final norm: five fp32 temporaries, beside the gradient of the stream
+        fresh
+        | {
+            "activations": held + tokens * (20 * wide + stream),
+            "gradients": max(fresh["gradients"], head_gradient),
+            "cast weights": kept_casts,
+        },
+        # the last block, the first to go backwards
+        fresh
+        | {
+            "activations": held + again + moving + _unpacked(model),
+            "gradients": max(fresh["gradients"], head_gradient),
+            "cast weights": kept_casts or block_casts,
+        },
+        # the first block, the last to go backwards: all gradients are there but the embeddings', the last
+        fixed
+        | {
+            "activations": outside + inputs + block + moving + _unpacked(model),
+            "gradients": fixed["gradients"] - (head_gradient if load.micro_batches == 1 else 0),
+            "cast weights": block_casts,
+        },
+        # the gradient of the embeddings, dense
+        fixed | {"gradients": fixed["gradients"] + (head_gradient if load.micro_batches > 1 else 0)},
+        load=load,
+    )
+
+
+def optimiser(model: Model, load: Load) -> Parts:
+    """The step of AdamW."""
+    fixed = resident(model, load)
+    # on a GPU torch takes all parameters at once and makes a copy of the second moments; on a CPU one by one, and two
+    largest = max(model.in_head, model.in_root) if model.learns == "all" else 0
+    copy = 8 * largest if load.host else fixed["gradients"]
+    return _largest(fixed | {"optimiser": fixed["optimiser"] + copy}, load=load)
+
+
+def forward_bytes(model: Model) -> int:
+    """Bytes a token that a block's forward pass needs at its peak, input included, when nothing is kept of it."""
+    shape, c = model.shape, model.base
+    wide, keys = shape.hidden_size, shape.num_kv_heads * shape.head_size
+    # SwiGLU: silu(gate), up and their product; with an adapter up's base, its adapter's output and that scaled, or the
+    # sum. Beside them the block's input, the stream after attention, and its norm
+    adapted = "up_proj" in model.adapted
+    mlp = (4 if adapted else 3) * c * shape.mlp_size + 3 * model.stream * wide
+    # RoPE of the queries, or of the keys with rotated queries beside them, in fp32
+    rotation = max(12 * wide, c * wide + 12 * keys) if c < 4 else max(8 * wide, c * wide + 8 * keys)
+    attention = 2 * model.stream * wide + c * (wide + 2 * keys) + rotation
+    return max(mlp, attention) + 6 * shape.head_size
+
+
+def saved_bytes(model: Model) -> int:
+    """Bytes a token that the backward pass of a block keeps."""
+    shape, c, s = model.shape, model.base, model.stream
+    wide, keys, mlp = shape.hidden_size, shape.num_kv_heads * shape.head_size, shape.mlp_size
+    # two norms: the input in fp32, which is the stream itself where that is fp32
+    norms = 2 * 4 * wide
+    if model.learns == "all":
+        # before the weight, and what the linears behind them read: the same, or a cast for each of the five
+        norms += 2 * s * wide + (5 if s > c else 2) * c * wide
+    else:
+        norms += 2 * c * wide
+    # queries, keys, values, output, its statistics, and the output once more in o_proj
+    attention = c * (wide + 2 * keys) + 2 * c * wide + 4 * shape.num_heads
+    swiglu = 4 * c * mlp  # gate, silu(gate), up, product
+    return norms + attention + swiglu + c * model.rank * len(model.adapted)
+
+
+def _made(model: Model) -> int:
+    """Bytes of a logit while it is made: the head's output, that in fp32, and that with the banned ids at -inf."""
+    return 8 + (model.base if model.base < 4 else 0)
+
+
+def _casts(model: Model) -> dict[str, float]:
+    """Copies that autocast keeps until the forward pass ends."""
+    if not model.casts:
+        return {"cast weights": 0}
+    return {"cast weights": model.base * (model.in_linears if model.learns == "all" else model.in_adapters)}
+
+
+def _cast_head(model: Model) -> float:
+    return model.base * model.in_head if model.casts and model.learns == "all" else 0
+
+
+def _unpacked(model: Model) -> float:
+    """The largest weight in whole numbers of bytes, where it is packed in four bits."""
+    return model.base * max(a * b for a, b in linears(model.shape).values()) if model.four_bit else 0
+
+
+def _all_gathered(model: Model, load: Load) -> float:
+    """All of a sharded model but the head, whole."""
+    base = 4 if model.learns == "all" else model.base
+    whole = (model.in_blocks + model.in_root) * base + 4 * model.in_adapters
+    return whole if load.shards > 1 else 0
+
+
+def _few_gathered(model: Model, load: Load) -> float:
+    """The embeddings and two blocks, the one at work and the next, with gradients before they are scattered."""
+    if load.shards == 1:
+        return 0
+    base = 4 if model.learns == "all" else model.base
+    in_blocks = model.in_blocks * base + 4 * model.in_adapters
+    gradients = 4 * (model.in_blocks if model.learns == "all" else model.in_adapters)
+    return model.in_root * base + 2 * (in_blocks + gradients) / model.shape.num_layers
+
+
+def _largest(*moments: dict[str, float], load: Load) -> Parts:
+    """The moment at which most is held, with what the device adds."""
+    parts = dict.fromkeys(PARTS, 0.0) | max(moments, key=lambda moment: sum(moment.values()))
+    if not load.host:
+        comes_and_goes = ("gathered", "cast weights", "activations", "logits")
+        parts |= {"context": float(CONTEXT), "slack": SLACK * sum(parts[name] for name in comes_and_goes)}
+    return parts
