@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if arguments[0] not in COMMANDS:
             raise ValueError(f"no command {arguments[0]!r}{suggest(arguments[0], COMMANDS)}")
         parse(*arguments).run()
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.exit(141)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(_fail(str(error), 2))
     except KeyboardInterrupt as stop:
