@@ -138,9 +138,9 @@ def test_a_dry_run_prints_the_config_and_touches_no_disk(
     recipe: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command, config = kind_of(recipe)
-    main([command, recipe.stem, "--steps", "3", "--task.easy", "2", "4", "--dry-run"])
+    main([command, recipe.stem, "--steps", "3", "--optim.learning-rate", "0.5", "--dry-run"])
     resolved = from_dict(config, json.loads(capsys.readouterr().out))
-    assert resolved.steps == 3 and resolved.task.easy == (2, 4)
+    assert resolved.steps == 3 and resolved.optim.learning_rate == 0.5
     assert resolved.output == load_config(config, recipe).output
     assert not list(elsewhere.iterdir())
 
