@@ -52,7 +52,7 @@ BASE = TrainConfig(
     num_generations=4,
     load=LoadConfig(dtype="bfloat16"),
     lora=LoraConfig(rank=64),
-    rollout=RolloutConfig(sampler="top_k:16", gen_length=128, block_length=32, num_slots=8),
+    rollout=RolloutConfig(sampler="top_k:32", gen_length=128, block_length=32, num_slots=8),
     objective=ObjectiveConfig(num_iterations=1),
     optim=OptimConfig(micro_batch_size=4, warmup_steps=1),
 )
@@ -111,7 +111,7 @@ class Parity:
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
         # of many values, so that hardly a row is at its group's mean and left out
-        return Verdict(int(completion) % 2 == 1, int(completion) % 7 / 7, {})
+        return Verdict(int(completion) % 2 == 1, int(completion) % 997 / 997, {})
 
     def solution(self, prompt: Prompt) -> str:
         return "1"

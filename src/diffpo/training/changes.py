@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from diffpo.config import TrainConfig
 from diffpo.training.gpus import GPUS
@@ -18,67 +19,74 @@ class Change:
     plan: Plan
 
 
-Variant = tuple[str, TrainConfig, Cluster]
+@dataclass(frozen=True)
+class Edit:
+    """A new value of a knob, or more GPUs that share what learns."""
+
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    num_gpus: int = 0
+
+    def __str__(self) -> str:
+        knobs = [f"{name} = {str(value).lower()}" for name, value in self.knobs.items()]
+        return ", ".join([*knobs, *([f"{self.num_gpus} GPUs, sharded (FSDP2)"] if self.num_gpus else [])])
+
+    def plan(self, before: Plan, start: Start) -> Plan:
+        """`before` with the edit, planned again."""
+        config, cluster = before.config, before.cluster
+        for name, value in self.knobs.items():
+            section, _, key = name.partition(".")
+            config = replace(config, **{section: replace(getattr(config, section), **{key: value})})
+        if self.num_gpus:
+            cluster = replace(cluster, num_gpus=self.num_gpus, shards=True)
+        return plan(config, start, cluster)
 
 
-def _halves(value: int) -> Iterator[int]:
+def _halves(name: str, value: int) -> Iterator[Edit]:
     while value > 1:
         value //= 2
-        yield value
+        yield Edit({name: value})
 
 
-def _smaller_micro_batches(config: TrainConfig, cluster: Cluster) -> Iterator[Variant]:
+def _smaller_micro_batches(config: TrainConfig, cluster: Cluster) -> Iterator[Edit]:
     rows = -(-config.prompts_per_step * config.num_generations // cluster.num_gpus)
-    for size in _halves(min(config.optim.micro_batch_size, rows)):
-        yield (
-            f"optim.micro_batch_size = {size}",
-            replace(config, optim=replace(config.optim, micro_batch_size=size)),
-            cluster,
-        )
+    yield from _halves("optim.micro_batch_size", min(config.optim.micro_batch_size, rows))
 
 
-def _checkpointing(config: TrainConfig, cluster: Cluster) -> Iterator[Variant]:
+def _checkpointing(config: TrainConfig, cluster: Cluster) -> Iterator[Edit]:
     if not config.optim.gradient_checkpointing:
-        optim = replace(config.optim, gradient_checkpointing=True)
-        yield "optim.gradient_checkpointing = true", replace(config, optim=optim), cluster
+        yield Edit({"optim.gradient_checkpointing": True})
 
 
-def _fewer_slots(config: TrainConfig, cluster: Cluster) -> Iterator[Variant]:
+def _fewer_slots(config: TrainConfig, cluster: Cluster) -> Iterator[Edit]:
     rows = -(-config.prompts_per_step // cluster.num_gpus) * config.num_generations
-    for slots in _halves(min(config.rollout.num_slots, rows)):
-        yield (
-            f"rollout.num_slots = {slots}",
-            replace(config, rollout=replace(config.rollout, num_slots=slots)),
-            cluster,
-        )
+    yield from _halves("rollout.num_slots", min(config.rollout.num_slots, rows))
 
 
-def _half_precision(config: TrainConfig, cluster: Cluster) -> Iterator[Variant]:
+def _half_precision(config: TrainConfig, cluster: Cluster) -> Iterator[Edit]:
     if config.load.dtype != "bfloat16":
-        yield "load.dtype = bfloat16", replace(config, load=replace(config.load, dtype="bfloat16")), cluster
+        yield Edit({"load.dtype": "bfloat16"})
 
 
-def _adapters(config: TrainConfig, cluster: Cluster) -> Iterator[Variant]:
+def _adapters(config: TrainConfig, cluster: Cluster) -> Iterator[Edit]:
     if not config.lora.rank and not config.load.adapter and config.train != "sampler":
-        yield "lora.rank = 128", replace(config, lora=replace(config.lora, rank=128)), cluster
+        yield Edit({"lora.rank": 128})
 
 
-def _four_bit(config: TrainConfig, cluster: Cluster) -> Iterator[Variant]:
-    learns_little = config.lora.rank or config.load.adapter or config.train == "sampler"
-    if learns_little and not config.load.four_bit and not cluster.shards:
-        yield "load.four_bit = true", replace(config, load=replace(config.load, four_bit=True)), cluster
+def _four_bit(config: TrainConfig, cluster: Cluster) -> Iterator[Edit]:
+    frozen = config.lora.rank or config.load.adapter or config.train == "sampler"
+    if frozen and not config.load.four_bit and not cluster.shards:
+        yield Edit({"load.four_bit": True})
 
 
-def _more_gpus(config: TrainConfig, cluster: Cluster) -> Iterator[Variant]:
-    if config.train == "sampler" or config.load.four_bit:
-        return  # neither is sharded
-    for number in (2, 4, 8, 16, 32):
-        if number > cluster.num_gpus or not cluster.shards:
-            number = max(number, cluster.num_gpus)
-            yield f"{number} GPUs, sharded (FSDP2)", config, replace(cluster, num_gpus=number, shards=True)
+def _more_gpus(config: TrainConfig, cluster: Cluster) -> Iterator[Edit]:
+    if config.train != "sampler" and not config.load.four_bit:  # neither is sharded
+        if cluster.num_gpus > 1 and not cluster.shards:
+            yield Edit(num_gpus=cluster.num_gpus)
+        yield from (Edit(num_gpus=number) for number in (2, 4, 8, 16, 32) if number > cluster.num_gpus)
 
 
-RULES: tuple[Callable[[TrainConfig, Cluster], Iterator[Variant]], ...] = (
+Rule = Callable[[TrainConfig, Cluster], Iterator[Edit]]
+RULES: tuple[Rule, ...] = (
     _smaller_micro_batches,
     _checkpointing,
     _fewer_slots,
@@ -87,33 +95,54 @@ RULES: tuple[Callable[[TrainConfig, Cluster], Iterator[Variant]], ...] = (
     _four_bit,
     _more_gpus,
 )
-"""What to try, in this order: first what changes no result, then what costs time, then what learns less, then money."""
+"""What to try, mildest first: what changes no result, what costs time, what learns less, what costs money."""
 
 
 def changes(first: Plan, start: Start) -> tuple[Change, ...]:
-    """What to change so that a plan fits: one change if one is enough, else several on top of each other.
-
-    Each was planned again. Empty if the plan fits; the last of several may not fit either.
+    """What to change so that a plan fits: one thing if that is enough, else several together, and nothing that a milder
+    rule makes needless. Empty if the plan fits; the last of several may not fit either.
     """
     if first.fits:
         return ()
-    for rule in RULES:
-        for what, config, cluster in rule(first.config, first.cluster):
-            if (after := plan(config, start, cluster)).fits:
-                return (Change(what, after),)
-    now, taken = first, []
-    for rule in RULES:
-        best = None
-        for what, config, cluster in rule(now.config, now.cluster):
-            best = Change(what, plan(config, start, cluster))
-            if best.plan.fits:
-                break
-        if best and (best.plan.fits or best.plan.peak.bytes < 0.99 * now.peak.bytes):
-            taken.append(best)
-            now = best.plan
-        if now.fits:
-            break
-    return tuple(taken)
+    together: tuple[Change, ...] = ()
+    for count, rule in enumerate(RULES, 1):
+        for edit in rule(first.config, first.cluster):
+            if (after := edit.plan(first, start)).fits:
+                return (Change(str(edit), after),)
+        together = _together(first, start, RULES[:count])
+        if together and together[-1].plan.fits:
+            return together
+    return together
+
+
+def _excess(needed: Plan) -> float:
+    """Bytes by which the phases overflow, all together: a rule may help one phase while another needs as much."""
+    room = needed.cluster.gpu.memory * 2**30
+    return sum(max(0.0, phase.bytes - room) for phase in needed.phases)
+
+
+def _together(first: Plan, start: Start, rules: Sequence[Rule]) -> tuple[Change, ...]:
+    """Edits by several rules, each no stronger than it has to be."""
+    now, taken = first, dict[Rule, Edit]()
+    for rule in rules:
+        options = [(edit, edit.plan(now, start)) for edit in rule(now.config, now.cluster)]
+        least = min((_excess(after) for _, after in options), default=_excess(now))
+        if least < 0.99 * _excess(now):
+            taken[rule], now = next(pair for pair in options if _excess(pair[1]) <= least)
+    steps = _in_turn(first, start, taken.values())
+    for rule in list(taken) if now.fits else []:
+        fewer = [edit for other, edit in taken.items() if other is not rule]
+        if (shorter := _in_turn(first, start, fewer)) and shorter[-1].plan.fits:
+            steps, taken = shorter, {other: edit for other, edit in taken.items() if other is not rule}
+    return steps
+
+
+def _in_turn(first: Plan, start: Start, edits: Iterable[Edit]) -> tuple[Change, ...]:
+    steps = []
+    for edit in edits:
+        first = edit.plan(first, start)
+        steps.append(Change(str(edit), first))
+    return tuple(steps)
 
 
 def roomy_gpu(needed: float) -> str | None:

@@ -193,9 +193,12 @@ def backward(model: Model, load: Load) -> Parts:
     again = block if load.checkpointing else 0
 
     chunk = load.chunk(load.scored, shape)
-    head = model.in_head
-    head_gradient = 4 * head if all_learn else 0
-    both = head_gradient + (model.base * head if all_learn and model.casts else 0)  # in fp32, and before the cast
+    head_gradient = 4 * model.in_head if all_learn else 0
+    cast_head = _cast_head(model)
+    # the head's gradient in fp32 and before the cast; of all chunks but the last the sum waits, and a cast of the head
+    waiting = {"gradients": fresh["gradients"], "cast weights": kept_casts}
+    if chunk < load.scored:
+        waiting = {"gradients": fresh["gradients"] + head_gradient, "cast weights": kept_casts + cast_head}
     return _largest(
         # the forward pass under checkpointing, at its last block
         fresh | {"activations": held + tokens * forward_bytes(model), "cast weights": casts},
@@ -204,9 +207,10 @@ def backward(model: Model, load: Load) -> Parts:
         | {
             "activations": held + chunk * model.base * wide,
             "logits": 16 * chunk * shape.vocab_size,
-            "cast weights": kept_casts + _cast_head(model),
+            "gradients": waiting["gradients"],
+            "cast weights": kept_casts + cast_head,
         },
-        fresh | {"activations": held, "gradients": fresh["gradients"] + both, "cast weights": kept_casts},
+        fresh | waiting | {"activations": held, "gradients": waiting["gradients"] + head_gradient + cast_head},
         # the final norm: five fp32 temporaries, beside the gradient of the stream
         fresh
         | {

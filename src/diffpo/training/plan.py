@@ -231,12 +231,16 @@ class _Step:
         """Completions that one GPU decodes: groups are not split."""
         return -(-self.config.prompts_per_step // self.cluster.num_gpus) * self.config.num_generations
 
-    def sequences(self, rows: int) -> float:
-        """Latents of `rows` neighbouring rows: all but z_0 are a row's own, z_0 is its group's."""
-        objective, group = self.config.objective, self.config.num_generations
-        latents = min(objective.num_latents or self.nfe, self.nfe)
-        groups = rows // group if rows % group == 0 else 1 if group % rows == 0 else min(rows, rows // group + 2)
-        return (rows if objective.prompt_mask_prob else groups) + rows * (latents - 1)
+    def latents(self) -> list[float]:
+        """Sequences of each micro-batch: z_0 is shared by a group's rows there, other latents are a row's own."""
+        objective, group, size = self.config.objective, self.config.num_generations, self.config.optim.micro_batch_size
+        more = min(objective.num_latents or self.nfe, self.nfe) - 1
+        sequences = []
+        for start in range(0, self.rows, size):
+            rows = min(size, self.rows - start)
+            groups = (start + rows - 1) // group - start // group + 1
+            sequences.append((rows if objective.prompt_mask_prob else groups) + rows * more)
+        return sequences
 
     def load(self) -> memory.Load:
         """What the largest call and the largest micro-batch hold."""
@@ -245,7 +249,7 @@ class _Step:
         return memory.Load(
             decoded=slots * self.length,
             candidates=slots * self.block_length,
-            tokens=int(self.sequences(micro) * self.length),
+            tokens=int(max(self.latents()) * self.length),
             scored=micro * self.gen_length,
             micro_batches=-(-self.rows // micro),
             checkpointing=self.config.optim.gradient_checkpointing,
@@ -264,11 +268,8 @@ class _Step:
         yield self._phase("rollouts", memory.rollout(model, load), forwards, self._flops(forwards, scored), calls)
         if model.learns == "nothing":
             return
-        micro = min(self.config.optim.micro_batch_size, self.rows)
-        full, rest = divmod(self.rows, micro)
-        latents = full * self.sequences(micro) + (self.sequences(rest) if rest else 0)
         passes, scored = objective.num_iterations, objective.num_iterations * self.rows * self.gen_length
-        forwards, calls = passes * latents, passes * load.micro_batches
+        forwards, calls = passes * sum(self.latents()), passes * load.micro_batches
         flops = self._flops(forwards, scored)
         yield self._phase("old log-probs", memory.scoring(model, load), forwards, flops, calls)
         if load.reference:

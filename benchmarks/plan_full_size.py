@@ -1,0 +1,182 @@
+"""Run the real code on tensors without data at the size of LLaDA-8B and Dream-7B, and compare what it would hold with
+what `diffpo plan` says. Needs a minute and no memory.
+
+python benchmarks/plan_full_size.py
+
+Every operator reports shapes alone (torch's FakeTensorMode), and a dispatch mode adds up the storages that are alive.
+Two moments of a step: a denoiser call of the rollouts with its draws, and forward and backward pass of a micro-batch.
+Attention is the CPU's flash attention, which keeps what the GPU's keeps. AdamW's moments are not made, nor counted.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from diffpo.config import LoraConfig, ObjectiveConfig, OptimConfig, RolloutConfig, TrainConfig
+from diffpo.models.likelihood import score_tokens
+from diffpo.models.policy import Policy
+from diffpo.models.tokenizer import CharTokenizer
+from diffpo.models.transformer import Packing, Transformer, TransformerConfig
+from diffpo.rollout.engine import _predict
+from diffpo.training.gpus import GPUS
+from diffpo.training.plan import Cluster, find_start, plan
+
+PROMPT_LENGTH, GEN_LENGTH, BLOCK_LENGTH = 200, 256, 32
+GIB = 2**30
+
+
+def recipe(model: str, rank: int, micro_batch_size: int, checkpointing: bool, num_slots: int = 128) -> TrainConfig:
+    return TrainConfig(
+        model=model,
+        train="model",
+        prompts_per_step=16,
+        num_generations=8,
+        lora=LoraConfig(rank=rank),
+        rollout=RolloutConfig(sampler="top_k:2", gen_length=GEN_LENGTH, block_length=BLOCK_LENGTH, num_slots=num_slots),
+        objective=ObjectiveConfig(num_iterations=1),
+        optim=OptimConfig(micro_batch_size=micro_batch_size, gradient_checkpointing=checkpointing),
+    )
+
+
+LLADA, DREAM = "GSAI-ML/LLaDA-8B-Instruct", "Dream-org/Dream-v0-Instruct-7B"
+CASES = {
+    "LLaDA, LoRA 128, micro-batch 8, checkpointing": recipe(LLADA, 128, 8, True),
+    "LLaDA, LoRA 128, micro-batch 1": recipe(LLADA, 128, 1, False, num_slots=32),
+    "LLaDA, all weights, micro-batch 8, checkpointing": recipe(LLADA, 0, 8, True),
+    "Dream, LoRA 128, micro-batch 8, checkpointing": recipe(DREAM, 128, 8, True),
+    "Dream, all weights, micro-batch 2": recipe(DREAM, 0, 2, False, num_slots=64),
+}
+
+
+class Alive(TorchDispatchMode):
+    """Adds up the storages of all tensors that operators return, for as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[int, int] = {}
+        self.peak = 0
+
+    def add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.sizes:
+            self.sizes[storage._cdata] = storage.nbytes()
+            weakref.finalize(storage, self.sizes.pop, storage._cdata)
+            self.peak = max(self.peak, sum(self.sizes.values()))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.add(leaf)
+        return result
+
+
+class Ids(CharTokenizer):
+    """A tokenizer without text."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self.mask_id, self.eos_id, self.vocab_size = vocab_size - 1, vocab_size - 2, vocab_size
+
+
+def make_policy(shape: TransformerConfig, config: TrainConfig) -> Policy:
+    """The policy as `load_start` leaves it, on meta."""
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("meta"):
+        denoiser = Transformer(shape)
+    torch.set_default_dtype(torch.float32)
+    policy = Policy(denoiser.eval(), Ids(shape.vocab_size))
+    if config.lora.rank:
+        policy.add_adapters(config.lora)
+    else:
+        policy.use_master_weights()
+    denoiser.gradient_checkpointing = config.optim.gradient_checkpointing
+    return policy
+
+
+def without_data(policy: Policy) -> None:
+    """Put tensors on a CPU without data in the place of those on meta; within FakeTensorMode."""
+    for name, parameter in list(policy.denoiser.named_parameters()):
+        path, _, leaf = name.rpartition(".")
+        values = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+        module = policy.denoiser.get_submodule(path)
+        setattr(module, leaf, nn.Parameter(values, requires_grad=parameter.requires_grad))
+    policy.denoiser.initialize_buffers(torch.device("cpu"))
+    policy.banned = torch.tensor([policy.mask_id])
+
+
+def packed(rows: int) -> tuple[Tensor, Packing]:
+    length = PROMPT_LENGTH + GEN_LENGTH
+    place = torch.arange(rows * length)
+    return torch.zeros_like(place), Packing(place % length, torch.arange(rows) * length, ((rows, length),))
+
+
+def call(policy: Policy, config: TrainConfig) -> None:
+    """Two denoiser calls of the engine on full slots, the first of a block."""
+    slots = config.rollout.num_slots
+    ones, count = torch.ones(slots * BLOCK_LENGTH), slots * BLOCK_LENGTH
+    hidden = torch.empty(0)
+    with torch.no_grad():
+        for _ in range(2):
+            hidden = policy.denoiser(*packed(slots))
+            _predict(policy, hidden[torch.arange(count)], ones, ones, ones / 2)
+
+
+def micro_batch(policy: Policy, config: TrainConfig) -> None:
+    """Forward and backward pass of a micro-batch of one group, a shared z_0 and a latent a row."""
+    rows = config.optim.micro_batch_size
+    hidden = policy.denoiser(*packed(1 + rows))
+    positions = torch.arange(rows * GEN_LENGTH)
+    scores = score_tokens(policy, hidden[positions], torch.zeros_like(positions), config.rollout.temperature)
+    del hidden
+    scores.sum().backward()
+
+
+def held(shape: TransformerConfig, config: TrainConfig, work: Callable[[Policy, TrainConfig], None]) -> int:
+    """Bytes at the peak of `work`, weights and gradients of the update before included."""
+    policy = make_policy(shape, config)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        without_data(policy)
+        alive = Alive()
+        for parameter in policy.denoiser.parameters():
+            alive.add(parameter.data)
+        for parameter in policy.trainable().values():
+            parameter.grad = torch.zeros_like(parameter)
+            alive.add(parameter.grad)
+        with alive:
+            work(policy, config)
+    return alive.peak
+
+
+def compare(case: str) -> dict[str, tuple[float, float]]:
+    """Bytes held and planned by phase."""
+    config = CASES[case]
+    start = find_start(config)
+    gpu = replace(GPUS["h100"], host=True)  # without context and slack
+    phases = {phase.name: phase for phase in plan(config, start, Cluster(gpu, prompt_length=PROMPT_LENGTH)).phases}
+    work = {"rollouts": call, "update": micro_batch}
+    return {
+        name: (held(start.shape, config, work[name]), phases[name].bytes - phases[name].parts["optimiser"])
+        for name in work
+    }
+
+
+def main() -> None:
+    print("| case | phase | held GiB | planned GiB | error |")
+    print("| --- | --- | --- | --- | --- |")
+    for case in CASES:
+        for name, (took, planned) in compare(case).items():
+            row = f"{took / GIB:.2f} | {planned / GIB:.2f} | {planned / took - 1:+.1%}"
+            print(f"| {case} | {name} | {row} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
