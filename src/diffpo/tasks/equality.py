@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from diffpo.tasks.latex import MAX_LENGTH, Node, Unreadable, is_natural, is_numeral
-from diffpo.tasks.math_worker import WORKER
+from diffpo.tasks.math_worker import math_verify_agrees
 from diffpo.tasks.maths import (
     Answer,
     Based,
@@ -50,7 +50,7 @@ def same_answer(answer: str, truth: str, question: str = "") -> bool:
         try:
             expected = read_answer(truth, reference=True)
         except Unreadable:
-            return not _occurs(answer, question) and WORKER.same(answer, truth)
+            return not _occurs(answer, question) and math_verify_agrees(answer, truth)
         if isinstance(expected, Words):
             return words_of(clean(answer)) == expected.text or _option(answer) == expected.text
         given = read_answer(answer)
