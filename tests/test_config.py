@@ -230,7 +230,16 @@ BAD = [
 ]
 # any number, any text, or checked where it is used
 FREE = {"seed", "name", "output", "model", "log_with", "full_canvas"}
-FREE |= {"device", "revision", "adapter", "targets", "data", "eval_data", "test_data", "reward"}  # checked against the machine, the hub and the model
+FREE |= {
+    "device",
+    "revision",
+    "adapter",
+    "targets",
+    "data",
+    "eval_data",
+    "test_data",
+    "reward",
+}  # checked against the machine, the hub and the model
 
 
 @pytest.mark.parametrize(
