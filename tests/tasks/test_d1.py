@@ -154,7 +154,8 @@ def test_gsm8k_reward() -> None:
     flat = d1_rewards.gsm8k({"answer": "18"}, "One line.</reasoning> <answer>18</answer>")
     assert flat.parts["soft_format"] == 0.5
     assert d1_rewards.gsm8k({"answer": "18"}, REASONED + "." * 100).parts["xmlcount"] == pytest.approx(0.5 - 0.2)
-    for answer in ("18.0", "$18", r"\boxed{18}"):
+    assert d1_rewards.gsm8k({"answer": "18"}, REASONED.replace("18", r"\boxed{18}")).reward == 3.5
+    for answer in ("18.0", "$18", "18 eggs", r"\boxed{18} eggs"):
         assert d1_rewards.gsm8k({"answer": "18"}, REASONED.replace("18", answer)).parts["correctness"] == 0.0
 
 

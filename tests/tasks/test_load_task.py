@@ -1,4 +1,4 @@
-"""What every task promises: pure streams, disjoint splits, answers that verify, a verdict on anything."""
+"""What a task of the tiny models promises: pure streams, disjoint splits, answers that verify, verdicts on anything."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from tasks.hostile import BOUND, HOSTILE, disguises
 
 from diffpo.config import TaskConfig
-from diffpo.tasks import TASKS, load_task
+from diffpo.tasks import TINY, load_task
 from diffpo.tasks.base import Split, Task
 from diffpo.types import Prompt
 
 
-@pytest.fixture(scope="module", params=sorted(TASKS))
+@pytest.fixture(scope="module", params=sorted(TINY))
 def task(request: pytest.FixtureRequest) -> Task:
     return load_task(request.param)
 
@@ -145,7 +145,7 @@ def test_any_text_gets_a_verdict(text: str) -> None:
 
 @functools.cache
 def fuzzed() -> list[tuple[Task, Prompt]]:
-    tasks = [load_task(name) for name in TASKS]
+    tasks = [load_task(name) for name in TINY]
     return [(task, task.prompts("test", 1)[0]) for task in tasks]
 
 

@@ -10,18 +10,30 @@ from diffpo.config import TaskConfig, suggest
 if TYPE_CHECKING:
     from diffpo.tasks.base import Task
 
-TASKS = {
+TINY = {
     "arithmetic": ("diffpo.tasks.arithmetic", "Arithmetic"),
     "countdown": ("diffpo.tasks.countdown", "Countdown"),
     "sudoku": ("diffpo.tasks.sudoku", "Sudoku"),
 }
+"""For character-level models: raw prompts, endless splits, solved examples."""
+CHAT = {
+    "gsm8k": ("diffpo.tasks.published", "Gsm8k"),
+    "math500": ("diffpo.tasks.published", "Math500"),
+    "countdown_cd3": ("diffpo.tasks.countdown_cd3", "CountdownCd3"),
+    "sudoku_4x4": ("diffpo.tasks.sudoku_4x4", "Sudoku4x4"),
+    "own": ("diffpo.tasks.own", "Own"),
+    "reasoning_gym": ("diffpo.tasks.gym", "Gym"),
+}
+"""For chat models: one user message a prompt."""
+TASKS = TINY | CHAT
 
 
 def load_task(config: TaskConfig | str) -> Task:
     """The task that `config` describes; a bare name stands for that task with its own defaults."""
     if isinstance(config, str):
         config = TaskConfig(name=config)
-    if config.name not in TASKS:
+    kind = config.name.partition(":")[0]
+    if kind not in TASKS or (":" in config.name and kind != "reasoning_gym"):
         raise ValueError(f"unknown task {config.name!r}{suggest(config.name, TASKS)}")
-    module, name = TASKS[config.name]
+    module, name = TASKS[kind]
     return getattr(importlib.import_module(module), name)(config)

@@ -1,6 +1,8 @@
 """d1's rewards in training beside the verdicts of its evaluation, one grader a task, quirks included.
 
-The text that a reward sees is the prefilled <reasoning> and the completion, without special tokens.
+The text that a reward sees is the prefilled <reasoning> and the completion, without special tokens. One thing is ours:
+d1 asks for a bare answer in training and for a boxed one in evaluation; here both ask for a box, and a reward reads an
+answer that is one box as its content.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ def gsm8k(columns: Columns, completion: str) -> Graded:
     after </answer> costs 0.001, twice.
     """
     text = PREFILL + _SPECIAL.sub("", completion)
-    answer = tagged(text)
+    answer = unboxed(tagged(text))
     parts = {
         "xmlcount": count_tags(text),
         "soft_format": 0.5 * softly_formatted(text),
@@ -46,6 +48,12 @@ def _float(answer: object) -> float | None:
 def tagged(text: str) -> str:
     """What stands between the last <answer> and the </answer> after it; all of a text that has neither."""
     return text.rpartition("<answer>")[2].partition("</answer>")[0].strip()
+
+
+def unboxed(answer: str) -> str:
+    r"""The content of an answer that is \boxed{...} and nothing else."""
+    box = re.fullmatch(r"\\boxed\{([^{}]*)\}", answer)
+    return box[1].strip() if box else answer
 
 
 def count_tags(text: str) -> float:
@@ -107,6 +115,7 @@ def countdown(columns: Columns, completion: str) -> Graded:
     """
     numbers, target = list(columns["numbers"]), columns["target"]
     tag = last_tagged(PREFILL + completion)
+    tag = None if tag is None else unboxed(tag)
     right = tag is not None and d1.uses_numbers(tag, numbers) and d1.near(d1.evaluate(tag), target)
     reward = 0.0 if tag is None else 1.0 if right else 0.1
     equation = d1.countdown_answer(completion)

@@ -27,10 +27,15 @@ def stable_key(*parts: object) -> int:
     return int.from_bytes(digest, "big") >> 2
 
 
-def index_rng(task: str, seed: int, split: Split, index: int) -> Random:
-    """The generator of prompt `index`: every index has its own, so no prompt depends on the ones before it."""
+def check_split(split: str) -> None:
+    """ValueError if there is no such split."""
     if split not in get_args(Split):
         raise ValueError(f"unknown split {split!r}{suggest(split, get_args(Split))}")
+
+
+def index_rng(task: str, seed: int, split: Split, index: int) -> Random:
+    """The generator of prompt `index`: every index has its own, so no prompt depends on the ones before it."""
+    check_split(split)
     return Random(stable_key(task, seed, split, index))
 
 

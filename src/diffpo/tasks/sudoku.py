@@ -71,7 +71,7 @@ class Sudoku:
         rng = index_rng(self.name, self.seed, split, index)
         level, num_blanks = self.dial.draw(rng)
         grid = rng.choice(self.grids[split])
-        clues = _unique_clues(grid, num_blanks, rng)
+        clues = unique_clues(grid, num_blanks, rng)
         puzzle = "".join(digit if clues >> cell & 1 else "0" for cell, digit in enumerate(GRIDS[grid]))
         return Prompt(f"sudoku-{split}-{index}", puzzle + "=", level, {"puzzle": puzzle, "solution": GRIDS[grid]})
 
@@ -96,7 +96,7 @@ class Sudoku:
         return [cell for cell, clue in enumerate(str(prompt.columns["puzzle"])) if clue == "0"]
 
 
-def _unique_clues(grid: int, num_blanks: int, rng: Random) -> int:
+def unique_clues(grid: int, num_blanks: int, rng: Random) -> int:
     """Clue cells drawn uniformly among those that only `grid` fits: no other grid agrees with it on all of them."""
     while True:
         tries = np.array(rng.choices(CLUES[num_blanks], k=NUM_TRIES))

@@ -1,0 +1,120 @@
+"""Countdown with three numbers, as d1 has it: make the target from all of them by + - * /, in the form of a chat."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from itertools import permutations
+from random import Random
+from typing import Any
+
+from diffpo.config import TaskConfig
+from diffpo.tasks.base import Split
+from diffpo.tasks.chat import PREFILL, RowTask, answer_form
+from diffpo.tasks.data import Row, column
+from diffpo.tasks.stream import TEST_SHARE, check_split, index_rng, stable_key
+from diffpo.types import Prompt
+
+NUM_NUMBERS = 3
+MAX_VALUE = 100
+"""Largest number and largest target, both uniform from 1, as in d1's test set."""
+NUM_TEST = 256
+BOX = r"\boxed{(the expression)}"
+Problem = tuple[tuple[int, ...], int]
+
+_OPERATORS = (operator.add, operator.sub, operator.mul, operator.truediv)
+
+
+class CountdownCd3(RowTask):
+    """Training problems are generated, or rows of task.data; test ones are 256 generated ones, or task.test_data.
+
+    No training problem is a test problem in another order.
+    """
+
+    columns = "numbers (or nums, or input such as 30,100,93) and target (or output); rows with three numbers are used"
+
+    def __init__(self, config: TaskConfig) -> None:
+        super().__init__(config)
+        self._test: frozenset[Problem] | None = None
+
+    def read(self, row: Row) -> tuple[str, Mapping[str, Any]] | None:
+        """A row of three numbers; others are left out, as d1 does."""
+        numbers = column(row, ["numbers", "nums", "input"], (list, str))
+        numbers = re.split(r"[\s,]+", numbers.strip("[] ")) if isinstance(numbers, str) else numbers
+        target = column(row, ["target", "output"], (int, str))
+        try:
+            problem = tuple(map(int, numbers)), int(target)
+        except (TypeError, ValueError):
+            raise ValueError(f"{row.place}: numbers and target must be whole, got {numbers!r} and {target!r}") from None
+        return self._message(*problem) if len(problem[0]) == NUM_NUMBERS else None
+
+    @staticmethod
+    def _message(numbers: tuple[int, ...], target: int) -> tuple[str, dict[str, Any]]:
+        """The message asks for a boxed expression."""
+        text = (
+            "Combine the given numbers into an arithmetic expression whose value is the target. Use every number once "
+            "and no other number, and only the operations +, -, * and / and parentheses. Give the expression alone, "
+            "with no equals sign; for the numbers 5, 6, 7 and the target 4 it could be 5 + 6 - 7.\n"
+            f"{answer_form(BOX)}\n\nNumbers: {list(numbers)}\nTarget: {target}"
+        )
+        return text, {"numbers": numbers, "target": target}
+
+    def number(self, split: Split, pairs: Any) -> list[Prompt]:
+        """Training rows without the test problems."""
+        prompts = super().number(split, pairs)
+        test = self._test_problems() if split == "train" else frozenset()
+        return [prompt for prompt in prompts if canonical(prompt.columns) not in test]
+
+    def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:
+        """Prompts start..start+num-1 of the split's rows, or of its generated stream; test ones as far as they go."""
+        check_split(split)
+        if self.config.data if split == "train" else self.config.test_data:
+            return super().prompts(split, num, start)
+        stop = start + num if split == "train" else min(start + num, NUM_TEST)
+        return [self._draw(split, index) for index in range(start, stop)]
+
+    def _draw(self, split: Split, index: int) -> Prompt:
+        rng = index_rng(self.name, self.config.seed, split, index)
+        test = self._test_problems()
+        while True:
+            numbers, target = draw_problem(rng)
+            key = tuple(sorted(numbers)), target
+            held_out = stable_key(self.config.seed, key) < TEST_SHARE * 2**62
+            if key not in test and held_out == (split == "test"):
+                text, columns = self._message(numbers, target)
+                return Prompt(f"{self.name}-{split}-{index}", text, columns=columns, prefill=PREFILL)
+
+    def _test_problems(self) -> frozenset[Problem]:
+        """The problems of task.test_data, which no training prompt may be."""
+        if self._test is None:
+            rows = self.rows("test") if self.config.test_data else []
+            self._test = frozenset(canonical(prompt.columns) for prompt in rows)
+        return self._test
+
+
+def canonical(columns: Mapping[str, Any]) -> Problem:
+    """A problem whatever the order of its numbers."""
+    return tuple(sorted(columns["numbers"])), columns["target"]
+
+
+def draw_problem(rng: Random) -> Problem:
+    """Three numbers and a target that they reach, uniform over the whole targets within reach."""
+    while True:
+        numbers = tuple(rng.randint(1, MAX_VALUE) for _ in range(NUM_NUMBERS))
+        targets = sorted({int(v) for v in _values(numbers) if v.denominator == 1 and 1 <= v <= MAX_VALUE})
+        if targets:
+            return numbers, rng.choice(targets)
+
+
+def _values(numbers: tuple[int, ...]) -> Iterator[Fraction]:
+    """Every value of an expression with each of three numbers once."""
+    for a, b, c in permutations(map(Fraction, numbers)):
+        for first in _OPERATORS:
+            for second in _OPERATORS:
+                try:
+                    yield second(first(a, b), c)
+                    yield second(a, first(b, c))
+                except ZeroDivisionError:
+                    continue

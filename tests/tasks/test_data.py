@@ -1,0 +1,124 @@
+"""Rows of data sets: every format, and mistakes that name the file, the line and the mend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diffpo.tasks.data import Row, Source, column, read_rows
+
+ROWS = [{"question": "1+1?", "answer": "2"}, {"question": "\u0663?", "answer": "3"}]
+
+
+def write(path: Path, text: str) -> Source:
+    path.write_text(text, encoding="utf-8")
+    return Source.parse(str(path), "train")
+
+
+def values(source: Source) -> list[dict[str, object]]:
+    return [dict(row.values) for row in read_rows(source, "question, answer", "task.data")]
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, ROWS)) + "\n\n")
+    assert values(source) == ROWS
+    assert read_rows(source, "", "")[1].place == f"{tmp_path}/a.jsonl, line 2"
+
+
+def test_json_list(tmp_path: Path) -> None:
+    assert values(write(tmp_path / "a.json", json.dumps(ROWS))) == ROWS
+
+
+def test_csv_keeps_leading_zeros(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.csv", 'Puzzle,Solution\n0012,"a, b"\n')
+    assert values(source) == [{"Puzzle": "0012", "Solution": "a, b"}]
+    assert read_rows(source, "", "")[0].place == f"{tmp_path}/a.csv, line 2"
+
+
+def test_parquet_and_a_folder_go_through_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for split, rows in (("train", ROWS), ("test", ROWS[:1])):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    assert values(Source.parse(str(tmp_path / "a.parquet"), "train")) == ROWS
+    assert values(Source.parse(str(folder), "train")) == ROWS
+    assert values(Source.parse(str(folder), "test")) == ROWS[:1]
+    with pytest.raises(ValueError, match="no such data set here: ValueError: Unknown split"):
+        values(Source.parse(str(folder), "dev"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error"),
+    [
+        ("a.jsonl", '{"a": 1}\n{"a": ', "a.jsonl, line 2: not JSON"),
+        ("a.jsonl", '{"a": 1}\n[1]\n', r"a.jsonl, line 2: a row is an object with columns, got '\[1\]'"),
+        ("a.jsonl", "\n", "a.jsonl: no rows in it; task.data takes a .jsonl"),
+        ("a.json", "{", "a.json: not JSON"),
+        ("a.json", "{}", "a.json: a data set is a list of rows"),
+        ("a.json", "[1]", "a.json, row 1: a row is an object with columns"),
+        ("a.csv", "a,b\n", "a.csv: no rows in it"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_line(tmp_path: Path, name: str, text: str, error: str) -> None:
+    with pytest.raises(ValueError, match=error) as caught:
+        values(write(tmp_path / name, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_says_what_is_wanted() -> None:
+    with pytest.raises(ValueError) as caught:
+        read_rows(Source.parse("nope.jsonl", "train"), "question, answer", "task.data")
+    assert str(caught.value) == (
+        "nope.jsonl: no such file; task.data takes a .jsonl, .csv or .parquet file or a hub data set with the columns "
+        "question, answer"
+    )
+
+
+def test_a_data_set_that_is_not_here_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def offline(name: str, config: str | None, split: str) -> None:
+        raise ConnectionError(f"Couldn't reach {name!r} {config} {split}\non the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    with pytest.raises(ValueError) as caught:
+        read_rows(Source("openai/gsm8k", "test", "main"), "question, answer", "task.test_data")
+    assert str(caught.value) == (
+        "openai/gsm8k:main:test: no such data set here: ConnectionError: Couldn't reach 'openai/gsm8k' main test on "
+        "the Hub; fetch it where there is a connection (`hf download --repo-type dataset openai/gsm8k`), or "
+        "task.test_data takes a .jsonl, .csv or .parquet file or a hub data set with the columns question, answer"
+    )
+
+
+def test_sources() -> None:
+    assert Source.parse("openai/gsm8k:main", "test") == Source("openai/gsm8k", "test", "main")
+    assert Source.parse("openai/gsm8k:main:train", "test") == Source("openai/gsm8k", "train", "main")
+    assert Source.parse("ankner/math-500", "test") == Source("ankner/math-500", "test")
+    assert str(Source("openai/gsm8k", "test", "main")) == "openai/gsm8k:main:test"
+
+
+def test_columns() -> None:
+    row = Row("a.jsonl, line 3", {"answer": "", "number": 5, "text": "x", "none": None})
+    assert column(row, ["absent", "text"]) == "x"
+    assert column(row, ["number"], (str, int)) == 5
+    for names, kind, error in (
+        (["number"], str, "a.jsonl, line 3: column 'number' must be text, got '5'"),
+        (["answer"], str, "column 'answer' must be text, got ''"),
+        (["none"], str, "column 'none' is missing; the row's columns: answer, number, text, none"),
+        (["a", "b"], str, "column 'a' or 'b' is missing"),
+        (["text"], (list, int), "column 'text' must be a list or a whole number, got 'x'"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            column(row, names, kind)
+        assert error in str(caught.value)

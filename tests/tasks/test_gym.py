@@ -1,0 +1,47 @@
+"""reasoning-gym's data sets by name: streams, splits, scores in a process that can be killed."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from tasks.hostile import HOSTILE
+
+from diffpo.config import TaskConfig
+from diffpo.tasks import load_task
+from diffpo.tasks.base import Task
+
+
+@pytest.fixture(scope="module", params=["gcd", "countdown", "word_sorting", "mini_sudoku"])
+def task(request: pytest.FixtureRequest) -> Task:
+    return load_task(f"reasoning_gym:{request.param}")
+
+
+def test_prompts_depend_on_their_index_alone(task: Task) -> None:
+    fresh = load_task(task.name)
+    whole = fresh.prompts("train", 12)
+    assert task.prompts("train", 4, start=8) == whole[8:] and copy.deepcopy(task).prompts("train", 12) == whole
+    assert len({prompt.text for prompt in whole}) > 9
+    assert {prompt.text for prompt in whole}.isdisjoint(prompt.text for prompt in task.prompts("test", 5))
+    assert load_task(TaskConfig(name=task.name, seed=1)).prompts("train", 2) != whole[:2]
+
+
+def test_answers_are_scored(task: Task) -> None:
+    for prompt in task.prompts("test", 3):
+        right = task.verify(prompt, f"\nSo.\n</reasoning>\n<answer>\n{prompt.columns['answer']}\n</answer>")
+        assert right.correct and right.reward == 1.0 and right.parts == {"score": 1.0, "format": 1.0}
+        assert not task.verify(prompt, "<answer>no</answer>").correct
+        assert task.verify(prompt, "").reward == 0.0
+
+
+def test_hostile_answers_are_not_right(task: Task) -> None:
+    prompt = task.prompts("test", 1)[0]
+    for name in ("power", "long", "braces", "surrogate", "huge integer", "null bytes", "code", "infinity"):
+        assert not task.verify(prompt, f"<answer>{HOSTILE[name]}</answer>").correct, name
+
+
+def test_unknown_names_are_errors() -> None:
+    with pytest.raises(ValueError, match="reasoning-gym has no data set 'gdc'; did you mean 'gcd'"):
+        load_task("reasoning_gym:gdc")
+    with pytest.raises(ValueError, match="reasoning-gym has no data set ''"):
+        load_task("reasoning_gym")
