@@ -34,7 +34,8 @@ class Verdict:
     """What a verifier says of one completion."""
 
     correct: bool
-    reward: float
+    reward: float | None
+    """None leaves the completion out of training."""
     parts: Mapping[str, float] = field(default_factory=dict)
     """Named parts of the reward, logged as `rewards/{name}`."""
 
@@ -110,7 +111,7 @@ class Rollout:
     text: str
     verdict: Verdict
     reward: float
-    """What training maximises: the task's reward with its speed term."""
+    """What training maximises: the task's reward with its speed term; NaN where the verdict has none."""
     policy_version: int = 0
 
 

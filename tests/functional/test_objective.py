@@ -57,6 +57,15 @@ def test_a_group_of_equal_rewards_has_no_advantage(scale: bool) -> None:
     assert not group_advantages(torch.full((3, 7), 0.1), scale).any()
 
 
+@pytest.mark.parametrize("scale", [False, True])
+def test_a_row_without_a_reward_is_left_out(scale: bool) -> None:
+    nan = float("nan")
+    some = group_advantages(T([[1.0, nan, 0.0, 0.0], [nan, nan, nan, 1.0], [nan, nan, nan, nan]]), scale)
+    without = group_advantages(T([[1.0, 0.0, 0.0]]), scale)
+    torch.testing.assert_close(some[0], torch.cat([without[0, :1], T([0.0]), without[0, 1:]]))
+    assert not some[1:].any()
+
+
 @given(st.lists(SMALL, min_size=2, max_size=6), SMALL)
 def test_advantages_ignore_a_constant_and_sum_to_zero(rewards: list[float], constant: float) -> None:
     group = T([rewards], dtype=torch.float64)

@@ -31,12 +31,19 @@ def speed_reward(
 
 
 def group_advantages(rewards: Float[Tensor, "P G"], scale: bool = False) -> Float[Tensor, "P G"]:
-    """A_i = r_i - mean of the group, optionally over the group's standard deviation (GRPO, arXiv 2402.03300)."""
-    advantages = rewards - rewards.mean(-1, keepdim=True)
+    """A_i = r_i - mean of the group, optionally over the group's standard deviation (GRPO, arXiv 2402.03300).
+
+    A reward that is NaN leaves its row out: it counts in no mean and has no advantage.
+    """
+    out = rewards.isnan()
+    count = (~out).sum(-1, keepdim=True)
+    advantages = rewards - rewards.masked_fill(out, 0.0).sum(-1, keepdim=True) / count
     if scale:
-        advantages = advantages / (rewards.std(-1, keepdim=True) + 1e-4)
+        variance = advantages.masked_fill(out, 0.0).square().sum(-1, keepdim=True) / (count - 1).clamp_min(1)
+        advantages = advantages / (variance.sqrt() + 1e-4)
     # a group of equal rewards has no advantage at all, not one of rounding size
-    return advantages.masked_fill((rewards == rewards[:, :1]).all(-1, keepdim=True), 0.0)
+    highest = rewards.masked_fill(out, -torch.inf).amax(-1, keepdim=True)
+    return advantages.masked_fill(out | (highest <= rewards.masked_fill(out, torch.inf).amin(-1, keepdim=True)), 0.0)
 
 
 def token_weights(

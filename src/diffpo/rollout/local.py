@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -99,7 +100,7 @@ def collect(
     ]
     shape = (len(prompts), num_generations)
     rewards = speed_reward(
-        torch.tensor([verdict.reward for verdict in verdicts]).view(shape),
+        torch.tensor([math.nan if verdict.reward is None else verdict.reward for verdict in verdicts]).view(shape),
         torch.tensor([verdict.correct for verdict in verdicts]).view(shape),
         torch.tensor([completion.nfe for completion in completions]).view(shape),
         torch.tensor([request.gen_length for request in requests]).view(shape),

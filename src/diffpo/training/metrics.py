@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, pstdev
 
@@ -16,8 +16,12 @@ Metrics = dict[str, float]
 
 
 def summarize(groups: Sequence[RolloutGroup], config: TrainConfig) -> Metrics:
-    """Metrics of a step's rollouts."""
+    """Metrics of a step's rollouts; those without a reward count in none of them."""
+    groups = [_with_rewards(group) for group in groups]
+    groups = [group for group in groups if group.rollouts]
     rollouts = [rollout for group in groups for rollout in group.rollouts]
+    if not rollouts:
+        return {"frac_reward_zero_std": 1.0}
     completions = [rollout.completion for rollout in rollouts]
     deviations = [pstdev(rollout.reward for rollout in group.rollouts) for group in groups]
     metrics = {
@@ -46,6 +50,10 @@ def summarize(groups: Sequence[RolloutGroup], config: TrainConfig) -> Metrics:
         for level in levels:
             metrics[f"gamma/{level}"] = fmean(_learned_gammas([g for g in groups if g.prompt.level == level]))
     return metrics
+
+
+def _with_rewards(group: RolloutGroup) -> RolloutGroup:
+    return replace(group, rollouts=[rollout for rollout in group.rollouts if not math.isnan(rollout.reward)])
 
 
 def _learned_gammas(groups: Sequence[RolloutGroup]) -> list[float]:
