@@ -44,6 +44,7 @@ from diffpo.types import Batch, Prompt, Verdict
 
 CPU = Gpu("this CPU", memory=16, tflops=0.1, tflops_fp32=0.1, bandwidth=20, host=True)
 PROMPT_LENGTH = 64
+SHARDED = ", FSDP2 on two ranks"
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 SHAPE = TransformerConfig(32_000, hidden_size=1024, num_layers=12, num_heads=16, num_kv_heads=16, mlp_size=3072)
 BASE = TrainConfig(
@@ -84,6 +85,9 @@ CASES = {
     "full, fp32, checkpointing, micro-batch 8": change(
         BASE, rank=0, dtype="float32", gradient_checkpointing=True, micro_batch_size=8
     ),
+    f"lora{SHARDED}": change(BASE, micro_batch_size=2),
+    f"full{SHARDED}": change(BASE, rank=0, micro_batch_size=2),
+    f"full, checkpointing{SHARDED}": change(BASE, rank=0, gradient_checkpointing=True),
 }
 
 
@@ -142,9 +146,10 @@ def make_policy(shape: TransformerConfig, config: TrainConfig, prompt_length: in
     return policy
 
 
-def make_state(shape: TransformerConfig, config: TrainConfig, prompt_length: int) -> TrainState:
+def make_state(shape: TransformerConfig, config: TrainConfig, prompt_length: int, world: World) -> TrainState:
     """A run under way: moments and the last update's gradients are there."""
     policy = make_policy(shape, config, prompt_length)
+    world.shard(policy.denoiser)
     state = TrainState(policy, Optimizers.create(policy, config))
     assert state.optimizers.denoiser
     for parameter in policy.trainable().values():
@@ -161,12 +166,14 @@ def _recorded(name: str) -> Iterator[None]:
         yield
 
 
-def train_step(state: TrainState, config: TrainConfig, phase: Callable[[str], Any] = _recorded) -> None:
+def train_step(state: TrainState, config: TrainConfig, world: World, phase: Callable[[str], Any] = _recorded) -> None:
     """One step as the loop makes it, each phase within `phase(name)`."""
-    task, world = Parity(), World()
-    with phase("rollouts"):
-        prompts = task.prompts("train", config.prompts_per_step)
-        groups = collect(state.policy, task, prompts, config.num_generations, config.rollout, seed=0)
+    task, policy = Parity(), state.policy
+    with phase("rollouts"), world.gathered(policy.denoiser):
+        share = world.share(config.prompts_per_step)
+        prompts = task.prompts("train", len(share), share.start)
+        groups = collect(policy, task, prompts, config.num_generations, config.rollout, seed=0)
+    groups = world.gather(groups)
     rewards = torch.tensor([[rollout.reward for rollout in group.rollouts] for group in groups])
     batch = Batch.from_groups(groups, group_advantages(rewards).flatten())
     with phase("old log-probs"):
@@ -177,9 +184,10 @@ def train_step(state: TrainState, config: TrainConfig, phase: Callable[[str], An
 
 def measure(shape: TransformerConfig, config: TrainConfig, prompt_length: int = PROMPT_LENGTH) -> dict[str, float]:
     """Peak (bytes) of each phase of a step in this process."""
+    world = World.join("cpu")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        state = make_state(shape, config, prompt_length)
-        train_step(state, config)
+        state = make_state(shape, config, prompt_length, world)
+        train_step(state, config, world)
     assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
     events: list[Any] = profiler.profiler.kineto_results.events()
     marks = [event for event in events if event.name().startswith("phase: ")]
@@ -224,11 +232,11 @@ def count(shape: TransformerConfig, config: TrainConfig, prompt_length: int = PR
     import peft  # noqa: F401
 
     before = _status("VmRSS")
-    state = make_state(shape, config, prompt_length)
+    state = make_state(shape, config, prompt_length, World())
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building the model
-    train_step(state, config)
+    train_step(state, config, World())
     rise = _status("VmHWM") - before
-    train_step(state, config, counted)
+    train_step(state, config, World(), counted)
     return flops | {"rss": rise}
 
 
@@ -238,26 +246,44 @@ def _status(name: str) -> float:
     return 1024 * int(found[1]) if found else 0
 
 
-def estimate(shape: TransformerConfig, config: TrainConfig, prompt_length: int = PROMPT_LENGTH) -> Plan:
+def estimate(shape: TransformerConfig, config: TrainConfig, prompt_length: int = PROMPT_LENGTH, ranks: int = 1) -> Plan:
     """What `diffpo plan` says of the same step."""
     start = Start(shape, FAMILIES["diffpo"], 2 if config.load.dtype == "bfloat16" else 4)
-    return plan(config, start, Cluster(CPU, mfu=1.0, prompt_length=prompt_length))
+    return plan(config, start, Cluster(CPU, ranks, ranks > 1, mfu=1.0, prompt_length=prompt_length))
 
 
 def shape_of(case: str) -> TransformerConfig:
     return replace(SHAPE, num_kv_heads=4) if "grouped" in case else SHAPE
 
 
-def line(case: str, peaks: dict[str, float], counts: dict[str, float]) -> str:
+def run(job: str, case: str) -> dict[str, float]:
+    """What `job` says of `case`, in a process of its own, or in two."""
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2"] if case.endswith(SHARDED) else []
+    command = [sys.executable, *launch, str(Path(__file__)), "--job", job, case]
+    environment = os.environ | MALLOC | {"ACCELERATE_USE_FSDP": str(bool(launch)), "FSDP_VERSION": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def line(case: str) -> str:
     """A row of the table."""
-    phases = {phase.name: phase for phase in estimate(shape_of(case), CASES[case]).phases}
+    sharded, peaks = case.endswith(SHARDED), run("measure", case)
+    phases = {phase.name: phase for phase in estimate(shape_of(case), CASES[case], ranks=1 + sharded).phases}
     cells = [
         f"{peaks[name] / 2**30:.3f} ({phases[name].bytes / peaks[name] - 1:+.1%})"
         for name in ("rollouts", "old log-probs", "update", "optimiser")
     ]
+    if sharded:
+        return f"| {case} | {' | '.join(cells)} | | |"
+    counts = run("count", case)
     cells.append(f"{counts['rss'] / 2**30:.3f}")
-    flops = {name: phases[name].flops / counts[name] - 1 for name in ("rollouts", "old log-probs", "update")}
-    cells.append("-" if CASES[case].load.four_bit else ", ".join(f"{error:+.1%}" for error in flops.values()))
+    flops = {name: phases[name].flops for name in ("rollouts", "old log-probs", "update")}
+    if CASES[case].objective.beta:
+        flops["old log-probs"] += phases["reference log-probs"].flops  # made in one go, and measured as one
+    errors = (f"{planned / counts[name] - 1:+.1%}" for name, planned in flops.items())
+    cells.append("" if CASES[case].load.four_bit else ", ".join(errors))
     return f"| {case} | {' | '.join(cells)} |"
 
 
@@ -268,22 +294,16 @@ def main() -> None:
     options = parser.parse_args()
     if options.job:
         warnings.simplefilter("ignore")
-        job = {"measure": measure, "count": count}[options.job[0]]
-        print(json.dumps(job(shape_of(options.job[1]), CASES[options.job[1]])))
+        said = {"measure": measure, "count": count}[options.job[0]](shape_of(options.job[1]), CASES[options.job[1]])
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(json.dumps(said))
         return
     if strangers := set(options.cases) - CASES.keys():
         raise SystemExit(f"no such case: {', '.join(sorted(strangers))}")
     print("| case | rollouts | old log-probs | update | optimiser | rise of RSS | error of FLOPs |")
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for case in options.cases or CASES:
-        said = []
-        for job in ("measure", "count"):
-            command = [sys.executable, str(Path(__file__)), "--job", job, case]
-            done = subprocess.run(command, capture_output=True, text=True, env=os.environ | MALLOC)
-            if done.returncode:
-                raise SystemExit(done.stderr)
-            said.append(json.loads(done.stdout.splitlines()[-1]))
-        print(line(case, *said), flush=True)
+        print(line(case), flush=True)
 
 
 if __name__ == "__main__":

@@ -241,6 +241,8 @@ def backward(model: Model, load: Load) -> Parts:
 def optimiser(model: Model, load: Load) -> Parts:
     """The step of AdamW."""
     fixed = resident(model, load)
+    if load.shards > 1:
+        fixed["gathered"] = model.in_root * (4 if model.learns == "all" else model.base)  # kept from the backward pass
     # on a GPU torch takes all parameters at once and makes a copy of the second moments; on a CPU one by one, and two
     largest = max(model.in_head, model.in_root) if model.learns == "all" else 0
     copy = 8 * largest if load.host else fixed["gradients"]
