@@ -168,7 +168,7 @@ def test_several_rewards_with_weights(folder: Path) -> None:
 
 def test_none_leaves_a_row_out(folder: Path) -> None:
     alone = verdict("rewards.py:sometimes", completion="skip")
-    assert math.isnan(alone.reward) and not alone.correct and math.isnan(alone.parts["sometimes"])
+    assert alone.reward is None and not alone.correct and math.isnan(alone.parts["sometimes"])
     beside = verdict("rewards.py:sometimes", "rewards.py:judge", completion="skip")
     assert beside.reward == 0.25 and math.isnan(beside.parts["sometimes"])
 

@@ -111,15 +111,15 @@ class Rewards(NamedTuple):
     def verdict(self, prompt: Prompt, completion: str) -> Verdict:
         """The weighted sum over the functions that do not return None; each value is a part under its name.
 
-        Right if the first function's value is at least 1. NaN stands for None, in a part, and in the reward where no
-        function has a value: the collector leaves such a row out. A function that raises is reported with its row.
+        Right if the first function's value is at least 1. A part is NaN where its function returns None; the reward is
+        None, which leaves the completion out, where all of them do. A function that raises is reported with its row.
         """
         values = {reward.name: self._value(reward, prompt, completion) for reward in self.rewards}
         counted = [
             reward.weight * values[reward.name] for reward in self.rewards if not math.isnan(values[reward.name])
         ]
         first = next(iter(values.values()))
-        return Verdict(first >= 1.0, math.fsum(counted) if counted else math.nan, values)
+        return Verdict(first >= 1.0, math.fsum(counted) if counted else None, values)
 
     def _value(self, reward: Reward, prompt: Prompt, completion: str) -> float:
         columns = {name: [value] for name, value in prompt.columns.items() if name not in ("prompt", "place")}
