@@ -139,13 +139,13 @@ class AnswerLog:
         self.path = folder / "completions.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         header, wanted = folder / "settings.json", json.loads(json.dumps(settings))
-        if self.path.is_file() and header.is_file() and (before := json.loads(header.read_text())) != wanted:
+        lines = self.path.read_text().split("\n")[:-1] if self.path.is_file() else []  # a kill may cut the last short
+        if lines and header.is_file() and (before := json.loads(header.read_text())) != wanted:
             changed = [name for name in wanted if before.get(name) != wanted[name]]
             raise ValueError(
                 f"{folder} holds an evaluation with other settings ({', '.join(changed)}): choose another --output"
             )
         header.write_text(json.dumps(wanted, indent=2) + "\n")
-        lines = self.path.read_text().split("\n")[:-1] if self.path.is_file() else []  # a kill may cut the last short
         self.answers: dict[tuple[str, str], Answer] = {}
         for number, line in enumerate(lines, start=1):
             try:

@@ -29,7 +29,8 @@ def locate(name: str | Path, revision: str | None = None, weights: bool = True) 
     ValueError says what was looked for where.
     """
     folder = Path(name).expanduser()
-    is_path = folder.is_absolute() or str(name).startswith(".") or str(name).count("/") != 1
+    # runs/... is where diffpo writes, so a misspelt run is not looked for on the hub
+    is_path = folder.is_absolute() or str(name).startswith((".", "runs/")) or str(name).count("/") != 1
     if folder.is_dir() or is_path or folder.parent.is_dir():
         return folder
     from huggingface_hub import snapshot_download
