@@ -80,7 +80,8 @@ def sudoku_reason(question: str, answer: str, generation: str) -> str:
     puzzle = re.findall(r"\d{16}", question)[0]
     changed = [cell for cell in range(16) if puzzle[cell] not in ("0", digits[cell])]
     (row, column), clue = divmod(changed[0], 4), puzzle[changed[0]]
-    return f"changes {len(changed)} clue{'s' * (len(changed) > 1)}: row {row + 1}, column {column + 1} is {clue}, not {digits[changed[0]]}"
+    clues = f"{len(changed)} clue{'s' * (len(changed) > 1)}"
+    return f"changes {clues}: row {row + 1}, column {column + 1} is {clue}, not {digits[changed[0]]}"
 
 
 def cell(value: object) -> str:

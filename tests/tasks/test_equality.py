@@ -90,6 +90,26 @@ x=5  ~  x=5
 \text{(C)}  ~  (C)
 \text{(C)}  ~  \textbf{(C)}
 \text{(C)}  ~  (C) Plane
+\text{(C)}  ~  Option C
+-\frac{3}{2}  ~  -1\frac{1}{2}
+-\frac{3}{2}  ~  -1 1/2
+x^2+1  ~  x**2 + 1
+5  ~  \approx 5
+5  ~  x \approx 5
+5  ~  = 5
+12  ~  12^{\text{th}}
+12  ~  12th
+12  ~  12^{th} \text{ grade}
+50  ~  50 \frac{\text{miles}}{\text{hour}}
+50  ~  \$50/hour
+50  ~  50 miles/hour
+15  ~  15 cm^2
+15  ~  15 \text{ cm}^{2}
+(1,-2)  ~  (x, y) = (1, -2)
+(-\infty,2)\cup(3,\infty)  ~  (-infinity, 2) U (3, infinity)
+\sqrt{3}  ~  sqrt(3)
+\frac{3\pi}{4}  ~  3pi/4
+2\sqrt{3}  ~  2*sqrt(3)
 \text{Navin}  ~  Navin
 40_9  ~  40_{9}
 40_9  ~  40_9
@@ -213,6 +233,13 @@ x  ~  -x
 \begin{pmatrix} 1 \\ 2 \end{pmatrix}  ~  \begin{pmatrix} 12 \end{pmatrix}
 \begin{pmatrix} 1 \\ 2 \end{pmatrix}  ~  (2, 1)
 \text{(C)}  ~  Circle
+\text{(C)}  ~  Option D
+-\frac{1}{2}  ~  -1\frac{1}{2}
+8  ~  2**3
+(1,-2)  ~  (x, y) = (-2, 1)
+5  ~  \approx 5.1
+3  ~  3/x
+3  ~  3rd - 1
 \text{(C)}  ~  (A), (B), (C)
 """
 

@@ -65,9 +65,10 @@ def plain(text: str) -> str:
 
 
 def _option(answer: str) -> str:
-    """The letter of an option that is named with its text, as in "(C) Plane"; "" for another answer."""
-    option = re.match(r"\s*\(?([A-Za-z])(?:\)|[.:]\s)", re.sub(r"\\text[a-z]*\s*\{|\}|\$", "", answer))
-    return option[1].lower() if option else ""
+    """The letter of an option that is named as in "(C) Plane" or "Option C"; "" for another answer."""
+    text = re.sub(r"\\text[a-z]*\s*\{|\}|\$", "", answer).strip()
+    option = re.match(r"\(?([A-Za-z])(?:\)|[.:]\s)|(?:[Oo]ption|[Cc]hoice|[Aa]nswer):?\s*\(?([A-Z])\)?$", text)
+    return (option[1] or option[2]).lower() if option else ""
 
 
 def repeats(truth: Answer, given: Answer, answer: str, question: str) -> bool:

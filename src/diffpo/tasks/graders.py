@@ -71,10 +71,11 @@ def math500(columns: Columns, completion: str) -> Graded:
 _SENTENCE_NUMBER = re.compile(r"(?:[-+] ?)?(?:\$ ?)?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
 _UNFINISHED = re.compile(
     r"[0-9)]\s*[-+*/^!\u00d7\u00f7]|\\(?!\$|%|[()])"
-    r"|\b(?:half|third|quarter|twice|double|triple|thrice|times|dozen|hundred|thousand|million|billion)\b",
+    r"|\b(?:half|third|quarter|twice|double|triple|thrice|times|dozen|hundred|thousand|million|billion)\b"
+    r"|\b(?:not|never|neither|except|unless)\b|n't\b",
     re.IGNORECASE,
 )
-"""Arithmetic that is left to do, in signs or in words."""
+"""Arithmetic that is left to do, in signs or in words, and words that turn a statement round."""
 
 
 def only_number(text: str) -> Fraction | None:

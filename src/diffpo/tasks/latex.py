@@ -6,6 +6,7 @@ A recursive descent over what answers are made of: numbers, fractions, roots, po
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -43,7 +44,7 @@ def names(text: str) -> frozenset[str]:
 
 
 FUNCTIONS = names("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp")
-_PLAIN_WORDS = FUNCTIONS | {"sqrt", "pi", "infty", "theta", "alpha", "beta", "phi"}
+_PLAIN_WORDS = FUNCTIONS | {"sqrt", "pi", "infty", "infinity", "theta", "alpha", "beta", "phi"}
 """Words that mean the command of their name when they are written without a backslash."""
 _GREEK = names(
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
@@ -92,7 +93,7 @@ def tokenize(text: str) -> list[Token]:
 def _word(word: str, spaced: bool) -> list[Token]:
     """A function or constant without its backslash, else a product of letters."""
     if word in _PLAIN_WORDS:
-        return [Token("command", word, spaced)]
+        return [Token("command", "infty" if word == "infinity" else word, spaced)]
     return [Token("symbol", letter, spaced and not index) for index, letter in enumerate(word)]
 
 
@@ -156,6 +157,8 @@ class _Reader:
         return node
 
     def product(self) -> Node:
+        if self.peek("+", "-", "pm", "mp"):
+            return self.negated(self.product)  # of all factors: -1 1/2 is -(1 1/2)
         node = self.signed()
         while True:
             if self.peek("*", *_TIMES):
@@ -195,17 +198,15 @@ class _Reader:
         return self.kind() == "command" and self.tokens[self.at].text not in stops
 
     def signed(self) -> Node:
+        return self.negated(self.signed) if self.peek("+", "-", "pm", "mp") else self.power()
+
+    def negated(self, read: Callable[[], Node]) -> Node:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise Unreadable("nested too deep")
-        if self.peek("+", "-", "pm", "mp"):
-            sign = self.take().text
-            node = self.signed()
-            node = node if sign == "+" else Node("neg", (node,)) if sign == "-" else Node(sign, (Node("number"), node))
-        else:
-            node = self.power()
+        sign, node = self.take().text, read()
         self.depth -= 1
-        return node
+        return node if sign == "+" else Node("neg", (node,)) if sign == "-" else Node(sign, (Node("number"), node))
 
     def power(self) -> Node:
         node = self.atom()

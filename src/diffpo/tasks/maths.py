@@ -82,7 +82,15 @@ Answer = Expression | Words | Based | Items | Union | Matrix | Equation | Named
 _UNICODE = {
     **{"\u2212": "-", "\u2013": "-", "\u00d7": r"\times ", "\u00b7": r"\cdot ", "\u22c5": r"\cdot ", "\u00f7": "/"},
     **{"\u221a": r"\sqrt ", "\u03c0": r"\pi ", "\u221e": r"\infty ", "\u00b0": r"^\circ ", "\u00b1": r"\pm "},
-    **{"\u2264": r"\le ", "\u2265": r"\ge ", "\u222a": r"\cup ", "\u2208": r"\in ", "\u00b2": "^2", "\u00b3": "^3"},
+    **{
+        "\u2248": "=",
+        "\u2264": r"\le ",
+        "\u2265": r"\ge ",
+        "\u222a": r"\cup ",
+        "\u2208": r"\in ",
+        "\u00b2": "^2",
+        "\u00b3": "^3",
+    },
     **{"\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2205": r"\emptyset ", "\u03b8": r"\theta "},
 }
 _TEXT = r"\\(?:text|mbox|textbf|textit|textrm|mathrm|operatorname|mathsf|texttt)\s*\{([^{}]*)\}"
@@ -98,7 +106,12 @@ _CLEAN = [
         (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|[!])(?![A-Za-z])\.?", ""),
         (r"\\[,;: ]|~|\\q?quad(?![A-Za-z])", " "),
         (r"\\?\^\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?|\\degree(?![A-Za-z])", " "),
+        (r"(?<=[0-9A-Za-z)}])\*\*(?=[0-9A-Za-z({-])", "^"),
         (r"\\\$|\$|\*\*", " "),
+        (r"\\(?:approx|simeq)(?![A-Za-z])", "="),
+        (r"(?<=[0-9])\s*\^?\s*\{?\s*(?:\\text\s*\{)?\s*(?:st|nd|rd|th)\s*\}{0,2}(?![A-Za-z}])", " "),  # 12th
+        (r"\\frac\s*\{\s*\\text\s*\{[^{}]*\}\s*\}\s*\{\s*\\text\s*\{[^{}]*\}\s*\}", r"\\text{per}"),  # miles over hours
+        (r"(?<=[\])])\s*U\s*(?=[\[(])", r"\\cup "),
         (r"\\[()\[\]]", " "),
         (r"\\(?:[dtc])frac", r"\\frac"),
         (_TEXT.replace("([^{}]*)", r"\s*(?:or|and|,)\s*"), " , "),
@@ -107,7 +120,7 @@ _CLEAN = [
         (r"\\(?:leq|leqslant)(?![A-Za-z])|<=", r"\\le "),
         (r"\\(?:geq|geqslant)(?![A-Za-z])|>=", r"\\ge "),
         (r"\\(?:varnothing|emptyset)(?![A-Za-z])", r"\\{\\}"),
-        (r"[.,;:\s]+$", ""),
+        (r"[.,;:\s]+$|^[=\s]+", ""),
     )
 ]
 _UNIT_NAMES = {
@@ -139,7 +152,7 @@ _UNIT_NAMES = {
 UNITS = {word: unit for unit, words in _UNIT_NAMES.items() for word in words.split()}
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "dozen": 12}
 _CONNECTIVES = names("if when where for mod modulo not unless except to or and plus minus times over of base")
-_NOUN_PHRASE = re.compile(r"(?<=[0-9}%)])(\s*)([A-Za-z]+\.?(?:[\s/-]+[A-Za-z]+\.?)*)$")
+_NOUN_PHRASE = re.compile(r"(?<=[0-9}%)])(\s*/?\s*)([A-Za-z]+\.?(?:[\s/-]+[A-Za-z]+\.?)*(?:\^\{?[23]\}?)?)$")
 _RELATIONS = {"<": "<", ">": ">", "le": "<=", "ge": ">=", "lt": "<", "gt": ">"}
 
 
@@ -273,6 +286,8 @@ def _read_relation(tokens: list[Token]) -> Answer:
 
 def _name(tokens: list[Token]) -> str:
     """The name that stands left of an equals sign: x, f(x), AB, \text{Area}; "" for an expression such as 2x."""
+    if len(tokens) > 1 and all(token.kind in ("symbol", "(", ")", ",") for token in tokens) and tokens[0].kind == "(":
+        return "".join(token.text for token in tokens)  # (x, y)
     if not tokens or tokens[0].kind not in ("symbol", "text", "command"):
         return ""
     if any(token.text in ("+", "-", "*", "/", "^", "frac", "sqrt", "times", "cdot", "|", "!") for token in tokens):
