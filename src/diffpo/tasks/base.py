@@ -1,4 +1,4 @@
-"""What a task is: prompts, a verifier, and solved examples to pre-train a tiny model on."""
+"""What a task is: prompts and a verifier; and, for the tasks of tiny models, solved examples to pre-train on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ Split = Literal["train", "test"]
 
 
 class Task(Protocol):
-    """A source of prompts with a verdict on answers. All of it is a function of the task's config and its arguments."""
+    """A source of prompts with a verdict on answers. All of it is a function of the task's config and its arguments.
+
+    Training and evaluation need `name`, `gen_length`, `prompts` and `verify`. `alphabet`, `solution` and
+    `open_positions` are for pre-training a tiny model; the tasks for chat models raise ValueError there.
+    """
 
     name: str
     alphabet: str
@@ -20,11 +24,18 @@ class Task(Protocol):
     """Canvas length that holds every answer."""
 
     def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:
-        """Prompts start..start+num-1 of an endless seeded stream; no prompt of one split occurs in the other."""
+        """Prompts start..start+num-1 of the split's seeded stream; no prompt of one split occurs in the other.
+
+        The training stream has no end. A test set may: then there are fewer, or none.
+        """
         ...
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
-        """Judge a completion (text before EOS). Any string whatever gets a verdict, within milliseconds."""
+        """Judge a completion: its text before EOS, without the prompt's prefill.
+
+        Any string whatever gets a verdict, within milliseconds where no program is run for it. A reward of None leaves
+        the completion out.
+        """
         ...
 
     def solution(self, prompt: Prompt) -> str:

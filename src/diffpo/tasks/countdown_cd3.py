@@ -21,7 +21,7 @@ NUM_NUMBERS = 3
 MAX_VALUE = 100
 """Largest number and largest target, both uniform from 1, as in d1's test set."""
 NUM_TEST = 256
-BOX = r"\boxed{(the expression)}"
+BOX = r"\boxed{...}"
 Problem = tuple[tuple[int, ...], int]
 
 _OPERATORS = (operator.add, operator.sub, operator.mul, operator.truediv)

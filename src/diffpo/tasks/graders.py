@@ -83,7 +83,7 @@ def only_number(text: str) -> Fraction | None:
 
     None where there is no word, more than one number, or arithmetic left to do.
     """
-    text = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text[-400:].rpartition("=")[2])
+    text = re.sub(r"\\text\s*\{([^{}]*)\}|\*\*", r" \1 ", text[-400:].rpartition("=")[2])
     text = re.sub(r"\b([0-9]{1,2}):00\b", r"\1", text)
     if not re.search(r"[A-Za-z]{2}", text) or _UNFINISHED.search(text):
         return None

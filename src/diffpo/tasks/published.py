@@ -21,7 +21,7 @@ class Gsm8k(RowTask):
         """The message asks for a boxed number."""
         question = column(row, ["question"])
         answer = str(column(row, ["answer"], (str, int, float))).rpartition("####")[2].strip()
-        form = answer_form(r"\boxed{(the final number)}")
+        form = answer_form(r"\boxed{...}")
         text = f"Solve this problem and give its answer as a number.\n{form}\n\n{question}"
         return text, {"question": question, "answer": answer.removesuffix(".0")}
 
@@ -44,6 +44,6 @@ class Math500(RowTask):
             answer = last_box(solution) if "\\boxed" in solution else None
             if not answer:
                 raise ValueError(f"{row.place}: column 'solution' holds no \\boxed{{...}}, got {solution[-60:]!r}")
-        form = answer_form(r"\boxed{(the answer)}")
+        form = answer_form(r"\boxed{...}")
         text = f"Solve this problem and box its answer.\n{form}\n\n{problem}"
         return text, {"problem": problem, "answer": answer}
