@@ -81,9 +81,9 @@ def _show(plan: planning.Plan) -> None:
             if phase.flops
             else ("",) * 3
         )
-        table.add_row(phase.name, *work, f"{phase.seconds:,.1f}")
+        table.add_row(phase.name, *work, _seconds(phase.seconds))
     table.add_row(
-        "all", f"{sum(phase.forwards for phase in plan.phases):,.0f}", "", "", f"{plan.seconds:,.1f}", style="bold"
+        "all", f"{sum(phase.forwards for phase in plan.phases):,.0f}", "", "", _seconds(plan.seconds), style="bold"
     )
     console.print("", table, "")
     for line in plan.assumed:
@@ -95,14 +95,25 @@ def _headings(plan: planning.Plan) -> Iterator[str]:
     count = model.in_blocks + model.in_root + model.in_head
     learns = {
         "all": "all learn",
-        "adapters": f"{model.in_adapters / 1e6:,.0f} M more learn (LoRA, rank {model.rank})",
+        "adapters": f"{_count(model.in_adapters)} more learn (LoRA, rank {model.rank})",
         "nothing": "only the threshold head learns",
     }[model.learns]
-    yield f"{config.model}: {count / 1e6:,.0f} M parameters, {learns}"
+    yield f"{config.model}: {_count(count)} parameters, {learns}"
     yield (
         f"a step: {config.prompts_per_step} prompts x {config.num_generations} completions of {plan.gen_length} "
         f"tokens, {plan.nfe:g} denoiser calls each, {config.objective.num_iterations} updates"
     )
+
+
+def _count(number: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:,}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _where(cluster: planning.Cluster) -> str:
@@ -115,7 +126,7 @@ def _verdict(plan: planning.Plan, changes: Sequence[Change], larger: str | None)
     peak, room = plan.peak, plan.cluster.gpu.memory
     need = f"{peak.bytes / GIB:.1f} of {room:g} GiB ({peak.name}) on {_where(plan.cluster)}"
     if plan.fits:
-        return f"fits: {need}; {plan.seconds:,.0f} s a step, {plan.days:.3g} days for {plan.config.steps} steps"
+        return f"fits: {need}; {_seconds(plan.seconds)} s a step, {plan.days:.3g} days for {plan.config.steps} steps"
     if not changes:
         return f"does not fit: {need}; " + (
             f"take a larger GPU: {larger}" if larger else "no GPU of the table is enough"
@@ -123,7 +134,9 @@ def _verdict(plan: planning.Plan, changes: Sequence[Change], larger: str | None)
     last = changes[-1].plan
     steps = ", then ".join(f"{change.what} ({change.plan.peak.bytes / GIB:.1f} GiB)" for change in changes)
     end = (
-        f"{last.seconds:,.0f} s a step" if last.fits else "and still it does not: take a larger GPU or a shorter canvas"
+        f"{_seconds(last.seconds)} s a step"
+        if last.fits
+        else "and still it does not: take a larger GPU or a shorter canvas"
     )
     return f"does not fit: {need}; first change {steps}: {end}"
 
