@@ -84,7 +84,7 @@ def answer(
                 text=text,
                 correct=verdict.correct,
                 reward=verdict.reward,
-                parts=dict(verdict.parts),
+                parts={name: part for name, part in verdict.parts.items() if not math.isnan(part)},
                 nfe=completion.nfe,
                 nfe_until_eos=completion.nfe_until_eos,
                 num_tokens=completion.length,
