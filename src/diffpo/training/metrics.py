@@ -35,7 +35,9 @@ def summarize(groups: Sequence[RolloutGroup], config: TrainConfig) -> Metrics:
         "entropy": fmean(entropy for c in completions for entropy in c.entropies[: c.length].tolist()),
     }
     for name in rollouts[0].verdict.parts:
-        metrics[f"rewards/{name}/mean"] = fmean(rollout.verdict.parts[name] for rollout in rollouts)
+        parts = [rollout.verdict.parts[name] for rollout in rollouts]
+        known = [part for part in parts if not math.isnan(part)]
+        metrics[f"rewards/{name}/mean"] = fmean(known) if known else math.nan
     levels = sorted({group.prompt.level for group in groups} - {""})
     for level in levels:
         chosen = [rollout for group in groups if group.prompt.level == level for rollout in group.rollouts]
