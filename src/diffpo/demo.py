@@ -15,7 +15,8 @@ from rich.console import Console
 from diffpo.config import DemoConfig, SftConfig, TrainConfig
 from diffpo.evaluation.answers import Point
 from diffpo.evaluation.evaluate import Evaluation, evaluate
-from diffpo.evaluation.report import comparison_table, frontier_figure, training_figure, unmasking_figure
+from diffpo.evaluation.report import frontier_figure, training_figure, unmasking_figure
+from diffpo.evaluation.tables import comparison_table
 from diffpo.models.policy import Policy
 from diffpo.models.threshold import ThresholdHead
 from diffpo.recipe import find_recipe, load_config

@@ -11,7 +11,7 @@ from typing import Any
 
 import tyro
 
-from diffpo.cli.answering import Chat, Eval, Sample
+from diffpo.cli.answering import Chat, Compare, Eval, Sample
 from diffpo.cli.grading import Grade
 from diffpo.cli.models import Export, Inspect
 from diffpo.cli.planning import Plan
@@ -25,6 +25,7 @@ COMMANDS: dict[str, type] = {
     "plan": Plan,
     "train": Train,
     "eval": Eval,
+    "compare": Compare,
     "sample": Sample,
     "chat": Chat,
     "grade": Grade,
@@ -89,7 +90,7 @@ def _defaults(kind: type, first: str) -> Any:
         return _from_run(kind(model=first), first) if first else tyro.MISSING_NONPROP
     if kind in (Export, Inspect):
         return kind(model=first) if first else tyro.MISSING_NONPROP
-    return tyro.MISSING_NONPROP if kind is Grade else Demo()
+    return Demo() if kind is Demo else tyro.MISSING_NONPROP
 
 
 FIXED = {"sampler": "top_k:1"}

@@ -35,7 +35,8 @@ class Eval:
 
         from diffpo.evaluation.answers import AnswerLog
         from diffpo.evaluation.evaluate import evaluate
-        from diffpo.evaluation.report import evaluation_table, frontier_figure
+        from diffpo.evaluation.report import frontier_figure
+        from diffpo.evaluation.tables import evaluation_table, side_by_side_table
         from diffpo.models.policy import load_policy
         from diffpo.tasks import load_task
         from diffpo.training.distributed import World
@@ -43,6 +44,7 @@ class Eval:
         world = World.join(self.load.device)
         policy = load_policy(self.model, **vars(dataclasses.replace(self.load, device=str(world.device))))
         task, lengths = load_task(self.task), self.eval.gen_lengths or (self.rollout.gen_length,)
+        evaluations = {}
         for length in lengths:
             output = Path(self.output, f"L{length}") if len(lengths) > 1 else Path(self.output)
             rollout = dataclasses.replace(self.rollout, gen_length=length)
@@ -54,6 +56,9 @@ class Eval:
                 Console().print(evaluation_table(evaluation))
                 print(evaluation.cost)
                 print(f"saved {output}/evaluation.json, evaluation.csv, completions.jsonl, frontier.png")
+                evaluations[output.name] = evaluation
+        if len(evaluations) > 1:
+            Console().print(side_by_side_table(evaluations))
 
     def _settings(self, rollout: RolloutConfig) -> dict[str, Any]:
         """What an answer depends on."""
@@ -64,6 +69,50 @@ class Eval:
             fields = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else {"": value}  # type: ignore[arg-type]
             plain |= {f"{name}.{key}".strip("."): entry for key, entry in fields.items() if key not in free}
         return plain
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Put saved evaluations side by side: base, d1 and DiFFPO in one table and one picture."""
+
+    evaluations: Positional[tuple[str, ...]]
+    """Output folders of `diffpo eval`, as FOLDER or NAME=FOLDER."""
+    output: str = ""
+    """PNG of accuracy against NFE; none if empty."""
+
+    def run(self) -> None:
+        from rich.console import Console
+
+        from diffpo.evaluation.evaluate import Evaluation
+        from diffpo.evaluation.report import frontier_figure
+        from diffpo.evaluation.tables import side_by_side_table
+
+        found = {name: Evaluation.load(folder) for name, folder in self._folders().items()}
+        tasks = sorted({evaluation.task for evaluation in found.values()})
+        if len(tasks) > 1:
+            raise ValueError(f"evaluations of different tasks ({', '.join(tasks)}): compare those of one task")
+        Console().print(side_by_side_table(found))
+        if self.output:
+            Path(self.output).parent.mkdir(parents=True, exist_ok=True)
+            frontier_figure(found, self.output)
+            print(f"saved {self.output}")
+
+    def _folders(self) -> dict[str, Path]:
+        """Name and folder of each evaluation; an evaluation at several lengths is one of each."""
+        folders: dict[str, Path] = {}
+        for entry in self.evaluations:
+            name, _, path = entry.rpartition("=")
+            parts = [Path(path), *sorted(Path(path).glob("L*"), key=lambda part: int(part.name[1:]))]
+            parts = [part for part in parts if (part / "evaluation.json").is_file()]
+            if not parts:
+                raise ValueError(f"{path}: no evaluation.json in it; diffpo eval MODEL --output {path} makes one")
+            for part in parts:
+                label = name or path
+                label += f" {part.name}" if part != Path(path) else ""
+                if label in folders:
+                    raise ValueError(f"{label}: named twice; give each evaluation a name of its own, NAME=FOLDER")
+                folders[label] = part
+        return folders
 
 
 @dataclass(frozen=True)

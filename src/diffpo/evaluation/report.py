@@ -1,4 +1,4 @@
-"""Tables for the terminal and pictures for the page: evaluations, training runs, unmaskings."""
+"""Pictures for the page: evaluations, training runs, unmaskings."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from diffpo.evaluation.answers import Point
 from diffpo.evaluation.evaluate import Evaluation
@@ -26,105 +23,11 @@ from diffpo.types import Completion
 
 DPI = 150
 INK, FAINT = "#24292f", "#8b949e"
-COLOURS = ("#8b949e", "#0b7285", "#d9480f", "#5f3dc4", "#2b8a3e")
+COLOURS = ("#8b949e", "#0b7285", "#d9480f", "#5f3dc4", "#2b8a3e", "#c2255c", "#e8a200", "#1971c2")
 """Of policies in the order given; a policy alone takes the second."""
 Metrics = Mapping[str, float | None]
 """A line of a run's metrics.jsonl; None stands for what was not finite."""
 LEVEL_COLOURS = ("#0ca678", "#d9480f", "#5f3dc4", "#c2255c")
-
-
-# --- tables ------------------------------------------------------------------------------------------------------
-
-
-def evaluation_table(evaluation: Evaluation) -> Table:
-    """A row a sampler with its levels below it, then the frontier of fixed thresholds."""
-    everything = (*evaluation.points, *evaluation.frontier)
-    until_eos = any(point.nfe != point.nfe_until_eos for point in everything)
-    headers = ["accuracy %", "NFE", *(["NFE until EOS"] if until_eos else []), "tokens / NFE", "gamma"]
-    table = _table(evaluation.task, "sampler", headers)
-    table.caption = "accuracy with its 95 % interval; NFE: denoiser calls; gamma in nats"
-
-    def add(point: Point) -> None:
-        cells = [_accuracy(point, 1), _calls(point.nfe), *([_calls(point.nfe_until_eos)] if until_eos else [])]
-        cells += [f"{point.tokens_per_nfe:.2f}", "" if point.gamma is None else f"{point.gamma:.3g}"]
-        table.add_row(f"  {point.level}" if point.level else point.sampler, *cells, style="dim" if point.level else "")
-
-    for point in evaluation.points:
-        add(point)
-    table.add_section()
-    for point in evaluation.frontier:
-        if not point.level:
-            add(point)
-    return table
-
-
-def comparison_table(before: Evaluation, after: Evaluation) -> Table:
-    """What changed, sampler by sampler; below, learned thresholds against the fixed ones of the model before.
-
-    The last rows compare at equal NFE: accuracy before is the frontier's at the calls that the learned sampler makes.
-    """
-    table = _table(after.task, "sampler", ["before %", "after %", "points", "NFE", "calls"])
-    table.caption = "accuracy with its 95 % interval; NFE: denoiser calls"
-    known = {(point.sampler, point.level): point for point in before.points}
-    for point in after.points:
-        old = known.get((point.sampler, point.level))
-        if point.sampler == "learned" or (old and not point.level):
-            table.add_row(f"  {point.level}" if point.level else point.sampler, *_changes(old, point))
-    learned = [point for point in after.points if point.sampler == "learned"]
-    if not (learned and before.frontier):
-        return table
-    table.add_section()
-    for point in learned:
-        spans = [fixed.nfe for fixed in before.frontier if fixed.level == point.level]
-        nfe = min(max(point.nfe, min(spans)), max(spans))  # beyond its ends the frontier is read at the end
-        fixed = before.frontier_accuracy(nfe, point.level)
-        label = f"  {point.level}" if point.level else "vs fixed"
-        cells = [f"{100 * fixed:.1f}", _accuracy(point, 0), _gain(100 * (point.accuracy - fixed))]
-        table.add_row(label, *cells, f"{_calls(nfe)} → {_calls(point.nfe)}", _gain(_percent(nfe, point.nfe), -1, " %"))
-    gain = 100 * (learned[0].accuracy - before.frontier_accuracy(learned[0].nfe))
-    table.caption += (
-        "\nvs fixed: learned thresholds after training against fixed thresholds before, at equal NFE: "
-        f"{gain:+.1f} points"
-    )
-    return table
-
-
-def _changes(old: Point | None, new: Point) -> list[str | Text]:
-    """The cells of one comparison; a sampler that was not measured before has dashes."""
-    if old is None:
-        return ["-", _accuracy(new, 0), "", f"- → {_calls(new.nfe)}", ""]
-    points = _gain(100 * (new.accuracy - old.accuracy))
-    calls = _gain(_percent(old.nfe, new.nfe), -1, " %")
-    return [_accuracy(old, 0), _accuracy(new, 0), points, f"{_calls(old.nfe)} → {_calls(new.nfe)}", calls]
-
-
-def _table(title: str, first: str, headers: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
-    table.add_column(first, no_wrap=True)
-    for header in headers:
-        table.add_column(header, justify="right", no_wrap=True)
-    return table
-
-
-def _accuracy(point: Point, digits: int) -> str:
-    return f"{100 * point.accuracy:.1f} [{100 * point.low:.{digits}f}, {100 * point.high:.{digits}f}]"
-
-
-def _calls(nfe: float) -> str:
-    return f"{nfe:.2f}" if nfe < 10 else f"{nfe:.1f}"
-
-
-def _percent(old: float, new: float) -> float:
-    return 100 * (new / old - 1)
-
-
-def _gain(change: float, better: int = 1, unit: str = "") -> Text:
-    """A signed change, green if it goes the `better` way (+1 up, -1 down), red if the other."""
-    digits = 0 if unit else 1
-    value = round(change, digits)
-    if value == 0:
-        return Text(f"0{unit}")
-    return Text(f"{value:+.{digits}f}{unit}", "green" if value * better > 0 else "red")
 
 
 # --- accuracy against NFE ----------------------------------------------------------------------------------------
@@ -148,7 +51,7 @@ def frontier_figure(evaluations: Mapping[str, Evaluation], path: str | Path) -> 
     main.set_title("all prompts" if levels else "", fontsize=12, color=INK, loc="left")
     handles = _frontier_legend(evaluations)
     # above the panels: inside, it would sooner or later hide a point
-    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), frameon=False, labelcolor=INK)
+    figure.legend(handles=handles, loc="outside upper right", ncols=min(5, len(handles)), frameon=False, labelcolor=INK)
     for row, level in enumerate(levels):
         axes = figure.add_subplot(grid[row, 1], sharex=main)
         _draw_policies(axes, evaluations, level, size=0.62)

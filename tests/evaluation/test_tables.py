@@ -1,0 +1,117 @@
+"""Tables hold the figures."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from evaluation.measured import evaluation, point
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from diffpo.cli import main
+from diffpo.evaluation.evaluate import Cost, Evaluation
+from diffpo.evaluation.tables import comparison_table, evaluation_table, side_by_side_table
+
+
+def render(table: Table) -> list[list[str]]:
+    """The words of each line, as a terminal of 80 columns without colour shows them."""
+    screen = io.StringIO()
+    Console(file=screen, width=80).print(table)
+    assert "…" not in screen.getvalue()
+    return [line.split() for line in screen.getvalue().splitlines() if line.strip()]
+
+
+def row(table: Table, name: str, nth: int = 0) -> str:
+    return " ".join([words for words in render(table) if words[0] == name][nth])
+
+
+def test_evaluation_table_holds_the_figures() -> None:
+    table = evaluation_table(evaluation())
+    assert row(table, "top_k:2") == "top_k:2 55.0 [50.0, 60.0] 8.00 2.00"
+    assert row(table, "easy", 2) == "easy 51.2 [46.2, 56.2] 5.00 3.20 0.2"
+    assert row(table, "entropy_bound:0.5") == "entropy_bound:0.5 50.0 [45.0, 55.0] 4.00 4.00 0.5"
+    assert sum(words[0] == "easy" for words in render(table)) == 3  # of the samplers, not of the frontier
+
+
+def test_evaluation_table_shows_calls_until_eos_where_they_differ() -> None:
+    same, differs = (Evaluation("s", (point("top_k:1", "", 0.5, 16, eos=eos),)) for eos in (16, 12.5))
+    assert "EOS" not in str(render(evaluation_table(same)))
+    assert row(evaluation_table(differs), "top_k:1") == "top_k:1 50.0 [45.0, 55.0] 16.0 12.5 0.0 1.00"
+
+
+def test_comparison_table_shows_what_changed() -> None:
+    table = comparison_table(evaluation(), evaluation(gain=0.1))
+    assert row(table, "top_k:4") == "top_k:4 45.0 [40, 50] 55.0 [50, 60] +10.0 4.00 → 4.00 0 %"
+    assert row(table, "learned") == "learned 51.2 [46, 56] 61.2 [56, 66] +10.0 5.00 → 4.00 -20 %"
+    assert row(table, "hard") == "hard 51.2 [46, 56] 61.2 [56, 66] +10.0 5.00 → 4.00 -20 %"
+    # the frontier before passes through 50 % at 4 calls
+    assert row(table, "vs") == "vs fixed 50.0 61.2 [56, 66] +11.2 4.00 → 4.00 0 %"
+    assert "+11.2 points" in " ".join(word for words in render(table) for word in words)
+
+
+def test_comparison_table_is_coloured_by_better_and_worse() -> None:
+    def styles(table: Table) -> set[str]:
+        cells = [cell for column in table.columns for cell in column.cells if isinstance(cell, Text)]
+        return {str(cell.style) for cell in cells} - {""}
+
+    assert styles(comparison_table(evaluation(), evaluation(gain=0.1))) == {"green"}
+    assert "red" in styles(comparison_table(evaluation(gain=0.1), evaluation()))
+
+
+def test_comparison_table_when_nothing_was_learned_before() -> None:
+    table = comparison_table(evaluation(learned=False), evaluation())
+    assert row(table, "learned") == "learned - 51.2 [46, 56] - → 5.00"
+    assert row(table, "vs").startswith("vs fixed 52.5 51.2 [46, 56] -1.3")
+
+
+def test_comparison_table_without_a_frontier_or_a_learned_sampler() -> None:
+    plain = Evaluation("sudoku", evaluation(learned=False).points)
+    assert not any(words[0] == "vs" for words in render(comparison_table(plain, evaluation())))
+    assert not any(words[0] in ("learned", "easy") for words in render(comparison_table(evaluation(), plain)))
+
+
+def test_beyond_the_frontier_its_end_is_shown() -> None:
+    slow = Evaluation("sudoku", (point("learned", "", 0.7, 12),))
+    assert row(comparison_table(evaluation(), slow), "vs") == "vs fixed 60.0 70.0 [65, 75] +10.0 8.00 → 12.0 +50 %"
+
+
+def test_side_by_side_table_names_each_evaluation_once() -> None:
+    cost = Cost({"top_k:2": 3.21, "top_k:4": 1.0, "learned": 2.0}, 600, 12_340_000_000, "cpu")
+    table = side_by_side_table({"base": evaluation(learned=False), "ours": replace(evaluation(gain=0.1), cost=cost)})
+    lines = [" ".join(words) for words in render(table)]
+    assert "base top_k:2 55.0 [50, 60] 8.00 8.00 0.0 2.00" in lines
+    assert "ours top_k:2 65.0 [60, 70] 8.00 8.00 0.0 2.00 3.2 12.34" in lines
+    assert not any("easy" in line or "entropy_bound" in line for line in lines)
+    assert sum(line.startswith("ours") for line in lines) == 1
+
+
+def test_compare_reads_saved_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, gain in (("base/L128", 0.0), ("base/L64", 0.0), ("ours", 0.1)):
+        evaluation(gain=gain).save(tmp_path / folder)
+    main(["compare", f"base={tmp_path}/base", f"ours={tmp_path}/ours", "--output", f"{tmp_path}/new/both.png"])
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [words[:2] for words in shown if words and words[0] in ("base", "ours")] == [
+        ["base", "L64"],  # by length, not by name
+        ["base", "L128"],
+        ["ours", "top_k:2"],
+    ]
+    assert (tmp_path / "new/both.png").is_file()
+
+
+def test_compare_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluation().save(tmp_path / "a")
+    replace(evaluation(), task="gsm8k").save(tmp_path / "b")
+    errors = {
+        (f"{tmp_path}/none",): "no evaluation.json in it; diffpo eval MODEL --output",
+        (f"x={tmp_path}/a", f"x={tmp_path}/a"): "x: named twice; give each evaluation a name of its own",
+        (f"{tmp_path}/a", f"{tmp_path}/b"): "evaluations of different tasks (gsm8k, sudoku)",
+    }
+    for folders, error in errors.items():
+        with pytest.raises(SystemExit):
+            main(["compare", *folders])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert error in line
