@@ -25,7 +25,7 @@ from diffpo.config import LoraConfig, ObjectiveConfig, OptimConfig, RolloutConfi
 from diffpo.models.likelihood import score_tokens
 from diffpo.models.policy import Policy
 from diffpo.models.tokenizer import CharTokenizer
-from diffpo.models.transformer import Packing, Transformer, TransformerConfig
+from diffpo.models.transformer import Packing, Run, Transformer, TransformerConfig
 from diffpo.rollout.engine import _predict
 from diffpo.training.gpus import GPUS
 from diffpo.training.plan import Cluster, find_start, plan
@@ -116,7 +116,7 @@ def without_data(policy: Policy) -> None:
 def packed(rows: int) -> tuple[Tensor, Packing]:
     length = PROMPT_LENGTH + GEN_LENGTH
     place = torch.arange(rows * length)
-    return torch.zeros_like(place), Packing(place % length, torch.arange(rows) * length, ((rows, length),))
+    return torch.zeros_like(place), Packing(place % length, torch.arange(rows) * length, (Run(rows, length, length, length),))
 
 
 def call(policy: Policy, config: TrainConfig) -> None:

@@ -6,12 +6,19 @@ over runs of rows of equal length, everything else over the N tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from torch.utils.checkpoint import checkpoint
+
+Rotation = tuple[Tensor, Tensor]
+"""Cosine and sine of RoPE's angles at each token, [N, 1, D / 2]."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +45,40 @@ class TransformerConfig:
         return self.hidden_size // self.num_heads
 
 
+class Run(NamedTuple):
+    """Neighbouring rows of a packing that are alike."""
+
+    rows: int
+    length: int
+    """Tokens of each row."""
+    fresh: int
+    """Tokens of each row that go through the blocks; keys and values of the others come from a cache."""
+    wanted: int
+    """Tokens of each row whose final hidden state is asked for."""
+
+
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """Where R rows lie in N packed tokens. Rows are stored by ascending length."""
+    """Where R rows lie in N packed tokens. Rows are stored run by run, by ascending length."""
 
     positions: Tensor  # [N] position of each token in its row
     starts: Tensor  # [R] first token of each row, in the caller's order of rows
-    runs: tuple[tuple[int, int], ...]  # (rows, length) of each run of rows of equal length
+    runs: tuple[Run, ...]
+
+    @cached_property
+    def bounds(self) -> dict[str, Tensor]:
+        """Where each stored row ends, for kernels that want it: cumulative sums [R + 1], int32, by field of `Run`."""
+        rows = torch.tensor([run.rows for run in self.runs])
+        bounds = {}
+        for name in ("length", "fresh", "wanted"):
+            sizes = torch.tensor([getattr(run, name) for run in self.runs]).repeat_interleave(rows)
+            bounds[name] = to_device(torch.nn.functional.pad(sizes.cumsum(0), (1, 0)).int(), self.starts.device)
+        return bounds
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on `device`; the host does not wait for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def pack(sequences: Tensor, lengths: Tensor) -> tuple[Tensor, Packing]:
@@ -57,7 +91,7 @@ def pack(sequences: Tensor, lengths: Tensor) -> tuple[Tensor, Packing]:
     packing = Packing(
         positions=keep.nonzero()[:, 1],
         starts=torch.empty_like(ends).scatter(0, order, ends - ordered),
-        runs=tuple(zip(counts.tolist(), sizes.tolist(), strict=True)),
+        runs=tuple(Run(rows, size, size, size) for rows, size in zip(counts.tolist(), sizes.tolist(), strict=True)),
     )
     return sequences[order][keep], packing
 
@@ -74,19 +108,57 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], runs: tuple[tuple[int, int], ...]) -> Tensor:
-        q, k, v = (
-            projection(x).unflatten(-1, (-1, self.head_size)) for projection in (self.q_proj, self.k_proj, self.v_proj)
+    def forward(
+        self, x: Tensor, rotation: Rotation, packing: Packing, queries: Tensor | None, cache: LayerCache | None
+    ) -> Tensor:
+        k = rotate(self.k_proj(x).unflatten(-1, (-1, self.head_size)), rotation)
+        v = self.v_proj(x).unflatten(-1, (-1, self.head_size))
+        if cache is not None:
+            k, v = cache.update(k, v)
+        if queries is not None:
+            x, rotation = x[queries], (rotation[0][queries], rotation[1][queries])
+        q = rotate(self.q_proj(x).unflatten(-1, (-1, self.head_size)), rotation)
+        return self.o_proj(attend(q, k, v, packing, "fresh" if queries is None else "wanted"))
+
+
+class LayerCache(Protocol):
+    """Keys and values of one block from an earlier call (`diffpo.rollout.cache`)."""
+
+    def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Take those of the tokens computed now, [M, H, D], and return those of all, [N, H, D]."""
+        ...
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Literal["fresh", "wanted"]) -> Tensor:
+    """Attention of queries [Q, H, D] to the keys of their own row [N, H', D]; [Q, H D]. Queries beyond the runs: 0."""
+    runs, grouped = packing.runs, q.shape[1] != k.shape[1]
+    if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
+        sizes = [getattr(run, asking) for run in runs]
+        total = sum(size * run.rows for size, run in zip(sizes, runs, strict=True))
+        bounds, longest = packing.bounds, max(run.length for run in runs)
+        out = varlen_attn(
+            q[:total],
+            k,
+            v,
+            bounds[asking],
+            bounds["length"],
+            max(sizes),
+            longest,
+            **({"enable_gqa": True} if grouped else {}),
         )
-        q, k = rotate(q, rotation), rotate(k, rotation)
-        outputs, start = [], 0
-        for rows, length in runs:
-            part = slice(start, start + rows * length)
-            q_run, k_run, v_run = (t[part].unflatten(0, (rows, length)).transpose(1, 2) for t in (q, k, v))
-            out = F.scaled_dot_product_attention(q_run, k_run, v_run, enable_gqa=q.shape[1] != k.shape[1])
-            outputs.append(out.transpose(1, 2).reshape(rows * length, -1))
-            start = part.stop
-        return self.o_proj(torch.cat(outputs))
+        return F.pad(out.flatten(1), (0, 0, 0, len(q) - total))
+    outputs, start, key_start = [], 0, 0
+    for run in runs:
+        size = getattr(run, asking)
+        part, key_part = slice(start, start + run.rows * size), slice(key_start, key_start + run.rows * run.length)
+        q_run = q[part].unflatten(0, (run.rows, size)).transpose(1, 2)
+        k_run, v_run = (t[key_part].unflatten(0, (run.rows, run.length)).transpose(1, 2) for t in (k, v))
+        out = F.scaled_dot_product_attention(q_run, k_run, v_run, enable_gqa=grouped)
+        outputs.append(out.transpose(1, 2).reshape(run.rows * size, -1))
+        start, key_start = part.stop, key_part.stop
+    if start < len(q):
+        outputs.append(q.new_zeros(len(q) - start, q.shape[1] * q.shape[2]))
+    return torch.cat(outputs)
 
 
 def rotation_table(length: int, head_size: int, theta: float) -> Tensor:
@@ -95,7 +167,7 @@ def rotation_table(length: int, head_size: int, theta: float) -> Tensor:
     return torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
 
 
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotate heads [N, H, D] by (cos, sin) [N, 1, D / 2]: the first half of D against the second, in fp32."""
     cos, sin = rotation
     first, second = x.float().chunk(2, dim=-1)
@@ -127,8 +199,16 @@ class Block(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.mlp_size, bias=False)
         self.down_proj = nn.Linear(config.mlp_size, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], runs: tuple[tuple[int, int], ...]) -> Tensor:
-        x = x + self.attn(self.attn_norm(x), rotation, runs)
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Rotation,
+        packing: Packing,
+        queries: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        update = self.attn(self.attn_norm(x), rotation, packing, queries, cache)
+        x = (x if queries is None else x[queries]) + update
         h = self.mlp_norm(x)
         return x + self.down_proj(F.silu(self.gate_proj(h)) * self.up_proj(h))
 
@@ -151,12 +231,21 @@ class Transformer(nn.Module):
         """Dtype of matrix products where it is not the weights' own (torch.autocast); None: the weights' own."""
         self.initialize_buffers()
 
-    def forward(self, ids: Tensor, packing: Packing) -> Tensor:
-        with self.autocast():
-            return self._hidden(ids, packing)
+    def forward(
+        self, ids: Tensor, packing: Packing, queries: Tensor | None = None, caches: Sequence[LayerCache] | None = None
+    ) -> Tensor:
+        """Final hidden states [N, D], or [Q, D] of the tokens at `queries` [Q] alone, as the packing's runs count them.
 
-    def _hidden(self, ids: Tensor, packing: Packing) -> Tensor:
-        longest = packing.runs[-1][1]
+        Queries beyond those of the runs make up a number and mean nothing. With `caches`, one a block, `ids` are the
+        fresh tokens [M] of each run and the packing's positions are theirs.
+        """
+        with self.autocast():
+            return self._hidden(ids, packing, queries, caches)
+
+    def _hidden(
+        self, ids: Tensor, packing: Packing, queries: Tensor | None, caches: Sequence[LayerCache] | None
+    ) -> Tensor:
+        longest = max(run.length for run in packing.runs)
         if longest > self.config.max_length:
             raise ValueError(
                 f"a row of {longest} tokens exceeds the model's {self.config.max_length}: shorten the prompt "
@@ -167,11 +256,15 @@ class Transformer(nn.Module):
         x = self.embed(ids)
         if self.places is not None:
             x = x + self.places(packing.positions)
-        for block in self.blocks:
+        last = len(self.blocks) - 1
+        for index, block in enumerate(self.blocks):
+            # nothing reads the last block but the head: it computes what is asked for
+            wanted = queries if index == last else None
+            cache = caches[index] if caches else None
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, rotation, packing.runs, use_reentrant=False)
+                x = checkpoint(block, x, rotation, packing, wanted, cache, use_reentrant=False)
             else:
-                x = block(x, rotation, packing.runs)
+                x = block(x, rotation, packing, wanted, cache)
         return self.norm(x)
 
     def autocast(self) -> torch.autocast:
