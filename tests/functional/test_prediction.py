@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import chi_square_z, keys
 
-from diffpo.functional.prediction import ban, certainty, draw, log_softmax_at
+from diffpo.functional.prediction import Mode, ban, invert_cdf, log_softmax_at, predict
 from diffpo.functional.random import uniform
 
 LARGEST_UNIFORM = 1 - 2.0**-24
@@ -14,6 +14,16 @@ LARGEST_UNIFORM = 1 - 2.0**-24
 
 def random_logits(rows: int, vocab: int, scale: float = 3.0) -> torch.Tensor:
     return scale * torch.randn(rows, vocab, generator=torch.Generator().manual_seed(rows * vocab))
+
+
+def draw(logits: torch.Tensor, temperature: torch.Tensor, uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and their log-probabilities."""
+    return predict(logits, temperature, torch.ones(len(logits)), uniforms)[:2]
+
+
+def certainty(logits: torch.Tensor, temperature: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Entropies and largest probabilities."""
+    return predict(logits, torch.ones(len(logits)), temperature, torch.zeros(len(logits)))[2:]
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
@@ -91,3 +101,34 @@ def test_log_softmax_at_has_the_gradient_of_log_softmax() -> None:
     logits = random_logits(3, 5).double().requires_grad_()
     tokens = torch.tensor([0, 3, 4])
     assert torch.autograd.gradcheck(lambda x: log_softmax_at(x, tokens, 0.7), logits)
+
+
+@pytest.mark.parametrize("vocab", [7, 97, 256, 480, 4096, 8192])
+def test_segments_of_the_vocabulary_change_no_draw(vocab: int) -> None:
+    """Against a running sum over the whole vocabulary in double precision."""
+    probs = random_logits(400, vocab, 2.0).softmax(-1)
+    probs[:, ::5] = 0
+    lottery = uniform(keys(400))
+    cdf = probs.double().cumsum(-1)
+    target = lottery.double() * cdf[:, -1]
+    tokens = invert_cdf(probs, lottery)
+    assert (probs.gather(-1, tokens[:, None]) > 0).all()
+    reach = cdf.gather(-1, tokens[:, None]).squeeze(-1)
+    start = reach - probs.double().gather(-1, tokens[:, None]).squeeze(-1)
+    assert (start - 1e-6 <= target).all() and (target <= reach + 1e-6).all()
+    assert (tokens == torch.searchsorted(cdf, target[:, None], right=True).squeeze(-1)).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("entropy_temperature", [0.6, 1.0])
+def test_modes_save_work_and_change_no_bit(temperature: float, entropy_temperature: float) -> None:
+    logits, lottery = random_logits(60, 512), uniform(keys(60))
+    columns = torch.full((60,), temperature), torch.full((60,), entropy_temperature)
+    mode = Mode(
+        greedy="none" if temperature else "all",
+        shared=temperature == entropy_temperature,
+        plain=entropy_temperature == 1 and temperature in (0, 1),
+        finite=True,
+    )
+    for ours, theirs in zip(predict(logits, *columns, lottery, mode), predict(logits, *columns, lottery), strict=True):
+        assert torch.equal(ours, theirs)

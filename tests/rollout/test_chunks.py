@@ -14,7 +14,7 @@ def test_chunks_of_logits_change_nothing(sampler: str, monkeypatch: pytest.Monke
     policy = tiny_policy()
     requests = [request(key=key, sampler=sampler, gen_length=16) for key in range(9)]
     whole = engine.generate(policy, requests)
-    monkeypatch.setattr(engine, "MAX_LOGITS", 1)  # 9 rows of 16 positions then take five chunks of 32
+    monkeypatch.setitem(engine.MAX_LOGITS, "cpu", 1)  # 9 rows of 16 positions then take five chunks of 32
     for ours, theirs in zip(engine.generate(policy, requests), whole, strict=True):
         assert torch.equal(ours.tokens, theirs.tokens) and torch.equal(ours.committed_at, theirs.committed_at)
         assert torch.equal(ours.behaviour_logprobs, theirs.behaviour_logprobs)

@@ -123,9 +123,9 @@ class CountingDenoiser(torch.nn.Module):
         self.autocast = denoiser.autocast
         self.calls: list[tuple[int, int]] = []
 
-    def forward(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
+    def forward(self, ids: torch.Tensor, packing: Packing, *rest: torch.Tensor) -> torch.Tensor:
         self.calls.append((len(packing.starts), len(ids)))
-        return self.inner(ids, packing)
+        return self.inner(ids, packing, *rest)
 
 
 def counting_policy(**changes) -> Policy:

@@ -68,10 +68,10 @@ class Policy:
     def family(self) -> Family:
         return self.base.family if self.base else FAMILIES["diffpo"]
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits in fp32 of final hidden states [N, D], banned ids at -inf, shape [N, V]."""
+    def logits(self, hidden: Tensor, floor: float = -torch.inf) -> Tensor:
+        """Logits in fp32 of final hidden states [N, D], banned ids at `floor`, shape [N, V]."""
         with self.denoiser.autocast():
-            return ban(self.denoiser.head(hidden), self.banned)
+            return ban(self.denoiser.head(hidden), self.banned, floor)
 
     def encode(self, prompt: str | Messages, prefill: str = "", chat: bool = True) -> tuple[int, ...]:
         """Ids of a prompt: one user message under the chat template where there is one, else the plain text.
