@@ -4,7 +4,7 @@
         policy/                config, weights, tokenizer, threshold head (a folder that load_policy reads)
         optimizer.safetensors  moments and step counts, by parameter name
         experience.safetensors the batch in hand, where the run was stopped between two updates of a step
-        state.json             step, iteration, skipped updates, metrics of the step under way
+        state.json             step, iteration, skipped updates, forwards, metrics of the step under way
         manifest.json          sha256 of every file, written last
 
 Random numbers are pure functions of (seed, step, prompt, ...), so there is no generator state to keep; the prompts of
@@ -30,6 +30,10 @@ from torch import Tensor
 from diffpo.training.distributed import World
 from diffpo.training.state import Experience, TrainState, learning_parameters
 from diffpo.types import Batch
+
+
+COUNTS = ("step", "iteration", "skipped", "forwards")
+"""Fields of the state that are plain numbers."""
 
 
 def save_checkpoint(root: Path, state: TrainState, keep: int, world: World) -> Path:
@@ -62,7 +66,7 @@ def save_checkpoint(root: Path, state: TrainState, keep: int, world: World) -> P
 def _write(draft: Path, state: TrainState, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
     state.policy.save_pretrained(draft / "policy", weights)
     save_file(dict(moments), draft / "optimizer.safetensors")
-    record: dict[str, Any] = {"step": state.step, "iteration": state.iteration, "skipped": state.skipped}
+    record: dict[str, Any] = {name: getattr(state, name) for name in COUNTS}
     if state.experience:
         tensors, plain = _flatten_experience(state.experience)
         save_file(tensors, draft / "experience.safetensors")
@@ -85,7 +89,8 @@ def load_checkpoint(folder: Path, state: TrainState, world: World) -> None:
             # AdamW keeps its count of steps on the CPU
             optimizers[group].state[parameter][entry] = value if entry == "step" else world.share_of(value, parameter)
     record = json.loads((folder / "state.json").read_text())
-    state.step, state.iteration, state.skipped = record["step"], record["iteration"], record["skipped"]
+    for name in COUNTS:
+        setattr(state, name, record[name])
     if "experience" in record:
         tensors = load_file(folder / "experience.safetensors", str(world.device))
         state.experience = _restore_experience(tensors, record["experience"])

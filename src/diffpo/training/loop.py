@@ -18,6 +18,7 @@ from diffpo.rollout.local import collect
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 from diffpo.training.distributed import World
+from diffpo.training.forwards import count_forwards
 from diffpo.training.metrics import Metrics, mean_of, summarize
 from diffpo.training.run import Run
 from diffpo.training.state import Experience, Optimizers, TrainState, load_start
@@ -89,7 +90,9 @@ def gather(state: TrainState, task: Task, config: TrainConfig, world: World) -> 
     if config.train != "model" and policy.threshold is not None and policy.threshold.untrained:
         assert batch.features is not None
         policy.threshold.observe(batch.features)
-    return prepare(state, batch, summarize(groups, config), config, world)
+    experience = prepare(state, batch, summarize(groups, config), config, world)
+    experience.summary |= count_forwards(state, experience, config)
+    return experience
 
 
 def evaluate_if_due(state: TrainState, task: Task, config: TrainConfig, world: World) -> Metrics:

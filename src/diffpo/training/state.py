@@ -119,6 +119,8 @@ class TrainState:
     experience: Experience | None = None
     skipped: int = 0
     """Updates skipped in a row, up to now."""
+    forwards: int = 0
+    """Rows sent through the denoiser so far, those of the step under way included."""
 
     @contextmanager
     def at_start(self) -> Iterator[Policy]:

@@ -1,0 +1,99 @@
+"""Denoiser rows of a run: hand counts, a count by brute force, and the same sum after a resume."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffpo.config import ObjectiveConfig, RolloutConfig, TaskConfig, TrainConfig
+from diffpo.functional.surrogate import draw_cuts
+from diffpo.training.forwards import count_latents
+from diffpo.training.loop import train
+from diffpo.training.metrics import read_metrics
+from diffpo.types import Batch
+from helpers import keys
+
+
+def batch_of(prompts: list[str], committed_at: list[list[int]], lengths: list[int]) -> Batch:
+    """Rows with these prompts and commit orders; tokens after the length are in no loss."""
+    calls = torch.tensor(committed_at)
+    nothing = torch.zeros(calls.shape)
+    return Batch(
+        prompt_ids=tuple(tuple(map(int, prompt)) for prompt in prompts),
+        tokens=torch.ones_like(calls),
+        committed_at=calls,
+        behaviour_logprobs=nothing,
+        loss_mask=torch.arange(calls.shape[1]) < torch.tensor(lengths)[:, None],
+        gen_lengths=torch.full((len(prompts),), calls.shape[1]),
+        nfe=calls.max(-1).values,
+        advantages=torch.ones(len(prompts)),
+        features=None,
+        gamma_actions=None,
+        gamma_logprobs=None,
+    )
+
+
+def test_latents_by_hand() -> None:
+    batch = batch_of(["01", "01", "2"], [[1, 2, 3], [1, 1, 2], [3, 2, 1]], [3, 3, 3])
+    no_cut = torch.zeros(3, 1, dtype=torch.long)
+    assert count_latents(batch, no_cut) == 2  # a z_0 for each prompt
+    assert count_latents(batch, no_cut, own_prompts=True) == 3  # for each row
+    cuts = torch.tensor([[0, 1], [0, 1], [0, 2]])
+    assert count_latents(batch, cuts) == 2 + 3  # and z_tau for each row
+    assert count_latents(batch, cuts, own_prompts=True) == 3 + 3
+
+
+def test_a_latent_at_which_no_token_of_the_loss_is_scored_costs_nothing() -> None:
+    batch = batch_of(["01", "2"], [[1, 2, 3], [1, 2, 3]], [1, 3])  # the first row ends before the cut
+    assert count_latents(batch, torch.tensor([[0, 1], [0, 1]])) == 2 + 1
+    late = batch_of(["01"], [[3, 3, 1]], [2])  # and here nothing in the loss is scored given z_0
+    assert count_latents(late, torch.tensor([[0, 2]])) == 1
+
+
+@pytest.mark.parametrize("num_latents", [1, 2, 3, 0])
+@pytest.mark.parametrize("own_prompts", [False, True])
+def test_latents_by_brute_force(num_latents: int, own_prompts: bool) -> None:
+    generator = torch.Generator().manual_seed(num_latents)
+    committed_at = torch.stack([torch.randperm(6, generator=generator) // (1 + row % 3) + 1 for row in range(12)])
+    lengths = torch.randint(1, 7, (12,), generator=generator).tolist()
+    batch = batch_of([str(row // 4) for row in range(12)], committed_at.tolist(), lengths)
+    cuts = draw_cuts(batch.nfe, num_latents, keys(12))
+    seen = set()
+    for row in range(12):
+        for position in range(lengths[row]):
+            call = int(batch.committed_at[row, position])
+            cut = max(int(cut) for cut in cuts[row] if cut < call)
+            seen.add((batch.prompt_ids[row], cut, row if cut or own_prompts else None))
+    assert count_latents(batch, cuts, own_prompts) == len(seen)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_a_run_adds_them_up_and_goes_on_adding_after_a_resume(beta: float, start: str, tmp_path: Path) -> None:
+    config = TrainConfig(
+        model=start,
+        output=str(tmp_path / "straight"),
+        train="model",
+        steps=3,
+        prompts_per_step=3,
+        num_generations=4,
+        rollout=RolloutConfig(sampler="top_k:4"),
+        objective=ObjectiveConfig(num_latents=1, num_iterations=2, beta=beta),
+        task=TaskConfig(easy=(1, 1), hard=(2, 2)),
+    )
+    train(config, quiet=True)
+    steps = read_metrics(tmp_path / "straight/metrics.jsonl")
+    total = 0
+    for step in steps:
+        groups = 3 if beta else round(3 * (1 - step["frac_reward_zero_std"]))  # those without advantage are left out
+        assert step["forwards/rollouts"] == round(step["nfe"] * 3 * 4)
+        assert step["forwards/updates"] == (3 if beta else 2) * 2 * groups
+        total += step["forwards/rollouts"] + step["forwards/updates"]
+        assert step["forwards"] == total
+    broken = replace(config, output=str(tmp_path / "broken"), steps=2)
+    train(broken, quiet=True)
+    (tmp_path / "broken/config.json").unlink()  # as if the run had been stopped after two of three steps
+    train(replace(broken, steps=3), resume=True, quiet=True)
+    assert read_metrics(tmp_path / "broken/metrics.jsonl")[-1]["forwards"] == total
