@@ -116,7 +116,9 @@ def without_data(policy: Policy) -> None:
 def packed(rows: int) -> tuple[Tensor, Packing]:
     length = PROMPT_LENGTH + GEN_LENGTH
     place = torch.arange(rows * length)
-    return torch.zeros_like(place), Packing(place % length, torch.arange(rows) * length, (Run(rows, length, length, length),))
+    return torch.zeros_like(place), Packing(
+        place % length, torch.arange(rows) * length, (Run(rows, length, length, length),)
+    )
 
 
 def call(policy: Policy, config: TrainConfig) -> None:

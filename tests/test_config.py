@@ -133,6 +133,7 @@ BAD = [
             "gen_length": (0,),
             "block_length": (0, -4),
             "num_slots": (0,),
+            "cache_refresh": (-1, 2),  # 2: without a cache
         },
     ),
     (

@@ -106,6 +106,9 @@ class RolloutConfig:
     gen_length: int | None = None  # canvas length in tokens. None: the task's own
     block_length: int | None = None  # length of the blocks that are decoded left to right. None: one block
     num_slots: int = 512  # rows decoded at once; finished rows leave and waiting ones take their place
+    cache: Literal["none", "prefix", "dual"] = "none"
+    """Approximate: keep keys and values of what stands before the active block, or also of what stands after it."""
+    cache_refresh: int = 0  # calls between refreshes of the cache within a block; 0: only at the start of each block
     chat_template: bool = True  # put prompts into the tokenizer's chat template, where it has one
 
     def __post_init__(self) -> None:
@@ -113,16 +116,32 @@ class RolloutConfig:
         _bound(self, "rollout.", "temperature", ">=", 0)
         _bound(self, "rollout.", "entropy_temperature", ">", 0)
         _bound(self, "rollout.", "gen_length block_length num_slots", ">=", 1)
+        _bound(self, "rollout.", "cache_refresh", ">=", 0)
+        _check(
+            self.cache != "none" or not self.cache_refresh, "rollout.cache_refresh does nothing without rollout.cache"
+        )
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
     """What is maximised (docs/algorithm.md)."""
 
+    surrogate: Literal["mean_field", "coupled", "elbo"] = "mean_field"
+    """What stands for a token's likelihood: m-times mean field, coupled-GRPO's masks, or its share of ESPO's ELBO."""
     num_latents: int = 2
     """m of the m-times mean-field surrogate: 1 mean field (d1), 2 DiFFPO, 0 every call (the exact trajectory)."""
+    cut_law: Literal["uniform", "middle", "tokens"] = "uniform"
+    """Law of the mean-field cuts tau over the calls: equal, t * (T - t), or tokens committed at t."""
+    num_pairs: int = 1  # pairs of complementary masks of the coupled and elbo surrogates
+    loss: Literal["clipped", "wd1"] = "clipped"
+    """What is made of it: PPO's clipped ratio, or wd1's likelihood weighted by softmax(A) - softmax(-A)."""
+    ratio_level: Literal["token", "call", "sequence"] = "token"
+    """What has one ratio rho: a token, the tokens of one call, or the completion; several have their geometric mean."""
     importance_clamp: float = 2.0
     """C: upper clamp of the weight from surrogate to behaviour policy; inf for none, 0 leaves the weight out."""
+    importance_level: Literal["token", "call", "sequence"] = "token"
+    """What has one importance weight, likewise."""
+    self_normalize: bool = False  # divide importance weights, once clamped, by their mean over the batch
     epsilon: float = 0.2  # clip range of the probability ratio
     beta: float = 0.0  # weight of the k3 KL to the policy at the start of the run
     num_iterations: int = 4  # mu: passes over each batch of rollouts, each with fresh cuts
@@ -141,6 +160,20 @@ class ObjectiveConfig:
         share = self.prompt_mask_prob
         _check(0 <= share < 1, f"objective.prompt_mask_prob must lie in [0, 1), got {share}")
         _check(0 <= self.speed_gate <= 1, f"objective.speed_gate must lie in [0, 1], got {self.speed_gate}")
+        _bound(self, "objective.", "num_pairs", ">=", 1)
+        idle = {
+            "num_pairs": self.surrogate == "mean_field" and "with surrogate mean_field",
+            "num_latents": self.surrogate != "mean_field" and f"with surrogate {self.surrogate}",
+            "prompt_mask_prob": self.surrogate != "mean_field" and f"with surrogate {self.surrogate}",
+            "cut_law": (self.surrogate != "mean_field" or self.num_latents < 2) and "without drawn cuts",
+            "ratio_level": self.loss == "wd1" and "with loss wd1, which has no ratio",
+            "epsilon": self.loss == "wd1" and "with loss wd1, which has no ratio",
+            "importance_level": not self.importance_clamp and "with importance_clamp 0",
+            "self_normalize": not self.importance_clamp and "with importance_clamp 0",
+        }
+        for name, why in idle.items():
+            unset = getattr(self, name) == getattr(ObjectiveConfig, name)
+            _check(unset or not why, f"objective.{name} does nothing {why}: leave it out")
 
 
 @dataclass(frozen=True)
@@ -269,6 +302,8 @@ class TrainConfig:
             _check(ok, f"train={self.train!r} learns the sampler: set rollout.sampler to learned, not a fixed rule")
         frozen = self.load.four_bit and not self.lora.rank and not self.load.adapter
         _check(not frozen or self.train == "sampler", "load.four_bit: 4-bit weights do not learn: set lora.rank > 0")
+        wd1 = "objective.loss wd1 weighs the denoiser's likelihood alone: set train to model"
+        _check(self.train == "model" or self.objective.loss != "wd1", wd1)
         _check(self.rollout.temperature > 0, "rollout.temperature must be > 0 in training: greedy groups do not differ")
 
 

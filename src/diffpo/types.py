@@ -76,6 +76,10 @@ class Request:
     """Stop once an EOS and everything before it is committed; False decodes the full canvas."""
     explore: bool = True
     """Draw the learned threshold with noise; False takes its mean."""
+    cache: str = "none"
+    """Keys and values that are not computed in every call (`diffpo.rollout.cache`): none, prefix or dual."""
+    refresh_every: int = 0
+    """Calls after which a cache is computed anew, beside the first call of each block; 0: only then."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ Shared with the engine are the denoiser and the keyed random numbers; rules, sch
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -14,9 +15,12 @@ from diffpo.models.policy import Policy
 from diffpo.models.transformer import pack
 from diffpo.types import Completion, Request
 
+Denoise = Callable[[Policy, list[int]], torch.Tensor]
 
-def decode(policy: Policy, request: Request) -> Completion:
-    """What the engine must return for `request`."""
+
+def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> Completion:
+    """What the engine must return for `request`; `denoise` makes hidden states of a sequence, `run` unless given."""
+    denoise = denoise or run
     mask_id, eos_id, size = policy.mask_id, policy.eos_id, request.gen_length
     start = len(request.prompt_ids)
     canvas = [mask_id] * size
@@ -27,7 +31,7 @@ def decode(policy: Policy, request: Request) -> Completion:
     gamma_action = gamma_logprob = features = None
 
     while mask_id in canvas:
-        hidden = run(policy, [*request.prompt_ids, *canvas])
+        hidden = denoise(policy, [*request.prompt_ids, *canvas])
         if request.sampler.rule == "learned" and nfe == 0:
             features = hidden[:start].mean(0)
             gamma_action, gamma_logprob = choose_gamma(policy, request, features)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -136,16 +136,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Literal["f
         sizes = [getattr(run, asking) for run in runs]
         total = sum(size * run.rows for size, run in zip(sizes, runs, strict=True))
         bounds, longest = packing.bounds, max(run.length for run in runs)
-        out = varlen_attn(
-            q[:total],
-            k,
-            v,
-            bounds[asking],
-            bounds["length"],
-            max(sizes),
-            longest,
-            **({"enable_gqa": True} if grouped else {}),
-        )
+        groups = {"enable_gqa": True} if grouped else {}  # an argument that torch 2.11 may lack
+        out: Any = varlen_attn(q[:total], k, v, bounds[asking], bounds["length"], max(sizes), longest, **groups)  # type: ignore[arg-type]
         return F.pad(out.flatten(1), (0, 0, 0, len(q) - total))
     outputs, start, key_start = [], 0, 0
     for run in runs:

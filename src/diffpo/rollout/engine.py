@@ -24,20 +24,20 @@ from diffpo.functional.prediction import Mode, predict
 from diffpo.functional.random import fold, uniform
 from diffpo.models.policy import Policy
 from diffpo.models.transformer import to_device
+from diffpo.rollout.cache import KeyValues
+from diffpo.rollout.layout import MIN_ROWS, Layout, lay_out
 from diffpo.rollout.slots import (
     CONFIDENCE,
     ENTROPY_BOUND,
     LEARNED,
-    MIN_ROWS,
+    NO_CACHE,
     RANDOM,
     RULES,
     STEPS,
     TOP_K,
-    Layout,
     Roster,
     Slots,
     completions_of,
-    lay_out,
     open_slots,
 )
 from diffpo.types import Completion, Request
@@ -45,8 +45,8 @@ from diffpo.types import Completion, Request
 # streams of random numbers of one request
 _DRAW, _ORDER, _GAMMA = range(3)
 
-MAX_LOGITS = {"cpu": 2**20, "cuda": 2**27}
-"""Logits held at once, fp32: on a CPU they stay in its cache, on a GPU they are 512 MB, and as much for temporaries."""
+MAX_LOGITS = {"cpu": 2**20, "cuda": 2**26}
+"""Logits held at once, fp32: on a CPU they stay in its cache, on a GPU they are 256 MB, and as much for temporaries."""
 
 OnCall = Callable[[int, int, Tensor], None]
 """Called after each denoiser call as (request index, call, canvas tokens with mask ids)."""
@@ -65,6 +65,8 @@ def generate(
     _check(policy, requests)
     waiting, names = open_slots(policy, requests)
     rules, mode = {RULES.index(request.sampler.rule) for request in requests}, _mode(requests)
+    shift, caching = policy.denoiser.config.shift, bool((names.cache != NO_CACHE).any())
+    caches = KeyValues(policy.denoiser.config.num_layers) if caching else None
     none, flags = torch.arange(0), _Flags()
     slots, roster, layout = waiting.select(none), names.select(none), None
     retired: list[tuple[Tensor, Slots]] = []
@@ -75,12 +77,14 @@ def generate(
             slots, roster = slots.join(waiting.select(to_device(new, policy.device))), roster.join(names.select(new))
             admitted, layout = admitted + len(new), None
             flags.forget()
-        if layout is None:
-            layout = lay_out(roster, slots)
         _open_block(slots)
-        queries = layout.queries(slots, policy.denoiser.config.shift)
+        if caches:
+            layout = _with_caches(roster, slots, shift, caches)
+        elif layout is None:
+            layout = lay_out(roster, slots, shift)
         ids = slots.sequence.flatten()[layout.tokens]
-        hidden = policy.denoiser(ids, layout.packing, queries)
+        layers = caches.take(layout.cached_at) if caches else None
+        hidden = policy.denoiser(ids, layout.packing, layout.queries(slots, shift), layers)
         _choose_thresholds(policy, slots, layout, hidden)
         _commit(policy, slots, roster, layout, hidden, rules, mode)
         _mark_finished(policy, slots)
@@ -154,6 +158,25 @@ def _open_block(slots: Slots) -> None:
     slots.block_start = start
 
 
+def _with_caches(roster: Roster, slots: Slots, shift: int, caches: KeyValues) -> Layout:
+    """The layout of a call in which rows read their caches, with the caches laid out like it.
+
+    Which rows refresh depends on where their blocks begin: the host waits for that.
+    """
+    moved = (slots.block_call == 0).cpu()
+    due = (roster.refresh_every > 0) & (roster.age + 1 >= roster.refresh_every)
+    roster.age = torch.where(moved | due | (roster.home < 0), 0, roster.age + 1)
+    layout = lay_out(roster, slots, shift, slots.window_start.cpu())
+    if not torch.equal(layout.home, roster.home) and layout.cached_at is not None:
+        source = torch.zeros(sum(run.rows * run.length for run in layout.packing.runs), dtype=torch.int64)
+        for new, old, length in zip(layout.home.tolist(), roster.home.tolist(), roster.length.tolist(), strict=True):
+            if old >= 0:
+                source[new : new + length] = torch.arange(old, old + length)
+        caches.move(to_device(source, slots.key.device))
+    roster.home = layout.home
+    return layout
+
+
 def _choose_thresholds(policy: Policy, slots: Slots, layout: Layout, hidden: Tensor) -> None:
     """Set gamma of the learned rows that are in their first call, from the hidden states that call has made anyway."""
     if policy.threshold is None or not layout.prompts:
@@ -212,10 +235,8 @@ def _predict(
     """`predict` at N positions, by chunks that hold MAX_LOGITS at most."""
     columns = (hidden, temperature, entropy_temperature, uniforms)
     size = max(MIN_ROWS, MAX_LOGITS[hidden.device.type] // policy.denoiser.config.vocab_size)
-    chunks = [
-        predict(_logits(policy, chunk), *settings, mode)
-        for chunk, *settings in zip(*(column.split(size) for column in columns), strict=True)
-    ]
+    parts = zip(*(column.split(size) for column in columns), strict=True)
+    chunks = [predict(_logits(policy, part), warmth, look, lottery, mode) for part, warmth, look, lottery in parts]
     return chunks[0] if len(chunks) == 1 else tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))
 
 

@@ -48,6 +48,8 @@ def make_request(
         entropy_temperature=config.entropy_temperature,
         explore=explore,
         early_exit=early_exit,
+        cache=config.cache,
+        refresh_every=config.cache_refresh,
     )
 
 

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from diffpo.models.policy import Policy
-from diffpo.models.transformer import Packing, Run, to_device
 from diffpo.types import Completion, Request
 
 RULES = ("entropy_bound", "learned", "confidence", "top_k", "steps", "random")
 ENTROPY_BOUND, LEARNED, CONFIDENCE, TOP_K, STEPS, RANDOM = range(len(RULES))
 
-# Below this many rows BLAS sums a matrix product in another order, and a row's logits would depend on its batch.
-MIN_ROWS = 32
+CACHES = ("none", "prefix", "dual")
+NO_CACHE, PREFIX, DUAL = range(len(CACHES))
 
 
 class _Rows:
@@ -79,6 +78,10 @@ class Roster(_Rows):
     window: Tensor  # positions of a block
     learned: Tensor  # bool: the threshold is read off the first call
     fresh: Tensor  # bool: the row has made no call
+    cache: Tensor  # index into CACHES
+    refresh_every: Tensor  # calls between refreshes of the row's cache beside those at the start of a block; 0: none
+    age: Tensor  # calls since the last refresh
+    home: Tensor  # first token of the row in the cache; -1: none
 
 
 def open_slots(policy: Policy, requests: Sequence[Request]) -> tuple[Slots, Roster]:
@@ -94,8 +97,8 @@ def open_slots(policy: Policy, requests: Sequence[Request]) -> tuple[Slots, Rost
     leads = []
     for row, request in enumerate(requests):
         sequence[row, : len(request.prompt_ids)] = torch.tensor(request.prompt_ids, dtype=torch.int64)
-        learned = request.sampler.rule == "learned"
-        leads.append(first.setdefault((request.prompt_ids, request.gen_length, int(window[row]), learned), row))
+        shape = request.prompt_ids, request.gen_length, int(window[row]), request.sampler.rule == "learned"
+        leads.append(first.setdefault((*shape, request.cache), row))
 
     def column(name: str, dtype: torch.dtype = torch.int64) -> Tensor:
         return torch.tensor([getattr(request, name) for request in requests], dtype=dtype, device=device)
@@ -135,89 +138,11 @@ def open_slots(policy: Policy, requests: Sequence[Request]) -> tuple[Slots, Rost
         window=window,
         learned=rule == LEARNED,
         fresh=torch.ones(rows, dtype=torch.bool),
+        cache=torch.tensor([CACHES.index(request.cache) for request in requests]),
+        refresh_every=torch.tensor([request.refresh_every for request in requests]),
+        age=torch.zeros(rows, dtype=torch.int64),
+        home=torch.full((rows,), -1),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """Where the rows lie in a packed call; the same for every call until rows come or go.
-
-    R rows are denoised: rows of one group that make their first call are one. Each gives the hidden states of its
-    window, or of all its tokens where the threshold is read off them: Q queries in all.
-    """
-
-    packing: Packing
-    tokens: Tensor  # [N] index of each token in the flattened `Slots.sequence`
-    query_row: Tensor  # [Q] row of the slots whose window the query belongs to
-    query_token: Tensor  # [Q] first token of that row in the packing
-    query_offset: Tensor  # [Q] place in the window, or in the row where all of it is asked for
-    query_all: Tensor  # [Q] bool: all tokens of the row are asked for
-    first_query: Tensor  # [B] first query of each row
-    asks_all: Tensor  # [B] bool
-    prompts: tuple[tuple[int, int, list[int]], ...]
-    """First query and prompt length of each prompt whose threshold is read off, and the rows that share it."""
-
-    def queries(self, slots: Slots, shift: int) -> Tensor:
-        """Tokens [Q] whose hidden states predict the window of each row."""
-        start = (slots.prompt_length + slots.window_start - shift)[self.query_row]
-        return self.query_token + torch.where(
-            self.query_all, self.query_offset, (start + self.query_offset).clamp_min(0)
-        )
-
-
-def lay_out(roster: Roster, slots: Slots) -> Layout:
-    """The layout of the next call."""
-    device, width = slots.key.device, slots.sequence.shape[1]
-    prompt_width = width - slots.committed_at.shape[1]
-    rows = torch.arange(len(roster.request))
-    # below zero: a group's first call must not be taken for the lead's own, when that row is already further on
-    identity = torch.where(roster.fresh, -1 - roster.lead, roster.request)
-    _, source = identity.unique(return_inverse=True)
-    distinct = torch.empty(int(source.max()) + 1, dtype=torch.int64).scatter(0, source, rows)
-    copies = -(-MIN_ROWS // int(roster.length[distinct].sum()))
-    order, counts = _by_shape(roster, distinct.repeat(copies))
-    length, asks_all = roster.length[order], (roster.fresh & roster.learned)[order]
-    wanted = torch.where(asks_all, length, roster.window[order])
-    first_token, first_query = length.cumsum(0) - length, wanted.cumsum(0) - wanted
-
-    at_row = torch.arange(len(order)).repeat_interleave(length)
-    positions = torch.arange(len(at_row)) - first_token[at_row]
-    prompt_length = roster.prompt_length[order][at_row]
-    column = torch.where(positions < prompt_length, positions, prompt_width + positions - prompt_length)
-    at_query = torch.arange(len(order)).repeat_interleave(wanted)
-    query_offset = torch.arange(len(at_query)) - first_query[at_query]
-    if (missing := MIN_ROWS - len(at_query)) > 0:  # the first query again
-        at_query = torch.nn.functional.pad(at_query, (0, missing))
-        query_offset = torch.nn.functional.pad(query_offset, (0, missing))
-
-    place = torch.empty(len(rows), dtype=torch.int64).scatter(0, order, torch.arange(len(order)))[distinct][source]
-    fresh_learned = (roster.fresh & roster.learned).nonzero().squeeze(-1).tolist()
-    prompts: dict[int, tuple[int, int, list[int]]] = {}
-    for row in fresh_learned:
-        start = int(first_query[place[row]])
-        prompts.setdefault(start, (start, int(roster.prompt_length[row]), []))[2].append(row)
-    runs = tuple(Run(count, int(length[first]), int(length[first]), int(wanted[first])) for first, count in counts)
-    columns = positions, first_token, order[at_row] * width + column, order[at_query], first_token[at_query]
-    positions, starts, tokens, query_row, query_token = (to_device(column, device) for column in columns)
-    return Layout(
-        packing=Packing(positions, starts, runs),
-        tokens=tokens,
-        query_row=query_row,
-        query_token=query_token,
-        query_offset=to_device(query_offset, device),
-        query_all=to_device(asks_all[at_query], device),
-        first_query=to_device(first_query[place], device),
-        asks_all=to_device(asks_all[place], device),
-        prompts=tuple(prompts.values()),
-    )
-
-
-def _by_shape(roster: Roster, rows: Tensor) -> tuple[Tensor, list[tuple[int, int]]]:
-    """`rows` in the order in which they are stored, and the first and the number of each run of like rows."""
-    shape = (roster.length << 32) + (roster.window << 1) + (roster.fresh & roster.learned)
-    _, kind, counts = shape[rows].unique(return_inverse=True, return_counts=True)
-    firsts = counts.cumsum(0) - counts
-    return rows[kind.argsort(stable=True)], list(zip(firsts.tolist(), counts.tolist(), strict=True))
 
 
 def completions_of(
