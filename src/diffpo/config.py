@@ -186,6 +186,7 @@ class LoadConfig:
     revision: str | None = None  # branch, tag or commit of a model on the Hugging Face hub
     adapter: str | None = None  # LoRA adapter (folder or hub id) to put onto the model
     four_bit: bool = False  # keep the blocks' weights in 4 bits (nf4, bitsandbytes); training then takes lora.rank > 0
+    compile: bool = False  # fuse what lies between matrix products with torch.compile, which takes a compiler or Triton
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from helpers import tiny_denoiser, tiny_shape
 
-from diffpo.models.transformer import Transformer, pack, rotate, rotation_table
+from diffpo.models.pointwise import rotate
+from diffpo.models.transformer import Transformer, pack, rotation_table
 
 VOCAB = 11
 LENGTHS = torch.tensor([5, 3, 5, 12, 1, 3, 9])
@@ -128,11 +129,11 @@ def test_rotation_depends_on_distance_only_and_leaves_position_zero() -> None:
     q, k = torch.randn(2, 1, 1, 8, generator=torch.Generator().manual_seed(0))
 
     def score(i: int, j: int) -> torch.Tensor:
-        return (rotate(q, (angles[i].cos(), angles[i].sin())) * rotate(k, (angles[j].cos(), angles[j].sin()))).sum()
+        return (rotate(q, angles[i].cos(), angles[i].sin()) * rotate(k, angles[j].cos(), angles[j].sin())).sum()
 
     torch.testing.assert_close(score(3, 7), score(12, 16), atol=1e-5, rtol=1e-5)
     assert not torch.isclose(score(3, 7), score(7, 3))
-    assert torch.equal(rotate(q, (angles[0].cos(), angles[0].sin())), q)
+    assert torch.equal(rotate(q, angles[0].cos(), angles[0].sin()), q)
 
 
 def test_a_row_beyond_the_models_length_is_an_error() -> None:

@@ -12,8 +12,8 @@ from rollout.slow_engine import decode, run
 from rollout.test_engine import PROMPTS, assert_same
 
 from diffpo.functional.objective import group_advantages
+from diffpo.models.pointwise import rotate
 from diffpo.models.policy import Policy
-from diffpo.models.transformer import rotate
 from diffpo.rollout.cache import cache_kl
 from diffpo.rollout.engine import generate
 from diffpo.types import Batch, Completion, Prompt, Request, Rollout, RolloutGroup, Verdict
@@ -75,7 +75,7 @@ class SlowCache:
         for layer, block in enumerate(denoiser.blocks):
             attn, h = block.attn, block.attn_norm(x)
             q, k, v = (p(h).unflatten(-1, (-1, attn.head_size)) for p in (attn.q_proj, attn.k_proj, attn.v_proj))
-            q, k = rotate(q, rotation), rotate(k, rotation)
+            q, k = rotate(q, *rotation), rotate(k, *rotation)
             if layer == len(self.store):
                 self.store.append((k.clone(), v.clone()))
             keys, values = self.store[layer]

@@ -192,12 +192,13 @@ def load_policy(
     revision: str | None = None,
     adapter: str | Path | None = None,
     four_bit: bool = False,
+    compile: bool = False,
 ) -> Policy:
     """Load a checkpoint, an adapter on its base, or a run's last policy, from a folder or the Hugging Face hub.
 
     `dtype` is "bfloat16", "float32", "saved", or "auto": bfloat16 for LLaDA and Dream, as saved for diffpo's own.
-    `device` "auto" is the GPU if there is one. `adapter` is put onto the checkpoint. ValueError names what is missing
-    or does not fit.
+    `device` "auto" is the GPU if there is one. `adapter` is put onto the checkpoint. `compile` fuses what lies between
+    matrix products. ValueError names what is missing or does not fit.
     """
     folder = locate(name, revision)
     if (folder / "policy").is_dir():
@@ -212,6 +213,8 @@ def load_policy(
             raise ValueError(f"{folder}: adapter_config.json names no base model: load that with this as its adapter")
     checkpoint = Checkpoint.open(name, revision)
     denoiser = load_denoiser(checkpoint, _dtype(dtype, checkpoint), _device(device), four_bit)
+    if compile:
+        denoiser.fuse()
     policy = Policy(denoiser, load_tokenizer(checkpoint.folder, checkpoint.config, denoiser.config.vocab_size))
     policy.base = checkpoint
     policy._load_record(checkpoint.folder)

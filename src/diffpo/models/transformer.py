@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 from torch.utils.checkpoint import checkpoint
 
+from diffpo.models.pointwise import EAGER, compiled
+
 Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of RoPE's angles at each token, [N, 1, D / 2]."""
 
@@ -107,17 +109,19 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
         self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.pointwise = EAGER
 
     def forward(
         self, x: Tensor, rotation: Rotation, packing: Packing, queries: Tensor | None, cache: LayerCache | None
     ) -> Tensor:
-        k = rotate(self.k_proj(x).unflatten(-1, (-1, self.head_size)), rotation)
+        rotate = self.pointwise.rotate
+        k = rotate(self.k_proj(x).unflatten(-1, (-1, self.head_size)), *rotation)
         v = self.v_proj(x).unflatten(-1, (-1, self.head_size))
         if cache is not None:
             k, v = cache.update(k, v)
         if queries is not None:
             x, rotation = x[queries], (rotation[0][queries], rotation[1][queries])
-        q = rotate(self.q_proj(x).unflatten(-1, (-1, self.head_size)), rotation)
+        q = rotate(self.q_proj(x).unflatten(-1, (-1, self.head_size)), *rotation)
         return self.o_proj(attend(q, k, v, packing, "fresh" if queries is None else "wanted"))
 
 
@@ -159,13 +163,6 @@ def rotation_table(length: int, head_size: int, theta: float) -> Tensor:
     return torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
 
 
-def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Rotate heads [N, H, D] by (cos, sin) [N, 1, D / 2]: the first half of D against the second, in fp32."""
-    cos, sin = rotation
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
-
-
 class RMSNorm(nn.Module):
     """x / rms(x) * weight, normalised in fp32."""
 
@@ -173,10 +170,10 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
+        self.pointwise = EAGER
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        return self.weight * (wide * (wide.square().mean(-1, keepdim=True) + self.eps).rsqrt()).to(x.dtype)
+        return self.pointwise.rms_norm(x, self.weight, self.eps)
 
 
 class Block(nn.Module):
@@ -190,6 +187,7 @@ class Block(nn.Module):
         self.gate_proj = nn.Linear(config.hidden_size, config.mlp_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.mlp_size, bias=False)
         self.down_proj = nn.Linear(config.mlp_size, config.hidden_size, bias=False)
+        self.pointwise = EAGER
 
     def forward(
         self,
@@ -202,7 +200,7 @@ class Block(nn.Module):
         update = self.attn(self.attn_norm(x), rotation, packing, queries, cache)
         x = (x if queries is None else x[queries]) + update
         h = self.mlp_norm(x)
-        return x + self.down_proj(F.silu(self.gate_proj(h)) * self.up_proj(h))
+        return x + self.down_proj(self.pointwise.swiglu(self.gate_proj(h), self.up_proj(h)))
 
 
 class Transformer(nn.Module):
@@ -258,6 +256,12 @@ class Transformer(nn.Module):
             else:
                 x = block(x, rotation, packing, wanted, cache)
         return self.norm(x)
+
+    def fuse(self) -> None:
+        """Compile what lies between matrix products (`diffpo.models.pointwise`): the same values to rounding."""
+        for module in self.modules():
+            if isinstance(module, RMSNorm | Attention | Block):
+                module.pointwise = compiled()
 
     def autocast(self) -> torch.autocast:
         """The context of matrix products in `compute_dtype`."""

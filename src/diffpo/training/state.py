@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,10 @@ class Experience:
 
     batch: Batch
     live: Tensor  # [B'] rows that have a gradient
-    cuts: Tensor | None  # [mu, B', M]
+    cuts: Tensor | None  # [mu, B', M]; None where latents are random masks
     old_logprobs: Tensor | None  # [mu, B', L]
     ref_logprobs: Tensor | None  # [mu, B', L]
-    mask_keys: Tensor  # [mu, B'] keys of the prompt masks
+    mask_keys: Tensor  # [mu, B'] keys of random masks
     summary: dict[str, float]
     """Metrics of the rollouts."""
     updates: list[dict[str, float]] = field(default_factory=list)
@@ -95,7 +95,7 @@ def optimizer_step(
 def load_start(config: TrainConfig | SftConfig, world: World, learns: bool = True) -> Policy:
     """config.model on the rank's device with what config adds to it; `learns` False freezes the denoiser."""
     load = config.load
-    policy = load_policy(config.model, load.dtype, world.device, load.revision, load.adapter, load.four_bit)
+    policy = load_policy(config.model, **vars(replace(load, device=str(world.device))))
     if config.lora.rank:
         policy.add_adapters(config.lora, config.seed)
     if not learns:
