@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -43,4 +43,5 @@ EAGER = Pointwise(rms_norm, rotate, swiglu)
 @cache
 def compiled() -> Pointwise:
     """Fused by torch.compile for any number of tokens; how rows are packed is no business of theirs."""
-    return Pointwise(*(torch.compile(function, dynamic=True) for function in (rms_norm, rotate, swiglu)))
+    fuse = partial(torch.compile, dynamic=True)
+    return Pointwise(fuse(rms_norm), fuse(rotate), fuse(swiglu))
