@@ -141,6 +141,7 @@ BAD = [
         "objective.",
         {
             "num_latents": (-1,),
+            "num_pairs": (0, 2),  # 2: with mean_field
             "importance_clamp": (-1.0, NAN),
             "epsilon": (0.0, NAN),
             "beta": (-0.1, NAN),
@@ -251,6 +252,32 @@ def test_validation_names_the_key(cls: type, section: str, field: str, value: ob
     with pytest.raises(ValueError) as caught:
         cls(**{field: value})
     assert section + field in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "idle"),
+    [
+        ({"surrogate": "coupled", "num_latents": 3}, "num_latents"),
+        ({"surrogate": "elbo", "prompt_mask_prob": 0.15}, "prompt_mask_prob"),
+        ({"surrogate": "elbo", "cut_law": "middle"}, "cut_law"),
+        ({"num_latents": 1, "cut_law": "middle"}, "cut_law"),
+        ({"num_latents": 0, "cut_law": "tokens"}, "cut_law"),
+        ({"loss": "wd1", "ratio_level": "call"}, "ratio_level"),
+        ({"loss": "wd1", "epsilon": 0.5}, "epsilon"),
+        ({"importance_clamp": 0.0, "importance_level": "sequence"}, "importance_level"),
+        ({"importance_clamp": 0.0, "self_normalize": True}, "self_normalize"),
+    ],
+)
+def test_a_knob_that_would_do_nothing_is_refused(settings: dict, idle: str) -> None:
+    with pytest.raises(ValueError, match=rf"^objective\.{idle} does nothing with.*: leave it out$"):
+        ObjectiveConfig(**settings)
+
+
+def test_wd1_has_no_objective_for_the_sampler() -> None:
+    wd1 = ObjectiveConfig(loss="wd1")
+    with pytest.raises(ValueError, match="set train to model"):
+        TrainConfig(objective=wd1)
+    assert TrainConfig(train="model", objective=wd1).objective.loss == "wd1"
 
 
 def test_every_field_is_validated() -> None:

@@ -10,7 +10,7 @@ from helpers import chi_square_z, keys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffpo.functional.surrogate import assign_cuts, draw_cuts, latents
+from diffpo.functional.surrogate import assign_cuts, cut_weights, draw_cuts, latents
 
 MASK = 9
 
@@ -47,6 +47,51 @@ def test_every_set_of_steps_is_as_likely(calls: int, num_latents: int) -> None:
     subsets = {inner: i for i, inner in enumerate(itertools.combinations(range(1, calls), num_latents - 1))}
     seen = torch.tensor([subsets[tuple(row)] for row in cuts[:, 1:].tolist()]).bincount(minlength=len(subsets))
     assert abs(chi_square_z(seen, torch.full((len(subsets),), 1 / len(subsets)))) < 4
+
+
+def slow_law(law: str, committed_at: list[int], calls: int) -> list[float]:
+    """Weight of each step 1 .. T - 1, by hand."""
+    steps = range(1, calls)
+    return {
+        "middle": [float(t * (calls - t)) for t in steps],
+        "tokens": [float(committed_at.count(t)) for t in steps],
+    }[law]
+
+
+@pytest.mark.parametrize("law", ["middle", "tokens"])
+@pytest.mark.parametrize("num_latents", [2, 3])
+def test_cuts_follow_their_law(law: str, num_latents: int) -> None:
+    """Steps are drawn one after the other by their weights, whatever the longer row beside."""
+    calls, count = 5, 20_000
+    committed_at = [1, 1, 1, 2, 3, 3, 4, 5]
+    nfe = torch.tensor([calls, calls + 3]).repeat(count)
+    commits = torch.tensor([committed_at, [1, 2, 3, 4, 5, 6, 7, 8]]).repeat(count, 1)
+    weights = cut_weights(nfe, commits, torch.ones_like(commits, dtype=torch.bool), law)
+    by_hand = slow_law(law, committed_at, calls)
+    torch.testing.assert_close(weights[0, : calls - 1], torch.tensor(by_hand))
+    cuts = draw_cuts(nfe, num_latents, keys(2 * count), weights)[::2, 1:]
+    assert (cuts.diff() > 0).all() and (cuts < calls).all()
+    probabilities: dict[tuple[int, ...], float] = {}
+    for drawn in itertools.permutations(range(1, calls), num_latents - 1):
+        probability, left = 1.0, sum(by_hand)
+        for step in drawn:
+            probability, left = probability * by_hand[step - 1] / left, left - by_hand[step - 1]
+        subset = tuple(sorted(drawn))
+        probabilities[subset] = probabilities.get(subset, 0.0) + probability
+    order = {subset: index for index, subset in enumerate(probabilities)}
+    seen = torch.tensor([order[tuple(row)] for row in cuts.tolist()]).bincount(minlength=len(order))
+    assert abs(chi_square_z(seen, torch.tensor(list(probabilities.values())))) < 4
+
+
+def test_a_law_changes_no_number_of_cuts() -> None:
+    """A step at which nothing counted is a step still: early EOS, or a rule that waits."""
+    nfe, commits = torch.tensor([4, 1]), torch.tensor([[1, 1, 4, 4], [1, 1, 1, 1]])
+    mask = torch.ones(2, 4, dtype=torch.bool)
+    assert cut_weights(nfe, commits, mask, "uniform") is None
+    for law in ("middle", "tokens"):
+        for num_latents in (3, 4, 0):
+            cuts = draw_cuts(nfe, num_latents, keys(2), cut_weights(nfe, commits, mask, law))
+            assert len(set(cuts_below(cuts[0], 4))) == (num_latents or 4) and cuts_below(cuts[1], 1) == [0]
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(0, 6))

@@ -165,7 +165,7 @@ def test_importance_weights_have_mean_one_under_the_behaviour_policy(m: int) -> 
             tokens = [rollout.tokens[rollout.committed_at.index(call)] for call in range(1, length + 1)]
             old = torch.stack([q[o] for q, o in zip(surrogates(denoiser, rollout, cuts), tokens, strict=True)])
             behaviour = torch.stack([b[o] for b, o in zip(rollout.conditionals, tokens, strict=True)])
-            weights = importance_weights(old.log(), behaviour.log(), math.inf)
+            weights = importance_weights(old.log() - behaviour.log(), math.inf)
             for call, weight in enumerate(weights.tolist()):
                 by_state.setdefault((call, rollout.states[call]), []).append(rollout.probability * weight)
         reached: dict[tuple[int, State], float] = {}

@@ -13,6 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+Level = Literal["token", "call", "sequence"]
+"""What has one ratio."""
+
 
 def speed_reward(
     rewards: Float[Tensor, "P G"],
@@ -61,13 +64,36 @@ def token_weights(
     return mask / gen_lengths[:, None] / len(mask)
 
 
-def importance_weights(
-    old_logprobs: Float[Tensor, "*S"], behaviour_logprobs: Float[Tensor, "*S"], clamp: float
-) -> Float[Tensor, "*S"]:
-    """min(C, w), w = pi^_old / b: from the surrogate to the policy that drew the tokens. `clamp` 0: all ones."""
+def pool_log_ratios(
+    log_ratios: Float[Tensor, "B L"], mask: Bool[Tensor, "B L"], committed_at: Int64[Tensor, "B L"], level: Level
+) -> Float[Tensor, "B L"]:
+    """Log-ratios of what `level` treats as one action: a token, the tokens of one call, or a completion.
+
+    Several tokens have the mean of theirs (GSPO, arXiv 2507.18071, Eq. 5), so that clips and clamps mean the same
+    whatever the length. Positions outside `mask` count in no mean.
+    """
+    if level == "token":
+        return log_ratios
+    unit = committed_at if level == "call" else torch.zeros_like(committed_at)
+    empty = log_ratios.new_zeros(len(unit), int(unit.max()) + 1)
+    total = empty.scatter_add(1, unit, log_ratios * mask)
+    count = empty.scatter_add(1, unit, mask.to(log_ratios.dtype))
+    return (total / count.clamp_min(1)).gather(1, unit)
+
+
+def importance_weights(log_ratios: Float[Tensor, "*S"], clamp: float) -> Float[Tensor, "*S"]:
+    """min(C, w), w = pi^_old / b: from the surrogate to the policy that drew the tokens. `clamp` 0: all ones.
+
+    `log_ratios` are log w, a token's or pooled.
+    """
     if clamp == 0:
-        return torch.ones_like(old_logprobs)
-    return (old_logprobs - behaviour_logprobs).exp().clamp_max(clamp).detach()
+        return torch.ones_like(log_ratios)
+    return log_ratios.exp().clamp_max(clamp).detach()
+
+
+def self_normalize(importance: Float[Tensor, "B L"], weights: Float[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+    """w / mean of w under the tokens' `weights` in J: the total weight of the batch is what it is without w."""
+    return importance * (weights.sum() / (weights * importance).sum().clamp_min(1e-12))
 
 
 def clipped_surrogate(

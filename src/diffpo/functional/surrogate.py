@@ -11,25 +11,57 @@ m = T the exact likelihood of the trajectory. Nothing outside this file knows m.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from diffpo.functional.random import fold, uniform
 
+CutLaw = Literal["uniform", "middle", "tokens"]
+"""How cuts fall on a rollout's calls."""
 
-def draw_cuts(nfe: Int64[Tensor, " B"], num_latents: int, keys: Int64[Tensor, " B"]) -> Int64[Tensor, "B M"]:
-    """Cuts of each row, ascending: 0 and m - 1 distinct steps, uniform on {1..T-1}. `num_latents` 0 takes them all.
 
+def draw_cuts(
+    nfe: Int64[Tensor, " B"],
+    num_latents: int,
+    keys: Int64[Tensor, " B"],
+    weights: Float[Tensor, "B T"] | None = None,
+) -> Int64[Tensor, "B M"]:
+    """Cuts of each row, ascending: 0 and m - 1 distinct steps of {1..T-1}. `num_latents` 0 takes them all.
+
+    Steps are drawn one after the other, without replacement, uniformly or by the `weights` > 0 of steps 1, 2, ...
     A row with fewer than m calls gets every step; its unused cuts equal T, below which nothing was committed later.
     """
     longest = int(nfe.max())
     m = min(num_latents or longest, longest)
     inner = torch.arange(1, longest, device=nfe.device)
-    lottery = uniform(fold(keys[:, None], inner)).masked_fill(inner >= nfe[:, None], torch.inf)
+    lottery = uniform(fold(keys[:, None], inner))
+    if weights is not None:  # a race of exponential clocks: the first to ring are drawn by their rates
+        lottery = -torch.log1p(-lottery) / weights
+    lottery = lottery.masked_fill(inner >= nfe[:, None], torch.inf)
     chosen = lottery.argsort(dim=-1, stable=True)[:, : m - 1] + 1
     chosen = torch.minimum(chosen, nfe[:, None]).sort(dim=-1).values
     return torch.cat([torch.zeros_like(nfe)[:, None], chosen], dim=-1)
+
+
+def cut_weights(
+    nfe: Int64[Tensor, " B"], committed_at: Int64[Tensor, "B L"], mask: Bool[Tensor, "B L"], law: CutLaw
+) -> Float[Tensor, "B T"] | None:
+    """Weights of steps 1 .. max T - 1 as cuts: equal (None), t (T - t), or the tokens of `mask` that call t committed.
+
+    "middle" draws where the surrogate is closest to the truth; "tokens" halves tokens rather than calls on average. A
+    step that committed nothing in `mask` weighs little, not nothing: a row has as many cuts as under any law.
+    """
+    inner = torch.arange(1, int(nfe.max()), device=nfe.device)
+    if law == "uniform":
+        return None
+    if law == "middle":
+        return (inner * (nfe[:, None] - inner)).clamp_min(1).float()
+    counts = torch.zeros(len(nfe), int(nfe.max()) + 1, device=nfe.device)
+    counts = counts.scatter_add(1, committed_at, mask.float())
+    return counts[:, 1:-1].clamp_min(1e-3)
 
 
 def assign_cuts(committed_at: Int64[Tensor, "B L"], cuts: Int64[Tensor, "B M"]) -> Int64[Tensor, "B L"]:

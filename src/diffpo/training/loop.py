@@ -12,6 +12,7 @@ from diffpo.config import TrainConfig
 from diffpo.evaluation.answers import answer, points_of
 from diffpo.functional.objective import group_advantages
 from diffpo.functional.random import make_key
+from diffpo.functional.wd1 import wd1_advantages
 from diffpo.models.policy import Policy
 from diffpo.models.threshold import ThresholdHead
 from diffpo.rollout.local import collect
@@ -24,6 +25,9 @@ from diffpo.training.run import Run
 from diffpo.training.state import Experience, Optimizers, TrainState, load_start
 from diffpo.training.update import prepare, update
 from diffpo.types import Batch, RolloutGroup
+
+ADVANTAGES = {"clipped": group_advantages, "wd1": wd1_advantages}
+"""What a completion's reward is worth beside its group's, by loss."""
 
 
 def train(config: TrainConfig, resume: bool = False, quiet: bool = False) -> Policy:
@@ -85,7 +89,7 @@ def gather(state: TrainState, task: Task, config: TrainConfig, world: World) -> 
             )
     groups = world.gather(groups)
     rewards = torch.tensor([[rollout.reward for rollout in group.rollouts] for group in groups])
-    advantages = group_advantages(rewards, config.objective.scale_rewards).flatten()
+    advantages = ADVANTAGES[config.objective.loss](rewards, config.objective.scale_rewards).flatten()
     batch = _on_device(Batch.from_groups(groups, advantages), world.device)
     if config.train != "model" and policy.threshold is not None and policy.threshold.untrained:
         assert batch.features is not None

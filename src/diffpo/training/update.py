@@ -8,18 +8,22 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from diffpo.config import TrainConfig
+from diffpo.config import ObjectiveConfig, TrainConfig
 from diffpo.functional.objective import (
     clipped_surrogate,
     effective_sample_size,
     importance_weights,
     kl_k3,
+    pool_log_ratios,
+    self_normalize,
     threshold_objective,
     token_weights,
 )
 from diffpo.functional.random import fold, make_key
-from diffpo.functional.surrogate import draw_cuts
+from diffpo.functional.surrogate import cut_weights, draw_cuts
+from diffpo.functional.wd1 import weighted_likelihood
 from diffpo.models.likelihood import surrogate_logprobs
+from diffpo.models.masked_likelihood import coupled_logprobs, elbo_logprobs
 from diffpo.models.policy import Policy
 from diffpo.training.distributed import World
 from diffpo.training.state import Experience, TrainState, learning_parameters, optimizer_step
@@ -72,8 +76,11 @@ def prepare(
     if config.train == "sampler" or not len(live):
         return experience
     part = batch.take(live)
-    experience.cuts = torch.stack([draw_cuts(part.nfe, objective.num_latents, key) for key in keys])
-    experience.old_logprobs = _score(state.policy, experience, config, world)
+    if objective.surrogate == "mean_field":
+        law = cut_weights(part.nfe, part.committed_at, part.loss_mask, objective.cut_law)
+        experience.cuts = torch.stack([draw_cuts(part.nfe, objective.num_latents, key, law) for key in keys])
+    if objective.loss != "wd1" or objective.importance_clamp:  # else no old policy is in J
+        experience.old_logprobs = _score(state.policy, experience, config, world)
     if state.start is not None:
         with state.at_start() as reference:
             experience.ref_logprobs = _score(reference, experience, config, world)
@@ -93,15 +100,14 @@ def _score(policy: Policy, experience: Experience, config: TrainConfig, world: W
 
 
 def _logprobs(policy: Policy, experience: Experience, iteration: int, rows: Tensor, config: TrainConfig) -> Tensor:
-    assert experience.cuts is not None
-    return surrogate_logprobs(
-        policy,
-        experience.batch.take(experience.live[rows]),
-        experience.cuts[iteration, rows],
-        config.rollout.temperature,
-        config.objective.prompt_mask_prob,
-        experience.mask_keys[iteration, rows],
-    )
+    """log pi^ of live `rows`, [b, L], given the latents of `iteration`."""
+    objective, temperature = config.objective, config.rollout.temperature
+    part, keys = experience.batch.take(experience.live[rows]), experience.mask_keys[iteration, rows]
+    if experience.cuts is not None:
+        cuts = experience.cuts[iteration, rows]
+        return surrogate_logprobs(policy, part, cuts, temperature, objective.prompt_mask_prob, keys)
+    surrogate = {"coupled": coupled_logprobs, "elbo": elbo_logprobs}[objective.surrogate]
+    return surrogate(policy, part, keys, objective.num_pairs, temperature)
 
 
 def update(state: TrainState, config: TrainConfig, world: World) -> dict[str, float]:
@@ -112,8 +118,8 @@ def update(state: TrainState, config: TrainConfig, world: World) -> dict[str, fl
     metrics: dict[str, float] = {}
     for _, optimizer in optimizers.items():
         optimizer.zero_grad(set_to_none=True)
-    if optimizers.denoiser and experience.old_logprobs is not None:
-        metrics |= _policy_backward(policy, experience, config, state.iteration, world)
+    if optimizers.denoiser and len(experience.live):
+        metrics |= policy_backward(policy, experience, config, state.iteration, world)
         rate = config.optim.learning_rate * learning_rate_factor(config, state.step)
         world.sum_gradients(parameters["denoiser"].values())
         metrics |= optimizer_step(optimizers.denoiser, parameters["denoiser"], rate, max_norm, "model", world)
@@ -126,47 +132,70 @@ def update(state: TrainState, config: TrainConfig, world: World) -> dict[str, fl
     return metrics
 
 
-def _policy_backward(
+def policy_backward(
     policy: Policy, experience: Experience, config: TrainConfig, iteration: int, world: World
 ) -> dict[str, float]:
     """Accumulate the gradient of -J over this rank's rows; all weights are those of the whole batch."""
     batch, objective = experience.batch, config.objective
-    assert experience.old_logprobs is not None
-    weights = token_weights(batch.loss_mask, batch.gen_lengths, objective.loss_type)[experience.live]
-    importance = importance_weights(
-        experience.old_logprobs[iteration], batch.behaviour_logprobs[experience.live], objective.importance_clamp
-    )
-    names = ("kl", "surrogate_kl", "clip_ratio") if objective.beta else ("surrogate_kl", "clip_ratio")
+    live, old, ref = experience.live, experience.old_logprobs, experience.ref_logprobs
+    weights = token_weights(batch.loss_mask, batch.gen_lengths, objective.loss_type)[live]
+    importance, metrics = _importance(experience, weights, iteration, objective)
+    clipped = ("clip_ratio",) if objective.loss == "clipped" else ()
+    names = [*clipped, *(("surrogate_kl",) if old is not None else ()), *(("kl",) if ref is not None else ())]
     totals = {name: torch.zeros((), device=world.device) for name in names}
-    for rows, counted in micro_batches(world, len(experience.live), config.optim.micro_batch_size):
-        part = batch.take(experience.live[rows])
+    for rows, counted in micro_batches(world, len(live), config.optim.micro_batch_size):
+        part = batch.take(live[rows])
         logprobs = _logprobs(policy, experience, iteration, rows, config)
-        old = experience.old_logprobs[iteration, rows]
-        ratio = (logprobs - old).exp()
-        advantages = part.advantages[:, None].expand_as(ratio)
-        gain = importance[rows] * clipped_surrogate(ratio, advantages, objective.epsilon)
-        if experience.ref_logprobs is not None:
-            kl = kl_k3(logprobs, experience.ref_logprobs[iteration, rows])
-            gain = gain - objective.beta * kl
-            totals["kl"] += counted * kl.detach()[part.loss_mask].sum()
+        others = (None if other is None else other[iteration, rows] for other in (old, ref))
+        gain, measured = _gain(logprobs, *others, part, objective)
+        gain = importance[rows] * gain
+        if ref is not None:
+            gain = gain - objective.beta * measured["kl"]
         loss = -(weights[rows] * gain).sum()
         (loss if counted else 0 * loss).backward()
-        clipped = ((ratio - 1) * advantages.sign() > objective.epsilon)[part.loss_mask]
-        totals["surrogate_kl"] += counted * kl_k3(old, logprobs.detach())[part.loss_mask].sum()
-        totals["clip_ratio"] += counted * clipped.float().sum()
-    count = batch.loss_mask[experience.live].sum()
-    metrics = {name: float(total / count) for name, total in world.sum(totals).items()}
-    return metrics | _importance_metrics(experience, iteration, objective.importance_clamp)
+        for name, values in measured.items():
+            totals[name] += counted * values.detach()[part.loss_mask].sum()
+    count = batch.loss_mask[live].sum()
+    return {name: float(total / count) for name, total in world.sum(totals).items()} | metrics
 
 
-def _importance_metrics(experience: Experience, iteration: int, clamp: float) -> dict[str, float]:
-    """How far the surrogate is from the behaviour policy, and what the clamp leaves of it."""
-    assert experience.old_logprobs is not None
-    mask = experience.batch.loss_mask[experience.live]
-    behaviour = experience.batch.behaviour_logprobs[experience.live]
-    raw = (experience.old_logprobs[iteration] - behaviour).exp()[mask]
-    limit = clamp or math.inf
-    return {
+def _gain(
+    logprobs: Tensor, old: Tensor | None, ref: Tensor | None, part: Batch, objective: ObjectiveConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What each token adds to J before its weights, [b, L], and metrics of the tokens by name, one of them the KL."""
+    advantages, here = part.advantages[:, None].expand_as(logprobs), torch.zeros_like(logprobs)
+    measured: dict[str, Tensor] = {}
+
+    def log_ratio(other: Tensor) -> Tensor:
+        return pool_log_ratios(logprobs - other, part.loss_mask, part.committed_at, objective.ratio_level)
+
+    if old is not None:
+        measured["surrogate_kl"] = kl_k3(here, log_ratio(old).detach())
+    if ref is not None:
+        measured["kl"] = kl_k3(log_ratio(ref), here)
+    if objective.loss == "wd1":
+        return weighted_likelihood(logprobs, advantages), measured
+    assert old is not None
+    ratio = log_ratio(old).exp()
+    measured["clip_ratio"] = ((ratio.detach() - 1) * advantages.sign() > objective.epsilon).float()
+    return clipped_surrogate(ratio, advantages, objective.epsilon), measured
+
+
+def _importance(
+    experience: Experience, weights: Tensor, iteration: int, objective: ObjectiveConfig
+) -> tuple[Tensor, dict[str, float]]:
+    """Importance weights of the live rows, [B', L]; how far the surrogate is from the behaviour policy."""
+    if experience.old_logprobs is None:
+        return torch.ones_like(weights), {}
+    batch, clamp = experience.batch, objective.importance_clamp
+    mask, committed_at = batch.loss_mask[experience.live], batch.committed_at[experience.live]
+    gap = experience.old_logprobs[iteration] - batch.behaviour_logprobs[experience.live]
+    gap = pool_log_ratios(gap, mask, committed_at, objective.importance_level)
+    importance = importance_weights(gap, clamp)
+    if objective.self_normalize:
+        importance = self_normalize(importance, weights)
+    raw, limit = gap.exp()[mask], clamp or math.inf
+    return importance, {
         "importance/mean": float(raw.mean()),
         "importance/clamped": float((raw > limit).float().mean()),
         "importance/ess": float(effective_sample_size(raw.clamp_max(limit))),

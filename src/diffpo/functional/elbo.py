@@ -1,0 +1,38 @@
+"""ESPO's surrogate (arXiv 2512.03759): the evidence lower bound of a completion, from pairs of complementary masks.
+
+Draw l ~ U{0..L} and mask l positions at random; the twin masks the other L - l. With K pairs,
+
+    ELBO = 1/(2K) sum_pairs [ (L + 1)/l      sum_{masked}  log pi(o_i | c, z_l)
+                            + (L + 1)/(L-l)  sum_{others}  log pi(o_i | c, z_{L-l}) ]
+
+Its mean over l and masks is the bound of any-order models, sum_l E 1/l sum_{masked} log pi(o_i | c, z_l), which is
+log pi(o | c) itself where the predictions are conditionals of one distribution. One token's share of the sum stands for
+its log-probability; ESPO exponentiates the whole, over the length (`objective.ratio_level` = "sequence").
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from diffpo.functional.random import fold, uniform
+
+
+def elbo_masks(
+    keys: Int64[Tensor, " B"], num_pairs: int, lengths: Int64[Tensor, " B"], width: int
+) -> tuple[Bool[Tensor, "B M L"], Float[Tensor, "B M L"]]:
+    """Masks of the M = 2 K latents of a row, pair by pair, and the weight of each token's log-prob there.
+
+    `lengths` are the canvases', L; positions beyond are in no mask. A weight is 0 where the token is not masked.
+    """
+    pairs = fold(keys[:, None], torch.arange(num_pairs, device=keys.device))
+    inside = (torch.arange(width, device=keys.device) < lengths[:, None])[:, None]
+    count = (uniform(fold(pairs, 0)) * (lengths[:, None] + 1)).long().minimum(lengths[:, None])[:, :, None]
+    lottery = uniform(fold(pairs[:, :, None], 1, torch.arange(width, device=keys.device)))
+    ranks = lottery.masked_fill(~inside, torch.inf).argsort(dim=-1, stable=True).argsort(dim=-1)
+    masked, others = inside & (ranks < count), inside & (ranks >= count)
+    total = lengths[:, None, None]
+    weights = [part * (total + 1) / size.clamp_min(1) for part, size in ((masked, count), (others, total - count))]
+    masks = torch.stack([masked, others], 2)
+    return masks.flatten(1, 2), torch.stack(weights, 2).flatten(1, 2) / (2 * num_pairs)

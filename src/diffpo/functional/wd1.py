@@ -1,0 +1,33 @@
+"""wd1 (arXiv 2507.08838): a weighted likelihood without a ratio.
+
+    J = 1/P sum_prompts sum_i (w+_i - w-_i) log pi^(o_i | c),    w+ = softmax(A),  w- = softmax(-A) over the group
+
+Good completions are imitated and bad ones unlearned. No old policy is in it, so none has to be scored. Where advantages
+are small, w+ - w- = 2 A / G, and J is REINFORCE's objective.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffpo.functional.objective import group_advantages
+
+
+def wd1_advantages(rewards: Float[Tensor, "P G"], scale: bool = False) -> Float[Tensor, "P G"]:
+    """G (w+_i - w-_i), which stands where GRPO has A_i; the mean over P G rows then is wd1's over prompts.
+
+    A group of equal rewards has none, and a reward that is NaN leaves its row out.
+    """
+    out = rewards.isnan()
+    advantages = group_advantages(rewards, scale)
+    good = advantages.masked_fill(out, -torch.inf).softmax(-1)
+    bad = (-advantages).masked_fill(out, -torch.inf).softmax(-1)
+    live = advantages.any(-1, keepdim=True) & ~out  # equal rewards: exactly 0, not a rounding error
+    return torch.where(live, rewards.shape[-1] * (good - bad), 0.0)
+
+
+def weighted_likelihood(logprobs: Float[Tensor, "*S"], advantages: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """A log pi: its gradient is REINFORCE's, at every iteration and however far the policy has moved."""
+    return advantages * logprobs
