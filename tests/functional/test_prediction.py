@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import chi_square_z, keys
 
-from diffpo.functional.prediction import Mode, ban, invert_cdf, log_softmax_at, predict
+from diffpo.functional.prediction import Mode, ban, invert_cdf, predict
 from diffpo.functional.random import uniform
 
 LARGEST_UNIFORM = 1 - 2.0**-24
@@ -45,9 +45,6 @@ def test_log_probabilities_are_those_of_the_distribution_drawn_from() -> None:
     tokens, logprobs = draw(logits, temperature, uniform(keys(50)))
     reference = torch.distributions.Categorical(logits=logits / temperature[:, None])
     torch.testing.assert_close(logprobs, reference.log_prob(tokens))
-    for row in range(50):
-        scored = log_softmax_at(logits[row : row + 1], tokens[row : row + 1], float(temperature[row]))
-        torch.testing.assert_close(scored, logprobs[row : row + 1])
 
 
 def test_temperature_zero_is_a_point_mass_on_the_argmax() -> None:
@@ -95,12 +92,6 @@ def test_certainty_at_its_limits() -> None:
     entropy, largest = certainty(logits, torch.ones(2))
     torch.testing.assert_close(entropy, torch.tensor([4.0, 1.0]).log())
     torch.testing.assert_close(largest, torch.tensor([0.25, 1.0]))
-
-
-def test_log_softmax_at_has_the_gradient_of_log_softmax() -> None:
-    logits = random_logits(3, 5).double().requires_grad_()
-    tokens = torch.tensor([0, 3, 4])
-    assert torch.autograd.gradcheck(lambda x: log_softmax_at(x, tokens, 0.7), logits)
 
 
 @pytest.mark.parametrize("vocab", [7, 97, 256, 480, 4096, 8192])

@@ -34,14 +34,6 @@ def ban(
     return logits.float().index_fill_(-1, banned, floor)
 
 
-def log_softmax_at(
-    logits: Float[Tensor, "N V"], tokens: Int64[Tensor, " N"], temperature: float
-) -> Float[Tensor, " N"]:
-    """log softmax(logits / temperature) at `tokens`."""
-    logits = logits / temperature
-    return logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(-1)
-
-
 def predict(
     logits: Float[Tensor, "N V"],
     temperature: Float[Tensor, " N"],

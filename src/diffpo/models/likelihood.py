@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from diffpo.functional.prediction import log_softmax_at
 from diffpo.functional.random import fold, uniform
 from diffpo.functional.surrogate import assign_cuts, latents
+from diffpo.models.fused import token_logprobs
 from diffpo.models.policy import Policy
-from diffpo.models.transformer import pack
+from diffpo.models.transformer import pack, windows
 from diffpo.types import Batch
-
-MAX_LOGITS = 2**26
-"""Logits held at once: 256 MB in fp32, and as much again for each of a few temporaries."""
 
 
 def surrogate_logprobs(
@@ -54,27 +50,18 @@ def surrogate_logprobs(
         lottery = uniform(fold(mask_keys[latent_row][:, None], place))
         hide = (lottery < prompt_mask_prob) & (place < prompt_lengths[:, None]) & (latent_cut == 0)[:, None]
         sequences = sequences.masked_fill(hide, policy.mask_id)
-    ids, packing = pack(sequences, prompt_lengths + batch.gen_lengths[latent_row])
-    hidden = policy.denoiser(ids, packing)
-    at = packing.starts[source] + (prompt_lengths[source] + positions - policy.denoiser.config.shift).clamp_min(0)
-    scores = score_tokens(policy, hidden[at], batch.tokens[rows, positions], temperature)
+    gen_lengths = batch.gen_lengths[latent_row]
+    ids, packing = pack(sequences, prompt_lengths + gen_lengths, gen_lengths)
+    queries, begins = windows(packing, prompt_lengths - policy.denoiser.config.shift, gen_lengths)
+    hidden = policy.denoiser(ids, packing, queries)[begins[source] + positions]
+    scores = score_tokens(policy, hidden, batch.tokens[rows, positions], temperature)
     return torch.zeros(batch.tokens.shape, device=device).index_put((rows, positions), scores)
 
 
 def score_tokens(policy: Policy, hidden: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-    """log softmax(logits / temperature) at `tokens` [N] of final hidden states [N, D]. Differentiable.
-
-    Logits of many positions over a large vocabulary are made, and in the backward pass made again, chunk by chunk.
-    """
-
-    def score(hidden: Tensor, tokens: Tensor) -> Tensor:
-        return log_softmax_at(policy.logits(hidden), tokens, temperature)
-
-    size = max(1, MAX_LOGITS // policy.denoiser.config.vocab_size)
-    if len(tokens) <= size:
-        return score(hidden, tokens)
-    chunks = zip(hidden.split(size), tokens.split(size), strict=True)
-    return torch.cat([checkpoint(score, *chunk, use_reentrant=False) for chunk in chunks])
+    """log softmax(logits / temperature) at `tokens` [N] of final hidden states [N, D]. Differentiable."""
+    denoiser = policy.denoiser
+    return token_logprobs(hidden, denoiser.head.weight, tokens, temperature, policy.banned, denoiser.compute_dtype)
 
 
 def _with_prompts(batch: Batch, rows: Tensor, canvas: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:

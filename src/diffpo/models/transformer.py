@@ -83,19 +83,37 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def pack(sequences: Tensor, lengths: Tensor) -> tuple[Tensor, Packing]:
-    """Pack right-padded rows [R, S] of `lengths` [R] into token ids [N] and their packing."""
-    order = lengths.argsort(stable=True)
-    ordered = lengths[order]
-    keep = torch.arange(sequences.shape[1], device=sequences.device) < ordered[:, None]
-    sizes, counts = ordered.unique_consecutive(return_counts=True)
-    ends = ordered.cumsum(0)
+def pack(sequences: Tensor, lengths: Tensor, wanted: Tensor | None = None) -> tuple[Tensor, Packing]:
+    """Pack right-padded rows [R, S] of `lengths` [R] into token ids [N] and their packing.
+
+    `wanted` [R] says of how many tokens of each row the final hidden states will be asked for; all unless given.
+    """
+    wanted = lengths if wanted is None else wanted
+    shape = (lengths << 32) + wanted
+    order = shape.argsort(stable=True)
+    keep = torch.arange(sequences.shape[1], device=sequences.device) < lengths[order][:, None]
+    kinds, counts = shape[order].unique_consecutive(return_counts=True)
+    ends = lengths[order].cumsum(0)
+    numbers = torch.stack([counts, kinds >> 32, kinds >> 32, kinds & 0xFFFFFFFF], dim=1)
     packing = Packing(
         positions=keep.nonzero()[:, 1],
-        starts=torch.empty_like(ends).scatter(0, order, ends - ordered),
-        runs=tuple(Run(rows, size, size, size) for rows, size in zip(counts.tolist(), sizes.tolist(), strict=True)),
+        starts=torch.empty_like(ends).scatter(0, order, ends - lengths[order]),
+        runs=tuple(Run(*run) for run in numbers.tolist()),
     )
     return sequences[order][keep], packing
+
+
+def windows(packing: Packing, first: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens of `wanted` [R] positions of each row from `first` [R] on, as `Transformer` takes them: [Q].
+
+    And where among them those of each row begin, [R]. `wanted` is that of `pack`.
+    """
+    order = packing.starts.argsort()
+    ends = wanted[order].cumsum(0)
+    begins = torch.empty_like(ends).scatter(0, order, ends - wanted[order])
+    row = order.repeat_interleave(wanted[order])
+    offset = torch.arange(len(row), device=row.device) - begins[row]
+    return packing.starts[row] + (first[row] + offset).clamp_min(0), begins
 
 
 class Attention(nn.Module):

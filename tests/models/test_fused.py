@@ -1,0 +1,87 @@
+"""Scores straight from hidden states against all logits at once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffpo.models import fused
+from diffpo.models.fused import token_logprobs
+
+BANNED = torch.tensor([3, 10])
+
+
+def inputs(count: int = 37, dtype: torch.dtype = torch.float32, learns: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states [N, 6], a head [11, 6] and tokens [N]."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(count, 6, generator=generator).to(dtype).requires_grad_()
+    weight = torch.randn(11, 6, generator=generator).to(dtype).requires_grad_(learns)
+    allowed = torch.tensor([token for token in range(11) if token not in BANNED])
+    return hidden, weight, allowed[torch.randint(len(allowed), (count,), generator=generator)]
+
+
+def plain(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
+    logits = (hidden.to(dtype) @ weight.to(dtype).T).float().index_fill(-1, BANNED, -torch.inf)
+    return (logits / temperature).log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("chunk", [1, 8, 36, 37, 1000])
+def test_values_and_gradients_are_those_of_all_logits(
+    temperature: float, learns: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(fused.MAX_LOGITS, "cpu", 11 * chunk)
+    hidden, weight, tokens = inputs(learns=learns)
+    factors = torch.randn(37, generator=torch.Generator().manual_seed(1))
+    learning = [hidden, weight] if learns else [hidden]
+    theirs = plain(hidden, weight, tokens, temperature, torch.float32)
+    expected = torch.autograd.grad((theirs * factors).sum(), learning)
+    ours = token_logprobs(hidden, weight, tokens, temperature, BANNED)
+    torch.testing.assert_close(ours, theirs)
+    for mine, other in zip(torch.autograd.grad((ours * factors).sum(), learning), expected, strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_products_in_bf16_are_those_of_autocast(learns: bool) -> None:
+    hidden, weight, tokens = inputs(learns=learns)
+    learning = [hidden, weight] if learns else [hidden]
+    theirs = plain(hidden, weight, tokens, 0.8, torch.bfloat16)
+    ours = token_logprobs(hidden, weight, tokens, 0.8, BANNED, torch.bfloat16)
+    torch.testing.assert_close(ours, theirs)
+    expected = torch.autograd.grad(theirs.sum(), learning)
+    for mine, other in zip(torch.autograd.grad(ours.sum(), learning), expected, strict=True):
+        assert mine.dtype == other.dtype
+        torch.testing.assert_close(mine, other, atol=3e-2, rtol=3e-2)
+
+
+def test_nothing_of_the_size_of_all_logits_outlives_its_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(fused.MAX_LOGITS, "cpu", 11 * 4)
+    for learns in (True, False):
+        hidden, weight, tokens = inputs(learns=learns)
+        largest = 0
+
+        def pack(tensor: Tensor) -> Tensor:
+            nonlocal largest
+            largest = max(largest, tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            token_logprobs(hidden, weight, tokens, 1.0, BANNED)
+        assert largest == hidden.numel() < 37 * 11
+
+
+def test_without_gradients_none_is_made() -> None:
+    hidden, weight, tokens = inputs()
+    with torch.no_grad():
+        ours = token_logprobs(hidden, weight, tokens, 1.0, BANNED)
+    assert not ours.requires_grad
+    torch.testing.assert_close(ours, plain(hidden, weight, tokens, 1.0, torch.float32).detach())
+
+
+def test_banned_ids_have_no_probability_and_no_gradient() -> None:
+    hidden, weight, tokens = inputs()
+    token_logprobs(hidden, weight, tokens, 1.0, BANNED).sum().backward()
+    assert weight.grad is not None and not weight.grad[BANNED].any() and weight.grad[0].any()
