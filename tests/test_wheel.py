@@ -42,9 +42,12 @@ def test_wheel_is_what_runs(installed: Path) -> None:
     assert "sft" in run("venv/bin/python", "-m", "diffpo", "--help", cwd=installed)
 
 
-def test_wheel_ships_recipes(installed: Path) -> None:
-    shipped = {path.name for path in installed.glob("venv/lib/python*/site-packages/diffpo/recipes/*.toml")}
-    assert shipped == {path.name for path in (ROOT / "recipes").glob("*.toml")} and shipped
+@pytest.mark.parametrize("folder", ["recipes", "studies"])
+def test_wheel_ships_recipes_and_studies(installed: Path, folder: str) -> None:
+    shipped = {path.name for path in installed.glob(f"venv/lib/python*/site-packages/diffpo/{folder}/*.toml")}
+    assert shipped == {path.name for path in (ROOT / folder).glob("*.toml")} and shipped
+    if folder == "studies":
+        run("venv/bin/diffpo", "study", "paper_table", "--dry-run", cwd=installed)
 
 
 def test_wheel_trains(installed: Path) -> None:

@@ -7,14 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import keys
 
 from diffpo.config import ObjectiveConfig, RolloutConfig, TaskConfig, TrainConfig
 from diffpo.functional.surrogate import draw_cuts
+from diffpo.models.policy import load_policy
+from diffpo.tasks import load_task
+from diffpo.training.distributed import World
 from diffpo.training.forwards import count_latents
-from diffpo.training.loop import train
+from diffpo.training.loop import gather, train
 from diffpo.training.metrics import read_metrics
+from diffpo.training.state import Optimizers, TrainState
+from diffpo.training.update import update
 from diffpo.types import Batch
-from helpers import keys
 
 
 def batch_of(prompts: list[str], committed_at: list[list[int]], lengths: list[int]) -> Batch:
@@ -97,3 +102,42 @@ def test_a_run_adds_them_up_and_goes_on_adding_after_a_resume(beta: float, start
     (tmp_path / "broken/config.json").unlink()  # as if the run had been stopped after two of three steps
     train(replace(broken, steps=3), resume=True, quiet=True)
     assert read_metrics(tmp_path / "broken/metrics.jsonl")[-1]["forwards"] == total
+
+
+@pytest.mark.parametrize(
+    ("objective", "passes"),
+    [
+        (ObjectiveConfig(num_latents=2), 2),
+        (ObjectiveConfig(num_latents=1, prompt_mask_prob=0.15), 2),
+        (ObjectiveConfig(num_latents=0, beta=0.1), 3),
+        (ObjectiveConfig(surrogate="coupled", num_pairs=2), 2),
+        (ObjectiveConfig(surrogate="elbo", ratio_level="sequence", importance_level="sequence"), 2),
+        (ObjectiveConfig(num_latents=1, loss="wd1", importance_clamp=0), 1),
+    ],
+    ids=["2-MF", "d1", "exact", "coupled", "espo", "wd1"],
+)
+def test_an_update_forwards_what_is_counted(objective: ObjectiveConfig, passes: int, start: str) -> None:
+    """The slow twin: rows that really pass through the denoiser in the updates of a step."""
+    config = TrainConfig(
+        train="model",
+        prompts_per_step=4,
+        num_generations=4,
+        rollout=RolloutConfig(sampler="top_k:4"),
+        objective=replace(objective, num_iterations=2),
+        task=TaskConfig(easy=(1, 1), hard=(2, 2)),
+    )
+    policy = load_policy(start)
+    state = TrainState(policy, Optimizers.create(policy, config))
+    if objective.beta:
+        state.start = {name: parameter.detach().clone() for name, parameter in policy.trainable().items()}
+    state.experience = gather(state, load_task(config.task), config, World())
+    seen = 0
+
+    def watch(module: object, arguments: tuple) -> None:  # type: ignore[type-arg]
+        nonlocal seen
+        seen += len(arguments[1].starts)
+
+    policy.denoiser.register_forward_pre_hook(watch)
+    for state.iteration in range(2):
+        update(state, config, World())
+    assert seen > 0 and state.experience.summary["forwards/updates"] == passes * seen

@@ -15,6 +15,7 @@ from diffpo.cli.answering import Chat, Compare, Eval, Sample
 from diffpo.cli.grading import Grade
 from diffpo.cli.models import Export, Inspect
 from diffpo.cli.planning import Plan
+from diffpo.cli.studying import Study
 from diffpo.cli.training import Demo, Sft, Train, is_main
 from diffpo.config import SftConfig, TrainConfig, suggest
 from diffpo.recipe import find_recipe, find_training, load_config
@@ -28,6 +29,7 @@ COMMANDS: dict[str, type] = {
     "compare": Compare,
     "sample": Sample,
     "chat": Chat,
+    "study": Study,
     "grade": Grade,
     "inspect": Inspect,
     "export": Export,

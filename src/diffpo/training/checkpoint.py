@@ -31,7 +31,6 @@ from diffpo.training.distributed import World
 from diffpo.training.state import Experience, TrainState, learning_parameters
 from diffpo.types import Batch
 
-
 COUNTS = ("step", "iteration", "skipped", "forwards")
 """Fields of the state that are plain numbers."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diffpo.config import TrainConfig
+from diffpo.config import ObjectiveConfig, TrainConfig
+from diffpo.functional.coupled import coupled_masks
+from diffpo.functional.elbo import elbo_masks
 from diffpo.functional.surrogate import assign_cuts
 from diffpo.training.state import Experience, TrainState
 from diffpo.types import Batch
@@ -15,15 +17,32 @@ def count_forwards(state: TrainState, experience: Experience, config: TrainConfi
     """Rows forwarded by this step's rollouts, by its scoring and updates, and by the run so far (state.forwards).
 
     A rollout counts its NFE, though a group's first call is shared. Each of the mu updates scores its latents for the
-    old log-probs, for those of the reference where there is one, and for the gradient; a backward pass counts nothing.
+    old log-probs and for those of the reference, where J has them, and for the gradient. A backward pass is none.
     """
     rollouts, updates = int(experience.batch.nfe.sum()), 0
-    if experience.cuts is not None:
-        batch, own_prompts = experience.batch.take(experience.live), config.objective.prompt_mask_prob > 0
-        num_passes = 2 + (experience.ref_logprobs is not None)
-        updates = num_passes * sum(count_latents(batch, cuts, own_prompts) for cuts in experience.cuts)
+    if config.train != "sampler" and len(experience.live):
+        num_passes = 1 + (experience.old_logprobs is not None) + (experience.ref_logprobs is not None)
+        iterations = range(config.objective.num_iterations)
+        updates = num_passes * sum(_count_scored(experience, iteration, config.objective) for iteration in iterations)
     state.forwards += rollouts + updates
     return {"forwards": state.forwards, "forwards/rollouts": rollouts, "forwards/updates": updates}
+
+
+def _count_scored(experience: Experience, iteration: int, objective: ObjectiveConfig) -> int:
+    """Rows of one scoring of the live rows in one iteration."""
+    batch, keys = experience.batch.take(experience.live), experience.mask_keys[iteration]
+    if experience.cuts is not None:
+        return count_latents(batch, experience.cuts[iteration], own_prompts=objective.prompt_mask_prob > 0)
+    width = batch.tokens.shape[1]
+    if objective.surrogate == "coupled":
+        _, weights = coupled_masks(keys, objective.num_pairs, width)
+        return count_latents(batch, torch.zeros_like(batch.nfe)[:, None]) + count_masked(batch, weights)
+    return count_masked(batch, elbo_masks(keys, objective.num_pairs, batch.gen_lengths, width)[1])
+
+
+def count_masked(batch: Batch, weights: Tensor) -> int:
+    """Randomly masked latents at which any token in the loss is scored, given the weights [B, M, L] of the scores."""
+    return int(((weights > 0) & batch.loss_mask[:, None]).any(-1).sum())
 
 
 def count_latents(batch: Batch, cuts: Tensor, own_prompts: bool = False) -> int:

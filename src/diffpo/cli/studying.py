@@ -1,0 +1,83 @@
+"""Commands that ask and answer: study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional
+
+STUDY = "A TOML file, or the name of a study that ships with diffpo."
+
+
+@dataclass(frozen=True)
+class Study:
+    """Run a grid of arms and seeds, go on where it stopped, and say what differs by more than the seeds' spread."""
+
+    study: Annotated[Positional[str], tyro.conf.arg(help=STUDY, metavar="[STUDY]")] = ""
+    output: str = "runs/studies"
+    """Folder below which each study has one of its own for its runs."""
+    results: str = ""
+    """Folder of the summary, NAME.json. Empty: results/ beside the study, or studies/results/ for one that ships."""
+    jobs: int = 0
+    """Runs at a time, each of one thread; 0: as many as there are cores."""
+    dry_run: bool = False
+    """Print the grid and an estimate of its time, and stop."""
+    tables: tuple[str, ...] = ()
+    """Pages whose study tables are written anew from their summaries; nothing is run."""
+
+    def run(self) -> None:
+        if self.tables:
+            if self.study:
+                raise ValueError("--tables writes pages from summaries and runs nothing: leave out the study")
+            self._write_tables()
+            return
+        if not self.study:
+            raise ValueError("name a study: diffpo study STUDY.toml")
+        from diffpo.study.plan import find_study, load_study
+
+        study = load_study(find_study(self.study))
+        folder = Path(self.output, study.name)
+        if self.dry_run:
+            from rich.console import Console
+
+            from diffpo.study.estimate import grid_table
+
+            Console().print(grid_table(study, folder, self.jobs))
+            return
+        self._run(study, folder)
+
+    def _run(self, study: Any, folder: Path) -> None:
+        import json
+
+        from rich.console import Console
+
+        from diffpo.study.run import run_study
+        from diffpo.study.tables import rich_table
+
+        summary = {"command": f"diffpo study {self.study}"} | run_study(study, folder, self.jobs)
+        path = Path(self.results) / f"{study.name}.json" if self.results else results_path(study.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(summary, indent=1) + "\n")
+        Console().print(rich_table(summary))
+        print(f"saved {path}; next: diffpo report {path}")
+
+    def _write_tables(self) -> None:
+        from diffpo.study.tables import render_page
+
+        for name in self.tables:
+            path = Path(name)
+            if not path.is_file():
+                raise ValueError(f"{path}: no such page")
+            text = render_page(path)
+            path.write_text(text)
+            print(f"saved {path}")
+
+
+def results_path(study: Path) -> Path:
+    """Where a study's summary goes: beside the study, unless that is inside an installed package."""
+    package = Path(__file__).parents[1]
+    home = Path("studies") if study.resolve().is_relative_to(package) else study.parent
+    return home / "results" / f"{study.stem}.json"

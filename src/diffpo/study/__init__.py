@@ -1,0 +1,1 @@
+"""Studies: a grid of arms and seeds, one process a cell, and what they say with intervals (docs/studies.md)."""

@@ -1,0 +1,199 @@
+"""A study's summary as tables: for the terminal, and for pages of the docs, which a command keeps up to date."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+Summary = Mapping[str, Any]
+
+PERCENT = ("accuracy/", "frontier/", "equal_forwards/accuracy/", "gain_over_", "calls_saved_over_")
+"""Metrics that are shares: tables show them times 100."""
+HEADERS = (
+    (r"accuracy/own", "own sampler %"),
+    (r"nfe/own", "own sampler NFE"),
+    (r"accuracy/(.+)", r"\1 %"),
+    (r"nfe/(.+)", r"\1 NFE"),
+    (r"gamma/(.+)", r"\1 gamma"),
+    (r"frontier/(.+)", r"fixed thresholds at \1 calls %"),
+    (r"equal_forwards/accuracy/(.+)", r"\1 % at equal denoiser rows"),
+    (r"equal_forwards/nfe/(.+)", r"\1 NFE at equal denoiser rows"),
+    (r"gain_over_fixed", "points over own fixed thresholds"),
+    (r"gain_over_baseline", "points over the baseline's fixed thresholds"),
+    (r"calls_saved_over_fixed", "calls saved over own fixed thresholds %"),
+    (r"calls_saved_over_baseline", "calls saved over the baseline's fixed thresholds %"),
+    (r"forwards", "denoiser rows"),
+    (r"forwards/(.+)", r"denoiser rows, \1"),
+    (r"seconds", "training s"),
+    (r"(.+)", r"\1"),
+)
+"""Headers of columns: the first pattern that a metric's whole name matches."""
+USUAL = (r"accuracy/top_k:\d+", "accuracy/own", "nfe/own", r"frontier/.+", r"equal_forwards/accuracy/top_k:\d+")
+"""Patterns of the columns of a study that names none, in their order; within one by their number."""
+COSTS = ("updates", "forwards", "forwards/rollouts", "forwards/updates", "seconds")
+BLOCK = re.compile(r"(?P<open><!-- study: (?P<path>\S+) -->\n).*?(?P<close><!-- /study -->)", re.DOTALL)
+"""Where a page shows a study; the path of the summary is relative to the page."""
+
+
+def columns_of(summary: Summary) -> list[str]:
+    """The metrics that the study wants shown, or the usual ones; those that no arm has are left out."""
+    known = dict.fromkeys(metric for arm in summary["arms"].values() for metric in arm["metrics"])
+    usual = [
+        metric
+        for pattern in USUAL
+        for metric in sorted(known, key=lambda name: [float(number) for number in re.findall(r"[\d.]+", name)])
+        if re.fullmatch(pattern, metric)
+    ]
+    return [metric for metric in summary["columns"] or usual if metric in known]
+
+
+def header(metric: str) -> str:
+    """A metric's name as the head of a column."""
+    pattern, words = next(pair for pair in HEADERS if re.fullmatch(pair[0], metric))
+    return re.sub(rf"^{pattern}$", words, metric)
+
+
+def mean_cell(metric: str, value: Mapping[str, Any] | None, num_seeds: int) -> str:
+    """Mean and half-width, and over how many seeds where it is not all; "" for what is not there."""
+    if value is None:
+        return ""
+    scale, digits = _form(metric)
+    few = f" (n = {value['n']})" if value["n"] < num_seeds else ""
+    if metric == "updates" or not value["std"]:
+        return f"{scale * value['mean']:.{digits}f}{few}"
+    return f"{scale * value['mean']:.{digits}f} ± {scale * value['half_width']:.{digits}f}{few}"
+
+
+def difference_cell(metric: str, value: Mapping[str, Any] | None, num_seeds: int) -> str:
+    """Mean difference, half-width and bootstrap interval; * where Student's interval leaves 0 out."""
+    if value is None:
+        return ""
+    scale, digits = _form(metric)
+    few = f" (n = {value['n']})" if value["n"] < num_seeds else ""
+    low, high = (f"{scale * value[end]:+.{digits}f}" for end in ("low", "high"))
+    mark = " *" if exceeds_spread(value) else ""
+    return f"{scale * value['mean']:+.{digits}f} ± {scale * value['half_width']:.{digits}f} [{low}, {high}]{mark}{few}"
+
+
+def exceeds_spread(value: Mapping[str, Any]) -> bool:
+    """Whether Student's 95 % interval of a difference leaves 0 out."""
+    return abs(value["mean"]) > value["half_width"]
+
+
+def _form(metric: str) -> tuple[float, int]:
+    """What a table multiplies a metric by, and its digits."""
+    if metric.startswith(PERCENT):
+        return 100, 1
+    return 1, 0 if metric.startswith(("forwards", "updates", "seconds")) else 2
+
+
+def tables(summary: Summary) -> list[tuple[str, list[list[str]]]]:
+    """Title and rows, the head first, of what arms reached, of their differences, of what they took."""
+    num_seeds, columns, arms = len(summary["seeds"]), columns_of(summary), summary["arms"]
+    labels = {name: arm["label"] for name, arm in arms.items()}
+    reached = [["arm", *map(header, columns)]]
+    for name, arm in arms.items():
+        reached.append([labels[name], *(mean_cell(m, arm["metrics"].get(m), num_seeds) for m in columns)])
+    shared = [metric for metric in columns if any(metric in arm["versus"] for arm in arms.values())]
+    against = [[f"less {labels[summary['baseline']]}", *map(header, shared)]]
+    for name, arm in arms.items():
+        if arm["versus"]:
+            against.append([labels[name], *(difference_cell(m, arm["versus"].get(m), num_seeds) for m in shared)])
+    took = [["arm", *map(header, COSTS), "settings", "tuned"]]
+    for name, arm in arms.items():
+        if arm["metrics"]["forwards"]["mean"]:
+            cells = [mean_cell(m, arm["metrics"].get(m), num_seeds) for m in COSTS]
+            took.append([labels[name], *cells, _settings(arm["changes"]), _settings(arm["tuned"])])
+    return [("reached", reached), ("paired differences", against), ("cost", took)]
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items()
+    )
+
+
+def caption(summary: Summary) -> str:
+    """What the figures are, in a few sentences."""
+    seeds, origin = summary["seeds"], summary["origin"]
+    commits = ", ".join(commit or "unknown" for commit in summary["commits"])
+    sentences = (
+        f"{len(seeds)} seeds ({', '.join(map(str, seeds))}), {summary['num_prompts']:,} distinct test prompts,",
+        "the same in every arm.",
+        "Means over seeds ± half of their 95 % interval (Student's t);",
+        "in brackets the 95 % bootstrap over seeds, which for few seeds is too narrow.",
+        "* marks differences, paired by seed, whose t interval leaves 0 out; of many, one in twenty does so by chance.",
+        f"Equal denoiser rows: where training had forwarded {summary['equal_forwards']:,.0f} rows in all.",
+        f"Commit {commits}; {origin['cores']} cores of {origin['cpu']}, one thread a run, torch {origin['torch']};",
+        f"{summary['num_cells']} runs, {summary['cell_seconds'] / 60:.0f} minutes of one thread.",
+    )
+    return " ".join(sentences)
+
+
+def rich_table(summary: Summary) -> Table:
+    """For the terminal: a section a metric, a row an arm; differences that exceed the seeds' spread are coloured."""
+    num_seeds, columns, arms = len(summary["seeds"]), columns_of(summary), summary["arms"]
+    baseline = arms[summary["baseline"]]["label"]
+    table = Table(title=summary["title"], title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for name in ("mean ± t", f"less {baseline} ± t [bootstrap]"):
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    for metric in [*columns, "updates", "forwards", "seconds"]:
+        table.add_row(Text(header(metric), "bold"), "", "")
+        for arm in arms.values():
+            if metric in arm["metrics"]:
+                versus = None if metric in COSTS else arm["versus"].get(metric)
+                difference = difference_cell(metric, versus, num_seeds)
+                colour = {" *": "green" if difference.startswith("+") else "red"}.get(difference[-2:], "")
+                value = mean_cell(metric, arm["metrics"][metric], num_seeds)
+                table.add_row(Text(f"  {arm['label']}"), value, Text(difference, colour))
+        table.add_section()
+    table.caption = f"{num_seeds} seeds, {summary['num_prompts']} prompts; *: Student's t over seeds leaves 0 out"
+    return table
+
+
+def markdown(summary: Summary) -> str:
+    """The study as a block of a page: command, tables, what the figures are, and the figures by seed."""
+    parts = [f"    {summary['command']}"]
+    parts += [_markdown_table(rows) for _, rows in tables(summary) if len(rows) > 1]
+    parts += [caption(summary), _by_seed(summary)]
+    return "\n\n".join(parts)
+
+
+def _by_seed(summary: Summary) -> str:
+    """The first column of the study by seed, so that nobody has to trust a mean."""
+    columns = columns_of(summary)[:1]
+    head = [f"{header(metric)} by seed" for metric in columns] + [str(seed) for seed in summary["seeds"]]
+    rows = [head]
+    for arm in summary["arms"].values():
+        for metric in columns:
+            if value := arm["metrics"].get(metric):
+                scale, digits = _form(metric)
+                values = ["" if v is None else f"{scale * v:.{digits}f}" for v in value["by_seed"]]
+                rows.append([arm["label"], *values])
+    return _markdown_table(rows)
+
+
+def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = rows
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def render_page(path: Path) -> str:
+    """The page with each of its study blocks written anew from the summary that the block names."""
+
+    def block(found: re.Match[str]) -> str:
+        file = path.parent / found["path"]
+        if not file.is_file():
+            raise ValueError(f"{path}: {found['path']} is missing; run the study, or take its block out")
+        return f"{found['open']}\n{markdown(json.loads(file.read_text()))}\n\n{found['close']}"
+
+    return BLOCK.sub(block, path.read_text())
