@@ -72,7 +72,10 @@ class _TokenLogprobs(torch.autograd.Function):
             slopes = slopes.to(ctx.dtype)
             if by_hidden is not None:
                 by_hidden[part] = (slopes @ head).to(hidden.dtype)
-            by_weight += slopes.T @ hidden[part].to(ctx.dtype)
+            if by_weight.dtype == ctx.dtype:
+                by_weight.addmm_(slopes.T, hidden[part].to(ctx.dtype))
+            else:
+                by_weight += slopes.T @ hidden[part].to(ctx.dtype)
         return by_hidden, by_weight, *nothing
 
 
