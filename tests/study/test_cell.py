@@ -74,8 +74,9 @@ def test_it_measures_what_evaluate_measures(arm: Path, study: Study) -> None:
     measured = Evaluation.load(arm / "points/000002")
     if len({prompt.text for prompt in task.prompts("test", 24)}) == 24:  # else it drew others in their place
         assert measured == expected
-    record = json.loads((arm / "points/000002/correct.json").read_text())
+    record = json.loads((arm / "points/000002/answers.json").read_text())
     assert record["correct"].keys() == {"top_k:8", "entropy_bound:0.5", "entropy_bound:3"}
+    assert record["gen_length"] == 16 and set(record["nfe"]["top_k:8"]) == {2}
     for spec, right in record["correct"].items():
         assert right.count("1") / len(right) == measured.point(spec).accuracy
 
@@ -104,17 +105,17 @@ def test_a_cell_that_was_killed_goes_on_to_the_same_result(
     assert not (folder / "result.json").exists()
     run_cell(folder)
     for step in ("000001", "000002"):
-        for file in ("evaluation.json", "correct.json"):
+        for file in ("evaluation.json", "answers.json"):
             assert (folder / "points" / step / file).read_text() == (arm / "points" / step / file).read_text()
 
 
 def test_a_point_that_was_cut_short_is_measured_again(arm: Path, tmp_path: Path) -> None:
     folder = tmp_path / "one"
     shutil.copytree(arm, folder)
-    (folder / "points/000002/correct.json").unlink()
+    (folder / "points/000002/answers.json").unlink()
     cell = json.loads((folder / "cell.json").read_text())
     module._measure(cell, folder, 2, arm / "run", last=True)
-    assert (folder / "points/000002/correct.json").read_text() == (arm / "points/000002/correct.json").read_text()
+    assert (folder / "points/000002/answers.json").read_text() == (arm / "points/000002/answers.json").read_text()
 
 
 def test_prompts_are_distinct_and_those_of_tuning_are_others() -> None:

@@ -45,6 +45,23 @@ def test_the_grid(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("metric", "samplers", "gammas"),
+    [
+        ("accuracy/top_k:8", ("top_k:8",), ()),
+        ("reward/own", ("top_k:8",), ()),
+        ("frontier/4", ("top_k:8",), (0.5, 3.0)),
+    ],
+)
+def test_tuning_measures_what_its_metric_needs(
+    metric: str, samplers: tuple[str, ...], gammas: tuple[float, ...], tmp_path: Path
+) -> None:
+    text = TINY.replace('metric = "accuracy/top_k:8"', f'metric = "{metric}"')
+    study = load_study(write_study(tmp_path, text))
+    ((_, (cell, _)), _) = study.tune_cells(study.arms[1])
+    assert (cell.samplers, cell.gammas, cell.track) == (samplers, gammas, ())
+
+
 def test_settings_are_plain_and_leave_out_what_the_runner_sets(tmp_path: Path) -> None:
     study = load_study(write_study(tmp_path))
     settings = study.cells(study.arms[0], {})[0].settings()
@@ -138,7 +155,9 @@ def test_every_study_loads_and_has_the_power_it_needs(path: Path) -> None:
     for spec in (*config.measure.samplers, *config.measure.track):
         assert parse_sampler(spec)
     samplers = {spec for arm in study.arms for cell in study.cells(arm, {}) for spec in cell.samplers}
-    known = {f"accuracy/{spec}" for spec in (*samplers, "own")} | {f"nfe/{spec}" for spec in (*samplers, "own")}
+    places = [f"{spec}{level}" for spec in (*samplers, "own") for level in ("", "/easy", "/hard")]
+    known = {f"{kind}/{place}" for kind in ("accuracy", "nfe") for place in places}
+    known |= {f"reward/{spec}" for spec in (*samplers, "own")} if study.train.objective.speed_weight else set()
     known |= {f"frontier/{calls:g}" for calls in config.measure.at_nfe}
     known |= {f"equal_forwards/accuracy/{spec}" for spec in config.measure.track}
     known |= {f"{gain}_over_{what}" for gain in ("gain", "calls_saved") for what in ("fixed", "baseline")}

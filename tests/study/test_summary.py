@@ -47,8 +47,9 @@ def write_cell(
         frontier = (point("entropy_bound:0.5", accuracy, 4.0), point("entropy_bound:3", accuracy - 0.2, 2.0))
         Evaluation("sudoku", (point("top_k:8", accuracy, 2.0), *own), frontier).save(place)
         right = "".join(str(int(index < round(4 * accuracy))) for index in range(4))
-        record = {"prompts": ["a", "b", "c", "d"], "correct": {"top_k:8": right}}
-        (place / "correct.json").write_text(json.dumps(record))
+        answers = {"correct": {"top_k:8": right}, "nfe": {"top_k:8": [2, 2, 4, 8]}}
+        record = {"prompts": ["a", "b", "c", "d"], "gen_length": 16} | answers
+        (place / "answers.json").write_text(json.dumps(record))
     points = [
         {"step": s, "forwards": f, "forwards/rollouts": f // 2, "forwards/updates": f - f // 2, "seconds": s}
         for s, f in steps
@@ -122,6 +123,14 @@ def test_a_learned_sampler_against_fixed_thresholds(summary: dict) -> None:  # t
     assert "gain_over_fixed" not in summary["arms"]["one"]["metrics"]
 
 
+def test_a_reward_pays_right_answers_for_speed(summary: dict) -> None:  # type: ignore[type-arg]
+    # lambda 0.5 (recipe): right at 2, 2 calls, and at 2, 2, 4
+    quick, slower = 1 + 0.5 * 14 / 16, 1 + 0.5 * 12 / 16
+    expected = [2 * quick / 4, (2 * quick + slower) / 4]
+    assert summary["arms"]["one"]["metrics"]["reward/top_k:8"]["by_seed"] == pytest.approx(expected)
+    assert summary["arms"]["one"]["metrics"]["reward/own"]["by_seed"] == pytest.approx(expected)
+
+
 def test_the_curve_and_the_tuning_are_told(summary: dict) -> None:  # type: ignore[type-arg]
     curve = summary["arms"]["two"]["curve"]
     assert [(entry["step"], entry["forwards"]) for entry in curve] == [(1, 200), (2, 400)]
@@ -133,7 +142,7 @@ def test_the_curve_and_the_tuning_are_told(summary: dict) -> None:  # type: igno
 
 
 def test_other_prompts_are_refused(study: Study, summary: dict, tmp_path: Path) -> None:  # type: ignore[type-arg]
-    path = tmp_path / "cells/one/seed_1/points/000002/correct.json"
+    path = tmp_path / "cells/one/seed_1/points/000002/answers.json"
     path.write_text(path.read_text().replace('"d"', '"e"'))
     cells = {arm.name: study.cells(arm, {}) for arm in study.arms}
     with pytest.raises(ValueError, match="measured on different prompts"):

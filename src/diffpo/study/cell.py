@@ -2,7 +2,7 @@
 
     FOLDER/cell.json       what to do (study/plan.py: Cell.settings), written by the runner
     FOLDER/run/            the training run: metrics.jsonl, policy
-    FOLDER/points/STEP/    evaluation.json and correct.json of each point of training that is measured
+    FOLDER/points/STEP/    evaluation.json and answers.json of each point of training that is measured
     FOLDER/result.json     written last: the cell is done
 
 Killed at any moment it goes on where it stopped: training from its last checkpoint, bit for bit.
@@ -84,7 +84,7 @@ def _measure(cell: dict[str, Any], folder: Path, step: int, model: Path, last: b
     place = folder / "points" / f"{step:06d}"
     wanted = [*cell["track"], *(cell["samplers"] if last else ())]
     gammas = sorted(cell["gammas"]) if last else []
-    if (place / "correct.json").is_file() or not (wanted or gammas):
+    if (place / "answers.json").is_file() or not (wanted or gammas):
         return
     policy, task = load_policy(model, device="cpu"), load_task(from_dict(TaskConfig, cell["task"]))
     prompts = distinct_prompts(task, cell["num_prompts"], cell["skip_prompts"])
@@ -98,11 +98,15 @@ def _measure(cell: dict[str, Any], folder: Path, step: int, model: Path, last: b
         tuple(point for spec in samplers for point in points[spec]),
         tuple(point for spec in fixed for point in points[spec]),
     ).save(place)
-    right = {spec: "".join(str(int(a.correct)) for a in found) for spec, found in answers.items()}
-    record = {"prompts": [prompt.id for prompt in prompts], "correct": right}
-    draft = place / "correct.draft"
+    record = {
+        "prompts": [prompt.id for prompt in prompts],
+        "gen_length": rollout.gen_length or task.gen_length,
+        "correct": {spec: "".join(str(int(a.correct)) for a in found) for spec, found in answers.items()},
+        "nfe": {spec: [a.nfe for a in found] for spec, found in answers.items()},
+    }
+    draft = place / "answers.draft"
     draft.write_text(json.dumps(record) + "\n")
-    draft.replace(place / "correct.json")
+    draft.replace(place / "answers.json")
     figures = ", ".join(f"{s} {100 * p[0].accuracy:.1f} % in {p[0].nfe:.2f}" for s, p in points.items())
     print(f"step {step}: {figures}", flush=True)
 

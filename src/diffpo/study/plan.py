@@ -153,8 +153,15 @@ class Study:
             cells = [self._cell(f"{arm.name}/tune_{number}", config, seed) for seed in tune.seeds]
             skip = self.config.measure.num_prompts
             only = {"num_prompts": tune.num_prompts, "skip_prompts": skip, "num_points": 1, "track": ()}
+            if tune.metric.partition("/")[0] in ("accuracy", "nfe", "reward"):  # of a sampler, not of the frontier
+                only |= {"samplers": self._only(config, tune.metric), "gammas": ()}
             found.append((values, [replace(cell, **only) for cell in cells]))
         return found
+
+    def _only(self, config: TrainConfig, metric: str) -> tuple[str, ...]:
+        """The samplers that a metric needs: the run's own, and the one it names."""
+        named = metric.split("/")[1]
+        return tuple(dict.fromkeys((config.rollout.sampler, *(s for s in self.config.measure.samplers if s == named))))
 
     def cells(self, arm: Arm, values: Mapping[str, Any]) -> list[Cell]:
         """The cells of an arm under the values that tuning chose, one a seed."""

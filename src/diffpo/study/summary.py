@@ -23,8 +23,8 @@ def figures(folder: Path, cell: Cell, study: Study) -> Figures:
     """What one cell measured, by name (docs/studies.md): accuracies and shares in [0, 1]."""
     result = json.loads((folder / "result.json").read_text())
     last = result["points"][-1]
-    evaluation = Evaluation.load(folder / "points" / f"{last['step']:06d}")
-    found: Figures = {}
+    place = folder / "points" / f"{last['step']:06d}"
+    evaluation, found = Evaluation.load(place), _rewards(place, study.train.objective.speed_weight)
     for point in (*evaluation.points, *evaluation.frontier):
         name = f"{point.sampler}/{point.level}" if point.level else point.sampler
         found |= {f"accuracy/{name}": point.accuracy, f"nfe/{name}": point.nfe}
@@ -37,8 +37,18 @@ def figures(folder: Path, cell: Cell, study: Study) -> Figures:
         own = evaluation.point(cell.train.rollout.sampler)
         found |= {"accuracy/own": own.accuracy, "nfe/own": own.nfe}
         found |= _against("fixed", own, evaluation) if own.sampler == "learned" else {}
+        found |= {"reward/own": found[name]} if (name := f"reward/{own.sampler}") in found else {}
     found["updates"] = last["step"] * (cell.train.objective.num_iterations if cell.train else 0)
     found |= {name: last[name] for name in ("forwards", "forwards/rollouts", "forwards/updates", "seconds")}
+    return found
+
+
+def _rewards(place: Path, speed_weight: float) -> Figures:
+    """Mean of correct * (1 + lambda * (1 - NFE / L)), what training maximises but for its gate; none without lambda."""
+    record, found = json.loads((place / "answers.json").read_text()), {}
+    for spec, right in record["correct"].items() if speed_weight else ():
+        speeds = (1 + speed_weight * (1 - nfe / record["gen_length"]) for nfe in record["nfe"][spec])
+        found[f"reward/{spec}"] = fmean(int(x) * speed for x, speed in zip(right, speeds, strict=True))
     return found
 
 
@@ -79,8 +89,8 @@ class Results:
             name: [figures(folder / cell.name, cell, study) for cell in found] for name, found in self.cells.items()
         }
         self.tracks = {name: [track(folder / cell.name) for cell in found] for name, found in self.cells.items()}
-        self.correct = {
-            name: [self._correct(folder / cell.name) for cell in found] for name, found in self.cells.items()
+        self.answers = {
+            name: [self._answers(folder / cell.name) for cell in found] for name, found in self.cells.items()
         }
         self._check_prompts()
         self.equal_forwards = min(f["forwards"] for name in cells for f in self.figures[name])
@@ -89,13 +99,13 @@ class Results:
                 own |= self._at_equal_forwards(name, index)
                 own |= self._over_baseline(name, index)
 
-    def _correct(self, folder: Path) -> dict[str, Any]:
+    def _answers(self, folder: Path) -> dict[str, Any]:
         last = sorted((folder / "points").iterdir())[-1]
-        return json.loads((last / "correct.json").read_text())
+        return json.loads((last / "answers.json").read_text())
 
     def _check_prompts(self) -> None:
         """Every cell must have answered the same prompts, or nothing is paired."""
-        lists = {tuple(record["prompts"]) for found in self.correct.values() for record in found}
+        lists = {tuple(record["prompts"]) for found in self.answers.values() for record in found}
         if len(lists) > 1:
             raise ValueError(f"{self.folder}: cells were measured on different prompts; remove it and start again")
         self.num_prompts = len(next(iter(lists)))
@@ -142,7 +152,7 @@ class Results:
                 sampler = metric.removeprefix("accuracy/")
                 rows = [
                     [int(x) - int(y) for x, y in zip(a["correct"][sampler], b["correct"][sampler], strict=True)]
-                    for a, b in zip(self.correct[name], self.correct[baseline], strict=True)
+                    for a, b in zip(self.answers[name], self.answers[baseline], strict=True)
                     if sampler != metric and sampler in a["correct"] and sampler in b["correct"]
                 ]
                 if len(rows) == len(pairs):

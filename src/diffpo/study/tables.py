@@ -22,6 +22,8 @@ HEADERS = (
     (r"accuracy/(.+)", r"\1 %"),
     (r"nfe/(.+)", r"\1 NFE"),
     (r"gamma/(.+)", r"\1 gamma"),
+    (r"reward/own", "own sampler reward"),
+    (r"reward/(.+)", r"\1 reward"),
     (r"frontier/(.+)", r"fixed thresholds at \1 calls %"),
     (r"equal_forwards/accuracy/(.+)", r"\1 % at equal denoiser rows"),
     (r"equal_forwards/nfe/(.+)", r"\1 NFE at equal denoiser rows"),
@@ -91,7 +93,7 @@ def _form(metric: str) -> tuple[float, int]:
     """What a table multiplies a metric by, and its digits."""
     if metric.startswith(PERCENT):
         return 100, 1
-    return 1, 0 if metric.startswith(("forwards", "updates", "seconds")) else 2
+    return 1, 0 if metric in COSTS else 3 if metric.startswith("reward/") else 2
 
 
 def tables(summary: Summary) -> list[tuple[str, list[list[str]]]]:
