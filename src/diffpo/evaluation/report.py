@@ -1,4 +1,4 @@
-"""Pictures for the page: evaluations, training runs, unmaskings."""
+"""Pictures for the page: evaluations, training runs, unmaskings. Each is a PNG or an SVG, as its path ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -34,13 +34,13 @@ LEVEL_COLOURS = ("#0ca678", "#d9480f", "#5f3dc4", "#c2255c")
 
 
 def frontier_figure(evaluations: Mapping[str, Evaluation], path: str | Path) -> None:
-    """Accuracy against NFE of each named policy as a PNG: all prompts large, each level in a small panel beside it.
+    """Accuracy against NFE of each named policy: all prompts large, each level in a small panel beside it.
 
     Fixed thresholds are a line, the learned sampler a star, both with 95 % intervals; others are rings.
     """
     points = [point for e in evaluations.values() for point in (*e.points, *e.frontier)]
     levels = sorted({point.level for point in points} - {""})
-    figure = _figure((9.6, 4.8) if levels else (6.8, 4.8))
+    figure = new_figure((9.6, 4.8) if levels else (6.8, 4.8))
     grid = figure.add_gridspec(max(1, len(levels)), 2 if levels else 1, width_ratios=[2.1, 1] if levels else [1])
     main = figure.add_subplot(grid[:, 0])
     _draw_policies(main, evaluations, "", size=1.0)
@@ -57,13 +57,13 @@ def frontier_figure(evaluations: Mapping[str, Evaluation], path: str | Path) -> 
         _draw_policies(axes, evaluations, level, size=0.62)
         axes.set_title(level, fontsize=12, color=INK, loc="left")
         axes.tick_params(labelsize=10, labelbottom=row == len(levels) - 1)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_policies(axes: Axes, evaluations: Mapping[str, Evaluation], level: str, size: float) -> None:
     """One panel of `frontier_figure`; `size` scales lines and marks."""
-    _style(axes)
-    _scale_calls(axes)
+    style_axes(axes)
+    scale_calls(axes)
     for colour, evaluation in zip(_colours(evaluations), evaluations.values(), strict=True):
         frontier = sorted((p for p in evaluation.frontier if p.level == level), key=lambda p: (p.nfe, p.accuracy))
         calls = [point.nfe for point in frontier]
@@ -140,7 +140,7 @@ def _colours(evaluations: Mapping[str, Evaluation]) -> list[str]:
     return [COLOURS[(start + index) % len(COLOURS)] for index in range(len(evaluations))]
 
 
-def _scale_calls(axes: Axes) -> None:
+def scale_calls(axes: Axes) -> None:
     """Calls in powers of two: half the calls is the same distance everywhere."""
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(LogLocator(base=2))
@@ -153,7 +153,7 @@ def _scale_calls(axes: Axes) -> None:
 
 
 def training_figure(metrics: Sequence[Metrics], path: str | Path) -> None:
-    """Small multiples of a run's metrics over its steps as a PNG; a panel whose metrics are missing is left out."""
+    """Small multiples of a run's metrics over its steps; a panel whose metrics are missing is left out."""
     names = {name for step in metrics for name, value in step.items() if value is not None}
     levels = sorted(name.removeprefix("accuracy/") for name in names if name.startswith("accuracy/"))
     panels: dict[str, list[str]] = {
@@ -171,7 +171,7 @@ def training_figure(metrics: Sequence[Metrics], path: str | Path) -> None:
         raise ValueError("training_figure: none of these metrics is known; pass the lines of a run's metrics.jsonl")
     columns = min(4, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure = _figure((3.1 * columns, 2.4 * rows + 0.3))
+    figure = new_figure((3.1 * columns, 2.4 * rows + 0.3))
     for index, (title, series) in enumerate(shown.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         _draw_series(axes, metrics, series, levels, scale=100 if title.endswith("(%)") else 1)
@@ -182,14 +182,14 @@ def training_figure(metrics: Sequence[Metrics], path: str | Path) -> None:
         lines = [Line2D([], [], color=_level_colour(name, levels), linewidth=2.5) for name in ["", *levels]]
         names = ["all prompts", *levels]
         figure.legend(lines, names, loc="outside upper right", ncols=len(lines), frameon=False, fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_series(
     axes: Axes, metrics: Sequence[Metrics], series: Sequence[str], levels: Sequence[str], scale: float
 ) -> None:
     """One panel of `training_figure`: a line a metric over the steps; what was not finite is a gap."""
-    _style(axes)
+    style_axes(axes)
     steps = [step.get("step") or index for index, step in enumerate(metrics)]
     for name in series:
         level = name.partition("/")[2] if name.partition("/")[2] in levels else ""
@@ -214,7 +214,7 @@ def _level_colour(level: str, levels: Sequence[str]) -> str:
 def unmasking_figure(
     text_prompt: str, tokens: Sequence[str], completion: Completion, path: str | Path, columns: int | None = None
 ) -> None:
-    """One completion's canvas as a PNG, coloured by the call that committed each position, and the order beside it.
+    """One completion's canvas, coloured by the call that committed each position, and the order beside it.
 
     `tokens` has the text of each canvas position, length L; `columns` cells make a row. The more certain the model was
     when it committed a token, the larger the token.
@@ -227,7 +227,7 @@ def unmasking_figure(
     calls = [int(call) for call in completion.committed_at.tolist()]
     cell = min(0.9, 4.5 / rows, 8.0 / (columns * stretch))  # inches
     wide, width = cell * columns * stretch, max(2.4, min(4.5, 0.22 * len(tokens)))
-    figure = _figure((wide + width + 1.4, max(2.6, cell * rows + 0.9)))
+    figure = new_figure((wide + width + 1.4, max(2.6, cell * rows + 0.9)))
     grid = figure.add_gridspec(1, 2, width_ratios=[wide, width])
     canvas = figure.add_subplot(grid[0], anchor="N")
     canvas.set(xlim=(0, columns * stretch), ylim=(rows, 0), aspect="equal")
@@ -242,12 +242,12 @@ def unmasking_figure(
     canvas.text(0, -0.01, "larger: more certain", transform=canvas.transAxes, va="top", fontsize=10, color=FAINT)
     order = figure.add_subplot(grid[1])
     _draw_order(order, calls, palette, size=min(11.0, 56 * width / len(tokens), 180 * cell * rows / nfe))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_order(axes: Axes, calls: Sequence[int], palette: ListedColormap, size: float) -> None:
     """The call that committed each position, first call on top; marks are `size` points wide."""
-    _style(axes)
+    style_axes(axes)
     axes.scatter(range(1, len(calls) + 1), calls, c=[palette(call - 1) for call in calls], marker="s", s=size**2)
     axes.set(xlim=(0.3, len(calls) + 0.7), ylim=(palette.N + 0.5, 0.5))
     axes.set_xlabel("position", fontsize=11, color=INK)
@@ -279,14 +279,14 @@ def _draw_cell(
 # --- every figure ------------------------------------------------------------------------------------------------
 
 
-def _figure(size: tuple[float, float]) -> Figure:
+def new_figure(size: tuple[float, float]) -> Figure:
     """A figure of its own, in inches: pyplot and its global state stay out of it."""
     figure = Figure(figsize=size, dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _style(axes: Axes) -> None:
+def style_axes(axes: Axes) -> None:
     """No box, a faint horizontal grid."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -297,6 +297,10 @@ def _style(axes: Axes) -> None:
     axes.tick_params(colors=INK, labelsize=11, length=3, color=FAINT)
 
 
-def _save(figure: Figure, path: str | Path) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a PNG or an SVG, as the name ends; the SVG keeps its text as text, and is the same each time."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = path.suffix.removeprefix(".") or "png"
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
+        figure.savefig(path, format=kind, metadata={"Date": None} if kind == "svg" else None)
