@@ -1,0 +1,110 @@
+"""The yardsticks answer as the engine does, so that they time the same work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diffpo.bench import plain
+from diffpo.bench.measure import Call, in_turn, peak_bytes
+from diffpo.bench.workloads import batch_of, decode, joint_step, random_policy, random_requests, run_step, score
+from diffpo.models.likelihood import surrogate_logprobs
+from diffpo.models.transformer import TransformerConfig, pack
+
+SHAPE = TransformerConfig(
+    vocab_size=40, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, mlp_size=64, max_length=64
+)
+LENGTHS = (3, 9, 5, 1)
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("sampler", ["steps:8", "steps:6", "entropy_bound:0.8", "entropy_bound:0"])
+def test_greedy_tokens_are_the_engines(sampler: str, shift: int) -> None:
+    shape = TransformerConfig(**(vars(SHAPE) | {"shift": shift}))
+    policy = random_policy(shape, sharpness=8.0)
+    requests = random_requests(policy, LENGTHS, sampler, 16, 8, temperature=0.0)
+    ours = decode(policy, requests)
+    canvases, calls = plain.decode(policy, requests)
+    assert torch.equal(canvases, torch.stack([completion.tokens for completion in ours]))
+    assert calls >= max(completion.nfe for completion in ours)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_mean_field_log_probabilities_are_ours(shift: int) -> None:
+    policy = random_policy(TransformerConfig(**(vars(SHAPE) | {"shift": shift})), sharpness=20.0)
+    requests = random_requests(policy, LENGTHS, "steps:8", 16, 8, group=2)
+    batch = batch_of(requests, decode(policy, requests))
+    ids, real = plain.padded(policy, requests)
+    theirs = plain.mean_field_logprobs(policy, ids, real, batch.tokens, 0.7)
+    ours = surrogate_logprobs(policy, batch, torch.zeros(len(batch), 1, dtype=torch.int64), 0.7)
+    mask = batch.loss_mask
+    torch.testing.assert_close(ours[mask], theirs[mask], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("noise", [torch.float64, None])
+def test_gumbel_noise_draws_from_the_softmax(noise: torch.dtype | None) -> None:
+    logits = torch.tensor([0.0, 1.0, -1.0, 2.0])
+    drawn = plain.gumbel_argmax(logits.expand(40_000, 4), 0.8, noise, torch.Generator().manual_seed(0))
+    shares = drawn.bincount(minlength=4) / len(drawn)
+    # the published formula: exp(logit) / E^T with E exponential is a draw at temperature T
+    torch.testing.assert_close(shares, (logits / 0.8).softmax(-1), atol=0.01, rtol=0)
+
+
+def test_padding_is_never_seen() -> None:
+    policy = random_policy(SHAPE)
+    requests = random_requests(policy, LENGTHS, "steps:8", 16, 8)
+    ids, real = plain.padded(policy, requests)
+    logits = plain.all_logits(policy, ids, real)
+    other = plain.all_logits(policy, ids.masked_fill(~real, 7), real)
+    assert torch.equal(logits[real], other[real])
+
+
+def test_steps_of_both_change_the_weights() -> None:
+    policy, other = random_policy(SHAPE, sharpness=20.0), random_policy(SHAPE, sharpness=20.0)
+    before = policy.denoiser.head.weight.detach().clone()
+    requests = random_requests(policy, LENGTHS, "steps:8", 16, 8, group=2)
+    state = joint_step(policy, requests, 2, 2)
+    run_step(state, requests, 2, 2)
+    plain.train_step(other, requests, 2, torch.optim.AdamW(other.denoiser.parameters(), lr=1e-3))
+    assert not torch.equal(policy.denoiser.head.weight, before)
+    assert not torch.equal(other.denoiser.head.weight, before)
+
+
+def test_peaks_are_those_of_tensors_alive() -> None:
+    def work() -> None:
+        first = torch.zeros(1000)
+        second = first + 1
+        del first
+        third = second + 1
+        del second, third
+
+    assert peak_bytes(work, CPU) == 8000
+
+
+def test_turns_are_taken_and_the_first_does_not_count() -> None:
+    seen: list[str] = []
+    taken = in_turn({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, 3, CPU)
+    assert seen == ["a", "b"] * 4 and set(taken) == {"a", "b"}
+
+
+def test_operations_are_those_that_torch_counts() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    policy = random_policy(SHAPE)
+    rows, length = 3, 12
+    ids, packing = pack(torch.zeros(rows, length, dtype=torch.int64), torch.full((rows,), length))
+    queries = torch.arange(rows * length)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        policy.denoiser.head(policy.denoiser(ids, packing, queries))
+    call = Call(rows, length, length, length)
+    # torch's counter leaves attention on a CPU out
+    attention = 4 * rows * length * length * SHAPE.hidden_size * SHAPE.num_layers
+    assert call.flops(SHAPE) == counter.get_total_flops() + attention
+
+
+def test_scoring_leaves_gradients() -> None:
+    policy = random_policy(SHAPE)
+    requests = random_requests(policy, LENGTHS[:1], "steps:8", 16, 8, group=4)
+    score(policy, batch_of(requests, decode(policy, requests)))
+    assert all(parameter.grad is not None for parameter in policy.denoiser.parameters())
