@@ -85,7 +85,7 @@ def decode(
         steps = int(sampler.value) // num_blocks
         call = 0
         while (ids[:, end - block_length : end] == policy.mask_id).any():
-            masked = ids == policy.mask_id
+            masked = (ids == policy.mask_id) & real
             logits = all_logits(policy, ids, real)
             if policy.denoiser.config.shift:
                 logits = torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
