@@ -89,6 +89,18 @@ def exceeds_spread(value: Mapping[str, Any]) -> bool:
     return abs(value["mean"]) > value["half_width"]
 
 
+def direction_of(metric: str) -> int:
+    """Which way is better: 1 up, -1 down, 0 neither."""
+    if metric in COSTS or metric.startswith(("nfe/", "equal_forwards/nfe/")):
+        return -1
+    return 0 if metric.startswith("gamma/") else 1
+
+
+def scale_of(metric: str) -> float:
+    """What tables and pictures multiply a metric by: 100 where it is a share."""
+    return _form(metric)[0]
+
+
 def _form(metric: str) -> tuple[float, int]:
     """What a table multiplies a metric by, and its digits."""
     if metric.startswith(PERCENT):
@@ -153,12 +165,18 @@ def rich_table(summary: Summary) -> Table:
             if metric in arm["metrics"]:
                 versus = None if metric in COSTS else arm["versus"].get(metric)
                 difference = difference_cell(metric, versus, num_seeds)
-                colour = {" *": "green" if difference.startswith("+") else "red"}.get(difference[-2:], "")
+                colour = _colour(metric, versus)
                 value = mean_cell(metric, arm["metrics"][metric], num_seeds)
                 table.add_row(Text(f"  {arm['label']}"), value, Text(difference, colour))
         table.add_section()
     table.caption = f"{num_seeds} seeds, {summary['num_prompts']} prompts; *: Student's t over seeds leaves 0 out"
     return table
+
+
+def _colour(metric: str, versus: Mapping[str, Any] | None) -> str:
+    if versus is None or not exceeds_spread(versus):
+        return ""
+    return {1: "green", 0: "", -1: "red"}[direction_of(metric) * (1 if versus["mean"] > 0 else -1)]
 
 
 def markdown(summary: Summary) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from diffpo.models.likelihood import MAX_LOGITS
+from diffpo.models.fused import MAX_LOGITS
 from diffpo.models.transformer import TransformerConfig
 
 Parts = Mapping[str, float]

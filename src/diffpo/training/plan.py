@@ -12,7 +12,7 @@ from typing import Any
 
 from diffpo.config import TrainConfig, parse_sampler
 from diffpo.models.families import FAMILIES, PUBLISHED, Family
-from diffpo.models.likelihood import MAX_LOGITS
+from diffpo.models.fused import MAX_LOGITS
 from diffpo.models.transformer import TransformerConfig
 from diffpo.models.weights import Checkpoint, locate, read_json, tensor_shapes
 from diffpo.tasks import load_task
