@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from diffpo.config import LoraConfig, ObjectiveConfig, OptimConfig, RolloutConfig, TrainConfig
+from diffpo.functional.prediction import Mode
 from diffpo.models.likelihood import score_tokens
 from diffpo.models.policy import Policy
 from diffpo.models.tokenizer import CharTokenizer
@@ -113,12 +114,13 @@ def without_data(policy: Policy) -> None:
     policy.banned = torch.tensor([policy.mask_id])
 
 
-def packed(rows: int) -> tuple[Tensor, Packing]:
+def packed(rows: int, wanted: int) -> tuple[Tensor, Packing, Tensor]:
+    """Token ids, their packing, and the `wanted` first tokens of each row's canvas."""
     length = PROMPT_LENGTH + GEN_LENGTH
     place = torch.arange(rows * length)
-    return torch.zeros_like(place), Packing(
-        place % length, torch.arange(rows) * length, (Run(rows, length, length, length),)
-    )
+    packing = Packing(place % length, torch.arange(rows) * length, (Run(rows, length, length, wanted),))
+    canvas = torch.arange(rows)[:, None] * length + PROMPT_LENGTH + torch.arange(wanted)
+    return torch.zeros_like(place), packing, canvas.flatten()
 
 
 def call(policy: Policy, config: TrainConfig) -> None:
@@ -128,18 +130,16 @@ def call(policy: Policy, config: TrainConfig) -> None:
     hidden = torch.empty(0)
     with torch.no_grad():
         for _ in range(2):
-            hidden = policy.denoiser(*packed(slots))
-            _predict(policy, hidden[torch.arange(count)], ones, ones, ones / 2)
+            hidden = policy.denoiser(*packed(slots, BLOCK_LENGTH))
+            _predict(policy, hidden[torch.arange(count)], ones, ones, ones / 2, Mode("none", True, True, True))
 
 
 def micro_batch(policy: Policy, config: TrainConfig) -> None:
     """Forward and backward pass of a micro-batch of one group, a shared z_0 and a latent a row."""
     rows = config.optim.micro_batch_size
-    hidden = policy.denoiser(*packed(1 + rows))
     positions = torch.arange(rows * GEN_LENGTH)
-    scores = score_tokens(policy, hidden[positions], torch.zeros_like(positions), config.rollout.temperature)
-    del hidden
-    scores.sum().backward()
+    hidden = policy.denoiser(*packed(1 + rows, GEN_LENGTH))[positions]
+    score_tokens(policy, hidden, torch.zeros_like(positions), config.rollout.temperature).sum().backward()
 
 
 def held(shape: TransformerConfig, config: TrainConfig, work: Callable[[Policy, TrainConfig], None]) -> int:

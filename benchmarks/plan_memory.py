@@ -76,6 +76,8 @@ CASES = {
     "lora, checkpointing, micro-batch 8": change(BASE, gradient_checkpointing=True, micro_batch_size=8),
     "lora, fp32": change(BASE, dtype="float32"),
     "lora, KL, 1 latent, 4 slots": change(BASE, beta=0.04, num_latents=1, num_slots=4, prompt_mask_prob=0.15),
+    "lora, coupled": change(BASE, surrogate="coupled"),
+    "lora, ELBO, 2 pairs": change(BASE, surrogate="elbo", num_pairs=2),
     "lora, grouped queries": BASE,
     "lora, four bits": replace(BASE, load=LoadConfig(dtype="bfloat16", four_bit=True)),
     "full": change(BASE, rank=0),

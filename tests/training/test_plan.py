@@ -83,14 +83,16 @@ def test_memory_is_within_15_percent_of_what_a_step_takes(case: str, taken: dict
     assert planned == pytest.approx(taken[case], rel=0.15)
 
 
-@pytest.mark.parametrize("case", ["lora, KL, 1 latent, 4 slots", "full, checkpointing"])
+@pytest.mark.parametrize(
+    "case", ["lora, KL, 1 latent, 4 slots", "full, checkpointing", "lora, coupled", "lora, ELBO, 2 pairs"]
+)
 def test_operations_are_what_torch_counts(case: str) -> None:
     bench, config = benchmark("plan_memory"), small(case)
     counted = bench.count(SMALL, config, prompt_length=24)
     for phase in bench.estimate(SMALL, config, prompt_length=24).phases:
         if phase.name in counted:
             runs = 2 if phase.name == "old log-probs" and config.objective.beta else 1  # and the reference's
-            assert runs * phase.flops == pytest.approx(counted[phase.name], rel=0.03), phase.name
+            assert runs * phase.flops == pytest.approx(counted[phase.name], rel=0.01), phase.name
 
 
 @pytest.mark.slow
@@ -201,11 +203,11 @@ def test_what_fits_needs_no_change() -> None:
         ),
         (replace(CONFIG, lora=LoraConfig()), "h100", ["lora.rank = 128"]),
         (CONFIG, "l4", ["load.four_bit = true"]),
-        (CONFIG, "rtx-3090", ["optim.micro_batch_size = 1", "rollout.num_slots = 8"]),
+        (CONFIG, "rtx-3090", ["optim.micro_batch_size = 2", "rollout.num_slots = 8"]),
         (
             replace(CONFIG, optim=OptimConfig(micro_batch_size=1), objective=ObjectiveConfig()),
             "rtx-4090",
-            ["optim.gradient_checkpointing = true", "rollout.num_slots = 16"],
+            ["optim.gradient_checkpointing = true", "rollout.num_slots = 32"],
         ),
     ],
 )

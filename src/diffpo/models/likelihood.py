@@ -43,17 +43,15 @@ def surrogate_logprobs(
     canvas = latents(
         batch.tokens[latent_row], batch.committed_at[latent_row], cuts[latent_row, latent_cut], policy.mask_id
     )
-    sequences, prompt_lengths = _with_prompts(batch, latent_row, canvas, policy.mask_id)
+    sequences, prompt_lengths = with_prompts(batch, latent_row, canvas)
     if prompt_mask_prob > 0:
         assert mask_keys is not None
         place = torch.arange(sequences.shape[1], device=device)
         lottery = uniform(fold(mask_keys[latent_row][:, None], place))
         hide = (lottery < prompt_mask_prob) & (place < prompt_lengths[:, None]) & (latent_cut == 0)[:, None]
         sequences = sequences.masked_fill(hide, policy.mask_id)
-    gen_lengths = batch.gen_lengths[latent_row]
-    ids, packing = pack(sequences, prompt_lengths + gen_lengths, gen_lengths)
-    queries, begins = windows(packing, prompt_lengths - policy.denoiser.config.shift, gen_lengths)
-    hidden = policy.denoiser(ids, packing, queries)[begins[source] + positions]
+    hidden, begins = canvas_states(policy, sequences, prompt_lengths, batch.gen_lengths[latent_row])
+    hidden = hidden[begins[source] + positions]
     scores = score_tokens(policy, hidden, batch.tokens[rows, positions], temperature)
     return torch.zeros(batch.tokens.shape, device=device).index_put((rows, positions), scores)
 
@@ -64,12 +62,20 @@ def score_tokens(policy: Policy, hidden: Tensor, tokens: Tensor, temperature: fl
     return token_logprobs(hidden, denoiser.head.weight, tokens, temperature, policy.banned, denoiser.compute_dtype)
 
 
-def _with_prompts(batch: Batch, rows: Tensor, canvas: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
-    """Prompt and canvas of `rows` side by side, right-padded, and the prompts' lengths."""
-    prompts = [batch.prompt_ids[row] for row in rows.tolist()]
+def with_prompts(batch: Batch, rows: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
+    """Prompts of `rows` [R] with a `canvas` [R, L] behind each, right-padded, and the prompts' lengths [R]."""
+    prompts = [torch.tensor(batch.prompt_ids[row], dtype=torch.int64) for row in rows.tolist()]
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=canvas.device)
-    width = int(lengths.max()) + canvas.shape[1]
-    padded = [[*prompt, *[mask_id] * (width - len(prompt))] for prompt in prompts]
-    sequences = torch.tensor(padded, device=canvas.device)
+    sequences = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True).to(canvas.device)
+    sequences = torch.nn.functional.pad(sequences, (0, canvas.shape[1]))
     place = lengths[:, None] + torch.arange(canvas.shape[1], device=canvas.device)
     return sequences.scatter(1, place, canvas), lengths
+
+
+def canvas_states(
+    policy: Policy, sequences: Tensor, prompt_lengths: Tensor, gen_lengths: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Final hidden states that predict the canvas of each row, [Q, D], and where among them it begins, [R]."""
+    ids, packing = pack(sequences, prompt_lengths + gen_lengths, gen_lengths)
+    queries, begins = windows(packing, prompt_lengths - policy.denoiser.config.shift, gen_lengths)
+    return policy.denoiser(ids, packing, queries), begins

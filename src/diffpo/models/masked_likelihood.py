@@ -7,9 +7,8 @@ from torch import Tensor
 
 from diffpo.functional.coupled import coupled_masks
 from diffpo.functional.elbo import elbo_masks
-from diffpo.models.likelihood import score_tokens, surrogate_logprobs
+from diffpo.models.likelihood import canvas_states, score_tokens, surrogate_logprobs, with_prompts
 from diffpo.models.policy import Policy
-from diffpo.models.transformer import pack
 from diffpo.types import Batch
 
 
@@ -37,20 +36,11 @@ def masked_logprobs(policy: Policy, batch: Batch, masks: Tensor, weights: Tensor
 
     `masks` and `weights` [B, M, L]. A latent in which nothing is scored is left out.
     """
-    device = policy.device
     rows, latent, positions = ((weights > 0) & batch.loss_mask[:, None]).nonzero(as_tuple=True)
     wanted, source = (rows * masks.shape[1] + latent).unique(return_inverse=True)
     row, which = wanted // masks.shape[1], wanted % masks.shape[1]
-    prompts = [torch.tensor(batch.prompt_ids[index]) for index in row.tolist()]
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    width = int(lengths.max()) + masks.shape[2]
-    sequences = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True).to(device)
-    sequences = torch.nn.functional.pad(sequences, (0, width - sequences.shape[1]))
     canvas = batch.tokens[row].masked_fill(masks[row, which], policy.mask_id)
-    place = lengths[:, None] + torch.arange(masks.shape[2], device=device)
-    ids, packing = pack(sequences.scatter(1, place, canvas), lengths + batch.gen_lengths[row])
-    hidden = policy.denoiser(ids, packing)
-    at = packing.starts[source] + (lengths[source] + positions - policy.denoiser.config.shift).clamp_min(0)
-    scores = score_tokens(policy, hidden[at], batch.tokens[rows, positions], temperature)
+    hidden, begins = canvas_states(policy, *with_prompts(batch, row, canvas), batch.gen_lengths[row])
+    scores = score_tokens(policy, hidden[begins[source] + positions], batch.tokens[rows, positions], temperature)
     weighted = scores * weights[rows, latent, positions]
-    return torch.zeros(batch.tokens.shape, device=device).index_put((rows, positions), weighted, accumulate=True)
+    return torch.zeros(batch.tokens.shape, device=policy.device).index_put((rows, positions), weighted, accumulate=True)

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from diffpo.models.fused import MAX_LOGITS
+from diffpo.models import fused
 from diffpo.models.transformer import TransformerConfig
+from diffpo.rollout import engine, layout
 
 Parts = Mapping[str, float]
 """Bytes by part."""
@@ -59,7 +60,7 @@ class Model:
     @property
     def in_linears(self) -> int:
         """Weights of the blocks' linears."""
-        return self.shape.num_layers * sum(a * b for a, b in linears(self.shape).values())
+        return self.shape.num_layers * self.in_block()
 
     @property
     def in_head(self) -> int:
@@ -80,7 +81,14 @@ class Model:
 
     @property
     def in_adapters(self) -> int:
-        return self.shape.num_layers * self.rank * sum(sum(linears(self.shape)[name]) for name in self.adapted)
+        return self.shape.num_layers * self.in_block(adapters=True)
+
+    def in_block(self, *names: str, adapters: bool = False) -> int:
+        """Weights of the named linears of a block, or of their adapters; of all unless named."""
+        sizes = linears(self.shape)
+        if adapters:
+            return self.rank * sum(sum(sizes[name]) for name in names or sizes if name in self.adapted)
+        return sum(sizes[name][0] * sizes[name][1] for name in names or sizes)
 
     @property
     def learning(self) -> int:
@@ -114,6 +122,8 @@ class Load:
     """Positions of it that logits are made of."""
     tokens: int
     """Tokens of a micro-batch: all its latents with their prompts."""
+    canvas: int
+    """Positions of it whose final hidden states are made: the canvases of its latents."""
     scored: int
     """Positions of it that logits are made of."""
     micro_batches: int
@@ -124,10 +134,20 @@ class Load:
     shards: int = 1
     """GPUs that what learns is sharded over; 1: each has all of it."""
     host: bool = False
+    one_temperature: bool = True
+    """Whether tokens are drawn at the temperature of the entropies."""
 
-    def chunk(self, positions: int, shape: TransformerConfig) -> int:
-        """Positions whose logits are held at once (score_tokens, the engine's _predict)."""
-        return min(positions, max(1, MAX_LOGITS // shape.vocab_size))
+    def predicted(self, vocab_size: int) -> int:
+        """Positions whose logits the engine holds at once."""
+        return min(self.candidates, max(layout.MIN_ROWS, engine.MAX_LOGITS[self._device] // vocab_size))
+
+    def chunk(self, vocab_size: int) -> int:
+        """Positions whose logits a log-probability holds at once."""
+        return min(self.scored, max(1, fused.MAX_LOGITS[self._device] // vocab_size))
+
+    @property
+    def _device(self) -> str:
+        return "cpu" if self.host else "cuda"
 
 
 def resident(model: Model, load: Load) -> dict[str, float]:
@@ -150,14 +170,16 @@ def resident(model: Model, load: Load) -> dict[str, float]:
 def rollout(model: Model, load: Load) -> Parts:
     """The engine: the forward pass of one call, or the logits after it."""
     fixed = resident(model, load) | {"gathered": _all_gathered(model, load)}
-    shape, stream = model.shape, model.stream * model.shape.hidden_size * load.decoded
-    logits = load.chunk(load.candidates, shape) * shape.vocab_size
+    shape, stream = model.shape, model.stream * model.shape.hidden_size
+    # fp32: logits, their log-softmax, its exponential and the product of the two; where draws have a temperature of
+    # their own, scaled logits and their log-softmax beside the first three
+    logits = (16 if load.one_temperature else 20) * load.predicted(shape.vocab_size) * shape.vocab_size
+    # the hidden states of the call before are let go only when those of this one are there
+    kept = load.candidates * stream
     return _largest(
-        # the hidden states of the call before are let go only when those of this one are there
-        fixed | _casts(model) | {"activations": forward_bytes(model) * load.decoded + stream + _unpacked(model)},
-        # certainty(): logits, their log-softmax, its exponential, and two for the entropy, all fp32
-        fixed | {"activations": stream, "logits": 20 * logits},
-        fixed | {"activations": stream, "logits": _made(model) * logits, "cast weights": _cast_head(model)},
+        fixed | _casts(model) | {"activations": forward_bytes(model) * load.decoded + kept + _unpacked(model)},
+        # the canvas's hidden states, and those of the candidates among them
+        fixed | {"activations": 2 * kept, "logits": logits, "cast weights": _cast_head(model)},
         load=load,
     )
 
@@ -165,70 +187,90 @@ def rollout(model: Model, load: Load) -> Parts:
 def scoring(model: Model, load: Load) -> Parts:
     """Old or reference log-probs of a micro-batch, without gradients."""
     fixed = resident(model, load) | {"gathered": _all_gathered(model, load)}
-    shape, stream = model.shape, model.stream * model.shape.hidden_size * load.tokens
-    logits = _made(model) * load.chunk(load.scored, shape) * shape.vocab_size
+    shape, stream = model.shape, model.stream * model.shape.hidden_size
+    # fp32: logits and their log-softmax
+    logits = 8 * load.chunk(shape.vocab_size) * shape.vocab_size
     return _largest(
         fixed | _casts(model) | {"activations": forward_bytes(model) * load.tokens + _unpacked(model)},
-        fixed | {"activations": stream, "logits": logits, "cast weights": _cast_head(model)},
+        fixed | {"activations": stream * load.scored, "logits": logits, "cast weights": _cast_head(model)},
         load=load,
     )
 
 
 def backward(model: Model, load: Load) -> Parts:
     """Forward and backward pass of a micro-batch."""
-    shape, tokens, all_learn = model.shape, load.tokens, model.learns == "all"
-    wide, stream = shape.hidden_size, model.stream * shape.hidden_size
+    shape, tokens, canvas, all_learn = model.shape, load.tokens, load.canvas, model.learns == "all"
+    layers, wide, stream = shape.num_layers, shape.hidden_size, model.stream * shape.hidden_size
     fixed = resident(model, load) | {"gathered": _few_gathered(model, load)}
     fresh = fixed | ({"gradients": 0} if load.micro_batches == 1 else {})  # nothing is there to be added to yet
     casts = _casts(model)["cast weights"]
-    kept_casts, block_casts = (0 if load.checkpointing else casts), casts / shape.num_layers
+    kept_casts, block_casts = (0 if load.checkpointing else casts), casts / layers
 
-    # the final norm keeps its input in fp32, and itself before the weight where that learns; all keep RoPE's angles
-    outside = tokens * (4 * wide + (stream if all_learn else 0) + 4 * shape.head_size)
-    inputs, block = tokens * stream, tokens * saved_bytes(model)
-    held = outside + shape.num_layers * (inputs if load.checkpointing else block)
+    # all keep RoPE's angles; the final norm its input in fp32, and itself before the weight where that learns
+    angles = tokens * 4 * shape.head_size
+    outside = angles + canvas * (4 * wide + (stream if all_learn else 0))
+    # and the positions scored are looked up: their hidden states, and how log-probs change with them
+    scored = load.scored * stream * (1 if all_learn else 2)
+    inputs, block, last = tokens * stream, tokens * saved_bytes(model), saved_bytes_last(model, tokens, canvas)
+    held = outside + (layers * inputs if load.checkpointing else (layers - 1) * block + last)
     # SwiGLU's backward: gradients of its three products beside what was kept, less the one that is used up;
     # and the gradient of the stream, twice
-    moving = tokens * (2 * model.base * shape.mlp_size + 2 * stream)
-    again = block if load.checkpointing else 0
+    moving = 2 * model.base * shape.mlp_size + 2 * stream
+    again = last if load.checkpointing else 0
 
-    chunk = load.chunk(load.scored, shape)
+    chunk, vocab = load.chunk(shape.vocab_size), shape.vocab_size
     head_gradient = 4 * model.in_head if all_learn else 0
     cast_head = _cast_head(model)
-    # the head's gradient in fp32 and before the cast; of all chunks but the last the sum waits, and a cast of the head
-    waiting = {"gradients": fresh["gradients"], "cast weights": kept_casts}
-    if chunk < load.scored:
-        waiting = {"gradients": fresh["gradients"] + head_gradient, "cast weights": kept_casts + cast_head}
+    # where the head learns log-probs are kept of a single chunk beside their slopes, or made again
+    slopes = 4 + (model.base if model.base < 4 else 0)
+    again_logits = (4 + slopes if chunk == load.scored else 8) * chunk * vocab if all_learn else 0
     return _largest(
-        # the forward pass under checkpointing, at its last block
-        fresh | {"activations": held + tokens * forward_bytes(model), "cast weights": casts},
-        # the gradient of logsumexp: scaled logits, their difference, its exponential, and the product, all fp32
+        # the forward pass under checkpointing, at its last whole block
+        fresh | {"activations": angles + layers * inputs + tokens * forward_bytes(model), "cast weights": casts},
+        # log-probs: logits and their log-softmax, fp32
         fresh
         | {
-            "activations": held + chunk * model.base * wide,
-            "logits": 16 * chunk * shape.vocab_size,
-            "gradients": waiting["gradients"],
+            "activations": held + scored + canvas * stream,
+            "logits": 8 * chunk * vocab,
             "cast weights": kept_casts + cast_head,
         },
-        fresh | waiting | {"activations": held, "gradients": waiting["gradients"] + head_gradient + cast_head},
+        # their gradient: of the hidden states, and of the head in fp32 and before the cast
+        fresh
+        | {
+            "activations": held + scored + canvas * stream + load.scored * (4 * wide + stream),
+            "logits": again_logits,
+            "gradients": fresh["gradients"] + head_gradient + cast_head,
+            "cast weights": kept_casts + cast_head,
+        },
         # the final norm: five fp32 temporaries, beside the gradient of the stream
         fresh
         | {
-            "activations": held + tokens * (20 * wide + stream),
+            "activations": held + canvas * (20 * wide + stream),
             "gradients": max(fresh["gradients"], head_gradient),
             "cast weights": kept_casts,
         },
         # the last block, the first to go backwards
         fresh
         | {
-            "activations": held + again + moving + _unpacked(model),
+            "activations": held + again + canvas * moving + _unpacked(model),
+            "gradients": max(fresh["gradients"], head_gradient),
+            "cast weights": kept_casts or block_casts,
+        },
+        # the block before it, whole
+        fresh
+        | {
+            "activations": held
+            - (0 if load.checkpointing else last)
+            + (block if load.checkpointing else 0)
+            + tokens * moving
+            + _unpacked(model),
             "gradients": max(fresh["gradients"], head_gradient),
             "cast weights": kept_casts or block_casts,
         },
         # the first block, the last to go backwards: all gradients are there but the embeddings', the last
         fixed
         | {
-            "activations": outside + inputs + block + moving + _unpacked(model),
+            "activations": outside + inputs + block + tokens * moving + _unpacked(model),
             "gradients": fixed["gradients"] - (head_gradient if load.micro_batches == 1 else 0),
             "cast weights": block_casts,
         },
@@ -265,24 +307,27 @@ def forward_bytes(model: Model) -> int:
 
 def saved_bytes(model: Model) -> int:
     """Bytes a token that the backward pass of a block keeps."""
+    return saved_bytes_last(model, 1, 1)
+
+
+def saved_bytes_last(model: Model, tokens: int, queries: int) -> int:
+    """Bytes that the backward pass keeps of a block that makes keys of `tokens`, and all else of `queries` of them."""
     shape, c, s = model.shape, model.base, model.stream
     wide, keys, mlp = shape.hidden_size, shape.num_kv_heads * shape.head_size, shape.mlp_size
-    # two norms: the input in fp32, which is the stream itself where that is fp32
-    norms = 2 * 4 * wide
-    if model.learns == "all":
-        # before the weight, and what the linears behind them read: the same, or a cast for each of the five
-        norms += 2 * s * wide + (5 if s > c else 2) * c * wide
-    else:
-        norms += 2 * c * wide
-    # queries, keys, values, output, its statistics, and the output once more in o_proj
-    attention = c * (wide + 2 * keys) + 2 * c * wide + 4 * shape.num_heads
+    # a norm: the input in fp32, which is the stream itself where that is fp32; and its output, or where it learns that
+    # before the weight as well, and a cast for each linear that reads it where they do not read fp32
+    learns = model.learns == "all"
+    first, second = (
+        4 * wide + (s * wide if learns else 0) + (readers if learns and s > c else 1) * c * wide for readers in (3, 2)
+    )
+    # queries, output, its statistics, and the output once more in o_proj
+    attention = 3 * c * wide + 4 * shape.num_heads
     swiglu = 4 * c * mlp  # gate, silu(gate), up, product
-    return norms + attention + swiglu + c * model.rank * len(model.adapted)
-
-
-def _made(model: Model) -> int:
-    """Bytes of a logit while it is made: the head's output, that in fp32, and that with the banned ids at -inf."""
-    return 8 + (model.base if model.base < 4 else 0)
+    adapters = c * model.rank * len(model.adapted)
+    # a window's queries read a copy of the norm's output
+    copies = c * wide if queries < tokens else 0
+    of_tokens, of_queries = first + 2 * c * keys, attention + second + swiglu + adapters + copies
+    return tokens * of_tokens + queries * of_queries
 
 
 def _casts(model: Model) -> dict[str, float]:

@@ -12,7 +12,6 @@ from typing import Any
 
 from diffpo.config import TrainConfig, parse_sampler
 from diffpo.models.families import FAMILIES, PUBLISHED, Family
-from diffpo.models.fused import MAX_LOGITS
 from diffpo.models.transformer import TransformerConfig
 from diffpo.models.weights import Checkpoint, locate, read_json, tensor_shapes
 from diffpo.tasks import load_task
@@ -235,12 +234,20 @@ class _Step:
         """Sequences of each micro-batch: z_0 is shared by a group's rows there, other latents are a row's own."""
         objective, group, size = self.config.objective, self.config.num_generations, self.config.optim.micro_batch_size
         more = min(objective.num_latents or self.nfe, self.nfe) - 1
+        if objective.surrogate != "mean_field":
+            more = 2 * objective.num_pairs
         sequences = []
         for start in range(0, self.rows, size):
             rows = min(size, self.rows - start)
             groups = (start + rows - 1) // group - start // group + 1
-            sequences.append((rows if objective.prompt_mask_prob else groups) + rows * more)
+            whole = {"elbo": 0, "coupled": groups, "mean_field": rows if objective.prompt_mask_prob else groups}
+            sequences.append(whole[objective.surrogate] + rows * more)
         return sequences
+
+    def scorings(self) -> int:
+        """How often each token of a row is scored."""
+        objective = self.config.objective
+        return {"mean_field": 1, "elbo": objective.num_pairs, "coupled": 1 + objective.num_pairs}[objective.surrogate]
 
     def load(self) -> memory.Load:
         """What the largest call and the largest micro-batch hold."""
@@ -250,12 +257,14 @@ class _Step:
             decoded=slots * self.length,
             candidates=slots * self.block_length,
             tokens=int(max(self.latents()) * self.length),
-            scored=micro * self.gen_length,
+            canvas=int(max(self.latents()) * self.gen_length),
+            scored=micro * self.gen_length * self.scorings(),
             micro_batches=-(-self.rows // micro),
             checkpointing=self.config.optim.gradient_checkpointing,
             reference=self.config.objective.beta > 0,
             shards=self.cluster.num_gpus if self.cluster.shards and self.model.learns != "nothing" else 1,
             host=self.cluster.gpu.host,
+            one_temperature=self.config.rollout.temperature == self.config.rollout.entropy_temperature,
         )
 
     def phases(self) -> Iterator[Phase]:
@@ -265,12 +274,14 @@ class _Step:
         forwards = rows * self.nfe - (rows - rows / generations)
         scored = rows * self.nfe * (self.block_length + self.gen_length / self.nfe) / 2
         calls = -(-rows // min(rows, self.config.rollout.num_slots)) * self.nfe
-        yield self._phase("rollouts", memory.rollout(model, load), forwards, self._flops(forwards, scored), calls)
+        flops = self._flops(forwards, scored, self.block_length)
+        yield self._phase("rollouts", memory.rollout(model, load), forwards, flops, calls)
         if model.learns == "nothing":
             return
-        passes, scored = objective.num_iterations, objective.num_iterations * self.rows * self.gen_length
+        passes = objective.num_iterations
+        scored = passes * self.rows * self.gen_length * self.scorings()
         forwards, calls = passes * sum(self.latents()), passes * load.micro_batches
-        flops = self._flops(forwards, scored)
+        flops = self._flops(forwards, scored, self.gen_length)
         yield self._phase("old log-probs", memory.scoring(model, load), forwards, flops, calls)
         if load.reference:
             yield self._phase("reference log-probs", memory.scoring(model, load), forwards, flops, calls)
@@ -279,28 +290,41 @@ class _Step:
 
     def _update(self, forwards: float, scored: float) -> tuple[float, float]:
         """Rows forward and floating-point operations of the updates on one GPU."""
-        config, model = self.config, self.model
-        # gradients of activations cost as much as the forward pass, gradients of weights as much again where they learn
-        flops = 2 * self._flops(forwards, scored) + 2 * self.length * forwards * model.in_adapters
-        if model.learns == "all":
-            flops += 2 * self.length * forwards * model.in_linears + 2 * model.in_head * scored
-        positions = min(config.optim.micro_batch_size, self.rows) * self.gen_length
-        if positions > MAX_LOGITS // model.shape.vocab_size:
-            flops += 2 * model.in_head * scored  # chunks of logits are made again
-        if not config.optim.gradient_checkpointing:
+        model, learns_all = self.model, self.model.learns == "all"
+        head = 2 * model.in_head * scored
+        # gradients of activations cost as much as the forward pass, those of weights as much again where they learn;
+        # attention has two matrix products forward and four backward
+        flops = 2 * self._flops(forwards, scored, self.gen_length) + self._attention(forwards, self.gen_length)
+        flops += self._products(forwards, self.gen_length, adapters=True)
+        if learns_all:
+            flops += self._products(forwards, self.gen_length) + head
+            if self.load().chunk(model.shape.vocab_size) < self.load().scored:
+                flops += head  # chunks of logits are made again
+        else:  # below the first adapters nothing learns
+            flops -= 2 * forwards * self.length * model.in_block("attn.q_proj", "attn.k_proj", "attn.v_proj")
+        if not self.config.optim.gradient_checkpointing:
             return forwards, flops
         # blocks are computed again, up to the last thing that is wanted of them, which is before down_proj if it learns
-        shape = model.shape
-        last = shape.num_layers * shape.hidden_size * shape.mlp_size if model.learns == "all" else 0
-        return 2 * forwards, flops + self._flops(forwards, 0) - 2 * self.length * forwards * last
+        last = self._products(forwards, self.gen_length, "down_proj") if learns_all else 0
+        return 2 * forwards, flops + self._flops(forwards, 0, self.gen_length) - last
 
-    def _flops(self, forwards: float, scored: float) -> float:
-        """Floating-point operations of rows through the denoiser and of positions through the head."""
-        model, shape = self.model, self.model.shape
-        tokens = forwards * self.length
-        products = 2 * (model.in_linears + model.in_adapters) * tokens
-        attention = 4 * shape.hidden_size * shape.num_layers * self.length * tokens
-        return products + attention + 2 * model.in_head * scored
+    def _flops(self, forwards: float, scored: float, wanted: int) -> float:
+        """Floating-point operations of rows through the denoiser, of which `wanted` tokens each come out of the last
+        block, and of positions through the head."""
+        model = self.model
+        products = sum(self._products(forwards, wanted, adapters=adapters) for adapters in (False, True))
+        return products + self._attention(forwards, wanted) + 2 * model.in_head * scored
+
+    def _attention(self, forwards: float, wanted: int) -> float:
+        shape = self.model.shape
+        return 4 * shape.hidden_size * self.length * forwards * ((shape.num_layers - 1) * self.length + wanted)
+
+    def _products(self, forwards: float, wanted: int, *names: str, adapters: bool = False) -> float:
+        """Those of the named linears, or of their adapters: the last block makes all keys, else only what is wanted."""
+        block = self.model.in_block(*names, adapters=adapters)
+        keys = self.model.in_block("attn.k_proj", "attn.v_proj", adapters=adapters) if not names else 0
+        whole = (self.model.shape.num_layers - 1) * block + keys
+        return 2 * forwards * (whole * self.length + (block - keys) * wanted)
 
     def _phase(self, name: str, parts: memory.Parts, forwards: float, flops: float, calls: float) -> Phase:
         """A phase on one GPU: its arithmetic takes time, or that each call reads all weights."""
