@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from diffpo.bench import plain
-from diffpo.bench.measure import Call, in_turn, peak_bytes
+from diffpo.bench.measure import Tally, in_turn, peak_bytes
 from diffpo.bench.workloads import batch_of, decode, joint_step, random_policy, random_requests, run_step, score
 from diffpo.models.likelihood import surrogate_logprobs
-from diffpo.models.transformer import TransformerConfig, pack
+from diffpo.models.transformer import TransformerConfig, pack, windows
 
 SHAPE = TransformerConfig(
     vocab_size=40, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, mlp_size=64, max_length=64
@@ -82,25 +82,27 @@ def test_peaks_are_those_of_tensors_alive() -> None:
     assert peak_bytes(work, CPU) == 8000
 
 
-def test_turns_are_taken_and_the_first_does_not_count() -> None:
+def test_turns_are_taken_and_the_first_of_short_work_does_not_count() -> None:
     seen: list[str] = []
     taken = in_turn({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, 3, CPU)
-    assert seen == ["a", "b"] * 4 and set(taken) == {"a", "b"}
+    assert "".join(seen) == "aabb" + "abab" and set(taken) == {"a", "b"}
 
 
-def test_operations_are_those_that_torch_counts() -> None:
+@pytest.mark.parametrize("wanted", [12, 5])
+def test_operations_are_those_that_torch_counts(wanted: int) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     policy = random_policy(SHAPE)
     rows, length = 3, 12
-    ids, packing = pack(torch.zeros(rows, length, dtype=torch.int64), torch.full((rows,), length))
-    queries = torch.arange(rows * length)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        policy.denoiser.head(policy.denoiser(ids, packing, queries))
-    call = Call(rows, length, length, length)
+    lengths, sizes = torch.full((rows,), length), torch.full((rows,), wanted)
+    ids, packing = pack(torch.zeros(rows, length, dtype=torch.int64), lengths, sizes)
+    asked = windows(packing, torch.zeros_like(sizes), sizes)[0]
+    with FlopCounterMode(display=False) as counter, Tally(policy) as tally, torch.no_grad():
+        policy.denoiser.head(policy.denoiser(ids, packing, asked))
     # torch's counter leaves attention on a CPU out
-    attention = 4 * rows * length * length * SHAPE.hidden_size * SHAPE.num_layers
-    assert call.flops(SHAPE) == counter.get_total_flops() + attention
+    assert tally.linears + tally.head == counter.get_total_flops()
+    assert tally.attention == 4 * rows * length * SHAPE.hidden_size * ((SHAPE.num_layers - 1) * length + wanted)
+    assert tally.rows == rows
 
 
 def test_scoring_leaves_gradients() -> None:

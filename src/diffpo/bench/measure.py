@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from diffpo.models.transformer import TransformerConfig
+from diffpo.models.policy import Policy
+from diffpo.models.transformer import Run, TransformerConfig
+
+WARM = 5.0
+"""Seconds of work beside which what only a first run does is nothing."""
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -27,13 +30,17 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def in_turn(works: dict[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each of `works`, run in turn `repeats` times after a first that does not count."""
+    """Median seconds of each of `works`, run in turn `repeats` times.
+
+    What takes less than WARM seconds is run once before, and that does not count.
+    """
     taken: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(repeats + 1):
+    for _ in range(repeats):
         for name, work in works.items():
             spent = seconds(work, device)
-            if turn:
-                taken[name].append(spent)
+            if not taken[name] and spent < WARM:
+                spent = seconds(work, device)
+            taken[name].append(spent)
     return {name: median(times) for name, times in taken.items()}
 
 
@@ -84,28 +91,68 @@ class Alive(TorchDispatchMode):
         return result
 
 
+class Tally:
+    """Context manager that counts what goes through a policy's denoiser and head: rows, and operations.
+
+    Operations of the forward pass alone, adapters left out, nothing counted twice that is computed twice.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy, self.rows = policy, 0
+        self.linears = self.attention = self.head = 0.0
+
+    def __enter__(self) -> Tally:
+        denoiser = self.policy.denoiser
+        hooks = [(denoiser, self._denoise), (denoiser.head, self._score)]
+        self.hooks = [module.register_forward_pre_hook(hook) for module, hook in hooks]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    @property
+    def flops(self) -> float:
+        """Operations, two a multiply-add."""
+        return self.linears + self.attention + self.head
+
+    def score(self, positions: int) -> None:
+        """Positions went through the head by another way."""
+        shape = self.policy.denoiser.config
+        self.head += 2.0 * positions * shape.hidden_size * shape.vocab_size
+
+    def _denoise(self, _: nn.Module, arguments: Sequence[Any]) -> None:
+        packing, asked = arguments[1], len(arguments) > 2 and arguments[2] is not None
+        for run in packing.runs:
+            linears, attention = row_flops(
+                self.policy.denoiser.config, run if asked else run._replace(wanted=run.fresh)
+            )
+            self.rows += run.rows
+            self.linears += run.rows * linears
+            self.attention += run.rows * attention
+
+    def _score(self, _: nn.Module, arguments: Sequence[Any]) -> None:
+        self.score(len(arguments[0]))
+
+
+def row_flops(shape: TransformerConfig, run: Run) -> tuple[float, float]:
+    """Operations of one row of a run in the denoiser: in linears, and in attention.
+
+    The last block makes keys and values of all tokens, and the rest of those that are asked for.
+    """
+    wide, keys = shape.hidden_size, shape.num_kv_heads * shape.head_size
+    in_keys, in_rest, whole = 2 * wide * keys, 2 * wide * wide + 3 * wide * shape.mlp_size, shape.num_layers - 1
+    linears = run.fresh * (whole * (in_keys + in_rest) + in_keys) + run.wanted * in_rest
+    return 2.0 * linears, 4.0 * run.length * wide * (whole * run.fresh + run.wanted)
+
+
+def gpu_name() -> str:
+    """What torch calls the GPU, "" without one."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+
+
 def matmul_peak(dtype: torch.dtype, device: torch.device, size: int | None = None) -> float:
     """Operations a second of a square matrix product on this machine, the best of ten."""
     size = size or (8192 if device.type == "cuda" else 1024)
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / min(seconds(lambda: left @ right, device) for _ in range(10))
-
-
-@dataclass(frozen=True)
-class Call:
-    """A denoiser call: rows of equal length, of which a window is asked for and some positions go through the head."""
-
-    rows: int
-    length: int
-    window: int
-    candidates: float
-    """Positions of a row that logits are made of."""
-
-    def flops(self, shape: TransformerConfig) -> float:
-        """Operations, two a multiply-add; the last block makes keys and values of all, and the rest of a window."""
-        wide, keys = shape.hidden_size, shape.num_kv_heads * shape.head_size
-        in_keys, in_rest = 2 * wide * keys, 2 * wide * wide + 3 * wide * shape.mlp_size
-        whole, last = shape.num_layers - 1, self.window
-        linears = self.length * (whole * (in_keys + in_rest) + in_keys) + last * in_rest
-        attention = 2 * self.length * wide * (whole * self.length + last)
-        return 2 * self.rows * (linears + attention + self.candidates * wide * shape.vocab_size)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from diffpo.bench import plain
-from diffpo.bench.measure import Call, in_turn, peak_bytes
+from diffpo.bench.growth import growth_points
+from diffpo.bench.measure import in_turn, peak_bytes
 from diffpo.bench.workloads import (
     PROMPT_LENGTHS,
     SMALL,
@@ -30,14 +31,15 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison. Ratios are plain over ours; of memory, the numbers are bytes."""
+    """One comparison. The ratio is plain over ours, of bytes where there are bytes, else of seconds."""
 
     name: str
     ours_seconds: float
     plain_seconds: float
     ratio: float
     target: float
-    unit: str = "s"
+    ours_bytes: int | None = None
+    plain_bytes: int | None = None
 
 
 def compare(name: str, target: float, ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> Row:
@@ -122,10 +124,12 @@ def surrogate(repeats: int, shape: TransformerConfig, lengths: Sequence[int]) ->
         plain.mean_field_logprobs(policy, ids, real, batch.tokens, 1.0).sum().backward()
         policy.denoiser.zero_grad()
 
-    yield compare("2-MF log-probs of 8 with backward: plain MF", 1.0, ours, theirs, 2 * repeats)
+    row = compare("2-MF log-probs of 8 with backward: plain MF", 1.0, ours, theirs, 2 * repeats)
+    yield row
     weights = sum(p.numel() * p.element_size() for p in policy.denoiser.parameters())  # as many bytes of gradients
     held, plainly = (peak_bytes(work, CPU) - weights for work in (ours, theirs))
-    yield Row("the same: peak memory above weights and gradients", held, plainly, plainly / held, 4.0, "B")
+    name = "the same: peak memory above weights and gradients"
+    yield replace(row, name=name, ratio=plainly / held, target=4.0, ours_bytes=held, plain_bytes=plainly)
 
 
 def whole_step(repeats: int, shape: TransformerConfig, lengths: Sequence[int]) -> Iterator[Row]:
@@ -151,40 +155,6 @@ def growth(repeats: int, shape: TransformerConfig, lengths: Sequence[int]) -> It
         (flops, small), *_, (more_flops, large) = [(point.flops, point.seconds) for point in points]
         predicted = small * more_flops / flops
         yield Row(f"growth with {name}: the FLOP count", large, predicted, predicted / large, 0.8)
-
-
-@dataclass(frozen=True)
-class Point:
-    """One size on an axis of growth."""
-
-    size: int
-    seconds: float
-    flops: float
-
-
-AXES = {"canvas": (64, 128, 256), "vocabulary": (4096, 8192, 16384), "batch": (8, 16, 32), "NFE": (8, 16, 32)}
-
-
-def growth_points(repeats: int, shape: TransformerConfig) -> dict[str, list[Point]]:
-    """Rollouts along each axis; the rest stays at 8 rows of 64 tokens, a block of 32, 8 calls a block."""
-    start = {"canvas": 64, "vocabulary": shape.vocab_size // 4, "batch": 8, "NFE": 16}
-    measured: dict[str, list[Point]] = {}
-    for axis, sizes in AXES.items():
-        works, flops = {}, {}
-        for size in sizes:
-            at = start | {axis: size}
-            policy = random_policy(replace(shape, vocab_size=at["vocabulary"]))
-            blocks = at["canvas"] // 32
-            calls = at["NFE"] if axis == "NFE" else 8 * blocks
-            requests = random_requests(policy, [64] * at["batch"], f"steps:{calls}", at["canvas"])
-            # positions still masked in a block of 32 that loses as many in each of its calls, on average
-            candidates = 32 * (calls // blocks + 1) / (2 * calls / blocks)
-            call = Call(at["batch"], 64 + at["canvas"], 32, candidates)
-            works[str(size)] = lambda policy=policy, requests=requests: decode(policy, requests)
-            flops[size] = calls * call.flops(policy.denoiser.config)
-        taken = in_turn(works, repeats, CPU)
-        measured[axis] = [Point(size, taken[str(size)], flops[size]) for size in sizes]
-    return measured
 
 
 def tiny_rollouts() -> tuple[Policy, list[Request]]:
@@ -217,8 +187,3 @@ def tiny_model(repeats: int, policy: Policy, requests: list[Request]) -> list[Ro
 
     name = "tiny model: rows a second in rollouts, of the bare forward's"
     return [compare(name, 0.8, lambda: decode(policy, requests, 512), bare, 2 * repeats)]
-
-
-def as_json(rows: Sequence[Row]) -> list[dict]:
-    """Rows as the JSON file has them."""
-    return [asdict(row) for row in rows]

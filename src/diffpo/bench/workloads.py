@@ -98,19 +98,20 @@ def score(policy: Policy, batch: Batch, num_latents: int = 2) -> None:
 
 
 class IdsTask:
-    """A task over token ids: the answer is right if its first id is even."""
+    """A task over token ids: an answer is right if it begins with an even digit."""
 
-    name, alphabet, gen_length = "ids", "", 64
+    name, alphabet = "ids", ""
 
-    def __init__(self, requests: Sequence[Request]) -> None:
+    def __init__(self, requests: Sequence[Request], gen_length: int = 64) -> None:
+        self.gen_length = gen_length
         texts = dict.fromkeys(" ".join(map(str, request.prompt_ids)) for request in requests)
         self.made = [Prompt(str(index), text) for index, text in enumerate(texts)]
 
     def prompts(self, split: str, num: int, start: int = 0) -> list[Prompt]:
-        return self.made[:num]
+        return [self.made[index % len(self.made)] for index in range(start, start + num)]
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
-        correct = int(completion.split()[0]) % 2 == 0
+        correct = completion[:1] in tuple("02468")
         return Verdict(correct, float(correct))
 
     def solution(self, prompt: Prompt) -> str:

@@ -6,7 +6,7 @@ really takes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -209,8 +209,6 @@ def backward(model: Model, load: Load) -> Parts:
     # all keep RoPE's angles; the final norm its input in fp32, and itself before the weight where that learns
     angles = tokens * 4 * shape.head_size
     outside = angles + canvas * (4 * wide + (stream if all_learn else 0))
-    # and the positions scored are looked up: their hidden states, and how log-probs change with them
-    scored = load.scored * stream * (1 if all_learn else 2)
     inputs, block, last = tokens * stream, tokens * saved_bytes(model), saved_bytes_last(model, tokens, canvas)
     held = outside + (layers * inputs if load.checkpointing else (layers - 1) * block + last)
     # SwiGLU's backward: gradients of its three products beside what was kept, less the one that is used up;
@@ -218,30 +216,11 @@ def backward(model: Model, load: Load) -> Parts:
     moving = 2 * model.base * shape.mlp_size + 2 * stream
     again = last if load.checkpointing else 0
 
-    chunk, vocab = load.chunk(shape.vocab_size), shape.vocab_size
     head_gradient = 4 * model.in_head if all_learn else 0
-    cast_head = _cast_head(model)
-    # where the head learns log-probs are kept of a single chunk beside their slopes, or made again
-    slopes = 4 + (model.base if model.base < 4 else 0)
-    again_logits = (4 + slopes if chunk == load.scored else 8) * chunk * vocab if all_learn else 0
     return _largest(
         # the forward pass under checkpointing, at its last whole block
         fresh | {"activations": angles + layers * inputs + tokens * forward_bytes(model), "cast weights": casts},
-        # log-probs: logits and their log-softmax, fp32
-        fresh
-        | {
-            "activations": held + scored + canvas * stream,
-            "logits": 8 * chunk * vocab,
-            "cast weights": kept_casts + cast_head,
-        },
-        # their gradient: of the hidden states, and of the head in fp32 and before the cast
-        fresh
-        | {
-            "activations": held + scored + canvas * stream + load.scored * (4 * wide + stream),
-            "logits": again_logits,
-            "gradients": fresh["gradients"] + head_gradient + cast_head,
-            "cast weights": kept_casts + cast_head,
-        },
+        *_at_the_head(model, load, fresh, held + canvas * stream, kept_casts),
         # the final norm: five fp32 temporaries, beside the gradient of the stream
         fresh
         | {
@@ -278,6 +257,29 @@ def backward(model: Model, load: Load) -> Parts:
         fixed | {"gradients": fixed["gradients"] + (head_gradient if load.micro_batches > 1 else 0)},
         load=load,
     )
+
+
+def _at_the_head(
+    model: Model, load: Load, fresh: dict[str, float], held: float, kept_casts: float
+) -> Iterator[dict[str, float]]:
+    """Log-probs of a micro-batch and their gradient, beside `held` bytes of activations."""
+    all_learn, wide, vocab = model.learns == "all", model.shape.hidden_size, model.shape.vocab_size
+    stream, casts = model.stream * wide, kept_casts + _cast_head(model)
+    chunk, head_gradient = load.chunk(vocab), 4 * model.in_head if all_learn else 0
+    # hidden states looked up at the positions scored, and how log-probs change with them where the head stays
+    held += load.scored * stream * (1 if all_learn else 2)
+    # fp32: logits and their log-softmax
+    yield fresh | {"activations": held, "logits": 8 * chunk * vocab, "cast weights": casts}
+    # where the head learns log-probs are kept of a single chunk beside their slopes, or made again
+    slopes = 4 + (model.base if model.base < 4 else 0)
+    logits = (4 + slopes if chunk == load.scored else 8) * chunk * vocab if all_learn else 0
+    yield fresh | {
+        # the gradient of the hidden states, and that of the head in fp32 and before the cast
+        "activations": held + load.scored * (4 * wide + stream),
+        "logits": logits,
+        "gradients": fresh["gradients"] + head_gradient + _cast_head(model),
+        "cast weights": casts,
+    }
 
 
 def optimiser(model: Model, load: Load) -> Parts:

@@ -1,0 +1,79 @@
+"""How rollouts grow with batch, canvas, vocabulary and denoiser calls, beside what the count of operations says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from matplotlib.ticker import NullFormatter, NullLocator
+
+from diffpo.bench.measure import Tally, in_turn
+from diffpo.bench.workloads import SMALL, decode, random_policy, random_requests
+from diffpo.evaluation.report import COLOURS, FAINT, INK, new_figure, save_figure, style_axes
+from diffpo.models.transformer import TransformerConfig
+
+AXES = {"canvas": (64, 128, 256), "vocabulary": (4096, 8192, 16384), "batch": (8, 16, 32), "NFE": (8, 16, 32)}
+"""Sizes along each axis; all else stays: 8 rows, a canvas of 64 behind 64 tokens, blocks of 32, 8 calls a block."""
+TITLES = {
+    "canvas": "tokens of the canvas",
+    "vocabulary": "vocabulary",
+    "batch": "rows",
+    "NFE": "denoiser calls a row",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One size on an axis of growth."""
+
+    size: int
+    seconds: float
+    """A denoiser call of all rows; of the axis NFE, all calls."""
+    flops: float
+    """Of the same."""
+
+
+def growth_points(repeats: int, shape: TransformerConfig = SMALL) -> dict[str, list[Point]]:
+    """Median seconds of rollouts along each axis, sizes in turn."""
+    start = {"canvas": 64, "vocabulary": shape.vocab_size // 4, "batch": 8, "NFE": 16}
+    measured: dict[str, list[Point]] = {}
+    for axis, sizes in AXES.items():
+        works, flops, calls = {}, {}, {}
+        for size in sizes:
+            at = start | {axis: size}
+            policy = random_policy(replace(shape, vocab_size=at["vocabulary"]))
+            blocks = at["canvas"] // 32
+            nfe = at["NFE"] if axis == "NFE" else 8 * blocks
+            requests = random_requests(policy, [64] * at["batch"], f"steps:{nfe}", at["canvas"])
+            with Tally(policy) as tally:
+                decode(policy, requests)
+            works[str(size)] = lambda policy=policy, requests=requests: decode(policy, requests)
+            flops[size], calls[size] = tally.flops, 1 if axis == "NFE" else nfe
+        taken = in_turn(works, repeats, torch.device("cpu"))
+        measured[axis] = [Point(size, taken[str(size)] / calls[size], flops[size] / calls[size]) for size in sizes]
+    return measured
+
+
+def growth_figure(measured: Mapping[str, Sequence[Point]], path: str | Path) -> None:
+    """A panel an axis, both scales logarithmic: seconds measured, and the smallest size's times the operations."""
+    figure = new_figure((2.9 * len(measured), 3.1))
+    for index, (axis, points) in enumerate(measured.items()):
+        axes = figure.add_subplot(1, len(measured), index + 1)
+        style_axes(axes)
+        sizes, first = [point.size for point in points], points[0]
+        counted = [1000 * first.seconds * point.flops / first.flops for point in points]
+        axes.plot(sizes, counted, linestyle=(0, (4, 3)), color=FAINT, linewidth=1.6, label="as operations are counted")
+        axes.plot(sizes, [1000 * p.seconds for p in points], "-o", color=COLOURS[1], linewidth=2.2, label="measured")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(TITLES[axis], fontsize=10, color=INK)
+        axes.set_title("ms a rollout" if axis == "NFE" else "ms a call", fontsize=10, color=INK, loc="left")
+        axes.tick_params(labelsize=9)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, labelcolor=INK)
+    save_figure(figure, path)

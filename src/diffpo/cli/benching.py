@@ -1,0 +1,174 @@
+"""The command that measures speed: bench."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from diffpo.cli.training import FLAT, Recipe
+from diffpo.config import TrainConfig
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from diffpo.bench.growth import Point
+    from diffpo.bench.steps import Measured
+    from diffpo.bench.suite import Row
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure how fast a recipe's rollouts and updates are here; or everything against the published loops."""
+
+    recipe: Recipe = ""
+    config: Annotated[TrainConfig, FLAT] = field(default_factory=TrainConfig)
+    suite: Literal["recipe", "published", "growth", "h100"] = "recipe"
+    """Steps of the recipe; the published loops on a CPU; growth with batch, canvas, vocabulary and NFE; one GPU."""
+    repeats: int = 5
+    """Times that everything is measured, in turn; medians count."""
+    random_weights: bool = False
+    """Take the model's shape alone, with random weights and prompts: nothing is downloaded."""
+    sharpness: float = 1.0
+    """Random weights: logits so many times as large as fresh ones. Where they are larger, thresholds commit more."""
+    json: str = ""
+    """File for the figures."""
+    figure: str = ""
+    """PNG or SVG of the suite growth."""
+    profile: str = ""
+    """Folder for a torch profiler trace of each phase of the recipe's step."""
+
+    def run(self) -> None:
+        self._check()
+        run = {"recipe": self._recipe, "published": self._published, "growth": self._growth, "h100": self._h100}
+        found, figures = run[self.suite]()
+        from rich.console import Console
+
+        Console().print(found)
+        if self.json:
+            from diffpo.bench.measure import gpu_name
+            from diffpo.study.origin import origin
+
+            where = origin() | ({"gpu": gpu} if (gpu := gpu_name()) else {})
+            path = Path(self.json)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps([row | where for row in figures], indent=1) + "\n")
+            print(f"saved {path}")
+
+    def _check(self) -> None:
+        if self.repeats < 1:
+            raise ValueError(f"--repeats must be >= 1, got {self.repeats}")
+        if self.suite == "recipe" and not self.config.model:
+            raise ValueError("name a recipe, or a model by --model, or take --suite published")
+        for name, suite in (("profile", "recipe"), ("random_weights", "recipe"), ("figure", "growth")):
+            if getattr(self, name) and self.suite != suite:
+                raise ValueError(f"--{name.replace('_', '-')} goes with --suite {suite}, not with {self.suite}")
+        if self.sharpness != 1 and not self.random_weights:
+            raise ValueError("--sharpness is of random weights: add --random-weights")
+
+    def _recipe(self) -> tuple[Table, list[dict[str, Any]]]:
+        from diffpo.bench.steps import measure, open_bench
+        from diffpo.training.plan import find_start
+
+        shape = find_start(self.config).shape if self.random_weights else None
+        bench = open_bench(self.config, shape, self.sharpness)
+        measured = measure(bench, self.repeats, profiles=Path(self.profile) if self.profile else None)
+        rows = [
+            asdict(phase) | {"peak_flops": measured.peak, "utilisation": phase.utilisation(measured.peak)}
+            for phase in measured.phases
+        ]
+        return _phases_table(measured), rows
+
+    def _published(self) -> tuple[Table, list[dict[str, Any]]]:
+        from diffpo.bench.suite import published
+
+        rows = published(self.repeats)
+        return rows_table(rows), list(map(_plain, rows))
+
+    def _h100(self) -> tuple[Table, list[dict[str, Any]]]:
+        from diffpo.bench.gpu import large
+
+        rows = large(self.repeats)
+        return rows_table(rows), list(map(_plain, rows))
+
+    def _growth(self) -> tuple[Table, list[dict[str, Any]]]:
+        from diffpo.bench.growth import growth_figure, growth_points
+
+        measured = growth_points(self.repeats)
+        if self.figure:
+            growth_figure(measured, self.figure)
+            print(f"saved {self.figure}")
+        return _growth_table(measured), [
+            {"axis": axis} | asdict(point) for axis, points in measured.items() for point in points
+        ]
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    return {name: value for name, value in asdict(row).items() if value is not None}
+
+
+def rows_table(rows: Sequence[Row]) -> Table:
+    """Ours, plain, how many times as fast or small, and the target."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table("what", box=box.SIMPLE_HEAD)
+    for name in ("ours", "plain", "ratio", "target"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        pair = (row.ours_seconds, row.plain_seconds) if row.ours_bytes is None else (row.ours_bytes, row.plain_bytes)
+        cells = [_seconds(value) if row.ours_bytes is None else f"{value / 2**20:.0f} MiB" for value in pair if value]
+        style = "green" if row.ratio >= row.target else "red"
+        table.add_row(row.name, *cells, f"[{style}]{row.ratio:.2f}[/]", f"{row.target:g}")
+    return table
+
+
+def _phases_table(measured: Measured) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table("a step", box=box.SIMPLE_HEAD)
+    for name in ("time", "answers/s", "tokens/s", "rows/s", "GiB", "TFLOP/s", "of peak"):
+        table.add_column(name, justify="right")
+    for phase in measured.phases:
+        rates = [_rate(count / phase.seconds) for count in (phase.sequences, phase.tokens, phase.rows)]
+        done = phase.flops / phase.seconds / 1e12
+        memory = f"{phase.bytes / 2**30:.2f}"
+        share = f"{phase.utilisation(measured.peak):.0%}"
+        table.add_row(phase.name, _seconds(phase.seconds), *rates, memory, f"{done:,.3g}", share)
+    total = sum(phase.seconds for phase in measured.phases)
+    first = measured.phases[0]
+    rates = [_rate(count / total) for count in (first.sequences, first.tokens)]
+    table.add_row("all", _seconds(total), *rates, *[""] * 4, style="bold")
+    table.caption_justify = "left"
+    table.caption = (
+        f"{first.sequences} answers, {measured.nfe:.4g} denoiser calls each\nrows: sequences through the denoiser; "
+        f"GiB: beside what stands\npeak: a matrix product's {measured.peak / 1e12:.3g} TFLOP/s on this machine"
+    )
+    return table
+
+
+def _growth_table(measured: dict[str, list[Point]]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table("axis", box=box.SIMPLE_HEAD)
+    for name in ("size", "ms", "GFLOP", "grows", "operations grow"):
+        table.add_column(name, justify="right")
+    for axis, points in measured.items():
+        for point in points:
+            growth = (point.seconds / points[0].seconds, point.flops / points[0].flops)
+            cells = (f"{1000 * point.seconds:.4g}", f"{point.flops / 1e9:.4g}", *(f"{value:.2f}" for value in growth))
+            table.add_row(axis, f"{point.size:,}", *cells)
+        table.add_section()
+    return table
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
