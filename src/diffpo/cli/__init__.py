@@ -11,7 +11,9 @@ from typing import Any
 
 import tyro
 
+from diffpo.cli.analyzing import Analyze
 from diffpo.cli.answering import Chat, Compare, Eval, Sample
+from diffpo.cli.benching import Bench
 from diffpo.cli.grading import Grade
 from diffpo.cli.models import Export, Inspect
 from diffpo.cli.planning import Plan
@@ -24,12 +26,14 @@ COMMANDS: dict[str, type] = {
     "demo": Demo,
     "sft": Sft,
     "plan": Plan,
+    "bench": Bench,
     "train": Train,
     "eval": Eval,
     "compare": Compare,
     "sample": Sample,
     "chat": Chat,
     "study": Study,
+    "analyze": Analyze,
     "grade": Grade,
     "inspect": Inspect,
     "export": Export,
@@ -85,10 +89,10 @@ def parse(command: str, *arguments: str) -> Any:
 
 
 def _defaults(kind: type, first: str) -> Any:
-    if kind in (Sft, Plan, Train):
-        config = {Sft: SftConfig, Plan: TrainConfig, Train: TrainConfig}[kind]
+    if kind in (Sft, Plan, Bench, Train):
+        config: Any = SftConfig if kind is Sft else TrainConfig
         return kind(config=load_config(config, find_recipe(first)) if first else config())
-    if kind in (Chat, Eval, Sample):
+    if kind in (Analyze, Chat, Eval, Sample):
         return _from_run(kind(model=first), first) if first else tyro.MISSING_NONPROP
     if kind in (Export, Inspect):
         return kind(model=first) if first else tyro.MISSING_NONPROP
@@ -103,9 +107,9 @@ PUBLISHED = {"sampler": "entropy_bound:0.1", "block_length": 32}
 def _from_run(command: Any, folder: str) -> Any:
     """A model is asked what it was trained on, and decoded as it was trained."""
     config, task = find_training(Path(folder))
-    rollout = dataclasses.replace(
-        config.rollout if config else command.rollout, temperature=command.rollout.temperature
-    )
+    rollout = config.rollout if config else command.rollout
+    if not isinstance(command, Analyze):
+        rollout = dataclasses.replace(rollout, temperature=command.rollout.temperature)
     if rollout.sampler == "learned" and not _has_threshold(Path(folder)):
         rollout = dataclasses.replace(rollout, **FIXED if config or task or _is_tiny(Path(folder)) else PUBLISHED)
     changes: dict[str, Any] = {"rollout": rollout}
@@ -115,6 +119,8 @@ def _from_run(command: Any, folder: str) -> Any:
         changes["load"] = dataclasses.replace(config.load, adapter=None, revision=None)
     if config and isinstance(command, Eval):
         changes["eval"] = config.eval
+    if config and isinstance(command, Analyze):
+        changes["objective"] = config.objective
     return dataclasses.replace(command, **changes)
 
 

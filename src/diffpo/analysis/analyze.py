@@ -1,0 +1,58 @@
+"""The analysis as a whole: parts in, sections out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from diffpo.analysis.behaviour import order_sections, threshold_sections
+from diffpo.analysis.calibration import calibration_sections
+from diffpo.analysis.divergence import kl_sections
+from diffpo.analysis.gradients import gradient_sections
+from diffpo.analysis.sections import Section
+from diffpo.analysis.settings import AnalysisConfig, Part
+from diffpo.analysis.subject import Subject, look_at
+from diffpo.analysis.weights import weight_sections
+from diffpo.config import TrainConfig
+from diffpo.models.policy import Policy
+from diffpo.progress import Progress
+from diffpo.study.origin import origin
+from diffpo.tasks.base import Task
+
+PARTS: dict[Part, Callable[[Subject], list[Section]]] = {
+    "kl": kl_sections,
+    "weights": weight_sections,
+    "gradients": gradient_sections,
+    "calibration": calibration_sections,
+    "thresholds": threshold_sections,
+    "order": order_sections,
+}
+
+
+def analyze(
+    policy: Policy,
+    task: Task,
+    config: TrainConfig,
+    settings: AnalysisConfig,
+    against: Policy | None = None,
+    names: tuple[str, str] = ("model", "before"),
+    quiet: bool = False,
+) -> list[Section]:
+    """Measure `policy` on test prompts of `task` under the objective and rollouts of `config`.
+
+    Entropies and order are compared with those of `against`; `names` are what the two are called.
+    """
+    sections: list[Section] = []
+    with Progress("analyze", len(settings.parts) + 1, quiet) as progress:
+        subject = look_at(policy, task, config, settings, against, names)
+        progress.advance()
+        for part in settings.parts:
+            sections += PARTS[part](subject)
+            progress.advance()
+    return sections
+
+
+def report(title: str, command: str, sections: list[Section]) -> dict[str, Any]:
+    """For JSON: what was asked, where it comes from, and what was found."""
+    plain = [section.plain() for section in sections]
+    return {"title": title, "command": command, "origin": origin(), "sections": plain}

@@ -1,0 +1,86 @@
+"""What an analysis says: sections of series and figures, and means with their 95 % intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffpo.study.statistics import STUDENT, rounded
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a picture. What is not defined somewhere is None there."""
+
+    label: str
+    x: Sequence[float | str]
+    """Numbers, or the names of categories."""
+    y: Sequence[float | None]
+    half_width: Sequence[float | None] | None = None
+    """The 95 % interval is y +- half_width; None where there is none."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One question and its answer: a picture can be drawn from it without knowing the question."""
+
+    name: str
+    title: str
+    explains: str
+    """What is shown and how to read it, in one or two sentences."""
+    x: str
+    """Label of the axis."""
+    y: str
+    series: Sequence[Series]
+    figures: Mapping[str, float | None] = field(default_factory=dict)
+    """Single numbers by name."""
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON, rounded."""
+        plain = asdict(self)
+        plain["series"] = [{name: rounded(value) for name, value in entry.items()} for entry in plain["series"]]
+        plain["figures"] = {name: rounded(value) for name, value in plain["figures"].items()}
+        return plain
+
+
+class Means(NamedTuple):
+    """Means by ascending bin."""
+
+    bins: list[int]
+    mean: list[float]
+    half_width: list[float]
+
+
+def means_by(values: Tensor, bins: Tensor, clusters: Tensor, least: int = 2) -> Means:
+    """Mean of `values` [N] in each of the `bins` [N], and half the width of its 95 % interval over `clusters` [N].
+
+    Bins with values of fewer than `least` clusters are left out.
+
+    Values of one cluster, such as tokens of one prompt, are alike; clusters are not. So the variance is that of a
+    ratio of sums over clusters (Cochran 1977, 6.3), and Student's t has one degree of freedom less than clusters.
+    """
+    names, bins = bins.unique(return_inverse=True)
+    clusters = clusters.unique(return_inverse=True)[1]
+    empty = torch.zeros(len(names), int(clusters.max()) + 1 if len(clusters) else 0, dtype=torch.float64)
+    sums = empty.index_put((bins, clusters), values.double(), accumulate=True)
+    counts = empty.index_put((bins, clusters), torch.ones_like(values, dtype=torch.float64), accumulate=True)
+    total, present = counts.sum(-1), (counts > 0).sum(-1)
+    mean = sums.sum(-1) / total
+    spread = (sums - mean[:, None] * counts).square().sum(-1).sqrt() / total * (present / (present - 1)).sqrt()
+    quantile = torch.tensor([quantile_of(count) for count in present.tolist()])
+    keep = present >= least
+    return Means(names[keep].tolist(), mean[keep].tolist(), (quantile * spread)[keep].tolist())
+
+
+def quantile_of(count: int) -> float:
+    """Quantile 0.975 of Student's t with `count` - 1 degrees of freedom, the normal's for many."""
+    return STUDENT[count - 2] if 2 <= count <= len(STUDENT) + 1 else 1.96
+
+
+def surrogate_name(num_latents: int) -> str:
+    """What the surrogate of m latents is called; 0 takes them all."""
+    return {0: "exact", 1: "mean field"}.get(num_latents, f"{num_latents}-MF")

@@ -1,0 +1,44 @@
+"""The knobs of an analysis. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Part = Literal["kl", "weights", "gradients", "calibration", "thresholds", "order"]
+
+
+@dataclass(frozen=True)
+class AnalysisConfig:
+    """What is measured, and on how much."""
+
+    parts: tuple[Part, ...] = ("kl", "weights", "gradients", "calibration", "thresholds", "order")
+    """What is measured."""
+    num_prompts: int = 64  # test prompts; fewer if the task has fewer
+    num_generations: int = 8  # G: completions a prompt
+    latents: tuple[int, ...] = (1, 2, 3, 4)
+    """Numbers of latents m whose surrogates are measured; the exact trajectory is always among the gradients."""
+    clamps: tuple[float, ...] = (0.0, 1.0, 2.0, 5.0, 10.0, math.inf)
+    """Clamps C of the importance weights under which gradients are measured; 0 leaves the weights out."""
+    gammas: tuple[float, ...] = (0.03, 0.1, 0.3, 0.5, 1.0, 2.0)  # fixed thresholds whose commitments are measured, nats
+    num_draws: int = 64  # draws of cuts that an expectation over three cuts or more is taken over; two are enumerated
+    weight_draws: int = 4  # draws of cuts, or of masks, that importance weights are taken over
+    gradient_batches: int = 8  # batches that the prompts are divided into, each an estimate of the gradient
+    gradient_draws: int = 2  # gradients of each batch, each with its own cuts or masks
+    micro_batch_size: int = 512  # rows that a pass holds at once; changes memory, not results
+
+    def __post_init__(self) -> None:
+        for name in ("num_prompts", "num_draws", "weight_draws", "micro_batch_size"):
+            self._check(name, getattr(self, name) >= 1, ">= 1")
+        for name in ("num_generations", "gradient_draws"):
+            self._check(name, getattr(self, name) >= 2, ">= 2")
+        self._check("gradient_batches", self.gradient_batches >= 3, ">= 3: their spread is what is measured")
+        self._check("latents", bool(self.latents) and min(self.latents) >= 1, "one or more numbers >= 1")
+        self._check("clamps", bool(self.clamps) and all(clamp >= 0 for clamp in self.clamps), "one or more, each >= 0")
+        self._check("gammas", bool(self.gammas) and all(gamma >= 0 for gamma in self.gammas), "one or more, each >= 0")
+        self._check("parts", bool(self.parts), "one or more")
+
+    def _check(self, name: str, fine: bool, wanted: str) -> None:
+        if not fine:
+            raise ValueError(f"analysis.{name} must be {wanted}, got {getattr(self, name)}")

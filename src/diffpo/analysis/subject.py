@@ -1,0 +1,95 @@
+"""What an analysis looks at: a policy, its rollouts of a task's test prompts, and the policy it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from diffpo.analysis.settings import AnalysisConfig
+from diffpo.config import TrainConfig
+from diffpo.functional.random import make_key
+from diffpo.models.policy import Policy
+from diffpo.rollout.local import collect
+from diffpo.tasks.base import Task
+from diffpo.training.distributed import World
+from diffpo.training.loop import ADVANTAGES
+from diffpo.types import Batch, Prompt, RolloutGroup
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """Everything that a section may read."""
+
+    policy: Policy
+    task: Task
+    prompts: Sequence[Prompt]
+    config: TrainConfig
+    """The objective and the rollouts as in training."""
+    settings: AnalysisConfig
+    groups: Sequence[RolloutGroup]
+    """G rollouts of each prompt, as in training."""
+    batch: Batch
+    """The same as tensors."""
+    name: str = "model"
+    against: Policy | None = None
+    """The policy before training, say."""
+    against_name: str = "before"
+
+    @property
+    def clusters(self) -> Tensor:
+        """Which prompt each row of the batch answers, [B]."""
+        return torch.arange(len(self.prompts)).repeat_interleave(self.settings.num_generations)
+
+    @property
+    def least(self) -> int:
+        """Prompts that must reach a call for its mean to be shown: an eighth of them."""
+        return max(2, len(self.prompts) // 8)
+
+    @property
+    def world(self) -> World:
+        return World(device=self.policy.device)
+
+    @property
+    def policies(self) -> dict[str, Policy]:
+        """The policies that are compared, by name; the one looked at comes last."""
+        before = {self.against_name: self.against} if self.against else {}
+        return before | {self.name: self.policy}
+
+
+def look_at(
+    policy: Policy,
+    task: Task,
+    config: TrainConfig,
+    settings: AnalysisConfig,
+    against: Policy | None = None,
+    names: tuple[str, str] = ("model", "before"),
+) -> Subject:
+    """Decode the test prompts as training would, and make a subject of it. ValueError if the task has too few."""
+    prompts = task.prompts("test", settings.num_prompts)
+    if len(prompts) < settings.gradient_batches:
+        raise ValueError(
+            f"analysis.num_prompts: {len(prompts)} test prompts are fewer than analysis.gradient_batches = "
+            f"{settings.gradient_batches}: raise the one or lower the other"
+        )
+    objective = config.objective
+    speed = objective.speed_weight, objective.speed_gate
+    key = make_key(config.seed, "analysis")
+    groups = collect(policy, task, prompts, settings.num_generations, config.rollout, key, *speed)
+    rewards = torch.tensor([[rollout.reward for rollout in group.rollouts] for group in groups])
+    advantages = ADVANTAGES[objective.loss](rewards, objective.scale_rewards).flatten()
+    batch = Batch.from_groups(groups, advantages)
+    tensors = {entry.name: getattr(batch, entry.name) for entry in fields(batch)}
+    batch = replace(batch, **{k: v.to(policy.device) for k, v in tensors.items() if isinstance(v, Tensor)})
+    return Subject(policy, task, prompts, config, settings, groups, batch, names[0], against, names[1])
+
+
+def decode(
+    subject: Subject, policy: Policy, sampler: str, temperature: float = 0.0, num_generations: int = 1
+) -> list[RolloutGroup]:
+    """The prompts of `subject` answered by `policy` with another sampler; greedily unless `temperature` says more."""
+    rollout = replace(subject.config.rollout, sampler=sampler, temperature=temperature)
+    key = make_key(subject.config.seed, "decode")
+    return collect(policy, subject.task, subject.prompts, num_generations, rollout, key)
