@@ -92,7 +92,7 @@ def entropy_bound(repeats: int, shape: TransformerConfig, lengths: Sequence[int]
 
     The head is sharpened, as training sharpens it: else every call would commit one token and all rows end together.
     """
-    policy = random_policy(shape, sharpness=40.0)
+    policy = random_policy(shape, sharpness=150.0)
     requests = random_requests(policy, lengths, "entropy_bound:0.1", group=-(-64 // len(lengths)))
     order = [requests[start::8] for start in range(8)]  # rows of a batch are of different prompts
     mixed = [request for part in order for request in part]
