@@ -198,7 +198,7 @@ def _importance(
     return importance, {
         "importance/mean": float(raw.mean()),
         "importance/clamped": float((raw > limit).float().mean()),
-        "importance/ess": float(effective_sample_size(raw.clamp_max(limit))),
+        "importance/ess": float(effective_sample_size(importance[mask])),
     }
 
 
