@@ -84,7 +84,6 @@ def test_weights_that_are_off_have_the_full_sample_size(policy: Policy) -> None:
         config = replace(CONFIG, objective=replace(CONFIG.objective, num_latents=1, importance_clamp=clamp))
         found[clamp] = update(state_of(policy, config), config, World())
     assert found[0]["importance/ess"] == 1 > found[2]["importance/ess"]
-    assert found[0]["importance/mean"] == found[2]["importance/mean"]  # how far the surrogate is, used or not
 
 
 def test_rows_without_advantage_are_left_out_exactly(policy: Policy) -> None:
