@@ -63,9 +63,7 @@ def gradients(subject: Subject, objectives: Mapping[str, ObjectiveConfig]) -> di
     settings = subject.settings
     weighted = max(objectives.values(), key=lambda objective: objective.importance_clamp)
     configs = {
-        name: replace(
-            subject.config, train="model", objective=replace(objective, num_iterations=settings.gradient_draws)
-        )
+        name: replace(subject.config, objective=replace(objective, num_iterations=settings.gradient_draws))
         for name, objective in {"": weighted, **objectives}.items()
     }
     found: dict[str, list[Tensor]] = {name: [] for name in objectives}

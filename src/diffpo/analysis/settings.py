@@ -22,7 +22,7 @@ class AnalysisConfig:
     clamps: tuple[float, ...] = (0.0, 1.0, 2.0, 5.0, 10.0, math.inf)
     """Clamps C of the importance weights under which gradients are measured; 0 leaves the weights out."""
     gammas: tuple[float, ...] = (0.03, 0.1, 0.3, 0.5, 1.0, 2.0)  # fixed thresholds whose commitments are measured, nats
-    num_draws: int = 64  # draws of cuts that an expectation over three cuts or more is taken over; two are enumerated
+    num_draws: int = 64  # draws that a mean over two or more random cuts is taken over; one cut is enumerated
     weight_draws: int = 4  # draws of cuts, or of masks, that importance weights are taken over
     gradient_batches: int = 8  # batches that the prompts are divided into, each an estimate of the gradient
     gradient_draws: int = 2  # gradients of each batch, each with its own cuts or masks

@@ -69,11 +69,13 @@ def look_at(
 ) -> Subject:
     """Decode the test prompts as training would, and make a subject of it. ValueError if the task has too few."""
     prompts = task.prompts("test", settings.num_prompts)
-    if len(prompts) < settings.gradient_batches:
+    if "gradients" in settings.parts and len(prompts) < settings.gradient_batches:
         raise ValueError(
             f"analysis.num_prompts: {len(prompts)} test prompts are fewer than analysis.gradient_batches = "
             f"{settings.gradient_batches}: raise the one or lower the other"
         )
+    optim = replace(config.optim, micro_batch_size=settings.micro_batch_size)
+    config = replace(config, train="model", num_generations=settings.num_generations, optim=optim)
     objective = config.objective
     speed = objective.speed_weight, objective.speed_gate
     key = make_key(config.seed, "analysis")

@@ -22,7 +22,7 @@ def raw_weights(subject: Subject) -> Tensor:
     objective = replace(config.objective, loss="clipped", beta=0.0, num_iterations=draws)
     everyone = replace(batch, advantages=torch.ones_like(batch.advantages))
     state = TrainState(subject.policy, Optimizers())
-    old = prepare(state, everyone, {}, replace(config, train="model", objective=objective), subject.world).old_logprobs
+    old = prepare(state, everyone, {}, replace(config, objective=objective), subject.world).old_logprobs
     assert old is not None
     gaps = (scores - batch.behaviour_logprobs for scores in old)
     pooled = [pool_log_ratios(gap, batch.loss_mask, batch.committed_at, objective.importance_level) for gap in gaps]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -44,14 +44,8 @@ class Analyze:
 
         path = self._path()
         config = TrainConfig(
-            train="model",
-            num_generations=self.analysis.num_generations,
-            seed=self.seed,
-            task=self.task,
-            rollout=self.rollout,
-            objective=self.objective,
+            train="model", seed=self.seed, task=self.task, rollout=self.rollout, objective=self.objective
         )
-        config = replace(config, optim=replace(config.optim, micro_batch_size=self.analysis.micro_batch_size))
         policy = load_policy(self.model, **vars(self.load))
         against = load_policy(self.against, **vars(self.load)) if self.against else None
         names = self.model, self.against

@@ -1,0 +1,54 @@
+"""The analysis as a whole: what it may depend on, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from analysis.subjects import SETTINGS
+from helpers import FirstDigitTask, tiny_policy
+
+from diffpo.analysis.analyze import analyze, report
+from diffpo.analysis.settings import AnalysisConfig
+from diffpo.analysis.subject import look_at
+from diffpo.config import RolloutConfig, TrainConfig
+
+CONFIG = TrainConfig(train="model", rollout=RolloutConfig(sampler="learned"))
+
+
+def numbers(sections: list[dict[str, Any]]) -> dict[tuple[str, ...], float]:
+    """Every number in a report by where it stands."""
+    found = {}
+    for section in sections:
+        found |= {(section["name"], name): value for name, value in section["figures"].items()}
+        for series in section["series"]:
+            for x, y in zip(series["x"], series["y"], strict=True):
+                found[section["name"], series["label"], str(x)] = y
+    return found
+
+
+def sections_of(settings: AnalysisConfig, config: TrainConfig = CONFIG) -> list[dict[str, Any]]:
+    """Everything, of one policy with a head and another."""
+    found = analyze(tiny_policy(learned=True), FirstDigitTask(), config, settings, tiny_policy(seed=1), quiet=True)
+    return report("title", "command", found)["sections"]
+
+
+def test_it_is_a_function_of_its_arguments_and_not_of_micro_batches() -> None:
+    once = sections_of(SETTINGS)
+    assert once == sections_of(SETTINGS)
+    whole, parts = numbers(once), numbers(sections_of(replace(SETTINGS, micro_batch_size=5)))
+    assert whole.keys() == parts.keys() and len(whole) > 100
+    for place, value in whole.items():
+        assert parts[place] == (value if value is None else pytest.approx(value, abs=2e-3)), place
+    assert whole != numbers(sections_of(SETTINGS, replace(CONFIG, seed=1)))
+
+
+def test_too_few_prompts_are_refused_where_gradients_are_wanted() -> None:
+    few = replace(SETTINGS, num_prompts=2)
+    with pytest.raises(ValueError, match=r"2 test prompts are fewer than analysis.gradient_batches = 3"):
+        look_at(tiny_policy(), FirstDigitTask(), CONFIG, few)
+    policy = tiny_policy(learned=True)
+    subject = look_at(policy, FirstDigitTask(), CONFIG, replace(few, parts=("kl",)))
+    assert len(subject.batch) == 2 * few.num_generations and not math.isnan(float(subject.batch.advantages.sum()))
