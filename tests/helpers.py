@@ -60,13 +60,15 @@ def tiny_denoiser(shape: TransformerConfig, seed: int = 0, sharpness: float = 12
     return denoiser.eval()
 
 
-def tiny_policy(seed: int = 0, padding: int = 3, learned: bool = False, **changes: int) -> Policy:
-    """A policy over seven digits, with `padding` vocabulary entries that no token uses."""
+def tiny_policy(seed: int = 0, padding: int = 3, learned: bool | str = False, **changes: int) -> Policy:
+    """A policy over seven digits, with `padding` vocabulary entries that no token uses; `learned` may name a level."""
     tokenizer = CharTokenizer(ALPHABET)
     denoiser = tiny_denoiser(tiny_shape(tokenizer.vocab_size + padding, **changes), seed)
     policy = Policy(denoiser, tokenizer)
     if learned:
-        policy.threshold = ThresholdHead(denoiser.config.hidden_size, ThresholdConfig())
+        policy.threshold = ThresholdHead(
+            denoiser.config.hidden_size, ThresholdConfig(level="prompt" if learned is True else learned)
+        )
         with torch.no_grad():
             policy.threshold.weight.normal_(std=3.0, generator=torch.Generator().manual_seed(seed))
     return policy

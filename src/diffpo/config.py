@@ -229,6 +229,8 @@ class OptimConfig:
 class ThresholdConfig:
     """The adaptive sampler: gamma = gamma_max * sigmoid(f(prompt) + sigma * noise)."""
 
+    level: Literal["prompt", "state"] = "prompt"
+    """What has a threshold: a prompt has one for all its calls, or every state of the canvas has its own (a call)."""
     gamma_max: float = 3.0  # largest threshold, nats
     gamma_init: float = 0.36
     """Threshold at the start, nats; start low: few tokens a call until the model has earned more."""

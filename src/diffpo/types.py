@@ -100,11 +100,13 @@ class Completion:
     length: int
     """Tokens up to and including the first EOS."""
     gamma: float | None = None
-    gamma_action: float | None = None
-    """a, with gamma = gamma_max * sigmoid(a)."""
-    gamma_logprob: float | None = None
+    """The threshold; where each call has its own, their mean."""
+    gamma_actions: Tensor | None = None
+    """a of each decision, [K], with gamma = gamma_max * sigmoid(a): one a prompt, or one a call."""
+    gamma_logprobs: Tensor | None = None
+    """log-probability of each, [K]."""
     features: Tensor | None = None
-    """Pooled hidden state of the prompt in the first call, [D]; kept when the threshold is learned."""
+    """What each was made on, [K, D]: the pooled hidden states of the prompt, or of a block's masks before the call."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,15 +143,15 @@ class Batch:
     gen_lengths: Tensor  # [B]
     nfe: Tensor  # [B]
     advantages: Tensor  # [B]
-    features: Tensor | None  # [B, D]
-    gamma_actions: Tensor | None  # [B]
-    gamma_logprobs: Tensor | None  # [B]
+    features: Tensor | None  # [B, K, D]
+    gamma_actions: Tensor | None  # [B, K]
+    gamma_logprobs: Tensor | None  # [B, K]
 
     @classmethod
     def from_groups(cls, groups: Sequence[RolloutGroup], advantages: Tensor) -> Batch:
         """Stack groups; shorter canvases are padded on the right with positions that no loss sees."""
         rows = [rollout.completion for group in groups for rollout in group.rollouts]
-        learned = rows[0].gamma_action is not None
+        learned = rows[0].gamma_actions is not None
 
         def stack(name: str) -> Tensor:
             return torch.nn.utils.rnn.pad_sequence([getattr(row, name) for row in rows], batch_first=True)
@@ -168,9 +170,15 @@ class Batch:
             nfe=column("nfe"),
             advantages=advantages,
             features=stack("features") if learned else None,
-            gamma_actions=column("gamma_action") if learned else None,
-            gamma_logprobs=column("gamma_logprob") if learned else None,
+            gamma_actions=stack("gamma_actions") if learned else None,
+            gamma_logprobs=stack("gamma_logprobs") if learned else None,
         )
+
+    @property
+    def decided(self) -> Tensor:
+        """Which of the K decisions of a threshold were made, [B, K] bool: one a prompt, or one a call."""
+        assert self.gamma_actions is not None
+        return torch.arange(self.gamma_actions.shape[1], device=self.nfe.device) < self.nfe[:, None]
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -40,7 +40,7 @@ def test_thresholds_are_the_means_of_the_head() -> None:
     (section,) = threshold_sections(subject)
     gammas = [rollouts.rollouts[0].completion for rollouts in decode(subject, subject.policy, "learned")]
     head = subject.policy.threshold
-    means = [head.gamma(head(completion.features[None])).item() for completion in gammas]
+    means = [head.gamma(head(completion.features)).mean().item() for completion in gammas]
     assert section.figures["mean gamma"] == pytest.approx(sum(means) / len(means), rel=1e-5)
     assert section.figures["prompts"] == len(subject.prompts)
     assert -1 <= section.figures["rank correlation, gamma and difficulty"] <= 1

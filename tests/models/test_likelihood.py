@@ -140,16 +140,18 @@ def test_rows_do_not_depend_on_their_batch() -> None:
             torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-3)
 
 
-def test_a_collected_batch_is_scored_as_it_was_drawn() -> None:
+@pytest.mark.parametrize("level", ["prompt", "state"])
+def test_a_collected_batch_is_scored_as_it_was_drawn(level: str) -> None:
     """From task to batch: nothing is lost on the way."""
-    policy, task = tiny_policy(learned=True), FirstDigitTask()
+    policy, task = tiny_policy(learned=level), FirstDigitTask()
     config = RolloutConfig(sampler="learned", temperature=1.2, block_length=4)
     groups = collect(policy, task, task.prompts("train", 4), 3, config, seed=0)
     batch = Batch.from_groups(groups, torch.zeros(12))
     exact = surrogate_logprobs(policy, batch, draw_cuts(batch.nfe, 0, keys(12)), 1.2).detach()
     torch.testing.assert_close(exact[batch.loss_mask], batch.behaviour_logprobs[batch.loss_mask], atol=1e-5, rtol=1e-5)
-    mean = policy.threshold(batch.features)
-    torch.testing.assert_close(policy.threshold.logprob(batch.gamma_actions, mean), batch.gamma_logprobs)
+    logprobs, decided = policy.threshold.logprob(batch.gamma_actions, policy.threshold(batch.features)), batch.decided
+    torch.testing.assert_close(logprobs[decided], batch.gamma_logprobs[decided])
+    assert decided.sum(-1).tolist() == ([1] * 12 if level == "prompt" else batch.nfe.tolist())
     lengths = [r.completion.length for group in groups for r in group.rollouts]
     assert batch.loss_mask.sum(-1).tolist() == lengths
     assert all(a == b for a, b in itertools.pairwise(batch.prompt_ids[:3]))

@@ -28,16 +28,18 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
     block_length = min(request.block_length, size)
     value = request.sampler.value
     nfe, nfe_until_eos, calls_in_block = 0, 0, {}
-    gamma_action = gamma_logprob = features = None
+    decisions = []
+    by_state = policy.threshold is not None and policy.threshold.config.level == "state"
 
     while mask_id in canvas:
         hidden = denoise(policy, [*request.prompt_ids, *canvas])
-        if request.sampler.rule == "learned" and nfe == 0:
-            features = hidden[:start].mean(0)
-            gamma_action, gamma_logprob = choose_gamma(policy, request, features)
-            value = policy.threshold.config.gamma_max / (1 + math.exp(-gamma_action))
         block = canvas.index(mask_id) // block_length
         places = range(block * block_length, min((block + 1) * block_length, size))
+        if request.sampler.rule == "learned" and (by_state or nfe == 0):
+            sources = [max(start + i - policy.denoiser.config.shift, 0) for i in places if canvas[i] == mask_id]
+            features = hidden[sources if by_state else slice(start)].mean(0)
+            decisions.append((*choose_gamma(policy, request, features, nfe if by_state else None), features))
+            value = policy.threshold.config.gamma_max / (1 + math.exp(-decisions[-1][0]))
         calls_in_block[block] = calls_in_block.get(block, 0) + 1
 
         drawn = {}
@@ -85,10 +87,10 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
         nfe=nfe,
         nfe_until_eos=nfe_until_eos or nfe,
         length=canvas.index(eos_id) + 1 if eos_id in canvas else size,
-        gamma=value if request.sampler.rule in ("entropy_bound", "learned") else None,
-        gamma_action=gamma_action,
-        gamma_logprob=gamma_logprob,
-        features=features,
+        gamma=mean_gamma(policy, decisions) if decisions else value if "bound" in request.sampler.rule else None,
+        gamma_actions=torch.tensor([row[0] for row in decisions]) if decisions else None,
+        gamma_logprobs=torch.tensor([row[1] for row in decisions]) if decisions else None,
+        features=torch.stack([row[2] for row in decisions]) if decisions else None,
     )
 
 
@@ -99,10 +101,17 @@ def run(policy: Policy, sequence: list[int]) -> torch.Tensor:
     return policy.denoiser(ids, packing)
 
 
-def choose_gamma(policy: Policy, request: Request, features: torch.Tensor) -> tuple[float, float]:
+def mean_gamma(policy: Policy, decisions: list[tuple]) -> float:
+    return sum(policy.threshold.config.gamma_max / (1 + math.exp(-row[0])) for row in decisions) / len(decisions)
+
+
+def choose_gamma(
+    policy: Policy, request: Request, features: torch.Tensor, call: int | None = None
+) -> tuple[float, float]:
     mean = float(policy.threshold(features[None]).detach())
     sigma = policy.threshold.config.sigma
-    noise = float(normal(fold(torch.tensor(request.key), 2))) if request.explore else 0.0
+    counters = (2,) if call is None else (2, call)
+    noise = float(normal(fold(torch.tensor(request.key), *counters))) if request.explore else 0.0
     return mean + sigma * noise, -0.5 * noise**2 - math.log(sigma) - 0.5 * math.log(2 * math.pi)
 
 

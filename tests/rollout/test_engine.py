@@ -68,7 +68,15 @@ def mixed_requests(count: int) -> list[Request]:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("temperature", [0.0, 1.3])
 def test_each_sampler_decodes_as_its_slow_twin(sampler: str, temperature: float) -> None:
-    policy = tiny_policy(learned=True)
+    check_against_twins(tiny_policy(learned=True), sampler, temperature)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_threshold_a_call_decodes_as_its_slow_twin(shift: int) -> None:
+    check_against_twins(tiny_policy(learned="state", shift=shift), "learned", 1.3)
+
+
+def check_against_twins(policy: Policy, sampler: str, temperature: float) -> None:
     requests = [
         request(prompt, key, sampler, gen_length=10, block_length=block, temperature=temperature, early_exit=early_exit)
         for key, (prompt, block, early_exit) in enumerate(itertools.product(PROMPTS[:3], (10, 4), (True, False)))
@@ -78,8 +86,9 @@ def test_each_sampler_decodes_as_its_slow_twin(sampler: str, temperature: float)
 
 
 @pytest.mark.parametrize("changes", [{}, {"shift": 1}, {"learned_positions": True}, {"num_kv_heads": 4}])
-def test_mixed_requests_decode_as_their_slow_twins(changes: dict[str, int]) -> None:
-    policy = tiny_policy(1, learned=True, **changes)
+@pytest.mark.parametrize("level", ["prompt", "state"])
+def test_mixed_requests_decode_as_their_slow_twins(changes: dict[str, int], level: str) -> None:
+    policy = tiny_policy(1, learned=level, **changes)
     requests = mixed_requests(84)
     completions = generate(policy, requests, num_slots=9)
     for asked, completion in zip(requests, completions, strict=True):
@@ -88,9 +97,10 @@ def test_mixed_requests_decode_as_their_slow_twins(changes: dict[str, int]) -> N
     assert len(early) > 5, "too few rows ended early for this test to mean anything"
 
 
-def test_a_row_does_not_depend_on_its_batch() -> None:
+@pytest.mark.parametrize("level", ["prompt", "state"])
+def test_a_row_does_not_depend_on_its_batch(level: str) -> None:
     """Alone, in small and large batches, permuted, and through few slots: the same bits."""
-    policy = tiny_policy(2, learned=True)
+    policy = tiny_policy(2, learned=level)
     requests = mixed_requests(64)
     expected = [generate(policy, [asked])[0] for asked in requests]
     order = torch.randperm(64, generator=torch.Generator().manual_seed(0)).tolist()
@@ -218,26 +228,29 @@ def test_drawn_tokens_follow_the_softmax(temperature: float) -> None:
     assert abs(chi_square_z(pairs, torch.outer(law[0], law[1]).flatten().detach())) < 4
 
 
-def test_a_learned_threshold_is_that_of_the_head() -> None:
-    policy = tiny_policy(learned=True)
+@pytest.mark.parametrize("level", ["prompt", "state"])
+def test_a_learned_threshold_is_that_of_the_head(level: str) -> None:
+    policy = tiny_policy(learned=level)
     head = policy.threshold
     requests = [request(PROMPTS[key % 5], key, "learned", explore=key % 4 > 0) for key in range(40)]
     completions = generate(policy, requests)
     for asked, completion in zip(requests, completions, strict=True):
-        mean = head(completion.features[None])[0].detach()
-        action = torch.tensor(completion.gamma_action)
-        torch.testing.assert_close(torch.tensor(completion.gamma), head.gamma(action))
-        torch.testing.assert_close(torch.tensor(completion.gamma_logprob), head.logprob(action, mean))
-        assert asked.explore != torch.equal(action, mean)
-    explored = [c.gamma_action for asked, c in zip(requests, completions, strict=True) if asked.explore]
-    assert len(set(explored)) == len(explored)
+        mean, actions = head(completion.features).detach(), completion.gamma_actions
+        assert len(actions) == (1 if level == "prompt" else completion.nfe)
+        torch.testing.assert_close(completion.gamma, float(head.gamma(actions).mean()))
+        torch.testing.assert_close(completion.gamma_logprobs, head.logprob(actions, mean))
+        assert asked.explore != torch.equal(actions, mean)
+    explored = [a for c, asked in zip(completions, requests, strict=True) if asked.explore for a in c.gamma_actions]
+    assert len({*map(float, explored)}) == len(explored)
+    if level == "state":
+        assert max(len(completion.gamma_actions) for completion in completions) > 2
 
 
 def test_a_fixed_bound_is_recorded_and_other_rules_have_none() -> None:
     policy = tiny_policy()
     bounded, other = generate(policy, [request(sampler="entropy_bound:0.5"), request(sampler="top_k:2")])
     assert bounded.gamma == 0.5 and other.gamma is None
-    assert bounded.gamma_action is bounded.gamma_logprob is bounded.features is None
+    assert bounded.gamma_actions is bounded.gamma_logprobs is bounded.features is None
 
 
 def test_frames_show_the_canvas_after_every_call() -> None:

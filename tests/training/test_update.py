@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffpo.config import ObjectiveConfig, OptimConfig, RolloutConfig, TaskConfig, TrainConfig
+from diffpo.config import ObjectiveConfig, OptimConfig, RolloutConfig, TaskConfig, ThresholdConfig, TrainConfig
 from diffpo.models.policy import Policy, load_policy
+from diffpo.models.threshold import ThresholdHead
 from diffpo.tasks import load_task
 from diffpo.training.distributed import World
 from diffpo.training.loop import gather
@@ -84,6 +85,29 @@ def test_weights_that_are_off_have_the_full_sample_size(policy: Policy) -> None:
         config = replace(CONFIG, objective=replace(CONFIG.objective, num_latents=1, importance_clamp=clamp))
         found[clamp] = update(state_of(policy, config), config, World())
     assert found[0]["importance/ess"] == 1 > found[2]["importance/ess"]
+
+
+@pytest.mark.parametrize("level", ["prompt", "state"])
+def test_the_heads_gradient_is_that_of_all_its_decisions(policy: Policy, level: str) -> None:
+    """On policy the clipped objective has REINFORCE's gradient: sum of A grad log pi over the decisions, in a loop."""
+    settings = ThresholdConfig(level=level, delay_steps=0)
+    policy.threshold = head = ThresholdHead(policy.denoiser.config.hidden_size, settings)
+    config = replace(CONFIG, train="sampler", threshold=settings, rollout=replace(CONFIG.rollout, sampler="learned"))
+    state = state_of(policy, config)
+    with torch.no_grad():
+        head.weight.normal_(std=0.5, generator=torch.Generator().manual_seed(0))
+    state.experience = gather(state, load_task(TASK), config, World())
+    batch = state.experience.batch
+    total = torch.zeros(())
+    for row in range(len(batch)):
+        for made in range(int(batch.nfe[row]) if level == "state" else 1):
+            mean = head(batch.features[row, made])
+            total = total - batch.advantages[row] * head.logprob(batch.gamma_actions[row, made], mean) / len(batch)
+    wanted = torch.autograd.grad(total, [head.weight, head.bias])
+    silent = replace(config, optim=OptimConfig(max_grad_norm=1e9))
+    metrics = update(state, silent, World())
+    assert metrics["sampler/kl"] == 0
+    torch.testing.assert_close([head.weight.grad, head.bias.grad], list(wanted), rtol=1e-4, atol=1e-7)
 
 
 def test_rows_without_advantage_are_left_out_exactly(policy: Policy) -> None:

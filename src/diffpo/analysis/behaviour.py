@@ -26,9 +26,9 @@ def threshold_sections(subject: Subject) -> list[Section]:
     if head is None:
         return []
     completions = [group.rollouts[0].completion for group in decode(subject, subject.policy, "learned")]
-    features = torch.stack([c.features for c in completions if c.features is not None]).to(subject.policy.device)
-    with torch.no_grad():
-        gammas = head.gamma(head(features)).cpu()
+    made_on = [c.features.to(subject.policy.device) for c in completions if c.features is not None]
+    with torch.no_grad():  # where each call has a threshold, their mean
+        gammas = torch.stack([head.gamma(head(features)).mean() for features in made_on]).cpu()
     temperature, draws = subject.config.rollout.temperature, subject.settings.num_generations
     drawn = decode(subject, subject.policy, CAREFUL, temperature, draws)
     wrong = torch.tensor([sum(not rollout.verdict.correct for rollout in group.rollouts) for group in drawn])

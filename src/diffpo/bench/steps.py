@@ -89,7 +89,7 @@ class Bench:
         batch = Batch.from_groups(self.groups, torch.tensor([1.0, -1.0]).repeat(rows)[:rows])
         batch = on(batch, self.world.device)
         if self.policy.threshold is not None and self.policy.threshold.untrained and batch.features is not None:
-            self.policy.threshold.observe(batch.features)
+            self.policy.threshold.observe(batch.features[batch.decided])
         self.state.experience = prepare(self.state, batch, {}, self.config, self.world)
 
     def learn(self) -> None:

@@ -1,4 +1,4 @@
-"""The threshold head pi_phi(gamma | prompt): the adaptive sampler's policy over entropy bounds."""
+"""The threshold head pi_phi(gamma | prompt or state): the adaptive sampler's policy over entropy bounds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from diffpo.functional.random import normal
 
 
 class ThresholdHead(nn.Module):
-    """gamma = gamma_max * sigmoid(a), a ~ N(f(h), sigma^2), with h the pooled hidden state of the prompt.
+    """gamma = gamma_max * sigmoid(a), a ~ N(f(h), sigma^2).
+
+    h is the pooled hidden state of the prompt, for one gamma a completion, or (`config.level` "state") that of the
+    masks left in the active block, for one gamma a call: an open question of the paper (arXiv 2510.02212).
 
     f is linear in standardised features and bounded: f = bound * tanh(z / bound). It starts at gamma_init for every
     prompt. The features' mean and scale are gathered while the weights are zero, when they cannot change f.
@@ -38,7 +41,7 @@ class ThresholdHead(nn.Module):
         self.register_buffer("square", torch.ones(hidden_size))
 
     def forward(self, features: Tensor) -> Tensor:
-        """f of raw features [B, D], shape [B]."""
+        """f of raw features [..., D], shape [...]."""
         scale = (self.square - self.mean**2).clamp_min(1e-6).sqrt() * math.sqrt(len(self.weight))
         # a sum a row rather than a matrix product, whose order of summation may depend on the batch
         z = ((features.float() - self.mean) / scale * self.weight).sum(-1) + self.bias
@@ -64,7 +67,7 @@ class ThresholdHead(nn.Module):
 
     @torch.no_grad()
     def observe(self, features: Tensor) -> None:
-        """Gather the features' mean and scale, [B, D]; call only while the weights are zero."""
+        """Gather the mean and scale of features [N, D]; call only while the weights are zero."""
         self.count += len(features)
         share = len(features) / self.count
         self.mean += share * (features.float().mean(0) - self.mean)

@@ -105,12 +105,13 @@ def generate(
 
 def _check(policy: Policy, requests: Sequence[Request]) -> None:
     learned = [request for request in requests if request.sampler.rule == "learned"]
-    if learned and policy.threshold is None:
+    head = policy.threshold
+    if learned and head is None:
         raise ValueError(
             "sampler 'learned': this policy has no threshold head; train one (train = joint or sampler) or choose a "
             "fixed rule such as entropy_bound:0.1"
         )
-    if not all(request.prompt_ids for request in learned):
+    if head and head.config.level == "prompt" and not all(request.prompt_ids for request in learned):
         raise ValueError(
             "sampler 'learned' reads the threshold off the prompt, but a prompt is empty: use a fixed rule"
         )
@@ -186,10 +187,31 @@ def _choose_thresholds(policy: Policy, slots: Slots, layout: Layout, hidden: Ten
     rows = to_device(torch.tensor([row for *_, sharing in layout.prompts for row in sharing]), policy.device)
     features = torch.stack(pooled)[to_device(shared, policy.device)]
     action, logprob = policy.threshold.choose(features, fold(slots.key[rows], _GAMMA), slots.explore[rows])
-    slots.features[rows] = features
-    slots.gamma_action[rows] = action
-    slots.gamma_logprob[rows] = logprob
+    slots.features[rows, 0] = features
+    slots.gamma_actions[rows, 0] = action
+    slots.gamma_logprobs[rows, 0] = logprob
     slots.value[rows] = policy.threshold.gamma(action)
+
+
+def _choose_thresholds_by_state(policy: Policy, slots: Slots, hidden: Tensor, candidates: Tensor) -> None:
+    """Set gamma of the learned rows for this call, from the mean hidden state of their candidates [B, K, D]."""
+    head = policy.threshold
+    assert head
+    # summed in fp64: how many windows stand beside a row's must not show
+    total = (hidden.double() * candidates[..., None]).sum(1)
+    features = (total / candidates.sum(-1, keepdim=True).clamp_min(1)).float()
+    action, logprob = head.choose(features, fold(slots.key, _GAMMA, slots.nfe), slots.explore)
+    deciding = (slots.rule == LEARNED) & candidates.any(-1)
+    rows = torch.arange(len(slots.nfe), device=slots.nfe.device)
+    call = slots.nfe.clamp_max(slots.gamma_actions.shape[1] - 1)
+    for column, made in (
+        (slots.features, features),
+        (slots.gamma_actions, action),
+        (slots.gamma_logprobs, logprob),
+    ):
+        before = column[rows, call]
+        column[rows, call] = torch.where(deciding[:, None] if made.ndim == 2 else deciding, made, before)
+    slots.value = torch.where(deciding, head.gamma(action), slots.value)
 
 
 def _commit(
@@ -206,8 +228,12 @@ def _commit(
     keys = fold(slots.key[rows], _DRAW, slots.nfe[rows], canvas)
     in_row = (slots.prompt_length[rows] + canvas - policy.denoiser.config.shift).clamp_min(0)
     at = layout.first_query[rows] + torch.where(layout.asks_all[rows], in_row, columns)
+    states = hidden[at]
+    if policy.threshold and policy.threshold.config.level == "state" and LEARNED in rules:
+        grid = hidden.new_zeros(*candidates.shape, hidden.shape[-1]).index_put((rows, columns), states)
+        _choose_thresholds_by_state(policy, slots, grid, candidates)
     tokens, *certainty = _predict(
-        policy, hidden[at], slots.temperature[rows], slots.entropy_temperature[rows], uniform(keys), mode
+        policy, states, slots.temperature[rows], slots.entropy_temperature[rows], uniform(keys), mode
     )
 
     def spread(values: Tensor) -> Tensor:

@@ -52,9 +52,9 @@ class Slots(_Rows):
     done: Tensor  # [B] bool
     block_start: Tensor  # [B] canvas position at which the active block starts; -1 before the first call
     block_call: Tensor  # [B] calls made within the active block before this one
-    features: Tensor  # [B, D] pooled prompt features (learned rows)
-    gamma_action: Tensor  # [B]
-    gamma_logprob: Tensor  # [B]
+    features: Tensor  # [B, K, D] what each decision on gamma was made on (learned rows)
+    gamma_actions: Tensor  # [B, K]
+    gamma_logprobs: Tensor  # [B, K]
 
     @property
     def canvas(self) -> Tensor:
@@ -76,7 +76,7 @@ class Roster(_Rows):
     prompt_length: Tensor
     length: Tensor  # prompt and canvas
     window: Tensor  # positions of a block
-    learned: Tensor  # bool: the threshold is read off the first call
+    learned: Tensor  # bool: the threshold is read off the prompt in the first call
     fresh: Tensor  # bool: the row has made no call
     cache: Tensor  # index into CACHES
     refresh_every: Tensor  # calls between refreshes of the row's cache beside those at the start of a block; 0: none
@@ -103,6 +103,9 @@ def open_slots(policy: Policy, requests: Sequence[Request]) -> tuple[Slots, Rost
     def column(name: str, dtype: torch.dtype = torch.int64) -> Tensor:
         return torch.tensor([getattr(request, name) for request in requests], dtype=dtype, device=device)
 
+    head = policy.threshold
+    by_state = head is not None and head.config.level == "state"
+    decisions = canvas if by_state and LEARNED in rule else 1
     beyond = torch.arange(canvas) >= gen_length[:, None]
     zeros = torch.zeros(rows, dtype=torch.int64, device=device)
     blank = torch.zeros(rows, canvas, device=device)
@@ -126,9 +129,9 @@ def open_slots(policy: Policy, requests: Sequence[Request]) -> tuple[Slots, Rost
         done=zeros.bool(),
         block_start=zeros - 1,
         block_call=zeros,
-        features=torch.zeros(rows, policy.denoiser.config.hidden_size, device=device),
-        gamma_action=torch.zeros(rows, device=device),
-        gamma_logprob=torch.zeros(rows, device=device),
+        features=torch.zeros(rows, decisions, policy.denoiser.config.hidden_size, device=device),
+        gamma_actions=torch.zeros(rows, decisions, device=device),
+        gamma_logprobs=torch.zeros(rows, decisions, device=device),
     )
     return slots, Roster(
         request=torch.arange(rows),
@@ -136,7 +139,7 @@ def open_slots(policy: Policy, requests: Sequence[Request]) -> tuple[Slots, Rost
         prompt_length=prompt_length,
         length=prompt_length + gen_length,
         window=window,
-        learned=rule == LEARNED,
+        learned=(rule == LEARNED) & (not by_state),
         fresh=torch.ones(rows, dtype=torch.bool),
         cache=torch.tensor([CACHES.index(request.cache) for request in requests]),
         refresh_every=torch.tensor([request.refresh_every for request in requests]),
@@ -163,6 +166,11 @@ def completions_of(
     for row, index in enumerate(torch.cat([indices for indices, _ in parts]).tolist()):
         rule, size = requests[index].sampler.rule, requests[index].gen_length
         learned = rule == "learned"
+        actions = slots.gamma_actions[row, : nfe[row]].clone()  # one a call, or one
+        made, gamma = len(actions), float(slots.value[row])
+        if learned and made > 1:
+            assert policy.threshold
+            gamma = float(policy.threshold.gamma(actions).mean())
         completions[index] = Completion(
             tokens=tokens[row, :size].clone(),
             committed_at=committed_at[row, :size].clone(),
@@ -171,9 +179,9 @@ def completions_of(
             nfe=nfe[row],
             nfe_until_eos=nfe_until_eos[row] or nfe[row],
             length=length[row],
-            gamma=float(slots.value[row]) if rule in ("entropy_bound", "learned") else None,
-            gamma_action=float(slots.gamma_action[row]) if learned else None,
-            gamma_logprob=float(slots.gamma_logprob[row]) if learned else None,
-            features=slots.features[row].clone() if learned else None,
+            gamma=gamma if rule in ("entropy_bound", "learned") else None,
+            gamma_actions=actions if learned else None,
+            gamma_logprobs=slots.gamma_logprobs[row, :made].clone() if learned else None,
+            features=slots.features[row, :made].clone() if learned else None,
         )
     return [completions[index] for index in range(len(requests))]

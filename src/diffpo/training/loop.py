@@ -93,7 +93,7 @@ def gather(state: TrainState, task: Task, config: TrainConfig, world: World) -> 
     batch = _on_device(Batch.from_groups(groups, advantages), world.device)
     if config.train != "model" and policy.threshold is not None and policy.threshold.untrained:
         assert batch.features is not None
-        policy.threshold.observe(batch.features)
+        policy.threshold.observe(batch.features[batch.decided])
     experience = prepare(state, batch, summarize(groups, config), config, world)
     experience.summary |= count_forwards(state, experience, config)
     return experience

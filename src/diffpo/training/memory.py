@@ -136,6 +136,8 @@ class Load:
     host: bool = False
     one_temperature: bool = True
     """Whether tokens are drawn at the temperature of the entropies."""
+    remembered: int = 0
+    """Values that the slots keep for the threshold head."""
 
     def predicted(self, vocab_size: int) -> int:
         """Positions whose logits the engine holds at once."""
@@ -175,11 +177,11 @@ def rollout(model: Model, load: Load) -> Parts:
     # their own, scaled logits and their log-softmax beside the first three
     logits = (16 if load.one_temperature else 20) * load.predicted(shape.vocab_size) * shape.vocab_size
     # the hidden states of the call before are let go only when those of this one are there
-    kept = load.candidates * stream
+    kept = load.candidates * stream + 4 * load.remembered
     return _largest(
         fixed | _casts(model) | {"activations": forward_bytes(model) * load.decoded + kept + _unpacked(model)},
         # the canvas's hidden states, and those of the candidates among them
-        fixed | {"activations": 2 * kept, "logits": logits, "cast weights": _cast_head(model)},
+        fixed | {"activations": kept + load.candidates * stream, "logits": logits, "cast weights": _cast_head(model)},
         load=load,
     )
 

@@ -60,7 +60,7 @@ def _with_rewards(group: RolloutGroup) -> RolloutGroup:
 
 def _learned_gammas(groups: Sequence[RolloutGroup]) -> list[float]:
     completions = [rollout.completion for group in groups for rollout in group.rollouts]
-    return [c.gamma for c in completions if c.gamma is not None and c.gamma_action is not None]
+    return [c.gamma for c in completions if c.gamma is not None and c.gamma_actions is not None]
 
 
 def mean_of(updates: Sequence[Metrics]) -> Metrics:

@@ -264,8 +264,12 @@ class _Step:
             reference=self.config.objective.beta > 0,
             shards=self.cluster.num_gpus if self.cluster.shards and self.model.learns != "nothing" else 1,
             host=self.cluster.gpu.host,
+            remembered=slots * self.gen_length * self.model.shape.hidden_size if self._decides_by_state() else 0,
             one_temperature=self.config.rollout.temperature == self.config.rollout.entropy_temperature,
         )
+
+    def _decides_by_state(self) -> bool:
+        return self.config.rollout.sampler == "learned" and self.config.threshold.level == "state"
 
     def phases(self) -> Iterator[Phase]:
         load, model, objective = self.load(), self.model, self.config.objective

@@ -207,13 +207,12 @@ def _threshold_backward(policy: Policy, experience: Experience, config: TrainCon
     batch, head = experience.batch, policy.threshold
     assert head is not None and batch.features is not None
     assert batch.gamma_actions is not None and batch.gamma_logprobs is not None
-    mean = head(batch.features)
-    logprobs = head.logprob(batch.gamma_actions, mean)
+    made = head.logprob(batch.gamma_actions, head(batch.features))
+    # the sampler's action is all of a completion's decisions: their log-probabilities add up
+    logprobs, old = (values.masked_fill(~batch.decided, 0.0).sum(-1) for values in (made, batch.gamma_logprobs))
     settings = config.threshold
-    gain = threshold_objective(
-        logprobs, batch.gamma_logprobs, batch.advantages, settings.epsilon, settings.max_log_ratio
-    )
+    gain = threshold_objective(logprobs, old, batch.advantages, settings.epsilon, settings.max_log_ratio)
     (-gain.mean()).backward()
-    log_ratio = (logprobs - batch.gamma_logprobs).detach()
+    log_ratio = (logprobs - old).detach()
     outside = (log_ratio.exp() - 1) * batch.advantages.sign() > settings.epsilon
     return {"sampler/clip_ratio": float(outside.float().mean()), "sampler/kl": float(log_ratio.square().mean() / 2)}
