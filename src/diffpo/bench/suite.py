@@ -135,8 +135,8 @@ def surrogate(repeats: int, shape: TransformerConfig, lengths: Sequence[int]) ->
 def whole_step(repeats: int, shape: TransformerConfig, lengths: Sequence[int]) -> Iterator[Row]:
     """Joint DiFFPO, mu = 4, against d1, at the same number of rollouts and calls: a token a call."""
     policy = random_policy(shape)
-    group = 4
-    requests = random_requests(policy, lengths[2:4], "steps:64", group=group)
+    group = 2
+    requests = random_requests(policy, lengths, "steps:64", group=group)
     state = joint_step(policy, requests, 4, group)
     copy = random_policy(shape)
     optimizer = torch.optim.AdamW(copy.denoiser.parameters(), lr=1e-6)
