@@ -31,9 +31,9 @@ def table(rows: list[dict[str, Any]]) -> str:
             f">= {row['target']:g}",
         )
         lines.append(f"| {' | '.join(cells)} |")
-    first = rows[0]
+    first, commits = rows[0], " and ".join(dict.fromkeys(row["commit"] for row in rows))
     where = first.get("gpu", f"{first['cores']} cores of an {first['cpu']}")
-    return "\n".join(lines) + f"\n\nCommit {first['commit']}, {where}, torch {first['torch']}."
+    return "\n".join(lines) + f"\n\nCommit {commits}, {where}, torch {first['torch']}."
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Where the time of rollouts goes: the published loops and ours, by kind of operator, milliseconds a denoiser call.
 
-python benchmarks/where_time_goes.py              about a minute on 2 idle CPU cores
+python benchmarks/where_time_goes.py              two minutes on 2 idle CPU cores
 
 The shape of `diffpo bench --suite published`: 8 prompts of 20 to 200 tokens, a canvas of 64, a vocabulary of 16,384.
 Times are those that torch's profiler sees inside operators; Python and the dispatcher are what is left of the clock.
@@ -29,7 +29,7 @@ KINDS = {
     "copies, casts, fills": ("copy", "to", "fill", "cat", "index", "gather", "scatter", "where", "masked", "clone"),
 }
 """Beginnings of operators' names, in the order in which they are tried."""
-CALLS = 32
+CALLS = 8
 
 
 def kind_of(name: str) -> str:

@@ -181,3 +181,11 @@ def test_python_of_the_readme_runs(tmp_path: Path) -> None:
     (tmp_path / "readme.py").write_text(readme_program())
     done = subprocess.run([sys.executable, "readme.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_benchmarks_are_those_of_the_json() -> None:
+    """docs/benchmarks.md holds what `diffpo bench` wrote."""
+    script = ROOT / "benchmarks" / "published_table.py"
+    results = ROOT / "benchmarks" / "results" / "published.json"
+    printed = subprocess.run([sys.executable, script, results], capture_output=True, text=True, check=True).stdout
+    assert printed in (ROOT / "docs" / "benchmarks.md").read_text()
