@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from diffpo.config import TrainConfig
-from diffpo.models import likelihood
+from diffpo.models import fused
 from diffpo.recipe import from_dict
 from diffpo.training import loop
 
@@ -56,7 +56,7 @@ def run_job(job: Job) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "collect", collect_alone)
         patch.setattr(loop, "update", interrupted)
-        patch.setattr(likelihood, "MAX_LOGITS", job.max_logits)
+        patch.setitem(fused.MAX_LOGITS, "cpu", job.max_logits)
         if job.one_row:
             patch.setattr(loop, "group_advantages", lambda rewards, _: torch.eye(rewards.numel())[-1].view_as(rewards))
         try:

@@ -186,7 +186,8 @@ def test_what_changes_memory_changes_no_result(config: SftConfig, change: Change
     plain = fine_tune(config, quiet=True)
     other = fine_tune(replace(change(config), output=config.output + "2"), quiet=True)
     for name, parameter in plain.trainable().items():
-        torch.testing.assert_close(other.trainable()[name], parameter, rtol=1e-3, atol=1e-5)
+        # Adam makes a step of 1e-2 of a gradient that is all rounding, too
+        torch.testing.assert_close(other.trainable()[name], parameter, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("rank", [0, 4])
