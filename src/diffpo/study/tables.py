@@ -157,7 +157,7 @@ def rich_table(summary: Summary) -> Table:
     baseline = arms[summary["baseline"]]["label"]
     table = Table(title=summary["title"], title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
-    for name in ("mean ± t", f"less {baseline} ± t [bootstrap]"):
+    for name in ("mean ± t", "less baseline ± t [bootstrap]"):
         table.add_column(Text(name), justify="right", no_wrap=True)
     for metric in [*columns, "updates", "forwards", "seconds"]:
         table.add_row(Text(header(metric), "bold"), "", "")
@@ -169,7 +169,10 @@ def rich_table(summary: Summary) -> Table:
                 value = mean_cell(metric, arm["metrics"][metric], num_seeds)
                 table.add_row(Text(f"  {arm['label']}"), value, Text(difference, colour))
         table.add_section()
-    table.caption = f"{num_seeds} seeds, {summary['num_prompts']} prompts; *: Student's t over seeds leaves 0 out"
+    table.caption = (
+        f"baseline: {baseline}; {num_seeds} seeds, {summary['num_prompts']} prompts\n"
+        "*: Student's t over seeds leaves 0 out"
+    )
     return table
 
 
