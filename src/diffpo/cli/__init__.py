@@ -17,7 +17,7 @@ from diffpo.cli.benching import Bench
 from diffpo.cli.grading import Grade
 from diffpo.cli.models import Export, Inspect
 from diffpo.cli.planning import Plan
-from diffpo.cli.studying import Study
+from diffpo.cli.studying import Report, Study
 from diffpo.cli.training import Demo, Sft, Train, is_main
 from diffpo.config import SftConfig, TrainConfig, suggest
 from diffpo.recipe import find_recipe, find_training, load_config
@@ -34,6 +34,7 @@ COMMANDS: dict[str, type] = {
     "chat": Chat,
     "study": Study,
     "analyze": Analyze,
+    "report": Report,
     "grade": Grade,
     "inspect": Inspect,
     "export": Export,

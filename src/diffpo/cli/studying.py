@@ -1,4 +1,4 @@
-"""Commands that ask and answer: study."""
+"""Commands that ask and answer: study, report."""
 
 from __future__ import annotations
 
@@ -59,8 +59,9 @@ class Study:
 
         summary = {"command": f"diffpo study {self.study}"} | run_study(study, folder, self.jobs)
         path = Path(self.results) / f"{study.name}.json" if self.results else results_path(study.path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(summary, indent=1) + "\n")
+        for place in (path, folder / "summary.json"):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(json.dumps(summary, indent=1) + "\n")
         Console().print(rich_table(summary))
         print(f"saved {path}; next: diffpo report {path}")
 
@@ -74,6 +75,38 @@ class Study:
             text = render_page(path)
             path.write_text(text)
             print(f"saved {path}")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Put studies, evaluations, runs and their unmaskings on one HTML page that opens offline."""
+
+    paths: Positional[tuple[str, ...]]
+    """Summaries or folders of studies, folders of runs and evaluations; NAME=PATH gives one a name."""
+    output: str = "report.html"
+    """File of the page."""
+    figures: str = ""
+    """Folder that gets every picture as SVG and PNG; none if empty."""
+    examples: int = 4
+    """Test prompts that the policies answer on the page; 0 loads no model."""
+    title: str = ""
+    """Title of the page; empty: the study's or run's where it is one."""
+
+    def run(self) -> None:
+        from diffpo.report.page import make_report
+        from diffpo.report.sources import read_sources
+
+        if not self.paths:
+            raise ValueError("name a study, an evaluation or a run: diffpo report RUN_OR_STUDY...")
+        if self.examples < 0:
+            raise ValueError(f"--examples must be >= 0, got {self.examples}")
+        page = make_report(
+            read_sources(self.paths), self.title, Path(self.figures) if self.figures else None, self.examples
+        )
+        path = Path(self.output)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+        print(f"saved {path}" + (f" and pictures in {self.figures}" if self.figures else ""))
 
 
 def results_path(study: Path) -> Path:

@@ -1,0 +1,93 @@
+"""Example rollouts: the same test prompts answered by each policy, call by call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from diffpo.config import TrainConfig
+from diffpo.evaluation.display import GRID_COLUMNS
+from diffpo.models.policy import Policy, load_policy
+from diffpo.rollout.local import judge, sample
+from diffpo.tasks import load_task
+from diffpo.types import Prompt
+
+POOL = 16
+"""Test prompts that are looked through for each that is shown."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One completion and how it came about."""
+
+    prompt: str
+    level: str
+    tokens: tuple[str, ...]
+    """Text of each canvas position."""
+    calls: tuple[int, ...]
+    """Denoiser call that committed each position."""
+    certainties: tuple[float, ...]
+    """exp(-entropy) of the distribution that each token was committed from: 1 when the model was sure."""
+    given: tuple[bool, ...]
+    """Positions that the prompt gives away, where it is a grid with clues."""
+    correct: bool
+    nfe: int
+    sampler: str
+    gamma: float | None
+    columns: int | None
+    """Cells in a row, where the canvas is a grid."""
+
+
+def read_examples(model: Path, config: TrainConfig, num: int) -> list[Example]:
+    """`num` test prompts of the run's task, its levels in turn, as `model` answers them at temperature 0.
+
+    `model` is the run or what it started from: it decodes as the run does.
+    """
+    policy, task = load_policy(model, **vars(replace(config.load, adapter=None, revision=None))), load_task(config.task)
+    rollout = replace(config.rollout, temperature=0.0, sampler=sampler_of(policy, config))
+    prompts = choose_prompts(task.prompts("test", POOL * num), num)
+    found = []
+    for prompt, (text, completion) in zip(prompts, sample(policy, prompts, rollout, task.gen_length), strict=True):
+        tokens = tuple(policy.tokenizer.decode([token]) for token in completion.tokens.tolist())
+        found.append(
+            Example(
+                prompt=prompt.text,
+                level=prompt.level,
+                tokens=tokens,
+                calls=tuple(completion.committed_at.tolist()),
+                certainties=tuple(math.exp(-max(0.0, entropy)) for entropy in completion.entropies.tolist()),
+                given=clues(prompt, len(tokens)),
+                correct=judge(task, prompt, text).correct,
+                nfe=completion.nfe,
+                sampler=rollout.sampler,
+                gamma=completion.gamma,
+                columns=GRID_COLUMNS.get(task.name),
+            )
+        )
+    return found
+
+
+def sampler_of(policy: Policy, config: TrainConfig) -> str:
+    """The run's sampler; without a head for it, the threshold that a head starts at, for all prompts."""
+    sampler = config.rollout.sampler
+    return sampler if sampler != "learned" or policy.threshold else f"entropy_bound:{config.threshold.gamma_init:g}"
+
+
+def clues(prompt: Prompt, length: int) -> tuple[bool, ...]:
+    """Which cells of a puzzle of this length are not blank; none where the prompt is no puzzle."""
+    puzzle = str(prompt.columns.get("puzzle", ""))
+    return tuple(cell != "0" for cell in puzzle) if len(puzzle) == length else (False,) * length
+
+
+def choose_prompts(prompts: Sequence[Prompt], num: int) -> list[Prompt]:
+    """The first `num` prompts, taking the levels of difficulty in turn."""
+    levels = sorted({prompt.level for prompt in prompts})
+    queues = {level: [prompt for prompt in prompts if prompt.level == level] for level in levels}
+    chosen: list[Prompt] = []
+    while len(chosen) < min(num, len(prompts)):
+        for level in levels:
+            if queues[level] and len(chosen) < num:
+                chosen.append(queues[level].pop(0))
+    return sorted(chosen, key=lambda prompt: levels.index(prompt.level))

@@ -1,0 +1,72 @@
+"""`diffpo report`: a page that opens offline, escapes what it is given, and says only what its sources say."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from diffpo.cli import main
+from diffpo.report.page import make_report
+from diffpo.report.sources import read_sources
+
+ROOT = Path(__file__).parents[2]
+STUDY = ROOT / "studies" / "results" / "paper_table.json"
+HOSTILE = '</script><img src=x onerror=alert(1)> & "quoted"'
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_report(read_sources([str(STUDY)]), figures=tmp_path_factory.mktemp("figures"), quiet=True)
+
+
+def test_the_page_asks_the_network_for_nothing(page: str) -> None:
+    assert "default-src 'none'" in page
+    assert not re.search(r"""(src|href)=["'](?!#|data:)""", re.sub(r'xlink:href="#', "", page))
+    assert "@import" not in page and "fetch(" not in page
+
+
+def test_means_on_the_page_are_those_of_the_summary(page: str) -> None:
+    summary = json.loads(STUDY.read_text())
+    for arm in summary["arms"].values():
+        value = arm["metrics"]["accuracy/top_k:2"]
+        assert arm["label"] in page
+        assert f"{100 * value['mean']:.1f}" in page
+    assert summary["question"] in page and "1,024" in page
+
+
+def test_hostile_text_stays_text(tmp_path: Path) -> None:
+    summary = json.loads(STUDY.read_text()) | {"title": HOSTILE, "question": HOSTILE}
+    summary["arms"]["d1"]["label"] = HOSTILE
+    file = tmp_path / "study.json"
+    file.write_text(json.dumps(summary))
+    page = make_report(read_sources([str(file)]), quiet=True)
+    assert "<img src=x" not in page and page.count("</script>") == 1
+    assert "&lt;img src=x" in page
+
+
+def test_pictures_are_kept_as_svg_and_png(tmp_path: Path) -> None:
+    folder = tmp_path / "figures"
+    main(["report", str(STUDY), "--output", str(tmp_path / "r.html"), "--figures", str(folder)])
+    pictures = {path.suffix for path in folder.iterdir()}
+    assert pictures == {".svg", ".png"}
+    for path in folder.glob("*.svg"):
+        ElementTree.parse(path)
+
+
+@pytest.mark.parametrize(
+    ("paths", "wanted"),
+    [
+        (["nowhere"], "nowhere: no such file or folder"),
+        ([], "name a study, an evaluation or a run"),
+    ],
+)
+def test_what_is_no_source_is_named(
+    paths: list[str], wanted: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["report", *paths, "--output", str(tmp_path / "r.html")])
+    assert wanted in capsys.readouterr().err
