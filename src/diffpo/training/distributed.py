@@ -6,7 +6,9 @@ its share of the rows and gradients are summed. docs/distributed.md says what is
 
 from __future__ import annotations
 
+import atexit
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +27,9 @@ TIMEOUT = timedelta(hours=2)
 """Longest wait for the other ranks: while rank 0 writes a checkpoint, or the longest rollouts are decoded."""
 BUCKET_ELEMENTS = 2**25
 """Gradients are summed this many at a time: one collective for many small tensors, little memory for large ones."""
+LEAVING_SECONDS = 0.25
+"""Pause before a rank exits. A thread of Gloo lets go of its last collective after the rank has gone on; were the
+interpreter already being finalised, CPython < 3.13 would end that thread as it asks for the GIL, and abort the process."""
 
 MENDS = {
     "ACCELERATE_USE_DEEPSPEED": ("false", "launch with recipes/accelerate/fsdp2.yaml"),
@@ -64,6 +69,8 @@ class World:
         from accelerate import PartialState  # slow to import: only who launches several processes pays
 
         state = PartialState(cpu=cpu, timeout=TIMEOUT)
+        atexit.unregister(_leave)  # who joins twice pauses once
+        atexit.register(_leave)
         shards = _flag("ACCELERATE_USE_FSDP")
         reshard = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "true"
         own = torch.device("cpu") if cpu else state.device  # accelerate numbers CPUs, which nothing else knows
@@ -227,6 +234,10 @@ class World:
         from torch.distributed.fsdp import FSDPModule
 
         return [module for module in denoiser.modules() if isinstance(module, FSDPModule)]
+
+
+def _leave() -> None:
+    time.sleep(LEAVING_SECONDS)
 
 
 def alike(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
