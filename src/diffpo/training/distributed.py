@@ -28,8 +28,8 @@ TIMEOUT = timedelta(hours=2)
 BUCKET_ELEMENTS = 2**25
 """Gradients are summed this many at a time: one collective for many small tensors, little memory for large ones."""
 LEAVING_SECONDS = 0.25
-"""Pause before a rank exits. A thread of Gloo lets go of its last collective after the rank has gone on; were the
-interpreter already being finalised, CPython < 3.13 would end that thread as it asks for the GIL, and abort the process."""
+"""Pause before a rank exits: a thread of Gloo lets go of its last collective after the rank has gone on. Were the
+interpreter then being finalised, CPython < 3.13 would end that thread as it asks for the GIL, and so the process."""
 
 MENDS = {
     "ACCELERATE_USE_DEEPSPEED": ("false", "launch with recipes/accelerate/fsdp2.yaml"),
