@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from diffpo.evaluation.answers import Point
 from diffpo.evaluation.evaluate import Evaluation
 from diffpo.study.plan import BASE, Cell, Study
 from diffpo.study.statistics import Statistic, crossed_interval, first_reach, read_off, rounded, statistic
@@ -36,7 +35,8 @@ def figures(folder: Path, cell: Cell, study: Study) -> Figures:
     if cell.train:
         own = evaluation.point(cell.train.rollout.sampler)
         found |= {"accuracy/own": own.accuracy, "nfe/own": own.nfe}
-        found |= _against("fixed", own, evaluation) if own.sampler == "learned" else {}
+        if own.sampler == "learned":
+            found |= _against("fixed", "learned", evaluation, evaluation)
         found |= {"reward/own": found[name]} if (name := f"reward/{own.sampler}") in found else {}
     found["updates"] = last["step"] * (cell.train.objective.num_iterations if cell.train else 0)
     found |= {name: last[name] for name in ("forwards", "forwards/rollouts", "forwards/updates", "seconds")}
@@ -52,17 +52,24 @@ def _rewards(place: Path, speed_weight: float) -> Figures:
     return found
 
 
-def _frontier(evaluation: Evaluation) -> list[tuple[float, float]]:
-    return [(point.nfe, point.accuracy) for point in evaluation.frontier if not point.level]
+def _frontier(evaluation: Evaluation, level: str = "") -> list[tuple[float, float]]:
+    return [(point.nfe, point.accuracy) for point in evaluation.frontier if point.level == level]
 
 
-def _against(name: str, own: Point, other: Evaluation) -> Figures:
-    """A sampler against fixed thresholds: accuracy at its own calls, and calls at its own accuracy, where measured."""
+def _against(name: str, sampler: str, own: Evaluation, other: Evaluation) -> Figures:
+    """A sampler against fixed thresholds: accuracy at its own calls, and calls at its own accuracy, where measured.
+
+    Over all prompts, and within each level: there a threshold cannot gain by moving calls from one level to another.
+    """
     found: Figures = {}
-    if (accuracy := read_off(_frontier(other), own.nfe)) is not None:
-        found[f"gain_over_{name}"] = own.accuracy - accuracy
-    if nfe := first_reach(_frontier(other), own.accuracy):
-        found[f"calls_saved_over_{name}"] = 1 - own.nfe / nfe
+    for point in own.points:
+        if point.sampler != sampler:
+            continue
+        frontier, end = _frontier(other, point.level), f"/{point.level}" if point.level else ""
+        if (accuracy := read_off(frontier, point.nfe)) is not None:
+            found[f"gain_over_{name}{end}"] = point.accuracy - accuracy
+        if nfe := first_reach(frontier, point.accuracy):
+            found[f"calls_saved_over_{name}{end}"] = 1 - point.nfe / nfe
     return found
 
 
@@ -129,7 +136,7 @@ class Results:
         if not cell.train or name == baseline:
             return {}
         own, other = self._evaluation(name, index), self._evaluation(baseline, index)
-        return _against("baseline", own.point(cell.train.rollout.sampler), other)
+        return _against("baseline", cell.train.rollout.sampler, own, other)
 
     def _evaluation(self, name: str, index: int) -> Evaluation:
         return Evaluation.load(sorted((self.folder / self.cells[name][index].name / "points").iterdir())[-1])
