@@ -57,6 +57,19 @@ def test_from_a_model_to_tables_pictures_and_json(
             assert (tmp_path / "figures" / f"{section['name']}.{kind}").stat().st_size > 1000
 
 
+def test_several_runs_are_one_analysis(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [*SMALL, "--analysis.parts", "order", "--json", str(tmp_path / "order.json")]
+    main(["analyze", model, "--also", model, *options, "--against", model, model])
+    section = json.loads((tmp_path / "order.json").read_text())["sections"][0]
+    assert "Means over 2 runs" in section["explains"]
+    assert section["series"][0]["label"] == "model, as in training"
+    widths = [width for series in section["series"] for width in series["half_width"]]
+    assert widths and set(widths) == {0}  # a run and itself
+    capsys.readouterr()
+    assert "against names 1 models for 2 runs" in fail(capsys, model, "--also", model, *options, "--against", model)
+    assert "several runs have no folder" in fail(capsys, model, "--also", model)
+
+
 def test_parts_that_are_asked_for(model: str, tmp_path: Path) -> None:
     path = tmp_path / "deep" / "order.json"
     main(["analyze", model, *SMALL, "--analysis.parts", "order", "--json", str(path)])

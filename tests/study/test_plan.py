@@ -160,7 +160,8 @@ def test_every_study_loads_and_has_the_power_it_needs(path: Path) -> None:
     known |= {f"reward/{spec}" for spec in (*samplers, "own")} if study.train.objective.speed_weight else set()
     known |= {f"frontier/{calls:g}" for calls in config.measure.at_nfe}
     known |= {f"equal_forwards/accuracy/{spec}" for spec in config.measure.track}
-    known |= {f"{gain}_over_{what}" for gain in ("gain", "calls_saved") for what in ("fixed", "baseline")}
+    gains = [f"{gain}_over_{what}" for gain in ("gain", "calls_saved") for what in ("fixed", "baseline")]
+    known |= {f"{gain}{level}" for gain in gains for level in ("", "/easy", "/hard")}
     assert {*config.columns} <= known and (not config.tune.values or config.tune.metric in known)
     assert all(header(metric) for metric in config.columns)
     budgets = {len(study.tune_cells(arm)) for arm in study.arms if arm.tune}

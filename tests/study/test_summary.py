@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -27,11 +28,17 @@ from diffpo.study.tables import (
 )
 
 JOINT = '[[arms]]\nname = "joint"\ntrain = "joint"\nrollout.sampler = "learned"\n[tune]'
+HARD = (0.7, 4.0)
+"""Accuracy and calls of the learned sampler on hard prompts."""
 ORIGIN = {"commit": "abc", "cpu": "none", "cores": 2, "torch": "2", "python": "3", "version": "0"}
 
 
 def point(sampler: str, accuracy: float, nfe: float, gamma: float | None = None) -> Point:
     return Point(sampler, "", 4, accuracy, 0.0, 1.0, nfe, nfe, 1.0, gamma)
+
+
+def hard(overall: Point) -> Point:
+    return replace(overall, level="hard")
 
 
 def write_cell(
@@ -43,8 +50,9 @@ def write_cell(
     """A finished cell: (step, forwards) of its points, accuracy of top_k:8 at each; a frontier at calls 2 and 4."""
     for (step, _), accuracy in zip(steps, accuracies, strict=True):
         place = folder / "points" / f"{step:06d}"
-        own = [point("learned", *learned, 0.5)] if learned else []
+        own = [point("learned", *learned, 0.5), hard(point("learned", *HARD, 0.5))] if learned else []
         frontier = (point("entropy_bound:0.5", accuracy, 4.0), point("entropy_bound:3", accuracy - 0.2, 2.0))
+        frontier += tuple(hard(replace(fixed, accuracy=fixed.accuracy - 0.1)) for fixed in frontier)
         Evaluation("sudoku", (point("top_k:8", accuracy, 2.0), *own), frontier).save(place)
         right = "".join(str(int(index < round(4 * accuracy))) for index in range(4))
         answers = {"correct": {"top_k:8": right}, "nfe": {"top_k:8": [2, 2, 4, 8]}}
@@ -121,6 +129,9 @@ def test_a_learned_sampler_against_fixed_thresholds(summary: dict) -> None:  # t
     assert found["gain_over_baseline"]["by_seed"] == pytest.approx([0.6 - 0.4, 0.6 - 0.65])
     assert "calls_saved_over_baseline" not in found  # one seed is no statistic
     assert "gain_over_fixed" not in summary["arms"]["one"]["metrics"]
+    # on hard prompts against the frontiers of hard prompts, 0.1 lower, at 4 calls
+    assert found["gain_over_fixed/hard"]["by_seed"] == pytest.approx([0.7 - 0.65, 0.7 - 0.9])
+    assert found["gain_over_baseline/hard"]["by_seed"] == pytest.approx([0.7 - 0.4, 0.7 - 0.65])
 
 
 def test_a_reward_pays_right_answers_for_speed(summary: dict) -> None:  # type: ignore[type-arg]

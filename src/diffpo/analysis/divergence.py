@@ -154,23 +154,23 @@ def _by_cut(table: Tensor, subject: Subject) -> Section:
         part = batch.take(rows)
         cuts = torch.tensor([0, tau], device=rows.device).expand(len(rows), 2)
         two, one = at_cuts(table[rows], part, cuts)[part.loss_mask], table[rows, :, 0][part.loss_mask]
-        share = (tau / part.nfe[:, None]).expand_as(part.loss_mask)[part.loss_mask]
         tenth = (10 * tau // part.nfe[:, None]).expand_as(part.loss_mask)[part.loss_mask]
         cluster = subject.clusters.to(rows.device)[rows][:, None].expand_as(part.loss_mask)[part.loss_mask]
-        parts.append((two, one, share, tenth, cluster))
+        parts.append((two, one, tenth, cluster))
     if not parts:
-        parts = [(table.new_zeros(0),) * 3 + (table.new_zeros(0).long(),) * 2]
-    two, one, share, tenth, cluster = (torch.cat(columns).cpu() for columns in zip(*parts, strict=True))
-    place, series = means_by(share, tenth, cluster, subject.least).mean, []
+        parts = [(table.new_zeros(0),) * 2 + (table.new_zeros(0).long(),) * 2]
+    two, one, tenth, cluster = (torch.cat(columns).cpu() for columns in zip(*parts, strict=True))
+    series = []
     for label, kl in (("2-MF", two), ("mean field, same tokens", one)):
         means = means_by(kl, tenth, cluster, subject.least)
-        series.append(Series(label, place, means.mean, means.half_width))
-    lowest = min(zip(series[0].y, place, strict=True), default=(None, None))
+        middles = [(tenth + 0.5) / 10 for tenth in means.bins]
+        series.append(Series(label, middles, means.mean, means.half_width))
+    lowest = min(zip(series[0].y, series[0].x, strict=True), default=(None, None))
     return Section(
         "kl_by_cut",
         "Where to cut",
-        "KL of 2-MF's tokens by the place of its one cut in the rollout, beside the mean field's on the same tokens: "
-        "a cut at either end changes little.",
+        "KL of 2-MF's tokens by the place of its one cut in the rollout, in tenths, beside the mean field's on the same "
+        "tokens: a cut at either end changes little.",
         "cut / calls of the rollout",
         "KL (nats)",
         series,

@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
 from diffpo.analysis.settings import AnalysisConfig
 from diffpo.config import LoadConfig, ObjectiveConfig, RolloutConfig, TaskConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from diffpo.analysis.sections import Section
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,10 @@ class Analyze:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
-    against: str = ""
-    """A model to compare entropies and order with, such as the one before training."""
+    also: tuple[str, ...] = ()
+    """More runs of the same recipe, under other seeds: all is measured on each, and means over runs are shown."""
+    against: tuple[str, ...] = ()
+    """A model to compare entropies and order with, such as the one before training; of several runs one for each."""
     json: str = ""
     """File of what was found. Empty: analysis.json in the model's folder, which `diffpo report` shows."""
     figures: str = ""
@@ -37,31 +43,45 @@ class Analyze:
 
         from rich.console import Console
 
-        from diffpo.analysis.analyze import analyze, report
+        from diffpo.analysis.analyze import report
+        from diffpo.analysis.merge import means_over
         from diffpo.analysis.show import draw_section, section_table
-        from diffpo.models.policy import load_policy
-        from diffpo.tasks import load_task
 
-        path = self._path()
-        config = TrainConfig(
-            train="model", seed=self.seed, task=self.task, rollout=self.rollout, objective=self.objective
-        )
-        policy = load_policy(self.model, **vars(self.load))
-        against = load_policy(self.against, **vars(self.load)) if self.against else None
-        names = self.model, self.against
-        sections = analyze(policy, load_task(self.task), config, self.analysis, against, names)
-        found = report(f"{self.model} on {self.task.name}", " ".join(["diffpo", *sys.argv[1:]]), sections)
+        path, models = self._path(), (self.model, *self.also)
+        if len(self.against) not in (0, len(models)):
+            raise ValueError(f"against names {len(self.against)} models for {len(models)} runs: name one for each")
+        names = (self.model, "".join(self.against)) if len(models) == 1 else ("model", "before")
+        pairs = zip(models, self.against or ("",) * len(models), strict=True)
+        found = [self._analyze(model, against, names) for model, against in pairs]
+        sections = means_over(found) if self.also else found[0]
+        runs = f"{self.model} and {len(self.also)} more" if self.also else self.model
+        record = report(f"{runs} on {self.task.name}", " ".join(["diffpo", *sys.argv[1:]]), sections)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        path.write_text(json.dumps(record, indent=1) + "\n")
         for section in sections:
             Console().print(section_table(section))
             for kind in ("png", "svg") if self.figures else ():
                 draw_section(section, Path(self.figures, f"{section.name}.{kind}"))
         print(f"saved {path}" + (f" and pictures in {self.figures}" if self.figures else ""))
 
+    def _analyze(self, model: str, against: str, names: tuple[str, str]) -> list[Section]:
+        """The sections of one model."""
+        from diffpo.analysis.analyze import analyze
+        from diffpo.models.policy import load_policy
+        from diffpo.tasks import load_task
+
+        config = TrainConfig(
+            train="model", seed=self.seed, task=self.task, rollout=self.rollout, objective=self.objective
+        )
+        policy = load_policy(model, **vars(self.load))
+        other = load_policy(against, **vars(self.load)) if against else None
+        return analyze(policy, load_task(self.task), config, self.analysis, other, names)
+
     def _path(self) -> Path:
         if self.json:
             return Path(self.json)
+        if self.also:
+            raise ValueError("several runs have no folder that analysis.json could go to: name a file with --json")
         if not Path(self.model).is_dir():
             raise ValueError(f"{self.model} is no folder that analysis.json could go to: name a file with --json")
         return Path(self.model, "analysis.json")

@@ -50,7 +50,9 @@ def run_study(study: Study, folder: Path, jobs: int = 0, quiet: bool = False) ->
         runner.run(sorted(flat, key=lambda cell: study.config.seeds.index(seed_of(cell))), progress)
     runner.raise_failures()
     seconds = time.perf_counter() - started
-    return summarize(study, folder, cells, tuning, chosen) | {"wall_seconds": round(seconds, 1), "jobs": runner.jobs}
+    whole = len(runner.started) == total  # what an earlier call had done, this one did not wait for
+    wall = {"wall_seconds": round(seconds, 1) if whole else None, "jobs": runner.jobs}
+    return summarize(study, folder, cells, tuning, chosen) | wall
 
 
 class Runner:
@@ -61,6 +63,8 @@ class Runner:
         self.failed: dict[str, str] = {}
         """Cell to why."""
         self.processes: set[subprocess.Popen] = set()
+        self.started: set[str] = set()
+        """Cells that this runner ran, rather than found done."""
 
     def check(self, cells: Sequence[Cell]) -> None:
         """ValueError if a folder holds a cell of other settings."""
@@ -99,6 +103,7 @@ class Runner:
             return ""
         if cell.start in self.failed:
             return f"its start, {cell.start}, failed"
+        self.started.add(cell.name)
         folder.mkdir(parents=True, exist_ok=True)
         model = str(self.folder / cell.start / "run") if cell.start else ""
         if not self.study.sft:
