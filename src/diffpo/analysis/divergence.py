@@ -169,8 +169,8 @@ def _by_cut(table: Tensor, subject: Subject) -> Section:
     return Section(
         "kl_by_cut",
         "Where to cut",
-        "KL of 2-MF's tokens by the place of its one cut in the rollout, in tenths, beside the mean field's on the same "
-        "tokens: a cut at either end changes little.",
+        "KL of 2-MF's tokens by the place of its one cut in the rollout, in tenths, beside the mean field's on the "
+        "same tokens: a cut at either end changes little.",
         "cut / calls of the rollout",
         "KL (nats)",
         series,
