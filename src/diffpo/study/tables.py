@@ -158,6 +158,7 @@ def rich_table(summary: Summary) -> Table:
     num_seeds, columns, arms = len(summary["seeds"]), columns_of(summary), summary["arms"]
     baseline = arms[summary["baseline"]]["label"]
     table = Table(title=summary["title"], title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    table.pad_edge, table.padding = False, (0, 1, 0, 0)  # 80 columns hold it
     table.add_column("")
     for name in ("mean ± t", "less baseline ± t [bootstrap]"):
         table.add_column(Text(name), justify="right", no_wrap=True)
