@@ -10,17 +10,14 @@ Attention is the CPU's flash attention, which keeps what the GPU's keeps. AdamW'
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from diffpo.bench.measure import Alive
 from diffpo.config import LoraConfig, ObjectiveConfig, OptimConfig, RolloutConfig, TrainConfig
 from diffpo.functional.prediction import Mode
 from diffpo.models.likelihood import score_tokens
@@ -56,29 +53,6 @@ CASES = {
     "Dream, LoRA 128, micro-batch 8, checkpointing": recipe(DREAM, 128, 8, True),
     "Dream, all weights, micro-batch 2": recipe(DREAM, 0, 2, False, num_slots=64),
 }
-
-
-class Alive(TorchDispatchMode):
-    """Adds up the storages of all tensors that operators return, for as long as they live."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: dict[int, int] = {}
-        self.peak = 0
-
-    def add(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self.sizes:
-            self.sizes[storage._cdata] = storage.nbytes()
-            weakref.finalize(storage, self.sizes.pop, storage._cdata)
-            self.peak = max(self.peak, sum(self.sizes.values()))
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self.add(leaf)
-        return result
 
 
 class Ids(CharTokenizer):
