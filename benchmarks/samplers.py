@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,31 +31,34 @@ RULES = {
     "top_k": (1, 2, 4, 8),
     "random": (1, 2, 4, 8),
 }
-SPECS = tuple(f"{rule}:{value:g}" for rule, values in RULES.items() for value in values)
 TASKS = {
     "blanks as in training (2 to 5, 8 to 10)": TaskConfig(),
     "other blanks (6 to 7, 11 to 12)": TaskConfig(easy=(6, 7), hard=(11, 12)),
 }
 NUM_PROMPTS = 1024
+Rules = Mapping[str, Sequence[float]]
+"""Settings of each unmasking rule."""
 
 
-def measure(model: Path, task: Any, rollout: RolloutConfig | None = None) -> Evaluation:
+def measure(model: Path, task: Any, rules: Rules, num_prompts: int, rollout: RolloutConfig | None = None) -> Evaluation:
     """Every rule and the learned thresholds at temperature 0."""
-    config = EvalConfig(samplers=(*SPECS, "learned"), gammas=(), num_prompts=NUM_PROMPTS, temperature=0.0)
+    specs = [f"{rule}:{value:g}" for rule, values in rules.items() for value in values]
+    config = EvalConfig(samplers=(*specs, "learned"), gammas=(), num_prompts=num_prompts, temperature=0.0)
     return evaluate(load_policy(model, device="cpu"), task, config, rollout, quiet=True)
 
 
 def frontier(evaluation: Evaluation, rule: str, level: str) -> list[tuple[float, float]]:
     """(NFE, accuracy) of a rule's settings."""
-    points = [evaluation.point(f"{rule}:{value:g}", level) for value in RULES[rule]]
-    return [(point.nfe, point.accuracy) for point in points]
+    found = [p for p in evaluation.points if p.sampler.startswith(f"{rule}:") and p.level == level]
+    return [(point.nfe, point.accuracy) for point in found]
 
 
 def gains(evaluation: Evaluation) -> dict[str, float | None]:
     """Accuracy of the learned thresholds less that of each rule at the same calls, and by level less fixed ones'."""
     levels = sorted({point.level for point in evaluation.points})
+    rules = dict.fromkeys(p.sampler.partition(":")[0] for p in evaluation.points if p.sampler != "learned")
     found = {}
-    for rule, level in [*((rule, "") for rule in RULES), *(("entropy_bound", level) for level in levels if level)]:
+    for rule, level in [*((rule, "") for rule in rules), *(("entropy_bound", level) for level in levels if level)]:
         own = evaluation.point("learned", level)
         other = read_off(frontier(evaluation, rule, level), own.nfe)
         found[f"{rule}/{level}".rstrip("/")] = None if other is None else own.accuracy - other
@@ -139,7 +141,7 @@ def main() -> None:
     for arm in ("base", "joint"):
         runs = sorted(options.study.glob(f"{arm}/seed_?/run"))
         for name, config in TASKS.items():
-            found[f"{arm}: {name}"] = over_seeds([measure(run, load_task(replace(config))) for run in runs])
+            found[f"{arm}: {name}"] = over_seeds([measure(run, load_task(config), RULES, NUM_PROMPTS) for run in runs])
             print(f"{arm}: {name}, {len(runs)} seeds", flush=True)
     record = {"num_prompts": NUM_PROMPTS, "origin": origin(), "measured": found}
     options.output.write_text(json.dumps(record, indent=1) + "\n")

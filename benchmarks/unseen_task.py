@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 import torch
-from samplers import HERE, NUM_PROMPTS, measure, over_seeds, table
+from samplers import HERE, measure, over_seeds, table
 
 from diffpo import Evaluation, load_task
 from diffpo.config import RolloutConfig, SftConfig, TaskConfig, TrainConfig
@@ -32,6 +32,8 @@ LEVELS = {"easy": (2, 5), "hard": (8, 10)}
 """Blanks, as Sudoku has them."""
 NUM_TRAIN_SQUARES = 400
 NUM_EXAMPLES = 20_000
+NUM_PROMPTS = 512
+RULES = {"entropy_bound": (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6), "top_k": (1, 2, 4)}
 LABEL_NOISE = 0.2
 MARK = "0"
 """Last character of a Latin square's prompt, where Sudoku has "="."""
@@ -105,7 +107,7 @@ def run(folder: Path, seed: int) -> dict[str, Evaluation]:
     tasks = {"Sudoku": load_task("sudoku"), "Latin squares": load_task(own)}
     rollout = RolloutConfig(gen_length=NUM_CELLS)
     return {
-        f"{task}, {when}": measure(folder / policy, tasks[task], rollout)
+        f"{task}, {when}": measure(folder / policy, tasks[task], RULES, NUM_PROMPTS, rollout)
         for when, policy in (("before", "start"), ("after", "joint"))
         for task in tasks
     }
