@@ -26,10 +26,10 @@ from diffpo.study.statistics import read_off, statistic
 
 HERE = Path(__file__).parent
 RULES = {
-    "entropy_bound": (0.01, 0.03, 0.1, 0.2, 0.4, 0.8, 1.6),
-    "confidence": (0.3, 0.5, 0.7, 0.85, 0.95),
+    "entropy_bound": (0.05, 0.1, 0.2, 0.4, 0.8, 1.6),
+    "confidence": (0.5, 0.7, 0.85, 0.95, 0.98, 0.99, 0.995, 0.999),
     "top_k": (1, 2, 4, 8),
-    "random": (1, 2, 4, 8),
+    "random": (2, 8),
 }
 TASKS = {
     "blanks as in training (2 to 5, 8 to 10)": TaskConfig(),
