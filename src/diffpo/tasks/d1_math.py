@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-_DROPPED = (r"\!", r"\left", r"\right", r"^{\circ}", r"^\circ", r"\$", r"\%")
-"""Spacing, sizes, degrees, dollars, percents."""
+_DROPPED = (r"\left", r"\right", r"^{\circ}", r"^\circ", r"\$")
+"""Sizes, degrees, dollars."""
 
 
 def equivalent(answer: str, truth: str) -> bool:
@@ -22,12 +22,12 @@ def clean_up(text: str) -> str:
     """
     text = text.replace("\n", "").replace(r"\!", "").replace("\\\\", "\\")
     text = text.replace("tfrac", "frac").replace("dfrac", "frac")
-    for command in _DROPPED[1:6]:
+    for command in _DROPPED:
         text = text.replace(command, "")
     value, *units = text.split(r"\text{ ")
     if len(units) > 1:
         raise ValueError("two units")
-    text = value.replace(_DROPPED[6], "").replace(" .", " 0.").replace("{.", "{0.")
+    text = value.replace(r"\%", "").replace(" .", " 0.").replace("{.", "{0.")
     if text.startswith("."):
         text = "0" + text
     sides = text.split("=")
