@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diffpo.tasks import d1
-from diffpo.tasks.saved import grade_row
+from diffpo.grading import d1
+from diffpo.grading.saved import grade_row
 
 FILES = {"gsm8k": "gsm8k", "math500": "math500", "countdown": "countdown_cd3", "sudoku": "sudoku_4x4"}
 THOUSANDS = "the comma groups thousands; d1 reads up to it"

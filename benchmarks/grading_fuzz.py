@@ -16,7 +16,7 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from tasks.hostile import BOUND, HOSTILE, disguises
+from grading.hostile import BOUND, HOSTILE, disguises
 from tasks.test_hostile import COLUMNS, FRAGMENTS, GRADERS
 
 

@@ -346,7 +346,8 @@ def test_config_imports_no_torch() -> None:
 
 
 def test_every_knob_has_its_help() -> None:
-    source = (Path(__file__).parents[1] / "src/diffpo/config.py").read_text()
+    folder = Path(__file__).parents[1] / "src/diffpo/config"
+    source = "\n".join(path.read_text() for path in sorted(folder.glob("*.py")))
     lines = source.split("\n")
     silent = [
         f"{owner.name}.{ast.unparse(knob.target)}"

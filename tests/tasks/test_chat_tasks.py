@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tasks.llada import FOLDER, needs_llada
+from grading.llada import FOLDER, needs_llada
 
 from diffpo.config import TaskConfig
+from diffpo.grading.saved import grade_row
 from diffpo.tasks import CHAT, load_task
 from diffpo.tasks.base import Split, Task
 from diffpo.tasks.chat import PREFILL
-from diffpo.tasks.saved import grade_row
 from diffpo.tasks.sudoku import GRID_SET
 from diffpo.types import Prompt
 
@@ -178,7 +178,7 @@ def test_generated_splits_are_disjoint_and_depend_on_their_index_alone(generated
 def test_generated_countdown_can_be_solved() -> None:
     from itertools import permutations, product
 
-    from diffpo.tasks.graders import countdown
+    from diffpo.grading.graders import countdown
 
     for prompt in load_task("countdown_cd3").prompts("train", 30):
         columns: Any = prompt.columns

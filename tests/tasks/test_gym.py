@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
-from tasks.hostile import HOSTILE
+from grading.hostile import HOSTILE
 
 from diffpo.config import TaskConfig
 from diffpo.tasks import load_task

@@ -10,9 +10,9 @@ import sys
 import time
 
 import pytest
+from grading.hostile import BOUND, HOSTILE, disguises
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tasks.hostile import BOUND, HOSTILE, disguises
 
 from diffpo.config import TaskConfig
 from diffpo.tasks import TINY, load_task

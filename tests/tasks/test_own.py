@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from diffpo.config import TaskConfig
+from diffpo.rewards.functions import load_rewards
 from diffpo.tasks import load_task
-from diffpo.tasks.rewards import load_rewards
 from diffpo.types import Prompt
 
 REWARDS = '''

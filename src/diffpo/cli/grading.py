@@ -23,7 +23,7 @@ class Grade:
     """Print each verdict as a line of JSON instead of the sum."""
 
     def run(self) -> None:
-        from diffpo.tasks.saved import grade_saved
+        from diffpo.grading.saved import grade_saved
 
         correct = total = 0
         cells = 0.0

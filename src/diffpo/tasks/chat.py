@@ -9,10 +9,10 @@ from types import MappingProxyType
 from typing import Any
 
 from diffpo.config import TaskConfig
+from diffpo.grading.saved import RULES
+from diffpo.rewards.functions import Rewards, load_rewards
 from diffpo.tasks.base import Split
 from diffpo.tasks.data import Row, Source, read_rows
-from diffpo.tasks.rewards import Rewards, load_rewards
-from diffpo.tasks.saved import RULES
 from diffpo.tasks.stream import check_split, stable_key
 from diffpo.types import Prompt, Verdict
 

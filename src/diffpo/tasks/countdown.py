@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffpo.config import TaskConfig
+from diffpo.grading.answers import evaluate_expression, extract_answer
 from diffpo.tasks.base import Split
-from diffpo.tasks.grading import evaluate_expression, extract_answer
 from diffpo.tasks.stream import Dial, GymStream, Problem
 from diffpo.types import Prompt, Verdict
 

@@ -9,12 +9,12 @@ import functools
 from typing import Any
 
 from diffpo.config import TaskConfig, suggest
+from diffpo.grading.answers import final_answer
+from diffpo.grading.graders import formatted
+from diffpo.processes.worker import Worker
 from diffpo.tasks.base import Split
 from diffpo.tasks.chat import PREFILL, ChatTask, answer_form
-from diffpo.tasks.graders import formatted
-from diffpo.tasks.grading import final_answer
 from diffpo.tasks.stream import MAX_DRAWS, TEST_SHARE, index_rng, stable_key
-from diffpo.tasks.worker import Worker
 from diffpo.types import Prompt, Verdict
 
 TIME_LIMIT = 2.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffpo.tasks.worker import serve
+from diffpo.processes.worker import serve
 
 MEMORY_LIMIT = 4 * 2**30
 """Bytes of address space."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from diffpo.grading.d1 import last_box
 from diffpo.tasks.chat import RowTask, answer_form
-from diffpo.tasks.d1 import last_box
 from diffpo.tasks.data import Row, Source, column
 
 

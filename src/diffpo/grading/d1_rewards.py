@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
-from diffpo.tasks import d1, d1_math
-from diffpo.tasks.graders import Columns, Graded
+from diffpo.grading import d1, d1_math
+from diffpo.grading.graders import Columns, Graded
 
 PREFILL = "<reasoning>"
 """Start of every completion."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from diffpo.tasks.code_reward import code, code_of, share_passed
+from diffpo.rewards.code import code, code_of, share_passed
 
 TESTS = "assert add(1, 2) == 3\nassert add(-1, 1) == 0"
 FORGERY = """
@@ -136,5 +136,5 @@ def test_reward_function() -> None:
 
 
 def test_harness_needs_the_standard_library_alone() -> None:
-    source = Path(sys.modules["diffpo.tasks.code_reward"].HARNESS).read_text()
+    source = Path(sys.modules["diffpo.rewards.code"].HARNESS).read_text()
     assert "diffpo." not in source.partition('"""')[2].partition('"""')[2]

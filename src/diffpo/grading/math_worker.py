@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from diffpo.tasks.worker import Worker, serve
+from diffpo.processes.worker import Worker, serve
 
 TIME_LIMIT = 2.0
 """Seconds that a comparison may take."""
@@ -28,7 +28,7 @@ def is_tame(text: str) -> bool:
     return 0 < len(text) <= MAX_LENGTH and text.isascii() and closed and not _TOWER.search(text)
 
 
-WORKER = Worker("diffpo.tasks.math_worker", TIME_LIMIT)
+WORKER = Worker("diffpo.grading.math_worker", TIME_LIMIT)
 
 
 def math_verify_agrees(answer: str, truth: str) -> bool:

@@ -6,7 +6,7 @@ import os
 import time
 from typing import Any
 
-from diffpo.tasks.worker import serve
+from diffpo.processes.worker import serve
 
 
 def obey(request: Any) -> Any:

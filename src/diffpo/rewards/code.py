@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffpo.tasks.grading import MAX_TEXT, end_of_turn, final_answer
+from diffpo.grading.answers import MAX_TEXT, end_of_turn, final_answer
 
 TIME_LIMIT = 5.0
 """Seconds that the tests of a completion may take together."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from tasks.llada import needs_llada, rows
+from grading.llada import needs_llada, rows
 
-from diffpo.tasks import graders
+from diffpo.grading import graders
 
 
 @pytest.mark.parametrize(

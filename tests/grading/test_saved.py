@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tasks.llada import FILES, FOLDER, needs_llada
+from grading.llada import FILES, FOLDER, needs_llada
 
 from diffpo.cli import main
-from diffpo.tasks.saved import grade_row
+from diffpo.grading.saved import grade_row
 
 GRID = "3142243142131324"
 GOOD: dict[str, dict[str, Any]] = {

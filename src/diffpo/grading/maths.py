@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from diffpo.tasks.latex import (
+from diffpo.grading.latex import (
     FUNCTIONS,
     MAX_LENGTH,
     Node,
@@ -18,7 +18,7 @@ from diffpo.tasks.latex import (
     split_top,
     tokenize,
 )
-from diffpo.tasks.values import close, evaluate, symbols
+from diffpo.grading.values import close, evaluate, symbols
 
 
 class Expression(NamedTuple):

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 
-from diffpo.tasks.latex import Node, Unreadable
+from diffpo.grading.latex import Node, Unreadable
 
 MAX_BITS = 8192
 """Size of an exact number; beyond it floats take over, which overflow instead of growing."""

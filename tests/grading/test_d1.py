@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
+from grading.llada import needs_llada, rows
 from hypothesis import given
 from hypothesis import strategies as st
-from tasks.llada import needs_llada, rows
 
-from diffpo.tasks import d1, d1_math, d1_rewards
+from diffpo.grading import d1, d1_math, d1_rewards
 
 NUM_CELLS = 8
 

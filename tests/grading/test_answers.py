@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffpo.tasks.grading import (
+from diffpo.grading.answers import (
     MAX_DIGITS,
     MAX_NESTING,
     evaluate_expression,

@@ -13,10 +13,10 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from diffpo.config import suggest
-from diffpo.tasks.code_reward import code
-from diffpo.tasks.equality import same_answer
-from diffpo.tasks.graders import gsm8k
-from diffpo.tasks.grading import final_answer
+from diffpo.grading.answers import final_answer
+from diffpo.grading.equality import same_answer
+from diffpo.grading.graders import gsm8k
+from diffpo.rewards.code import code
 from diffpo.types import Prompt, Verdict
 
 RewardFunction = Callable[..., Any]

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable
 from fractions import Fraction
 
-from diffpo.tasks.latex import MAX_LENGTH, Node, Unreadable, is_natural, is_numeral
-from diffpo.tasks.math_worker import math_verify_agrees
-from diffpo.tasks.maths import (
+from diffpo.grading.latex import MAX_LENGTH, Node, Unreadable, is_natural, is_numeral
+from diffpo.grading.math_worker import math_verify_agrees
+from diffpo.grading.maths import (
     Answer,
     Based,
     Equation,
@@ -26,7 +26,7 @@ from diffpo.tasks.maths import (
     read_answer,
     words_of,
 )
-from diffpo.tasks.values import POINTS, Number, close, evaluate, operations, symbols
+from diffpo.grading.values import POINTS, Number, close, evaluate, operations, symbols
 
 _FACTOR = re.compile(
     r"(?:^|[.?!:]\s+)(?:Completely )?[Ff]actor(?:ize|ise)?\b(?! of)|\bfactor(?:ize|ise)? (?:completely|the|this|\$)"

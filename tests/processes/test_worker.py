@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from diffpo.tasks.worker import Worker
+from diffpo.processes.worker import Worker
 
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    made = Worker("tasks.echo_worker", time_limit=1.0)
+    made = Worker("processes.echo_worker", time_limit=1.0)
     yield made
     made.close()
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.config import suggest
-from diffpo.tasks import d1_rewards, graders
-from diffpo.tasks.graders import Graded
+from diffpo.grading import d1_rewards, graders
+from diffpo.grading.graders import Graded
 
 Grader = Callable[[Mapping[str, Any], str], Graded]
 

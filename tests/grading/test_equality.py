@@ -6,15 +6,15 @@ import logging
 from fractions import Fraction
 
 import pytest
+from grading.llada import needs_llada, rows
 from hypothesis import given
 from hypothesis import strategies as st
-from tasks.llada import needs_llada, rows
 
-from diffpo.tasks import graders
-from diffpo.tasks.equality import same_answer
-from diffpo.tasks.latex import Unreadable
-from diffpo.tasks.math_worker import is_tame
-from diffpo.tasks.maths import read_answer
+from diffpo.grading import graders
+from diffpo.grading.equality import same_answer
+from diffpo.grading.latex import Unreadable
+from diffpo.grading.math_worker import is_tame
+from diffpo.grading.maths import read_answer
 
 SAME = r"""
 \frac{1}{2}  ~  0.5

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from diffpo.tasks.equality import same_answer
-from diffpo.tasks.grading import end_of_turn, evaluate_expression, final_answer, parse_number
+from diffpo.grading.answers import end_of_turn, evaluate_expression, final_answer, parse_number
+from diffpo.grading.equality import same_answer
 
 Columns = Mapping[str, Any]
 

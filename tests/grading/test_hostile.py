@@ -7,11 +7,11 @@ import time
 from typing import Any
 
 import pytest
+from grading.hostile import BOUND, HOSTILE, disguises
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tasks.hostile import BOUND, HOSTILE, disguises
 
-from diffpo.tasks import d1_rewards, graders
+from diffpo.grading import d1_rewards, graders
 
 GRADERS = {
     **{f"{task}-strict": grader for task, grader in graders.GRADERS.items()},

@@ -1,0 +1,29 @@
+"""Every knob of diffpo as frozen dataclasses, a file a subject. Imports no torch."""
+
+from diffpo.config.checks import suggest
+from diffpo.config.evaluation import EvalConfig
+from diffpo.config.model import LoadConfig, LoraConfig, ModelConfig
+from diffpo.config.objective import ObjectiveConfig
+from diffpo.config.optim import OptimConfig
+from diffpo.config.rollout import SAMPLER_RULES, RolloutConfig, ThresholdConfig, parse_sampler
+from diffpo.config.runs import DemoConfig, SftConfig, TrainConfig
+from diffpo.config.task import TASK_KNOBS, TaskConfig
+
+__all__ = [
+    "SAMPLER_RULES",
+    "TASK_KNOBS",
+    "DemoConfig",
+    "EvalConfig",
+    "LoadConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimConfig",
+    "RolloutConfig",
+    "SftConfig",
+    "TaskConfig",
+    "ThresholdConfig",
+    "TrainConfig",
+    "parse_sampler",
+    "suggest",
+]

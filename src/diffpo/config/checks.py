@@ -1,0 +1,27 @@
+"""What the configs refuse bad values with: one line that names the knob and the mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, Literal
+
+
+def suggest(wrong: str, names: Iterable[str]) -> str:
+    """The end of an error line: the nearest allowed name, and all of them when they are few."""
+    names = list(names)
+    near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return hint + (f" (allowed: {', '.join(names)})" if len(names) <= 12 else "")
+
+
+def check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def bound(config: Any, section: str, names: str, relation: Literal[">", ">="], low: int) -> None:
+    for name in names.split():
+        value = getattr(config, name)
+        inside = value is None or (value > low if relation == ">" else value >= low)
+        check(inside, f"{section}{name} must be {relation} {low}, got {value}")

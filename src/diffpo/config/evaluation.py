@@ -1,0 +1,30 @@
+"""How a policy is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diffpo.config.checks import bound, check
+from diffpo.config.rollout import parse_sampler
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How a policy is measured."""
+
+    samplers: tuple[str, ...] = ("top_k:1", "top_k:2", "top_k:4", "learned")
+    """Samplers measured one by one (as rollout.sampler)."""
+    gammas: tuple[float, ...] = (0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+    """Fixed thresholds of the accuracy-NFE frontier."""
+    gen_lengths: tuple[int, ...] = ()  # canvas lengths measured one by one; none named: rollout.gen_length
+    num_prompts: int = 512  # test prompts; fewer if the task has fewer
+    temperature: float = 0.0  # temperature of the draws; 0 is greedy, as the field measures
+    full_canvas: bool = True  # decode the whole canvas, so that NFE is known with and without the early exit at EOS
+
+    def __post_init__(self) -> None:
+        for spec in self.samplers:
+            parse_sampler(spec, "eval.samplers")
+        bound(self, "eval.", "num_prompts", ">=", 1)
+        bound(self, "eval.", "temperature", ">=", 0)
+        check(all(n >= 1 for n in self.gen_lengths), f"eval.gen_lengths must be >= 1, got {self.gen_lengths}")
+        check(all(g >= 0 for g in self.gammas), f"eval.gammas must be >= 0, got {self.gammas}")

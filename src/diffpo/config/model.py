@@ -1,0 +1,50 @@
+"""Which weights there are and which of them learn: loading, adapters, the shape of a tiny model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from diffpo.config.checks import bound, check
+
+
+@dataclass(frozen=True)
+class LoadConfig:
+    """How a checkpoint is loaded."""
+
+    dtype: Literal["auto", "saved", "bfloat16", "float32"] = "auto"
+    """Dtype of the weights; auto: bfloat16 for LLaDA and Dream, as saved for diffpo's own models."""
+    device: str = "auto"  # device of the weights, such as cpu or cuda:1; auto: the GPU if there is one
+    revision: str | None = None  # branch, tag or commit of a model on the Hugging Face hub
+    adapter: str | None = None  # LoRA adapter (folder or hub id) to put onto the model
+    four_bit: bool = False  # keep the blocks' weights in 4 bits (nf4, bitsandbytes); training then takes lora.rank > 0
+    compile: bool = False  # fuse what lies between matrix products with torch.compile, which takes a compiler or Triton
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters on the denoiser, trained in its stead."""
+
+    rank: int = 0  # rank of fresh adapters; 0: none, train all weights, or go on with adapters that the model carries
+    alpha: float = 64.0  # adapters count alpha / rank
+    targets: tuple[str, ...] = ()
+    """Modules, as the checkpoint names them (q_proj, attn_out, ...). None named: every linear of the blocks."""
+
+    def __post_init__(self) -> None:
+        bound(self, "lora.", "rank", ">=", 0)
+        bound(self, "lora.", "alpha", ">", 0)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a tiny denoiser trained from scratch."""
+
+    hidden_size: int = 96  # width
+    num_layers: int = 4  # transformer blocks
+    num_heads: int = 4  # attention heads
+    mlp_size: int = 256  # inner width of SwiGLU
+
+    def __post_init__(self) -> None:
+        bound(self, "shape.", "hidden_size num_layers num_heads mlp_size", ">=", 1)
+        even = self.hidden_size % (2 * self.num_heads) == 0
+        check(even, f"shape.hidden_size must be a multiple of 2 * num_heads, got {self.hidden_size}, {self.num_heads}")

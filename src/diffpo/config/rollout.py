@@ -1,0 +1,83 @@
+"""How completions are decoded: the sampler's rule, the canvas, the adaptive threshold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from diffpo.config.checks import bound, check, suggest
+
+SAMPLER_RULES = {
+    "entropy_bound": "gamma in nats, >= 0",
+    "confidence": "probability in [0, 1]",
+    "top_k": "positions a call, an integer >= 1",
+    "steps": "calls a canvas, an integer >= 1",
+    "random": "positions a call, an integer >= 1",
+}
+
+
+def parse_sampler(spec: str, where: str = "sampler") -> tuple[str, float]:
+    """Split "rule:number" into (rule, number); "learned" has none. ValueError names `where` and what is allowed."""
+    if spec == "learned":
+        return spec, 0.0
+    rule, _, number = spec.partition(":")
+    if rule not in SAMPLER_RULES:
+        raise ValueError(f"{where} {spec!r}: unknown rule{suggest(rule, [*SAMPLER_RULES, 'learned'])}")
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    whole = rule in ("top_k", "steps", "random")
+    if not value >= whole or (whole and value % 1) or (rule == "confidence" and value > 1):
+        raise ValueError(f"{where} {spec!r}: write {rule}:NUMBER, where NUMBER is {SAMPLER_RULES[rule]}")
+    return rule, value
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How completions are decoded."""
+
+    sampler: str = "learned"  # learned | entropy_bound:GAMMA | confidence:P | top_k:K | steps:S | random:K
+    temperature: float = 1.0  # temperature of the draws; 0 is greedy
+    entropy_temperature: float = 1.0
+    """Temperature of the distribution whose entropy and confidence the sampler looks at."""
+    gen_length: int | None = None  # canvas length in tokens. None: the task's own
+    block_length: int | None = None  # length of the blocks that are decoded left to right. None: one block
+    num_slots: int = 512  # rows decoded at once; finished rows leave and waiting ones take their place
+    cache: Literal["none", "prefix", "dual"] = "none"
+    """Approximate: keep keys and values of what stands before the active block, or also of what stands after it."""
+    cache_refresh: int = 0  # calls between refreshes of the cache within a block; 0: only at the start of each block
+    chat_template: bool = True  # put prompts into the tokenizer's chat template, where it has one
+
+    def __post_init__(self) -> None:
+        parse_sampler(self.sampler, "rollout.sampler")
+        bound(self, "rollout.", "temperature", ">=", 0)
+        bound(self, "rollout.", "entropy_temperature", ">", 0)
+        bound(self, "rollout.", "gen_length block_length num_slots", ">=", 1)
+        bound(self, "rollout.", "cache_refresh", ">=", 0)
+        check(
+            self.cache != "none" or not self.cache_refresh, "rollout.cache_refresh does nothing without rollout.cache"
+        )
+
+
+@dataclass(frozen=True)
+class ThresholdConfig:
+    """The adaptive sampler: gamma = gamma_max * sigmoid(f(prompt) + sigma * noise)."""
+
+    level: Literal["prompt", "state"] = "prompt"
+    """What has a threshold: a prompt has one for all its calls, or every state of the canvas has its own (a call)."""
+    gamma_max: float = 3.0  # largest threshold, nats
+    gamma_init: float = 0.36
+    """Threshold at the start, nats; start low: few tokens a call until the model has earned more."""
+    sigma: float = 0.7  # standard deviation of the exploration noise
+    bound: float = 4.0  # |f| stays below this, so that gamma cannot saturate
+    learning_rate: float = 5e-3  # learning rate of the head
+    delay_steps: int = 5  # steps before the head trains; its feature statistics are gathered meanwhile
+    epsilon: float = 0.2  # clip range of the head's ratio
+    max_log_ratio: float = 1.0  # the head's log-ratio is clamped to +- this
+
+    def __post_init__(self) -> None:
+        bound(self, "threshold.", "gamma_max sigma bound learning_rate epsilon max_log_ratio", ">", 0)
+        bound(self, "threshold.", "delay_steps", ">=", 0)
+        inside = 0 < self.gamma_init < self.gamma_max
+        check(inside, f"threshold.gamma_init must lie between 0 and gamma_max, got {self.gamma_init}")

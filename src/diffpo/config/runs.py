@@ -1,0 +1,121 @@
+"""A run and everything it depends on: reinforcement learning, fine-tuning, the demo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from diffpo.config.checks import bound, check
+from diffpo.config.evaluation import EvalConfig
+from diffpo.config.model import LoadConfig, LoraConfig, ModelConfig
+from diffpo.config.objective import ObjectiveConfig
+from diffpo.config.optim import OptimConfig
+from diffpo.config.rollout import RolloutConfig, ThresholdConfig
+from diffpo.config.task import TaskConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One reinforcement-learning run."""
+
+    model: str = "runs/sft"  # policy to start from: a folder, or a model on the Hugging Face hub
+    output: str = "runs/train"  # folder of the run: config, metrics, checkpoints
+    train: Literal["joint", "model", "sampler"] = "joint"
+    """What learns: the denoiser and the threshold head, the denoiser alone, or the head alone."""
+    steps: int = 30  # steps of the run, each one batch of rollouts
+    prompts_per_step: int = 48  # prompts of a step; a prompt is one group of completions
+    num_generations: int = 8  # G: completions a prompt; their mean reward is the baseline
+    seed: int = 0  # seed of rollouts and cuts
+    save_every: int = 10  # steps between checkpoints; the last step is always saved
+    keep_checkpoints: int = 2  # newest checkpoints kept
+    eval_every: int = 0  # steps between evaluations on test prompts during the run; 0 for none
+    log_with: tuple[str, ...] = ()  # trackers beside metrics.jsonl: tensorboard, wandb, trackio
+    num_threads: int = 0  # CPU threads of torch; 0 leaves torch's choice
+    load: LoadConfig = field(default_factory=LoadConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        bound(self, "", "steps prompts_per_step save_every keep_checkpoints", ">=", 1)
+        bound(self, "", "num_generations", ">=", 2)
+        bound(self, "", "eval_every num_threads", ">=", 0)
+        if self.train != "model":
+            ok = self.rollout.sampler == "learned"
+            check(ok, f"train={self.train!r} learns the sampler: set rollout.sampler to learned, not a fixed rule")
+        frozen = self.load.four_bit and not self.lora.rank and not self.load.adapter
+        check(not frozen or self.train == "sampler", "load.four_bit: 4-bit weights do not learn: set lora.rank > 0")
+        wd1 = "objective.loss wd1 weighs the denoiser's likelihood alone: set train to model"
+        check(self.train == "model" or self.objective.loss != "wd1", wd1)
+        check(self.rollout.temperature > 0, "rollout.temperature must be > 0 in training: greedy groups do not differ")
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """Masked fine-tuning on prompts and completions, or pre-training of a tiny model on a task's solved examples."""
+
+    model: str = ""
+    """Policy to start from: a folder, or a model on the Hugging Face hub. Empty: fresh weights of `shape`."""
+    data: str = ""  # JSONL with prompt and completion, or messages, in each row. Empty: solved examples of the task
+    eval_data: str = ""  # JSONL of rows held out, whose loss is logged. Empty: none
+    output: str = "runs/sft"  # folder of the run: config, metrics, checkpoints, policy
+    steps: int = 300  # optimiser steps
+    schedule_steps: int | None = None
+    """Length of the cosine schedule; None: steps. Longer than steps stops early, at partial competence."""
+    batch_size: int = 128  # examples a step
+    gen_length: int | None = None
+    """Canvas in tokens, filled with EOS after the completion. None: the completion's, up to the next multiple of 32."""
+    max_length: int | None = None
+    """Longest prompt and canvas together, in tokens; longer completions are cut. None: what the model can hold."""
+    min_time: float = 0.05  # smallest share of masked positions; the 1/t weight is bounded by its inverse
+    prompt_mask_prob: float = 0.0
+    """In a fifth of the rows this share of the prompt is masked too, which d1's objective then does not surprise."""
+    chat_template: bool = True  # put prompts into the tokenizer's chat template, where it has one
+    label_noise: float = 0.0
+    """Share of a solved example's open tokens replaced at random: a model with something left to learn."""
+    num_examples: int = 20000  # solved examples to draw batches from
+    seed: int = 0  # seed of weights, label noise, batches and masks
+    save_every: int = 500  # steps between checkpoints; the last step is always saved
+    keep_checkpoints: int = 2  # newest checkpoints kept
+    eval_every: int = 100  # steps between losses on eval_data
+    log_with: tuple[str, ...] = ()  # trackers beside metrics.jsonl: tensorboard, wandb, trackio
+    num_threads: int = 0  # CPU threads of torch; 0 leaves torch's choice
+    shape: ModelConfig = field(default_factory=ModelConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    load: LoadConfig = field(default_factory=LoadConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(
+            learning_rate=2e-3, warmup_steps=20, lr_schedule="cosine", weight_decay=0.01
+        )
+    )
+
+    def __post_init__(self) -> None:
+        bound(self, "", "steps schedule_steps batch_size num_examples gen_length max_length", ">=", 1)
+        bound(self, "", "save_every keep_checkpoints eval_every", ">=", 1)
+        bound(self, "", "num_threads", ">=", 0)
+        check(0 < self.min_time < 1, f"min_time must lie in (0, 1), got {self.min_time}")
+        check(0 <= self.label_noise < 1, f"label_noise must lie in [0, 1), got {self.label_noise}")
+        check(0 <= self.prompt_mask_prob < 1, f"prompt_mask_prob must lie in [0, 1), got {self.prompt_mask_prob}")
+        check(not (self.data and self.label_noise), "label_noise falls on a task's solved examples: leave out data")
+        check(bool(self.model) or not self.lora.rank, "lora: fresh weights are trained whole: name a model")
+        check(bool(self.model) or not self.data, "data: fresh weights know a task's characters alone: name a model")
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """The demo: two recipes, an evaluation before and after, a table and pictures."""
+
+    output: str = "runs/demo"  # folder for everything the demo writes; an earlier demo there is replaced
+    seed: int = 0  # seed of pre-training and of the reinforcement learning
+    train: Literal["joint", "model", "sampler"] = "joint"
+    """What learns: the denoiser and the threshold head, the denoiser alone, or the head alone."""
+    num_threads: int = 2  # CPU threads of torch
+    num_prompts: int = 512  # test prompts of the evaluations, of grids not seen in training
+
+    def __post_init__(self) -> None:
+        bound(self, "", "num_threads num_prompts", ">=", 1)

@@ -1,0 +1,1 @@
+"""Processes: helpers that can be killed."""
