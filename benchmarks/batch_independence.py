@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=1.0)
     options = parser.parse_args()
     policy, config = load_policy(options.model), RolloutConfig(temperature=options.temperature)
-    task = load_task(find_training(Path(options.model))[1] or "sudoku")
+    task = load_task(find_training(Path(options.model))[1] or "tiny_sudoku")
     requests = [
         make_request(policy, prompt.text, config, task.gen_length, make_key(0, prompt.id))
         for prompt in task.prompts("test", options.num)

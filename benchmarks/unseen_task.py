@@ -24,7 +24,7 @@ from diffpo.config import RolloutConfig, SftConfig, TaskConfig, TrainConfig
 from diffpo.models.policy import create_policy
 from diffpo.recipe import find_recipe, from_dict, load_config
 from diffpo.study.origin import origin
-from diffpo.tasks.sudoku import NUM_CELLS
+from diffpo.tasks.tiny_sudoku import NUM_CELLS
 from diffpo.training.loop import train
 from diffpo.training.sft import fine_tune
 
@@ -85,7 +85,7 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
 def run(folder: Path, seed: int) -> dict[str, Evaluation]:
     """One seed: pre-train on both tasks, train on Sudoku, measure on both."""
     torch.set_num_threads(1)
-    rng, squares, sudoku = Random(seed), latin_squares(), load_task("sudoku")
+    rng, squares, sudoku = Random(seed), latin_squares(), load_task("tiny_sudoku")
     solved = [{"prompt": p.text, "completion": sudoku.solution(p)} for p in sudoku.prompts("train", NUM_EXAMPLES // 2)]
     solved += [latin_row(squares[:NUM_TRAIN_SQUARES], rng) for _ in range(NUM_EXAMPLES // 2)]
     write_rows(folder / "solved.jsonl", [noisy(row, rng) for row in rng.sample(solved, len(solved))])
@@ -104,7 +104,7 @@ def run(folder: Path, seed: int) -> dict[str, Evaluation]:
 
     latin = str(folder / "latin.jsonl")
     own = TaskConfig(name="own", data=latin, test_data=latin, reward=(f"{Path(__file__)}:accuracy",))
-    tasks = {"Sudoku": load_task("sudoku"), "Latin squares": load_task(own)}
+    tasks = {"Sudoku": load_task("tiny_sudoku"), "Latin squares": load_task(own)}
     rollout = RolloutConfig(gen_length=NUM_CELLS)
     return {
         f"{task}, {when}": measure(folder / policy, tasks[task], RULES, NUM_PROMPTS, rollout)

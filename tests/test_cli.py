@@ -156,12 +156,12 @@ def test_flags_override_the_recipe(elsewhere: Path) -> None:
 
 
 def test_a_run_folder_is_evaluated_as_it_was_trained(elsewhere: Path) -> None:
-    run = {"task": {"name": "countdown"}, "rollout": {"block_length": 4, "temperature": 0.7}, "objective": {}}
+    run = {"task": {"name": "tiny_countdown"}, "rollout": {"block_length": 4, "temperature": 0.7}, "objective": {}}
     (elsewhere / "config.json").write_text(json.dumps(run))
     for command in ("eval", "sample"):
         parsed = parse(command, str(elsewhere))
-        assert parsed.task.name == "countdown" and parsed.rollout.block_length == 4
-        assert parse(command, str(elsewhere), "--task.name", "sudoku").task.name == "sudoku"
+        assert parsed.task.name == "tiny_countdown" and parsed.rollout.block_length == 4
+        assert parse(command, str(elsewhere), "--task.name", "tiny_sudoku").task.name == "tiny_sudoku"
     assert parse("sample", str(elsewhere)).rollout.temperature == 0  # greedy unless asked
 
 
@@ -235,9 +235,9 @@ def test_mistakes_in_a_toml(line: Fail, elsewhere: Path, text: str, error: str) 
 
 
 def test_unknown_task(line: Fail, model: str) -> None:
-    expected = "unknown task 'sudok'; did you mean 'sudoku'?"
+    expected = "unknown task 'tiny_sudok'; did you mean 'tiny_sudoku'?"
     for command in (["sft"], ["train", "--model", model], ["eval", model], ["sample", model]):
-        assert line(*command, "--task.name", "sudok").startswith(expected)
+        assert line(*command, "--task.name", "tiny_sudok").startswith(expected)
 
 
 def test_folders_without_a_model(line: Fail, elsewhere: Path) -> None:
@@ -267,7 +267,7 @@ def test_checkpoints_of_another_model(line: Fail, elsewhere: Path, model: str) -
 
 
 def test_a_model_of_another_task(line: Fail, model: str) -> None:
-    said = line("eval", model, "--task.name", "countdown", "--eval.num-prompts", "2")
+    said = line("eval", model, "--task.name", "tiny_countdown", "--eval.num-prompts", "2")
     assert said.startswith("the model's alphabet lacks ") and "(it has '01234=')" in said
 
 
@@ -282,9 +282,9 @@ def test_an_output_that_is_taken(line: Fail, elsewhere: Path, model: str) -> Non
 def test_a_verifier_that_raises_names_the_row_and_keeps_its_traceback(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from diffpo.tasks.sudoku import Sudoku
+    from diffpo.tasks.tiny_sudoku import TinySudoku
 
-    monkeypatch.setattr(Sudoku, "verify", lambda *_: 1 / 0)
+    monkeypatch.setattr(TinySudoku, "verify", lambda *_: 1 / 0)
     with pytest.raises(RuntimeError, match=r"the verifier raised ZeroDivisionError.*'sudoku-test-0'") as caught:
         main(["eval", model, "--eval.num-prompts", "2"])
     assert isinstance(caught.value.__cause__, ZeroDivisionError)

@@ -334,7 +334,7 @@ def test_a_run_is_known_by_its_config(tmp_path: Path) -> None:
 
 
 def test_a_pretrained_model_knows_its_task(tmp_path: Path) -> None:
-    task = TaskConfig(name="countdown", seed=3)
+    task = TaskConfig(name="tiny_countdown", seed=3)
     write(tmp_path / "model.json", '{"model_type": "diffpo"}')
     write(tmp_path / "config.json", to_json(SftConfig(task=task)))
     assert find_training(tmp_path) == (None, task)

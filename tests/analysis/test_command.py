@@ -80,13 +80,13 @@ def test_parts_that_are_asked_for(model: str, tmp_path: Path) -> None:
 def test_a_run_is_analysed_as_it_was_trained(tmp_path: Path) -> None:
     run = {
         "train": "model",
-        "task": {"name": "countdown"},
+        "task": {"name": "tiny_countdown"},
         "rollout": {"sampler": "top_k:2", "temperature": 0.7},
         "objective": {"num_latents": 3},
     }
     (tmp_path / "config.json").write_text(json.dumps(run))
     parsed = parse("analyze", str(tmp_path))
-    assert parsed.task.name == "countdown" and parsed.objective.num_latents == 3
+    assert parsed.task.name == "tiny_countdown" and parsed.objective.num_latents == 3
     assert parsed.rollout.sampler == "top_k:2" and parsed.rollout.temperature == 0.7
     assert parse("analyze", str(tmp_path), "--rollout.temperature", "0.9").rollout.temperature == 0.9
 

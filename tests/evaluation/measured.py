@@ -31,4 +31,4 @@ def evaluation(gain: float = 0.0, learned: bool = True, levels: Sequence[str] = 
         points += [point("learned", level, 0.5123 + gain, 5 - 10 * gain, 0.2)] if learned else []
         fixed = ((0.1, 0.6, 8), (0.5, 0.5, 4), (2, 0.4, 2))
         frontier += [point(f"entropy_bound:{g:g}", level, accuracy + gain, nfe, g) for g, accuracy, nfe in fixed]
-    return Evaluation("sudoku", tuple(points), tuple(frontier))
+    return Evaluation("tiny_sudoku", tuple(points), tuple(frontier))

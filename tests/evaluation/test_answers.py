@@ -16,7 +16,7 @@ from diffpo.evaluation.evaluate import evaluate
 from diffpo.models.policy import create_policy
 from diffpo.tasks import load_task
 
-TASK = load_task(TaskConfig(name="sudoku"))
+TASK = load_task(TaskConfig(name="tiny_sudoku"))
 POLICY = create_policy(TASK.alphabet, ModelConfig(hidden_size=16, num_layers=1, num_heads=2, mlp_size=16))
 CONFIG = EvalConfig(samplers=("top_k:4",), gammas=(1.0,), num_prompts=10)
 

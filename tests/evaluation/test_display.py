@@ -12,7 +12,7 @@ from rich.console import Console
 from diffpo.config import ModelConfig, RolloutConfig, TaskConfig
 from diffpo.evaluation.display import LiveUnmasking, show_unmasking
 from diffpo.models.policy import create_policy
-from diffpo.tasks.sudoku import Sudoku
+from diffpo.tasks.tiny_sudoku import TinySudoku
 from diffpo.types import Completion, Prompt, Verdict
 
 MASK_ID = 9
@@ -67,7 +67,7 @@ def test_each_call_stays_on_the_terminal() -> None:
 
 
 def test_show_unmasking_answers_and_judges(capsys: pytest.CaptureFixture[str]) -> None:
-    task = Sudoku(TaskConfig())
+    task = TinySudoku(TaskConfig())
     policy = create_policy(task.alphabet, ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32))
     rollout = RolloutConfig(sampler="top_k:4", temperature=0.0)
     (prompt,) = task.prompts("test", 1)

@@ -12,11 +12,11 @@ from diffpo.evaluation.answers import Point, wilson_interval
 from diffpo.evaluation.evaluate import Evaluation, evaluate, measure
 from diffpo.models.policy import Policy, create_policy
 from diffpo.models.threshold import ThresholdHead
-from diffpo.tasks.sudoku import Sudoku
+from diffpo.tasks.tiny_sudoku import TinySudoku
 from diffpo.types import Prompt, Verdict
 
 
-class Coin(Sudoku):
+class Coin(TinySudoku):
     """Sudoku prompts whose answers are right by a coin that the answer itself throws: random weights score too."""
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
@@ -25,7 +25,7 @@ class Coin(Sudoku):
 
 
 def tiny_policy(head: bool = False) -> Policy:
-    policy = create_policy(Sudoku.alphabet, ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32))
+    policy = create_policy(TinySudoku.alphabet, ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32))
     if head:
         policy.threshold = ThresholdHead(32, ThresholdConfig())
     return policy
@@ -36,7 +36,7 @@ def point(nfe: float, accuracy: float, level: str = "", sampler: str = "entropy_
 
 
 def frontier(*points: tuple[float, float]) -> Evaluation:
-    return Evaluation("sudoku", (), tuple(point(*pair) for pair in points))
+    return Evaluation("tiny_sudoku", (), tuple(point(*pair) for pair in points))
 
 
 TASK = Coin(TaskConfig())
@@ -75,7 +75,7 @@ def test_frontier_takes_the_best_of_equal_nfe(nfe: int) -> None:
 
 
 def test_frontier_reads_one_level() -> None:
-    evaluation = Evaluation("sudoku", (), (point(4, 0.5), point(4, 0.9, "easy")))
+    evaluation = Evaluation("tiny_sudoku", (), (point(4, 0.5), point(4, 0.9, "easy")))
     assert (evaluation.frontier_accuracy(4), evaluation.frontier_accuracy(4, "easy")) == (0.5, 0.9)
     with pytest.raises(ValueError, match="'hard'"):
         evaluation.frontier_accuracy(4, "hard")
@@ -83,12 +83,12 @@ def test_frontier_reads_one_level() -> None:
 
 def test_pareto_leaves_out_what_another_point_beats() -> None:
     points = (point(8, 0.8, sampler="top_k:2"), point(4, 0.8, sampler="learned"), point(1, 0.99, "easy"))
-    evaluation = Evaluation("sudoku", points, (point(2, 0.5), point(2, 0.6), point(16, 0.9), point(3, 0.6)))
+    evaluation = Evaluation("tiny_sudoku", points, (point(2, 0.5), point(2, 0.6), point(16, 0.9), point(3, 0.6)))
     assert [(p.nfe, p.accuracy) for p in evaluation.pareto] == [(2, 0.6), (4, 0.8), (16, 0.9)]
 
 
 def test_point_names_what_was_not_measured() -> None:
-    evaluation = Evaluation("sudoku", (point(8, 0.8, sampler="top_k:2"),), (point(4, 0.7),))
+    evaluation = Evaluation("tiny_sudoku", (point(8, 0.8, sampler="top_k:2"),), (point(4, 0.7),))
     assert evaluation.point("entropy_bound:1").nfe == 4
     with pytest.raises(KeyError, match="learned"):
         evaluation.point("learned")
@@ -96,7 +96,7 @@ def test_point_names_what_was_not_measured() -> None:
 
 def test_saved_evaluation_is_loaded_unchanged(tmp_path) -> None:
     points = (replace(point(16, 1 / 3, sampler="top_k:1"), gamma=None), point(3, 2 / 3, "easy", "learned"))
-    evaluation = Evaluation("sudoku", points, (point(2, 0.1), point(7, 0.7)))
+    evaluation = Evaluation("tiny_sudoku", points, (point(2, 0.1), point(7, 0.7)))
     evaluation.save(tmp_path / "new" / "folder")
     assert Evaluation.load(tmp_path / "new" / "folder") == evaluation
     with (tmp_path / "new" / "folder" / "evaluation.csv").open() as file:

@@ -69,13 +69,13 @@ def test_comparison_table_when_nothing_was_learned_before() -> None:
 
 
 def test_comparison_table_without_a_frontier_or_a_learned_sampler() -> None:
-    plain = Evaluation("sudoku", evaluation(learned=False).points)
+    plain = Evaluation("tiny_sudoku", evaluation(learned=False).points)
     assert not any(words[0] == "vs" for words in render(comparison_table(plain, evaluation())))
     assert not any(words[0] in ("learned", "easy") for words in render(comparison_table(evaluation(), plain)))
 
 
 def test_beyond_the_frontier_its_end_is_shown() -> None:
-    slow = Evaluation("sudoku", (point("learned", "", 0.7, 12),))
+    slow = Evaluation("tiny_sudoku", (point("learned", "", 0.7, 12),))
     assert row(comparison_table(evaluation(), slow), "vs") == "vs fixed 60.0 70.0 [65, 75] +10.0 8.00 → 12.0 +50 %"
 
 
@@ -108,7 +108,7 @@ def test_compare_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtu
     errors = {
         (f"{tmp_path}/none",): "no evaluation.json in it; diffpo eval MODEL --output",
         (f"x={tmp_path}/a", f"x={tmp_path}/a"): "x: named twice; give each evaluation a name of its own",
-        (f"{tmp_path}/a", f"{tmp_path}/b"): "evaluations of different tasks (gsm8k, sudoku)",
+        (f"{tmp_path}/a", f"{tmp_path}/b"): "evaluations of different tasks (gsm8k, tiny_sudoku)",
     }
     for folders, error in errors.items():
         with pytest.raises(SystemExit):

@@ -53,7 +53,7 @@ def write_cell(
         own = [point("learned", *learned, 0.5), hard(point("learned", *HARD, 0.5))] if learned else []
         frontier = (point("entropy_bound:0.5", accuracy, 4.0), point("entropy_bound:3", accuracy - 0.2, 2.0))
         frontier += tuple(hard(replace(fixed, accuracy=fixed.accuracy - 0.1)) for fixed in frontier)
-        Evaluation("sudoku", (point("top_k:8", accuracy, 2.0), *own), frontier).save(place)
+        Evaluation("tiny_sudoku", (point("top_k:8", accuracy, 2.0), *own), frontier).save(place)
         right = "".join(str(int(index < round(4 * accuracy))) for index in range(4))
         answers = {"correct": {"top_k:8": right}, "nfe": {"top_k:8": [2, 2, 4, 8]}}
         record = {"prompts": ["a", "b", "c", "d"], "gen_length": 16} | answers

@@ -16,7 +16,7 @@ from diffpo.grading.saved import grade_row
 from diffpo.tasks import CHAT, load_task
 from diffpo.tasks.base import Split, Task
 from diffpo.tasks.chat import PREFILL
-from diffpo.tasks.sudoku import GRID_SET
+from diffpo.tasks.tiny_sudoku import GRID_SET
 from diffpo.types import Prompt
 
 COUNTDOWN_TEST = FOLDER.parent / "countdown_cd3_test.jsonl"
@@ -244,7 +244,7 @@ def test_no_solved_examples(name: str) -> None:
         lambda: task.solution(Prompt("x", "x")),
         lambda: task.open_positions(Prompt("x", "x")),
     ):
-        with pytest.raises(ValueError, match=f"{name} has no solved examples for a tiny model: choose sudoku"):
+        with pytest.raises(ValueError, match=f"{name} has no solved examples for a tiny model: choose tiny_sudoku"):
             use()
 
 
@@ -264,8 +264,8 @@ def test_unknown_names(name: str, near: str) -> None:
             "task.easy does nothing for gsm8k, which takes rules data test_data reward",
         ),
         ({"name": "gsm8k", "hard_share": 0.1}, "task.hard_share does nothing for gsm8k"),
-        ({"name": "sudoku", "rules": "d1"}, "task.rules does nothing for sudoku"),
-        ({"name": "countdown", "test_data": "a.jsonl"}, "task.test_data does nothing for countdown"),
+        ({"name": "tiny_sudoku", "rules": "d1"}, "task.rules does nothing for tiny_sudoku"),
+        ({"name": "tiny_countdown", "test_data": "a.jsonl"}, "task.test_data does nothing for tiny_countdown"),
         ({"name": "reasoning_gym:gcd", "data": "a.jsonl"}, "task.data does nothing for reasoning_gym:gcd"),
         ({"name": "gsm8k", "rules": "d1", "reward": ("number",)}, "task.rules does nothing beside task.reward"),
     ],

@@ -33,7 +33,7 @@ def test_prompts_depend_on_their_index_alone(task: Task, split: Split) -> None:
     assert task.prompts(split, 30) == whole
     assert task.prompts(split, 1, start=12) == [whole[12]]
     assert task.prompts(split, 0, start=5) == []
-    assert [prompt.id for prompt in whole] == [f"{task.name}-{split}-{i}" for i in range(30)]
+    assert [prompt.id for prompt in whole] == [f"{task.name.removeprefix('tiny_')}-{split}-{i}" for i in range(30)]
 
 
 def test_splits_are_disjoint(task: Task) -> None:
@@ -59,14 +59,14 @@ def test_solution_is_right_and_fits(task: Task, split: Split) -> None:
         assert verdict.correct and verdict.reward == 1.0 and verdict.parts["correct"] == 1.0
         assert task.verify(prompt, f" {solution}\n").correct
         assert set(prompt.text + solution) <= set(task.alphabet)
-        assert len(solution) < task.gen_length or (task.name == "sudoku" and len(solution) == task.gen_length)
+        assert len(solution) < task.gen_length or (task.name == "tiny_sudoku" and len(solution) == task.gen_length)
 
 
 def test_open_positions_are_what_the_prompt_leaves_out(task: Task) -> None:
     for prompt in task.prompts("train", 20):
         closed = set(range(len(task.solution(prompt)))) - set(task.open_positions(prompt))
         assert all(prompt.text[i] == task.solution(prompt)[i] for i in closed)
-        assert len(closed) == (16 - prompt.text.count("0") if task.name == "sudoku" else 0)
+        assert len(closed) == (16 - prompt.text.count("0") if task.name == "tiny_sudoku" else 0)
 
 
 def test_alphabet_names_each_character_once(task: Task) -> None:
@@ -88,8 +88,12 @@ def test_copies_are_equal(task: Task) -> None:
 
 
 def test_wrong_names_are_errors_that_say_so(task: Task) -> None:
-    with pytest.raises(ValueError, match="did you mean 'sudoku'"):
-        load_task("sudoko")
+    with pytest.raises(ValueError, match="did you mean 'tiny_sudoku'"):
+        load_task("tiny_sudoko")
+    with pytest.raises(ValueError, match=r"did you mean tiny_sudoku \(tiny models\) or sudoku_4x4 \(chat models\)\?$"):
+        load_task("sudoku")
+    with pytest.raises(ValueError, match=r"did you mean tiny_arithmetic \(tiny models\)\?$"):
+        load_task("arithmetic")
     with pytest.raises(ValueError, match="unknown split 'tset'; did you mean 'test'"):
         task.prompts("tset", 1)  # pyright: ignore[reportArgumentType]
 

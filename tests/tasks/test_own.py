@@ -244,9 +244,9 @@ def test_built_in_rewards() -> None:
     [
         (
             {"data": "my.jsonl"},
-            "task.data does nothing for sudoku, which takes easy hard hard_share (your own: data and",
+            "task.data does nothing for tiny_sudoku, which takes easy hard hard_share (your own: data and",
         ),
-        ({"reward": ("code",)}, "task.reward does nothing for sudoku"),
+        ({"reward": ("code",)}, "task.reward does nothing for tiny_sudoku"),
         ({"name": "own"}, "a task of your own takes task.data FILE.jsonl and task.reward FILE.py:FUNCTION, both"),
         ({"name": "own", "data": "my.jsonl"}, "a task of your own takes task.data"),
         ({"name": "own", "data": "my.jsonl", "reward": ("code",), "rules": "d1"}, "task.rules does nothing for own"),

@@ -139,7 +139,7 @@ def test_a_folder_is_one_run(config: TrainConfig) -> None:
 
 def test_a_start_that_fails_claims_no_folder(config: TrainConfig) -> None:
     with pytest.raises(ValueError, match="the model's alphabet lacks"):
-        train(replace(config, task=TaskConfig(name="arithmetic")), quiet=True)
+        train(replace(config, task=TaskConfig(name="tiny_arithmetic")), quiet=True)
     train(replace(config, steps=1), quiet=True)
 
 

@@ -47,7 +47,7 @@ def test_the_policy_and_its_config_are_on_disk(tmp_path: Path) -> None:
     assert from_dict(SftConfig, json.loads((tmp_path / "config.json").read_text())) == config
 
 
-@pytest.mark.parametrize("name", ["sudoku", "arithmetic"])
+@pytest.mark.parametrize("name", ["tiny_sudoku", "tiny_arithmetic"])
 def test_label_noise_falls_on_open_positions_at_its_rate(name: str) -> None:
     task = load_task(TaskConfig(name=name))
     policy = create_policy(task.alphabet, SHAPE)

@@ -8,7 +8,7 @@ from typing import Literal
 from diffpo.config.checks import check
 
 TASK_KNOBS = {
-    **dict.fromkeys(("sudoku", "countdown", "arithmetic"), "easy hard hard_share"),
+    **dict.fromkeys(("tiny_sudoku", "tiny_countdown", "tiny_arithmetic"), "easy hard hard_share"),
     **dict.fromkeys(("gsm8k", "math500", "countdown_cd3", "sudoku_4x4"), "rules data test_data reward"),
     "reasoning_gym": "reward",
     "own": "data test_data reward",
@@ -20,10 +20,10 @@ TASK_KNOBS = {
 class TaskConfig:
     """What is asked."""
 
-    name: str = "sudoku"
-    """sudoku, countdown, arithmetic (tiny models); gsm8k, math500, countdown_cd3, sudoku_4x4; reasoning_gym:NAME."""
+    name: str = "tiny_sudoku"
+    """gsm8k, math500, countdown_cd3, sudoku_4x4, reasoning_gym:NAME; tiny_sudoku, tiny_countdown, tiny_arithmetic."""
     easy: tuple[int, int] | None = None
-    """Difficulty range of easy prompts (sudoku: blanks, countdown: numbers, arithmetic: terms). None: task's own."""
+    """Difficulty range of easy prompts (Sudoku: blanks, Countdown: numbers, arithmetic: terms). None: task's own."""
     hard: tuple[int, int] | None = None  # difficulty range of hard prompts, on the same dial. None: the task's own
     hard_share: float = 0.5  # share of hard prompts
     seed: int = 0  # seed of the task's data and of its train / test split
@@ -40,7 +40,7 @@ class TaskConfig:
         check(0 <= self.hard_share <= 1, f"task.hard_share must lie in [0, 1], got {self.hard_share}")
         for name, span in (("easy", self.easy), ("hard", self.hard)):
             check(span is None or 1 <= span[0] <= span[1], f"task.{name} must be a range LOW HIGH, got {span}")
-        if self.name == "sudoku" and self.data and self.reward:  # the default name: rows and rewards make a task
+        if self.name == "tiny_sudoku" and self.data and self.reward:  # the default name: rows and rewards make a task
             object.__setattr__(self, "name", "own")
         knobs = TASK_KNOBS.get(self.name.partition(":")[0])
         for name in sorted({*" ".join(TASK_KNOBS.values()).split()} - {*(knobs or "").split()}) if knobs else ():

@@ -22,7 +22,7 @@ PALETTE = ("#4c8dd6", "#2aa198", "#5fa84e", "#b58900", "#d9742b", "#d1507f", "#8
 """Colours of the calls, over again after the last; legible on dark and on light."""
 GEN_LENGTH = 128
 """Canvas where no task and no setting says how long it is."""
-GRID_COLUMNS = {"sudoku": 4}
+GRID_COLUMNS = {"tiny_sudoku": 4}
 """Cells in a row, for tasks whose canvas is a grid."""
 
 

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from diffpo.tasks.base import Task
 
 TINY = {
-    "arithmetic": ("diffpo.tasks.arithmetic", "Arithmetic"),
-    "countdown": ("diffpo.tasks.countdown", "Countdown"),
-    "sudoku": ("diffpo.tasks.sudoku", "Sudoku"),
+    "tiny_arithmetic": ("diffpo.tasks.tiny_arithmetic", "TinyArithmetic"),
+    "tiny_countdown": ("diffpo.tasks.tiny_countdown", "TinyCountdown"),
+    "tiny_sudoku": ("diffpo.tasks.tiny_sudoku", "TinySudoku"),
 }
 """For character-level models: raw prompts, endless splits, solved examples."""
 CHAT = {
@@ -34,6 +34,12 @@ def load_task(config: TaskConfig | str) -> Task:
         config = TaskConfig(name=config)
     kind = config.name.partition(":")[0]
     if kind not in TASKS or (":" in config.name and kind != "reasoning_gym"):
-        raise ValueError(f"unknown task {config.name!r}{suggest(config.name, TASKS)}")
+        raise ValueError(f"unknown task {config.name!r}{_kin(config.name) or suggest(config.name, TASKS)}")
     module, name = TASKS[kind]
     return getattr(importlib.import_module(module), name)(config)
+
+
+def _kin(word: str) -> str:
+    """Names that a bare subject, such as "sudoku", leaves open."""
+    found = [f"{name} ({'tiny' if name in TINY else 'chat'} models)" for name in TASKS if word in name.split("_")]
+    return f"; did you mean {' or '.join(found)}?" if found else ""

@@ -64,7 +64,7 @@ class ChatTask:
         raise ValueError(self._no_examples())
 
     def _no_examples(self) -> str:
-        return f"{self.name} has no solved examples for a tiny model: choose sudoku, countdown or arithmetic"
+        return f"{self.name} has no solved examples for a tiny model: choose tiny_sudoku or its like"
 
 
 class RowTask(ChatTask):

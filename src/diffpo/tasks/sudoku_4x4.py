@@ -13,7 +13,7 @@ from diffpo.tasks.base import Split
 from diffpo.tasks.chat import PREFILL, RowTask, answer_form
 from diffpo.tasks.data import Row, column
 from diffpo.tasks.stream import check_split, index_rng
-from diffpo.tasks.sudoku import GRID_SET, GRIDS, Sudoku, unique_clues
+from diffpo.tasks.tiny_sudoku import GRID_SET, GRIDS, TinySudoku, unique_clues
 from diffpo.types import Prompt
 
 NUM_BLANKS = 8
@@ -33,7 +33,7 @@ class Sudoku4x4(RowTask):
 
     def __init__(self, config: TaskConfig) -> None:
         super().__init__(config)
-        split = Sudoku(TaskConfig(name="sudoku", seed=config.seed)).grids
+        split = TinySudoku(TaskConfig(name="tiny_sudoku", seed=config.seed)).grids
         self._grids: dict[Split, list[int]] = {"train": split["train"], "test": split["test"]}
         self._reserved = config.test_data is None
 

@@ -16,15 +16,15 @@ MAX_VALUE = 19
 MAX_TARGET = 99
 
 
-class Countdown:
+class TinyCountdown:
     """The prompt "3,7,12=16:" asks for "12+7-3". The dial counts numbers."""
 
-    name = "countdown"
+    name = "tiny_countdown"
     alphabet = "0123456789+-*/(),=:"
 
     def __init__(self, config: TaskConfig) -> None:
         dial = Dial.from_config(config, easy=(3, 3), hard=(4, 4), limits=(2, 6))
-        self.stream = GymStream(self.name, "countdown", config.seed, dial, _options, _read)
+        self.stream = GymStream("countdown", "countdown", config.seed, dial, _options, _read)
         self.gen_length = _canvas_length(dial.top)
 
     def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:

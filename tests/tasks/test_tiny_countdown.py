@@ -7,15 +7,15 @@ import re
 import pytest
 
 from diffpo.config import TaskConfig
-from diffpo.tasks.countdown import MAX_TARGET, MAX_VALUE, Countdown
+from diffpo.tasks.tiny_countdown import MAX_TARGET, MAX_VALUE, TinyCountdown
 from diffpo.types import Prompt
 
 PROMPT = Prompt("hand-made", "3,7,12=16:", columns={"numbers": (3, 7, 12), "target": 16, "solution": "12+7-3"})
 
 
 @pytest.fixture(scope="module")
-def task() -> Countdown:
-    return Countdown(TaskConfig(name="countdown"))
+def task() -> TinyCountdown:
+    return TinyCountdown(TaskConfig(name="tiny_countdown"))
 
 
 @pytest.mark.parametrize(
@@ -47,14 +47,14 @@ def task() -> Countdown:
         ("", False, False),
     ],
 )
-def test_verdicts(task: Countdown, answer: str, correct: bool, numbers: bool) -> None:
+def test_verdicts(task: TinyCountdown, answer: str, correct: bool, numbers: bool) -> None:
     verdict = task.verify(PROMPT, answer)
     assert verdict.correct is correct
     assert verdict.reward == float(correct)
     assert verdict.parts == {"correct": float(correct), "numbers": float(numbers)}
 
 
-def test_fractions_are_exact(task: Countdown) -> None:
+def test_fractions_are_exact(task: TinyCountdown) -> None:
     prompt = Prompt("classic", "1,3,4,6=24:", columns={"numbers": [1, 3, 4, 6], "target": 24})
     assert task.verify(prompt, "6/(1-3/4)").correct
     near = Prompt("near", "1,3,3=1:", columns={"numbers": [1, 3, 3], "target": 1})
@@ -62,7 +62,7 @@ def test_fractions_are_exact(task: Countdown) -> None:
     assert not task.verify(near, "(1/3)/3").correct
 
 
-def test_dial_counts_numbers(task: Countdown) -> None:
+def test_dial_counts_numbers(task: TinyCountdown) -> None:
     counts: dict[str, set[int]] = {"easy": set(), "hard": set()}
     for prompt in task.prompts("train", 100):
         *numbers, target = map(int, re.findall(r"\d+", prompt.text))
@@ -76,7 +76,7 @@ def test_dial_counts_numbers(task: Countdown) -> None:
 @pytest.mark.parametrize("num_numbers", [2, 5, 6])
 def test_answers_fit_at_every_dial(num_numbers: int) -> None:
     span = (num_numbers, num_numbers)
-    task = Countdown(TaskConfig(name="countdown", easy=span, hard=span))
+    task = TinyCountdown(TaskConfig(name="tiny_countdown", easy=span, hard=span))
     assert task.gen_length == 4 * num_numbers
     for prompt in task.prompts("train", 20):
         assert task.verify(prompt, task.solution(prompt)).correct
@@ -85,7 +85,7 @@ def test_answers_fit_at_every_dial(num_numbers: int) -> None:
 
 def test_no_reordering_crosses_the_split() -> None:
     """Two numbers make few problems, so that each occurs in many orders."""
-    task = Countdown(TaskConfig(name="countdown", easy=(2, 2), hard_share=0.0))
+    task = TinyCountdown(TaskConfig(name="tiny_countdown", easy=(2, 2), hard_share=0.0))
     problems = {
         split: {str(sorted(re.findall(r"\d+", p.text.partition("=")[0]))) + p.text.partition("=")[2] for p in prompts}
         for split, prompts in (("train", task.prompts("train", 400)), ("test", task.prompts("test", 60)))

@@ -10,7 +10,7 @@ import pytest
 
 from diffpo.config import TaskConfig
 from diffpo.tasks.base import Split
-from diffpo.tasks.sudoku import CLUES, DIFFERENCES, GRIDS, MAX_BLANKS, NUM_TRAIN_GRIDS, Sudoku
+from diffpo.tasks.tiny_sudoku import CLUES, DIFFERENCES, GRIDS, MAX_BLANKS, NUM_TRAIN_GRIDS, TinySudoku
 from diffpo.types import Prompt
 
 PUZZLE = Prompt(
@@ -45,14 +45,14 @@ def test_all_grids() -> None:
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_solution_is_unique(split: Split) -> None:
-    task = Sudoku(TaskConfig(easy=(2, 7), hard=(8, 12)))
+    task = TinySudoku(TaskConfig(easy=(2, 7), hard=(8, 12)))
     for prompt in task.prompts(split, 100):
         assert len(prompt.text) == 17 and prompt.text[-1] == "="
         assert solutions(prompt.text[:16]) == [task.solution(prompt)]
 
 
 def test_grids_of_the_splits_are_disjoint() -> None:
-    task = Sudoku(TaskConfig())
+    task = TinySudoku(TaskConfig())
     train = {task.solution(prompt) for prompt in task.prompts("train", 3000)}
     test = {task.solution(prompt) for prompt in task.prompts("test", 2000)}
     assert (len(train), len(test)) == (NUM_TRAIN_GRIDS, 288 - NUM_TRAIN_GRIDS)
@@ -60,12 +60,12 @@ def test_grids_of_the_splits_are_disjoint() -> None:
 
 
 def test_split_depends_on_the_seed() -> None:
-    assert set(Sudoku(TaskConfig(seed=0)).grids["test"]) != set(Sudoku(TaskConfig(seed=1)).grids["test"])
+    assert set(TinySudoku(TaskConfig(seed=0)).grids["test"]) != set(TinySudoku(TaskConfig(seed=1)).grids["test"])
 
 
 def test_dial_counts_blanks() -> None:
     blanks: dict[str, set[int]] = {"easy": set(), "hard": set()}
-    for prompt in Sudoku(TaskConfig()).prompts("train", 500):
+    for prompt in TinySudoku(TaskConfig()).prompts("train", 500):
         blanks[prompt.level].add(prompt.text.count("0"))
     assert blanks == {"easy": {2, 3, 4, 5}, "hard": {8, 9, 10}}
 
@@ -97,7 +97,7 @@ def test_every_grid_has_a_puzzle_at_the_limit_and_none_beyond() -> None:
     ],
 )
 def test_verdicts(answer: str, correct: bool, blanks: float) -> None:
-    verdict = Sudoku(TaskConfig()).verify(PUZZLE, answer)
+    verdict = TinySudoku(TaskConfig()).verify(PUZZLE, answer)
     assert verdict.correct is correct
     assert verdict.reward == float(correct)
     assert verdict.parts["blanks"] == pytest.approx(blanks)
@@ -106,12 +106,12 @@ def test_verdicts(answer: str, correct: bool, blanks: float) -> None:
 def test_any_valid_completion_counts() -> None:
     """A puzzle of another source may have several solutions; each that keeps the clues is right."""
     prompt = Prompt("open", "0" * 16 + "=", columns={"puzzle": "0" * 16, "solution": GRIDS[0]})
-    assert all(Sudoku(TaskConfig()).verify(prompt, grid).correct for grid in GRIDS)
+    assert all(TinySudoku(TaskConfig()).verify(prompt, grid).correct for grid in GRIDS)
 
 
 def test_prompts_are_quick() -> None:
     """5,000 a second, so that pre-training's 20,000 take seconds; the best of three on a busy machine."""
-    task, times = Sudoku(TaskConfig()), []
+    task, times = TinySudoku(TaskConfig()), []
     for trial in range(3):
         start = time.perf_counter()
         task.prompts("train", 1000, start=1000 * trial)

@@ -16,15 +16,15 @@ NUM_DIGITS = 1
 """Digits of each term."""
 
 
-class Arithmetic:
+class TinyArithmetic:
     """The prompt "3-5+9=" asks for "7". The dial counts terms."""
 
-    name = "arithmetic"
+    name = "tiny_arithmetic"
     alphabet = "0123456789+-="
 
     def __init__(self, config: TaskConfig) -> None:
         dial = Dial.from_config(config, easy=(2, 3), hard=(5, 6), limits=(2, 20))
-        self.stream = GymStream(self.name, "chain_sum", config.seed, dial, _options, _read)
+        self.stream = GymStream("arithmetic", "chain_sum", config.seed, dial, _options, _read)
         self.gen_length = len(f"-{dial.top * (10**NUM_DIGITS - 1)}") + 1  # and EOS
 
     def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:

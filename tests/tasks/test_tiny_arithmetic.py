@@ -7,7 +7,7 @@ import re
 import pytest
 
 from diffpo.config import TaskConfig
-from diffpo.tasks.arithmetic import Arithmetic
+from diffpo.tasks.tiny_arithmetic import TinyArithmetic
 from diffpo.types import Prompt
 
 PROMPT = Prompt("hand-made", "3-5+9=", columns={"answer": "7"})
@@ -15,12 +15,12 @@ PROMPT = Prompt("hand-made", "3-5+9=", columns={"answer": "7"})
 
 @pytest.mark.parametrize("answer", ["7", " 7\n", "+7", "7.0", "07", "$7", "14/2", "hm\n7", r"\boxed{7}"])
 def test_right_answers(answer: str) -> None:
-    assert Arithmetic(TaskConfig(name="arithmetic")).verify(PROMPT, answer).reward == 1.0
+    assert TinyArithmetic(TaskConfig(name="tiny_arithmetic")).verify(PROMPT, answer).reward == 1.0
 
 
 @pytest.mark.parametrize("answer", ["", "-7", "77", "7 8", "7\n8", "7.01", "3-5+9", "7=", "seven", "7e0", "\u0667"])
 def test_wrong_answers(answer: str) -> None:
-    assert Arithmetic(TaskConfig(name="arithmetic")).verify(PROMPT, answer).reward == 0.0
+    assert TinyArithmetic(TaskConfig(name="tiny_arithmetic")).verify(PROMPT, answer).reward == 0.0
 
 
 def terms(text: str) -> tuple[int, ...]:
@@ -29,7 +29,7 @@ def terms(text: str) -> tuple[int, ...]:
 
 def test_dial_counts_terms_and_the_answer_is_their_sum() -> None:
     counts: dict[str, set[int]] = {"easy": set(), "hard": set()}
-    for prompt in Arithmetic(TaskConfig(name="arithmetic")).prompts("train", 300):
+    for prompt in TinyArithmetic(TaskConfig(name="tiny_arithmetic")).prompts("train", 300):
         assert re.fullmatch(r"\d([+-]\d)+=", prompt.text)
         assert sum(terms(prompt.text)) == int(str(prompt.columns["answer"]))
         counts[prompt.level].add(len(terms(prompt.text)))
@@ -37,12 +37,12 @@ def test_dial_counts_terms_and_the_answer_is_their_sum() -> None:
 
 
 def test_no_reordering_crosses_the_split() -> None:
-    task = Arithmetic(TaskConfig(name="arithmetic", easy=(2, 3), hard_share=0.0))
+    task = TinyArithmetic(TaskConfig(name="tiny_arithmetic", easy=(2, 3), hard_share=0.0))
     train = {tuple(sorted(terms(prompt.text))) for prompt in task.prompts("train", 3000)}
     test = {tuple(sorted(terms(prompt.text))) for prompt in task.prompts("test", 1000)}
     assert len(test) > 50 and train.isdisjoint(test)
 
 
 def test_canvas_holds_the_extremes() -> None:
-    assert Arithmetic(TaskConfig(name="arithmetic")).gen_length == len("-54") + 1
-    assert Arithmetic(TaskConfig(name="arithmetic", hard=(12, 12))).gen_length == len("-108") + 1
+    assert TinyArithmetic(TaskConfig(name="tiny_arithmetic")).gen_length == len("-54") + 1
+    assert TinyArithmetic(TaskConfig(name="tiny_arithmetic", hard=(12, 12))).gen_length == len("-108") + 1
