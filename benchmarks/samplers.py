@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 
 from diffpo import Evaluation, evaluate, load_policy, load_task
 from diffpo.config import EvalConfig, RolloutConfig, TaskConfig
-from diffpo.evaluation.report import COLOURS, INK, new_figure, save_figure, scale_calls, style_axes
+from diffpo.drawing import COLOURS, INK, new_figure, save_figure, scale_calls, style_axes
 from diffpo.study.origin import origin
 from diffpo.study.statistics import read_off, statistic
 

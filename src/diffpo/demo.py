@@ -14,8 +14,9 @@ from rich.console import Console
 
 from diffpo.config import DemoConfig, SftConfig, TrainConfig
 from diffpo.evaluation.answers import Point
+from diffpo.evaluation.display import clues
 from diffpo.evaluation.evaluate import Evaluation, evaluate
-from diffpo.evaluation.report import frontier_figure, training_figure, unmasking_figure
+from diffpo.evaluation.figures import frontier_figure, training_figure, unmasking_figure
 from diffpo.evaluation.tables import comparison_table
 from diffpo.models.policy import Policy
 from diffpo.models.threshold import ThresholdHead
@@ -149,4 +150,5 @@ def draw(policy: Policy, training: TrainConfig, before: Evaluation, after: Evalu
     prompt = next(prompt for prompt in task.prompts("test", 64) if prompt.level == "hard")
     ((_, completion),) = sample(policy, [prompt], replace(training.rollout, temperature=0.0), task.gen_length)
     tokens = [policy.tokenizer.decode([token]) for token in completion.tokens.tolist()]
-    unmasking_figure(prompt.text, tokens, completion, output / "unmasking.png", columns=4)
+    given = clues(prompt, len(tokens))
+    unmasking_figure(prompt.text, tokens, completion, output / "unmasking.png", columns=4, given=given)

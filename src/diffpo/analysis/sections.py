@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
@@ -39,12 +40,26 @@ class Section:
     figures: Mapping[str, float | None] = field(default_factory=dict)
     """Single numbers by name."""
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What the quantity on the axis cannot leave, whatever its interval; a mean's t interval may."""
+        return next((bounds for name, bounds in BOUNDS.items() if self.name.startswith(name)), (-math.inf, math.inf))
+
     def plain(self) -> dict[str, Any]:
         """For JSON, rounded."""
         plain = asdict(self)
         plain["series"] = [{name: rounded(value) for name, value in entry.items()} for entry in plain["series"]]
         plain["figures"] = {name: rounded(value) for name, value in plain["figures"].items()}
         return plain
+
+
+BOUNDS = {
+    **dict.fromkeys(("kl_", "threshold_by_difficulty", "weights_by_call"), (0.0, math.inf)),
+    **dict.fromkeys(("gamma_commits", "order"), (1.0, math.inf)),
+    **dict.fromkeys(("calibration", "gamma_accuracy", "gradient_noise", "weights_in_use"), (0.0, 1.0)),
+    "gradient_direction": (-1.0, 1.0),
+}
+"""Bounds by how a section's name begins."""
 
 
 class Means(NamedTuple):

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffpo.analysis.sections import Section, Series
-from diffpo.evaluation.report import COLOURS, INK, new_figure, save_figure, style_axes
+from diffpo.drawing import INK, Style, keep_within, legend_above, new_figure, save_figure, style_axes, styles
 
 MAX_COLUMNS = 8
 
@@ -49,43 +49,45 @@ def _short(value: float | str | None) -> str:
 
 
 def draw_section(section: Section, path: str | Path) -> None:
-    """Lines with their intervals over numbers, dots with bars over categories; PNG or SVG, as the path ends."""
+    """Lines with their intervals over numbers, dots with bars over categories; PNG or SVG, as the path ends.
+
+    Intervals end where the quantity must.
+    """
     figure = new_figure((7.2, 4.4))
     axes = figure.add_subplot()
     style_axes(axes)
+    looks = styles(len(section.series))
     draw = _draw_categories if any(isinstance(x, str) for s in section.series for x in s.x) else _draw_lines
-    draw(axes, section.series)
+    draw(axes, section, looks)
+    keep_within(axes, *section.bounds)
     axes.set_xlabel(section.x, fontsize=11, color=INK)
     axes.set_ylabel(section.y, fontsize=11, color=INK)
     axes.set_title(section.title, fontsize=12, color=INK, loc="left", parse_math=False)
     if len(section.series) > 1:
-        longest = max(len(series.label) for series in section.series)
-        columns = max(1, min(len(section.series), 100 // (longest + 8)))
-        legend = figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=10)
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        handles = [look.handle(series.label) for look, series in zip(looks, section.series, strict=True)]
+        legend_above(figure, handles, "outside lower left")
     save_figure(figure, path)
 
 
-def _draw_lines(axes: Axes, lines: Sequence[Series]) -> None:
-    for index, series in enumerate(lines):
-        colour = COLOURS[(index + (len(lines) == 1)) % len(COLOURS)]
+def _draw_lines(axes: Axes, section: Section, looks: Sequence[Style]) -> None:
+    for look, series in zip(looks, section.series, strict=True):
         x, y, width = (np.array([math.nan if v is None else v for v in values]) for values in _columns(series))
-        axes.plot(x, y, "-o", color=colour, linewidth=2, markersize=4, label=series.label)
-        axes.fill_between(x, y - width, y + width, color=colour, alpha=0.12, linewidth=0)
+        axes.plot(x, y, linewidth=2, markersize=4.5, **look.line)
+        low, high = (np.clip(end, *section.bounds) for end in (y - width, y + width))
+        axes.fill_between(x, low, high, color=look.colour, alpha=0.12, linewidth=0)
 
 
-def _draw_categories(axes: Axes, lines: Sequence[Series]) -> None:
-    names = list(dict.fromkeys(x for series in lines for x in series.x))
-    for index, series in enumerate(lines):
-        colour = COLOURS[(index + 1) % len(COLOURS)]
-        _, y, width = (list(values) for values in _columns(series))
-        known = [(names.index(x), v, w or 0.0) for x, v, w in zip(series.x, y, width, strict=True) if v is not None]
-        known = [entry for entry in known if math.isfinite(entry[1])]
-        shift = 0.16 * (index - (len(lines) - 1) / 2)
-        at = [place + shift for place, *_ in known]
-        style = {"fmt": "o", "color": colour, "markersize": 7, "linewidth": 1.6, "capsize": 3}
-        axes.errorbar(at, [v for _, v, _ in known], [w for *_, w in known], label=series.label, **style)  # type: ignore[arg-type]
+def _draw_categories(axes: Axes, section: Section, looks: Sequence[Style]) -> None:
+    names = list(dict.fromkeys(x for series in section.series for x in series.x))
+    lowest, highest = section.bounds
+    for index, (look, series) in enumerate(zip(looks, section.series, strict=True)):
+        shift = 0.16 * (index - (len(looks) - 1) / 2)
+        for x, y, width in zip(*_columns(series), strict=True):
+            if y is None or not math.isfinite(y):
+                continue
+            ends = [[y - max(lowest, y - (width or 0.0))], [min(highest, y + (width or 0.0)) - y]]
+            style = {"fmt": look.marker, "color": look.colour, "markersize": 7, "linewidth": 1.6, "capsize": 3}
+            axes.errorbar([names.index(x) + shift], [y], ends, **style)  # type: ignore[arg-type]
     axes.set_xticks(range(len(names)), [str(name) for name in names])
 
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import NullFormatter, NullLocator
 
 from diffpo.bench.measure import Tally, in_turn
 from diffpo.bench.workloads import SMALL, decode, random_policy, random_requests
-from diffpo.evaluation.report import COLOURS, FAINT, INK, new_figure, save_figure, style_axes
+from diffpo.drawing import COLOURS, FAINT, INK, new_figure, save_figure, style_axes
 from diffpo.models.transformer import TransformerConfig
 
 AXES = {"canvas": (64, 128, 256), "vocabulary": (4096, 8192, 16384), "batch": (8, 16, 32), "NFE": (8, 16, 32)}

@@ -35,7 +35,7 @@ class Eval:
 
         from diffpo.evaluation.answers import AnswerLog
         from diffpo.evaluation.evaluate import evaluate
-        from diffpo.evaluation.report import frontier_figure
+        from diffpo.evaluation.figures import frontier_figure
         from diffpo.evaluation.tables import evaluation_table, side_by_side_table
         from diffpo.models.policy import load_policy
         from diffpo.tasks import load_task
@@ -84,7 +84,7 @@ class Compare:
         from rich.console import Console
 
         from diffpo.evaluation.evaluate import Evaluation
-        from diffpo.evaluation.report import frontier_figure
+        from diffpo.evaluation.figures import frontier_figure
         from diffpo.evaluation.tables import side_by_side_table
 
         found = {name: Evaluation.load(folder) for name, folder in self._folders().items()}

@@ -26,6 +26,12 @@ GRID_COLUMNS = {"tiny_sudoku": 4}
 """Cells in a row, for tasks whose canvas is a grid."""
 
 
+def clues(prompt: Prompt, length: int) -> tuple[bool, ...]:
+    """Which cells of a puzzle of this length are not blank; none where the prompt is no puzzle."""
+    puzzle = str(prompt.columns.get("puzzle", ""))
+    return tuple(cell != "0" for cell in puzzle) if len(puzzle) == length else (False,) * length
+
+
 class LiveUnmasking:
     """The engine's `on_call` as a context manager: shows the canvas of one request after each denoiser call.
 

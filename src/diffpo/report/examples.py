@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffpo.config import TrainConfig
-from diffpo.evaluation.display import GRID_COLUMNS
+from diffpo.evaluation.display import GRID_COLUMNS, clues
 from diffpo.models.policy import Policy, load_policy
 from diffpo.rollout.local import judge, sample
 from diffpo.tasks import load_task
@@ -73,12 +73,6 @@ def sampler_of(policy: Policy, config: TrainConfig) -> str:
     """The run's sampler; without a head for it, the threshold that a head starts at, for all prompts."""
     sampler = config.rollout.sampler
     return sampler if sampler != "learned" or policy.threshold else f"entropy_bound:{config.threshold.gamma_init:g}"
-
-
-def clues(prompt: Prompt, length: int) -> tuple[bool, ...]:
-    """Which cells of a puzzle of this length are not blank; none where the prompt is no puzzle."""
-    puzzle = str(prompt.columns.get("puzzle", ""))
-    return tuple(cell != "0" for cell in puzzle) if len(puzzle) == length else (False,) * length
 
 
 def choose_prompts(prompts: Sequence[Prompt], num: int) -> list[Prompt]:

@@ -9,36 +9,45 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from diffpo.evaluation.report import (
-    COLOURS,
+from diffpo.drawing import (
+    BETTER,
     FAINT,
     INK,
-    LEVEL_COLOURS,
-    Metrics,
+    WORSE,
+    Style,
+    keep_within,
+    legend_above,
     new_figure,
     save_figure,
     scale_calls,
     style_axes,
+    styles,
 )
+from diffpo.evaluation.figures import LEVEL_COLOURS, Metrics
 from diffpo.study.statistics import statistic
 from diffpo.study.tables import columns_of, direction_of, exceeds_spread, header, scale_of
 
 Summary = Mapping[str, Any]
 
-BETTER, WORSE = "#2b8a3e", "#c92a2a"
-MAX_PANELS = 6
+MAX_PANELS, MAX_COLUMNS = 6, 3
+UNITS = {"nfe/": "calls", "gamma/": "nats", "forwards": "rows"}
 
 
 class NothingToDraw(ValueError):
     """A picture that what was measured holds nothing for."""
 
 
-def colours_of(summary: Summary) -> dict[str, str]:
-    """Colour of each arm: the start is grey."""
-    return {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(summary["arms"])}
+def styles_of(summary: Summary) -> dict[str, Style]:
+    """How each arm is drawn, in every picture of the study: the start is grey."""
+    return dict(zip(summary["arms"], styles(len(summary["arms"])), strict=True))
+
+
+def _legend(figure: Figure, summary: Summary, names: Sequence[str] = ()) -> None:
+    looks = styles_of(summary)
+    legend_above(figure, [looks[name].handle(summary["arms"][name]["label"]) for name in names or looks])
 
 
 # --- accuracy against NFE ----------------------------------------------------------------------------------------
@@ -47,32 +56,24 @@ def colours_of(summary: Summary) -> dict[str, str]:
 def study_frontier_figure(summary: Summary, path: str | Path) -> None:
     """Mean accuracy against mean NFE over seeds: fixed thresholds as lines, learned samplers as stars.
 
-    Bands and bars are the 95 % interval of the mean accuracy over seeds (Student's t).
+    The band is the 95 % interval of the baseline's mean (Student's t); those of all would merge, and what can be said
+    of two arms is their paired difference.
     """
-    figure = new_figure((8.4, 5.0))
+    figure = new_figure((8.4, 5.4))
     axes = figure.add_subplot()
     style_axes(axes)
     scale_calls(axes)
-    for name, colour in colours_of(summary).items():
+    for name, style in styles_of(summary).items():
         metrics = summary["arms"][name]["metrics"]
-        points = sorted(_points(metrics, "entropy_bound:"))
-        calls, middle, width = (np.array([point[i] for point in points]) for i in range(3))
-        if points:
-            faint = 0.10 if len(summary["arms"]) < 5 else 0.04
-            axes.fill_between(calls, middle - width, middle + width, color=colour, alpha=faint, linewidth=0)
-            axes.plot(calls, middle, "-o", color=colour, linewidth=2.0, markersize=3.5)
-        for call, accuracy, half in _points(metrics, "learned"):
-            axes.errorbar(call, accuracy, half, color=colour, alpha=0.5, linewidth=1.4, zorder=4)
-            axes.plot(
-                [call],
-                [accuracy],
-                "*",
-                color=colour,
-                markersize=19,
-                markeredgecolor="white",
-                markeredgewidth=1,
-                zorder=5,
-            )
+        if points := sorted(_points(metrics, "entropy_bound:")):
+            calls, middle, width = (np.array([point[i] for point in points]) for i in range(3))
+            if name == summary["baseline"]:
+                axes.fill_between(calls, middle - width, middle + width, color=style.colour, alpha=0.13, linewidth=0)
+            axes.plot(calls, middle, linewidth=1.8, markersize=4.5, **style.line)
+        for call, accuracy, _ in _points(metrics, "learned"):
+            star = {"markersize": 19, "markeredgecolor": "white", "markeredgewidth": 1}
+            axes.plot([call], [accuracy], "*", color=style.colour, zorder=5, **star)  # type: ignore[arg-type]
+    keep_within(axes, 0, 100)
     axes.set_ylabel("accuracy (%)", fontsize=12, color=INK)
     axes.set_xlabel("denoiser calls per answer (NFE)", fontsize=12, color=INK)
     axes.text(0.015, 0.98, "↖ better", transform=axes.transAxes, va="top", fontsize=11, color=FAINT, style="italic")
@@ -96,20 +97,20 @@ def _points(metrics: Mapping[str, Any], prefix: str) -> list[tuple[float, float,
 def differences_figure(summary: Summary, path: str | Path) -> None:
     """Each arm less the baseline, a panel a metric: every seed a tick, mean with its bootstrap (thick) and t interval.
 
-    Green and red are differences whose t interval leaves 0 out.
+    Green discs and red squares are differences whose t interval leaves 0 out. Panels of one unit have one scale.
     """
     arms = {name: arm for name, arm in summary["arms"].items() if arm["versus"]}
     metrics = [m for m in columns_of(summary) if any(m in arm["versus"] for arm in arms.values())][:MAX_PANELS]
     if not metrics:
         raise NothingToDraw(f"{summary['name']}: no arm differs from the baseline in what was measured")
-    columns = min(3, len(metrics))
-    rows = math.ceil(len(metrics) / columns)
-    figure = new_figure((3.0 * columns + 1.9, (0.34 * len(arms) + 0.85) * rows + 0.2))
+    rows = math.ceil(len(metrics) / MAX_COLUMNS)
+    columns = math.ceil(len(metrics) / rows)
+    figure = new_figure((3.0 * columns + 1.9, (0.34 * len(arms) + 1.1) * rows + 0.2))
+    first: dict[str, Axes] = {}
     for index, metric in enumerate(metrics):
-        axes = figure.add_subplot(rows, columns, index + 1)
-        style_axes(axes)
-        axes.grid(axis="y", visible=False)
-        axes.grid(axis="x", color="#eaeef2", linewidth=0.8)
+        axes = figure.add_subplot(rows, columns, index + 1, sharex=first.get(unit_of(metric)))
+        first.setdefault(unit_of(metric), axes)
+        style_axes(axes, grid="x")
         axes.axvline(0, color=FAINT, linewidth=1.2)
         for row, arm in enumerate(arms.values()):
             if metric in arm["versus"]:
@@ -122,7 +123,20 @@ def differences_figure(summary: Summary, path: str | Path) -> None:
         axes.tick_params(axis="x", labelsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set_title(header(metric), fontsize=10, color=INK, loc="left", parse_math=False, wrap=True)
+        words = {1: f"{unit_of(metric)}, better →", -1: f"← better, {unit_of(metric)}", 0: unit_of(metric)}
+        axes.set_xlabel(words[direction_of(metric)], fontsize=9, color=INK)
+    baseline = summary["arms"][summary["baseline"]]["label"]
+    figure.suptitle(f"less {baseline}", fontsize=11, color=INK, x=0.01, ha="left", parse_math=False)
     save_figure(figure, path)
+
+
+def unit_of(metric: str) -> str:
+    """What a difference in a metric is counted in."""
+    if metric.startswith("calls_saved_over_"):
+        return "% of the calls"
+    if scale_of(metric) == 100:
+        return "points"
+    return next((words for end, words in UNITS.items() if end in metric), header(metric))
 
 
 def _draw_difference(axes: Axes, value: Mapping[str, Any], row: int, metric: str) -> None:
@@ -133,7 +147,8 @@ def _draw_difference(axes: Axes, value: Mapping[str, Any], row: int, metric: str
     axes.plot([scale * value["low"], scale * value["high"]], [row, row], color=colour, linewidth=4.5, alpha=0.35)
     seeds = [scale * seed for seed in value["by_seed"] if seed is not None]
     axes.plot(seeds, [row] * len(seeds), "|", color=colour, markersize=8, alpha=0.6)
-    axes.plot([mean], [row], "o", color=colour, markersize=6, markeredgecolor="white", markeredgewidth=1)
+    marker = "s" if colour == WORSE else "o"
+    axes.plot([mean], [row], marker, color=colour, markersize=6, markeredgecolor="white", markeredgewidth=1)
 
 
 # --- what training cost ------------------------------------------------------------------------------------------
@@ -152,8 +167,10 @@ def cost_figure(summary: Summary, path: str | Path) -> None:
             axes = figure.add_subplot(len(tracked), 2, 2 * row + column + 1, sharey=first)
             first = first or axes
             style_axes(axes)
-            for name, colour in colours_of(summary).items():
-                _draw_curve(axes, _curve(summary, name, metric), metric, key, colour)
+            for name, style in styles_of(summary).items():
+                band = name == summary["baseline"]
+                _draw_curve(axes, _curve(summary, name, metric), metric, key, style, band)
+            keep_within(axes, 0, 100)
             if key == "forwards":
                 axes.axvline(summary["equal_forwards"], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
                 axes.xaxis.set_major_formatter(FuncFormatter(lambda rows, _: f"{rows / 1000:g}"))
@@ -181,12 +198,15 @@ def _curve(summary: Summary, name: str, metric: str) -> list[Mapping[str, Any]]:
     return [*start, *points] if name != "base" else []
 
 
-def _draw_curve(axes: Axes, points: Sequence[Mapping[str, Any]], metric: str, key: str, colour: str) -> None:
+def _draw_curve(
+    axes: Axes, points: Sequence[Mapping[str, Any]], metric: str, key: str, style: Style, band: bool
+) -> None:
     if points:
         x = [point[key] for point in points]
         middle, width = (np.array([100 * point[metric][part] for point in points]) for part in ("mean", "half_width"))
-        axes.fill_between(x, middle - width, middle + width, color=colour, alpha=0.08, linewidth=0)
-        axes.plot(x, middle, "-o", color=colour, linewidth=2.0, markersize=4)
+        if band:
+            axes.fill_between(x, middle - width, middle + width, color=style.colour, alpha=0.13, linewidth=0)
+        axes.plot(x, middle, linewidth=1.8, markersize=4.5, **style.line)
 
 
 # --- curves of the runs ------------------------------------------------------------------------------------------
@@ -211,7 +231,7 @@ def runs_figure(summary: Summary, runs: Mapping[str, Sequence[Sequence[Metrics]]
     columns = min(4, len(shown))
     rows = math.ceil(len(shown) / columns)
     figure = new_figure((3.1 * columns, 2.4 * rows + 0.5))
-    colours = colours_of(summary)
+    looks = styles_of(summary)
     for index, metric in enumerate(shown):
         axes = figure.add_subplot(rows, columns, index + 1)
         style_axes(axes)
@@ -223,10 +243,11 @@ def runs_figure(summary: Summary, runs: Mapping[str, Sequence[Sequence[Metrics]]
             if not length or np.isnan(table).all():
                 continue
             for line in table:
-                axes.plot(range(1, length + 1), line, color=colours[name], linewidth=0.7, alpha=0.18)
+                axes.plot(range(1, length + 1), line, color=looks[name].colour, linewidth=0.7, alpha=0.18)
             mean = np.array([np.nanmean(c) if not np.isnan(c).all() else math.nan for c in table.T])
-            marker = "o" if (~np.isnan(mean)).sum() < 3 else ""
-            axes.plot(range(1, length + 1), mean, color=colours[name], linewidth=1.8, marker=marker, markersize=4)
+            every = max(1, length // 6)  # marks enough to tell arms apart without their colours
+            axes.plot(range(1, length + 1), mean, linewidth=1.6, markersize=4, markevery=every, **looks[name].line)
+        keep_within(axes, 0, 100 if scale == 100 else math.inf)
         axes.set_title(PANELS[metric], fontsize=11, color=INK, loc="left")
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
         axes.tick_params(labelsize=10)
@@ -269,13 +290,11 @@ def study_thresholds_figure(summary: Summary, path: str | Path) -> None:
         raise NothingToDraw(f"{summary['name']}: none of its arms has a learned sampler")
     figure = new_figure((6.8, 0.9 + 0.45 * len(names) * max(1, len(arms) / 2)))
     axes = figure.add_subplot()
-    style_axes(axes)
-    axes.grid(axis="y", visible=False)
-    axes.grid(axis="x", color="#eaeef2", linewidth=0.8)
+    style_axes(axes, grid="x")
     for index, (name, metrics) in enumerate(arms.items()):
         for row, metric in enumerate(names):
             if value := metrics.get(metric):
-                _draw_threshold(axes, value, row + 0.7 * ((index + 0.5) / len(arms) - 0.5), colours_of(summary)[name])
+                _draw_threshold(axes, value, row + 0.7 * ((index + 0.5) / len(arms) - 0.5), styles_of(summary)[name])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks(range(len(names)), [name.removeprefix("gamma/learned").strip("/") or "all" for name in names])
     axes.tick_params(axis="y", length=0)
@@ -284,22 +303,10 @@ def study_thresholds_figure(summary: Summary, path: str | Path) -> None:
     save_figure(figure, path)
 
 
-def _draw_threshold(axes: Axes, value: Mapping[str, Any], row: float, colour: str) -> None:
+def _draw_threshold(axes: Axes, value: Mapping[str, Any], row: float, style: Style) -> None:
     mean, half = value["mean"], value["half_width"]
-    axes.plot([mean - half, mean + half], [row, row], color=colour, linewidth=1.6, alpha=0.6)
+    axes.plot([max(0.0, mean - half), mean + half], [row, row], color=style.colour, linewidth=1.6, alpha=0.6)
     seeds = [seed for seed in value["by_seed"] if seed is not None]
-    axes.plot(seeds, [row] * len(seeds), "|", color=colour, markersize=8, alpha=0.6)
-    axes.plot([mean], [row], "o", color=colour, markersize=6, markeredgecolor="white", markeredgewidth=1)
-
-
-def _legend(figure: Any, summary: Summary, names: Sequence[str] | None = None) -> None:
-    colours = colours_of(summary)
-    names = list(names or colours)
-    handles = [Line2D([], [], color=colours[name], linewidth=3) for name in names]
-    labels = [summary["arms"][name]["label"] for name in names]
-    longest = sum(map(len, labels)) / max(1, len(labels)) + 6
-    columns = max(1, min(len(labels), int(105 / longest)))
-    legend = figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize=10)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-        text.set_color(INK)
+    axes.plot(seeds, [row] * len(seeds), "|", color=style.colour, markersize=8, alpha=0.6)
+    mark = {"markersize": 6, "markeredgecolor": "white", "markeredgewidth": 1}
+    axes.plot([mean], [row], style.marker, color=style.colour, **mark)  # type: ignore[arg-type]

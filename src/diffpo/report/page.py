@@ -13,7 +13,7 @@ from pathlib import Path
 
 from diffpo import __version__
 from diffpo.analysis.show import draw_section
-from diffpo.evaluation.report import frontier_figure, training_figure
+from diffpo.evaluation.figures import frontier_figure, training_figure
 from diffpo.progress import Progress
 from diffpo.report.examples import Example, read_examples
 from diffpo.report.figures import (

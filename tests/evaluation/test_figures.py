@@ -14,7 +14,7 @@ from evaluation.measured import evaluation, point
 from matplotlib.image import imread
 
 from diffpo.evaluation.evaluate import Evaluation
-from diffpo.evaluation.report import frontier_figure, training_figure, unmasking_figure
+from diffpo.evaluation.figures import frontier_figure, training_figure, unmasking_figure
 from diffpo.types import Completion
 
 
@@ -114,5 +114,5 @@ def test_unmasking_figure_is_drawn(tokens: list[str], calls: list[int], columns:
 
 def test_figures_leave_pyplot_alone() -> None:
     """Neither a backend nor a global figure is touched: pyplot is not even imported."""
-    check = "import sys, diffpo.evaluation.report; sys.exit('matplotlib.pyplot' in sys.modules)"
+    check = "import sys, diffpo.evaluation.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0

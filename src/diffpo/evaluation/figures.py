@@ -5,28 +5,42 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
-from matplotlib import colormaps, rc_context
+import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
+from diffpo.drawing import (
+    DASHES,
+    FAINT,
+    INK,
+    Style,
+    keep_within,
+    legend_above,
+    new_figure,
+    save_figure,
+    scale_calls,
+    style_axes,
+    styles,
+)
 from diffpo.evaluation.answers import Point
 from diffpo.evaluation.evaluate import Evaluation
 from diffpo.types import Completion
 
-DPI = 150
-INK, FAINT = "#24292f", "#8b949e"
-COLOURS = ("#8b949e", "#0b7285", "#d9480f", "#5f3dc4", "#2b8a3e", "#c2255c", "#e8a200", "#1971c2")
-"""Of policies in the order given; a policy alone takes the second."""
 Metrics = Mapping[str, float | None]
 """A line of a run's metrics.jsonl; None stands for what was not finite."""
+MAX_BANDS = 3
+"""Policies whose intervals are drawn as bands; those of more would merge into one."""
+VISIBLE = 0.1
+"""Certainties that differ by less are drawn in one size to the eye."""
 LEVEL_COLOURS = ("#0ca678", "#d9480f", "#5f3dc4", "#c2255c")
 
 
@@ -49,9 +63,7 @@ def frontier_figure(evaluations: Mapping[str, Evaluation], path: str | Path) -> 
     main.set_xlabel("denoiser calls per answer (NFE)", fontsize=12, color=INK)
     main.text(0.015, 0.98, "↖ better", transform=main.transAxes, va="top", fontsize=11, color=FAINT, style="italic")
     main.set_title("all prompts" if levels else "", fontsize=12, color=INK, loc="left")
-    handles = _frontier_legend(evaluations)
-    # above the panels: inside, it would sooner or later hide a point
-    figure.legend(handles=handles, loc="outside upper right", ncols=min(5, len(handles)), frameon=False, labelcolor=INK)
+    legend_above(figure, _frontier_legend(evaluations))  # inside, it would sooner or later hide a point
     for row, level in enumerate(levels):
         axes = figure.add_subplot(grid[row, 1], sharex=main)
         _draw_policies(axes, evaluations, level, size=0.62)
@@ -60,25 +72,34 @@ def frontier_figure(evaluations: Mapping[str, Evaluation], path: str | Path) -> 
     save_figure(figure, path)
 
 
+def _styles(evaluations: Mapping[str, Evaluation]) -> dict[str, Style]:
+    return dict(zip(evaluations, styles(len(evaluations)), strict=True))
+
+
 def _draw_policies(axes: Axes, evaluations: Mapping[str, Evaluation], level: str, size: float) -> None:
     """One panel of `frontier_figure`; `size` scales lines and marks."""
     style_axes(axes)
     scale_calls(axes)
-    for colour, evaluation in zip(_colours(evaluations), evaluations.values(), strict=True):
+    looks = _styles(evaluations)
+    for name, evaluation in evaluations.items():
+        colour = looks[name].colour
         frontier = sorted((p for p in evaluation.frontier if p.level == level), key=lambda p: (p.nfe, p.accuracy))
         calls = [point.nfe for point in frontier]
-        low, middle, high = ([100 * getattr(p, name) for p in frontier] for name in ("low", "accuracy", "high"))
-        axes.fill_between(calls, low, high, color=colour, alpha=0.13, linewidth=0)
+        low, middle, high = ([100 * getattr(p, key) for p in frontier] for key in ("low", "accuracy", "high"))
+        if len(evaluations) <= MAX_BANDS:
+            axes.fill_between(calls, low, high, color=colour, alpha=0.13, linewidth=0)
         if len(frontier) == 1:
             axes.vlines(calls, low, high, color=colour, alpha=0.4, linewidth=1.6 * size)
-        axes.plot(calls, middle, "-o", color=colour, linewidth=2.4 * size, markersize=4 * size)
+        axes.plot(calls, middle, linewidth=2.4 * size, markersize=4 * size, **looks[name].line)
     for learned in (False, True):  # stars on top
-        for colour, evaluation in zip(_colours(evaluations), evaluations.values(), strict=True):
+        for name, evaluation in evaluations.items():
+            colour = looks[name].colour
             chosen = [p for p in evaluation.points if p.level == level and (p.sampler == "learned") == learned]
             for p in chosen if learned else ():
                 axes.vlines(p.nfe, 100 * p.low, 100 * p.high, color=colour, alpha=0.4, linewidth=1.6 * size)
             axes.add_line(_mark([p.nfe for p in chosen], [100 * p.accuracy for p in chosen], learned, colour, size))
     axes.autoscale_view()
+    keep_within(axes, 0, 100)
 
 
 def _mark(x: Sequence[float], y: Sequence[float], learned: bool, colour: str, size: float, label: str = "") -> Line2D:
@@ -98,34 +119,30 @@ def _mark(x: Sequence[float], y: Sequence[float], learned: bool, colour: str, si
 
 
 def _label_samplers(axes: Axes, evaluations: Mapping[str, Evaluation]) -> None:
-    """Name each sampler once, below its least accurate dot; the last policy's learned sampler gets its figures."""
+    """Name each fixed rule once, below its least accurate dot, and each policy's learned sampler in its own colour."""
     lowest: dict[str, Point] = {}
-    for evaluation in evaluations.values():
+    for name, evaluation in evaluations.items():
         for point in evaluation.points:
-            known = lowest.get(point.sampler)
-            if not point.level and (not known or point.sampler == "learned" or point.accuracy < known.accuracy):
+            if point.level:
+                continue
+            place = (point.nfe, 100 * point.accuracy)
+            if point.sampler == "learned":
+                text = f"learned\n{place[1]:.1f} % in {point.nfe:.1f} calls"
+                look: dict[str, Any] = {"xytext": (-6, 12), "ha": "right", "va": "bottom", "fontsize": 11}
+                colour = _styles(evaluations)[name].colour
+                axes.annotate(text, place, textcoords="offset points", color=colour, linespacing=1.15, zorder=6, **look)
+            elif point.sampler not in lowest or point.accuracy < lowest[point.sampler].accuracy:
                 lowest[point.sampler] = point
     for sampler, point in lowest.items():
-        learned = sampler == "learned"
-        axes.annotate(
-            f"learned\n{100 * point.accuracy:.1f} % in {point.nfe:.1f} calls" if learned else sampler,
-            (point.nfe, 100 * point.accuracy),
-            xytext=(-6, 12) if learned else (0, -9),
-            textcoords="offset points",
-            ha="right" if learned else "center",
-            va="bottom" if learned else "top",
-            fontsize=12 if learned else 10,
-            color=_colours(evaluations)[-1] if learned else INK,
-            linespacing=1.15,
-            zorder=6,
-        )
+        look = {"xytext": (0, -9), "ha": "center", "va": "top", "fontsize": 10}
+        place = (point.nfe, 100 * point.accuracy)
+        axes.annotate(sampler, place, textcoords="offset points", color=INK, zorder=6, **look)
 
 
 def _frontier_legend(evaluations: Mapping[str, Evaluation]) -> list[Line2D]:
-    """Policies by colour, then the marks that occur."""
+    """Policies by style, then the marks that occur."""
     samplers = {point.sampler for evaluation in evaluations.values() for point in evaluation.points}
-    colours = _colours(evaluations)
-    handles = [Line2D([], [], color=c, linewidth=3, label=name) for c, name in zip(colours, evaluations, strict=True)]
+    handles = [style.handle(name) for name, style in _styles(evaluations).items()]
     if any(evaluation.frontier for evaluation in evaluations.values()):
         handles.append(Line2D([], [], color=INK, marker="o", markersize=4, linewidth=1.5, label="fixed thresholds"))
     if samplers - {"learned"}:
@@ -133,20 +150,6 @@ def _frontier_legend(evaluations: Mapping[str, Evaluation]) -> list[Line2D]:
     if "learned" in samplers:
         handles.append(_mark([], [], True, INK, 0.7, "learned thresholds"))
     return handles
-
-
-def _colours(evaluations: Mapping[str, Evaluation]) -> list[str]:
-    start = 1 if len(evaluations) == 1 else 0
-    return [COLOURS[(start + index) % len(COLOURS)] for index in range(len(evaluations))]
-
-
-def scale_calls(axes: Axes) -> None:
-    """Calls in powers of two: half the calls is the same distance everywhere."""
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(LogLocator(base=2))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda calls, _: f"{calls:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.margins(x=0.06, y=0.12)
 
 
 # --- training ----------------------------------------------------------------------------------------------------
@@ -179,9 +182,8 @@ def training_figure(metrics: Sequence[Metrics], path: str | Path) -> None:
         if index + columns >= len(shown):
             axes.set_xlabel("step", fontsize=10, color=INK)
     if levels:
-        lines = [Line2D([], [], color=_level_colour(name, levels), linewidth=2.5) for name in ["", *levels]]
-        names = ["all prompts", *levels]
-        figure.legend(lines, names, loc="outside upper right", ncols=len(lines), frameon=False, fontsize=11)
+        handles = [style.handle(level or "all prompts") for level, style in _level_styles(levels).items()]
+        legend_above(figure, handles)
     save_figure(figure, path)
 
 
@@ -191,12 +193,16 @@ def _draw_series(
     """One panel of `training_figure`: a line a metric over the steps; what was not finite is a gap."""
     style_axes(axes)
     steps = [step.get("step") or index for index, step in enumerate(metrics)]
+    looks = _level_styles(levels)
+    drawn: list[float] = []
     for name in series:
         level = name.partition("/")[2] if name.partition("/")[2] in levels else ""
         heights = [math.nan if (value := step.get(name)) is None else scale * value for step in metrics]
-        marker = "o" if len(heights) < 3 else ""
-        width = 1.5 if level else 2.0
-        axes.plot(steps, heights, color=_level_colour(level, levels), linewidth=width, marker=marker, markersize=5)
+        drawn += heights
+        line: dict[str, Any] = looks[level].line | {"marker": "o" if len(heights) < 3 else ""}
+        axes.plot(steps, heights, linewidth=1.5 if level else 2.0, markersize=5, **line)
+    if np.nanmin([0.0, *drawn]) >= 0:  # a constant 0 would be drawn in the middle of an axis that has no business below
+        keep_within(axes, 0)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     if len(steps) == 1:
@@ -204,20 +210,27 @@ def _draw_series(
     axes.tick_params(labelsize=10)
 
 
-def _level_colour(level: str, levels: Sequence[str]) -> str:
-    return LEVEL_COLOURS[levels.index(level) % len(LEVEL_COLOURS)] if level else INK
+def _level_styles(levels: Sequence[str]) -> dict[str, Style]:
+    """All prompts in ink, each level in a colour and a dash of its own."""
+    looks = zip(levels, cycle(LEVEL_COLOURS), cycle((*DASHES[1:], DASHES[0])), strict=False)
+    return {"": Style(INK, "", DASHES[0])} | {level: Style(colour, "", dash) for level, colour, dash in looks}
 
 
 # --- one unmasking -----------------------------------------------------------------------------------------------
 
 
 def unmasking_figure(
-    text_prompt: str, tokens: Sequence[str], completion: Completion, path: str | Path, columns: int | None = None
+    text_prompt: str,
+    tokens: Sequence[str],
+    completion: Completion,
+    path: str | Path,
+    columns: int | None = None,
+    given: Sequence[bool] = (),
 ) -> None:
     """One completion's canvas, coloured by the call that committed each position, and the order beside it.
 
-    `tokens` has the text of each canvas position, length L; `columns` cells make a row. The more certain the model was
-    when it committed a token, the larger the token.
+    `tokens` has the text of each canvas position, length L; `columns` cells make a row; `given` ones, which the prompt
+    already gave away, have a rim. The more certain the model was when it committed a token, the larger the token.
     """
     texts = [token.replace("\n", "↵").strip(" ")[:12] or "·" for token in tokens]
     stretch = min(3.0, max(1.0, 0.35 * max(map(len, texts))))  # cells are this many times wider than high
@@ -234,12 +247,14 @@ def unmasking_figure(
     canvas.axis("off")
     title = textwrap.shorten(text_prompt, max(12, int(9 * wide)), placeholder="...")
     canvas.set_title(title, fontsize=12, color=INK, loc="left", family="monospace", parse_math=False)
-    for index, (text, entropy) in enumerate(zip(texts, completion.entropies.tolist(), strict=True)):
-        certainty = math.exp(-max(0.0, entropy))
+    certainties = [math.exp(-max(0.0, entropy)) for entropy in completion.entropies.tolist()]
+    for index, (text, certainty) in enumerate(zip(texts, certainties, strict=True)):
         size = 72 * cell * min(0.25 + 0.3 * certainty, 1.4 * stretch * (0.4 + 0.6 * certainty) / len(text))  # points
         corner = (index % columns * stretch, index // columns)
-        _draw_cell(canvas, corner, stretch, text, palette(calls[index] - 1), size)
-    canvas.text(0, -0.01, "larger: more certain", transform=canvas.transAxes, va="top", fontsize=10, color=FAINT)
+        _draw_cell(canvas, corner, stretch, text, palette(calls[index] - 1), size, rim=any(given) and given[index])
+    notes = ["larger: more certain"] if max(certainties) - min(certainties) > VISIBLE else []
+    notes += ["rim: given in the prompt"] if any(given) else []
+    canvas.text(0, -0.01, "; ".join(notes), transform=canvas.transAxes, va="top", fontsize=10, color=FAINT)
     order = figure.add_subplot(grid[1])
     _draw_order(order, calls, palette, size=min(11.0, 56 * width / len(tokens), 180 * cell * rows / nfe))
     save_figure(figure, path)
@@ -266,41 +281,19 @@ def _draw_order(axes: Axes, calls: Sequence[int], palette: ListedColormap, size:
 
 
 def _draw_cell(
-    axes: Axes, corner: tuple[float, float], width: float, text: str, colour: tuple[float, ...], size: float
+    axes: Axes,
+    corner: tuple[float, float],
+    width: float,
+    text: str,
+    colour: tuple[float, ...],
+    size: float,
+    rim: bool,
 ) -> None:
     """One canvas position, `width` wide and 1 high, with its text `size` points large."""
     (x, y), shape = corner, "round,pad=0,rounding_size=0.12"
-    axes.add_patch(FancyBboxPatch((x + 0.04, y + 0.04), width - 0.08, 0.92, boxstyle=shape, facecolor=colour, lw=0))
+    edge = {"edgecolor": INK, "linewidth": 1.8} if rim else {"linewidth": 0}
+    box = FancyBboxPatch((x + 0.06, y + 0.06), width - 0.12, 0.88, boxstyle=shape, facecolor=colour, **edge)  # type: ignore[arg-type]
+    axes.add_patch(box)
     red, green, blue = colour[:3]
     ink = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else INK
     axes.text(x + width / 2, y + 0.52, text, ha="center", va="center", color=ink, fontsize=size, parse_math=False)
-
-
-# --- every figure ------------------------------------------------------------------------------------------------
-
-
-def new_figure(size: tuple[float, float]) -> Figure:
-    """A figure of its own, in inches: pyplot and its global state stay out of it."""
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def style_axes(axes: Axes) -> None:
-    """No box, a faint horizontal grid."""
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(FAINT)
-    axes.grid(axis="y", color="#eaeef2", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, labelsize=11, length=3, color=FAINT)
-
-
-def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a PNG or an SVG, as the name ends; the SVG keeps its text as text, and is the same each time."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kind = path.suffix.removeprefix(".") or "png"
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
-        figure.savefig(path, format=kind, metadata={"Date": None} if kind == "svg" else None)
