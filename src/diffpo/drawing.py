@@ -91,7 +91,13 @@ def legend_above(figure: Figure, handles: Sequence[Artist], place: str = "outsid
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     for columns in range(len(handles), 0, -1):
         legend = figure.legend(
-            handles=handles, loc=place, ncols=columns, frameon=False, fontsize=10, labelcolor=INK, handlelength=2.6
+            handles=handles,
+            loc=place,  # type: ignore[arg-type]
+            ncols=columns,
+            frameon=False,
+            fontsize=10,
+            labelcolor=INK,
+            handlelength=2.6,
         )
         for text in legend.get_texts():
             text.set_parse_math(False)
