@@ -193,7 +193,11 @@ def test_a_recipe_comes_before_the_flags(line: Fail) -> None:
 
 
 def test_a_recipe_of_the_other_command(line: Fail) -> None:
-    assert "sudoku_tiny_pretrain.toml: unknown key 'schedule_steps'" in line("train", "sudoku_tiny_pretrain")
+    assert line("train", "sudoku_tiny_pretrain").endswith(
+        "sudoku_tiny_pretrain.toml: this is for diffpo sft, not for diffpo train"
+    )
+    assert line("plan", "sudoku_tiny_pretrain").endswith("this is for diffpo sft, not for diffpo train")
+    assert line("sft", "llada8b_countdown_diffpo").endswith("this is for diffpo train, not for diffpo sft")
 
 
 def test_unknown_flag_suggests_the_nearest(fail: Fail) -> None:

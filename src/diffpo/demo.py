@@ -18,6 +18,7 @@ from diffpo.evaluation.display import clues
 from diffpo.evaluation.evaluate import Evaluation, evaluate
 from diffpo.evaluation.figures import frontier_figure, training_figure, unmasking_figure
 from diffpo.evaluation.tables import comparison_table
+from diffpo.folder import LOCK, owned
 from diffpo.models.policy import Policy
 from diffpo.models.threshold import ThresholdHead
 from diffpo.recipe import find_recipe, load_config
@@ -30,13 +31,19 @@ from diffpo.training.sft import fine_tune
 
 def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Run the two recipes between two evaluations; write and return the summary (summary.json)."""
+    output = Path(config.output)
+    if output.exists() and not (output / "demo.json").is_file():
+        raise ValueError(f"{output} exists and holds no demo: choose another --output")
+    with owned(output):
+        for path in output.iterdir():
+            if path.name != LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return _run_demo(config, output)
+
+
+def _run_demo(config: DemoConfig, output: Path) -> dict[str, Any]:
     torch.set_num_threads(config.num_threads)
-    console, output = Console(), Path(config.output)
-    if output.exists():
-        if not (output / "demo.json").is_file():
-            raise ValueError(f"{output} exists and holds no demo: choose another --output")
-        shutil.rmtree(output)
-    output.mkdir(parents=True)
+    console = Console()
     (output / "demo.json").write_text(json.dumps(asdict(config)) + "\n")
     pretraining, training = recipes(config)
     measurement = replace(

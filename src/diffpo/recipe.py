@@ -7,6 +7,7 @@ import json
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,14 +17,32 @@ C = typing.TypeVar("C")
 
 
 def load_config(cls: type[C], path: str | Path) -> C:
-    """Read a sparse TOML file over the defaults of `cls`. ValueError names the file, the key and the mend."""
+    """Read a sparse TOML file over the defaults of `cls`, or a run's settings: its folder, or the config.json there.
+
+    ValueError names the file, the key and the mend.
+    """
     path = Path(path)
+    path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
-        return from_dict(cls, tomllib.loads(path.read_text()))
-    except (tomllib.TOMLDecodeError, ValueError) as error:
+        values = (json.loads if path.suffix == ".json" else tomllib.loads)(path.read_text())
+        own = KINDS.get(cls)
+        if own and (kind := kind_of(values)) not in (None, own):
+            raise ValueError(f"this is for diffpo {kind}, not for diffpo {own}")
+        return from_dict(cls, values)
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+KINDS: dict[type, str] = {TrainConfig: "train", SftConfig: "sft"}
+"""Commands by what their recipes fill."""
+
+
+def kind_of(values: Mapping[str, Any]) -> str | None:
+    """The one command whose settings `values` are; None if they fit both or neither."""
+    fitting = [kind for cls, kind in KINDS.items() if values.keys() <= typing.get_type_hints(cls).keys()]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def from_dict(cls: type[C], values: dict[str, Any], where: str = "", base: C | None = None) -> C:
@@ -69,6 +88,14 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 def to_json(config: Any) -> str:
     """The resolved config as JSON, which `from_dict(cls, json.loads(text))` reads back."""
     return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
 
 
 def find_recipe(name: str) -> Path:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from diffpo.config import ModelConfig, OptimConfig, SftConfig, TaskConfig
+from diffpo.config import (
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    SftConfig,
+    TaskConfig,
+    ThresholdConfig,
+    TrainConfig,
+)
 from diffpo.training.sft import fine_tune
 
 TASK = TaskConfig(easy=(1, 1), hard=(2, 2))
@@ -36,3 +46,20 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> str:
 def easy_task() -> TaskConfig:
     """The task the policy was trained on."""
     return TASK
+
+
+@pytest.fixture
+def short_run(start: str, easy_task: TaskConfig, tmp_path: Path) -> TrainConfig:
+    """Four joint steps of two updates each, with a checkpoint after each."""
+    return TrainConfig(
+        model=start,
+        task=easy_task,
+        output=str(tmp_path / "run"),
+        steps=4,
+        prompts_per_step=4,
+        num_generations=4,
+        save_every=1,
+        keep_checkpoints=10,
+        objective=ObjectiveConfig(num_iterations=2),
+        threshold=ThresholdConfig(delay_steps=1),
+    )

@@ -21,19 +21,8 @@ from diffpo.training.metrics import read_metrics
 
 
 @pytest.fixture
-def config(start: str, easy_task: TaskConfig, tmp_path: Path) -> TrainConfig:
-    return TrainConfig(
-        model=start,
-        task=easy_task,
-        output=str(tmp_path / "run"),
-        steps=4,
-        prompts_per_step=4,
-        num_generations=4,
-        save_every=1,
-        keep_checkpoints=10,
-        objective=ObjectiveConfig(num_iterations=2),
-        threshold=ThresholdConfig(delay_steps=1),
-    )
+def config(short_run: TrainConfig) -> TrainConfig:
+    return short_run
 
 
 def weights(folder: str | Path) -> dict[str, torch.Tensor]:
@@ -133,8 +122,8 @@ def test_a_folder_is_one_run(config: TrainConfig) -> None:
     train(config, quiet=True)
     with pytest.raises(ValueError, match="already holds a run: pass --resume"):
         train(config, quiet=True)
-    with pytest.raises(ValueError, match="differs from this config in steps, objective"):
-        train(replace(config, steps=9, objective=ObjectiveConfig(epsilon=0.3)), resume=True, quiet=True)
+    with pytest.raises(ValueError, match=r"differs from this config in num_generations, objective.epsilon, obj"):
+        train(replace(config, num_generations=8, objective=ObjectiveConfig(epsilon=0.3)), resume=True, quiet=True)
 
 
 def test_a_start_that_fails_claims_no_folder(config: TrainConfig) -> None:

@@ -59,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         sys.exit(141)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except OSError as error:
+        sys.exit(_fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2))
+    except (ValueError, FloatingPointError) as error:
         sys.exit(_fail(str(error), 2))
     except KeyboardInterrupt as stop:
         sys.exit(_fail(str(stop) or "interrupted", 130))
@@ -82,22 +84,40 @@ def parse(command: str, *arguments: str) -> Any:
     """The command object that the arguments describe. The values of a recipe, or of a model's run, are defaults."""
     kind = COMMANDS[command]
     first = arguments[0] if arguments and not arguments[0].startswith("-") else ""
-    parsed = tyro.cli(kind, prog=f"diffpo {command}", args=list(arguments), default=_defaults(kind, first))
+    parsed = tyro.cli(kind, prog=f"diffpo {command}", args=list(arguments), default=_defaults(kind, first, arguments))
     named = vars(parsed).get("recipe", vars(parsed).get("model", first))
     if named != first:
         raise ValueError(f"{named}: write it first, before the flags: diffpo {command} {named} ...")
     return parsed
 
 
-def _defaults(kind: type, first: str) -> Any:
+def _defaults(kind: type, first: str, arguments: Sequence[str]) -> Any:
     if kind in (Sft, Plan, Bench, Train):
-        config: Any = SftConfig if kind is Sft else TrainConfig
-        return kind(config=load_config(config, find_recipe(first)) if first else config())
+        return kind(config=_start(SftConfig if kind is Sft else TrainConfig, first, arguments))
     if kind in (Analyze, Chat, Eval, Sample):
         return _from_run(kind(model=first), first) if first else tyro.MISSING_NONPROP
     if kind in (Export, Inspect):
         return kind(model=first) if first else tyro.MISSING_NONPROP
     return Demo() if kind is Demo else tyro.MISSING_NONPROP
+
+
+def _start(config: Any, first: str, arguments: Sequence[str]) -> Any:
+    """The values that flags override: a recipe's, or those of the run in a folder, which `--resume` goes on with."""
+    folder = Path(first).parent if Path(first).name == "config.json" else Path(first)
+    if not first and "--resume" in arguments:
+        folder = Path(given(arguments, "--output") or config().output)
+    if (first or "--resume" in arguments) and (folder / "config.json").is_file():
+        return dataclasses.replace(load_config(config, folder), output=str(folder))
+    return load_config(config, find_recipe(first)) if first else config()
+
+
+def given(arguments: Sequence[str], flag: str) -> str:
+    """The value of a flag as it was typed; empty if it was not."""
+    for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if name.replace("_", "-") == flag:
+            return value if equals else after
+    return ""
 
 
 FIXED = {"sampler": "top_k:1"}

@@ -7,13 +7,16 @@ import sys
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import Positional
 
 from diffpo.config import EvalConfig, LoadConfig, RolloutConfig, TaskConfig
 from diffpo.recipe import find_training
+
+if TYPE_CHECKING:
+    from diffpo.training.distributed import World
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,13 @@ class Eval:
     load: LoadConfig = field(default_factory=LoadConfig)
 
     def run(self) -> None:
+        from diffpo.training.distributed import World
+
+        world = World.join(self.load.device)
+        with world.owned(self.output):
+            self._measure(world)
+
+    def _measure(self, world: World) -> None:
         from rich.console import Console
 
         from diffpo.evaluation.answers import AnswerLog
@@ -39,9 +49,7 @@ class Eval:
         from diffpo.evaluation.tables import evaluation_table, side_by_side_table
         from diffpo.models.policy import load_policy
         from diffpo.tasks import load_task
-        from diffpo.training.distributed import World
 
-        world = World.join(self.load.device)
         policy = load_policy(self.model, **vars(dataclasses.replace(self.load, device=str(world.device))))
         task, lengths = load_task(self.task), self.eval.gen_lengths or (self.rollout.gen_length,)
         evaluations = {}
@@ -81,6 +89,8 @@ class Compare:
     """PNG of accuracy against NFE; none if empty."""
 
     def run(self) -> None:
+        if not self.evaluations:
+            raise ValueError("name what to compare: diffpo compare FOLDER NAME=FOLDER ...")
         from rich.console import Console
 
         from diffpo.evaluation.evaluate import Evaluation

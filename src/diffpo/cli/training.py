@@ -12,7 +12,10 @@ from tyro.conf import Positional
 from diffpo.config import DemoConfig, SftConfig, TrainConfig
 from diffpo.recipe import to_json
 
-RECIPE = "A TOML recipe, a file or the name of one that ships with diffpo; flags after it override its values."
+RECIPE = (
+    "A TOML recipe, a file or the name of one that ships with diffpo (diffpo recipes lists them), or a run's folder; "
+    "flags after it override its values."
+)
 FLAT = tyro.conf.arg(name="")  # --steps rather than --config.steps
 Recipe = Annotated[Positional[str], tyro.conf.arg(help=RECIPE, metavar="[RECIPE]")]
 
@@ -48,7 +51,7 @@ class Sft:
     dry_run: bool = False
     """Print the resolved config and stop."""
     resume: bool = False
-    """Go on from the last good checkpoint in --output."""
+    """Go on from the last good checkpoint of a run: diffpo COMMAND FOLDER --resume takes its settings from there."""
 
     def run(self) -> None:
         if self.dry_run:
@@ -69,7 +72,7 @@ class Train:
     dry_run: bool = False
     """Print the resolved config and stop."""
     resume: bool = False
-    """Go on from the last good checkpoint in --output."""
+    """Go on from the last good checkpoint of a run: diffpo COMMAND FOLDER --resume takes its settings from there."""
 
     def run(self) -> None:
         if self.dry_run:

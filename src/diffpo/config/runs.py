@@ -23,6 +23,8 @@ class TrainConfig:
     train: Literal["joint", "model", "sampler"] = "joint"
     """What learns: the denoiser and the threshold head, the denoiser alone, or the head alone."""
     steps: int = 30  # steps of the run, each one batch of rollouts
+    schedule_steps: int | None = None
+    """Length of the cosine schedule; None: steps. With it a resumed run may take more steps than it was to have."""
     prompts_per_step: int = 48  # prompts of a step; a prompt is one group of completions
     num_generations: int = 8  # G: completions a prompt; their mean reward is the baseline
     seed: int = 0  # seed of rollouts and cuts
@@ -41,7 +43,7 @@ class TrainConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
-        bound(self, "", "steps prompts_per_step save_every keep_checkpoints", ">=", 1)
+        bound(self, "", "steps schedule_steps prompts_per_step save_every keep_checkpoints", ">=", 1)
         bound(self, "", "num_generations", ">=", 2)
         bound(self, "", "eval_every num_threads", ">=", 0)
         if self.train != "model":

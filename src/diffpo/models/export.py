@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from diffpo.folder import write_folder
 from diffpo.models.policy import load_policy
 from diffpo.models.weights import DTYPES
 
@@ -26,7 +27,7 @@ def export(name: str | Path, output: str | Path, merge: bool = False) -> list[Pa
         dtype = base_dtype(policy.base.config)
         if dtype:  # weights trained in fp32 go home in the dtype of their base
             policy.denoiser.to(DTYPES[dtype])
-    policy.save_pretrained(output)
+    write_folder(output, policy.save_pretrained)
     return sorted(path for path in output.rglob("*") if path.is_file())
 
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffpo.config import LoraConfig, suggest
 from diffpo.functional.random import make_key
 from diffpo.models.families import Family
 from diffpo.models.quantization import is_packed
+from diffpo.models.saving import save_file
 from diffpo.models.transformer import Transformer
 from diffpo.models.weights import read_json, read_tensors
 

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffpo.config import LoraConfig, ModelConfig, ThresholdConfig
@@ -21,6 +19,7 @@ from diffpo.functional.random import make_key
 from diffpo.models import lora
 from diffpo.models.families import FAMILIES, Family
 from diffpo.models.quantization import is_packed, unpack
+from diffpo.models.saving import save_file, save_shards
 from diffpo.models.threshold import ThresholdHead
 from diffpo.models.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
@@ -139,7 +138,7 @@ class Policy:
             (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
             tensors = unpack(self.denoiser) if is_packed(self.denoiser) else tensors
             named = {self.family.original(name): tensor.contiguous() for name, tensor in tensors.items()}
-            save_torch_state_dict(named, folder, max_shard_size="5GB")
+            save_shards(named, folder)
             self.tokenizer.save(folder)
             if self.base:
                 _copy_missing(self.base.folder, folder)

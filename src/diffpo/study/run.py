@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.config import RolloutConfig, SftConfig, TaskConfig, TrainConfig
+from diffpo.folder import owned
 from diffpo.progress import Progress
 from diffpo.recipe import from_dict
 from diffpo.study.origin import num_cores
@@ -30,8 +31,16 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 
 
 def run_study(study: Study, folder: Path, jobs: int = 0, quiet: bool = False) -> dict[str, Any]:
-    """Run what is missing below `folder` and return the summary. ValueError names cells that failed or differ."""
-    started, folder = time.perf_counter(), folder.resolve()
+    """Run what is missing below `folder` and return the summary.
+
+    ValueError names cells that failed or differ, or who else is at work in the folder.
+    """
+    with owned(folder):
+        return _run_study(study, folder.resolve(), jobs, quiet)
+
+
+def _run_study(study: Study, folder: Path, jobs: int, quiet: bool) -> dict[str, Any]:
+    started = time.perf_counter()
     runner = Runner(study, folder, jobs or num_cores(), quiet)
     tuning = {arm.name: study.tune_cells(arm) for arm in study.arms}
     bases = study.base_cells()

@@ -4,6 +4,7 @@
         policy/                config, weights, tokenizer, threshold head (a folder that load_policy reads)
         optimizer.safetensors  moments and step counts, by parameter name
         experience.safetensors the batch in hand, where the run was stopped between two updates of a step
+        config.json            the settings that led here
         state.json             step, iteration, skipped updates, forwards, metrics of the step under way
         manifest.json          sha256 of every file, written last
 
@@ -24,9 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from diffpo.folder import write_folder
+from diffpo.models.saving import save_file
+from diffpo.recipe import to_json
 from diffpo.training.distributed import World
 from diffpo.training.state import Experience, TrainState, learning_parameters
 from diffpo.types import Batch
@@ -35,25 +39,24 @@ COUNTS = ("step", "iteration", "skipped", "forwards")
 """Fields of the state that are plain numbers."""
 
 
-def save_checkpoint(root: Path, state: TrainState, keep: int, world: World) -> Path:
+def save_checkpoint(root: Path, state: TrainState, config: Any, keep: int, world: World) -> Path:
     """Write a checkpoint of `state` below `root` and drop all but the newest `keep`; all ranks call it, rank 0 writes.
 
-    It is written under a temporary name, flushed to disk and renamed, so that a kill or a full disk at any moment
-    leaves the earlier checkpoints as they were.
+    `config` are the settings that led to it. It is written under a temporary name, flushed to disk and renamed, so that
+    a kill or a full disk at any moment leaves the earlier checkpoints as they were.
     """
     weights, moments = world.whole(state.policy.trainable()), world.whole(_moments(state))
 
     def write() -> Path:
         name = f"step_{state.step:06d}" + (f"_iteration_{state.iteration:02d}" if state.experience else "")
-        folder, draft = root / name, root / f".{name}.draft"
-        shutil.rmtree(draft, ignore_errors=True)
-        try:
-            _write(draft, state, weights, moments)
-        except OSError as error:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise OSError(f"{folder}: could not be written ({error}); earlier checkpoints are untouched") from error
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(draft, folder)
+        folder = root / name
+        for left in root.glob(".*.draft"):  # of a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        write_folder(
+            folder,
+            lambda draft: _write(draft, state, config, weights, moments),
+            "; earlier checkpoints are untouched: make room and go on with --resume",
+        )
         _sync(root)
         for old in _candidates(root)[keep:]:
             shutil.rmtree(old)
@@ -62,8 +65,11 @@ def save_checkpoint(root: Path, state: TrainState, keep: int, world: World) -> P
     return world.on_main(write)
 
 
-def _write(draft: Path, state: TrainState, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
+def _write(
+    draft: Path, state: TrainState, config: Any, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]
+) -> None:
     state.policy.save_pretrained(draft / "policy", weights)
+    (draft / "config.json").write_text(to_json(config) + "\n")
     save_file(dict(moments), draft / "optimizer.safetensors")
     record: dict[str, Any] = {name: getattr(state, name) for name in COUNTS}
     if state.experience:

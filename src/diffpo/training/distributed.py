@@ -10,15 +10,17 @@ import atexit
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from diffpo.folder import owned
 from diffpo.models.transformer import Transformer
 
 T = TypeVar("T")
@@ -118,6 +120,13 @@ class World:
         if outcome[1] is not None:
             raise outcome[1]
         return outcome[0]
+
+    @contextmanager
+    def owned(self, folder: str | Path) -> Iterator[None]:
+        """Hold `folder` against other processes, for all ranks."""
+        with ExitStack() as stack:
+            self.on_main(lambda: stack.enter_context(owned(folder)))
+            yield
 
     def sum(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The sum over ranks of each of a few scalars, named alike on all ranks."""

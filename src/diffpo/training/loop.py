@@ -39,11 +39,10 @@ def train(config: TrainConfig, resume: bool = False, quiet: bool = False) -> Pol
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     world = World.join(config.load.device)
-    task = load_task(config.task)
-    run = Run("train", config, world, resume, quiet)
     create_optimizers = partial(Optimizers.create, config=config)
-    state = run.restore(start_policy(config, world), create_optimizers, keep_start=config.objective.beta > 0)
-    with run:
+    with Run("train", config, world, resume, quiet) as run:
+        task = load_task(config.task)
+        state = run.restore(start_policy(config, world), create_optimizers, keep_start=config.objective.beta > 0)
         for step in range(state.step, config.steps):
             if state.experience is None:
                 state.experience = gather(state, task, config, world)

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 
 from diffpo.config import TrainConfig
+from diffpo.folder import append, write_text
 from diffpo.types import RolloutGroup
 
 Metrics = dict[str, float]
@@ -145,14 +146,11 @@ class MetricsLog:
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         kept = [line for line in _complete_lines(path) if json.loads(line)["step"] < step]
-        draft = path.with_suffix(".draft")
-        draft.write_text("".join(line + "\n" for line in kept))
-        draft.replace(path)
+        write_text(path, "".join(line + "\n" for line in kept))
 
     def write(self, step: int, metrics: Metrics) -> None:
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **finite}) + "\n")
+        append(self.path, (json.dumps({"step": step, **finite}) + "\n").encode())
 
 
 def read_metrics(path: Path) -> list[Metrics]:

@@ -8,26 +8,23 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
+from diffpo.folder import write_folder, write_text
 from diffpo.models.policy import Policy
 from diffpo.progress import Progress
-from diffpo.recipe import from_dict, to_json
+from diffpo.recipe import to_json
 from diffpo.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from diffpo.training.distributed import World
 from diffpo.training.metrics import Metrics, MetricsLog, alarms
+from diffpo.training.resume import changed, check_same, digests, moved
 from diffpo.training.state import Optimizers, TrainState
-from diffpo.training.trackers import Trackers, check_trackers, flatten
+from diffpo.training.trackers import Trackers, check_trackers
 
 MAX_SKIPPED = 5
 """Updates skipped in a row before the run stops."""
-
-FREE = (
-    *("output", "num_threads", "log_with", "save_every", "keep_checkpoints", "load.device"),
-    *("optim.micro_batch_size", "optim.gradient_checkpointing", "rollout.num_slots"),
-)
-"""Settings that a resumed run may change: they change files, memory or speed, not what is computed."""
 
 
 class RunConfig(Protocol):
@@ -48,9 +45,8 @@ class RunConfig(Protocol):
 class Run:
     """One run, on every rank of its world; rank 0 alone writes and talks.
 
-        run = Run("train", config, world, resume)
-        state = run.restore(policy, create_optimizers)
-        with run:
+        with Run("train", config, world, resume) as run:
+            state = run.restore(policy, create_optimizers)
             for step in range(state.step, config.steps):
                 ...
                 run.stop_if_asked()  # between two updates
@@ -59,7 +55,8 @@ class Run:
                 if run.due(config.save_every):
                     run.save()
 
-    The end of the block saves a checkpoint and the policy. ValueError if the output folder holds another run.
+    Within the block no other process writes to the run's folder; its end saves a checkpoint and the policy. ValueError
+    if the folder holds another run.
     """
 
     def __init__(self, title: str, config: RunConfig, world: World, resume: bool = False, quiet: bool = False) -> None:
@@ -69,36 +66,38 @@ class Run:
         self.checkpoints = self.folder / "checkpoints"
         self.stop_asked = False
         self.ringing: set[str] = set()
-        self.found, self.lines = world.on_main(self._look)
+        self.stack = ExitStack()
 
-    def _look(self) -> tuple[Path | None, list[str]]:
-        """The checkpoint to go on from, and what to say of it."""
+    def __enter__(self) -> Run:
+        with ExitStack() as stack:
+            stack.enter_context(self.world.owned(self.folder))
+            self.found, self.lines, self.record = self.world.on_main(self._look)
+            self.stack = stack.pop_all()
+        return self
+
+    def _look(self) -> tuple[Path | None, list[str], dict[str, Any]]:
+        """The checkpoint to go on from, what to say of it, and what is recorded of the run."""
         found, lines = latest_checkpoint(self.checkpoints)
-        self._check_folder()
+        record = self._check_folder(found, lines)
         if found:
             lines.append(f"resuming from {found}")
         elif self.resume:
             lines.append(f"{self.checkpoints}: no good checkpoint yet; starting from the first step")
-        return found, lines
+        return found, lines, record
 
-    def _check_folder(self) -> None:
+    def _check_folder(self, found: Path | None, lines: list[str]) -> dict[str, Any]:
         """A new run needs a folder of its own; a resumed one must be the run that the folder holds."""
-        path = self.folder / "config.json"
+        path, now = self.folder / "config.json", digests(self.config)
         if not path.is_file():
-            return
+            return {"inputs": now}
         if not self.resume:
             raise ValueError(f"{self.folder} already holds a run: pass --resume to go on with it, or another --output")
-        try:
-            before = _settings(from_dict(type(self.config), json.loads(path.read_text())))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}; start another --output") from None
-        now = _settings(self.config)
-        changed = [name for name in now if now[name] != before[name]]
-        if changed:
-            raise ValueError(
-                f"{path} differs from this config in {', '.join(changed)}: resume with the run's own settings, "
-                "or start another --output"
-            )
+        file = self.folder / "run.json"
+        record = json.loads(file.read_text()) if file.is_file() else {"inputs": {}}
+        own = found / "config.json" if found else path  # what was computed with: config.json may have been edited
+        check_same(own if own.is_file() else path, self.config, moved(record["inputs"], now))
+        lines += changed(record["inputs"], now)
+        return record | {"inputs": record["inputs"] | now}
 
     def restore(
         self, policy: Policy, create_optimizers: Callable[[Policy], Optimizers], keep_start: bool = False
@@ -117,40 +116,43 @@ class Run:
             self.state.start = {name: self.world.share_of(start.pop(name), parameters[name]) for name in parameters}
         if self.found:
             load_checkpoint(self.found, self.state, self.world)
+        if self.state.step > self.config.steps:
+            raise ValueError(f"steps = {self.config.steps}, but the run has made {self.state.step}: ask for more")
         self.progress = Progress(
             self.title, self.config.steps, self.quiet or not self.world.is_main, done=self.state.step
         )
         self.world.on_main(self._open)
+        self._watch_signals()
+        self.stack.enter_context(self.progress)
+        self.started = time.perf_counter()
         return self.state
 
     def _open(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.metrics = MetricsLog(self.folder / "metrics.jsonl", self.state.step)
-        self.trackers = Trackers(self.config.log_with, self.folder, _plain(self.config))
+        self.trackers = Trackers(self.config.log_with, self.folder, dataclasses.asdict(self.config))  # pyright: ignore[reportArgumentType]
+        self.stack.callback(self.trackers.close)
         for line in self.lines:
             self.progress.note(line)
 
-    def __enter__(self) -> Run:
-        self._handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        if _in_main_thread():
-            for number in self._handlers:
-                signal.signal(number, self._ask_to_stop)
-        self.progress.__enter__()
-        self.started = time.perf_counter()
-        return self
+    def _watch_signals(self) -> None:
+        """From here on a signal is a wish to stop between two updates; until then it stops at once."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.stack.callback(signal.signal, number, signal.signal(number, self._ask_to_stop))
 
     def __exit__(self, kind, error, trace) -> None:
-        self.progress.__exit__(kind, error, trace)
-        if self.world.is_main:
-            self.trackers.close()
-        if _in_main_thread():
-            for number, handler in self._handlers.items():
-                signal.signal(number, handler)
-        if kind is None:
-            self.save()
-            policy = self.state.policy
-            weights = self.world.whole(policy.trainable())
-            self.world.on_main(lambda: policy.save_pretrained(self.folder / "policy", weights))
+        with self.stack:
+            if kind is None:
+                self.save()
+                policy = self.state.policy
+                weights = self.world.whole(policy.trainable())
+                self.world.on_main(
+                    lambda: write_folder(
+                        self.folder / "policy",
+                        lambda draft: policy.save_pretrained(draft, weights),
+                        f"; the run is done and stands in {self.checkpoints}: make room and go on with --resume",
+                    )
+                )
 
     def _ask_to_stop(self, number: int, frame: object) -> None:
         # a launcher passes a signal on to processes that may have had it from the terminal already: not a second wish
@@ -173,11 +175,14 @@ class Run:
         """Write a checkpoint; all ranks call it."""
         if self.world.is_main:
             self._claim_folder()
-        return save_checkpoint(self.checkpoints, self.state, self.config.keep_checkpoints, self.world)
+        return save_checkpoint(self.checkpoints, self.state, self.config, self.config.keep_checkpoints, self.world)
 
     def _claim_folder(self) -> None:
         """Say whose folder this is; not before there is something to resume, or a start that fails would claim it."""
-        (self.folder / "config.json").write_text(to_json(self.config) + "\n")
+        for name, text in {"config.json": to_json(self.config), "run.json": json.dumps(self.record, indent=2)}.items():
+            path = self.folder / name
+            if not path.is_file() or path.read_text() != text + "\n":
+                write_text(path, text + "\n")
 
     def due(self, every: int) -> bool:
         """Whether the step just finished is one of every `every`; the last one is saved by the end of the run."""
@@ -212,16 +217,3 @@ class Run:
 
 SHOWN = ("loss", "reward", "accuracy", "nfe", "gamma")
 """Metrics beside the progress bar, where a run has them."""
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    return dataclasses.asdict(config)
-
-
-def _settings(config: Any) -> dict[str, Any]:
-    """Settings by dotted name, without those that a resumed run may change."""
-    return {name: value for name, value in flatten(_plain(config)).items() if name not in FREE}
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()

@@ -33,12 +33,12 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     world = World.join(config.load.device)
-    run = Run("fine-tune", config, world, resume, quiet)
-    policy, examples, held_out = start(config, world)
-    if examples.num_cut:
-        run.lines.append(f"{examples.num_cut} of {len(examples)} completions are cut: raise gen_length or max_length")
-    state = run.restore(policy, lambda policy: create_optimizers(policy, config))
-    with run:
+    with Run("fine-tune", config, world, resume, quiet) as run:
+        policy, examples, held_out = start(config, world)
+        if examples.num_cut:
+            cut = f"{examples.num_cut} of {len(examples)} completions are cut: raise gen_length or max_length"
+            run.lines.append(cut)
+        state = run.restore(policy, lambda policy: create_optimizers(policy, config))
         for step in range(state.step, config.steps):
             metrics = update(state, examples, config, world)
             run.count_skipped(metrics)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.config import suggest
+from diffpo.recipe import flatten
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
@@ -35,9 +36,10 @@ class Trackers:
                 kind = LOGGER_TYPE_TO_CLASS[name]
                 where = (str(folder),) if kind.requires_logging_directory else ()
                 self.trackers.append(kind("trackers", *where))
+        plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in flatten(config).items()}
         for tracker in self.trackers:
             tracker.start()
-            tracker.store_init_configuration(flatten(config))
+            tracker.store_init_configuration(plain)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         for tracker in self.trackers:
@@ -46,14 +48,3 @@ class Trackers:
     def close(self) -> None:
         for tracker in self.trackers:
             tracker.finish()
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots; what is neither number nor text becomes text, as trackers want it."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, int | float | str) else str(value)
-    return flat

@@ -36,8 +36,9 @@ def learning_rate_factor(config: TrainConfig, step: int) -> float:
     warmup = min(1.0, (step + 1) / max(1, optim.warmup_steps))
     if optim.lr_schedule == "constant":
         return warmup
-    progress = max(0, step - optim.warmup_steps) / max(1, config.steps - optim.warmup_steps)
-    return warmup * 0.5 * (1 + math.cos(math.pi * progress))
+    length = config.schedule_steps or config.steps
+    progress = max(0, step - optim.warmup_steps) / max(1, length - optim.warmup_steps)
+    return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def share_of_rows(world: World, rows: int, size: int) -> Iterator[Tensor]:

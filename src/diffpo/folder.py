@@ -1,0 +1,134 @@
+"""A folder that a command writes to: one owner at a time, files that appear whole, no draft after a failure."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+LOCK = ".lock"
+_held: set[int] = set()
+"""Handles of the locks of this process: a forked child closes them, or it would keep the lock of a dead parent."""
+
+
+def _let_go() -> None:
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+@contextmanager
+def owned(folder: str | Path) -> Iterator[None]:
+    """Hold `folder`, made if it is not there, against other processes; the lock ends with this one, however it ends.
+
+    ValueError says who holds it. A folder that was made here and stayed empty is removed again.
+    """
+    folder = Path(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"{folder}: a file stands where a folder is to be: choose another output") from None
+    handle = _lock(folder)
+    _held.add(handle)
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        _held.discard(handle)
+        os.close(handle)
+        with suppress(OSError):  # not empty
+            for path in made:
+                path.rmdir()
+
+
+def _lock(folder: Path) -> int:
+    """An open handle of the folder's lock file, which says whose it is."""
+    path = folder / LOCK
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(handle, 1000)
+            os.close(handle)
+            raise ValueError(
+                f"{folder} is in use by {_who(owner)}: wait for it, stop it, or choose another output"
+            ) from None
+        except OSError as error:
+            warnings.warn(
+                f"{folder}: this file system keeps no locks ({error.strerror}): see to it yourself that no "
+                "other process writes there",
+                stacklevel=3,
+            )
+        with suppress(FileNotFoundError):  # the owner before may have removed it between the two calls
+            if os.fstat(handle).st_ino == path.stat().st_ino:
+                break
+        os.close(handle)
+    owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
+    os.ftruncate(handle, 0)
+    os.write(handle, json.dumps(owner).encode())
+    return handle
+
+
+def _who(record: bytes) -> str:
+    try:
+        owner = json.loads(record)
+    except ValueError:  # it has just come and not yet written who it is
+        return "another process"
+    return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all: a kill or a full disk leaves what was there."""
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        draft.write_text(text)
+        draft.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise OSError(f"{path}: could not be written ({reason(error)})") from error
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to a file; OSError names it."""
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+    except OSError as error:
+        raise OSError(f"{path}: could not be written ({reason(error)})") from error
+
+
+def write_folder(folder: Path, write: Callable[[Path], None], consolation: str = "") -> None:
+    """Fill a folder through a draft beside it, which takes its place; a failure leaves what was there, and no draft.
+
+    OSError names the folder and the cause; `consolation` says what still stands.
+    """
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+        write(draft)
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.replace(folder)
+    except BaseException as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise OSError(f"{folder}: could not be written ({reason(error)}){consolation}") from error
+        raise
+
+
+def reason(error: OSError) -> str:
+    """Why, without the number and the path."""
+    return error.strerror or str(error)

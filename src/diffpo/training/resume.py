@@ -1,0 +1,104 @@
+"""Whether a run may go on: what a resumed run may change, and what changed behind its back."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from diffpo.recipe import flatten, from_dict
+
+FREE = (
+    *("output", "steps", "num_threads", "save_every", "keep_checkpoints", "eval_every", "eval_data", "eval"),
+    *("log_with", "log_every", "log_rollouts", "show_rollouts", "tracker", "load.device", "load.compile"),
+    *("optim.micro_batch_size", "optim.gradient_checkpointing", "rollout.num_slots"),
+)
+"""Settings and sections that a resumed run may change: how long it is, what it shows and keeps, memory, speed."""
+FILES = ("model", "load.adapter", "data", "eval_data", "task.data", "task.test_data", "task.reward")
+"""Settings that name files. Where what they hold is the same, the name may be another: the files have moved."""
+WHOLE = 2**26
+"""Bytes up to which a file's digest reads all of it; of a larger one only both ends and the size."""
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """What is computed, by dotted name: without what a resumed run may change, with a schedule's length in effect."""
+    found = {
+        name: value
+        for name, value in flatten(dataclasses.asdict(config)).items()
+        if name not in FREE and name.partition(".")[0] not in FREE
+    }
+    found["schedule_steps"] = None
+    if config.optim.lr_schedule != "constant":
+        found["schedule_steps"] = config.schedule_steps or config.steps
+    return found
+
+
+def check_same(path: Path, config: Any, same: Iterable[str] = ()) -> None:
+    """ValueError names the settings of the run, at `path`, that differ from `config`; `same` are not compared."""
+    try:
+        before = settings(from_dict(type(config), json.loads(path.read_text())))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; start in another output") from None
+    now = settings(config)
+    changed = [name for name in now if now[name] != before[name] and name not in same]
+    if changed == ["schedule_steps"] and config.schedule_steps is None:
+        raise ValueError(
+            f"steps = {config.steps}: the run's cosine schedule is {before['schedule_steps']} steps long: give "
+            f"schedule_steps = {before['schedule_steps']} too, and the further steps have its last rate"
+        )
+    if changed:
+        raise ValueError(
+            f"{path} differs from this config in {', '.join(changed)}: a resumed run keeps its settings (--resume "
+            "takes them from the run's folder), or start in another output"
+        )
+
+
+def digests(config: Any) -> dict[str, dict[str, str]]:
+    """Path and digest of each file or folder that the settings name: setting to path to digest."""
+    values = flatten(dataclasses.asdict(config))
+    return {name: found for name in FILES if name in values and (found := dict(_digests(values[name])))}
+
+
+def _digests(value: Any) -> Iterator[tuple[str, str]]:
+    for entry in value if isinstance(value, list | tuple) else [value]:
+        text = str(entry).partition(".py:")[0] + (".py" if ".py:" in str(entry) else "")
+        path = Path(text)
+        policy = path / "policy"
+        if entry and path.exists():
+            yield text, digest(policy if policy.is_dir() else path)
+
+
+def digest(path: Path) -> str:
+    """A fingerprint of a file's content, or of all files of a folder but its own drafts."""
+    found = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    for file in files:
+        size = file.stat().st_size
+        if path.is_dir():
+            found.update(f"{file.relative_to(path)}\n".encode())
+        with file.open("rb") as content:
+            if size <= WHOLE:
+                found.update(content.read())
+            else:
+                found.update(f"{size}\n".encode() + content.read(WHOLE // 2))
+                content.seek(size - WHOLE // 2)
+                found.update(content.read())
+    return found.hexdigest()
+
+
+def moved(before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Settings whose files are elsewhere and hold what they held."""
+    return [name for name in now if name in before and [*before[name].values()] == [*now[name].values()]]
+
+
+def changed(before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """A line for each file that is not what it was when the run last started."""
+    return [
+        f"{path} ({name}) has changed since this run began: the steps from here on go by what it holds now"
+        for name, files in now.items()
+        for path, found in files.items()
+        if before.get(name, {}).get(path, found) != found
+    ]

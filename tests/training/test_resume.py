@@ -1,0 +1,210 @@
+"""Going on with a run: longer, from its folder alone, with what may change, and told what did change."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from training.test_loop import assert_same_run
+
+from diffpo.cli import main
+from diffpo.config import EvalConfig, OptimConfig, RolloutConfig, SftConfig, TrainConfig
+from diffpo.models.policy import load_policy
+from diffpo.training.checkpoint import latest_checkpoint
+from diffpo.training.loop import train
+from diffpo.training.metrics import read_metrics
+from diffpo.training.sft import fine_tune
+
+COSINE = OptimConfig(lr_schedule="cosine", warmup_steps=1)
+
+
+@pytest.fixture
+def config(short_run: TrainConfig) -> TrainConfig:
+    return short_run
+
+
+@pytest.mark.parametrize("optim", [OptimConfig(), COSINE], ids=["constant", "cosine of its own length"])
+def test_a_longer_run_is_the_run_that_was_longer_from_the_start(
+    config: TrainConfig,
+    tmp_path: Path,
+    optim: OptimConfig,
+) -> None:
+    config = replace(config, optim=optim, schedule_steps=3 if optim is COSINE else None)
+    straight = replace(config, output=str(tmp_path / "straight"))
+    train(straight, quiet=True)
+    train(replace(config, steps=2), quiet=True)
+    train(config, resume=True, quiet=True)
+    assert_same_run(config.output, straight.output)
+
+
+def test_a_cosine_without_a_length_of_its_own_cannot_grow(config: TrainConfig) -> None:
+    config = replace(config, optim=COSINE, steps=2)
+    train(config, quiet=True)
+    with pytest.raises(ValueError, match="cosine schedule is 2 steps long: give schedule_steps = 2 too"):
+        train(replace(config, steps=3), resume=True, quiet=True)
+    train(replace(config, steps=3, schedule_steps=2), resume=True, quiet=True)
+    rates = [step["model/lr"] for step in read_metrics(Path(config.output) / "metrics.jsonl")]
+    assert len(rates) == 3 and rates[2] == 0
+
+
+def test_a_run_does_not_shrink(config: TrainConfig) -> None:
+    train(replace(config, steps=2), quiet=True)
+    with pytest.raises(ValueError, match="steps = 1, but the run has made 2: ask for more"):
+        train(replace(config, steps=1), resume=True, quiet=True)
+
+
+def test_harmless_settings_may_change(config: TrainConfig) -> None:
+    train(replace(config, steps=1), quiet=True)
+    others = replace(
+        config,
+        steps=2,
+        save_every=3,
+        keep_checkpoints=1,
+        eval_every=2,
+        num_threads=1,
+        eval=EvalConfig(num_prompts=4),
+        rollout=replace(config.rollout, num_slots=3),
+        optim=replace(config.optim, gradient_checkpointing=True),
+    )
+    train(others, resume=True, quiet=True)
+    assert "eval/accuracy" in read_metrics(Path(config.output) / "metrics.jsonl")[-1]
+
+
+@pytest.mark.parametrize("name", ["prompts_per_step", "seed", "rollout.temperature"])
+def test_others_are_refused_by_name(config: TrainConfig, name: str) -> None:
+    train(replace(config, steps=1), quiet=True)
+    changes = {"prompts_per_step": 2, "seed": 1, "rollout": RolloutConfig(temperature=0.5)}
+    changes = {name.partition(".")[0]: changes[name.partition(".")[0]]}
+    with pytest.raises(ValueError, match=f"differs from this config in {name}: "):
+        train(replace(config, **changes), resume=True, quiet=True)
+
+
+# --- the folder alone --------------------------------------------------------------------------------------------
+
+
+def steps_of(folder: Path) -> int:
+    return len(read_metrics(folder / "metrics.jsonl"))
+
+
+def test_the_folder_is_enough(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(replace(config, steps=1), quiet=True)
+    folder = Path(shutil.move(config.output, tmp_path / "moved"))
+    monkeypatch.chdir(tmp_path)
+    ways = (["moved"], ["--output", "moved"], ["--output=moved"], ["moved/config.json"], [str(folder)])
+    for number, way in enumerate(ways, start=2):
+        main(["train", *way, "--resume", "--steps", str(number), "--optim.learning-rate", "1e-4"])
+        assert steps_of(folder) == number
+    assert not (tmp_path / "run").exists() and json.loads((folder / "config.json").read_text())["steps"] == 6
+
+
+def test_a_run_is_not_started_over_by_its_name(
+    config: TrainConfig,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train(replace(config, steps=1), quiet=True)
+    with pytest.raises(SystemExit):
+        main(["train", config.output])
+    assert "already holds a run: pass --resume" in capsys.readouterr().err
+
+
+def test_settings_edited_by_hand_are_noticed(config: TrainConfig) -> None:
+    train(replace(config, steps=1), quiet=True)
+    file = Path(config.output) / "config.json"
+    file.write_text(file.read_text().replace('"learning_rate": 0.0001', '"learning_rate": 0.01'))
+    with pytest.raises(ValueError, match=r"differs from this config in optim\.learning_rate"):
+        train(replace(config, optim=OptimConfig(learning_rate=0.01)), resume=True, quiet=True)
+
+
+# --- what changed since ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sft(start: str, tmp_path: Path) -> SftConfig:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "01=", "completion": "2"}\n')
+    rows, output = str(tmp_path / "rows.jsonl"), str(tmp_path / "sft")
+    return SftConfig(model=start, data=rows, eval_data=rows, output=output, steps=1, batch_size=2, optim=OptimConfig())
+
+
+def test_rows_that_changed_are_said(sft: SftConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    fine_tune(sft)
+    fine_tune(replace(sft, steps=2), resume=True)
+    assert "has changed" not in capsys.readouterr().err
+    Path(sft.data).write_text('{"prompt": "02=", "completion": "1"}\n')
+    fine_tune(replace(sft, steps=3), resume=True)
+    assert f"{sft.data} (data) has changed since this run began" in capsys.readouterr().err
+    fine_tune(replace(sft, steps=4), resume=True)  # said once: the record is of the run's last start
+    assert "has changed" not in capsys.readouterr().err
+
+
+def test_rows_that_moved_are_the_same_rows(sft: SftConfig, tmp_path: Path) -> None:
+    fine_tune(sft, quiet=True)
+    moved = shutil.move(sft.data, tmp_path / "elsewhere.jsonl")
+    fine_tune(replace(sft, data=str(moved), eval_data="", steps=2), resume=True, quiet=True)
+    (tmp_path / "others.jsonl").write_text('{"prompt": "02=", "completion": "1"}\n')
+    with pytest.raises(ValueError, match="differs from this config in data: "):
+        fine_tune(replace(sft, data=str(tmp_path / "others.jsonl"), steps=3), resume=True, quiet=True)
+
+
+def test_reward_code_that_changed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from diffpo.training.resume import changed, digests, moved
+
+    (tmp_path / "r.py").write_text("def f(completions): return [0.0]\n")
+    task = replace(TrainConfig().task, name="own", data="hub/rows", reward=(f"{tmp_path}/r.py:f=0.5", "number"))
+    before = digests(replace(TrainConfig(), task=task, model="none/here"))
+    assert before.keys() == {"task.reward"} and before["task.reward"].keys() == {f"{tmp_path}/r.py"}
+    (tmp_path / "r.py").write_text("def f(completions): return [1.0]\n")
+    now = digests(replace(TrainConfig(), task=task, model="none/here"))
+    assert len(changed(before, now)) == 1 and not moved(before, now)
+
+
+# --- a full disk -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 600 KB, where mounting one is allowed."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", folder], capture_output=True)
+    if done.returncode:
+        pytest.skip("no right to mount")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_full_disk_is_one_line_and_no_draft(
+    config: TrainConfig,
+    small_disk: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = replace(config, output=str(small_disk / "run"))
+    with pytest.raises(OSError, match=r"could not be written \(No space left on device\)"):
+        train(config, quiet=True)
+    assert not [path for path in small_disk.rglob("*") if "draft" in path.name]
+    found, _ = latest_checkpoint(small_disk / "run/checkpoints")
+    assert found is None or load_policy(found)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", config.output, "--resume"])
+    said = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and said[-1].startswith("diffpo: ") and "No space left on device" in said[-1]
+
+
+def test_a_fine_tuning_and_an_export_meet_a_full_disk(sft: SftConfig, start: str, small_disk: Path) -> None:
+    from diffpo.models.export import export
+
+    (small_disk / "ballast").write_bytes(bytes(500_000))
+    with pytest.raises(OSError, match=r"could not be written \(No space left on device\)"):
+        fine_tune(replace(sft, output=str(small_disk / "sft")), quiet=True)
+    with pytest.raises(OSError, match=r"out: could not be written \(No space left on device\)"):
+        export(start, small_disk / "out")
+    assert not [path for path in small_disk.rglob("*") if path.name == "out" or "draft" in path.name]
+
+
+def test_others_may_read_what_is_saved(start: str) -> None:
+    modes = {path.stat().st_mode & 0o777 for path in (Path(start) / "policy").iterdir() if path.is_file()}
+    assert len(modes) == 1
