@@ -12,8 +12,8 @@ help: ## print this list
 demo: $(STAMP) ## train a tiny model on this machine and show what reinforcement learning changed
 	$(BIN)/diffpo demo
 
-test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest
+test: $(STAMP) ## run the tests, in two processes
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(STAMP) ## check format, lint, types and the floors of the house
 	$(BIN)/ruff format --check

@@ -1,4 +1,4 @@
-"""What every test shares: one thread, no network, and property tests that draw the same examples each time."""
+"""What every test shares: shapes are checked, one thread, no network, property tests that draw the same examples."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 import torch
+from jaxtyping import install_import_hook
+
+# Shapes are checked here and only here. Not by jaxtyping's flag, which the processes of pytest-xdist do not see.
+install_import_hook("diffpo.functional", "beartype.beartype")
 
 torch.set_num_threads(1)  # the models are tiny, and threads that wait for each other are the slow part
 
