@@ -110,7 +110,7 @@ class Ids(CharTokenizer):
 class Parity:
     """A task: an answer is right if its first token is odd."""
 
-    name, alphabet, gen_length = "parity", "", 128
+    name, gen_length, rewards = "parity", 128, None
 
     def prompts(self, split: str, num: int, start: int = 0) -> list[Prompt]:
         return [Prompt(str(index), str(index)) for index in range(start, start + num)]
@@ -118,12 +118,6 @@ class Parity:
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
         # of many values, so that hardly a row is at its group's mean and left out
         return Verdict(int(completion) % 2 == 1, int(completion) % 997 / 997, {})
-
-    def solution(self, prompt: Prompt) -> str:
-        return "1"
-
-    def open_positions(self, prompt: Prompt) -> range:
-        return range(1)
 
 
 def make_policy(shape: TransformerConfig, config: TrainConfig, prompt_length: int) -> Policy:

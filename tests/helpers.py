@@ -17,6 +17,7 @@ from diffpo.models.policy import Policy
 from diffpo.models.threshold import ThresholdHead
 from diffpo.models.tokenizer import CharTokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
+from diffpo.rewards.calls import Rewards
 from diffpo.types import Prompt, Request, Sampler, Verdict
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -89,6 +90,7 @@ class FirstDigitTask:
     name: str = "fake"
     alphabet: str = ALPHABET
     gen_length: int = 6
+    rewards: Rewards | None = None
     seen: list[str] = field(default_factory=list)
 
     def prompts(self, split: str, num: int, start: int = 0) -> list[Prompt]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +28,15 @@ class Prompt:
     """What the verifier needs: the answer, the numbers, the grid."""
     prefill: str = ""
     """Start of the completion, put after the assistant header; the completion's text goes on from it."""
+    messages: Messages = ()
+    """The conversation, where the prompt is one, as it goes through the chat template; `text` is what people read."""
+    place: str = ""
+    """Where the row stands, such as "my.jsonl, line 7", for messages that say it is wrong; "" for none."""
+
+    @property
+    def asked(self) -> str | Messages:
+        """What the model is asked: the conversation, or the text."""
+        return self.messages or self.text
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,26 @@ class Verdict:
     """None leaves the completion out of training."""
     parts: Mapping[str, float] = field(default_factory=dict)
     """Named parts of the reward, logged as `rewards/{name}`."""
+    extra: Mapping[str, object] = field(default_factory=dict)
+    """What reward functions say of the completion beside that, kept in completions.jsonl."""
+
+
+class Attempts(NamedTuple):
+    """Completions of one prompt that are judged together: the G of a group, or one in an evaluation."""
+
+    prompt: Prompt
+    texts: Sequence[str]
+    """Text before EOS, without the prompt's prefill."""
+    tokens: Sequence[Sequence[int]]
+    """Ids up to and including the first EOS."""
+
+
+class Judged(NamedTuple):
+    """What a verifier, or reward functions, make of attempts."""
+
+    verdicts: Sequence[Verdict]
+    metrics: Mapping[str, float] = MappingProxyType({})
+    """What reward functions logged of the group as a whole."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +158,8 @@ class RolloutGroup:
     prompt: Prompt
     prompt_ids: tuple[int, ...]
     rollouts: Sequence[Rollout]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What reward functions logged of the group."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -100,7 +100,7 @@ def score(policy: Policy, batch: Batch, num_latents: int = 2) -> None:
 class IdsTask:
     """A task over token ids: an answer is right if it begins with an even digit."""
 
-    name, alphabet = "ids", ""
+    name, rewards = "ids", None
 
     def __init__(self, requests: Sequence[Request], gen_length: int = 64) -> None:
         self.gen_length = gen_length
@@ -113,12 +113,6 @@ class IdsTask:
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
         correct = completion[:1] in tuple("02468")
         return Verdict(correct, float(correct))
-
-    def solution(self, prompt: Prompt) -> str:
-        raise ValueError("there is nothing to solve")
-
-    def open_positions(self, prompt: Prompt) -> list[int]:
-        raise ValueError("there is nothing to solve")
 
 
 def joint_step(policy: Policy, requests: Sequence[Request], num_iterations: int, group: int) -> TrainState:

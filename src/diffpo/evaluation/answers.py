@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,10 +13,12 @@ from typing import Any
 from diffpo.config import RolloutConfig
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
+from diffpo.rewards.calls import TrainerState
 from diffpo.rollout.engine import generate
-from diffpo.rollout.local import judge, make_request
+from diffpo.rollout.judging import ids_of, judge
+from diffpo.rollout.local import make_request
 from diffpo.tasks.base import Task
-from diffpo.types import Prompt
+from diffpo.types import Attempts, Prompt
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Answer:
     num_tokens: int
     """Tokens up to and including the first EOS."""
     gamma: float | None
+    extra: Mapping[str, object] = field(default_factory=dict)
+    """What reward functions kept of the completion (`log_extra`)."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +68,25 @@ class Point:
 
 
 def answer(
-    policy: Policy, task: Task, prompts: Sequence[Prompt], rollout: RolloutConfig, seed: int, early_exit: bool
+    policy: Policy,
+    task: Task,
+    prompts: Sequence[Prompt],
+    rollout: RolloutConfig,
+    seed: int,
+    early_exit: bool,
+    state: TrainerState | None = None,
 ) -> list[Answer]:
     """Decode and judge one completion a prompt, thresholds without noise; draws are keyed by (seed, prompt id)."""
     requests = [
         make_request(policy, p, rollout, task.gen_length, make_key(seed, p.id), explore=False, early_exit=early_exit)
         for p in prompts
     ]
+    completions = generate(policy, requests, rollout.num_slots)
+    texts = [policy.tokenizer.decode(completion.tokens.tolist()) for completion in completions]
+    rows = list(zip(prompts, texts, completions, strict=True))
+    judged = judge(task, [Attempts(prompt, [text], [ids_of(completion)]) for prompt, text, completion in rows], state)
     answers = []
-    for prompt, completion in zip(prompts, generate(policy, requests, rollout.num_slots), strict=True):
-        text = policy.tokenizer.decode(completion.tokens.tolist())
-        verdict = judge(task, prompt, text)
+    for (prompt, text, completion), ((verdict,), _) in zip(rows, judged, strict=True):
         answers.append(
             Answer(
                 sampler=rollout.sampler,
@@ -89,6 +101,7 @@ def answer(
                 nfe_until_eos=completion.nfe_until_eos,
                 num_tokens=completion.length,
                 gamma=completion.gamma,
+                extra=verdict.extra,
             )
         )
     return answers

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from diffpo.config import RolloutConfig
 from diffpo.models.policy import Policy
-from diffpo.rollout.local import judge, sample
+from diffpo.rollout.judging import judge_one
+from diffpo.rollout.local import sample
 from diffpo.tasks.base import Task
 from diffpo.types import Completion, Messages, Prompt, Verdict
 
@@ -128,7 +129,7 @@ def show_unmasking(
     columns, gen_length = (GRID_COLUMNS.get(task.name), task.gen_length) if task else (None, GEN_LENGTH)
     with LiveUnmasking(prompt.text, _decoder(policy), policy.mask_id, delay, columns, console) as live:
         ((text, completion),) = sample(policy, [prompt], rollout, gen_length, seed, on_call=live)
-    live.summary(text, completion, judge(task, prompt, text) if task and prompt.columns else None)
+    live.summary(text, completion, judge_one(task, prompt, text, completion) if task and prompt.columns else None)
     return text, completion
 
 

@@ -98,6 +98,7 @@ class HubTokenizer:
             raise ValueError(
                 "this checkpoint has no chat template: put chat_template.jinja into its folder, or prompt with text"
             )
+        messages = [{"role": message["role"], "content": message["content"]} for message in messages]
         values = [value for message in messages for value in message.values()]
         typed = sorted({token for value in values for token in self._special.findall(value)})
         # Special tokens that users typed go through the template in disguise, so that those left are the template's.

@@ -10,7 +10,8 @@ from pathlib import Path
 from diffpo.config import TrainConfig
 from diffpo.evaluation.display import GRID_COLUMNS, clues
 from diffpo.models.policy import Policy, load_policy
-from diffpo.rollout.local import judge, sample
+from diffpo.rollout.judging import judge_one
+from diffpo.rollout.local import sample
 from diffpo.tasks import load_task
 from diffpo.types import Prompt
 
@@ -59,7 +60,7 @@ def read_examples(model: Path, config: TrainConfig, num: int) -> list[Example]:
                 calls=tuple(completion.committed_at.tolist()),
                 certainties=tuple(math.exp(-max(0.0, entropy)) for entropy in completion.entropies.tolist()),
                 given=clues(prompt, len(tokens)),
-                correct=judge(task, prompt, text).correct,
+                correct=judge_one(task, prompt, text, completion).correct,
                 nfe=completion.nfe,
                 sampler=rollout.sampler,
                 gamma=completion.gamma,

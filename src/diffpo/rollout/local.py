@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -11,9 +12,11 @@ from diffpo.config import RolloutConfig
 from diffpo.functional.objective import speed_reward
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
+from diffpo.rewards.calls import TrainerState
 from diffpo.rollout.engine import OnCall, generate
+from diffpo.rollout.judging import ids_of, judge
 from diffpo.tasks.base import Task
-from diffpo.types import Completion, Messages, Prompt, Request, Rollout, RolloutGroup, Sampler, Verdict
+from diffpo.types import Attempts, Completion, Messages, Prompt, Request, Rollout, RolloutGroup, Sampler
 
 
 def make_request(
@@ -29,7 +32,7 @@ def make_request(
 
     ValueError if a number of steps does not spread evenly over the blocks.
     """
-    prompt, prefill = (prompt.text, prompt.prefill) if isinstance(prompt, Prompt) else (prompt, "")
+    prompt, prefill = (prompt.asked, prompt.prefill) if isinstance(prompt, Prompt) else (prompt, "")
     gen_length = config.gen_length or gen_length
     block_length = config.block_length or gen_length
     sampler, num_blocks = Sampler.parse(config.sampler), -(-gen_length // block_length)
@@ -87,19 +90,24 @@ def collect(
     seed: int,
     speed_weight: float = 0.0,
     speed_gate: float = 0.0,
+    state: TrainerState | None = None,
 ) -> list[RolloutGroup]:
     """G scored completions of each prompt. Random numbers are keyed by (seed, prompt id, generation)."""
+    asked = [make_request(policy, prompt, config, task.gen_length, key=0) for prompt in prompts]
     requests = [
-        make_request(policy, prompt, config, task.gen_length, make_key(seed, prompt.id, generation))
-        for prompt in prompts
+        replace(request, key=make_key(seed, prompt.id, generation))
+        for prompt, request in zip(prompts, asked, strict=True)
         for generation in range(num_generations)
     ]
     completions = generate(policy, requests, config.num_slots)
     texts = [policy.tokenizer.decode(completion.tokens.tolist()) for completion in completions]
-    verdicts = [
-        judge(task, prompts[index // num_generations], text, index % num_generations)
-        for index, text in enumerate(texts)
+    groups = [slice(start, start + num_generations) for start in range(0, len(texts), num_generations)]
+    attempts = [
+        Attempts(prompt, texts[group], [ids_of(completion) for completion in completions[group]])
+        for prompt, group in zip(prompts, groups, strict=True)
     ]
+    judged = judge(task, attempts, state)
+    verdicts = [verdict for group in judged for verdict in group.verdicts]
     shape = (len(prompts), num_generations)
     rewards = speed_reward(
         torch.tensor([math.nan if verdict.reward is None else verdict.reward for verdict in verdicts]).view(shape),
@@ -116,21 +124,6 @@ def collect(
         )
     ]
     return [
-        RolloutGroup(
-            prompt,
-            requests[index * num_generations].prompt_ids,
-            tuple(rollouts[index * num_generations : (index + 1) * num_generations]),
-        )
-        for index, prompt in enumerate(prompts)
+        RolloutGroup(prompt, request.prompt_ids, tuple(rollouts[group]), found.metrics)
+        for prompt, request, group, found in zip(prompts, asked, groups, judged, strict=True)
     ]
-
-
-def judge(task: Task, prompt: Prompt, text: str, generation: int = 0) -> Verdict:
-    """The task's verdict; a verifier that raises is reported with the row it raised on."""
-    try:
-        return task.verify(prompt, text)
-    except Exception as error:
-        raise RuntimeError(
-            f"task {task.name!r}: the verifier raised {error!r} on prompt {prompt.id!r}, generation {generation}, "
-            f"completion {text[:200]!r}"
-        ) from error

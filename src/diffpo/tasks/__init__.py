@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from diffpo.config import TaskConfig, suggest
 
 if TYPE_CHECKING:
-    from diffpo.tasks.base import Task
+    from diffpo.tasks.base import SolvedTask, Task
 
 TINY = {
     "tiny_arithmetic": ("diffpo.tasks.tiny_arithmetic", "TinyArithmetic"),
@@ -36,6 +36,14 @@ def load_task(config: TaskConfig | str) -> Task:
     if kind not in TASKS or (":" in config.name and kind != "reasoning_gym"):
         raise ValueError(f"unknown task {config.name!r}{_kin(config.name) or suggest(config.name, TASKS)}")
     module, name = TASKS[kind]
+    return getattr(importlib.import_module(module), name)(config)
+
+
+def load_solved_task(config: TaskConfig) -> SolvedTask:
+    """The task that `config` describes, if it is one that a tiny model can be pre-trained on; else ValueError."""
+    if config.name not in TINY:
+        raise ValueError(f"{config.name} has no solved examples for a tiny model: choose one of {', '.join(TINY)}")
+    module, name = TINY[config.name]
     return getattr(importlib.import_module(module), name)(config)
 
 

@@ -1,27 +1,27 @@
-"""What a task is: prompts and a verifier; and, for the tasks of tiny models, solved examples to pre-train on."""
+"""What a task is: prompts with a verifier or reward functions; for tiny models, solved examples to pre-train on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
+from diffpo.rewards.calls import Rewards
 from diffpo.types import Prompt, Verdict
 
 Split = Literal["train", "test"]
 
 
 class Task(Protocol):
-    """A source of prompts with a verdict on answers. All of it is a function of the task's config and its arguments.
-
-    Training and evaluation need `name`, `gen_length`, `prompts` and `verify`. `alphabet`, `solution` and
-    `open_positions` are for pre-training a tiny model; the tasks for chat models raise ValueError there.
-    """
+    """A source of prompts with a verdict on answers. All of it is a function of the task's config and its arguments."""
 
     name: str
-    alphabet: str
-    """Every character that a prompt or an answer can hold: the tiny model's vocabulary."""
     gen_length: int
     """Canvas length that holds every answer."""
+
+    @property
+    def rewards(self) -> Rewards | None:
+        """Functions that judge the completions of a prompt together, in place of `verify`; None for none."""
+        ...
 
     def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:
         """Prompts start..start+num-1 of the split's seeded stream; no prompt of one split occurs in the other.
@@ -31,12 +31,19 @@ class Task(Protocol):
         ...
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
-        """Judge a completion: its text before EOS, without the prompt's prefill.
+        """Judge a completion: its text before EOS, without the prompt's prefill. Called from any thread.
 
         Any string whatever gets a verdict, within milliseconds where no program is run for it. A reward of None leaves
         the completion out.
         """
         ...
+
+
+class SolvedTask(Task, Protocol):
+    """A task that knows right answers, for a tiny model to be pre-trained on."""
+
+    alphabet: str
+    """Every character that a prompt or an answer can hold: the tiny model's vocabulary."""
 
     def solution(self, prompt: Prompt) -> str:
         """A right answer, as pre-training shows it."""

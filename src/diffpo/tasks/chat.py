@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from types import MappingProxyType
-from typing import Any
 
 from diffpo.config import TaskConfig
 from diffpo.grading.saved import RULES
-from diffpo.rewards.functions import Rewards, load_rewards
+from diffpo.rewards.calls import Rewards
+from diffpo.rewards.functions import load_rewards
 from diffpo.tasks.base import Split
 from diffpo.tasks.data import Row, Source, read_rows
 from diffpo.tasks.stream import check_split, stable_key
@@ -20,6 +20,12 @@ PREFILL = "<reasoning>"
 """Start of every completion: the model is put into the form that the prompt asks for (d1's protocol)."""
 GEN_LENGTH = 256
 """d1 trains at 256 tokens and evaluates at 128, 256 and 512."""
+
+
+def with_all_columns(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Each with the columns of all, None where its row has none: what a reward function may read."""
+    names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
+    return [replace(prompt, columns=names | {**prompt.columns}) for prompt in prompts]
 
 
 def answer_form(answer: str) -> str:
@@ -44,27 +50,9 @@ class ChatTask:
         raise NotImplementedError
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
-        """The grader's verdict by the rules of the config, or that of the user's own rewards."""
-        if self.rewards is not None:
-            return self.rewards.verdict(prompt, completion)
+        """The grader's verdict by the rules of the config."""
         graded = RULES[self.config.rules][self.name](prompt.columns, completion)
         return Verdict(graded.correct, graded.reward, graded.parts)
-
-    @property
-    def alphabet(self) -> str:
-        """None: only tiny models are pre-trained on solved examples."""
-        raise ValueError(self._no_examples())
-
-    def solution(self, prompt: Prompt) -> str:
-        """None: only tiny models are pre-trained on solved examples."""
-        raise ValueError(self._no_examples())
-
-    def open_positions(self, prompt: Prompt) -> Sequence[int]:
-        """None: only tiny models are pre-trained on solved examples."""
-        raise ValueError(self._no_examples())
-
-    def _no_examples(self) -> str:
-        return f"{self.name} has no solved examples for a tiny model: choose tiny_sudoku or its like"
 
 
 class RowTask(ChatTask):
@@ -79,8 +67,8 @@ class RowTask(ChatTask):
         super().__init__(config)
         self._rows: dict[Split, list[Prompt]] = {}
 
-    def read(self, row: Row) -> tuple[str, Mapping[str, Any]] | None:
-        """A row's message and columns; None to leave the row out, ValueError for a bad one."""
+    def read(self, row: Row) -> Prompt | None:
+        """A row's prompt, without id and place; None to leave the row out, ValueError for a bad one."""
         raise NotImplementedError
 
     def source(self, split: Split) -> Source:
@@ -93,16 +81,20 @@ class RowTask(ChatTask):
         check_split(split)
         if split not in self._rows:
             knob = {"train": "task.data", "test": "task.test_data"}[split]
-            found = [self.read(row) for row in read_rows(self.source(split), self.columns, knob)]
-            self._rows[split] = self.number(split, [pair for pair in found if pair is not None])
+            read = [(row, self.read(row)) for row in read_rows(self.source(split), self.columns, knob)]
+            found = [replace(prompt, place=row.place) for row, prompt in read if prompt is not None]
+            if self.rewards is not None:
+                found = with_all_columns(found)
+                self.rewards.check(found)
+            chosen = self.choose(split, found)
+            self._rows[split] = [
+                replace(prompt, id=f"{self.name}-{split}-{index}") for index, prompt in enumerate(chosen)
+            ]
         return self._rows[split]
 
-    def number(self, split: Split, pairs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Prompt]:
-        """Prompts with their ids."""
-        return [
-            Prompt(f"{self.name}-{split}-{index}", text, columns=columns, prefill=PREFILL)
-            for index, (text, columns) in enumerate(pairs)
-        ]
+    def choose(self, split: Split, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+        """The prompts of a source that belong to the split."""
+        return prompts
 
     def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:
         """Test rows in their order, as far as they go; training rows in epochs, each a seeded shuffle of all rows.

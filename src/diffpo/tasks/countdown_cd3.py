@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from itertools import permutations
 from random import Random
@@ -39,7 +40,7 @@ class CountdownCd3(RowTask):
         super().__init__(config)
         self._test: frozenset[Problem] | None = None
 
-    def read(self, row: Row) -> tuple[str, Mapping[str, Any]] | None:
+    def read(self, row: Row) -> Prompt | None:
         """A row of three numbers; others are left out, as d1 does."""
         numbers = column(row, ["numbers", "nums", "input"], (list, str))
         numbers = re.split(r"[\s,]+", numbers.strip("[] ")) if isinstance(numbers, str) else numbers
@@ -51,7 +52,7 @@ class CountdownCd3(RowTask):
         return self._message(*problem) if len(problem[0]) == NUM_NUMBERS else None
 
     @staticmethod
-    def _message(numbers: tuple[int, ...], target: int) -> tuple[str, dict[str, Any]]:
+    def _message(numbers: tuple[int, ...], target: int) -> Prompt:
         """The message asks for a boxed expression."""
         text = (
             "Combine the given numbers into an arithmetic expression whose value is the target. Use every number once "
@@ -59,11 +60,10 @@ class CountdownCd3(RowTask):
             "with no equals sign; for the numbers 5, 6, 7 and the target 4 it could be 5 + 6 - 7.\n"
             f"{answer_form(BOX)}\n\nNumbers: {list(numbers)}\nTarget: {target}"
         )
-        return text, {"numbers": numbers, "target": target}
+        return Prompt("", text, columns={"numbers": numbers, "target": target}, prefill=PREFILL)
 
-    def number(self, split: Split, pairs: Any) -> list[Prompt]:
+    def choose(self, split: Split, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
         """Training rows without the test problems."""
-        prompts = super().number(split, pairs)
         test = self._test_problems() if split == "train" else frozenset()
         return [prompt for prompt in prompts if canonical(prompt.columns) not in test]
 
@@ -83,8 +83,7 @@ class CountdownCd3(RowTask):
             key = tuple(sorted(numbers)), target
             held_out = stable_key(self.config.seed, key) < TEST_SHARE * 2**62
             if key not in test and held_out == (split == "test"):
-                text, columns = self._message(numbers, target)
-                return Prompt(f"{self.name}-{split}-{index}", text, columns=columns, prefill=PREFILL)
+                return replace(self._message(numbers, target), id=f"{self.name}-{split}-{index}")
 
     def _test_problems(self) -> frozenset[Problem]:
         """The problems of task.test_data, which no training prompt may be."""

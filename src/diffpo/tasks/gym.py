@@ -55,9 +55,7 @@ class Gym(ChatTask):
         raise ValueError(f"reasoning-gym's {self.dataset} has too few questions for a {split} split")
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
-        """The data set's score of the final answer; 0 if it has none in time. Or the user's own rewards."""
-        if self.rewards is not None:
-            return self.rewards.verdict(prompt, completion)
+        """The data set's score of the final answer; 0 if it has none in time."""
         answer = (final_answer(completion) or "")[:MAX_ANSWER]
         score = float(WORKER.ask([self.dataset, prompt.columns["seed"], answer]) or 0.0) if answer else 0.0
         parts = {"score": score, "format": float(formatted(completion))}

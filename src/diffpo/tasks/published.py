@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from diffpo.grading.d1 import last_box
-from diffpo.tasks.chat import RowTask, answer_form
+from diffpo.tasks.chat import PREFILL, RowTask, answer_form
 from diffpo.tasks.data import Row, Source, column
+from diffpo.types import Prompt
 
 
 class Gsm8k(RowTask):
@@ -17,13 +16,14 @@ class Gsm8k(RowTask):
     columns = "question, answer (the number, or a solution that ends in #### and the number)"
     default = MappingProxyType({split: Source("openai/gsm8k", split, "main") for split in ("train", "test")})
 
-    def read(self, row: Row) -> tuple[str, Mapping[str, Any]]:
+    def read(self, row: Row) -> Prompt:
         """The message asks for a boxed number."""
         question = column(row, ["question"])
         answer = str(column(row, ["answer"], (str, int, float))).rpartition("####")[2].strip()
         form = answer_form(r"\boxed{...}")
         text = f"Solve this problem and give its answer as a number.\n{form}\n\n{question}"
-        return text, {"question": question, "answer": answer.removesuffix(".0")}
+        columns = {"question": question, "answer": answer.removesuffix(".0")}
+        return Prompt("", text, columns=columns, prefill=PREFILL)
 
 
 class Math500(RowTask):
@@ -34,7 +34,7 @@ class Math500(RowTask):
         {"train": Source("ankner/math-500", "train"), "test": Source("HuggingFaceH4/MATH-500", "test")}
     )
 
-    def read(self, row: Row) -> tuple[str, Mapping[str, Any]]:
+    def read(self, row: Row) -> Prompt:
         """The message asks for a boxed answer."""
         problem = column(row, ["problem", "question"])
         if row.values.get("answer") is not None:
@@ -46,4 +46,4 @@ class Math500(RowTask):
                 raise ValueError(f"{row.place}: column 'solution' holds no \\boxed{{...}}, got {solution[-60:]!r}")
         form = answer_form(r"\boxed{...}")
         text = f"Solve this problem and box its answer.\n{form}\n\n{problem}"
-        return text, {"problem": problem, "answer": answer}
+        return Prompt("", text, columns={"problem": problem, "answer": answer}, prefill=PREFILL)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class Sudoku4x4(RowTask):
         self._grids: dict[Split, list[int]] = {"train": split["train"], "test": split["test"]}
         self._reserved = config.test_data is None
 
-    def read(self, row: Row) -> tuple[str, Mapping[str, Any]]:
+    def read(self, row: Row) -> Prompt:
         """A puzzle with its solution, which must be a grid with the puzzle's clues."""
         puzzle = str(column(row, ["Puzzle", "puzzle"]))
         solution = str(column(row, ["Solution", "solution"]))
@@ -48,21 +48,20 @@ class Sudoku4x4(RowTask):
         return self._message(puzzle, solution)
 
     @staticmethod
-    def _message(puzzle: str, solution: str) -> tuple[str, dict[str, Any]]:
+    def _message(puzzle: str, solution: str) -> Prompt:
         text = (
             "Fill in a 4x4 Sudoku. It is written as 16 digits, row after row, each row from left to right; 0 is an "
             "empty cell. In the solution every row, every column and each of the four 2x2 corners holds 1, 2, 3 and 4 "
             "once, and the given digits stay where they are. Answer with the 16 digits of the whole solution, nothing "
             f"between them.\n{answer_form('(16 digits from 1 to 4)')}\n\nPuzzle: {puzzle}"
         )
-        return text, {"puzzle": puzzle, "solution": solution}
+        return Prompt("", text, columns={"puzzle": puzzle, "solution": solution}, prefill=PREFILL)
 
-    def number(self, split: Split, pairs: Any) -> list[Prompt]:
+    def choose(self, split: Split, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
         """Of more than 256 test puzzles d1's choice; training rows without the test puzzles."""
-        if split == "test" and len(pairs) > NUM_TEST:
-            chosen = np.random.RandomState(SUBSET_SEED).choice(len(pairs), NUM_TEST, replace=False)
-            pairs = [pairs[index] for index in sorted(chosen)]
-        prompts = super().number(split, pairs)
+        if split == "test" and len(prompts) > NUM_TEST:
+            chosen = np.random.RandomState(SUBSET_SEED).choice(len(prompts), NUM_TEST, replace=False)
+            prompts = [prompts[index] for index in sorted(chosen)]
         tested = self._tested("puzzle") if split == "train" else set()
         return [prompt for prompt in prompts if prompt.columns["puzzle"] not in tested]
 
@@ -79,8 +78,7 @@ class Sudoku4x4(RowTask):
         grid = rng.choice(self._free_grids(split))
         clues = unique_clues(grid, NUM_BLANKS, rng)
         puzzle = "".join(digit if clues >> cell & 1 else "0" for cell, digit in enumerate(GRIDS[grid]))
-        text, columns = self._message(puzzle, GRIDS[grid])
-        return Prompt(f"{self.name}-{split}-{index}", text, columns=columns, prefill=PREFILL)
+        return replace(self._message(puzzle, GRIDS[grid]), id=f"{self.name}-{split}-{index}")
 
     def _free_grids(self, split: Split) -> list[int]:
         """Grids of a split: of training those that no test puzzle has, at least 288 - 256 of them."""

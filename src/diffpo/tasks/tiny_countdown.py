@@ -25,6 +25,7 @@ class TinyCountdown:
     def __init__(self, config: TaskConfig) -> None:
         dial = Dial.from_config(config, easy=(3, 3), hard=(4, 4), limits=(2, 6))
         self.stream = GymStream("countdown", "countdown", config.seed, dial, _options, _read)
+        self.rewards = None
         self.gen_length = _canvas_length(dial.top)
 
     def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:

@@ -56,6 +56,7 @@ class TinySudoku:
     name = "tiny_sudoku"
     alphabet = "01234="
     gen_length = NUM_CELLS
+    rewards = None
 
     def __init__(self, config: TaskConfig) -> None:
         self.seed = config.seed

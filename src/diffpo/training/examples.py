@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from diffpo.config import SftConfig
 from diffpo.functional.random import fold, make_key, uniform
 from diffpo.models.policy import Policy
-from diffpo.tasks.base import Task
+from diffpo.tasks.base import SolvedTask
 
 CANVAS_MULTIPLE = 32
 
@@ -35,7 +35,7 @@ class Examples:
         return len(self.prompts)
 
 
-def solved_examples(policy: Policy, task: Task, config: SftConfig) -> Examples:
+def solved_examples(policy: Policy, task: SolvedTask, config: SftConfig) -> Examples:
     """A task's prompts with right answers, canvases as long as the task's.
 
     `label_noise` of the symbols that a prompt leaves open are replaced by random ones of the answers' symbols.

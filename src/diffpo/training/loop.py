@@ -15,6 +15,7 @@ from diffpo.functional.random import make_key
 from diffpo.functional.wd1 import wd1_advantages
 from diffpo.models.policy import Policy
 from diffpo.models.threshold import ThresholdHead
+from diffpo.rewards.calls import TrainerState
 from diffpo.rollout.local import collect
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
@@ -85,6 +86,7 @@ def gather(state: TrainState, task: Task, config: TrainConfig, world: World) -> 
                 make_key(config.seed, "rollout", state.step),
                 config.objective.speed_weight,
                 config.objective.speed_gate,
+                TrainerState(state.step, config.steps),
             )
     groups = world.gather(groups)
     rewards = torch.tensor([[rollout.reward for rollout in group.rollouts] for group in groups])
@@ -105,8 +107,9 @@ def evaluate_if_due(state: TrainState, task: Task, config: TrainConfig, world: W
     prompts = task.prompts("test", config.eval.num_prompts)
     share, early_exit = world.share(len(prompts)), not config.eval.full_canvas
     rollout = replace(config.rollout, temperature=config.eval.temperature)
+    at = TrainerState(state.step, config.steps)
     with world.gathered(state.policy.denoiser):
-        answers = answer(state.policy, task, prompts[share.start : share.stop], rollout, 0, early_exit)
+        answers = answer(state.policy, task, prompts[share.start : share.stop], rollout, 0, early_exit, at)
     points = points_of(rollout.sampler, world.gather(answers))
     metrics = {}
     for point in points:

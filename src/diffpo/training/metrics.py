@@ -39,6 +39,11 @@ def summarize(groups: Sequence[RolloutGroup], config: TrainConfig) -> Metrics:
         parts = [rollout.verdict.parts[name] for rollout in rollouts]
         known = [part for part in parts if not math.isnan(part)]
         metrics[f"rewards/{name}/mean"] = fmean(known) if known else math.nan
+    logged: dict[str, list[float]] = {}
+    for group in groups:
+        for name, value in group.metrics.items():
+            logged.setdefault(f"logged/{name}", []).append(value)
+    metrics |= {name: fmean(values) for name, values in logged.items()}
     levels = sorted({group.prompt.level for group in groups} - {""})
     for level in levels:
         chosen = [rollout for group in groups if group.prompt.level == level for rollout in group.rollouts]

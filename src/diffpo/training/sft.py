@@ -16,7 +16,7 @@ from diffpo.functional.random import fold, make_key, uniform
 from diffpo.models.likelihood import score_tokens
 from diffpo.models.policy import Policy, create_policy
 from diffpo.models.transformer import pack
-from diffpo.tasks import load_task
+from diffpo.tasks import load_solved_task
 from diffpo.training.distributed import World
 from diffpo.training.examples import Examples, read_examples, solved_examples
 from diffpo.training.metrics import Metrics
@@ -55,14 +55,14 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
 def start(config: SftConfig, world: World) -> tuple[Policy, Examples, Examples | None]:
     """The policy to start from, what it learns from, and what is held out."""
     if not config.model:
-        task = load_task(config.task)
+        task = load_solved_task(config.task)
         policy = create_policy(task.alphabet, config.shape, config.seed).to(world.device)
     else:
         policy = load_start(config, world)
     if config.data:
         examples = read_examples(config.data, policy, config)
     else:
-        examples = solved_examples(policy, load_task(config.task), config)
+        examples = solved_examples(policy, load_solved_task(config.task), config)
     return policy, examples, read_examples(config.eval_data, policy, config) if config.eval_data else None
 
 

@@ -1,0 +1,78 @@
+"""Verdicts on groups of completions, begun as groups are there and given in the order of the prompts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from diffpo.rewards.calls import Call, TrainerState
+from diffpo.tasks.base import Task
+from diffpo.types import Attempts, Completion, Judged, Prompt, Verdict
+
+NUM_THREADS = min(32, os.cpu_count() or 1)
+"""Groups that a task's verifier judges at once: slow ones wait for processes of their own."""
+
+
+class Judging:
+    """Judges the groups of one task: by its reward functions, a group at a time, or else by its verifier.
+
+    Groups may be added in any order, while others are still decoded; the verdicts are the same.
+    """
+
+    def __init__(self, task: Task, state: TrainerState | None = None) -> None:
+        self.task, self.state = task, state or TrainerState()
+        self.pool = ThreadPoolExecutor(NUM_THREADS, "judge")
+        self.begun: dict[int, Call | Future[Judged]] = {}
+
+    def add(self, index: int, attempts: Attempts) -> None:
+        """Begin on a group; `index` is its place."""
+        if self.task.rewards is not None:
+            self.begun[index] = self.task.rewards.begin(attempts, self.state)
+        else:
+            self.begun[index] = self.pool.submit(_verify, self.task, attempts)
+
+    def finish(self) -> list[Judged]:
+        """What is made of each group, by index. The error of the first group that has one is raised."""
+        groups = [self.begun[index] for index in sorted(self.begun)]
+        try:
+            for group in groups:
+                if isinstance(group, Call):
+                    group.run_plain()
+            return [group.finish() if isinstance(group, Call) else group.result() for group in groups]
+        finally:
+            for group in groups:
+                group.cancel()
+            self.pool.shutdown(cancel_futures=True)
+
+
+def judge(task: Task, groups: Iterable[Attempts], state: TrainerState | None = None) -> list[Judged]:
+    """What the task makes of each group."""
+    judging = Judging(task, state)
+    for index, attempts in enumerate(groups):
+        judging.add(index, attempts)
+    return judging.finish()
+
+
+def judge_one(task: Task, prompt: Prompt, text: str, completion: Completion) -> Verdict:
+    """The verdict on one completion, a group by itself."""
+    return judge(task, [Attempts(prompt, [text], [ids_of(completion)])])[0].verdicts[0]
+
+
+def ids_of(completion: Completion) -> list[int]:
+    """Tokens up to and including the first EOS."""
+    return completion.tokens[: completion.length].tolist()
+
+
+def _verify(task: Task, attempts: Attempts) -> Judged:
+    """The verifier's verdicts; where it raises, the row is named."""
+    verdicts = []
+    for generation, text in enumerate(attempts.texts):
+        try:
+            verdicts.append(task.verify(attempts.prompt, text))
+        except Exception as error:
+            raise RuntimeError(
+                f"task {task.name!r}: the verifier raised {error!r} on prompt {attempts.prompt.id!r}, "
+                f"generation {generation}, completion {text[:200]!r}"
+            ) from error
+    return Judged(verdicts)

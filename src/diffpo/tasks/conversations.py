@@ -1,0 +1,145 @@
+"""What a row asks and answers: prompts and completions, conversations, ShareGPT and Alpaca."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from diffpo.tasks.data import Row, column
+from diffpo.types import Messages
+
+ROLES = {
+    **dict.fromkeys(("system",), "system"),
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model"), "assistant"),
+}
+"""The roles of a conversation, under their names here and in ShareGPT."""
+_MARK = (
+    r"(?:<\|(?:im_start|im_end|start_header_id|end_header_id|eot_id|startoftext|begin_of_text|endoftext|end_of_text"
+    r"|user|assistant|system|end)\|>|<(?:start|end)_of_turn>|(?:<s>\s*)?\[INST\]|\[/INST\]|<\uff5c[^\uff5c\n]{1,40}\uff5c>)"
+)
+_TEMPLATED = re.compile(rf"\A\s*{_MARK}|(?:{_MARK}\s*(?:assistant|model)?|</s>)\s*\Z")
+"""A chat template's own marks, at the start or the end of a text."""
+
+
+class Example(NamedTuple):
+    """What a row asks, and the answer that it gives, if it gives one."""
+
+    prompt: str | Messages
+    completion: str | None
+    source: str
+    """The column that the prompt is in."""
+
+
+def read_example(row: Row, answered: bool = False) -> Example:
+    """A row in the first of FORMATS that it has the columns of, `answered` those of an answer too.
+
+    ValueError names the row and what is wrong: no such columns, a turn out of place, a text in a template already.
+    """
+    for columns, read in FORMATS.items():
+        needed = columns if answered else columns[:1]
+        if all(row.values.get(name) is not None for name in needed):
+            example = read(row)
+            break
+    else:
+        has = ", ".join(map(str, row.values)) or "none"
+        wanted = ", ".join(" and ".join(columns if answered else columns[:1]) for columns in FORMATS)
+        raise ValueError(f"{row.place}: a row has one of {wanted}; the row's columns: {has}")
+    if answered and example.completion is None:
+        raise ValueError(f"{row.place}: the last message must be the assistant's, which is what is learned")
+    texts = [example.prompt] if isinstance(example.prompt, str) else [m["content"] for m in example.prompt]
+    for text in [*texts, example.completion or ""]:
+        if mark := _TEMPLATED.search(text):
+            raise ValueError(
+                f"{row.place}: the text is in a chat template already ({mark[0].strip()!r}): give messages, or the "
+                "text alone; the model's own template goes around it"
+            )
+    if isinstance(example.prompt, str) and not example.prompt.strip():
+        raise ValueError(f"{row.place}: column {example.source!r} is empty")
+    return example
+
+
+def _pair(row: Row) -> Example:
+    """Columns prompt and completion, each a text or messages."""
+    prompt, completion = column(row, ["prompt"], (str, list)), row.values.get("completion")
+    if not isinstance(prompt, str):
+        prompt = _to_answer(read_messages(prompt, f"{row.place}: column 'prompt'"), row, "prompt")
+    if completion is not None and not isinstance(completion, str):
+        turns = read_messages(completion, f"{row.place}: column 'completion'")
+        if [turn["role"] for turn in turns] != ["assistant"]:
+            raise ValueError(f"{row.place}: column 'completion' must be text or one message of the assistant")
+        completion = turns[0]["content"]
+    return Example(prompt, completion, "prompt")
+
+
+def _conversation(name: str) -> Callable[[Row], Example]:
+    """A conversation in a column; where the assistant has the last word, that is the completion."""
+
+    def read(row: Row) -> Example:
+        turns = read_messages(row.values[name], f"{row.place}: column {name!r}")
+        if isinstance(system := row.values.get("system"), str) and system and turns[0]["role"] != "system":
+            turns = [{"role": "system", "content": system}, *turns]
+        answer = turns[-1]["content"] if turns[-1]["role"] == "assistant" else None
+        return Example(_to_answer(turns if answer is None else turns[:-1], row, name), answer, name)
+
+    return read
+
+
+def _alpaca(row: Row) -> Example:
+    """Columns instruction, input, output, and system and history where there are any."""
+    text = column(row, ["instruction"])
+    if isinstance(given := row.values.get("input"), str) and given.strip():
+        text = f"{text}\n\n{given}"
+    output = row.values.get("output")
+    if output is not None and not isinstance(output, str):
+        raise ValueError(f"{row.place}: column 'output' must be text, got {output!r:.60}")
+    system, history = row.values.get("system"), row.values.get("history")
+    if not system and not history:
+        return Example(text, output, "instruction")
+    pairs = [("user", "assistant")] * len(history or ())
+    turns = [{"role": "system", "content": system}] if system else []
+    for roles, said in zip(pairs, history or (), strict=True):
+        turns += [{"role": role, "content": content} for role, content in zip(roles, said, strict=True)]
+    turns = read_messages([*turns, {"role": "user", "content": text}], f"{row.place}: columns system and history")
+    return Example(turns, output, "instruction")
+
+
+FORMATS: Mapping[tuple[str, ...], Callable[[Row], Example]] = {
+    ("prompt", "completion"): _pair,
+    ("messages",): _conversation("messages"),
+    ("conversations",): _conversation("conversations"),
+    ("instruction", "output"): _alpaca,
+}
+"""Columns by format: the first asks, a second answers."""
+
+
+def read_messages(value: Any, what: str) -> list[dict[str, str]]:
+    """Messages with a role and content, in their order; all other keys are left out. ValueError begins with `what`."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise ValueError(f'{what} must be text or a list of {{"role": ..., "content": text}}, got {value!r:.80}')
+    return [_read_message(message, what, number) for number, message in enumerate(value, 1)]
+
+
+def _read_message(message: Any, what: str, number: int) -> dict[str, str]:
+    keys = ("role", "content") if isinstance(message, Mapping) and "content" in message else ("from", "value")
+    if not isinstance(message, Mapping) or any(message.get(key) is None for key in keys):
+        raise ValueError(f"{what}: message {number} must have a role and content, got {message!r:.80}")
+    role, content = (message[key] for key in keys)
+    if role not in ROLES:
+        raise ValueError(f"{what}: message {number} has the role {role!r}; roles are system, user and assistant")
+    if isinstance(content, list) and all(isinstance(p, Mapping) and p.get("type") == "text" for p in content):
+        content = "".join(str(part["text"]) for part in content)
+    if not isinstance(content, str):
+        raise ValueError(f"{what}: message {number} must hold text, got {content!r:.60}")
+    return {"role": ROLES[role], "content": content}
+
+
+def _to_answer(turns: list[dict[str, str]], row: Row, name: str) -> list[dict[str, str]]:
+    """Turns that an assistant is to answer."""
+    if not turns or turns[-1]["role"] != "user":
+        raise ValueError(
+            f"{row.place}: column {name!r}: the turn before the answer must be the user's (what an answer begins with "
+            "goes into a column 'prefill')"
+        )
+    return turns

@@ -1,0 +1,39 @@
+"""Reward functions by name: those that are there, and what is said of those that are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diffpo.rewards.functions import load_rewards
+
+
+@pytest.mark.parametrize(
+    ("spec", "error"),
+    [
+        ("nope.py:accuracy", "nope.py: no such file; task.reward takes PATH.py:FUNCTION"),
+        ("rewards.py:acuracy", "rewards.py has no function 'acuracy'; did you mean 'accuracy'?"),
+        ("rewards.py:LIMIT", "rewards.py has no function 'LIMIT'"),
+        ("rewards.py:accuracy=much", "task.reward 'rewards.py:accuracy=much': write PATH.py:FUNCTION=WEIGHT"),
+        ("rewards.py:accuracy=nan", "write PATH.py:FUNCTION=WEIGHT"),
+        ("rewards.py", "write PATH.py:FUNCTION=WEIGHT, or one of number, math, code"),
+        ("rewards.txt:accuracy", "write PATH.py:FUNCTION=WEIGHT"),
+        ("maths", "task.reward 'maths': no built-in reward; did you mean 'math'?"),
+        ("broken.py:f", "broken.py does not import: ZeroDivisionError('division by zero')"),
+    ],
+)
+def test_a_reward_that_is_not_there_says_what_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, error: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("broken.py").write_text("1 / 0")
+    Path("rewards.py").write_text("LIMIT = 3\ndef accuracy(completions):\n    return completions\n")
+    with pytest.raises(ValueError) as caught:
+        load_rewards([spec])
+    assert error in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_two_rewards_of_one_name() -> None:
+    with pytest.raises(ValueError, match="two rewards are called 'code'"):
+        load_rewards(["code", "code=2"])
