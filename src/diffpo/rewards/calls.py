@@ -127,7 +127,7 @@ class Call:
     def __post_init__(self) -> None:
         for reward in self.rewards:
             if reward.is_async:
-                self.found[reward.name] = submit(reward.function(**self._arguments(reward)))
+                self.found[reward.name] = submit(_wait(reward.function(**self._arguments(reward))))
 
     def run_plain(self) -> None:
         """Call the functions that are no coroutines."""
