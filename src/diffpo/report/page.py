@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from html import escape
-from importlib.resources import files
 from pathlib import Path
+
+from markupsafe import Markup, escape
 
 from diffpo import __version__
 from diffpo.analysis.show import draw_section
@@ -27,8 +27,10 @@ from diffpo.report.figures import (
     thresholds_figure,
 )
 from diffpo.report.parts import (
+    TEMPLATES,
     figures_table,
     folded,
+    piece,
     points_table,
     races,
     reached_table,
@@ -42,34 +44,7 @@ from diffpo.study.tables import caption
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 """What the page may do: nothing from outside, whatever stands in it."""
-SHELL = """<!doctype html>
-<html lang="en" data-theme="light">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-{style}
-</style>
-</head>
-<body>
-<header>
-<button id="theme" type="button">light / dark</button>
-<h1>{title}</h1>
-<p class="soft">{subtitle}</p>
-</header>
-<nav>{nav}</nav>
-<main>
-{sections}
-</main>
-<footer>Made by diffpo {version}. All figures come from the files named on this page.</footer>
-<script>
-{script}
-</script>
-</body>
-</html>
-"""
+BEYOND = "better and worse than the baseline by more than the seeds' spread."
 
 
 @dataclass
@@ -78,43 +53,29 @@ class Page:
 
     figures: Path | None = None
     """Folder that keeps every picture as SVG and PNG."""
-    sections: list[tuple[str, str]] = field(default_factory=list)
+    sections: list[tuple[str, Markup]] = field(default_factory=list)
     """Heading and HTML."""
     num_figures: int = 0
 
-    def add(self, heading: str, html: str) -> None:
-        self.sections.append((heading, html))
+    def add(self, heading: str, *pieces: str) -> None:
+        self.sections.append((heading, Markup().join(pieces)))
 
-    def figure(self, draw: Callable[[Path], None], name: str, words: str) -> str:
-        """A picture with its caption; "" where there is nothing to draw, which `draw` says by NothingToDraw."""
+    def figure(self, draw: Callable[[Path], None], name: str, words: str) -> Markup:
+        """A picture with its caption; nothing where there is nothing to draw, which `draw` says by NothingToDraw."""
         slug = f"{self.num_figures + 1:02d}_" + re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:48]
         try:
-            picture = inline(draw, escape(words), self.figures, slug)
+            picture = inline(draw, str(escape(words)), self.figures, slug)
         except NothingToDraw:
-            return ""
+            return Markup()
         self.num_figures += 1
-        return f"<figure>{picture}<figcaption>{escape(words)}</figcaption></figure>"
+        return piece("figure", Markup(picture), words)
 
     def html(self, title: str, subtitle: str) -> str:
         """The page."""
-        assets = files("diffpo.report")
         light, dark = variables()
-        style = assets.joinpath("page.css").read_text()
-        style += f":root {{ {light} }}\n:root[data-theme=dark] {{ {dark} }}\n"
-        anchors = [(f"s{number}", *section) for number, section in enumerate(self.sections, 1)]
-        return SHELL.format(
-            policy=POLICY,
-            title=escape(title),
-            subtitle=escape(subtitle),
-            style=style,
-            script=assets.joinpath("page.js").read_text(),
-            nav="".join(f'<a href="#{anchor}">{escape(heading)}</a>' for anchor, heading, _ in anchors),
-            sections="\n".join(
-                f'<section id="{anchor}"><h2>{escape(heading)}</h2>{html}</section>'
-                for anchor, heading, html in anchors
-            ),
-            version=__version__,
-        )
+        about = {"title": title, "subtitle": subtitle, "version": __version__, "policy": Markup(POLICY)}
+        page = TEMPLATES.get_template("page.html")
+        return page.render(sections=self.sections, light=Markup(light), dark=Markup(dark), **about)
 
 
 def make_report(
@@ -148,21 +109,21 @@ def add_study(page: Page, study: StudyResult, num_examples: int) -> None:
     summary = study.summary
     parts = [
         study_head(summary),
-        "<h3>What the arms reached</h3>",
+        piece("heading", "What the arms reached"),
         reached_table(summary),
-        f'<p class="soft">{escape(caption(summary))} Green and red: better and worse than the baseline by more than '
-        "the seeds' spread.</p>",
+        piece("note", f"{caption(summary, brackets=False)} ▲ and ▼: {BEYOND}"),
         page.figure(
             partial(study_frontier_figure, summary),
             f"{summary['name']} frontier",
             "Accuracy against denoiser calls at the end of training. Lines are fixed thresholds, stars learned ones; "
-            "means over seeds with their 95 % interval (Student's t).",
+            "means over seeds. The band is the baseline's 95 % interval (Student's t).",
         ),
         page.figure(
             partial(differences_figure, summary),
             f"{summary['name']} differences",
             "Differences from the baseline, paired by seed. Ticks are seeds, dots their mean, thick bars the bootstrap "
-            "over seeds, thin ones Student's t. Green and red leave 0 out.",
+            "over seeds, thin ones Student's t. Green discs are better and red squares worse by an interval that "
+            "leaves 0 out.",
         ),
         page.figure(
             partial(cost_figure, summary),
@@ -188,7 +149,7 @@ def add_study(page: Page, study: StudyResult, num_examples: int) -> None:
         parts += [analyses(page, run) for run in runs]
     lanes = {summary["arms"][arm]["label"]: run for arm, run in firsts.items()}
     parts.append(unmaskings(lanes, num_examples, f"seed {summary['seeds'][0]}"))
-    page.add(summary["title"], "".join(parts))
+    page.add(summary["title"], *parts)
 
 
 def add_evaluations(page: Page, measured: Mapping[str, Measured]) -> None:
@@ -197,12 +158,12 @@ def add_evaluations(page: Page, measured: Mapping[str, Measured]) -> None:
     for task in dict.fromkeys(found.evaluation.task for found in measured.values()):
         group = {name: found for name, found in measured.items() if found.evaluation.task == task}
         parts += [
-            f"<h3>{escape(task)}</h3>",
+            piece("heading", task),
             page.figure(
                 partial(frontier_figure, {name: found.evaluation for name, found in group.items()}),
                 f"{task} frontier",
                 "Accuracy against denoiser calls. Lines are fixed thresholds, rings fixed rules, stars learned "
-                "thresholds; 95 % Wilson intervals over prompts.",
+                "thresholds; 95 % Wilson intervals over prompts, as bands where they are few.",
             ),
         ]
         for name, found in group.items():
@@ -211,7 +172,7 @@ def add_evaluations(page: Page, measured: Mapping[str, Measured]) -> None:
                 parts.append(page.figure(partial(thresholds_figure, found.gammas), f"{name} thresholds", words))
         parts.append(folded("All prompts, in figures", points_table(group, levels=False)))
         parts.append(folded("By difficulty, in figures", points_table(group, levels=True)))
-    page.add("Accuracy against calls", "".join(parts))
+    page.add("Accuracy against calls", *parts)
 
 
 def add_run(page: Page, run: Run, num_examples: int) -> None:
@@ -221,36 +182,32 @@ def add_run(page: Page, run: Run, num_examples: int) -> None:
     if drawn:
         words = "Training by step: means over the rollouts of a step, and by difficulty where the task has levels."
         parts.append(page.figure(partial(training_figure, run.metrics), f"{run.name} training", words))
-    settings = f"<pre>{escape(json.dumps(run.settings, indent=1))}</pre>" if run.settings else ""
+    settings = piece("command", json.dumps(run.settings, indent=1)) if run.settings else Markup()
     parts += [folded("Every setting", settings), analyses(page, run)]
     parts.append(unmaskings({"after training": run}, num_examples, "before and after"))
-    page.add(run.name, "".join(parts))
+    page.add(run.name, *parts)
 
 
-def analyses(page: Page, run: Run) -> str:
+def analyses(page: Page, run: Run) -> Markup:
     """What `diffpo analyze` found, a picture a section."""
-    parts = []
+    parts = Markup()
     for analysis in run.analyses:
         pictures = [
-            "<div>"
-            + page.figure(partial(draw_section, section), f"{run.name} {section.name}", section.explains)
+            page.figure(partial(draw_section, section), f"{run.name} {section.name}", section.explains)
             + figures_table(section)
-            + "</div>"
             for section in analysis.sections
         ]
-        parts.append(
-            f"<h3>Why it learns as it does: {escape(run.name)}</h3><pre>{escape(analysis.command)}</pre>"
-            f'<p class="soft">Commit {escape(analysis.commit or "unknown")}; intervals are 95 %, over prompts.</p>'
-            f'<div class="pair">{"".join(pictures)}</div>'
-        )
-    return "".join(parts)
+        parts += piece("heading", f"Why it learns as it does: {run.name}") + piece("command", analysis.command)
+        parts += piece("note", f"Commit {analysis.commit or 'unknown'}; intervals are 95 %, over prompts.")
+        parts += piece("side_by_side", pictures)
+    return parts
 
 
-def unmaskings(runs: Mapping[str, Run], num: int, words: str) -> str:
-    """The same prompts answered by what the runs started from and by each of them; "" where no policy is there."""
+def unmaskings(runs: Mapping[str, Run], num: int, words: str) -> Markup:
+    """The same prompts answered by what the runs started from and by each of them, where a policy is there."""
     runs = {name: run for name, run in runs.items() if run.has_policy}
     if not num or not runs:
-        return ""
+        return Markup()
     lanes: dict[str, Sequence[Example]] = {}
     first = next(iter(runs.values()))
     for name, run in runs.items():
@@ -260,4 +217,4 @@ def unmaskings(runs: Mapping[str, Run], num: int, words: str) -> str:
         if not lanes and Path(run.config.model).is_dir():
             lanes["before training"] = read_examples(Path(run.config.model), run.config, num)
         lanes[name] = read_examples(run.folder, run.config, num)
-    return f"<h3>Answers, call by call ({escape(words)})</h3>{races(lanes)}"
+    return races(f"Answers, call by call ({words})", lanes)

@@ -26,6 +26,8 @@ DARK = {
 
 POINT = 1.5
 """Pixels of the page to a point of the picture, where the page is wide enough."""
+SMALLEST = 0.95
+"""The same where it is not: on a narrow screen a picture is scrolled."""
 
 
 def variables() -> tuple[str, str]:
@@ -46,7 +48,8 @@ def inline(draw: Callable[[Path], None], label: str, folder: Path | None = None,
     (box, width) = re.findall(r'(viewBox="0 0 ([\d.]+) [\d.]+")', head)[0]
     rest = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", rest, flags=re.DOTALL)
     rest = re.sub(r"<[^>]*>", lambda found: _of_page(found[0], name), rest)
-    style = f"max-width:{POINT * float(width):.0f}px"  # so that letters are of one size in all pictures
+    # so that letters are of one size in all pictures, and never too small to read
+    style = f"max-width:{POINT * float(width):.0f}px;min-width:{SMALLEST * float(width):.0f}px"
     return f'<svg class="figure" style="{style}" role="img" aria-label="{label}" {box}>{rest}'
 
 

@@ -136,16 +136,19 @@ def _settings(values: Mapping[str, Any]) -> str:
     )
 
 
-def caption(summary: Summary) -> str:
-    """What the figures are, in a few sentences."""
+def caption(summary: Summary, brackets: bool = True) -> str:
+    """What the figures are, in a few sentences; `brackets` where differences stand beside the means."""
     seeds, origin = summary["seeds"], summary["origin"]
     commits = ", ".join(commit or "unknown" for commit in summary["commits"])
+    differences = (
+        "in brackets the 95 % bootstrap over seeds, which for few seeds is too narrow.",
+        "* marks differences, paired by seed, whose t interval leaves 0 out; of many, one in twenty does so by chance.",
+    )
     sentences = (
         f"{len(seeds)} seeds ({', '.join(map(str, seeds))}), {summary['num_prompts']:,} distinct test prompts,",
         "the same in every arm.",
-        "Means over seeds ± half of their 95 % interval (Student's t);",
-        "in brackets the 95 % bootstrap over seeds, which for few seeds is too narrow.",
-        "* marks differences, paired by seed, whose t interval leaves 0 out; of many, one in twenty does so by chance.",
+        f"Means over seeds ± half of their 95 % interval (Student's t){';' if brackets else '.'}",
+        *(differences if brackets else ()),
         f"Equal denoiser rows: where training had forwarded {summary['equal_forwards']:,.0f} rows in all.",
         f"Commit {commits}; {origin['cores']} cores of {origin['cpu']}, one thread a run, torch {origin['torch']};",
         f"{summary['num_cells']} runs, {summary['cell_seconds'] / 60:.0f} minutes of one thread.",
