@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 
 from diffpo import Evaluation, evaluate, load_policy, load_task
 from diffpo.config import EvalConfig, RolloutConfig, TaskConfig
-from diffpo.drawing import COLOURS, INK, new_figure, save_figure, scale_calls, style_axes
+from diffpo.drawing import INK, new_figure, save_figure, scale_calls, style_axes, styles
 from diffpo.study.origin import origin
 from diffpo.study.statistics import read_off, statistic
 
@@ -107,14 +107,16 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
 def draw(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Accuracy against calls of each rule, mean over seeds; learned thresholds are a star."""
     figure = new_figure((9.6, 4.4))
+    first: Axes | None = None
     for index, (title, samplers) in enumerate(found.items()):
-        axes: Axes = figure.add_subplot(1, len(found), index + 1)
+        axes: Axes = figure.add_subplot(1, len(found), index + 1, sharey=first)
+        first = first or axes
         style_axes(axes)
         scale_calls(axes)
-        for colour, (rule, values) in zip(COLOURS[1:], RULES.items(), strict=False):
+        for look, (rule, values) in zip(styles(len(RULES)), RULES.items(), strict=True):
             points = sorted((samplers[f"{rule}:{value:g}"] for value in values), key=lambda p: p["nfe"]["mean"])
             x, y, width = ([s * p[n][k] for p in points] for s, n, k in AXES)
-            axes.errorbar(x, y, width, fmt="-o", color=colour, markersize=4, linewidth=1.8, elinewidth=0.8, label=rule)
+            axes.errorbar(x, y, width, markersize=4, linewidth=1.8, elinewidth=0.8, label=rule, **look.line)
         if "learned" in samplers:
             own = samplers["learned"]
             star = {"color": INK, "markersize": 17, "markeredgecolor": "white", "zorder": 5}

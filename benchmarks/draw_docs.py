@@ -1,0 +1,44 @@
+"""Draw the pictures of the docs anew from committed results: `python benchmarks/draw_docs.py`.
+
+The demo's own (frontier, training, unmasking) come from `make demo`, the benchmarks' growth from its suite.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from samplers import TASKS, draw
+
+from diffpo.analysis.sections import Section, Series
+from diffpo.analysis.show import draw_section
+from diffpo.report.figures import differences_figure
+
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "docs" / "images"
+
+
+def sections(path: Path) -> dict[str, Section]:
+    """An analysis' sections by name."""
+    found = json.loads(path.read_text())["sections"]
+    return {
+        entry["name"]: Section(**(entry | {"series": [Series(**series) for series in entry["series"]]}))
+        for entry in found
+    }
+
+
+def main() -> None:
+    for study in ("clamp", "sensitivity"):
+        summary = json.loads((ROOT / "studies" / "results" / f"{study}.json").read_text())
+        differences_figure(summary, IMAGES / f"{study}.svg")
+    analysis = sections(ROOT / "benchmarks" / "results" / "analysis_joint.json")
+    for name in ("kl_by_call", "gamma_commits"):
+        draw_section(analysis[name], IMAGES / f"{name}.svg")
+    measured = json.loads((ROOT / "benchmarks" / "results" / "samplers.json").read_text())["measured"]
+    seen = next(iter(TASKS))
+    arms = {"before training": measured[f"base: {seen}"], "after joint training": measured[f"joint: {seen}"]}
+    draw(arms, IMAGES / "samplers.png")
+
+
+if __name__ == "__main__":
+    main()
