@@ -121,7 +121,7 @@ def test_help_answers_at_once() -> None:
 
 
 def kind_of(recipe: Path) -> tuple[str, type]:
-    return ("sft", SftConfig) if recipe.stem.endswith("_pretrain") else ("train", TrainConfig)
+    return ("sft", SftConfig) if recipe.stem.endswith(("_pretrain", "_sft")) else ("train", TrainConfig)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

@@ -99,16 +99,20 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def find_recipe(name: str) -> Path:
-    """The recipe at path `name`, or the one of that name that ships with diffpo; ValueError lists those."""
+    """The recipe at path `name`, or the one of that name that ships with diffpo; ValueError names the nearest."""
     if Path(name).is_file():
         return Path(name)
-    package = Path(__file__).parent
-    folders = [package / "recipes", package.parents[1] / "recipes"]  # an installed wheel, a checkout
-    shipped = {path.stem: path for folder in folders for path in folder.glob("*.toml")}
-    stem = name.removeprefix("recipes/").removesuffix(".toml")
+    stem, shipped = name.removeprefix("recipes/").removesuffix(".toml"), shipped_files("*.toml")
     if stem in shipped:
         return shipped[stem]
-    raise ValueError(f"{name}: no such recipe{suggest(Path(name).stem, sorted(shipped))}")
+    raise ValueError(f"{name}: no such recipe{suggest(Path(name).stem, sorted(shipped))}; diffpo recipes lists them")
+
+
+def shipped_files(pattern: str) -> dict[str, Path]:
+    """Files below recipes/ that ship with diffpo, by the stem of their name."""
+    package = Path(__file__).parent
+    folders = [package / "recipes", package.parents[1] / "recipes"]  # an installed wheel, a checkout
+    return {path.stem: path for folder in folders for path in folder.glob(pattern)}
 
 
 def find_training(folder: Path) -> tuple[TrainConfig | None, TaskConfig | None]:

@@ -17,13 +17,16 @@ from diffpo.cli.benching import Bench
 from diffpo.cli.grading import Grade
 from diffpo.cli.models import Export, Inspect
 from diffpo.cli.planning import Plan
+from diffpo.cli.recipes import Recipes
 from diffpo.cli.studying import Report, Study
 from diffpo.cli.training import Demo, Sft, Train, is_main
 from diffpo.config import SftConfig, TrainConfig, suggest
 from diffpo.recipe import find_recipe, find_training, load_config
+from diffpo.shipped import defaults_for
 
 COMMANDS: dict[str, type] = {
     "demo": Demo,
+    "recipes": Recipes,
     "sft": Sft,
     "plan": Plan,
     "bench": Bench,
@@ -108,12 +111,15 @@ def _start(config: Any, first: str, arguments: Sequence[str]) -> Any:
         folder = Path(given(arguments, "--output") or config().output)
     if (first or "--resume" in arguments) and (folder / "config.json").is_file():
         return dataclasses.replace(load_config(config, folder), output=str(folder))
-    return load_config(config, find_recipe(first)) if first else config()
+    if first:
+        return load_config(config, find_recipe(first))
+    model = given(arguments, "--model") or config().model
+    return defaults_for(config, model, given(arguments, "--load.adapter"))
 
 
 def given(arguments: Sequence[str], flag: str) -> str:
     """The value of a flag as it was typed; empty if it was not."""
-    for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, after in zip(arguments, [*arguments[1:], ""], strict=False):
         name, equals, value = argument.partition("=")
         if name.replace("_", "-") == flag:
             return value if equals else after

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from diffpo.config import suggest
 from diffpo.models.families import FAMILIES, Family
 from diffpo.models.transformer import Transformer
+from diffpo.shipped import maker_of
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 COMPANIONS = ("*.json", "*.txt", "*.jinja", "*.py", "*.md", "LICENSE*")
@@ -107,7 +108,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a checkpoint folder; ValueError if there is none or its family is unknown."""
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(f"{folder}: no checkpoint here (no config.json); `diffpo sft` makes one")
+        maker = maker_of(folder)
+        mend = f"`{maker}` makes it" if maker else "`diffpo sft` makes one"
+        raise ValueError(f"{folder}: no checkpoint here (no config.json); {mend}")
     config = read_json(path)
     family = config.get("model_type")
     if family not in FAMILIES:

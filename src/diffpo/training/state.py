@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diffpo.config import SftConfig, TrainConfig
 from diffpo.models.policy import Policy, load_policy
+from diffpo.shipped import check_rate
 from diffpo.training.distributed import World, alike
 from diffpo.types import Batch
 
@@ -94,6 +95,8 @@ def optimizer_step(
 
 def load_start(config: TrainConfig | SftConfig, world: World, learns: bool = True) -> Policy:
     """config.model on the rank's device with what config adds to it; `learns` False freezes the denoiser."""
+    if learns:
+        check_rate(config)
     load = config.load
     policy = load_policy(config.model, **vars(replace(load, device=str(world.device))))
     if config.lora.rank:
