@@ -4,7 +4,7 @@ PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test check fix
+.PHONY: help demo test gpu check fix
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
@@ -14,6 +14,9 @@ demo: $(STAMP) ## train a tiny model on this machine and show what reinforcement
 
 test: $(STAMP) ## run the tests, in two processes
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+gpu: $(STAMP) ## on a machine with a CUDA card: prove and measure it, in at most ten minutes
+	$(BIN)/diffpo bench --suite gpu; status=$$?; $(BIN)/python benchmarks/write_docs.py && exit $$status
 
 check: $(STAMP) ## check format, lint, types and the floors of the house
 	$(BIN)/ruff format --check

@@ -1,92 +1,139 @@
-"""The suite of one large GPU: LLaDA-8B's shape, random weights, 8 prompts x 8 completions of 256 tokens."""
+"""The suite of one GPU: its tests, rollouts, a whole step, and log-probs, at LLaDA-8B's shape with random weights.
+
+Each part is a process of its own: one that fails, hangs or runs out of memory leaves the next one a clean card.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
 
 import torch
 
-from diffpo.bench import plain
-from diffpo.bench.measure import Tally, in_turn, matmul_peak
-from diffpo.bench.steps import measure, open_bench
-from diffpo.bench.suite import Row
-from diffpo.bench.workloads import PROMPT_LENGTHS, decode, random_policy, random_requests
-from diffpo.config import LoraConfig, ObjectiveConfig, OptimConfig, RolloutConfig, TrainConfig
+from diffpo.bench import card
+from diffpo.bench.card import Figure, Size
+from diffpo.config import LoadConfig, TrainConfig
 from diffpo.models.families import FAMILIES, PUBLISHED
-from diffpo.models.policy import Policy
-from diffpo.models.transformer import TransformerConfig
-from diffpo.types import Request
+from diffpo.recipe import find_recipe, load_config
 
-GROUP, CANVAS, SAMPLER = 8, 256, "entropy_bound:0.1"
-SHARPNESS = 24.0
-"""Of the head: at fresh weights every call would commit one token."""
-MODEL = "GSAI-ML/LLaDA-8B-Instruct"
+RECIPE = "llada8b_countdown_diffpo"
+WHOLE = 70 * 2**30
+"""Bytes of a card that holds all of LLaDA-8B with room to work; on a smaller one it has fewer layers."""
+CALLS = 128
+"""Of the step, as in d1: two tokens a call."""
 
-
-def llada_8b() -> TransformerConfig:
-    return FAMILIES["llada"].shape(PUBLISHED[MODEL])
+Part = Callable[[Size], Iterator[Figure]]
 
 
-def large(
-    repeats: int = 1,
-    shape: TransformerConfig | None = None,
-    lengths: Sequence[int] = PROMPT_LENGTHS,
-    canvas: int = CANVAS,
-    device: str = "cuda",
-) -> list[Row]:
-    """Rollouts against the plain loop, exact and with the dual cache; shares of the machine's peak.
+def tests(size: Size) -> Iterator[Figure]:
+    """The tests that need a card."""
+    root = Path(__file__).parents[3]
+    if not (root / "tests").is_dir():
+        raise ValueError("the tests are in the repository, and this diffpo is not run from a checkout of it")
+    done = subprocess.run([sys.executable, "-m", "pytest", *size.tests], cwd=root, capture_output=True, text=True)
+    last = (done.stdout.strip().splitlines() or [""])[-1]
+    counts = {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|skipped|error)", last)}
+    if done.returncode:
+        raise RuntimeError(f"pytest {' '.join(size.tests)}: {last or done.stderr.strip()[-200:]}")
+    yield Figure("tests passed", counts.get("passed", 0), at_least=1)
+    yield Figure("tests skipped", counts.get("skipped", 0), at_most=0)
 
-    ValueError without a GPU. The plain loop takes the completions of one prompt at a time, or its noise would not fit.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--suite h100 takes a GPU of 80 GB, and torch finds none: --suite published runs on a CPU")
-    shape, place = shape or llada_8b(), torch.device(device)
-    policy = random_policy(shape, SHARPNESS, torch.bfloat16, place)
-    exact = random_requests(policy, lengths, SAMPLER, canvas, group=GROUP)
-    cached = [replace(request, cache="dual", refresh_every=8) for request in exact]
-    rows = list(_rollouts(policy, exact, cached, repeats, place))
-    peak = matmul_peak(torch.bfloat16, place)
-    with Tally(policy) as tally:
-        decode(policy, exact)
-    rows.append(_share("rollouts: share of the matmul peak", tally.flops, rows[0].ours_seconds, peak, 0.55))
-    del policy
-    config = TrainConfig(
-        model=MODEL,
-        train="model",
-        prompts_per_step=len(lengths),
-        num_generations=GROUP,
-        lora=LoraConfig(rank=128),
-        rollout=RolloutConfig(sampler="steps:16", gen_length=canvas, block_length=32, num_slots=64),
-        objective=ObjectiveConfig(num_iterations=1),
-        optim=OptimConfig(micro_batch_size=8, gradient_checkpointing=True),
+
+PARTS: dict[str, Part] = {
+    "tests": tests,
+    "rollouts": card.rollouts,
+    "step": card.step,
+    "log-probs": card.alone_and_batched,
+    "exact rollouts of the step": card.exact_rollouts,
+}
+"""In the order of what one would miss most, should the time run out."""
+
+
+def no_card(minutes: float) -> str:
+    """Why the suite cannot run here, and what it would do; "" where there is a card."""
+    if torch.cuda.is_available():
+        return ""
+    return (
+        f"--suite gpu takes a CUDA card, and torch finds none; on one it would measure, in at most {minutes:g} minutes "
+        f"at LLaDA-8B's shape: {', '.join(PARTS)}"
     )
-    bench = open_bench(replace(config, load=replace(config.load, device=device, dtype="bfloat16")), shape)
-    *_, learning = measure(bench, max(1, repeats), quiet=True).phases
-    rows.append(_share("update with LoRA: share of the matmul peak", learning.flops, learning.seconds, peak, 0.45))
-    return rows
 
 
-def _rollouts(
-    policy: Policy, exact: list[Request], cached: list[Request], repeats: int, device: torch.device
-) -> list[Row]:
-    def theirs() -> None:
-        for start in range(0, len(exact), GROUP):
-            plain.decode(policy, exact[start : start + GROUP])
-
-    works: dict[str, Callable[[], object]] = {
-        "exact": lambda: decode(policy, exact),
-        "cached": lambda: decode(policy, cached),
-        "plain": theirs,
-    }
-    taken = in_turn(works, repeats, device)
-    names = {"exact": ("rollouts: LLaDA's loop", 3.0), "cached": ("rollouts, dual cache: LLaDA's loop", 8.0)}
-    return [
-        Row(name, taken[key], taken["plain"], taken["plain"] / taken[key], target)
-        for key, (name, target) in names.items()
-    ]
+def full_size() -> Size:
+    """LLaDA-8B on this card, with as many of its layers as fit."""
+    config = load_config(TrainConfig, find_recipe(RECIPE))
+    shape = FAMILIES["llada"].shape(PUBLISHED[config.model])
+    share = min(1.0, torch.cuda.get_device_properties(0).total_memory / WHOLE)
+    layers = max(1, int(share * shape.num_layers))
+    rollout = replace(config.rollout, sampler=f"steps:{CALLS}", cache="dual", cache_refresh=8)
+    return Size(
+        replace(shape, num_layers=layers),
+        step=replace(config, train="model", rollout=rollout, load=LoadConfig(device="cuda", dtype="bfloat16")),
+        plain_rows=max(1, int(16 * share)),
+        device="cuda",
+    )
 
 
-def _share(name: str, flops: float, taken: float, peak: float, target: float) -> Row:
-    """Seconds that the operations would take at the peak, over those they took."""
-    return Row(name, taken, flops / peak, flops / peak / taken, target)
+def gpu_suite(size: Size, minutes: float, names: Sequence[str] = tuple(PARTS)) -> Iterator[list[Figure]]:
+    """The figures of each part, once it is done; a part that fails or finds no time left is a figure that says so."""
+    end = time.monotonic() + 60 * minutes
+    for name in names:
+        left = end - time.monotonic()
+        if left <= 0:
+            yield [Figure(name, part=name, failed=f"left out: the {minutes:g} minutes are over")]
+            continue
+        started = time.monotonic()
+        figures = _in_a_process(name, size, left)
+        figures.append(Figure("seconds of the part", time.monotonic() - started, "s"))
+        yield [replace(figure, part=name) for figure in figures]
+
+
+def _in_a_process(name: str, size: Size, limit: float) -> list[Figure]:
+    """What a part yields within `limit` seconds."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_part, args=(name, size, sender))
+    process.start()
+    sender.close()
+    figures, end = [], time.monotonic() + limit
+    try:
+        while receiver.poll(max(0.0, end - time.monotonic())):
+            figures.append(receiver.recv())
+        figures.append(Figure(name, failed=f"stopped after {limit:.0f} s: the time is over"))
+    except EOFError:  # the part has ended
+        process.join()
+        if process.exitcode:
+            figures.append(Figure(name, failed=f"its process ended with status {process.exitcode}"))
+    finally:
+        _kill(process)
+    return figures
+
+
+def _kill(process: SpawnProcess) -> None:
+    """End a part that still runs, and what it started."""
+    pid = process.pid
+    if process.is_alive() and pid and os.getpgid(pid) == pid:
+        os.killpg(pid, signal.SIGKILL)
+    process.kill()
+    process.join()
+
+
+def _part(name: str, size: Size, sender: Connection) -> None:
+    """The process of a part: send its figures as they come, and the error that ended it."""
+    os.setsid()  # so that what it starts, pytest say, ends with it
+    try:
+        for figure in PARTS[name](size):
+            sender.send(figure)
+    except Exception as error:  # whatever it is, the next part goes on
+        sender.send(Figure(name, failed=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
+    sender.close()

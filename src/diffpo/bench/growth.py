@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
-from diffpo.bench.measure import Tally, in_turn
+from diffpo.bench.measure import Heard, Tally, in_turn
 from diffpo.bench.workloads import SMALL, decode, random_policy, random_requests
 from diffpo.drawing import COLOURS, FAINT, INK, new_figure, save_figure, style_axes
 from diffpo.models.transformer import TransformerConfig
@@ -35,7 +35,9 @@ class Point:
     """Of the same."""
 
 
-def growth_points(repeats: int, shape: TransformerConfig = SMALL) -> dict[str, list[Point]]:
+def growth_points(
+    repeats: int, shape: TransformerConfig = SMALL, heard: Heard = lambda name, spent: None
+) -> dict[str, list[Point]]:
     """Median seconds of rollouts along each axis, sizes in turn."""
     start = {"canvas": 64, "vocabulary": shape.vocab_size // 4, "batch": 8, "NFE": 16}
     measured: dict[str, list[Point]] = {}
@@ -49,10 +51,12 @@ def growth_points(repeats: int, shape: TransformerConfig = SMALL) -> dict[str, l
             requests = random_requests(policy, [64] * at["batch"], f"steps:{nfe}", at["canvas"])
             with Tally(policy) as tally:
                 decode(policy, requests)
-            works[str(size)] = lambda policy=policy, requests=requests: decode(policy, requests)
+            works[f"{axis} {size}"] = lambda policy=policy, requests=requests: decode(policy, requests)
             flops[size], calls[size] = tally.flops, 1 if axis == "NFE" else nfe
-        taken = in_turn(works, repeats, torch.device("cpu"))
-        measured[axis] = [Point(size, taken[str(size)] / calls[size], flops[size] / calls[size]) for size in sizes]
+        taken = in_turn(works, repeats, torch.device("cpu"), heard)
+        measured[axis] = [
+            Point(size, taken[f"{axis} {size}"] / calls[size], flops[size] / calls[size]) for size in sizes
+        ]
     return measured
 
 
@@ -63,14 +67,16 @@ def growth_figure(measured: Mapping[str, Sequence[Point]], path: str | Path) -> 
         axes = figure.add_subplot(1, len(measured), index + 1)
         style_axes(axes)
         sizes, first = [point.size for point in points], points[0]
+        times = [1000 * point.seconds for point in points]
         counted = [1000 * first.seconds * point.flops / first.flops for point in points]
         axes.plot(sizes, counted, linestyle=(0, (4, 3)), color=FAINT, linewidth=1.6, label="as operations are counted")
-        axes.plot(sizes, [1000 * p.seconds for p in points], "-o", color=COLOURS[1], linewidth=2.2, label="measured")
+        axes.plot(sizes, times, "-o", color=COLOURS[1], linewidth=2.2, label="measured")
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.set_yticks(times, [f"{ms:,.3g}" for ms in times])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(TITLES[axis], fontsize=10, color=INK)
         axes.set_title("ms a rollout" if axis == "NFE" else "ms a call", fontsize=10, color=INK, loc="left")
         axes.tick_params(labelsize=9)

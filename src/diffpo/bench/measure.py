@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from math import ceil
 from statistics import median
 from typing import Any
 
@@ -18,41 +19,59 @@ from diffpo.models.transformer import Run, TransformerConfig
 
 WARM = 5.0
 """Seconds of work beside which what only a first run does is nothing."""
+LONG = 60.0
+"""Seconds of a work, all runs together, after which it is not run again: what takes long varies little."""
+
+Heard = Callable[[str, float], None]
+"""Told of each run of a work: its name, its seconds."""
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock, once the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
     """Wall-clock seconds of `work`, on the device to its end."""
-    _wait(device)
-    started = time.perf_counter()
+    started = now(device)
     work()
-    _wait(device)
-    return time.perf_counter() - started
+    return now(device) - started
 
 
-def in_turn(works: dict[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each of `works`, run in turn `repeats` times.
+def in_turn(
+    works: dict[str, Callable[[], object]],
+    repeats: int,
+    device: torch.device,
+    heard: Heard = lambda name, spent: None,
+) -> dict[str, float]:
+    """Median seconds of each of `works`, run in turn `repeats` times, or until its runs have taken LONG seconds.
 
     What takes less than WARM seconds is run once before, and that does not count.
     """
     taken: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
+            if sum(taken[name]) >= LONG:
+                continue
             spent = seconds(work, device)
             if not taken[name] and spent < WARM:
                 spent = seconds(work, device)
             taken[name].append(spent)
+            heard(name, spent)
     return {name: median(times) for name, times in taken.items()}
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def expected_seconds(run: float, repeats: int) -> float:
+    """What `in_turn` takes for a work whose run takes `run` seconds."""
+    return run * (max(1, min(repeats, ceil(LONG / run))) + (run < WARM))
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
     """The most that tensors made by `work` hold at once; what was there before does not count."""
     if device.type == "cuda":
-        _wait(device)
+        torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         work()
@@ -146,13 +165,18 @@ def row_flops(shape: TransformerConfig, run: Run) -> tuple[float, float]:
     return 2.0 * linears, 4.0 * run.length * wide * (whole * run.fresh + run.wanted)
 
 
-def gpu_name() -> str:
-    """What torch calls the GPU, "" without one."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+def gpu_facts() -> dict[str, str]:
+    """What torch calls the GPU, and the CUDA it was built for; nothing without one."""
+    if not torch.cuda.is_available():
+        return {}
+    return {"gpu": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
 
 
 def matmul_peak(dtype: torch.dtype, device: torch.device, size: int | None = None) -> float:
-    """Operations a second of a square matrix product on this machine, the best of ten."""
+    """Operations a second of a square matrix product on this machine: the best of ten, or of those within a second."""
     size = size or (8192 if device.type == "cuda" else 1024)
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / min(seconds(lambda: left @ right, device) for _ in range(10))
+    taken: list[float] = []
+    while len(taken) < 10 and sum(taken) < 1.0:
+        taken.append(seconds(lambda: left @ right, device))
+    return 2 * size**3 / min(taken)

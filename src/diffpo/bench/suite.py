@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ import torch
 
 from diffpo.bench import plain
 from diffpo.bench.growth import growth_points
-from diffpo.bench.measure import in_turn, peak_bytes
+from diffpo.bench.measure import Heard, expected_seconds, in_turn, peak_bytes, seconds
 from diffpo.bench.workloads import (
     PROMPT_LENGTHS,
     SMALL,
@@ -27,6 +28,8 @@ from diffpo.progress import Progress
 from diffpo.types import Request
 
 CPU = torch.device("cpu")
+QUIET_SECONDS = 10.0
+"""Works that end within so many seconds of the last line have none of their own."""
 
 
 @dataclass(frozen=True)
@@ -42,42 +45,89 @@ class Row:
     plain_bytes: int | None = None
 
 
-def compare(name: str, target: float, ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> Row:
+@dataclass(frozen=True)
+class Size:
+    """What all parts are measured at."""
+
+    repeats: int = 5
+    """Times that a work is run, fewer where it is long (`in_turn`)."""
+    shape: TransformerConfig = SMALL
+    lengths: Sequence[int] = PROMPT_LENGTHS
+
+
+@dataclass(frozen=True)
+class Part:
+    """Works that are timed in turn, and the rows they make."""
+
+    name: str
+    measure: Callable[[Size, Heard], Iterator[Row]]
+    calls: tuple[float, ...]
+    """What a run of each work costs, as so many calls of LLaDA's loop: about, to say beforehand how long it takes."""
+
+    def expected(self, call: float, repeats: int) -> float:
+        """Seconds, where a call of LLaDA's loop takes `call`."""
+        return sum(expected_seconds(call * work, repeats) for work in self.calls)
+
+
+def published(size: Size, quiet: bool = False, parts: Sequence[Part] | None = None) -> Iterator[list[Row]]:
+    """The rows that a CPU can measure, part by part; says first which parts there are and how long they take."""
+    parts = parts or PARTS
+    with Progress("bench", len(parts), quiet) as progress:
+        call = one_call(size)
+        expected = {part.name: part.expected(call, size.repeats) for part in parts}
+        progress.note(f"about {_minutes(sum(expected.values()))} on an idle machine, in {len(parts)} parts:")
+        for index, (name, due) in enumerate(expected.items(), start=1):
+            progress.note(f"  {index} {name}: {_minutes(due)}")
+        for part in parts:
+            progress.note(f"{part.name} ...")
+            rows = list(part.measure(size, _signs(progress)))
+            progress.advance(ratio=rows[-1].ratio)
+            yield rows
+
+
+def one_call(size: Size) -> float:
+    """Seconds of a call of LLaDA's loop, from the second of two short rollouts."""
+    policy = random_policy(size.shape)
+    requests = random_requests(policy, size.lengths, "steps:2")
+    return [seconds(lambda: plain.decode(policy, requests), CPU) for _ in range(2)][-1] / 2
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
+
+
+def _signs(progress: Progress) -> Heard:
+    """A line after a work that ends a while after the last line."""
+    last = time.monotonic()
+
+    def heard(name: str, spent: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= QUIET_SECONDS:
+            progress.note(f"  {name}: {spent:.3g} s")
+            last = time.monotonic()
+
+    return heard
+
+
+def compare(
+    name: str, target: float, ours: Callable[[], object], theirs: Callable[[], object], repeats: int, heard: Heard
+) -> Row:
     """Median seconds of the two, run in turn."""
-    taken = in_turn({"ours": ours, "plain": theirs}, repeats, CPU)
+    taken = in_turn({"ours": ours, "plain": theirs}, repeats, CPU, heard)
     return Row(name, taken["ours"], taken["plain"], taken["plain"] / taken["ours"], target)
 
 
-def published(
-    repeats: int = 5,
-    shape: TransformerConfig = SMALL,
-    lengths: Sequence[int] = PROMPT_LENGTHS,
-    quiet: bool = False,
-    tiny: Callable[[], tuple[Policy, list[Request]]] | None = None,
-) -> list[Row]:
-    """The rows that a CPU can measure."""
-    rows: list[Row] = []
-    parts = [rollouts, entropy_bound, surrogate, whole_step, growth]
-    with Progress("bench", len(parts) + 1, quiet) as progress:
-        for part in parts:
-            rows += part(repeats, shape, lengths)
-            progress.advance(ratio=rows[-1].ratio)
-        rows += tiny_model(repeats, *(tiny or tiny_rollouts)())
-        progress.advance(ratio=rows[-1].ratio)
-    return rows
-
-
-def rollouts(repeats: int, shape: TransformerConfig, lengths: Sequence[int]) -> Iterator[Row]:
+def rollouts(size: Size, heard: Heard) -> Iterator[Row]:
     """Fixed steps: LLaDA's loop, d1's loop, and the bare padded forward pass."""
-    policy = random_policy(shape)
-    requests = random_requests(policy, lengths, "steps:32")
+    policy = random_policy(size.shape)
+    requests = random_requests(policy, size.lengths, "steps:32")
     works = {
         "ours": lambda: decode(policy, requests),
         "llada": lambda: plain.decode(policy, requests),
         "d1": lambda: plain.decode(policy, requests, noise=None),
         "forward": lambda: plain.forwards(policy, requests, 32),
     }
-    taken = in_turn(works, repeats, CPU)
+    taken = in_turn(works, size.repeats, CPU, heard)
     names = {
         "llada": ("rollouts, 32 calls: LLaDA's loop", 12.0),
         "d1": ("rollouts, 32 calls: d1's loop", 7.0),
@@ -87,32 +137,32 @@ def rollouts(repeats: int, shape: TransformerConfig, lengths: Sequence[int]) -> 
         yield Row(name, taken["ours"], taken[key], taken[key] / taken["ours"], target)
 
 
-def entropy_bound(repeats: int, shape: TransformerConfig, lengths: Sequence[int]) -> Iterator[Row]:
-    """64 requests through 16 slots, rows that end at different times; the plain loop takes 16 at a time.
+def entropy_bound(size: Size, heard: Heard) -> Iterator[Row]:
+    """32 requests through 8 slots, rows that end at different times; the plain loop takes 8 at a time.
 
     The head is sharpened, as training sharpens it: else every call would commit one token and all rows end together.
     """
-    policy = random_policy(shape, sharpness=150.0)
-    requests = random_requests(policy, lengths, "entropy_bound:0.1", group=-(-64 // len(lengths)))
-    order = [requests[start::8] for start in range(8)]  # rows of a batch are of different prompts
+    policy = random_policy(size.shape, sharpness=150.0)
+    requests = random_requests(policy, size.lengths, "entropy_bound:0.1", group=-(-32 // len(size.lengths)))
+    order = [requests[start::4] for start in range(4)]  # rows of a batch are of different prompts
     mixed = [request for part in order for request in part]
 
     def theirs() -> None:
-        for start in range(0, len(mixed), 16):
-            plain.decode(policy, mixed[start : start + 16])
+        for start in range(0, len(mixed), 8):
+            plain.decode(policy, mixed[start : start + 8])
 
-    name = "rollouts, entropy bound 0.1, 64 through 16: LLaDA's loop"
-    yield compare(name, 15.0, lambda: decode(policy, mixed, 16), theirs, repeats)
+    name = "rollouts, entropy bound 0.1, 32 through 8: LLaDA's loop"
+    yield compare(name, 15.0, lambda: decode(policy, mixed, 8), theirs, size.repeats, heard)
 
 
-def surrogate(repeats: int, shape: TransformerConfig, lengths: Sequence[int]) -> Iterator[Row]:
+def surrogate(size: Size, heard: Heard) -> Iterator[Row]:
     """2-MF of a group of 8, forward and backward, against mean field with all logits; seconds and bytes.
 
     Ours computes blocks a second time rather than keep their activations (optim.gradient_checkpointing).
     """
-    policy = random_policy(shape)
+    policy = random_policy(size.shape)
     policy.denoiser.gradient_checkpointing = True
-    requests = random_requests(policy, [sum(lengths) // len(lengths)], "steps:32", group=8)
+    requests = random_requests(policy, [sum(size.lengths) // len(size.lengths)], "steps:32", group=8)
     batch = batch_of(requests, decode(policy, requests))
     ids, real = plain.padded(policy, requests)
 
@@ -124,7 +174,7 @@ def surrogate(repeats: int, shape: TransformerConfig, lengths: Sequence[int]) ->
         plain.mean_field_logprobs(policy, ids, real, batch.tokens, 1.0).sum().backward()
         policy.denoiser.zero_grad()
 
-    row = compare("2-MF log-probs of 8 with backward: plain MF", 1.0, ours, theirs, 2 * repeats)
+    row = compare("2-MF log-probs of 8 with backward: plain MF", 1.0, ours, theirs, 2 * size.repeats, heard)
     yield row
     weights = sum(p.numel() * p.element_size() for p in policy.denoiser.parameters())  # as many bytes of gradients
     held, plainly = (peak_bytes(work, CPU) - weights for work in (ours, theirs))
@@ -132,26 +182,27 @@ def surrogate(repeats: int, shape: TransformerConfig, lengths: Sequence[int]) ->
     yield replace(row, name=name, ratio=plainly / held, target=4.0, ours_bytes=held, plain_bytes=plainly)
 
 
-def whole_step(repeats: int, shape: TransformerConfig, lengths: Sequence[int]) -> Iterator[Row]:
+def whole_step(size: Size, heard: Heard) -> Iterator[Row]:
     """Joint DiFFPO, mu = 4, against d1, at the same number of rollouts and calls: a token a call."""
-    policy = random_policy(shape)
+    policy = random_policy(size.shape)
     group = 2
-    requests = random_requests(policy, lengths, "steps:64", group=group)
+    requests = random_requests(policy, size.lengths, "steps:64", group=group)
     state = joint_step(policy, requests, 4, group)
-    copy = random_policy(shape)
+    copy = random_policy(size.shape)
     optimizer = torch.optim.AdamW(copy.denoiser.parameters(), lr=1e-6)
     yield compare(
         "joint step, mu = 4: d1's step",
         6.0,
         lambda: run_step(state, requests, 4, group),
         lambda: plain.train_step(copy, requests, 4, optimizer),
-        repeats,
+        size.repeats,
+        heard,
     )
 
 
-def growth(repeats: int, shape: TransformerConfig, lengths: Sequence[int]) -> Iterator[Row]:
+def growth(size: Size, heard: Heard) -> Iterator[Row]:
     """Seconds of rollouts where one thing is four times as large, against what the FLOP count says."""
-    for name, points in growth_points(repeats, shape).items():
+    for name, points in growth_points(size.repeats, size.shape, heard).items():
         (flops, small), *_, (more_flops, large) = [(point.flops, point.seconds) for point in points]
         predicted = small * more_flops / flops
         yield Row(f"growth with {name}: the FLOP count", large, predicted, predicted / large, 0.8)
@@ -173,8 +224,9 @@ def tiny_rollouts() -> tuple[Policy, list[Request]]:
     return policy, random_requests(policy, [17] * 48, "top_k:2", gen_length=16, block_length=16, group=8)
 
 
-def tiny_model(repeats: int, policy: Policy, requests: list[Request]) -> list[Row]:
+def tiny_model(size: Size, heard: Heard) -> Iterator[Row]:
     """Rows through the denoiser inside rollouts, against the bare forward passes of the same rows."""
+    policy, requests = tiny_rollouts()
     seen: list[tuple] = []
     hook = policy.denoiser.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[:2]))
     decode(policy, requests, 512)
@@ -186,4 +238,14 @@ def tiny_model(repeats: int, policy: Policy, requests: list[Request]) -> list[Ro
             policy.denoiser(ids, packing)
 
     name = "tiny model: rows a second in rollouts, of the bare forward's"
-    return [compare(name, 0.8, lambda: decode(policy, requests, 512), bare, 2 * repeats)]
+    yield compare(name, 0.8, lambda: decode(policy, requests, 512), bare, 2 * size.repeats, heard)
+
+
+PARTS = (
+    Part("rollouts at fixed steps", rollouts, (2, 32, 18, 7)),
+    Part("rollouts by the entropy bound", entropy_bound, (2, 140)),
+    Part("2-MF log-probs", surrogate, (0.7, 0.9)),
+    Part("joint step", whole_step, (9, 82)),
+    Part("growth", growth, (6.2, 1.7, 0.5, 0.8, 0.7, 0.5, 2.4, 1.2, 0.6, 1.3, 0.6, 0.3)),
+    Part("tiny model", tiny_model, (1.1, 1.1)),
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,9 +14,14 @@ from diffpo.config import TrainConfig
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from diffpo.bench.card import Figure
     from diffpo.bench.growth import Point
     from diffpo.bench.steps import Measured
     from diffpo.bench.suite import Row
+
+
+Found = Iterator[tuple["Table", list[dict[str, Any]]]]
+"""Of each part of a suite, what is printed and what is written."""
 
 
 @dataclass(frozen=True)
@@ -25,88 +30,114 @@ class Bench:
 
     recipe: Recipe = ""
     config: Annotated[TrainConfig, FLAT] = field(default_factory=TrainConfig)
-    suite: Literal["recipe", "published", "growth", "h100"] = "recipe"
+    suite: Literal["recipe", "published", "growth", "gpu"] = "recipe"
     """Steps of the recipe; the published loops on a CPU; growth with batch, canvas, vocabulary and NFE; one GPU."""
     repeats: int = 5
-    """Times that everything is measured, in turn; medians count."""
+    """Times that everything is measured, in turn, long works fewer times; medians count. Suite gpu: once."""
     random_weights: bool = False
     """Take the model's shape alone, with random weights and prompts: nothing is downloaded."""
     sharpness: float = 1.0
     """Random weights: logits so many times as large as fresh ones. Where they are larger, thresholds commit more."""
     json: str = ""
-    """File for the figures."""
+    """File for the figures, written after each part. Suite gpu: benchmarks/results/gpu_CARD.json unless given."""
     figure: str = ""
     """PNG or SVG of the suite growth."""
     profile: str = ""
     """Folder for a torch profiler trace of each phase of the recipe's step."""
+    minutes: float = 10.0
+    """Suite gpu: the most it takes; what is not done by then is left out."""
 
     def run(self) -> None:
         self._check()
-        run = {"recipe": self._recipe, "published": self._published, "growth": self._growth, "h100": self._h100}
-        found, figures = run[self.suite]()
+        suites = {"recipe": self._recipe, "published": self._published, "growth": self._growth, "gpu": self._gpu}
+        measure = suites[self.suite]()
         from rich.console import Console
 
-        Console().print(found)
-        if self.json:
-            from diffpo.bench.measure import gpu_name
-            from diffpo.study.origin import origin
+        from diffpo.bench.measure import gpu_facts
+        from diffpo.study.origin import origin
 
-            where = origin() | ({"gpu": gpu} if (gpu := gpu_name()) else {})
-            path = Path(self.json)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps([row | where for row in figures], indent=1) + "\n")
+        where, written = origin() | gpu_facts(), []
+        path = self._path(gpu_facts())
+        for found, figures in measure:
+            Console().print(found)
+            written += [figure | where for figure in figures]
+            if path:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(written, indent=1) + "\n")
+        if path:
             print(f"saved {path}")
+        if failed := [figure["part"] for figure in written if figure.get("failed")]:
+            raise ValueError(f"parts that failed or were left out: {', '.join(failed)}")
+
+    def _path(self, card: Mapping[str, str]) -> Path | None:
+        if self.suite == "gpu" and not self.json:
+            return Path("benchmarks/results") / f"gpu_{card['gpu'].replace(' ', '_')}.json"
+        return Path(self.json) if self.json else None
 
     def _check(self) -> None:
         if self.repeats < 1:
             raise ValueError(f"--repeats must be >= 1, got {self.repeats}")
+        if self.minutes <= 0:
+            raise ValueError(f"--minutes must be > 0, got {self.minutes:g}")
         if self.suite == "recipe" and not self.config.model:
             raise ValueError("name a recipe, or a model by --model, or take --suite published")
         for name, suite in (("profile", "recipe"), ("random_weights", "recipe"), ("figure", "growth")):
             if getattr(self, name) and self.suite != suite:
                 raise ValueError(f"--{name.replace('_', '-')} goes with --suite {suite}, not with {self.suite}")
+        if self.minutes != Bench.minutes and self.suite != "gpu":
+            raise ValueError(f"--minutes goes with --suite gpu, not with {self.suite}")
+        if self.repeats != Bench.repeats and self.suite == "gpu":
+            raise ValueError("--repeats does not go with --suite gpu: it measures once")
         if self.sharpness != 1 and not self.random_weights:
             raise ValueError("--sharpness is of random weights: add --random-weights")
+        if self.suite == "gpu":
+            from diffpo.bench.gpu import no_card
 
-    def _recipe(self) -> tuple[Table, list[dict[str, Any]]]:
+            if why := no_card(self.minutes):
+                raise ValueError(why)
+
+    def _recipe(self) -> Found:
         from diffpo.bench.steps import measure, open_bench
         from diffpo.training.plan import find_start
 
         shape = find_start(self.config).shape if self.random_weights else None
         bench = open_bench(self.config, shape, self.sharpness)
         measured = measure(bench, self.repeats, profiles=Path(self.profile) if self.profile else None)
-        rows = [
-            asdict(phase) | {"peak_flops": measured.peak, "utilisation": phase.utilisation(measured.peak)}
-            for phase in measured.phases
-        ]
-        return _phases_table(measured), rows
+        yield (
+            _phases_table(measured),
+            [
+                asdict(phase) | {"peak_flops": measured.peak, "utilisation": phase.utilisation(measured.peak)}
+                for phase in measured.phases
+            ],
+        )
 
-    def _published(self) -> tuple[Table, list[dict[str, Any]]]:
-        from diffpo.bench.suite import published
+    def _published(self) -> Found:
+        from diffpo.bench.suite import Size, published
 
-        rows = published(self.repeats)
-        return rows_table(rows), list(map(_plain, rows))
+        for rows in published(Size(self.repeats)):
+            yield rows_table(rows), list(map(_plain, rows))
 
-    def _h100(self) -> tuple[Table, list[dict[str, Any]]]:
-        from diffpo.bench.gpu import large
+    def _gpu(self) -> Found:
+        from diffpo.bench.gpu import full_size, gpu_suite
 
-        rows = large(self.repeats)
-        return rows_table(rows), list(map(_plain, rows))
+        for figures in gpu_suite(full_size(), self.minutes):
+            yield _figures_table(figures), [_plain(figure) | {"reached": figure.reached} for figure in figures]
 
-    def _growth(self) -> tuple[Table, list[dict[str, Any]]]:
+    def _growth(self) -> Found:
         from diffpo.bench.growth import growth_figure, growth_points
 
         measured = growth_points(self.repeats)
         if self.figure:
             growth_figure(measured, self.figure)
             print(f"saved {self.figure}")
-        return _growth_table(measured), [
-            {"axis": axis} | asdict(point) for axis, points in measured.items() for point in points
-        ]
+        yield (
+            _growth_table(measured),
+            [{"axis": axis} | asdict(point) for axis, points in measured.items() for point in points],
+        )
 
 
-def _plain(row: Row) -> dict[str, Any]:
-    return {name: value for name, value in asdict(row).items() if value is not None}
+def _plain(row: Row | Figure) -> dict[str, Any]:
+    return {name: value for name, value in asdict(row).items() if value not in (None, "")}
 
 
 def rows_table(rows: Sequence[Row]) -> Table:
@@ -125,12 +156,30 @@ def rows_table(rows: Sequence[Row]) -> Table:
     return table
 
 
+def _figures_table(figures: Sequence[Figure]) -> Table:
+    """A part of the suite gpu: what was measured, and the goal where there is one."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(figures[0].part, box=box.SIMPLE_HEAD)
+    for name in ("measured", "goal"):
+        table.add_column(name, justify="right")
+    for figure in figures:
+        if figure.failed:
+            table.add_row(f"[red]{escape(figure.failed)}[/]", "", "")
+        else:
+            style = "" if not figure.goal else "[green]" if figure.reached else "[red]"
+            table.add_row(figure.name, f"{style}{figure.shown}", figure.goal)
+    return table
+
+
 def _phases_table(measured: Measured) -> Table:
     from rich import box
     from rich.table import Table
 
     table = Table("a step", box=box.SIMPLE_HEAD)
-    for name in ("time", "answers/s", "tokens/s", "rows/s", "GiB", "TFLOP/s", "of peak"):
+    for name in ("time", "answers\na second", "tokens\na second", "rows\na second", "GiB", "TFLOP/s", "of peak"):
         table.add_column(name, justify="right")
     for phase in measured.phases:
         rates = [_rate(count / phase.seconds) for count in (phase.sequences, phase.tokens, phase.rows)]
