@@ -74,7 +74,7 @@ def growth_figure(measured: Mapping[str, Sequence[Point]], path: str | Path) -> 
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-        axes.set_yticks(times, [f"{ms:,.3g}" for ms in times])
+        axes.set_yticks(times, [f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}" for ms in times])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(TITLES[axis], fontsize=10, color=INK)
