@@ -278,7 +278,7 @@ def test_rewards_of_several_kinds_of_rows() -> None:
     rewards = Rewards((BUILTIN["number"], BUILTIN["code"]))
     rows = [{"answer": "5", "tests": None}, {"answer": None, "tests": "assert f() == 5"}]
     rewards.check([Prompt("x", "q", columns=row) for row in rows])
-    with pytest.raises(ValueError, match="no column answer or tests"):
+    with pytest.raises(ValueError, match="no column answer or test or tests"):
         rewards.check([Prompt("x", "q", columns={"answer": None, "tests": None})])
 
 

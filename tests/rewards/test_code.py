@@ -2,28 +2,88 @@
 
 from __future__ import annotations
 
-import os
+import json
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from diffpo.rewards.code import code, code_of, share_passed
+from diffpo.rewards.builtin import BUILTIN
+from diffpo.rewards.calls import Rewards
+from diffpo.rewards.code import code_of, share_passed
+from diffpo.rollout.judging import judge
+from diffpo.types import Attempts, Prompt
 
 TESTS = "assert add(1, 2) == 3\nassert add(-1, 1) == 0"
 FORGERY = """
 import os
 for fd in range(3, 32):
     try:
-        os.write(fd, b"0 0\\n1 1\\n" * 9)
+        os.write(fd, b"passed\\n" * 9)
     except OSError:
         pass
 """
 RIGHT = "def add(a, b):\n    return a + b\n"
+TEMPORARY = "import tempfile\nwith tempfile.TemporaryDirectory() as folder:\n    open(folder + '/x', 'w').write('x')\n"
+EQUAL = """
+class Equal{base}:
+    def __eq__(self, other): return True
+    def __ne__(self, other): return False
+    def __lt__(self, other): return True
+    def __abs__(self): return self
+    def __sub__(self, other): return self
+    __hash__ = None
+    __rsub__ = __sub__
+    __le__ = __gt__ = __ge__ = __contains__ = __lt__
+def add(a, b):
+    return Equal({value})
+"""
+PATCHED = """
+import builtins, unittest, operator
+builtins.AssertionError = builtins.isinstance = builtins.abs = lambda *args: True
+unittest.TestCase.assertEqual = lambda *args: None
+def add(a, b):
+    return -99
+"""
+FRAMES = """
+import sys, inspect
+def add(a, b):
+    frame = sys._getframe()
+    while frame:
+        for values in (frame.f_globals, frame.f_locals):
+            for value in list(values.values()):
+                if isinstance(value, dict):
+                    value.update(__attempt__=None)
+        frame = frame.f_back
+    return -99
+"""
+AT_EXIT = """
+import atexit, os, threading
+def cheat():
+    os.write(1, b"passed\\n" * 9)
+    print("passed\\n" * 9)
+atexit.register(cheat)
+threading.Thread(target=cheat).start()
+class Last:
+    def __del__(self):
+        cheat()
+last = Last()
+def add(a, b):
+    cheat()
+    return -99
+"""
+WIRE = """
+import gc, sys
+from diffpo.rewards import code_wire, code_tests
+code_wire.Remote.__eq__ = code_wire.Peer.encode = code_wire.Peer.decode = lambda *args: True
+code_tests.Attempt.__exit__ = lambda *args: True
+def add(a, b):
+    return -99
+"""
 
 
 @pytest.mark.parametrize(
@@ -54,7 +114,13 @@ RIGHT = "def add(a, b):\n    return a + b\n"
         ("import os\nos.fork()\n" + RIGHT, 0.0),
         ("import os\nos.kill(os.getppid(), 9)\n" + RIGHT, 0.0),
         ("import subprocess\nsubprocess.run(['true'])\n" + RIGHT, 0.0),
-        ("import ctypes\n" + RIGHT, 0.0),
+        ("import ctypes\nctypes.CDLL(None)\n" + RIGHT, 0.0),
+        ("import ctypes\nctypes.pythonapi.Py_IncRef\n" + RIGHT, 0.0),
+        ("import numpy as np\ndef add(a, b):\n    return np.add(a, b)\n", 1.0),
+        ("import tempfile, pytest, dataclasses\n" + RIGHT, 1.0),
+        (TEMPORARY + RIGHT, 1.0),
+        ("open('/proc/self/status').read()\n" + RIGHT, 0.0),
+        ("import os\nos.listdir('/proc')\n" + RIGHT, 0.0),
         ("import gc\ngc.get_objects()\n" + RIGHT, 0.0),
         ("open('own.txt', 'w').write('x')\n" + RIGHT, 1.0),
         ("open('/tmp/diffpo-test-escape', 'w').write('x')\n" + RIGHT, 0.0),
@@ -65,6 +131,121 @@ RIGHT = "def add(a, b):\n    return a + b\n"
 def test_shares(program: str, share: float) -> None:
     assert share_passed(program, TESTS, time_limit=10.0) == share
     assert not Path("/tmp/diffpo-test-escape").exists()
+
+
+@pytest.mark.parametrize(
+    "cheat",
+    [
+        EQUAL.format(base="", value=""),
+        EQUAL.format(base="(int)", value="7"),
+        EQUAL.format(base="(float)", value="7.0"),
+        EQUAL.format(base="(str)", value="'7'"),
+        EQUAL.format(base="(list)", value="[7]"),
+        EQUAL.format(base="(Exception)", value="7"),
+        PATCHED,
+        FRAMES,
+        AT_EXIT,
+        WIRE,
+        FORGERY + "def add(a, b):\n    return -99\n",
+        "import sys\nsys.modules['__main__'].__dict__.clear()\ndef add(a, b):\n    return -99\n",
+        "def add(a, b):\n    raise StopIteration\n",
+        "class Meta(type):\n    __eq__ = lambda *args: True\n    __hash__ = None\nclass add(metaclass=Meta):\n"
+        "    def __init__(self, a, b): pass\n",
+    ],
+)
+def test_a_solution_that_solves_nothing_passes_nothing(cheat: str) -> None:
+    tests = TESTS + "\nassert abs(add(0.5, 1) - 1.5) < 1e-6\nassert add(1, 1) in (2, 2.0)\n"
+    tests += "import unittest\nclass Case(unittest.TestCase):\n    def test_sum(self):\n"
+    tests += "        self.assertEqual(add(2, 2), 4)\n"
+    assert share_passed(RIGHT, tests) == 1.0
+    assert share_passed(cheat, tests) == 0.0
+
+
+SOLUTION = """
+import collections, enum
+class Point:
+    def __init__(self, x): self.x = x
+    def __add__(self, other): return Point(self.x + other.x)
+    def __eq__(self, other): return self.x == other.x
+    def __lt__(self, other): return self.x < other.x
+    def __str__(self): return f"P{self.x}"
+    def __len__(self): return self.x
+class Lost(ValueError): pass
+class Colour(enum.IntEnum):
+    RED = 1
+Pair = collections.namedtuple("Pair", "left right")
+LIMIT = 10
+def sort(items, extra=None): items.sort(); return None
+def rotate(grid): grid[:] = [list(row) for row in zip(*grid[::-1])]
+def fill(grid): grid[0][0] = 9
+def lose(): raise Lost("gone")
+def count(n):
+    for i in range(n): yield i
+def apply(f, items): return [f(item) for item in items]
+def pair(): return Pair(1, (2, 3))
+def table(): return collections.Counter("aab"), {(1, 2): {3}}, b"x", 1j, None, True
+def say(text): print("said", text)
+def walk(node): return [] if node is None else [node.value, *walk(node.next)]
+def array():
+    import numpy as np
+    return np.eye(2)
+"""
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "assert Point(1) + Point(2) == Point(3) and Point(1) != Point(2) and Point(1) < Point(2)",
+        "assert (Point(1) + Point(2)).x == 3 and str(Point(4)) == 'P4' and len(Point(2)) == 2",
+        "assert isinstance(Point(1), Point) and not isinstance(1, Point) and max(Point(1), Point(2)).x == 2",
+        "point = Point(1)\npoint.x = 7\nassert point.x == 7",
+        "try:\n    lose()\n    assert False\nexcept Lost as error:\n    assert str(error) == 'gone'",
+        "import pytest\nwith pytest.raises(ValueError, match='gone'):\n    lose()",
+        "import numpy as np\nnp.testing.assert_allclose(array(), [[1, 0], [0, 1]])",
+        "items = [3, 1, 2]\nassert sort(items) is None\nassert items == [1, 2, 3]",
+        "grid = [[1, 2], [3, 4]]\nrotate(grid)\nassert grid == [[3, 1], [4, 2]]",
+        "row = [1]\ngrid = [row]\nfill(grid)\nassert row == [9]",
+        "assert list(count(3)) == [0, 1, 2] and sum(count(4)) == 6",
+        "assert apply(lambda x: x + 1, [1]) == [2] and apply(len, ['ab']) == [2] and apply(Point, [1])[0].x == 1",
+        "assert pair() == (1, (2, 3)) and pair().right == (2, 3) and LIMIT == 10 and Colour.RED == 1",
+        "assert table() == ({'a': 2, 'b': 1}, {(1, 2): {3}}, b'x', 1j, None, True)",
+        "import io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()) as out:\n    say(5)\n"
+        "assert out.getvalue() == 'said 5\\n'",
+        "class Node:\n    def __init__(self, value, next=None):\n        self.value, self.next = value, next\n"
+        "assert walk(Node(1, Node(2))) == [1, 2]",
+        "import numpy as np\nassert np.array_equal(array(), [[1, 0], [0, 1]]) and array().shape == (2, 2)",
+        "for n in range(3):\n    assert len(list(count(n))) == n",
+        "if __name__ == '__main__':\n    assert LIMIT == 10",
+        "def check(candidate):\n    assert candidate == 10\ncheck(LIMIT)",
+    ],
+)
+def test_what_tests_may_hold(tests: str) -> None:
+    assert share_passed(SOLUTION, tests) == 1.0
+    assert share_passed("", tests) == share_passed("x = 1", tests) == 0.0
+
+
+def test_statements_run_in_their_order() -> None:
+    tests = "x = add(1, 1)\nassert x == 2\nx = add(2, 2)\nassert x == 4\nx = missing(1)\nassert add(0, 0) == 0\n"
+    assert share_passed(RIGHT, tests) == 1.0
+
+
+def test_human_evals_form() -> None:
+    tests = "METADATA = {}\n\ndef check(candidate):\n    assert candidate(1, 2) == 3\n"
+    assert share_passed(RIGHT, tests, "add") == 1.0
+    assert share_passed(RIGHT, tests, "plus") == 0.0
+    with pytest.raises(ValueError, match="a column entry_point says what it is called with"):
+        share_passed(RIGHT, tests)
+
+
+PAIRS = [{"input": "2\n", "output": "4\n"}, {"input": "3", "output": "6  \n\n"}]
+
+
+@pytest.mark.parametrize("tests", [PAIRS, json.dumps(PAIRS), {"inputs": ["2", "3"], "outputs": ["4", "6"]}])
+def test_programs_that_read_and_print(tests: object) -> None:
+    assert share_passed("print(2 * int(input()))\n", tests) == 1.0
+    assert share_passed("import sys\nif __name__ == '__main__':\n    print(4)\n    sys.exit()\n", tests) == 0.5
+    assert share_passed("print(2 * int(input()))\nraise ValueError\n", tests) == 0.0
+    assert share_passed("print('x' * 10**7)\n", tests) == 0.0
 
 
 def test_functions_are_tests_and_the_rest_is_set_up() -> None:
@@ -83,13 +264,13 @@ def test_functions_are_tests_and_the_rest_is_set_up() -> None:
 def test_time_is_bounded(program: str) -> None:
     start = time.perf_counter()
     share_passed(program, TESTS, time_limit=1.0)
-    assert time.perf_counter() - start < 5.0
+    assert time.perf_counter() - start < 10.0
 
 
 def test_nothing_is_left_running() -> None:
     share_passed("import time\ntime.sleep(60)\n", TESTS, time_limit=0.5)
     running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-    assert not [line for line in running.splitlines() if "code_harness.py" in line and str(os.getpid()) in line]
+    assert not [line for line in running.splitlines() if "diffpo.rewards.code" in line]
 
 
 def test_no_connection_leaves() -> None:
@@ -109,9 +290,26 @@ def test_off_the_main_thread() -> None:
     assert found == [1.0]
 
 
-def test_tests_without_a_test_are_an_error() -> None:
-    with pytest.raises(ValueError, match="tests hold no assert statement"):
-        share_passed(RIGHT, "add(1, 2)")
+@pytest.mark.parametrize(
+    ("tests", "error"),
+    [
+        ("add(1, 2)", "tests hold no assert statement"),
+        ("", "tests hold no assert statement"),
+        ("assert add(1, 2 == 3", "tests are no Python: '(' was never closed"),
+        (["assert add(1, 2) == 3", "assert ("], "tests are no Python"),
+        ("def test_add(tmp_path):\n    assert add(1, 2) == 3", "test_add takes arguments or is async"),
+        ("async def test_add():\n    assert add(1, 2) == 3", "test_add takes arguments or is async"),
+        ([{"input": "1"}], "tests of a program have the form"),
+        ({"inputs": [[1, 2]], "outputs": [3], "fn_name": "add"}, "write them as assert statements"),
+        (5, "tests must be text, a list of texts, or of inputs and outputs, got 5"),
+    ],
+)
+def test_tests_that_test_nothing_are_an_error(tests: Any, error: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        share_passed(RIGHT, tests)
+    assert error in str(caught.value)
+    with pytest.raises(ValueError, match=r"my\.jsonl, line 3: reward 'code': tests"):
+        Rewards((BUILTIN["code"],)).check([Prompt("x", "q", columns={"tests": "assert ("}, place="my.jsonl, line 3")])
 
 
 @pytest.mark.parametrize(
@@ -119,7 +317,18 @@ def test_tests_without_a_test_are_an_error() -> None:
     [
         ("so\n```python\nx = 1\n```\nand", "x = 1\n"),
         ("```\nx = 1\n```", "x = 1\n"),
-        ("```py\nx = 1\n```\n```python\nx = 2\n```", "x = 2\n"),
+        ("```Python\nx = 1\n```", "x = 1\n"),
+        ("```PYTHON3 title=a.py\nx = 1\n```", "x = 1\n"),
+        ("~~~py\nx = 1\n~~~", "x = 1\n"),
+        ("```python\r\nx = 1\r\ny = 2\r\n```\r\n", "x = 1\ny = 2\n"),
+        ("1. so\n\n   ```python\n   def f():\n       return 1\n   ```\n", "def f():\n    return 1\n"),
+        ("```python\ndef f(): pass\n```\n```python\nprint(f())\n```", "def f(): pass\n"),
+        ("```python\ndef f(): pass\n```\n```bash\npip install x\n```", "def f(): pass\n"),
+        ("```python\nimport math\n```\n```python\ndef f(): pass\n```", "import math\n\ndef f(): pass\n"),
+        ("```python\nf(1)\n```\n```python\ndef f(): pass\n```", "def f(): pass\n"),
+        ("```python\nprint(1)\n```\n```python\nprint(2)\n```", "print(2)\n"),
+        ("```python\ndef f(): pass\n```\n```python\ndef f(", "def f(): pass\n"),
+        ("```python\ndef f(", "def f("),
         ("```python\nx = 1\n", "x = 1\n"),
         ("```python\nx = 1\n```<|eot_id|>```python\nx = 2\n```", "x = 1\n"),
         ("<answer>\nx = 1\n</answer>", "x = 1"),
@@ -131,10 +340,18 @@ def test_code_is_found(completion: str, program: str) -> None:
 
 
 def test_reward_function() -> None:
-    completions = [f"```python\n{RIGHT}```", "none"]
-    assert code(["a", "b"], completions, tests=[TESTS, TESTS.split("\n")]) == [1.0, 0.0]
+    """Texts and messages, tests as a text, a list, and HumanEval's columns."""
 
+    def rewards(prompt: Prompt, *texts: str) -> list[float | None]:
+        return [verdict.reward for verdict in judge(Code(), [Attempts(prompt, texts, [()] * len(texts))])[0].verdicts]
 
-def test_harness_needs_the_standard_library_alone() -> None:
-    source = Path(sys.modules["diffpo.rewards.code"].HARNESS).read_text()
-    assert "diffpo." not in source.partition('"""')[2].partition('"""')[2]
+    class Code:
+        name, gen_length, rewards = "code", 8, Rewards((BUILTIN["code"],))
+
+    texts = (f"```python\n{RIGHT}```", "none")
+    assert rewards(Prompt("x", "q", columns={"tests": TESTS}), *texts) == [1.0, 0.0]
+    asked = ({"role": "user", "content": "q"},)
+    assert rewards(Prompt("x", "q", columns={"tests": TESTS.split("\n")}, messages=asked), *texts) == [1.0, 0.0]
+    human = {"test": "def check(candidate):\n    assert candidate(1, 2) == 3\n", "entry_point": "add"}
+    assert rewards(Prompt("x", "q", columns=human), *texts) == [1.0, 0.0]
+    assert rewards(Prompt("x", "q", columns={"tests": None}), *texts) == [None, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -68,6 +69,34 @@ def test_parquet_and_a_folder_go_through_datasets(tmp_path: Path, monkeypatch: p
         ("a.json", "{}", "a.json: a data set is a list of rows"),
         ("a.json", "[1]", "a.json, row 1: a row is an object with columns"),
         ("a.csv", "a,b\n", "a.csv: no rows in it"),
+        (
+            "a.csv",
+            "prompt,answer\nWhat is 3, 4?,7\n",
+            "a.csv, line 2: 3 cells for the 2 columns prompt, answer: quote a",
+        ),
+        ("a.csv", 'a,b\n1,2\n"x\ny",2\n3\n', "a.csv, line 5: 1 cells for the 2 columns"),
+        ("a.csv", 'a,b\n1,"2\n3,4\n', "a.csv, line 2: not CSV: unexpected end of data"),
+        ("a.csv", "a,a\n1,2\n", "a.csv, line 1: column 'a' stands twice"),
+        ("a.csv", "a;b\n1;2\n", "a.csv, line 1: one column, 'a;b': cells are parted by commas, in a .tsv by tabs"),
+        (
+            "a.csv",
+            "prompt,b\n\"[{'role': 'user'}]\",2\n",
+            "a.csv, line 2: column 'prompt' looks like messages, but is: n",
+        ),
+        ("a.jsonl", '{"a": 1}\n{"a": 1, "a": 2}\n', "a.jsonl, line 2: key 'a' stands twice"),
+        ("a.jsonl", '{"a": "\\ud800"}\n', "a.jsonl, line 1: '.ud800' is half a character"),
+        (
+            "a.jsonl",
+            '{"a": ' + "[" * 10**5 + "}\n",
+            "a.jsonl, line 1: maximum recursion depth|a.jsonl, line 1: not JSON",
+        ),
+        (
+            "a.xlsx",
+            "a,b\n1,2\n",
+            r"a.xlsx: not a kind of file that is read; task.data takes a .jsonl, .json, .csv or .tsv",
+        ),
+        ("a.parquet", "no parquet", "a.parquet: not a parquet file: "),
+        ("a.jsonl.gz", "{}", "a.jsonl.gz: not a whole gzip file: "),
     ],
 )
 def test_a_bad_file_is_named_with_its_line(tmp_path: Path, name: str, text: str, error: str) -> None:
@@ -76,12 +105,53 @@ def test_a_bad_file_is_named_with_its_line(tmp_path: Path, name: str, text: str,
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        ("prompt,answer\nä,1\n".encode("utf-16"), "a.csv: the text is UTF-16: save it as UTF-8"),
+        ("prompt,answer\nö,2\nä,1\n".encode("latin-1"), r"a.csv, line 2: not UTF-8 \(Latin-1\?\), save it as UTF-8"),
+    ],
+)
+def test_other_encodings_are_named(tmp_path: Path, data: bytes, error: str) -> None:
+    (tmp_path / "a.csv").write_bytes(data)
+    with pytest.raises(ValueError, match=error):
+        values(Source.parse(str(tmp_path / "a.csv"), "train"))
+
+
+def test_what_spreadsheets_and_packers_do_to_files(tmp_path: Path) -> None:
+    rows = [{"prompt": "a, b", "answer": "1"}, {"prompt": "c\nd", "answer": "2"}]
+    lines = 'prompt,answer\n"a, b",1\n"c\nd",2\n'
+    (tmp_path / "a.csv").write_text(lines, encoding="utf-8-sig")
+    (tmp_path / "b.tsv").write_text(lines.replace(",1", "\t1").replace(",2", "\t2").replace("t,", "t\t"))
+    (tmp_path / "c.csv.gz").write_bytes(gzip.compress(lines.replace("\n", "\r\n").encode()))
+    (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    assert values(Source.parse(str(tmp_path / "a.csv"), "train")) == rows
+    assert values(Source.parse(str(tmp_path / "b.tsv"), "train")) == rows
+    assert [row["answer"] for row in values(Source.parse(str(tmp_path / "c.csv.gz"), "train"))] == ["1", "2"]
+    assert values(Source.parse(str(tmp_path / "d.jsonl.gz"), "train")) == rows
+    every = read_rows(Source.parse(str(tmp_path / "*.*v"), "train"), "", "")
+    assert [row.values for row in every] == rows * 2 and every[3].place == f"{tmp_path}/b.tsv, line 3"
+    with pytest.raises(ValueError, match=r"\*\.jsonl: no such file; task.data takes"):
+        values(Source.parse(str(tmp_path / "none" / "*.jsonl"), "train"))
+
+
+def test_messages_in_cells_and_nulls_and_large_cells(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "hi"}]
+    cell = json.dumps(turns).replace('"', '""')
+    large = "x" * 200_000
+    assert values(write(tmp_path / "a.csv", f'prompt,answer\n"{cell}",[1]\n{large},2\n')) == [
+        {"prompt": turns, "answer": "[1]"},
+        {"prompt": large, "answer": "2"},
+    ]
+    assert values(write(tmp_path / "a.jsonl", '{"prompt": "a\u2028b", "level": null}\n')) == [{"prompt": "a\u2028b"}]
+
+
 def test_a_missing_file_says_what_is_wanted() -> None:
     with pytest.raises(ValueError) as caught:
         read_rows(Source.parse("nope.jsonl", "train"), "question, answer", "task.data")
     assert str(caught.value) == (
-        "nope.jsonl: no such file; task.data takes a .jsonl, .csv or .parquet file or a hub data set with the columns "
-        "question, answer"
+        "nope.jsonl: no such file; task.data takes a .jsonl, .json, .csv or .tsv (also .gz), or .parquet file or a hub "
+        "data set with the columns question, answer"
     )
 
 
@@ -97,7 +167,8 @@ def test_a_data_set_that_is_not_here_says_how_to_get_it(monkeypatch: pytest.Monk
     assert str(caught.value) == (
         "openai/gsm8k:main:test: no such data set here: ConnectionError: Couldn't reach 'openai/gsm8k' main test on "
         "the Hub; fetch it where there is a connection (`hf download --repo-type dataset openai/gsm8k`), or "
-        "task.test_data takes a .jsonl, .csv or .parquet file or a hub data set with the columns question, answer"
+        "task.test_data takes a .jsonl, .json, .csv or .tsv (also .gz), or .parquet file or a hub data set with the "
+        "columns question, answer"
     )
 
 

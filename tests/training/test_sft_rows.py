@@ -91,21 +91,52 @@ def test_long_completions_are_cut_and_counted(model: str, config: SftConfig) -> 
     ("row", "error"),
     [
         ("{", "Expecting"),
-        ("3", r'a row holds \{"prompt".*got int'),
-        ('{"prompt": "a"}', "lacks completion"),
-        ('{"prompt": "a", "completion": 3}', "completion must be text, got int"),
-        ('{"prompt": [1], "completion": "a"}', "messages must be a list"),
+        ("3", "a row is an object with columns, got '3'"),
+        ('{"prompt": "a"}', "a row has one of prompt and completion, messages, .*; the row's columns: prompt"),
+        ('{"prompt": "a", "completion": 3}', "column 'completion' must be text or a list of .*, got 3"),
+        ('{"prompt": [1], "completion": "a"}', "column 'prompt': message 1 must have a role and content, got 1"),
+        ('{"prompt": "a", "completion": "b<|im_end|>"}', "in a chat template already"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "the last message must be the assistant's"),
-        ('{"messages": []}', "the last message must be the assistant's"),
+        ('{"messages": []}', "column 'messages' must be text or a list of"),
         (json.dumps({"prompt": "a" * 999, "completion": "b"}), r"\d+ tokens leaves no room within 128"),
     ],
 )
 def test_a_bad_row_is_one_line_that_names_it(config: SftConfig, row: str, error: str) -> None:
     path = Path(config.data)
     path.write_text(path.read_text() + row + "\n")
-    with pytest.raises(ValueError, match=rf"rows\.jsonl:7: .*{error}") as caught:
+    with pytest.raises(ValueError, match=rf"rows\.jsonl, line 7: .*{error}") as caught:
         read_examples(path, load_policy(config.model), config)
     assert "\n" not in str(caught.value)
+
+
+def test_overlong_prompts_are_left_out_and_counted(config: SftConfig) -> None:
+    path = Path(config.data)
+    path.write_text(path.read_text() + json.dumps({"prompt": "a" * 999, "completion": "b"}) + "\n")
+    examples = read_examples(path, load_policy(config.model), replace(config, overlong="drop"))
+    assert (len(examples), examples.num_dropped) == (5, 1)
+
+
+def test_the_formats_of_data_sets_are_one(config: SftConfig, tmp_path: Path) -> None:
+    """A conversation is learned alike from messages, ShareGPT, Alpaca, and a CSV that spells it in JSON."""
+    system, user = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}
+    answer = {"role": "assistant", "content": "So."}
+    (tmp_path / "cells.csv").write_text(
+        'prompt,completion\n"' + json.dumps([system, user]).replace('"', '""') + '",So.\n'
+    )
+    rows = [
+        {"prompt": [system, user], "completion": [answer]},
+        {"messages": [{**turn, "tool_calls": None, "weight": 1} for turn in (system, user, answer)]},
+        {"system": "Be brief.", "conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]},
+        {"instruction": "Why?", "input": "", "output": "So.", "system": "Be brief."},
+    ]
+    policy = load_policy(config.model)
+    found = [read_examples(tmp_path / "cells.csv", policy, config)]
+    for index, row in enumerate(rows):
+        (tmp_path / f"{index}.jsonl").write_text(json.dumps(row) + "\n")
+        found.append(read_examples(tmp_path / f"{index}.jsonl", policy, config))
+    for examples in found:
+        assert examples.prompts[0].tolist() == list(policy.tokenizer.chat([system, user]))
+        assert examples.canvases.equal(found[0].canvases)
 
 
 def test_files_without_rows(config: SftConfig, tmp_path: Path) -> None:
@@ -113,7 +144,7 @@ def test_files_without_rows(config: SftConfig, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file"):
         read_examples(tmp_path / "lost.jsonl", policy, config)
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(ValueError, match="no row"):
+    with pytest.raises(ValueError, match="no rows in it"):
         read_examples(tmp_path / "empty.jsonl", policy, config)
 
 

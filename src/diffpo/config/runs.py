@@ -62,8 +62,13 @@ class SftConfig:
 
     model: str = ""
     """Policy to start from: a folder, or a model on the Hugging Face hub. Empty: fresh weights of `shape`."""
-    data: str = ""  # JSONL with prompt and completion, or messages, in each row. Empty: solved examples of the task
-    eval_data: str = ""  # JSONL of rows held out, whose loss is logged. Empty: none
+    data: str = ""
+    """Rows to learn from: a file, a pattern of files, or a hub data set; prompt and completion, messages, Alpaca ...
+    (docs/tasks.md). Empty: solved examples of the task."""
+    eval_data: str = ""  # rows held out, whose loss is logged. Empty: none
+    overlong: Literal["error", "drop"] = (
+        "error"  # what becomes of a row whose prompt alone fills what the model can hold
+    )
     output: str = "runs/sft"  # folder of the run: config, metrics, checkpoints, policy
     steps: int = 300  # optimiser steps
     schedule_steps: int | None = None

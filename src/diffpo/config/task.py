@@ -9,9 +9,9 @@ from diffpo.config.checks import check
 
 TASK_KNOBS = {
     **dict.fromkeys(("tiny_sudoku", "tiny_countdown", "tiny_arithmetic"), "easy hard hard_share"),
-    **dict.fromkeys(("gsm8k", "math500", "countdown_cd3", "sudoku_4x4"), "rules data test_data reward"),
+    **dict.fromkeys(("gsm8k", "math500", "countdown_cd3", "sudoku_4x4"), "rules data test_data reward overlong"),
     "reasoning_gym": "reward",
-    "own": "data test_data reward",
+    "own": "data test_data reward overlong",
 }
 """The knobs that each task reads beside the seed."""
 
@@ -30,9 +30,11 @@ class TaskConfig:
     rules: Literal["strict", "d1"] = "strict"
     """Grader and reward: ours, or d1's as published, quirks included (docs/grading.md)."""
     data: str | None = None
-    """Training rows: a .jsonl, .csv or .parquet file, or a data set of the Hugging Face hub. None: the task's own."""
+    """Training rows: a file, a pattern of files, or a data set of the Hugging Face hub. None: the task's own."""
     test_data: str | None = None
     """Test rows, likewise. None: the task's own, or a tenth of the rows of a task of your own."""
+    overlong: Literal["error", "drop"] = "error"
+    """What becomes of a row whose prompt and completion the model cannot hold."""
     reward: tuple[str, ...] = ()
     """Your own rewards, PATH.py:FUNCTION or PATH.py:FUNCTION=WEIGHT; number, math and code are built in."""
 

@@ -19,6 +19,7 @@ from diffpo.config import EvalConfig, RolloutConfig
 from diffpo.evaluation.answers import Answer, AnswerLog, Point, answer, points_of
 from diffpo.models.policy import Policy
 from diffpo.progress import Progress
+from diffpo.rollout.local import check_prompts
 from diffpo.tasks.base import Task
 from diffpo.types import Prompt
 
@@ -148,6 +149,7 @@ def evaluate(
     config, rollout, ranks = config or EvalConfig(), rollout or RolloutConfig(), ranks or Alone()
     samplers = [spec for spec in config.samplers if spec != "learned" or policy.threshold]
     fixed = [f"entropy_bound:{gamma:g}" for gamma in sorted(config.gammas)]
+    left_out = check_prompts(policy, task, ["test"], rollout)
     prompts = task.prompts("test", config.num_prompts)
     measured: dict[str, list[Point]] = {}
     seconds: dict[str, float] = {}
@@ -155,6 +157,8 @@ def evaluate(
     if policy.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(policy.device)
     with Progress("measure", len({*samplers, *fixed}), quiet or not ranks.is_main) as progress:
+        for line in left_out:
+            progress.note(line)
         for spec in dict.fromkeys((*samplers, *fixed)):
             started = time.perf_counter()
             measured[spec] = points_of(spec, _answers(policy, task, prompts, spec, config, rollout, seed, log, ranks))

@@ -104,14 +104,14 @@ class HubTokenizer:
         # Special tokens that users typed go through the template in disguise, so that those left are the template's.
         unused = (chr(code) for code in PRIVATE_USE if not any(chr(code) in value for value in values))
         disguise = dict(zip(typed, unused, strict=False))
-        rendered = self._tokenizer.apply_chat_template(
-            [
-                {key: self._special.sub(lambda match: disguise[match[0]], value) for key, value in message.items()}
-                for message in messages
-            ],
-            add_generation_prompt=True,
-            tokenize=False,
-        )
+        disguised = [
+            {key: self._special.sub(lambda match: disguise[match[0]], value) for key, value in message.items()}
+            for message in messages
+        ]
+        try:
+            rendered = self._tokenizer.apply_chat_template(disguised, add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # a template raises what it likes
+            raise ValueError(f"the model's chat template does not take these messages: {error}") from error
         assert isinstance(rendered, str)  # as tokenize=False says
         return (*self._encode_rendered(rendered, disguise), *self.encode(prefill))
 

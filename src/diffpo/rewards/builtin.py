@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,13 +32,37 @@ def maths(prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[A
     ]
 
 
-def code(completions: Sequence[Any], tests: Sequence[Any]) -> list[float | None]:
-    """The share of the row's `tests`, a text or a list of texts, that the code passes."""
-    joined = ("\n".join(test) if isinstance(test, list | tuple) else str(test) for test in tests)
-    return [
-        sandbox.share_passed(sandbox.code_of(text_of(completion)), test)
-        for completion, test in zip(completions, joined, strict=True)
-    ]
+async def code(
+    completions: Sequence[Any],
+    tests: Sequence[Any] | None = None,
+    test: Sequence[Any] | None = None,
+    entry_point: Sequence[Any] | None = None,
+) -> list[float | None]:
+    """The share of the row's `tests` (or `test`, as HumanEval has it) that the code passes."""
+    loop = asyncio.get_running_loop()
+
+    async def share(index: int, completion: str) -> float | None:
+        row = _code_row({name: column[index] for name, column in named.items()})
+        if row is None:
+            return None
+        return await loop.run_in_executor(sandbox.pool(), sandbox.share_passed, sandbox.code_of(completion), *row)
+
+    named = {name: column for name, column in zip(CODE_COLUMNS, (tests, test, entry_point), strict=True) if column}
+    return await asyncio.gather(*(share(index, text_of(completion)) for index, completion in enumerate(completions)))
+
+
+CODE_COLUMNS = ("tests", "test", "entry_point")
+
+
+def _code_row(columns: Mapping[str, Any]) -> tuple[Any, Any] | None:
+    """A row's tests and the function that they are of; None where it has no tests."""
+    tests = columns.get("tests") if columns.get("tests") is not None else columns.get("test")
+    return None if tests is None else (tests, columns.get("entry_point"))
+
+
+def _check_code(columns: Mapping[str, Any]) -> None:
+    if row := _code_row(columns):
+        sandbox.read_tests(*row)
 
 
 def text_of(message: Any) -> str:
@@ -63,5 +88,5 @@ def _check_maths(columns: Mapping[str, Any]) -> None:
 BUILTIN: dict[str, Reward] = {
     "number": Reward("number", number, columns=("answer",), check=_check_number),
     "math": Reward("math", maths, columns=("answer",), check=_check_maths),
-    "code": Reward("code", code, columns=("tests",)),
+    "code": Reward("code", code, columns=("tests", "test"), check=_check_code),
 }

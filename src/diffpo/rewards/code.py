@@ -1,90 +1,158 @@
-"""The share of unit tests that a completion's code passes, run in a process that is killed when its time is up."""
+"""The share of tests that a completion's code passes, run in processes that are killed when their time is up."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import functools
 import json
 import os
 import re
-import secrets
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import textwrap
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from diffpo.grading.answers import MAX_TEXT, end_of_turn, final_answer
+from diffpo.rewards.code_tests import plan
 
 TIME_LIMIT = 5.0
 """Seconds that the tests of a completion may take together."""
 MEMORY_LIMIT = 2**30
-"""Bytes of address space."""
-MAX_REPORT = 2**16
-"""Bytes of results that are read; what a program prints is not kept."""
-HARNESS = Path(__file__).with_name("code_harness.py")
+"""Bytes of address space of the solution."""
+START_TIME = 2.0
+"""Seconds beside that for the processes to start."""
 
-_FENCE = re.compile(r"```[ ]*(?:python|py)?[0-9.]*[ ]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_FENCE = re.compile(
+    r"^([ \t]*)(```+|~~~+)[ \t]*([\w+.-]*)[^\n]*\n(.*?)(?:^[ \t]*\2[ \t]*$|\Z)", re.DOTALL | re.MULTILINE
+)
+_PYTHON = re.compile(r"(?:python|py)?[0-9.]*", re.IGNORECASE)
+_DEFINITIONS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign)
 
 
 def code_of(completion: str) -> str:
-    """The last block between ``` fences, else the answer, else ""."""
-    text = end_of_turn(completion)[-MAX_TEXT:]
-    blocks = [block for block in _FENCE.findall(text) if block.strip()]
-    return blocks[-1] if blocks else final_answer(text) or ""
+    """The program in a completion: its last block of Python between fences, else its answer, else "".
+
+    Blocks behind the last that defines a function or class show how it is used and are left out; blocks before it that
+    hold nothing but definitions go along. A block that is cut off, and no Python, counts where there is no other.
+    """
+    text = end_of_turn(completion)[-MAX_TEXT:].replace("\r\n", "\n")
+    blocks = [textwrap.dedent(body) for _, _, name, body in _FENCE.findall(text) if _PYTHON.fullmatch(name)]
+    blocks = [block for block in blocks if block.strip()]
+    if not blocks:
+        return final_answer(text) or ""
+    parsed = [(block, body) for block in blocks if (body := _parse(block)) is not None]
+    if not parsed:
+        return blocks[-1]
+    defining = [index for index, (_, body) in enumerate(parsed) if any(isinstance(s, _DEFINITIONS[2:5]) for s in body)]
+    last = defining[-1] if defining else len(parsed) - 1
+    before = [block for block, body in parsed[:last] if all(isinstance(s, _DEFINITIONS) for s in body)]
+    return "\n".join([*before, parsed[last][0]])
 
 
-def share_passed(code: str, tests: str, time_limit: float = TIME_LIMIT, memory_limit: int = MEMORY_LIMIT) -> float:
+def _parse(block: str) -> list[ast.stmt] | None:
+    try:
+        return ast.parse(block).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def read_tests(tests: Any, entry_point: Any = None) -> list[tuple[str, str]] | str:
+    """Tests as a column has them: the text of a program, or pairs of what goes in by stdin and comes out by stdout.
+
+    A text or a list of texts; a list of {"input", "output"}; {"inputs": [...], "outputs": [...]}; any of these in JSON.
+    ValueError says what is wrong with others.
+    """
+    if isinstance(tests, str) and tests.lstrip().startswith(("[", "{")):
+        with contextlib.suppress(ValueError):
+            tests = json.loads(tests)
+    if isinstance(tests, Mapping) and {"inputs", "outputs"} <= tests.keys():
+        if tests.get("fn_name"):
+            raise ValueError("tests that name a function (fn_name): write them as assert statements")
+        tests = [{"input": i, "output": o} for i, o in zip(tests["inputs"], tests["outputs"], strict=True)]
+    if isinstance(tests, Sequence) and not isinstance(tests, str) and tests and isinstance(tests[0], Mapping):
+        if not all(isinstance(t.get("input"), str) and isinstance(t.get("output"), str) for t in tests):
+            raise ValueError('tests of a program have the form {"input": text, "output": text}')
+        return [(test["input"], test["output"]) for test in tests]
+    if isinstance(tests, list | tuple) and all(isinstance(test, str) for test in tests):
+        tests = "\n".join(tests)
+    if not isinstance(tests, str):
+        raise ValueError(f"tests must be text, a list of texts, or of inputs and outputs, got {tests!r:.60}")
+    plan(tests, str(entry_point or ""))
+    return tests
+
+
+def share_passed(
+    code: str,
+    tests: Any,
+    entry_point: str | None = None,
+    time_limit: float = TIME_LIMIT,
+    memory_limit: int = MEMORY_LIMIT,
+) -> float:
     """The share of the tests that the code passes; 0 for code that leaves, hangs, or is no Python.
 
-    `tests` holds assert statements and functions called test...; ValueError if it holds neither.
+    ValueError for tests that `read_tests` does not read.
     """
-    count = len(re.findall(r"^(?:assert\b|def test)", tests, re.MULTILINE))
-    if not count:
-        raise ValueError(f"tests hold no assert statement and no function test...: {tests[:60]!r}")
-    if not code.strip():
+    read = read_tests(tests, entry_point)
+    if not code.strip() or "\x00" in code:
         return 0.0
-    token = secrets.token_hex(16)
-    limits = {"seconds": max(1, round(time_limit)), "memory": memory_limit}
-    request = json.dumps({"code": code, "tests": tests, "token": token, **limits})
-    report = _run(request, time_limit)
-    passed = {line for line in report.splitlines() if line.startswith(token + " ")}
-    return min(1.0, len(passed) / count)
+    code = code.encode("utf-8", "replace").decode()
+    deadline = time.monotonic() + time_limit + START_TIME
+    with tempfile.TemporaryDirectory(prefix="diffpo-code-") as folder:
+        run = functools.partial(_run, folder=folder, deadline=deadline, seconds=time_limit, memory=memory_limit)
+        if isinstance(read, str):
+            request = json.dumps({"code": code, "tests": read, "entry_point": entry_point or ""})
+            _, printed = run("code_tests", request)
+            return printed.count("passed\n") / plan(read, entry_point or "")[1]
+        Path(folder, "program.py").write_text(code, encoding="utf-8")
+        runs = [(run("code_solution", given, "main"), wanted) for given, wanted in read]
+        return sum(left == 0 and _words(printed) == _words(wanted) for (left, printed), wanted in runs) / len(runs)
 
 
-def _run(request: str, time_limit: float) -> str:
-    """What the harness reports within the time limit; its process group is killed in any case."""
-    reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-    try:
-        with tempfile.TemporaryDirectory(prefix="diffpo-code-") as folder:
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-B", str(HARNESS), str(writing)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd=os.path.realpath(folder),
-                env={"PATH": os.defpath},
-                pass_fds=[writing],
-                start_new_session=True,
-            )
-            try:
-                with contextlib.suppress(subprocess.TimeoutExpired, BrokenPipeError):
-                    process.communicate(request.encode("utf-8", "replace"), timeout=time_limit)
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
-        with contextlib.suppress(BlockingIOError):
-            return os.read(reading, MAX_REPORT).decode(errors="replace")
-        return ""
-    finally:
-        os.close(reading)
-        os.close(writing)
+def _words(text: str) -> list[list[str]]:
+    """The words of each line, empty lines left out."""
+    return [words for line in text.splitlines() if (words := line.split())]
 
 
-def code(prompts: Sequence[Any], completions: Sequence[str], tests: Sequence[Any]) -> list[float]:
-    """TRL-style reward: the share of the row's `tests`, a text or a list of texts, that the code passes."""
-    joined = ("\n".join(test) if isinstance(test, list | tuple) else str(test) for test in tests)
-    return [share_passed(code_of(completion), test) for completion, test in zip(completions, joined, strict=True)]
+def _run(
+    module: str, given: str, *arguments: str, folder: str, deadline: float, seconds: float, memory: int
+) -> tuple[int, str]:
+    """Exit status and output of a process until the deadline; all of its group is killed in any case."""
+    limits = json.dumps({"seconds": max(1, round(seconds)), "memory": memory})
+    environment = {
+        **{"PATH": os.defpath, "HOME": folder, "TMPDIR": folder, "PYTHONHASHSEED": "0", "DIFFPO_LIMITS": limits},
+        **{"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONIOENCODING": "utf-8"},
+        **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    }
+    with tempfile.TemporaryFile() as output:  # a file, because its size is bounded
+        process = subprocess.Popen(
+            [sys.executable, "-s", "-P", "-B", "-m", f"diffpo.rewards.{module}", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.DEVNULL,
+            cwd=os.path.realpath(folder),
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired, BrokenPipeError):
+                process.communicate(given.encode("utf-8", "replace"), timeout=max(0.0, deadline - time.monotonic()))
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        output.seek(0)
+        return process.returncode, output.read().decode(errors="replace")
+
+
+@functools.cache
+def pool() -> ThreadPoolExecutor:
+    """Threads that wait for processes: as many as there are cores for each rank of this machine."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // ranks), "code")

@@ -15,7 +15,8 @@ from diffpo.models.policy import Policy
 from diffpo.rewards.calls import TrainerState
 from diffpo.rollout.engine import OnCall, generate
 from diffpo.rollout.judging import ids_of, judge
-from diffpo.tasks.base import Task
+from diffpo.tasks.base import Split, Task
+from diffpo.tasks.chat import RowTask
 from diffpo.types import Attempts, Completion, Messages, Prompt, Request, Rollout, RolloutGroup, Sampler
 
 
@@ -54,6 +55,24 @@ def make_request(
         cache=config.cache,
         refresh_every=config.cache_refresh,
     )
+
+
+def check_prompts(policy: Policy, task: Task, splits: Sequence[Split], config: RolloutConfig) -> list[str]:
+    """What to tell of the prompts that come from rows: how many are too long and left out.
+
+    ValueError names the first row that the model cannot hold or its tokenizer cannot take.
+    """
+    if not isinstance(task, RowTask):
+        return []
+    room = policy.denoiser.config.max_length - (config.gen_length or task.gen_length)
+    lines = []
+    for split in splits:
+        if task.has_rows(split):
+            dropped = task.fit(split, lambda p: len(policy.encode(p.asked, p.prefill, config.chat_template)), room)
+            lines += [f"{dropped} prompts of {task.source(split)} are left out: longer than {room} tokens"] * (
+                dropped > 0
+            )
+    return lines
 
 
 def sample(

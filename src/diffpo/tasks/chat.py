@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from types import MappingProxyType
@@ -91,6 +91,34 @@ class RowTask(ChatTask):
                 replace(prompt, id=f"{self.name}-{split}-{index}") for index, prompt in enumerate(chosen)
             ]
         return self._rows[split]
+
+    def has_rows(self, split: Split) -> bool:
+        """Whether the split's prompts come from rows; where they do not they are generated."""
+        return bool({"train": self.config.data, "test": self.config.test_data}[split]) or split in self.default
+
+    def fit(self, split: Split, num_tokens: Callable[[Prompt], int], room: int) -> int:
+        """Leave out the prompts of more than `room` tokens, where task.overlong says so; returns how many.
+
+        ValueError names the first row that is too long, or that `num_tokens` raises ValueError for.
+        """
+        kept = []
+        for prompt in self.rows(split):
+            try:
+                length = num_tokens(prompt)
+            except ValueError as error:
+                raise ValueError(f"{prompt.place}: {error}") from None
+            if length <= room:
+                kept.append(prompt)
+            elif self.config.overlong == "error":
+                raise ValueError(
+                    f"{prompt.place}: a prompt of {length} tokens, where the model and the completion leave room for "
+                    f"{room}: shorten it, or leave such rows out (task.overlong = drop)"
+                )
+        if not kept:
+            raise ValueError(f"{self.source(split)}: every prompt is longer than the {room} tokens there is room for")
+        num_dropped = len(self._rows[split]) - len(kept)
+        self._rows[split] = kept
+        return num_dropped
 
     def choose(self, split: Split, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
         """The prompts of a source that belong to the split."""

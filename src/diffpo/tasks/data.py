@@ -1,18 +1,26 @@
-"""Rows of a data set: a local file, or a data set of the Hugging Face hub through `datasets`."""
+"""Rows of a data set: local files, or a data set of the Hugging Face hub through `datasets`."""
 
 from __future__ import annotations
 
 import csv
+import glob
+import gzip
+import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+"""Files that are read; all but .parquet with .gz behind as well."""
+READ = ".jsonl, .json, .csv or .tsv (also .gz), or .parquet"
+CHAT_COLUMNS = ("prompt", "completion", "messages", "conversations")
+"""Columns of a .csv whose cells may hold messages in JSON."""
 
 
 class Source(NamedTuple):
-    """Where the rows of a split are: a file or folder, or a data set of the hub with its configuration."""
+    """Where the rows of a split are: a file, a pattern, a folder, or a data set of the hub with its configuration."""
 
     name: str
     split: str
@@ -20,8 +28,8 @@ class Source(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, split: str) -> Source:
-        """A path; or a hub id with an optional configuration and split: openai/gsm8k:main:test."""
-        if Path(text).suffix in SUFFIXES or Path(text).exists():
+        """A path or a pattern, rows/*.jsonl; or a hub id with configuration and split: openai/gsm8k:main:test."""
+        if cls(text, split).is_local:
             return cls(text, split)
         name, _, rest = text.partition(":")
         config, _, own_split = rest.partition(":")
@@ -30,14 +38,15 @@ class Source(NamedTuple):
     @property
     def is_local(self) -> bool:
         """Whether the rows are on this machine by name."""
-        return Path(self.name).suffix in SUFFIXES or Path(self.name).exists()
+        path = Path(self.name)
+        return _suffix(path) in SUFFIXES or any(sign in self.name for sign in "*?[") or path.exists()
 
     def __str__(self) -> str:
         return self.name if self.is_local else ":".join(filter(None, (self.name, self.config, self.split)))
 
 
 class Row(NamedTuple):
-    """A row and where it stands, for the message that says it is wrong."""
+    """A row and where it stands, for the message that says it is wrong. A null is no column."""
 
     place: str
     values: Mapping[str, Any]
@@ -45,69 +54,177 @@ class Row(NamedTuple):
 
 def read_rows(source: Source, columns: str, knob: str) -> list[Row]:
     """All rows. ValueError if there are none to be had: it names the source, the `columns` and the `knob` to set."""
-    wanted = f"{knob} takes a .jsonl, .csv or .parquet file or a hub data set with the columns {columns}"
-    path = Path(source.name)
-    if path.suffix in SUFFIXES and not path.is_file():
-        raise ValueError(f"{path}: no such file; {wanted}")
-    readers = {".jsonl": _json_lines, ".json": _json_list, ".csv": _csv}
-    rows = list(readers[path.suffix](path)) if path.suffix in readers else _hub(source, wanted)
+    wanted = f"{knob} takes a {READ} file or a hub data set with the columns {columns}"
+    rows = [row for part in _parts(source, wanted) for row in part]
     if not rows:
         raise ValueError(f"{source}: no rows in it; {wanted}")
-    return rows
+    return [Row(row.place, {name: value for name, value in row.values.items() if value is not None}) for row in rows]
+
+
+def _parts(source: Source, wanted: str) -> Iterator[Iterator[Row]]:
+    """The rows of each file, those of a pattern in the order of their names."""
+    path = Path(source.name)
+    if not source.is_local or path.is_dir():
+        yield _hub(source, wanted)
+        return
+    is_pattern = not path.exists() and any(sign in source.name for sign in "*?[")
+    found = sorted(glob.glob(source.name, recursive=True)) if is_pattern else [source.name]
+    if not found or not Path(found[0]).is_file():
+        raise ValueError(f"{source.name}: no such file; {wanted}")
+    for name in found:
+        suffix = _suffix(Path(name))
+        if suffix not in READERS or (suffix == ".parquet" and name.endswith(".gz")):
+            raise ValueError(f"{name}: not a kind of file that is read; {wanted}")
+        yield READERS[suffix](Path(name))
+
+
+def _suffix(path: Path) -> str:
+    """The suffix that says how a file is read, .gz aside."""
+    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+
+
+def _text(path: Path) -> str:
+    """A file's text. ValueError names the line that is no UTF-8."""
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path}: not a whole gzip file: {error}") from None
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(f"{path}: the text is UTF-16: save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")  # spreadsheets put a mark before it
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}, line {line}: not UTF-8 (Latin-1?), save it as UTF-8: {error}") from None
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                place = f"{path}, line {number}"
-                try:
-                    yield Row(place, _mapping(json.loads(line), place))
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{place}: not JSON: {error}") from None
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if line.strip():
+            place = f"{path}, line {number}"
+            yield Row(place, _mapping(_json(line, place), place))
 
 
 def _json_list(path: Path) -> Iterator[Row]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
+    rows = _json(_text(path), str(path))
     if not isinstance(rows, list):
         raise ValueError(f"{path}: a data set is a list of rows; a row a line is .jsonl")
     for number, row in enumerate(rows, 1):
         yield Row(f"{path}, row {number}", _mapping(row, f"{path}, row {number}"))
 
 
+def _json(text: str, place: str) -> Any:
+    """What a text of JSON holds; ValueError for a key that stands twice, and for half a character."""
+
+    def entries(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"key {twice!r} stands twice")
+        return values
+
+    try:
+        found = json.loads(text, object_pairs_hook=entries)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place}: not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place}: {error}") from None
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start]
+            raise ValueError(f"{place}: {half!r} is half a character (a lone surrogate): no text holds it") from None
+    return found
+
+
 def _csv(path: Path) -> Iterator[Row]:
-    """Values stay texts: a puzzle keeps its leading zeros."""
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        for row in reader:
-            yield Row(f"{path}, line {reader.line_num}", {str(name): value for name, value in row.items()})
+    """Values stay texts: a puzzle keeps its leading zeros. Cells of CHAT_COLUMNS may hold messages."""
+    csv.field_size_limit(2**31 - 1)
+    delimiter = "\t" if _suffix(path) == ".tsv" else ","
+    reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    line = 1
+    try:
+        for cells in reader:
+            place, line = f"{path}, line {line}", reader.line_num + 1
+            if not cells:
+                continue
+            if header is None:
+                header = _header(cells, place)
+                continue
+            if len(cells) != len(header):
+                raise ValueError(
+                    f"{place}: {len(cells)} cells for the {len(header)} columns {', '.join(header)}: quote a cell that "
+                    f"holds {'a tab' if delimiter == chr(9) else 'a comma'}"
+                )
+            values = zip(header, cells, strict=True)
+            yield Row(place, {name: _cell(name, cell, place) for name, cell in values})
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {line}: not CSV: {error}") from None
+
+
+def _header(cells: Sequence[str], place: str) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{place}: column {twice[0]!r} stands twice")
+    if len(names) == 1 and any(sign in names[0] for sign in ";\t"):
+        raise ValueError(f"{place}: one column, {names[0]!r}: cells are parted by commas, in a .tsv by tabs")
+    return names
+
+
+def _cell(name: str, cell: str, place: str) -> Any:
+    """A cell's text, or the messages that it spells."""
+    if name not in CHAT_COLUMNS or not cell.lstrip().startswith(("[{", "[ {", "[\n")):
+        return cell
+    found = _json(cell, f"{place}: column {name!r} looks like messages, but is") if "{" in cell else cell
+    return found if isinstance(found, list) else cell
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import datasets
+
+    try:
+        found = datasets.Dataset.from_parquet(str(path))
+    except Exception as error:  # pyarrow's and datasets' own kinds
+        raise ValueError(f"{path}: not a parquet file: {' '.join(str(error).split())[:200]}") from error
+    return _enumerated(path, found)
+
+
+def _hub(source: Source, wanted: str) -> Iterator[Row]:
+    """A folder or a data set of the hub, as `datasets` reads it."""
+    import datasets
+
+    try:
+        found = datasets.load_dataset(source.name, source.config, split=source.split)
+    except Exception as error:  # offline, misspelled, gated, another split: datasets raises some twenty kinds
+        reason = " ".join(str(error).split())[:200]
+        download = f"hf download --repo-type dataset {source.name}"
+        mend = "" if source.is_local else f"; fetch it where there is a connection (`{download}`), or"
+        raise ValueError(f"{source}: no such data set here: {type(error).__name__}: {reason}{mend} {wanted}") from error
+    return _enumerated(source, found)
+
+
+def _enumerated(source: Path | Source, found: Any) -> Iterator[Row]:
+    return (Row(f"{source}, row {number}", dict(row)) for number, row in enumerate(found, 1))
+
+
+READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": _json_lines,
+    ".json": _json_list,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".parquet": _parquet,
+}
 
 
 def _mapping(row: object, place: str) -> Mapping[str, Any]:
     if not isinstance(row, dict):
         raise ValueError(f"{place}: a row is an object with columns, got {str(row)[:40]!r}")
     return row
-
-
-def _hub(source: Source, wanted: str) -> list[Row]:
-    """A parquet file, a folder or a data set of the hub, as `datasets` reads it."""
-    import datasets
-
-    parquet = source.name.endswith(".parquet")
-    try:
-        if parquet:
-            found = datasets.load_dataset("parquet", data_files=source.name, split="train")
-        else:
-            found = datasets.load_dataset(source.name, source.config, split=source.split)
-    except Exception as error:  # offline, misspelled, gated, another split: datasets raises some twenty kinds
-        reason = " ".join(str(error).split())[:200]
-        download = f"hf download --repo-type dataset {source.name}"
-        mend = "" if source.is_local else f"; fetch it where there is a connection (`{download}`), or"
-        raise ValueError(f"{source}: no such data set here: {type(error).__name__}: {reason}{mend} {wanted}") from error
-    return [Row(f"{source}, row {number}", dict(row)) for number, row in enumerate(found, 1)]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 def column(row: Row, names: Sequence[str], kind: type | tuple[type, ...] = str) -> Any:

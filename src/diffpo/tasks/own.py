@@ -34,6 +34,10 @@ class Own(RowTask):
             return super().source("train")
         return super().source(split)
 
+    def has_rows(self, split: Split) -> bool:
+        """Always."""
+        return True
+
     def read(self, row: Row) -> Prompt:
         """The prompt, text or conversation; an answer that the conversation ends in is the column `completion`."""
         asked, completion, source = read_example(row)

@@ -1,12 +1,9 @@
-"""Prompts and completions to learn from: rows of a JSONL, or solved examples of a task."""
+"""Prompts and completions to learn from: rows of a data set, or solved examples of a task."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +13,8 @@ from diffpo.config import SftConfig
 from diffpo.functional.random import fold, make_key, uniform
 from diffpo.models.policy import Policy
 from diffpo.tasks.base import SolvedTask
+from diffpo.tasks.conversations import Example, read_example
+from diffpo.tasks.data import Source, read_rows
 
 CANVAS_MULTIPLE = 32
 
@@ -30,6 +29,8 @@ class Examples:
     canvas_lengths: Tensor  # [E]
     num_cut: int = 0
     """Completions that were too long and lost their end."""
+    num_dropped: int = 0
+    """Rows whose prompt was too long."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -58,74 +59,50 @@ def solved_examples(policy: Policy, task: SolvedTask, config: SftConfig) -> Exam
     return Examples(pad_sequence(encoded, batch_first=True), lengths, canvases, canvas_lengths)
 
 
-def read_examples(path: str | Path, policy: Policy, config: SftConfig) -> Examples:
-    """The rows of a JSONL: {"prompt": text or messages, "completion": text}, or {"messages": [..., assistant]}.
+def read_examples(data: str | Path, policy: Policy, config: SftConfig) -> Examples:
+    """The rows of a file or a data set of the hub, as `diffpo.tasks` reads them, with their answers.
 
-    A prompt of plain text is one user message where there is a chat template. ValueError names file and line of a row
-    that does not fit.
+    A prompt of plain text is one user message where there is a chat template. ValueError names the row that does not
+    fit.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file (a JSONL with prompt and completion in each row)")
-    max_length = min(config.max_length or policy.denoiser.config.max_length, policy.denoiser.config.max_length)
-    prompts, canvases, num_cut = [], [], 0
-    with path.open() as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                prompt, completion = _encode(json.loads(line), policy, config)
-            except ValueError as error:
-                raise ValueError(f"{path}:{number}: {error}") from None
-            room = max_length - len(prompt)
-            if room < 1:
-                raise ValueError(
-                    f"{path}:{number}: a prompt of {len(prompt)} tokens leaves no room within {max_length}"
-                )
-            size = config.gen_length or -(-(len(completion) + 1) // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
-            size = min(size, room)
-            num_cut += len(completion) > size
-            prompts.append(torch.tensor(prompt, dtype=torch.int64))
-            canvases.append(torch.tensor([*completion[:size], *[policy.eos_id] * (size - len(completion))]))
+    source = Source.parse(str(data), "train")
+    longest = policy.denoiser.config.max_length
+    max_length = min(config.max_length or longest, longest)
+    prompts, canvases, num_cut, num_dropped = [], [], 0, 0
+    for row in read_rows(source, "prompt and completion, or messages", "data"):
+        try:
+            prompt, completion = _encode(read_example(row, answered=True), policy, config)
+        except ValueError as error:
+            raise ValueError(str(error) if row.place in str(error) else f"{row.place}: {error}") from None
+        room = max_length - len(prompt)
+        if room < 1 and config.overlong == "drop":
+            num_dropped += 1
+            continue
+        if room < 1:
+            raise ValueError(
+                f"{row.place}: a prompt of {len(prompt)} tokens leaves no room within {max_length} (overlong = drop "
+                "leaves such rows out)"
+            )
+        size = config.gen_length or -(-(len(completion) + 1) // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
+        size = min(size, room)
+        num_cut += len(completion) > size
+        prompts.append(torch.tensor(prompt, dtype=torch.int64))
+        canvases.append(torch.tensor([*completion[:size], *[policy.eos_id] * (size - len(completion))]))
     if not prompts:
-        raise ValueError(f"{path}: no row in it")
+        raise ValueError(f"{source}: no row whose prompt leaves room within {max_length} tokens")
     return Examples(
         pad_sequence(prompts, batch_first=True),
         torch.tensor([len(prompt) for prompt in prompts]),
         pad_sequence(canvases, batch_first=True, padding_value=policy.eos_id),
         torch.tensor([len(canvas) for canvas in canvases]),
         num_cut,
+        num_dropped,
     )
 
 
-def _encode(row: Any, policy: Policy, config: SftConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Ids of a row's prompt and completion; ValueError says what the row should hold."""
-    wanted = 'a row holds {"prompt": ..., "completion": ...} or {"messages": [...]}'
-    if not isinstance(row, dict):
-        raise ValueError(f"{wanted}, got {type(row).__name__}")
+def _encode(example: Example, policy: Policy, config: SftConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids of a row's prompt and completion, which ends the assistant's turn where there are turns."""
     tokenizer = policy.tokenizer
-    if "messages" in row:
-        messages = _messages(row["messages"])
-        if not messages or messages[-1]["role"] != "assistant":
-            raise ValueError("the last message must be the assistant's")
-        prompt, completion = tokenizer.chat(messages[:-1]), messages[-1]["content"]
-        return prompt, (*tokenizer.encode(completion), *tokenizer.end_of_turn)
-    if lost := [key for key in ("prompt", "completion") if key not in row]:
-        raise ValueError(f"{wanted}, but this one lacks {' and '.join(lost)}")
-    prompt, completion = row["prompt"], row["completion"]
-    if not isinstance(completion, str):
-        raise ValueError(f"completion must be text, got {type(completion).__name__}")
-    chats = not isinstance(prompt, str) or (config.chat_template and tokenizer.chats)
+    chats = not isinstance(example.prompt, str) or (config.chat_template and tokenizer.chats)
     turn_end = tokenizer.end_of_turn if chats else ()
-    encoded = tokenizer.chat(_messages(prompt)) if not isinstance(prompt, str) else policy.encode(prompt, chat=chats)
-    return encoded, (*tokenizer.encode(completion), *turn_end)
-
-
-def _messages(value: Any) -> Sequence[Mapping[str, str]]:
-    fits = isinstance(value, list) and all(
-        isinstance(message, dict) and {"role", "content"} <= message.keys() and isinstance(message["content"], str)
-        for message in value
-    )
-    if not fits:
-        raise ValueError('messages must be a list of {"role": ..., "content": text}')
-    return value
+    return policy.encode(example.prompt, chat=chats), (*tokenizer.encode(example.completion or ""), *turn_end)

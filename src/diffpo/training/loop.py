@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
 
@@ -16,12 +17,12 @@ from diffpo.functional.wd1 import wd1_advantages
 from diffpo.models.policy import Policy
 from diffpo.models.threshold import ThresholdHead
 from diffpo.rewards.calls import TrainerState
-from diffpo.rollout.local import collect
+from diffpo.rollout.local import check_prompts, collect
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 from diffpo.training.distributed import World
 from diffpo.training.forwards import count_forwards
-from diffpo.training.metrics import Metrics, mean_of, summarize
+from diffpo.training.metrics import Metrics, doubts, mean_of, summarize
 from diffpo.training.run import Run
 from diffpo.training.state import Experience, Optimizers, TrainState, load_start
 from diffpo.training.update import prepare, update
@@ -43,10 +44,14 @@ def train(config: TrainConfig, resume: bool = False, quiet: bool = False) -> Pol
     create_optimizers = partial(Optimizers.create, config=config)
     with Run("train", config, world, resume, quiet) as run:
         task = load_task(config.task)
-        state = run.restore(start_policy(config, world), create_optimizers, keep_start=config.objective.beta > 0)
-        for step in range(state.step, config.steps):
+        task.prompts("train", 1)  # rows are read, and refused, before the model is loaded
+        policy = start_policy(config, world)
+        run.lines += check_prompts(policy, task, ["train", "test"] if config.eval_every else ["train"], config.rollout)
+        state = run.restore(policy, create_optimizers, keep_start=config.objective.beta > 0)
+        start = state.step
+        for step in range(start, config.steps):
             if state.experience is None:
-                state.experience = gather(state, task, config, world)
+                state.experience = gather(state, task, config, world, run.progress.note if step == start else None)
             experience = state.experience
             while state.iteration < config.objective.num_iterations:
                 metrics = update(state, config, world)
@@ -70,8 +75,13 @@ def start_policy(config: TrainConfig, world: World) -> Policy:
     return policy
 
 
-def gather(state: TrainState, task: Task, config: TrainConfig, world: World) -> Experience:
-    """The rollouts of one step with their advantages and old log-probs; each rank decodes its share of the prompts."""
+def gather(
+    state: TrainState, task: Task, config: TrainConfig, world: World, note: Callable[[str], None] | None = None
+) -> Experience:
+    """The rollouts of one step with their advantages and old log-probs; each rank decodes its share of the prompts.
+
+    `note` takes what the rewards of a first step give to think about.
+    """
     policy = state.policy
     prompts = task.prompts("train", config.prompts_per_step, start=state.step * config.prompts_per_step)
     groups: list[RolloutGroup] = []
@@ -89,6 +99,9 @@ def gather(state: TrainState, task: Task, config: TrainConfig, world: World) -> 
                 TrainerState(state.step, config.steps),
             )
     groups = world.gather(groups)
+    if note:
+        for line in doubts(groups):
+            note(line)
     rewards = torch.tensor([[rollout.reward for rollout in group.rollouts] for group in groups])
     advantages = ADVANTAGES[config.objective.loss](rewards, config.objective.scale_rewards).flatten()
     batch = _on_device(Batch.from_groups(groups, advantages), world.device)

@@ -18,16 +18,18 @@ Metrics = dict[str, float]
 
 def summarize(groups: Sequence[RolloutGroup], config: TrainConfig) -> Metrics:
     """Metrics of a step's rollouts; those without a reward count in none of them."""
+    num_completions = sum(len(group.rollouts) for group in groups)
     groups = [_with_rewards(group) for group in groups]
     groups = [group for group in groups if group.rollouts]
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     if not rollouts:
-        return {"frac_reward_zero_std": 1.0}
+        return {"frac_reward_none": 1.0}
     completions = [rollout.completion for rollout in rollouts]
     deviations = [pstdev(rollout.reward for rollout in group.rollouts) for group in groups]
     metrics = {
         "reward": fmean(rollout.reward for rollout in rollouts),
         "reward_std": fmean(deviations),
+        "frac_reward_none": 1 - len(rollouts) / num_completions,
         "frac_reward_zero_std": fmean(deviation == 0 for deviation in deviations),
         "accuracy": fmean(rollout.verdict.correct for rollout in rollouts),
         "nfe": fmean(completion.nfe for completion in completions),
@@ -69,6 +71,27 @@ def _learned_gammas(groups: Sequence[RolloutGroup]) -> list[float]:
     return [c.gamma for c in completions if c.gamma is not None and c.gamma_actions is not None]
 
 
+def doubts(groups: Sequence[RolloutGroup]) -> list[str]:
+    """What a first step's rewards give to think about: nothing is learned from what is the same for all completions."""
+    rollouts = [(group.prompt, rollout) for group in groups for rollout in group.rollouts]
+    rewards = {rollout.verdict.reward for _, rollout in rollouts}
+    if len(rollouts) < 2:
+        return []
+    prompt, first = rollouts[0]
+    answer = f", answer {str(prompt.columns['answer'])[-60:]!r}" if "answer" in prompt.columns else ""
+    example = f"; {prompt.place or prompt.id}{answer}, completion {first.text[-80:]!r}"
+    if len(rewards) == 1:
+        reward = f"reward is {first.verdict.reward:g}" if first.verdict.reward is not None else "reward is None"
+        return [f"the first step's {reward} for all {len(rollouts)} completions, which teaches nothing{example}"]
+    if len(rollouts[0][1].verdict.parts) == 1:
+        return []
+    same = [name for name in first.verdict.parts if len({repr(r.verdict.parts.get(name)) for _, r in rollouts}) == 1]
+    values = {
+        name: "None" if math.isnan(first.verdict.parts[name]) else f"{first.verdict.parts[name]:g}" for name in same
+    }
+    return [f"the first step's rewards/{name} is {values[name]} for all {len(rollouts)} completions" for name in same]
+
+
 def mean_of(updates: Sequence[Metrics]) -> Metrics:
     """Mean over the updates of a step; skipped updates are summed."""
     names = {name: None for update in updates for name in update}
@@ -89,8 +112,13 @@ ALARMS = (
     Alarm(
         "frac_reward_zero_std",
         lambda share: share >= 0.95,
-        "hardly any group has an advantage: the prompts are all too easy or too hard (task.easy, task.hard), or the "
-        "rollouts do not differ (raise rollout.temperature or threshold.sigma)",
+        "hardly any group has an advantage: all of it is right, or wrong, or the reward reads something that does not "
+        "change; or the rollouts do not differ (raise rollout.temperature or threshold.sigma)",
+    ),
+    Alarm(
+        "frac_reward_none",
+        lambda share: share >= 1,
+        "no completion has a reward: the functions of task.reward return None for all of them",
     ),
     Alarm(
         "surrogate_kl",

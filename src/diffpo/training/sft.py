@@ -38,6 +38,8 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
         if examples.num_cut:
             cut = f"{examples.num_cut} of {len(examples)} completions are cut: raise gen_length or max_length"
             run.lines.append(cut)
+        if examples.num_dropped:
+            run.lines.append(f"{examples.num_dropped} rows are left out: their prompts are too long")
         state = run.restore(policy, lambda policy: create_optimizers(policy, config))
         for step in range(state.step, config.steps):
             metrics = update(state, examples, config, world)

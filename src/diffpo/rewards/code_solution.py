@@ -1,0 +1,118 @@
+"""The process of a solution: bounded in time, memory and files, without a network; it never sees the tests.
+
+`python -m diffpo.rewards.code_solution call` reads the code from stdin and answers for what it defines (`code_wire`);
+with `main` in place of `call` it is the program itself that stdin is for. `code_tests` and `code` start it and kill it.
+Python's audit hooks keep out accidents and cheats, not an attacker who knows Python's insides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import runpy
+import signal
+import subprocess
+import sys
+import sysconfig
+from typing import Any
+
+from diffpo.rewards.code_wire import Peer
+
+FORBIDDEN = (
+    *("socket.", "subprocess.", "ctypes.", "gc.", "pty.spawn", "sys.addaudithook", "os.exec", "os.fork", "os.forkpty"),
+    *("os.posix_spawn", "os.spawn", "os.system", "os.kill", "os.killpg", "signal.pthread_kill", "os.chdir", "os.chown"),
+    *("os.symlink", "os.link", "os.setxattr", "syslog.", "webbrowser.", "urllib.", "ftplib.", "smtplib.", "http."),
+)
+"""Python's audit events that end a call; an audit hook cannot be taken off."""
+PATHS = {
+    "open": slice(0, 1),
+    "os.listdir": slice(0, 1),
+    "os.scandir": slice(0, 1),
+    "os.remove": slice(0, 1),
+    "os.rmdir": slice(0, 1),
+    "os.mkdir": slice(0, 1),
+    "os.rename": slice(0, 2),
+    "os.chmod": slice(0, 1),
+    "os.truncate": slice(0, 1),
+}
+"""Audit events that name files, and where among their arguments."""
+READING = ("open", "os.listdir", "os.scandir")
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+DEVICES = ("/dev/null", "/dev/urandom", "/dev/random")
+PR_SET_PDEATHSIG = 1
+
+
+def limit(seconds: int, memory: int) -> None:
+    """Bound CPU seconds, bytes of memory and of a file, open files; leave the network and end with the parent."""
+    for name, bound in (
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_FSIZE, 2**20),
+        (resource.RLIMIT_NOFILE, 64),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(name, (bound, bound))
+    with contextlib.suppress(OSError, AttributeError):  # not Linux: the audit hook forbids sockets in any case
+        library = ctypes.CDLL(None)
+        library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        library.unshare(0x10000000 | 0x40000000)  # CLONE_NEWUSER | CLONE_NEWNET
+
+
+def forbid(folder: str) -> None:
+    """Raise PermissionError in a program that reaches beyond Python's own files and its folder."""
+    own = folder + os.sep
+    installed = {*sys.path, sys.prefix, sys.base_prefix, *sysconfig.get_paths().values()} - {""}
+    readable = (own, *(os.path.realpath(p) + os.sep for p in installed), "/usr/", "/lib", "/etc/", *DEVICES)
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if event.startswith(FORBIDDEN):
+            raise PermissionError(f"{event} is forbidden here")
+        if event in PATHS:
+            writes = event not in READING or (event == "open" and bool(args[2] & WRITING))
+            for path in args[PATHS[event]]:
+                if not isinstance(path, int):
+                    check(os.path.realpath(os.fsdecode(path if path is not None else ".")), writes)
+
+    def check(path: str, writes: bool) -> None:
+        if not (path + os.sep).startswith((own, "/dev/null/") if writes else readable):
+            raise PermissionError(f"{path}: files are read from Python's folders, written in the working folder only")
+
+    # Those who use it have imported it; what could start a process goes.
+    sys.modules["_posixsubprocess"] = subprocess._fork_exec = None  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    sys.addaudithook(hook)
+
+
+def main() -> None:
+    settings = json.loads(os.environ.pop("DIFFPO_LIMITS"))
+    folder = os.path.realpath(os.getcwd())
+    limit(settings["seconds"], settings["memory"])
+    if sys.argv[1] == "main":
+        sys.argv = ["program.py"]
+        forbid(folder)
+        runpy.run_path("program.py", run_name="__main__")
+        return
+    source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    peer = Peer(source, sink, lambda target, name: True)
+    forbid(folder)
+
+    def load(code: str) -> dict[str, Any]:
+        """What the code defines."""
+        with open("program.py", "w", encoding="utf-8") as file:
+            file.write(code)
+        found = runpy.run_path("program.py", run_name="solution")
+        return {name: value for name, value in found.items() if not name.startswith("__")}
+
+    peer.own.append(load)
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        peer.serve()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
