@@ -66,9 +66,8 @@ class SftConfig:
     """Rows to learn from: a file, a pattern of files, or a hub data set; prompt and completion, messages, Alpaca ...
     (docs/tasks.md). Empty: solved examples of the task."""
     eval_data: str = ""  # rows held out, whose loss is logged. Empty: none
-    overlong: Literal["error", "drop"] = (
-        "error"  # what becomes of a row whose prompt alone fills what the model can hold
-    )
+    overlong: Literal["error", "drop"] = "error"
+    """What becomes of a row whose prompt alone fills what the model can hold."""
     output: str = "runs/sft"  # folder of the run: config, metrics, checkpoints, policy
     steps: int = 300  # optimiser steps
     schedule_steps: int | None = None

@@ -51,7 +51,8 @@ def train(config: TrainConfig, resume: bool = False, quiet: bool = False) -> Pol
         start = state.step
         for step in range(start, config.steps):
             if state.experience is None:
-                state.experience = gather(state, task, config, world, run.progress.note if step == start else None)
+                with run.kept():
+                    state.experience = gather(state, task, config, world, run.progress.note if step == start else None)
             experience = state.experience
             while state.iteration < config.objective.num_iterations:
                 metrics = update(state, config, world)

@@ -7,8 +7,8 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -183,6 +183,19 @@ class Run:
             path = self.folder / name
             if not path.is_file() or path.read_text() != text + "\n":
                 write_text(path, text + "\n")
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Save before a ValueError ends the run, where a step has not begun: bad data or a bad reward costs no steps.
+
+        Of several ranks only one may have it, and they save together: there the last checkpoint has to do.
+        """
+        try:
+            yield
+        except ValueError:
+            if self.world.num_ranks == 1 and self.state.step:
+                self.save()
+            raise
 
     def due(self, every: int) -> bool:
         """Whether the step just finished is one of every `every`; the last one is saved by the end of the run."""
