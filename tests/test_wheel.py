@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import sysconfig
@@ -48,6 +49,14 @@ def test_wheel_ships_recipes_and_studies(installed: Path, folder: str) -> None:
     assert shipped == {path.name for path in (ROOT / folder).glob("*.toml")} and shipped
     if folder == "studies":
         run("venv/bin/diffpo", "study", "paper_table", "--dry-run", cwd=installed)
+
+
+def test_the_readme_of_the_wheel_has_no_links_into_the_checkout(installed: Path) -> None:
+    (metadata,) = installed.glob("venv/lib/python*/site-packages/diffpo-*.dist-info/METADATA")
+    links = re.findall(r"\]\(([^)]+)\)", metadata.read_text())
+    assert links and all(link.startswith("https://") for link in links)
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", metadata.read_text())
+    assert pictures and all("raw" in link for link in pictures)
 
 
 def test_wheel_trains(installed: Path) -> None:
