@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -150,6 +151,11 @@ class Rollout:
     """What training maximises: the task's reward with its speed term; NaN where the verdict has none."""
     policy_version: int = 0
 
+    @property
+    def rewarded(self) -> bool:
+        """Whether there is a reward to learn from."""
+        return not math.isnan(self.reward)
+
 
 @dataclass(frozen=True, eq=False)
 class RolloutGroup:
@@ -164,7 +170,7 @@ class RolloutGroup:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Rollouts as the update reads them: B rows in group order, canvas length L (the longest of the batch)."""
+    """Rollouts as the update reads them: B rows in group order, all with a reward, canvas length L (the longest)."""
 
     prompt_ids: tuple[tuple[int, ...], ...]
     """Prompt of each row, length B."""
@@ -181,26 +187,34 @@ class Batch:
 
     @classmethod
     def from_groups(cls, groups: Sequence[RolloutGroup], advantages: Tensor) -> Batch:
-        """Stack groups; shorter canvases are padded on the right with positions that no loss sees."""
-        rows = [rollout.completion for group in groups for rollout in group.rollouts]
-        learned = rows[0].gamma_actions is not None
+        """Stack groups; shorter canvases are padded on the right with positions that no loss sees.
 
-        def stack(name: str) -> Tensor:
-            return torch.nn.utils.rnn.pad_sequence([getattr(row, name) for row in rows], batch_first=True)
+        This is the door to training: a rollout without a reward (NaN) stays outside, and with it its entry of
+        `advantages`, which has one for every rollout of the groups. A batch may have no rows.
+        """
+        rollouts = [(group.prompt_ids, rollout) for group in groups for rollout in group.rollouts]
+        kept = [index for index, (_, rollout) in enumerate(rollouts) if rollout.rewarded]
+        rows = [rollouts[index][1].completion for index in kept]
+        learned = bool(rows) and rows[0].gamma_actions is not None
 
-        def column(name: str) -> Tensor:
-            return torch.tensor([getattr(row, name) for row in rows])
+        def stack(name: str, empty: torch.dtype = torch.float32) -> Tensor:
+            tensors = [getattr(row, name) for row in rows] or [torch.empty(0, dtype=empty)]
+            return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)[: len(rows)]
 
-        tokens = stack("tokens")
+        def column(values: Iterable[int]) -> Tensor:
+            return torch.tensor(list(values), dtype=torch.int64)
+
+        tokens = stack("tokens", torch.int64)
+        lengths = column(row.length for row in rows)
         return cls(
-            prompt_ids=tuple(group.prompt_ids for group in groups for _ in group.rollouts),
+            prompt_ids=tuple(rollouts[index][0] for index in kept),
             tokens=tokens,
-            committed_at=stack("committed_at"),
+            committed_at=stack("committed_at", torch.int64),
             behaviour_logprobs=stack("behaviour_logprobs"),
-            loss_mask=torch.arange(tokens.shape[1]) < column("length")[:, None],
-            gen_lengths=torch.tensor([len(row.tokens) for row in rows]),
-            nfe=column("nfe"),
-            advantages=advantages,
+            loss_mask=torch.arange(tokens.shape[1]) < lengths[:, None],
+            gen_lengths=column(len(row.tokens) for row in rows),
+            nfe=column(row.nfe for row in rows),
+            advantages=advantages[column(kept)],
             features=stack("features") if learned else None,
             gamma_actions=stack("gamma_actions") if learned else None,
             gamma_logprobs=stack("gamma_logprobs") if learned else None,
@@ -214,6 +228,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
     def take(self, rows: Tensor) -> Batch:
         """The batch restricted to `rows` (indices)."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from diffpo.functional.objective import (
     clipped_surrogate,
@@ -42,6 +43,34 @@ def test_speed_counts_for_right_answers_of_mastered_groups_only() -> None:
     torch.testing.assert_close(speed_reward(rewards, correct, nfe, length, weight=0.4, gate=0.25), by_hand)
     torch.testing.assert_close(speed_reward(rewards, correct, nfe, length, weight=0.4), by_hand)
     torch.testing.assert_close(speed_reward(rewards, correct, nfe, length, weight=0.0), rewards)
+
+
+@given(
+    st.lists(st.tuples(SMALL, st.booleans(), st.integers(1, 8)), min_size=2, max_size=6),
+    st.floats(0, 2, width=32),
+    st.floats(0, 1, width=32),
+)
+def test_speed_never_lowers_a_reward(rows: list[tuple[float, bool, int]], weight: float, gate: float) -> None:
+    """Of whatever sign: one call less never earns less, and no answer earns less than its task's reward."""
+    rewards, correct, nfe = (T([column]) for column in zip(*rows, strict=True))
+    length = torch.full_like(nfe, 8)
+    earned = speed_reward(rewards, correct, nfe, length, weight, gate)
+    assert (earned >= rewards).all()
+    assert (speed_reward(rewards, correct, (nfe - 1).clamp_min(1), length, weight, gate) >= earned).all()
+
+
+def test_a_penalised_right_answer_is_not_charged_for_speed() -> None:
+    rewards, correct = T([[-1.0, -1.0, 0.0, 0.5]]), torch.ones(1, 4, dtype=torch.bool)
+    nfe, length = T([[2, 8, 2, 4]]), torch.full((1, 4), 8)
+    torch.testing.assert_close(speed_reward(rewards, correct, nfe, length, 0.2), T([[-1.0, -1.0, 0.0, 0.55]]))
+
+
+def test_rows_without_a_reward_count_in_no_groups_accuracy() -> None:
+    nan = float("nan")
+    rewards, correct = T([[1.0, nan, nan, 0.0]]), T([[True, False, False, False]])
+    nfe, length = torch.full((1, 4), 4), torch.full((1, 4), 8)
+    earned = speed_reward(rewards, correct, nfe, length, weight=0.4, gate=0.5)  # one of two is right
+    torch.testing.assert_close(earned, T([[1.2, nan, nan, 0.0]]), equal_nan=True)
 
 
 def test_group_advantages_are_centred_and_optionally_scaled() -> None:
@@ -188,14 +217,36 @@ def test_gaussian_logprob_is_that_of_torch() -> None:
         torch.testing.assert_close(gaussian_logprob(action, mean, sigma), reference)
 
 
-def test_threshold_objective_is_the_clipped_surrogate_of_a_clamped_ratio() -> None:
-    old, advantages = T([-1.0, -1.0, -1.0, -1.0]), T([1.0, -1.0, -1.0, 1.0])
-    logprobs = T([-1.0, 9.0, -0.9, -11.0], requires_grad=True)
-    gain = threshold_objective(logprobs, old, advantages, 0.2, 1.0)
-    # at equality; far up and bad: e clamped; a little up and bad; far down and good: 1/e clamped
-    torch.testing.assert_close(gain.detach(), T([1.0, -math.e, -math.exp(0.1), math.exp(-1.0)]))
+def threshold_slopes(log_ratios: list[float], advantage: float, max_log_ratio: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Value and slope of the sampler's objective at some log-ratios."""
+    logprobs = T(log_ratios, requires_grad=True)
+    gain = threshold_objective(
+        logprobs, torch.zeros(len(log_ratios)), T([advantage] * len(log_ratios)), 0.2, max_log_ratio
+    )
     gain.sum().backward()
-    torch.testing.assert_close(logprobs.grad, T([1.0, 0.0, -math.exp(0.1), 0.0]))
+    assert logprobs.grad is not None
+    return gain.detach(), logprobs.grad
+
+
+def test_threshold_objective_case_by_case() -> None:
+    e = math.e
+    # equality; a little up; far up, where its tangent stands for the ratio; down beyond the clip
+    gain, slope = threshold_slopes([0.0, 0.1, 10.0, -0.5], -2.0)
+    torch.testing.assert_close(gain, -2 * T([1.0, math.exp(0.1), e * 10, 0.8]))
+    torch.testing.assert_close(slope, -2 * T([1.0, math.exp(0.1), e, 0.0]))
+    gain, slope = threshold_slopes([0.0, -0.1, -10.0, 0.5, 300.0], 2.0)
+    torch.testing.assert_close(gain, 2 * T([1.0, math.exp(-0.1), math.exp(-10), 1.2, 1.2]))
+    torch.testing.assert_close(slope, 2 * T([1.0, math.exp(-0.1), math.exp(-10), 0.0, 0.0]))
+
+
+@given(st.floats(-80, 80, width=32), st.sampled_from([-1.5, 0.7]), st.sampled_from([0.5, 1.0, 3.0]))
+def test_the_samplers_ratio_is_dead_only_where_ppos_is(log_ratio: float, advantage: float, most: float) -> None:
+    """Where PPO clips, it is 0; elsewhere PPO's, though no steeper than at `max_log_ratio`."""
+    _, slope = threshold_slopes([log_ratio], advantage, most)
+    ratio = math.exp(log_ratio)
+    clipped = ratio > 1.2 if advantage > 0 else ratio < 0.8
+    expected = 0.0 if clipped else advantage * min(ratio, math.exp(most))
+    torch.testing.assert_close(slope, T([expected]), rtol=1e-4, atol=0)
 
 
 def test_effective_sample_size_at_its_limits() -> None:

@@ -57,6 +57,33 @@ def test_products_in_bf16_are_those_of_autocast(learns: bool) -> None:
         torch.testing.assert_close(mine, other, atol=3e-2, rtol=3e-2)
 
 
+@pytest.mark.parametrize("likelihood", [0.5, 0.9, 0.99, 0.999, 0.9999])
+@pytest.mark.parametrize("learns", [True, False])
+def test_the_gradient_of_a_likely_token_survives_products_in_bf16(likelihood: float, learns: bool) -> None:
+    """Against fp64, relative to its own size, which shrinks with 1 - p."""
+    generator = torch.Generator().manual_seed(0)
+    count, width, size = 32, 64, 512
+    weight = (torch.randn(size, width, generator=generator) / width**0.5).bfloat16().requires_grad_(learns)
+    tokens = torch.arange(count)
+    # hidden states along the token's own row, as far out as makes it this likely
+    rows = weight.detach()[tokens].double()
+    low, high = torch.zeros(count, 1).double(), torch.full((count, 1), 100.0).double()
+    for _ in range(40):
+        middle = (low + high) / 2
+        found = (middle * rows @ weight.detach().double().T).softmax(-1)[tokens, tokens, None]
+        low, high = torch.where(found < likelihood, middle, low), torch.where(found < likelihood, high, middle)
+    hidden = (high * rows).bfloat16().requires_grad_()
+
+    # the logits are what the product makes of them: rounding those is another error than that of the gradient
+    logits = (hidden.detach() @ weight.detach().T).double()
+    slopes = torch.eye(size).double()[tokens] - logits.softmax(-1)
+    exact = slopes @ weight.detach().double()
+    nobody = torch.empty(0, dtype=torch.int64)
+    (ours,) = torch.autograd.grad(token_logprobs(hidden, weight, tokens, 1.0, nobody).sum(), hidden)
+    errors = (ours.double() - exact).norm(dim=-1) / exact.norm(dim=-1)
+    assert errors.max() < 0.015
+
+
 def test_nothing_of_the_size_of_all_logits_outlives_its_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(fused.MAX_LOGITS, "cpu", 11 * 4)
     for learns in (True, False):

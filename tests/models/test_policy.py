@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import ALPHABET, GOLDEN, tiny_policy
 from models.published_llada import golden, golden_adapter, golden_checkpoint, logits_of, write_checkpoint
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffpo.config import LoraConfig, ModelConfig, ThresholdConfig
@@ -64,6 +64,18 @@ def test_a_lost_file_is_an_error_that_names_the_folder(tmp_path: Path, lost: str
     (tmp_path / lost).unlink()
     with pytest.raises(ValueError, match=tmp_path.name):
         load_policy(tmp_path)
+
+
+def test_a_head_of_another_shape_or_version_is_an_error_that_names_it(tmp_path: Path) -> None:
+    policy = tiny_policy(learned=True)
+    policy.save_pretrained(tmp_path)
+    assert policy.threshold is not None
+    head = policy.threshold.state_dict()
+    old = {name.replace("variance", "square"): tensor for name, tensor in head.items()}
+    for saved in (old, {name: tensor.repeat(2) if tensor.ndim else tensor for name, tensor in head.items()}):
+        save_file(saved, tmp_path / "threshold.safetensors")
+        with pytest.raises(ValueError, match=r"threshold\.safetensors: no head of this version.*width 16: train"):
+            load_policy(tmp_path)
 
 
 def test_a_config_that_is_no_json_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -57,7 +57,63 @@ def test_observed_statistics_are_those_of_all_features_together() -> None:
     everything = torch.cat(parts)
     assert head.count == 60
     torch.testing.assert_close(head.mean, everything.mean(0))
-    torch.testing.assert_close(head.square, everything.square().mean(0))
+    torch.testing.assert_close(head.variance, everything.var(0, correction=0))
+    head.observe(everything[:0])  # a step without rewards
+    assert head.count == 60 and head.variance.isfinite().all()
+
+
+@pytest.mark.parametrize("std", [0.3, 1.0, 10.0])
+def test_a_feature_far_from_zero_is_standardised_as_any_other(std: float) -> None:
+    """Massive activations: of a mean of 10,000 the square has no digit left for the variance."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(600, 2, generator=generator, dtype=torch.float64)
+    rows = (torch.tensor([0.0, 1e4]) + std * noise[:, :1]).float()  # the same but for the mean
+    head = ThresholdHead(2, CONFIG)
+    for part in rows.split([7, 300, 1, 292]):
+        head.observe(part)
+    found = []
+    for feature in torch.eye(2):
+        with torch.no_grad():
+            head.weight.copy_(feature)
+        found.append(head(rows).detach())
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-2 * float(found[0].std()))
+
+
+def test_a_feature_that_never_varies_is_not_blown_up() -> None:
+    head = ThresholdHead(3, CONFIG)
+    constant = torch.tensor([0.0, 5.0, 3e4])
+    head.observe(constant.expand(50, 3))
+    with torch.no_grad():
+        head.weight.fill_(1.0)
+    rounding = constant * (1 + 3e-7)
+    assert (head(rounding) - head(constant)).abs() < 0.1
+
+
+@pytest.mark.parametrize("width", [96, 768, 4096])
+def test_an_update_moves_f_as_far_whatever_the_width(width: int) -> None:
+    """Hidden states of a few directions, as many as at any width; the move of f over eight prompts in one Adam step."""
+    generator = torch.Generator().manual_seed(0)
+    place = torch.randn(264, 6, generator=generator)
+    rows = place @ torch.randn(6, width, generator=generator)
+    head = ThresholdHead(width, CONFIG)
+    head.observe(rows)
+    optimizer = torch.optim.Adam(head.parameters(), CONFIG.learning_rate)
+    before = head(rows).detach()
+    (head(rows[:8]) * torch.tensor([1.0, -1.0] * 4)).sum().backward()
+    optimizer.step()
+    moved = float((head(rows) - before).detach().square().mean().sqrt())
+    assert moved == pytest.approx(0.012, rel=0.1)
+
+
+def test_at_the_base_width_features_have_unit_norm() -> None:
+    rows = torch.randn(500, 96, generator=torch.Generator().manual_seed(0))
+    head = ThresholdHead(96, CONFIG)
+    head.observe(rows)
+    z = (rows - rows.mean(0)) / (rows.std(0, correction=0) * 96**0.5)
+    with torch.no_grad():
+        head.weight.normal_(generator=torch.Generator().manual_seed(1))
+    f = CONFIG.bound * torch.tanh(((z * head.weight).sum(-1) + head.bias) / CONFIG.bound)
+    torch.testing.assert_close(head(rows), f)
 
 
 def test_f_stays_within_its_bound() -> None:

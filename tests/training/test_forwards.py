@@ -14,10 +14,10 @@ from diffpo.functional.surrogate import draw_cuts
 from diffpo.models.policy import load_policy
 from diffpo.tasks import load_task
 from diffpo.training.distributed import World
-from diffpo.training.forwards import count_latents
+from diffpo.training.forwards import count_latents, count_scored, expected_latents
 from diffpo.training.loop import gather, train
 from diffpo.training.metrics import read_metrics
-from diffpo.training.state import Optimizers, TrainState
+from diffpo.training.state import Experience, Optimizers, TrainState
 from diffpo.training.update import update
 from diffpo.types import Batch
 
@@ -73,6 +73,29 @@ def test_latents_by_brute_force(num_latents: int, own_prompts: bool) -> None:
             cut = max(int(cut) for cut in cuts[row] if cut < call)
             seen.add((batch.prompt_ids[row], cut, row if cut or own_prompts else None))
     assert count_latents(batch, cuts, own_prompts) == len(seen)
+
+
+@pytest.mark.parametrize(
+    ("objective", "latents"),
+    [
+        (ObjectiveConfig(num_latents=1), 1 / 4),
+        (ObjectiveConfig(num_latents=1, prompt_mask_prob=0.15), 1),
+        (ObjectiveConfig(num_latents=2), 1 + 1 / 4),
+        (ObjectiveConfig(num_latents=9), 3 + 1 / 4),
+        (ObjectiveConfig(num_latents=0), 3 + 1 / 4),
+        (ObjectiveConfig(surrogate="coupled", num_pairs=2), 4 + 1 / 4),
+        (ObjectiveConfig(surrogate="elbo", num_pairs=3), 6),
+    ],
+    ids=["mean field", "d1", "2-MF", "more latents than calls", "exact", "coupled", "espo"],
+)
+def test_expected_latents_by_hand_and_as_counted(objective: ObjectiveConfig, latents: float) -> None:
+    """Of rows of four calls, a canvas long enough that hardly any latent scores nothing."""
+    assert expected_latents(objective, nfe=4, rows=32, prompts=8) == 32 * latents
+    batch = batch_of([str(row // 4) for row in range(32)], [[1, 2, 3, 4] * 8] * 32, [32] * 32)
+    everyone, one = torch.arange(32), keys(32)[None]
+    cuts = draw_cuts(batch.nfe, objective.num_latents, one[0])[None] if objective.surrogate == "mean_field" else None
+    experience = Experience(batch, everyone, cuts, None, None, one, {})
+    assert count_scored(experience, 0, objective) / 32 == pytest.approx(latents, rel=0.03)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])

@@ -21,7 +21,7 @@ OPTIM = OptimConfig(2e-3, warmup_steps=2, lr_schedule="cosine", weight_decay=0.0
 SHAPE = ModelConfig(hidden_size=48, num_layers=1, num_heads=2, mlp_size=64)
 CONFIG = SftConfig(steps=10, batch_size=64, num_examples=500, label_noise=0.1, shape=SHAPE, optim=OPTIM)
 
-GOLDEN = [1.89549, 1.75129, 1.85460, 1.76729, 1.52973, 1.74986, 1.61004, 1.65465, 1.50400, 1.64717]
+GOLDEN = [1.89549, 1.75129, 1.85228, 1.76046, 1.51950, 1.73364, 1.59157, 1.63133, 1.48028, 1.61943]
 """NELBO a canvas position (nats). A change that should not touch the numerics leaves it as it is."""
 
 

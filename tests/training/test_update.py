@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from diffpo.config import ObjectiveConfig, OptimConfig, RolloutConfig, TaskConfig, ThresholdConfig, TrainConfig
+from diffpo.config import (
+    LoraConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    RolloutConfig,
+    SftConfig,
+    TaskConfig,
+    ThresholdConfig,
+    TrainConfig,
+)
 from diffpo.models.policy import Policy, load_policy
 from diffpo.models.threshold import ThresholdHead
 from diffpo.tasks import load_task
 from diffpo.training.distributed import World
 from diffpo.training.loop import gather
-from diffpo.training.metrics import ALARMS, alarms, mean_of
-from diffpo.training.state import Optimizers, TrainState
-from diffpo.training.update import learning_rate_factor, update
+from diffpo.training.metrics import ALARMS, alarms, mean_of, read_metrics
+from diffpo.training.sft import fine_tune
+from diffpo.training.state import Optimizers, TrainState, adamw, learning_rate_factor
+from diffpo.training.update import policy_backward, update
 
 TASK = TaskConfig(easy=(1, 1), hard=(2, 2))
 CONFIG = TrainConfig(
@@ -121,12 +133,66 @@ def test_rows_without_advantage_are_left_out_exactly(policy: Policy) -> None:
 
 
 def test_learning_rate_schedule() -> None:
-    config = replace(CONFIG, steps=100, optim=OptimConfig(warmup_steps=4))
-    assert [learning_rate_factor(config, step) for step in (0, 1, 3, 50, 99)] == [0.25, 0.5, 1, 1, 1]
-    cosine = replace(config, optim=OptimConfig(warmup_steps=4, lr_schedule="cosine"))
-    factors = [learning_rate_factor(cosine, step) for step in range(100)]
-    assert factors[4] == 1 and factors[52] == pytest.approx(0.5) and factors[-1] < 0.001
-    assert factors[4:] == sorted(factors[4:], reverse=True)
+    def factors(optim: OptimConfig, steps: int) -> list[float]:
+        return [learning_rate_factor(optim, step, steps) for step in range(steps)]
+
+    constant = factors(OptimConfig(warmup_steps=4), 100)
+    assert [constant[step] for step in (0, 1, 3, 50, 99)] == [0.25, 0.5, 1, 1, 1]
+    cosine = factors(OptimConfig(warmup_steps=4, lr_schedule="cosine"), 100)
+    assert cosine[:5] == [0.25, 0.5, 0.75, 1, 1] and cosine[52] == pytest.approx(0.5) and 0 < cosine[-1] < 0.001
+    assert cosine[4:] == sorted(cosine[4:], reverse=True)
+    assert learning_rate_factor(OptimConfig(lr_schedule="cosine"), 200, 100) == 0  # never up again
+
+
+def test_a_schedule_means_the_same_in_fine_tuning(start: str, tmp_path: Path) -> None:
+    optim = OptimConfig(1e-9, warmup_steps=2, lr_schedule="cosine")
+    fine_tune(
+        SftConfig(model=start, task=TASK, output=str(tmp_path), steps=6, batch_size=2, num_examples=10, optim=optim),
+        quiet=True,
+    )
+    rates = [step["model/lr"] for step in read_metrics(tmp_path / "metrics.jsonl")]
+    assert rates == [1e-9 * learning_rate_factor(optim, step, 6) for step in range(6)]
+
+
+def test_norms_and_biases_do_not_decay(policy: Policy) -> None:
+    """Under gradients of zero AdamW shrinks what decays, and nothing else."""
+    policy.add_adapters(LoraConfig(rank=2))
+    linear = torch.nn.Linear(3, 2)
+    learning = [*policy.denoiser.parameters(), *linear.parameters()]
+    before = [parameter.detach().clone() for parameter in learning]
+    optimizer = adamw(learning, 0.1, (0.9, 0.99), weight_decay=0.5)
+    for parameter in learning:
+        parameter.requires_grad_().grad = torch.zeros_like(parameter)
+    optimizer.step()
+    factors = {1: 1.0, 2: 0.95}
+    assert {parameter.ndim for parameter in learning} == factors.keys()
+    for parameter, old in zip(learning, before, strict=True):
+        torch.testing.assert_close(parameter.detach(), factors[parameter.ndim] * old)
+
+
+@dataclass(frozen=True)
+class Lockstep(World):
+    """A rank of two that has run out of rows while the other goes on, without the other."""
+
+    rank: int = 1
+    num_ranks: int = 2
+    shards: bool = True
+
+    def share(self, count: int) -> range:
+        return range(0)
+
+    def sum(self, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return dict(values)
+
+
+def test_a_pass_that_merely_keeps_step_adds_nothing_even_where_the_loss_is_not_finite(policy: Policy) -> None:
+    state = state_of(policy, CONFIG)
+    assert state.experience is not None and state.experience.old_logprobs is not None
+    state.experience.old_logprobs[:, 0] = -torch.inf  # of the row that it goes through the motions with
+    metrics = policy_backward(policy, state.experience, CONFIG, 0, Lockstep())
+    assert metrics["surrogate_kl"] == metrics["kl"] == 0
+    grads = [parameter.grad for parameter in policy.denoiser.parameters() if parameter.grad is not None]
+    assert grads and not any(grad.any() for grad in grads)
 
 
 def test_every_alarm_names_a_knob_and_rings_once() -> None:

@@ -82,9 +82,9 @@ def gradients(subject: Subject, objectives: Mapping[str, ObjectiveConfig]) -> di
 
 def split_batch(subject: Subject) -> list[Batch]:
     """The rollouts as K batches of whole groups; prompts that are left over are left out."""
-    size = len(subject.prompts) // subject.settings.gradient_batches * subject.settings.num_generations
-    rows = torch.arange(size * subject.settings.gradient_batches, device=subject.policy.device)
-    return [subject.batch.take(part) for part in rows.split(size)]
+    count = subject.settings.gradient_batches
+    batch_of_row = subject.clusters.to(subject.policy.device) // (len(subject.prompts) // count)
+    return [subject.batch.take((batch_of_row == batch).nonzero().squeeze(-1)) for batch in range(count)]
 
 
 def _flat_gradient(policy: Policy) -> Tensor:

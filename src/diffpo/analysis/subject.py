@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class Subject:
     groups: Sequence[RolloutGroup]
     """G rollouts of each prompt, as in training."""
     batch: Batch
-    """The same as tensors."""
+    """The same as tensors, but for rollouts without a reward."""
     name: str = "model"
     against: Policy | None = None
     """The policy before training, say."""
@@ -41,7 +41,8 @@ class Subject:
     @property
     def clusters(self) -> Tensor:
         """Which prompt each row of the batch answers, [B]."""
-        return torch.arange(len(self.prompts)).repeat_interleave(self.settings.num_generations)
+        rewarded = [sum(rollout.rewarded for rollout in group.rollouts) for group in self.groups]
+        return torch.arange(len(self.groups)).repeat_interleave(torch.tensor(rewarded))
 
     @property
     def least(self) -> int:
@@ -82,9 +83,9 @@ def look_at(
     groups = collect(policy, task, prompts, settings.num_generations, config.rollout, key, *speed)
     rewards = torch.tensor([[rollout.reward for rollout in group.rollouts] for group in groups])
     advantages = ADVANTAGES[objective.loss](rewards, objective.scale_rewards).flatten()
-    batch = Batch.from_groups(groups, advantages)
-    tensors = {entry.name: getattr(batch, entry.name) for entry in fields(batch)}
-    batch = replace(batch, **{k: v.to(policy.device) for k, v in tensors.items() if isinstance(v, Tensor)})
+    batch = Batch.from_groups(groups, advantages).to(policy.device)
+    if not len(batch):
+        raise ValueError(f"no reward for any of the {advantages.numel()} rollouts: analyze another task or reward")
     return Subject(policy, task, prompts, config, settings, groups, batch, names[0], against, names[1])
 
 

@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from diffpo.bench.measure import Tally, matmul_peak, peak_bytes, seconds
-from diffpo.bench.workloads import PROMPT_LENGTHS, IdsTask, on, random_policy, random_requests
+from diffpo.bench.workloads import PROMPT_LENGTHS, IdsTask, random_policy, random_requests
 from diffpo.config import TrainConfig
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
@@ -86,8 +86,7 @@ class Bench:
     def score(self) -> None:
         """Old log-probs, and the reference's. Every row counts, whatever its reward: good and bad in turn."""
         rows = sum(len(group.rollouts) for group in self.groups)
-        batch = Batch.from_groups(self.groups, torch.tensor([1.0, -1.0]).repeat(rows)[:rows])
-        batch = on(batch, self.world.device)
+        batch = Batch.from_groups(self.groups, torch.tensor([1.0, -1.0]).repeat(rows)[:rows]).to(self.world.device)
         if self.policy.threshold is not None and self.policy.threshold.untrained and batch.features is not None:
             self.policy.threshold.observe(batch.features[batch.decided])
         self.state.experience = prepare(self.state, batch, {}, self.config, self.world)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
@@ -83,12 +82,6 @@ def batch_of(requests: Sequence[Request], completions: Sequence[Completion]) -> 
         for prompt, members in groups.items()
     ]
     return Batch.from_groups(made, torch.tensor([1.0, -1.0]).repeat(len(requests))[: len(requests)])
-
-
-def on(batch: Batch, device: torch.device) -> Batch:
-    """The batch on a device."""
-    tensors = {name: value.to(device) for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
-    return replace(batch, **tensors)
 
 
 def score(policy: Policy, batch: Batch, num_latents: int = 2) -> None:

@@ -60,3 +60,8 @@ class ObjectiveConfig:
         for name, why in idle.items():
             unset = getattr(self, name) == getattr(ObjectiveConfig, name)
             check(unset or not why, f"objective.{name} does nothing {why}: leave it out")
+
+    @property
+    def has_old_policy(self) -> bool:
+        """Whether the policy before the first update is in J: as the ratio's denominator, or in importance weights."""
+        return self.loss != "wd1" or self.importance_clamp > 0

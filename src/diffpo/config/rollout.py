@@ -71,10 +71,11 @@ class ThresholdConfig:
     """Threshold at the start, nats; start low: few tokens a call until the model has earned more."""
     sigma: float = 0.7  # standard deviation of the exploration noise
     bound: float = 4.0  # |f| stays below this, so that gamma cannot saturate
-    learning_rate: float = 5e-3  # learning rate of the head
+    learning_rate: float = 5e-3  # learning rate of the head, in units that suit a model of any width
     delay_steps: int = 5  # steps before the head trains; its feature statistics are gathered meanwhile
     epsilon: float = 0.2  # clip range of the head's ratio
-    max_log_ratio: float = 1.0  # the head's log-ratio is clamped to +- this
+    max_log_ratio: float = 1.0
+    """Log-ratio up to which the head's ratio grows exponentially; beyond, along its tangent."""
 
     def __post_init__(self) -> None:
         bound(self, "threshold.", "gamma_max sigma bound learning_rate epsilon max_log_ratio", ">", 0)

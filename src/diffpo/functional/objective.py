@@ -25,12 +25,16 @@ def speed_reward(
     weight: float,
     gate: float = 0.0,
 ) -> Float[Tensor, "P G"]:
-    """r = r_task (1 + lambda (1 - NFE / L)) where the answer is right and its group's accuracy is at least `gate`.
+    """r = r_task (1 + lambda (1 - NFE / L)) where the answer is right, its reward positive and its group mastered.
 
-    The gate keeps a prompt that the policy mostly fails from being learned fast and wrong.
+    Where penalties pull the reward of a right answer to 0 or below, a factor would charge for speed: it stays as it is.
+    A group is mastered if its accuracy is at least `gate`, which keeps a prompt that the policy mostly fails from being
+    learned fast and wrong. Rows whose reward is NaN count in no accuracy.
     """
-    mastered = correct.float().mean(-1, keepdim=True) >= gate
-    return torch.where(correct & mastered, rewards * (1 + weight * (1 - nfe / gen_length)), rewards)
+    known = ~rewards.isnan()
+    accuracy = (correct & known).sum(-1, keepdim=True) / known.sum(-1, keepdim=True).clamp_min(1)
+    earns = correct & (rewards > 0) & (accuracy >= gate)
+    return torch.where(earns, rewards * (1 + weight * (1 - nfe / gen_length)), rewards)
 
 
 def group_advantages(rewards: Float[Tensor, "P G"], scale: bool = False) -> Float[Tensor, "P G"]:
@@ -121,9 +125,17 @@ def threshold_objective(
     epsilon: float,
     max_log_ratio: float,
 ) -> Float[Tensor, " B"]:
-    """The clipped objective of the sampler's action a, one a row; the log-ratio is clamped to +- `max_log_ratio`."""
-    log_ratio = (logprobs - old_logprobs).clamp(-max_log_ratio, max_log_ratio)
-    return clipped_surrogate(log_ratio.exp(), advantages, epsilon)
+    """The clipped objective of the sampler's action a, one a row, of a ratio that cannot explode.
+
+        l = log pi_phi(a) - log pi_old(a)    rho = exp(l) up to l = l_max, its tangent exp(l_max) (1 + l - l_max) beyond
+
+    A bad action that became far likelier is pulled back with a slope of exp(l_max) |A|, neither exp(l) |A| nor 0, which
+    would leave it where it is; everywhere else the gradient is PPO's. Decisions of one action have the sum of their
+    log-probabilities, so that l may be large.
+    """
+    log_ratio = logprobs - old_logprobs
+    near = log_ratio.clamp_max(max_log_ratio)
+    return clipped_surrogate(near.exp() * (log_ratio - near + 1), advantages, epsilon)
 
 
 def effective_sample_size(weights: Float[Tensor, " N"]) -> Float[Tensor, ""]:

@@ -18,14 +18,14 @@ from diffpo.functional.objective import group_advantages
 def wd1_advantages(rewards: Float[Tensor, "P G"], scale: bool = False) -> Float[Tensor, "P G"]:
     """G (w+_i - w-_i), which stands where GRPO has A_i; the mean over P G rows then is wd1's over prompts.
 
-    A group of equal rewards has none, and a reward that is NaN leaves its row out.
+    A group of equal rewards has none, and a reward that is NaN leaves its row out of G and of both softmaxes.
     """
     out = rewards.isnan()
     advantages = group_advantages(rewards, scale)
     good = advantages.masked_fill(out, -torch.inf).softmax(-1)
     bad = (-advantages).masked_fill(out, -torch.inf).softmax(-1)
     live = advantages.any(-1, keepdim=True) & ~out  # equal rewards: exactly 0, not a rounding error
-    return torch.where(live, rewards.shape[-1] * (good - bad), 0.0)
+    return torch.where(live, (~out).sum(-1, keepdim=True) * (good - bad), 0.0)
 
 
 def weighted_likelihood(logprobs: Float[Tensor, "*S"], advantages: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:

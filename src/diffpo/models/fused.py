@@ -24,7 +24,7 @@ def token_logprobs(
     Banned ids have no probability. Matrix products are in `dtype`, or the head's own. Differentiable once; where the
     head does not learn, the gradient costs one matrix product in the forward pass and none in the backward pass:
 
-        d log p_t / d hidden = (weight_t - sum_v p_v weight_v) / temperature
+        d log p_t / d hidden = sum_v (1[v = t] - p_v) weight_v / temperature
     """
     return _TokenLogprobs.apply(hidden, weight, tokens, temperature, banned, dtype or weight.dtype)
 
@@ -43,8 +43,9 @@ class _TokenLogprobs(torch.autograd.Function):
             logprobs = _log_softmax(hidden[part], head, temperature, banned)
             scores[part] = logprobs.gather(-1, tokens[part, None]).squeeze(-1)
             if slope is not None:
-                expected = logprobs.exp_().to(dtype) @ head
-                slope[part] = ((head[tokens[part]].float() - expected) / temperature).to(slope.dtype)
+                # 1 - p_t is taken while both are fp32: of a likely token few bits of it would be left after rounding
+                rest = logprobs.exp_().scatter_add_(1, tokens[part, None], scores.new_full((len(logprobs), 1), -1.0))
+                slope[part] = (-(rest.to(dtype) @ head) / temperature).to(slope.dtype)
             elif learns and len(logprobs) == len(tokens):
                 kept = logprobs
         ctx.save_for_backward(hidden, weight, tokens, banned, slope, kept)

@@ -175,8 +175,11 @@ class Policy:
             if not file.is_file():
                 raise ValueError(f"{folder}: this policy lacks threshold.safetensors")
             config = from_dict(ThresholdConfig, record["threshold"])
-            self.threshold = ThresholdHead(self.denoiser.config.hidden_size, config).to(self.device)
-            self.threshold.load_state_dict(read_tensors(file))
+            width = self.denoiser.config.hidden_size
+            self.threshold, saved = ThresholdHead(width, config).to(self.device), read_tensors(file)
+            if _shapes(saved) != _shapes(self.threshold.state_dict()):
+                raise ValueError(f"{file}: no head of this version for a model of width {width}: train the head again")
+            self.threshold.load_state_dict(saved)
 
     def _compute_in_base_dtype(self) -> None:
         """Adapters are fp32; with a base of fewer bits their products are computed in its dtype."""
@@ -224,6 +227,10 @@ def load_policy(
         policy._compute_in_base_dtype()
         policy._load_record(adapter)
     return policy
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _copy_missing(source: Path, folder: Path) -> None:

@@ -11,6 +11,11 @@ from diffpo.config import ThresholdConfig
 from diffpo.functional.objective import gaussian_logprob
 from diffpo.functional.random import normal
 
+BASE_WIDTH = 96
+"""Width of the tiny models, at which `threshold.learning_rate` was chosen."""
+MIN_STD, MIN_RELATIVE_STD = 1e-3, 1e-5
+"""Smallest deviation of a feature, absolute and over its mean: what varies less varies by rounding."""
+
 
 class ThresholdHead(nn.Module):
     """gamma = gamma_max * sigmoid(a), a ~ N(f(h), sigma^2).
@@ -19,7 +24,10 @@ class ThresholdHead(nn.Module):
     masks left in the active block, for one gamma a call: an open question of the paper (arXiv 2510.02212).
 
     f is linear in standardised features and bounded: f = bound * tanh(z / bound). It starts at gamma_init for every
-    prompt. The features' mean and scale are gathered while the weights are zero, when they cannot change f.
+    prompt. The features' mean and variance are gathered while the weights are zero, when they cannot change f.
+
+    Adam moves every weight by about the learning rate, so that of D features the step of z = w . x would grow with D.
+    They are divided by D, as in muP (arXiv 2203.03466), in units of BASE_WIDTH: one rate for models of any width.
     """
 
     def __init__(self, hidden_size: int, config: ThresholdConfig) -> None:
@@ -35,14 +43,15 @@ class ThresholdHead(nn.Module):
         self.bias = nn.Parameter(torch.tensor(config.bound * math.atanh(start / config.bound)))
         self.count: Tensor
         self.mean: Tensor
-        self.square: Tensor
+        self.variance: Tensor
         self.register_buffer("count", torch.zeros(()))
         self.register_buffer("mean", torch.zeros(hidden_size))
-        self.register_buffer("square", torch.ones(hidden_size))
+        self.register_buffer("variance", torch.ones(hidden_size))
 
     def forward(self, features: Tensor) -> Tensor:
         """f of raw features [..., D], shape [...]."""
-        scale = (self.square - self.mean**2).clamp_min(1e-6).sqrt() * math.sqrt(len(self.weight))
+        least = (MIN_RELATIVE_STD * self.mean).square().clamp_min(MIN_STD**2)
+        scale = self.variance.maximum(least).sqrt() * (math.sqrt(BASE_WIDTH) * (len(self.weight) / BASE_WIDTH))
         # a sum a row rather than a matrix product, whose order of summation may depend on the batch
         z = ((features.float() - self.mean) / scale * self.weight).sum(-1) + self.bias
         return self.config.bound * torch.tanh(z / self.config.bound)
@@ -67,8 +76,15 @@ class ThresholdHead(nn.Module):
 
     @torch.no_grad()
     def observe(self, features: Tensor) -> None:
-        """Gather the mean and scale of features [N, D]; call only while the weights are zero."""
+        """Gather the mean and variance of features [N, D]; call only while the weights are zero.
+
+        Two samples are merged as by Chan, Golub and LeVeque (1979): no difference of large squares is taken.
+        """
+        if not len(features):
+            return
         self.count += len(features)
         share = len(features) / self.count
-        self.mean += share * (features.float().mean(0) - self.mean)
-        self.square += share * (features.float().square().mean(0) - self.square)
+        variance, mean = torch.var_mean(features.float(), 0, correction=0)
+        gap = mean - self.mean
+        self.mean += share * gap
+        self.variance.mul_(1 - share).add_(share * (variance + (1 - share) * gap.square()))

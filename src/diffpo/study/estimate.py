@@ -12,12 +12,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from diffpo.config import TrainConfig
 from diffpo.models.policy import create_policy
 from diffpo.models.transformer import pack
 from diffpo.study.origin import num_cores
 from diffpo.study.plan import BASE, Cell, Study
 from diffpo.tasks import load_solved_task, load_task
+from diffpo.training.forwards import expected_latents
 from diffpo.training.plan import expected_nfe
 
 LIVE = 0.8
@@ -43,18 +43,14 @@ def rows_of(cell: Cell, gen_length: int) -> float:
         config = cell.train
         group = config.prompts_per_step * config.num_generations
         nfe = calls(config.rollout.sampler)
-        passes = (1 + (config.objective.beta > 0) + BACKWARD) * config.objective.num_iterations
-        updates = 0.0 if config.train == "sampler" else LIVE * passes * latents_of(config, nfe)
-        rows += config.steps * group * (nfe + updates)
+        objective = config.objective
+        passes = (objective.has_old_policy + (objective.beta > 0) + BACKWARD) * objective.num_iterations
+        latents = expected_latents(objective, nfe, rows=group, prompts=config.prompts_per_step)
+        updates = 0.0 if config.train == "sampler" else LIVE * passes * latents
+        rows += config.steps * (group * nfe + updates)
     ends = sum(calls(sampler) for sampler in (*cell.samplers, *("learned" for _ in cell.gammas)))
     points = (cell.num_points - 1) * sum(map(calls, cell.track))
     return rows + cell.num_prompts * (ends + points)
-
-
-def latents_of(config: TrainConfig, nfe: float) -> float:
-    """Latents scored a rollout; the first is shared by a group, unless prompts are masked."""
-    first = 1.0 if config.objective.prompt_mask_prob else 1 / config.num_generations
-    return (min(config.objective.num_latents, nfe) if config.objective.num_latents else nfe) - 1 + first
 
 
 def seconds_per_row(study: Study, prompt_length: int, gen_length: int) -> float | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from diffpo.config import TrainConfig
 from diffpo.evaluation.answers import answer, points_of
@@ -105,12 +104,11 @@ def gather(
             note(line)
     rewards = torch.tensor([[rollout.reward for rollout in group.rollouts] for group in groups])
     advantages = ADVANTAGES[config.objective.loss](rewards, config.objective.scale_rewards).flatten()
-    batch = _on_device(Batch.from_groups(groups, advantages), world.device)
-    if config.train != "model" and policy.threshold is not None and policy.threshold.untrained:
-        assert batch.features is not None
+    batch = Batch.from_groups(groups, advantages).to(world.device)
+    if config.train != "model" and policy.threshold and policy.threshold.untrained and batch.features is not None:
         policy.threshold.observe(batch.features[batch.decided])
     experience = prepare(state, batch, summarize(groups, config), config, world)
-    experience.summary |= count_forwards(state, experience, config)
+    experience.summary |= count_forwards(state, experience, groups, config)
     return experience
 
 
@@ -130,8 +128,3 @@ def evaluate_if_due(state: TrainState, task: Task, config: TrainConfig, world: W
         suffix = f"/{point.level}" if point.level else ""
         metrics |= {f"eval/accuracy{suffix}": point.accuracy, f"eval/nfe{suffix}": point.nfe}
     return metrics
-
-
-def _on_device(batch: Batch, device: torch.device) -> Batch:
-    values = {entry.name: getattr(batch, entry.name) for entry in fields(batch)}
-    return replace(batch, **{name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)})

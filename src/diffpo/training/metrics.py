@@ -63,7 +63,7 @@ def summarize(groups: Sequence[RolloutGroup], config: TrainConfig) -> Metrics:
 
 
 def _with_rewards(group: RolloutGroup) -> RolloutGroup:
-    return replace(group, rollouts=[rollout for rollout in group.rollouts if not math.isnan(rollout.reward)])
+    return replace(group, rollouts=[rollout for rollout in group.rollouts if rollout.rewarded])
 
 
 def _learned_gammas(groups: Sequence[RolloutGroup]) -> list[float]:

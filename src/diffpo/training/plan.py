@@ -16,6 +16,7 @@ from diffpo.models.transformer import TransformerConfig
 from diffpo.models.weights import Checkpoint, locate, read_json, tensor_shapes
 from diffpo.tasks import load_task
 from diffpo.training import memory
+from diffpo.training.forwards import expected_latents
 from diffpo.training.gpus import Gpu
 
 PROMPT_LENGTH = 200
@@ -233,15 +234,11 @@ class _Step:
     def latents(self) -> list[float]:
         """Sequences of each micro-batch: z_0 is shared by a group's rows there, other latents are a row's own."""
         objective, group, size = self.config.objective, self.config.num_generations, self.config.optim.micro_batch_size
-        more = min(objective.num_latents or self.nfe, self.nfe) - 1
-        if objective.surrogate != "mean_field":
-            more = 2 * objective.num_pairs
         sequences = []
         for start in range(0, self.rows, size):
             rows = min(size, self.rows - start)
             groups = (start + rows - 1) // group - start // group + 1
-            whole = {"elbo": 0, "coupled": groups, "mean_field": rows if objective.prompt_mask_prob else groups}
-            sequences.append(whole[objective.surrogate] + rows * more)
+            sequences.append(expected_latents(objective, self.nfe, rows, groups))
         return sequences
 
     def scorings(self) -> int:
@@ -286,7 +283,8 @@ class _Step:
         scored = passes * self.rows * self.gen_length * self.scorings()
         forwards, calls = passes * sum(self.latents()), passes * load.micro_batches
         flops = self._flops(forwards, scored, self.gen_length)
-        yield self._phase("old log-probs", memory.scoring(model, load), forwards, flops, calls)
+        if objective.has_old_policy:
+            yield self._phase("old log-probs", memory.scoring(model, load), forwards, flops, calls)
         if load.reference:
             yield self._phase("reference log-probs", memory.scoring(model, load), forwards, flops, calls)
         yield self._phase("update", memory.backward(model, load), *self._update(forwards, scored), 3 * calls)

@@ -5,8 +5,6 @@ The same loop fine-tunes a published model on a JSONL and trains a tiny one from
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -21,7 +19,14 @@ from diffpo.training.distributed import World
 from diffpo.training.examples import Examples, read_examples, solved_examples
 from diffpo.training.metrics import Metrics
 from diffpo.training.run import Run
-from diffpo.training.state import Optimizers, TrainState, adamw, load_start, optimizer_step
+from diffpo.training.state import (
+    Optimizers,
+    TrainState,
+    adamw,
+    learning_rate_factor,
+    load_start,
+    optimizer_step,
+)
 from diffpo.training.update import micro_batches, share_of_rows
 
 
@@ -83,11 +88,13 @@ def update(state: TrainState, examples: Examples, config: SftConfig, world: Worl
     total = torch.zeros((), device=world.device)
     for part, counted in micro_batches(world, len(rows), config.optim.micro_batch_size):
         loss = losses(policy, examples, rows, part.cpu(), fold(key, state.step), config).sum() / len(rows)
-        (loss if counted else 0 * loss).backward()
-        total += counted * loss.detach()
+        loss.backward(torch.full_like(loss, counted))  # not 0 * loss, which is NaN where the loss is
+        if counted:
+            total += loss.detach()
     parameters = policy.trainable()
     world.sum_gradients(parameters.values())
-    rate = config.optim.learning_rate * learning_rate_factor(config, state.step)
+    length = config.schedule_steps or config.steps
+    rate = config.optim.learning_rate * learning_rate_factor(config.optim, state.step, length)
     metrics = optimizer_step(optimizer, parameters, rate, config.optim.max_grad_norm, "model", world)
     policy.version += 1
     epochs = (state.step + 1) * len(rows) / len(examples)
@@ -119,15 +126,6 @@ def batch_rows(examples: Examples, config: SftConfig, step: int) -> Tensor:
         order = uniform(fold(key, torch.arange(len(examples)))).argsort(stable=True)
         rows[epochs == epoch] = order[places[epochs == epoch]]
     return rows
-
-
-def learning_rate_factor(config: SftConfig, step: int) -> float:
-    """Share of the peak learning rate at `step`: warm-up times the schedule over schedule_steps."""
-    warmup = min(1.0, (step + 1) / max(1, config.optim.warmup_steps))
-    if config.optim.lr_schedule == "constant":
-        return warmup
-    length = config.schedule_steps or config.steps
-    return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, step / length)))
 
 
 def losses(policy: Policy, examples: Examples, rows: Tensor, part: Tensor, key: Tensor, config: SftConfig) -> Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor, nn
 
-from diffpo.config import SftConfig, TrainConfig
+from diffpo.config import OptimConfig, SftConfig, TrainConfig
 from diffpo.models.policy import Policy, load_policy
 from diffpo.shipped import check_rate
 from diffpo.training.distributed import World, alike
@@ -64,9 +64,25 @@ class Optimizers:
 def adamw(
     parameters: Iterable[nn.Parameter], learning_rate: float, betas: tuple[float, float], weight_decay: float
 ) -> torch.optim.AdamW:
-    """AdamW over parameters of which some may be shares."""
-    groups = [{"params": kind} for kind in alike(parameters)]
-    return torch.optim.AdamW(groups, learning_rate, betas=betas, weight_decay=weight_decay)
+    """AdamW over parameters of which some may be shares. Matrices decay; norms and biases, of one axis, do not."""
+    groups = [
+        {"params": [p for p in kind if (p.ndim > 1) == decays], "weight_decay": decays * weight_decay}
+        for kind in alike(parameters)
+        for decays in (True, False)
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], learning_rate, betas=betas)
+
+
+def learning_rate_factor(optim: OptimConfig, step: int, num_steps: int) -> float:
+    """Share of the peak learning rate at `step` (0, 1, ...): a pure function, so a resumed run needs no scheduler.
+
+    It rises over `warmup_steps`; a cosine then falls from there to 0 at `num_steps`, and stays.
+    """
+    warmup = min(1.0, (step + 1) / max(1, optim.warmup_steps))
+    if optim.lr_schedule == "constant":
+        return warmup
+    progress = max(0, step - optim.warmup_steps) / max(1, num_steps - optim.warmup_steps)
+    return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def learning_parameters(policy: Policy) -> dict[str, dict[str, nn.Parameter]]:

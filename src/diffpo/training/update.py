@@ -26,10 +26,17 @@ from diffpo.models.likelihood import surrogate_logprobs
 from diffpo.models.masked_likelihood import coupled_logprobs, elbo_logprobs
 from diffpo.models.policy import Policy
 from diffpo.training.distributed import World
-from diffpo.training.state import Experience, TrainState, learning_parameters, optimizer_step
+from diffpo.training.state import (
+    Experience,
+    TrainState,
+    learning_parameters,
+    learning_rate_factor,
+    optimizer_step,
+)
 from diffpo.types import Batch
 
 
+<<<<<<< HEAD
 def learning_rate_factor(config: TrainConfig, step: int) -> float:
     """Share of the peak learning rate at `step` (0, 1, ...): a pure function, so a resumed run needs no scheduler."""
     optim = config.optim
@@ -41,6 +48,8 @@ def learning_rate_factor(config: TrainConfig, step: int) -> float:
     return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+=======
+>>>>>>> 9f67135 (Corners of the maths: head's step by width, its ratio's tangent, rewards of None, speed, decay, one cosine, likely tokens in bf16)
 def share_of_rows(world: World, rows: int, size: int) -> Iterator[Tensor]:
     """This rank's share of `rows` (indices), at most `size` at a time."""
     share = world.share(rows)
@@ -80,7 +89,7 @@ def prepare(
     if objective.surrogate == "mean_field":
         law = cut_weights(part.nfe, part.committed_at, part.loss_mask, objective.cut_law)
         experience.cuts = torch.stack([draw_cuts(part.nfe, objective.num_latents, key, law) for key in keys])
-    if objective.loss != "wd1" or objective.importance_clamp:  # else no old policy is in J
+    if objective.has_old_policy:
         experience.old_logprobs = _score(state.policy, experience, config, world)
     if state.start is not None:
         with state.at_start() as reference:
@@ -121,7 +130,7 @@ def update(state: TrainState, config: TrainConfig, world: World) -> dict[str, fl
         optimizer.zero_grad(set_to_none=True)
     if optimizers.denoiser and len(experience.live):
         metrics |= policy_backward(policy, experience, config, state.iteration, world)
-        rate = config.optim.learning_rate * learning_rate_factor(config, state.step)
+        rate = config.optim.learning_rate * learning_rate_factor(config.optim, state.step, config.steps)
         world.sum_gradients(parameters["denoiser"].values())
         metrics |= optimizer_step(optimizers.denoiser, parameters["denoiser"], rate, max_norm, "model", world)
     if optimizers.threshold and state.step >= config.threshold.delay_steps and len(experience.live):
@@ -145,39 +154,42 @@ def policy_backward(
     names = [*clipped, *(("surrogate_kl",) if old is not None else ()), *(("kl",) if ref is not None else ())]
     totals = {name: torch.zeros((), device=world.device) for name in names}
     for rows, counted in micro_batches(world, len(live), config.optim.micro_batch_size):
-        part = batch.take(live[rows])
         logprobs = _logprobs(policy, experience, iteration, rows, config)
-        others = (None if other is None else other[iteration, rows] for other in (old, ref))
-        gain, measured = _gain(logprobs, *others, part, objective)
+        if not counted:
+            logprobs.backward(torch.zeros_like(logprobs))  # not 0 * loss, which is NaN where the loss is
+            continue
+        gain, measured = _gain(logprobs, experience, iteration, rows, objective)
         gain = importance[rows] * gain
         if ref is not None:
             gain = gain - objective.beta * measured["kl"]
-        loss = -(weights[rows] * gain).sum()
-        (loss if counted else 0 * loss).backward()
+        (-(weights[rows] * gain).sum()).backward()
         for name, values in measured.items():
-            totals[name] += counted * values.detach()[part.loss_mask].sum()
+            totals[name] += values.detach()[batch.loss_mask[live[rows]]].sum()
     count = batch.loss_mask[live].sum()
     return {name: float(total / count) for name, total in world.sum(totals).items()} | metrics
 
 
 def _gain(
-    logprobs: Tensor, old: Tensor | None, ref: Tensor | None, part: Batch, objective: ObjectiveConfig
+    logprobs: Tensor, experience: Experience, iteration: int, rows: Tensor, objective: ObjectiveConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What each token adds to J before its weights, [b, L], and metrics of the tokens by name, one of them the KL."""
-    advantages, here = part.advantages[:, None].expand_as(logprobs), torch.zeros_like(logprobs)
+    """What each token of live `rows` adds to J before its weights, [b, L]; metrics of the tokens, the KL among them."""
+    batch, chosen = experience.batch, experience.live[rows]
+    mask, committed_at = batch.loss_mask[chosen], batch.committed_at[chosen]
+    advantages, zero = batch.advantages[chosen, None].expand_as(logprobs), torch.zeros_like(logprobs)
     measured: dict[str, Tensor] = {}
 
-    def log_ratio(other: Tensor) -> Tensor:
-        return pool_log_ratios(logprobs - other, part.loss_mask, part.committed_at, objective.ratio_level)
+    def log_ratio(others: Tensor) -> Tensor:
+        return pool_log_ratios(logprobs - others[iteration, rows], mask, committed_at, objective.ratio_level)
 
-    if old is not None:
-        measured["surrogate_kl"] = kl_k3(here, log_ratio(old).detach())
-    if ref is not None:
-        measured["kl"] = kl_k3(log_ratio(ref), here)
+    # k3 knows its arguments by their difference alone, here a log-ratio that is pooled already
+    if experience.old_logprobs is not None:
+        measured["surrogate_kl"] = kl_k3(zero, log_ratio(experience.old_logprobs).detach())  # KL(old, now)
+    if experience.ref_logprobs is not None:
+        measured["kl"] = kl_k3(log_ratio(experience.ref_logprobs), zero)  # KL(now, reference)
     if objective.loss == "wd1":
         return weighted_likelihood(logprobs, advantages), measured
-    assert old is not None
-    ratio = log_ratio(old).exp()
+    assert experience.old_logprobs is not None
+    ratio = log_ratio(experience.old_logprobs).exp()
     measured["clip_ratio"] = ((ratio.detach() - 1) * advantages.sign() > objective.epsilon).float()
     return clipped_surrogate(ratio, advantages, objective.epsilon), measured
 

@@ -1,0 +1,177 @@
+"""Rollouts without a reward: in no loss, no KL, no mean, no count; a step trains as if they had never been."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffpo.config import ObjectiveConfig, RolloutConfig, TaskConfig, ThresholdConfig, TrainConfig
+from diffpo.models.policy import Policy, load_policy
+from diffpo.models.threshold import ThresholdHead
+from diffpo.rollout.local import collect
+from diffpo.tasks import load_task
+from diffpo.training import checkpoint, loop
+from diffpo.training.distributed import World
+from diffpo.training.loop import ADVANTAGES, gather, train
+from diffpo.training.metrics import read_metrics
+from diffpo.training.state import Experience, Optimizers, TrainState
+from diffpo.training.update import prepare, update
+from diffpo.types import Batch, RolloutGroup
+
+Silent = Callable[[int, int], bool]
+"""Whether the rollout of a group (index, index) has no reward."""
+SILENCES: dict[str, Silent] = {
+    "half": lambda group, member: (group + member) % 2 == 0,
+    "a group": lambda group, member: group == 1,
+    "all of a group but one": lambda group, member: group == 2 and member > 0,
+    "none": lambda group, member: False,
+}
+OBJECTIVES = {
+    "grpo, KL": ObjectiveConfig(num_iterations=2, beta=0.1),
+    "bnpo, KL, scaled": ObjectiveConfig(num_iterations=2, beta=0.1, loss_type="bnpo", scale_rewards=True),
+    "dr_grpo": ObjectiveConfig(num_iterations=2, loss_type="dr_grpo"),
+    "self-normalized": ObjectiveConfig(num_iterations=2, self_normalize=True),
+    "elbo, KL": ObjectiveConfig(num_iterations=2, surrogate="elbo", ratio_level="sequence", beta=0.1),
+}
+
+
+def silence(groups: Sequence[RolloutGroup], silent: Silent) -> list[RolloutGroup]:
+    return [
+        replace(
+            group,
+            rollouts=[
+                replace(rollout, reward=math.nan, verdict=replace(rollout.verdict, reward=None))
+                if silent(index, member)
+                else rollout
+                for member, rollout in enumerate(group.rollouts)
+            ],
+        )
+        for index, group in enumerate(groups)
+    ]
+
+
+@pytest.fixture
+def config(easy_task: TaskConfig) -> TrainConfig:
+    return TrainConfig(
+        task=easy_task,
+        steps=2,
+        prompts_per_step=4,
+        num_generations=4,
+        save_every=1,
+        rollout=RolloutConfig(sampler="learned"),
+        threshold=ThresholdConfig(delay_steps=0),
+    )
+
+
+def state_of(start: str, config: TrainConfig) -> TrainState:
+    policy = load_policy(start)
+    if config.rollout.sampler == "learned":
+        policy.threshold = ThresholdHead(policy.denoiser.config.hidden_size, config.threshold)
+    state = TrainState(policy, Optimizers.create(policy, config))
+    if config.objective.beta:
+        state.start = {name: parameter.detach().clone() for name, parameter in policy.trainable().items()}
+    return state
+
+
+def gradients(policy: Policy) -> dict[str, torch.Tensor | None]:
+    modules = {"denoiser": policy.denoiser, "threshold": policy.threshold}
+    return {
+        f"{name}.{key}": parameter.grad
+        for name, module in modules.items()
+        if module
+        for key, parameter in module.named_parameters()
+    }
+
+
+@pytest.mark.parametrize("silent", SILENCES)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_step_is_that_of_the_rewarded_rollouts_alone(
+    start: str, config: TrainConfig, silent: str, objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, objective=OBJECTIVES[objective])
+    found: list[RolloutGroup] = []
+
+    def collect_some(*arguments) -> list[RolloutGroup]:  # type: ignore[no-untyped-def]
+        found[:] = collect(*arguments)
+        return silence(found, SILENCES[silent])
+
+    monkeypatch.setattr(loop, "collect", collect_some)
+    state, twin = state_of(start, config), state_of(start, config)
+    state.experience = gather(state, load_task(config.task), config, World())
+    assert state.experience.summary["forwards/rollouts"] == sum(
+        rollout.completion.nfe for group in found for rollout in group.rollouts
+    )
+
+    kept = [
+        replace(group, rollouts=[r for member, r in enumerate(group.rollouts) if not SILENCES[silent](index, member)])
+        for index, group in enumerate(found)
+    ]
+    advantages = [
+        ADVANTAGES[config.objective.loss](
+            torch.tensor([[rollout.reward for rollout in group.rollouts]]), config.objective.scale_rewards
+        )
+        for group in kept
+        if group.rollouts
+    ]
+    batch = Batch.from_groups(kept, torch.cat([values.flatten() for values in advantages]))
+    assert twin.policy.threshold is not None and batch.features is not None
+    twin.policy.threshold.observe(batch.features[batch.decided])
+    twin.experience = prepare(twin, batch, {}, config, World())
+    for iteration in range(2):
+        state.iteration = twin.iteration = iteration
+        assert update(state, config, World()) == update(twin, config, World())
+    ours, theirs = gradients(state.policy), gradients(twin.policy)
+    for name, gradient in ours.items():
+        torch.testing.assert_close(gradient, theirs[name], rtol=0, atol=0, msg=name)
+
+
+def test_wd1_weighs_a_group_by_its_rewarded_rollouts(start: str, config: TrainConfig) -> None:
+    """No factor of rollouts that are not there: the mean over rows is that of the smaller batch."""
+    rewards = torch.tensor([[1.0, math.nan, 0.0, math.nan]])
+    torch.testing.assert_close(
+        ADVANTAGES["wd1"](rewards, False)[0, [0, 2]], ADVANTAGES["wd1"](torch.tensor([[1.0, 0.0]]), False)[0]
+    )
+
+
+@pytest.mark.parametrize("mode", ["joint", "model", "sampler"])
+def test_a_batch_without_any_reward_moves_nothing_and_is_no_error(
+    start: str, config: TrainConfig, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "collect", lambda *arguments: silence(collect(*arguments), lambda *_: True))
+    config = replace(config, model=start, train=mode, output=str(tmp_path / "run"), objective=ObjectiveConfig(beta=0.1))
+    policy = train(config, quiet=True)
+    before = load_policy(start).denoiser.state_dict()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in policy.denoiser.state_dict().items())
+    assert policy.threshold is not None and policy.threshold.untrained and not policy.threshold.count
+    steps = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert [step["forwards/updates"] for step in steps] == [0, 0] and steps[0]["forwards/rollouts"] > 0
+    assert steps[0]["frac_reward_zero_std"] == 1 and "reward" not in steps[0]
+
+
+def test_a_run_stopped_with_such_a_batch_in_hand_goes_on(
+    start: str, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "collect", lambda *arguments: silence(collect(*arguments), lambda *_: True))
+    config = replace(config, model=start, output=str(tmp_path), objective=ObjectiveConfig(num_iterations=2, beta=0.1))
+
+    def stopping(*arguments):  # type: ignore[no-untyped-def]
+        os.kill(os.getpid(), signal.SIGTERM)
+        return update(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "update", stopping)
+        with pytest.raises(KeyboardInterrupt, match="--resume goes on"):
+            train(config, quiet=True)
+    held: list[Experience] = []
+    monkeypatch.setattr(loop, "update", lambda state, *rest: held.append(state.experience) or update(state, *rest))
+    newest, _ = checkpoint.latest_checkpoint(tmp_path / "checkpoints")
+    assert newest is not None and newest.name == "step_000000_iteration_01"
+    train(config, resume=True, quiet=True)
+    assert [len(experience.batch) for experience in held] == [0, 0, 0]  # one update of the first step was made before
