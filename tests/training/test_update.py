@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,8 +23,7 @@ from diffpo.models.threshold import ThresholdHead
 from diffpo.tasks import load_task
 from diffpo.training.distributed import World
 from diffpo.training.loop import gather
-from diffpo.training.metrics import ALARMS, alarms, mean_of, read_metrics
-from diffpo.training.sft import fine_tune
+from diffpo.training.metrics import ALARMS, alarms, mean_of
 from diffpo.training.state import Optimizers, TrainState, adamw, learning_rate_factor
 from diffpo.training.update import policy_backward, update
 
@@ -132,26 +130,21 @@ def test_rows_without_advantage_are_left_out_exactly(policy: Policy) -> None:
         torch.testing.assert_close(full[name], gradient, rtol=1e-4, atol=1e-7)
 
 
-def test_learning_rate_schedule() -> None:
-    def factors(optim: OptimConfig, steps: int) -> list[float]:
-        return [learning_rate_factor(optim, step, steps) for step in range(steps)]
+@pytest.mark.parametrize("config", [TrainConfig(steps=100), SftConfig(steps=100)], ids=["train", "sft"])
+def test_learning_rate_schedule(config: TrainConfig | SftConfig) -> None:
+    """One meaning in reinforcement learning and fine-tuning."""
 
-    constant = factors(OptimConfig(warmup_steps=4), 100)
+    def factors(steps: int | None = None, **optim) -> list[float]:  # type: ignore[no-untyped-def]
+        changed = replace(config, schedule_steps=steps, optim=OptimConfig(warmup_steps=4, **optim))
+        return [learning_rate_factor(changed, step) for step in range(100)]
+
+    constant = factors()
     assert [constant[step] for step in (0, 1, 3, 50, 99)] == [0.25, 0.5, 1, 1, 1]
-    cosine = factors(OptimConfig(warmup_steps=4, lr_schedule="cosine"), 100)
+    cosine = factors(lr_schedule="cosine")
     assert cosine[:5] == [0.25, 0.5, 0.75, 1, 1] and cosine[52] == pytest.approx(0.5) and 0 < cosine[-1] < 0.001
     assert cosine[4:] == sorted(cosine[4:], reverse=True)
-    assert learning_rate_factor(OptimConfig(lr_schedule="cosine"), 200, 100) == 0  # never up again
-
-
-def test_a_schedule_means_the_same_in_fine_tuning(start: str, tmp_path: Path) -> None:
-    optim = OptimConfig(1e-9, warmup_steps=2, lr_schedule="cosine")
-    fine_tune(
-        SftConfig(model=start, task=TASK, output=str(tmp_path), steps=6, batch_size=2, num_examples=10, optim=optim),
-        quiet=True,
-    )
-    rates = [step["model/lr"] for step in read_metrics(tmp_path / "metrics.jsonl")]
-    assert rates == [1e-9 * learning_rate_factor(optim, step, 6) for step in range(6)]
+    short = factors(24, lr_schedule="cosine")
+    assert short[14] == pytest.approx(0.5) and not any(short[24:])
 
 
 def test_norms_and_biases_do_not_decay(policy: Policy) -> None:

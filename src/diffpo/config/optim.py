@@ -15,7 +15,7 @@ class OptimConfig:
     learning_rate: float = 1e-4  # peak learning rate of the denoiser
     warmup_steps: int = 5  # steps over which the learning rate rises linearly from 0
     lr_schedule: Literal["constant", "cosine"] = "constant"
-    """After warm-up: constant, or a cosine from there to 0 at the last step (fine-tuning: of schedule_steps)."""
+    """After warm-up: constant, or a cosine from there to 0 at schedule_steps, or the last step."""
     adam_betas: tuple[float, float] = (0.9, 0.99)  # decay of AdamW's first and second moments
     weight_decay: float = 0.0  # AdamW's decoupled weight decay of the denoiser's matrices; norms and biases have none
     max_grad_norm: float = 1.0  # gradients are clipped to this norm, denoiser and threshold head each on its own

@@ -93,8 +93,7 @@ def update(state: TrainState, examples: Examples, config: SftConfig, world: Worl
             total += loss.detach()
     parameters = policy.trainable()
     world.sum_gradients(parameters.values())
-    length = config.schedule_steps or config.steps
-    rate = config.optim.learning_rate * learning_rate_factor(config.optim, state.step, length)
+    rate = config.optim.learning_rate * learning_rate_factor(config, state.step)
     metrics = optimizer_step(optimizer, parameters, rate, config.optim.max_grad_norm, "model", world)
     policy.version += 1
     epochs = (state.step + 1) * len(rows) / len(examples)

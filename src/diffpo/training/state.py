@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor, nn
 
-from diffpo.config import OptimConfig, SftConfig, TrainConfig
+from diffpo.config import SftConfig, TrainConfig
 from diffpo.models.policy import Policy, load_policy
 from diffpo.shipped import check_rate
 from diffpo.training.distributed import World, alike
@@ -73,15 +73,16 @@ def adamw(
     return torch.optim.AdamW([group for group in groups if group["params"]], learning_rate, betas=betas)
 
 
-def learning_rate_factor(optim: OptimConfig, step: int, num_steps: int) -> float:
+def learning_rate_factor(config: TrainConfig | SftConfig, step: int) -> float:
     """Share of the peak learning rate at `step` (0, 1, ...): a pure function, so a resumed run needs no scheduler.
 
-    It rises over `warmup_steps`; a cosine then falls from there to 0 at `num_steps`, and stays.
+    It rises over `warmup_steps`; a cosine then falls from there to 0 at `schedule_steps`, and stays.
     """
+    optim, length = config.optim, config.schedule_steps or config.steps
     warmup = min(1.0, (step + 1) / max(1, optim.warmup_steps))
     if optim.lr_schedule == "constant":
         return warmup
-    progress = max(0, step - optim.warmup_steps) / max(1, num_steps - optim.warmup_steps)
+    progress = max(0, step - optim.warmup_steps) / max(1, length - optim.warmup_steps)
     return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 

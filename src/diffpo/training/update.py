@@ -36,20 +36,6 @@ from diffpo.training.state import (
 from diffpo.types import Batch
 
 
-<<<<<<< HEAD
-def learning_rate_factor(config: TrainConfig, step: int) -> float:
-    """Share of the peak learning rate at `step` (0, 1, ...): a pure function, so a resumed run needs no scheduler."""
-    optim = config.optim
-    warmup = min(1.0, (step + 1) / max(1, optim.warmup_steps))
-    if optim.lr_schedule == "constant":
-        return warmup
-    length = config.schedule_steps or config.steps
-    progress = max(0, step - optim.warmup_steps) / max(1, length - optim.warmup_steps)
-    return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-=======
->>>>>>> 9f67135 (Corners of the maths: head's step by width, its ratio's tangent, rewards of None, speed, decay, one cosine, likely tokens in bf16)
 def share_of_rows(world: World, rows: int, size: int) -> Iterator[Tensor]:
     """This rank's share of `rows` (indices), at most `size` at a time."""
     share = world.share(rows)
@@ -130,7 +116,7 @@ def update(state: TrainState, config: TrainConfig, world: World) -> dict[str, fl
         optimizer.zero_grad(set_to_none=True)
     if optimizers.denoiser and len(experience.live):
         metrics |= policy_backward(policy, experience, config, state.iteration, world)
-        rate = config.optim.learning_rate * learning_rate_factor(config.optim, state.step, config.steps)
+        rate = config.optim.learning_rate * learning_rate_factor(config, state.step)
         world.sum_gradients(parameters["denoiser"].values())
         metrics |= optimizer_step(optimizers.denoiser, parameters["denoiser"], rate, max_norm, "model", world)
     if optimizers.threshold and state.step >= config.threshold.delay_steps and len(experience.live):
