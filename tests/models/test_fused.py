@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffpo.models import fused
-from diffpo.models.fused import token_logprobs
+from diffpo.models.fused import head_logits, keeps_sums, token_logprobs
 
 BANNED = torch.tensor([3, 10])
 
@@ -82,6 +82,50 @@ def test_the_gradient_of_a_likely_token_survives_products_in_bf16(likelihood: fl
     (ours,) = torch.autograd.grad(token_logprobs(hidden, weight, tokens, 1.0, nobody).sum(), hidden)
     errors = (ours.double() - exact).norm(dim=-1) / exact.norm(dim=-1)
     assert errors.max() < 0.015
+
+
+def sums(left: Tensor, right: Tensor, out_dtype: torch.dtype) -> Tensor:
+    """What torch.mm makes of bf16 on a device that keeps its sums."""
+    assert left.dtype == right.dtype == torch.bfloat16 and out_dtype == torch.float32
+    return left.float() @ right.float()
+
+
+def test_a_device_that_keeps_its_sums_gives_logits_that_were_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, tokens = inputs(dtype=torch.bfloat16, learns=False)
+    exact = hidden.detach().float() @ weight.detach().float().T
+    with torch.no_grad():
+        assert torch.equal(head_logits(hidden, weight), exact.bfloat16().float())  # a CPU rounds them
+    rounded = token_logprobs(hidden, weight, tokens, 1.0, BANNED)
+    monkeypatch.setattr(fused, "keeps_sums", lambda device, dtype: True)
+    monkeypatch.setattr(torch, "mm", sums)
+    scores = exact.index_fill(-1, BANNED, -torch.inf).log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
+    ours = token_logprobs(hidden, weight, tokens, 1.0, BANNED)
+    torch.testing.assert_close(ours, scores)
+    assert (rounded - scores).abs().max() > 1e-3
+    assert ours.requires_grad and torch.autograd.grad(ours.sum(), hidden)[0].any()
+    with torch.no_grad():
+        assert torch.equal(head_logits(hidden, weight), exact)
+    assert head_logits(hidden, weight).requires_grad  # with a gradient they are rounded: sums have no derivative
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_device_is_asked_once_whether_it_keeps_its_sums(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, ones = [], torch.ones
+
+    def product(left: Tensor, right: Tensor, out_dtype: torch.dtype) -> Tensor:
+        asked.append(left.dtype)
+        if not kept:
+            raise NotImplementedError("Could not run 'aten::mm.dtype'")
+        return sums(left, right, out_dtype)
+
+    monkeypatch.setattr(torch, "mm", product)
+    monkeypatch.setattr(torch, "ones", lambda *size, dtype, device: ones(*size, dtype=dtype))
+    keeps_sums.cache_clear()
+    card = torch.device("cuda", 0)
+    assert [keeps_sums(card, torch.bfloat16) for _ in range(2)] == [kept, kept]
+    assert not keeps_sums(card, torch.float32) and not keeps_sums(torch.device("cpu"), torch.bfloat16)
+    assert asked == [torch.bfloat16]
+    keeps_sums.cache_clear()
 
 
 def test_nothing_of_the_size_of_all_logits_outlives_its_chunk(monkeypatch: pytest.MonkeyPatch) -> None:

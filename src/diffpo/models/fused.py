@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -85,6 +86,30 @@ def _chunks(count: int, head: Tensor) -> Iterator[slice]:
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
+def head_logits(hidden: Tensor, head: Tensor) -> Tensor:
+    """Logits in fp32, [N, V], of hidden states [N, D] and a head [V, D], whose dtype is that of the products.
+
+    Between 16 and 32 bf16 has steps of 0.125. Without gradients, and where the device can, sums are not rounded to it.
+    """
+    hidden = hidden.to(head.dtype)
+    if not torch.is_grad_enabled() and keeps_sums(head.device, head.dtype):
+        return torch.mm(hidden, head.T, out_dtype=torch.float32)  # it has no derivative
+    return F.linear(hidden, head).float()
+
+
+@functools.cache
+def keeps_sums(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether products of `dtype` can come out of the device as the fp32 sums that they are. It is asked, once."""
+    if device.type != "cuda" or dtype == torch.float32:
+        return False
+    some = torch.ones(16, 16, dtype=dtype, device=device)
+    try:
+        torch.mm(some, some, out_dtype=torch.float32)
+    except RuntimeError:  # NotImplementedError among them: another build, an older card
+        return False
+    return True
+
+
 def _log_softmax(hidden: Tensor, head: Tensor, temperature: float, banned: Tensor) -> Tensor:
-    logits = ban(F.linear(hidden.to(head.dtype), head), banned)
+    logits = ban(head_logits(hidden, head), banned)
     return (logits if temperature == 1 else logits.div_(temperature)).log_softmax(-1)

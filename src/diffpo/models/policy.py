@@ -18,6 +18,7 @@ from diffpo.functional.prediction import ban
 from diffpo.functional.random import make_key
 from diffpo.models import lora
 from diffpo.models.families import FAMILIES, Family
+from diffpo.models.fused import head_logits
 from diffpo.models.quantization import is_packed, unpack
 from diffpo.models.saving import save_file, save_shards
 from diffpo.models.threshold import ThresholdHead
@@ -69,8 +70,8 @@ class Policy:
 
     def logits(self, hidden: Tensor, floor: float = -torch.inf) -> Tensor:
         """Logits in fp32 of final hidden states [N, D], banned ids at `floor`, shape [N, V]."""
-        with self.denoiser.autocast():
-            return ban(self.denoiser.head(hidden), self.banned, floor)
+        head = self.denoiser.head.weight
+        return ban(head_logits(hidden, head.to(self.denoiser.compute_dtype or head.dtype)), self.banned, floor)
 
     def encode(self, prompt: str | Messages, prefill: str = "", chat: bool = True) -> tuple[int, ...]:
         """Ids of a prompt: one user message under the chat template where there is one, else the plain text.

@@ -5,7 +5,7 @@
     FOLDER/points/STEP/    evaluation.json and answers.json of each point of training that is measured
     FOLDER/result.json     written last: the cell is done
 
-Killed at any moment it goes on where it stopped: training from its last checkpoint, bit for bit.
+Killed at any moment it goes on where it stopped: training from its last checkpoint, on a CPU bit for bit.
 """
 
 from __future__ import annotations
