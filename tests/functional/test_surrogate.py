@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -126,3 +127,18 @@ def test_all_latents_score_each_token_just_before_its_own_call() -> None:
     committed_at = torch.tensor([[3, 1, 2, 3], [1, 1, 1, 1]])
     cuts = draw_cuts(torch.tensor([3, 1]), 0, keys(2))
     assert torch.equal(cuts.gather(1, assign_cuts(committed_at, cuts)), committed_at - 1)
+
+
+def test_the_worked_example_of_the_docs() -> None:
+    """Each row of its table: the cuts, then sigma of the four tokens."""
+    page = (Path(__file__).parents[2] / "docs/algorithm.md").read_text()
+    table = page.split("### Four tokens, worked")[1].split("Nothing outside")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("| ")
+    ]
+    rows = rows[2:]
+    assert len(rows) == 4
+    for _, cuts, *scored, _ in rows:
+        taus = torch.tensor([[int(cut) for cut in cuts.split(",")]])
+        assigned = assign_cuts(torch.tensor([[2, 1, 3, 2]]), taus)
+        assert taus[0][assigned[0]].tolist() == [int(sigma) for sigma in scored]
