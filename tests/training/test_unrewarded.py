@@ -152,7 +152,7 @@ def test_a_batch_without_any_reward_moves_nothing_and_is_no_error(
     assert policy.threshold is not None and policy.threshold.untrained and not policy.threshold.count
     steps = read_metrics(tmp_path / "run/metrics.jsonl")
     assert [step["forwards/updates"] for step in steps] == [0, 0] and steps[0]["forwards/rollouts"] > 0
-    assert steps[0]["frac_reward_zero_std"] == 1 and "reward" not in steps[0]
+    assert steps[0]["frac_reward_none"] == 1 and "reward" not in steps[0]
 
 
 def test_a_run_stopped_with_such_a_batch_in_hand_goes_on(
