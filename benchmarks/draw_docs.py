@@ -1,6 +1,6 @@
 """Draw the pictures of the docs anew from committed results: `python benchmarks/draw_docs.py`.
 
-The demo's own (frontier, training, unmasking) come from `make demo`, the benchmarks' growth from its suite.
+The demo's own (frontier, training, unmasking) come from `make demo`, the benchmarks' growth from write_docs.py.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def test_a_part_that_fails_or_is_late_leaves_the_next_one() -> None:
     assert len(log_probs) == 4 and not any(figure.failed for figure in log_probs)
     started = time.monotonic()
     ((late, _), (never,)) = gpu.gpu_suite(TINY, 1 / 600, ("log-probs", "step"))
-    assert late.failed == "stopped after 0 s: the time is over" and time.monotonic() - started < 5
+    assert late.failed == "stopped after 0 s: the time is over" and time.monotonic() - started < 30
     assert never.failed == "left out: the 0.00166667 minutes are over"
 
 
