@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffpo.config import TaskConfig, suggest
 
@@ -32,19 +32,26 @@ def load_task(config: TaskConfig | str) -> Task:
     """The task that `config` describes; a bare name stands for that task with its own defaults."""
     if isinstance(config, str):
         config = TaskConfig(name=config)
-    kind = config.name.partition(":")[0]
-    if kind not in TASKS or (":" in config.name and kind != "reasoning_gym"):
-        raise ValueError(f"unknown task {config.name!r}{_kin(config.name) or suggest(config.name, TASKS)}")
-    module, name = TASKS[kind]
-    return getattr(importlib.import_module(module), name)(config)
+    return _load(config, *TASKS[_kind(config.name)])
 
 
 def load_solved_task(config: TaskConfig) -> SolvedTask:
     """The task that `config` describes, if it is one that a tiny model can be pre-trained on; else ValueError."""
-    if config.name not in TINY:
+    if _kind(config.name) not in TINY:
         raise ValueError(f"{config.name} has no solved examples for a tiny model: choose one of {', '.join(TINY)}")
-    module, name = TINY[config.name]
+    return _load(config, *TINY[config.name])
+
+
+def _load(config: TaskConfig, module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)(config)
+
+
+def _kind(name: str) -> str:
+    """The entry of TASKS that a task's name stands for; ValueError if there is none."""
+    kind = name.partition(":")[0]
+    if kind not in TASKS or (":" in name and kind != "reasoning_gym"):
+        raise ValueError(f"unknown task {name!r}{_kin(name) or suggest(name, TASKS)}")
+    return kind
 
 
 def _kin(word: str) -> str:
