@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -67,7 +66,7 @@ class Judged(NamedTuple):
     """What a verifier, or reward functions, make of attempts."""
 
     verdicts: Sequence[Verdict]
-    metrics: Mapping[str, float] = MappingProxyType({})
+    metrics: Mapping[str, float] = field(default_factory=dict)
     """What reward functions logged of the group as a whole."""
 
 
