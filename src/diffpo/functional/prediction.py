@@ -93,4 +93,5 @@ def _search(sums: Tensor, target: Tensor) -> Tensor:
     total = sums[:, -1]
     # strictly below the total, so that the search stops at a positive term
     target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(sums, target[:, None], right=True)
+    # sums that are no numbers have no such index: the caller sees them in the entropy
+    return torch.searchsorted(sums, target[:, None], right=True).clamp_max(sums.shape[-1] - 1)

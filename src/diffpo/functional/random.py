@@ -35,7 +35,9 @@ def _mix(x: Tensor) -> Tensor:
 def fold(key: Tensor, *counters: Tensor | int) -> Tensor:
     """Derive new keys from `key` and counters, one after the other; shapes broadcast."""
     for counter in counters:
-        key = _mix(key * 3 + _mix(torch.as_tensor(counter, device=key.device) + _INCREMENT) + _INCREMENT)
+        if isinstance(counter, int):  # filled in on the device: a copy from the host would make it wait
+            counter = torch.full((), counter, device=key.device)
+        key = _mix(key * 3 + _mix(counter.to(key.device) + _INCREMENT) + _INCREMENT)
     return key
 
 

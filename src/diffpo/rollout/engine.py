@@ -8,8 +8,9 @@
         retire         rows that are finished
 
 A row's completion is a function of its request alone: rows never see each other or padding, and every random number is
-keyed by (request key, call, position). On a GPU the host runs ahead: it reads a call late which rows are finished, and
-the call that such a row makes in vain changes nothing.
+keyed by (request key, call, position). On a GPU the host runs ahead and never waits within a call (but for where rows
+with a cache refresh it): it reads a call late which rows are finished, and the call that such a row makes in vain
+changes nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 from diffpo.functional import unmasking
 from diffpo.functional.prediction import Mode, predict
 from diffpo.functional.random import fold, uniform
+from diffpo.models.finite import not_finite
 from diffpo.models.policy import Policy
 from diffpo.models.transformer import to_device
 from diffpo.rollout.cache import KeyValues
@@ -58,7 +60,8 @@ def generate(
 ) -> list[Completion]:
     """Decode every request, at most `num_slots` at a time; completions come in the order of the requests.
 
-    ValueError if a request asks for a learned threshold, and the policy has no head or the prompt is empty.
+    ValueError if a request asks for a learned threshold, and the policy has no head or the prompt is empty;
+    FloatingPointError if logits are not finite.
     """
     if not requests:
         return []
@@ -68,7 +71,7 @@ def generate(
     shift, caching = policy.denoiser.config.shift, bool((names.cache != NO_CACHE).any())
     caches = KeyValues(policy.denoiser.config.num_layers) if caching else None
     none, flags = torch.arange(0), _Flags()
-    slots, roster, layout = waiting.select(none), names.select(none), None
+    slots, roster, layout = waiting.select(to_device(none, policy.device)), names.select(none), None
     retired: list[tuple[Tensor, Slots]] = []
     admitted = finished = 0
     while finished < len(requests):
@@ -76,7 +79,7 @@ def generate(
             new = torch.arange(admitted, min(admitted + free, len(requests)))
             slots, roster = slots.join(waiting.select(to_device(new, policy.device))), roster.join(names.select(new))
             admitted, layout = admitted + len(new), None
-            flags.forget()
+            flags.admit(len(new))
         _open_block(slots)
         if caches:
             layout = _with_caches(roster, slots, shift, caches)
@@ -93,13 +96,18 @@ def generate(
             layout = None
         if on_call:
             _show(slots, roster, on_call)
-        done = flags.read(slots.done.cpu() if on_call else slots.done)
+        state = torch.stack([slots.done, slots.broken], dim=1)
+        done, broken = flags.read(state.cpu() if on_call else state).unbind(1)
+        if broken.any():
+            raise not_finite(policy)
         if done.any():
             gone, rest = done.nonzero().squeeze(-1), (~done).nonzero().squeeze(-1)
-            retired.append((roster.request[gone], slots.select(to_device(gone, policy.device))))
+            retired.append((roster.request[gone], slots.select(to_device(gone, policy.device)).to_host()))
             slots, roster, layout = slots.select(to_device(rest, policy.device)), roster.select(rest), None
             finished += len(gone)
-            flags.forget()
+            flags.keep(rest)
+    if policy.device.type == "cuda":  # what has retired may still be on its way
+        torch.cuda.synchronize(policy.device)
     return completions_of(policy, requests, retired)
 
 
@@ -129,26 +137,32 @@ def _mode(requests: Sequence[Request]) -> Mode:
 
 
 class _Flags:
-    """Flags of the rows as the host sees them: on a GPU those of the call before, for which it need not wait."""
+    """Flags of rows, [B, F], as the host sees them: on a GPU those of the call before, for which it need not wait."""
 
     def __init__(self) -> None:
         self.pending: tuple[Tensor, torch.cuda.Event] | None = None
+        self.places = torch.arange(0)
+        """Where each row stands in what is pending, [B]; -1: it was not there."""
 
     def read(self, flags: Tensor) -> Tensor:
         if not flags.is_cuda:
             return flags
-        before, event = self.pending, torch.cuda.Event()
-        copy = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True).copy_(flags, non_blocking=True)
+        before, places, event = self.pending, self.places, torch.cuda.Event()
+        copy = flags.to("cpu", non_blocking=True)  # to pinned memory
         event.record()
-        self.pending = copy, event
+        self.pending, self.places = (copy, event), torch.arange(len(flags))
         if before is None:
-            return torch.zeros(len(flags), dtype=torch.bool)
+            return torch.zeros(flags.shape, dtype=torch.bool)
         before[1].synchronize()
-        return before[0]
+        return before[0][places] & (places >= 0)[:, None]
 
-    def forget(self) -> None:
-        """The rows are others from now on."""
-        self.pending = None
+    def admit(self, count: int) -> None:
+        """`count` rows come, behind the others."""
+        self.places = torch.cat([self.places, torch.full((count,), -1)])
+
+    def keep(self, rows: Tensor) -> None:
+        """Only these rows stay."""
+        self.places = self.places[rows]
 
 
 def _open_block(slots: Slots) -> None:
@@ -162,12 +176,13 @@ def _open_block(slots: Slots) -> None:
 def _with_caches(roster: Roster, slots: Slots, shift: int, caches: KeyValues) -> Layout:
     """The layout of a call in which rows read their caches, with the caches laid out like it.
 
-    Which rows refresh depends on where their blocks begin: the host waits for that.
+    Which rows refresh depends on where their blocks begin: the host waits for that, once.
     """
-    moved = (slots.block_call == 0).cpu()
+    block_call, window_start = torch.stack([slots.block_call, slots.window_start]).cpu()
+    moved = block_call == 0
     due = (roster.refresh_every > 0) & (roster.age + 1 >= roster.refresh_every)
     roster.age = torch.where(moved | due | (roster.home < 0), 0, roster.age + 1)
-    layout = lay_out(roster, slots, shift, slots.window_start.cpu())
+    layout = lay_out(roster, slots, shift, window_start)
     if not torch.equal(layout.home, roster.home) and layout.cached_at is not None:
         source = torch.zeros(sum(run.rows * run.length for run in layout.packing.runs), dtype=torch.int64)
         for new, old, length in zip(layout.home.tolist(), roster.home.tolist(), roster.length.tolist(), strict=True):
@@ -222,13 +237,12 @@ def _commit(
     offset = torch.arange(int(roster.window.max()), device=masked.device)
     window = (slots.window_start[:, None] + offset).clamp_max(masked.shape[1] - 1)  # [B, K] canvas positions
     candidates = masked.gather(1, window) & (offset < slots.block_length[:, None])
-    # a GPU would wait for the number of candidates: there the head runs over the whole window
-    rows, columns = (candidates if not masked.is_cuda else torch.ones_like(candidates)).nonzero(as_tuple=True)
+    rows, columns = _cells(candidates)
     canvas = window[rows, columns]
     keys = fold(slots.key[rows], _DRAW, slots.nfe[rows], canvas)
     in_row = (slots.prompt_length[rows] + canvas - policy.denoiser.config.shift).clamp_min(0)
     at = layout.first_query[rows] + torch.where(layout.asks_all[rows], in_row, columns)
-    states = hidden[at]
+    states = hidden[at.clamp_max(len(hidden) - 1)]  # a window may end before the widest does
     if policy.threshold and policy.threshold.config.level == "state" and LEARNED in rules:
         grid = hidden.new_zeros(*candidates.shape, hidden.shape[-1]).index_put((rows, columns), states)
         _choose_thresholds_by_state(policy, slots, grid, candidates)
@@ -248,11 +262,20 @@ def _commit(
     inside = (place >= 0) & (place < slots.block_length[:, None])
     place = place.clamp(0, len(offset) - 1)
     chosen = chosen.gather(1, place) & inside
+    slots.broken = (candidates & ~entropies.isfinite()).any(-1) | slots.value.isnan()
     slots.nfe = slots.nfe + candidates.any(-1)
     slots.canvas.copy_(torch.where(chosen, spread(tokens).gather(1, place), slots.canvas))
     slots.committed_at = torch.where(chosen, slots.nfe[:, None], slots.committed_at)
     slots.logprobs = torch.where(chosen, logprobs.gather(1, place), slots.logprobs)
     slots.entropies = torch.where(chosen, entropies.gather(1, place), slots.entropies)
+
+
+def _cells(candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column of each candidate; on a GPU, which would stop the host to count them, of every cell [B, K]."""
+    if not candidates.is_cuda:
+        return candidates.nonzero(as_tuple=True)
+    cells = torch.arange(candidates.numel(), device=candidates.device)
+    return cells // candidates.shape[1], cells % candidates.shape[1]
 
 
 def _predict(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from diffpo.models.policy import Policy
+from diffpo.models.transformer import to_device
 from diffpo.types import Completion, Request
 
 RULES = ("entropy_bound", "learned", "confidence", "top_k", "steps", "random")
@@ -27,6 +29,10 @@ class _Rows:
     def join(self, other):
         parts = {f.name: torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)}  # type: ignore[arg-type]
         return type(self)(**parts)
+
+    def to_host(self):
+        """Copies on the CPU, which on a GPU arrive by its next synchronisation."""
+        return type(self)(**{f.name: getattr(self, f.name).to("cpu", non_blocking=True) for f in fields(self)})  # type: ignore[arg-type]
 
 
 @dataclass(eq=False)
@@ -50,6 +56,7 @@ class Slots(_Rows):
     nfe: Tensor  # [B] calls made
     nfe_until_eos: Tensor  # [B] 0 until an EOS and everything before it stands
     done: Tensor  # [B] bool
+    broken: Tensor  # [B] bool: logits or threshold of the last call were not finite
     block_start: Tensor  # [B] canvas position at which the active block starts; -1 before the first call
     block_call: Tensor  # [B] calls made within the active block before this one
     features: Tensor  # [B, K, D] what each decision on gamma was made on (learned rows)
@@ -85,8 +92,8 @@ class Roster(_Rows):
 
 
 def open_slots(policy: Policy, requests: Sequence[Request]) -> tuple[Slots, Roster]:
-    """Slots of all requests, canvases masked."""
-    device, rows = policy.device, len(requests)
+    """Slots of all requests, canvases masked. Features take their room only once rows are selected."""
+    rows = len(requests)
     canvas = max(request.gen_length for request in requests)
     prompt_length = torch.tensor([len(request.prompt_ids) for request in requests])
     gen_length = torch.tensor([request.gen_length for request in requests])
@@ -100,38 +107,44 @@ def open_slots(policy: Policy, requests: Sequence[Request]) -> tuple[Slots, Rost
         shape = request.prompt_ids, request.gen_length, int(window[row]), request.sampler.rule == "learned"
         leads.append(first.setdefault((*shape, request.cache), row))
 
+    on_device = partial(to_device, device=policy.device)
+
     def column(name: str, dtype: torch.dtype = torch.int64) -> Tensor:
-        return torch.tensor([getattr(request, name) for request in requests], dtype=dtype, device=device)
+        return on_device(torch.tensor([getattr(request, name) for request in requests], dtype=dtype))
 
     head = policy.threshold
     by_state = head is not None and head.config.level == "state"
-    decisions = canvas if by_state and LEARNED in rule else 1
+    decisions = 0 if LEARNED not in rule else canvas if by_state else 1
+    values = torch.tensor([request.sampler.value for request in requests], dtype=torch.float32)
     beyond = torch.arange(canvas) >= gen_length[:, None]
-    zeros = torch.zeros(rows, dtype=torch.int64, device=device)
-    blank = torch.zeros(rows, canvas, device=device)
+    zeros = torch.zeros(rows, dtype=torch.int64, device=policy.device)
+    blank = torch.zeros(rows, canvas, device=policy.device)
+    undecided = torch.zeros(rows, decisions, device=policy.device)
+    unseen = torch.zeros(1, decisions, policy.denoiser.config.hidden_size, device=policy.device)
     slots = Slots(
         key=column("key"),
-        sequence=sequence.to(device),
-        prompt_length=prompt_length.to(device),
-        gen_length=gen_length.to(device),
-        block_length=window.to(device),
-        rule=rule.to(device),
-        value=torch.tensor([request.sampler.value for request in requests], dtype=torch.float32, device=device),
+        sequence=on_device(sequence),
+        prompt_length=on_device(prompt_length),
+        gen_length=on_device(gen_length),
+        block_length=on_device(window),
+        rule=on_device(rule),
+        value=on_device(values),
         temperature=column("temperature", torch.float32),
         entropy_temperature=column("entropy_temperature", torch.float32),
         early_exit=column("early_exit", torch.bool),
         explore=column("explore", torch.bool),
-        committed_at=beyond.long().neg().to(device),
+        committed_at=on_device(beyond.long().neg()),
         logprobs=blank,
         entropies=blank,
         nfe=zeros,
         nfe_until_eos=zeros,
         done=zeros.bool(),
+        broken=zeros.bool(),
         block_start=zeros - 1,
         block_call=zeros,
-        features=torch.zeros(rows, decisions, policy.denoiser.config.hidden_size, device=device),
-        gamma_actions=torch.zeros(rows, decisions, device=device),
-        gamma_logprobs=torch.zeros(rows, decisions, device=device),
+        features=unseen.expand(rows, -1, -1),
+        gamma_actions=undecided,
+        gamma_logprobs=undecided,
     )
     return slots, Roster(
         request=torch.arange(rows),
@@ -151,11 +164,11 @@ def open_slots(policy: Policy, requests: Sequence[Request]) -> tuple[Slots, Rost
 def completions_of(
     policy: Policy, requests: Sequence[Request], parts: Sequence[tuple[Tensor, Slots]]
 ) -> list[Completion]:
-    """Completions of retired rows, on the CPU, in the order of the requests.
+    """Completions of retired rows, whose slots are on the CPU, in the order of the requests.
 
     Positions after an early exit are EOS, committed by the last call.
     """
-    slots = Slots(**{f.name: torch.cat([getattr(part, f.name) for _, part in parts]).cpu() for f in fields(Slots)})
+    slots = Slots(**{f.name: torch.cat([getattr(part, f.name) for _, part in parts]) for f in fields(Slots)})
     unfilled = slots.committed_at == 0
     tokens = slots.canvas.masked_fill(unfilled, policy.eos_id)
     committed_at = torch.where(unfilled, slots.nfe[:, None], slots.committed_at)
