@@ -20,7 +20,6 @@ from diffpo.evaluation.figures import frontier_figure, training_figure, unmaskin
 from diffpo.evaluation.tables import comparison_table
 from diffpo.folder import LOCK, owned
 from diffpo.models.policy import Policy
-from diffpo.models.threshold import ThresholdHead
 from diffpo.recipe import find_recipe, load_config
 from diffpo.rollout.local import sample
 from diffpo.tasks import load_task
@@ -59,7 +58,7 @@ def _run_demo(config: DemoConfig, output: Path) -> dict[str, Any]:
     pretrain_seconds = time.perf_counter() - started
 
     console.print("[bold]2/4[/bold] measure it on puzzles whose grids it has not seen")
-    policy.threshold = ThresholdHead(policy.denoiser.config.hidden_size, training.threshold)
+    policy.add_threshold(training.threshold)
     before = evaluate(policy, task, measurement, training.rollout)
     before.save(output / "before")
 
@@ -101,10 +100,12 @@ WHAT_LEARNS = {
 
 def recipes(config: DemoConfig) -> tuple[SftConfig, TrainConfig]:
     """The demo's two recipes with its folders and seed. Without a head to learn, rollouts take its first threshold."""
+    pretraining = load_config(SftConfig, find_recipe("sudoku_tiny_pretrain"))
     pretraining = replace(
-        load_config(SftConfig, find_recipe("sudoku_tiny_pretrain")),
+        pretraining,
         output=f"{config.output}/pretrain",
         seed=config.seed,
+        load=replace(pretraining.load, device=config.device),
     )
     training = load_config(TrainConfig, find_recipe("sudoku_tiny"))
     fixed = f"entropy_bound:{training.threshold.gamma_init:g}"
@@ -114,6 +115,7 @@ def recipes(config: DemoConfig) -> tuple[SftConfig, TrainConfig]:
         output=f"{config.output}/train",
         seed=config.seed,
         train=config.train,
+        load=replace(training.load, device=config.device),
         rollout=replace(training.rollout, sampler=fixed) if config.train == "model" else training.rollout,
     )
     return pretraining, training

@@ -304,6 +304,7 @@ def test_the_vocabulary_is_capped_at_the_models(tmp_path: Path) -> None:
     [
         ({"mask_token_id": None}, 192, r"config\.json: no mask_token_id; add the id"),
         ({"mask_token_id": 168}, 168, r"config\.json: mask_token_id is 168, .*vocabulary of 168"),
+        ({"mask_token_id": 161}, 192, r"config\.json: mask and EOS are one id, 161: give mask_token_id and "),
         ({"mask_token_id": "168"}, 192, r"config\.json: mask_token_id is '168', not one id"),
         ({"eos_token_id": [161, 167]}, 192, r"config\.json: eos_token_id is \[161, 167\], not one id"),
         ({"eos_token_id": 180}, 192, r"EOS is id 180, which the tokenizer does not know; mend config\.json"),

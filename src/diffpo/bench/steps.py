@@ -15,7 +15,6 @@ from diffpo.bench.workloads import PROMPT_LENGTHS, IdsTask, random_policy, rando
 from diffpo.config import TrainConfig
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
-from diffpo.models.threshold import ThresholdHead
 from diffpo.models.transformer import TransformerConfig
 from diffpo.progress import Progress
 from diffpo.rollout.local import collect
@@ -125,7 +124,7 @@ def open_bench(config: TrainConfig, shape: TransformerConfig | None = None, shar
         policy.use_master_weights()
     policy.denoiser.gradient_checkpointing = config.optim.gradient_checkpointing
     if config.rollout.sampler == "learned":
-        policy.threshold = ThresholdHead(shape.hidden_size, config.threshold).to(world.device)
+        policy.add_threshold(config.threshold)
     if config.load.compile:
         policy.denoiser.fuse()
     lengths = [PROMPT_LENGTHS[index % len(PROMPT_LENGTHS)] for index in range(config.prompts_per_step)]

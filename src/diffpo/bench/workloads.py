@@ -11,7 +11,6 @@ from diffpo.functional.random import fold
 from diffpo.functional.surrogate import draw_cuts
 from diffpo.models.likelihood import surrogate_logprobs
 from diffpo.models.policy import Policy
-from diffpo.models.threshold import ThresholdHead
 from diffpo.models.tokenizer import IdTokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
 from diffpo.rollout.engine import generate
@@ -110,8 +109,7 @@ class IdsTask:
 
 def joint_step(policy: Policy, requests: Sequence[Request], num_iterations: int, group: int) -> TrainState:
     """A state from which `run_step` makes whole steps of joint DiFFPO on these requests' prompts."""
-    policy.threshold = ThresholdHead(policy.denoiser.config.hidden_size, ThresholdConfig(delay_steps=0))
-    policy.threshold.to(policy.device)
+    policy.add_threshold(ThresholdConfig(delay_steps=0))
     return TrainState(policy, Optimizers.create(policy, step_config(requests, num_iterations, group)))
 
 

@@ -1,21 +1,26 @@
-"""What to say when a policy's numbers are not finite."""
+"""What is wrong with a policy whose numbers are not finite."""
 
 from __future__ import annotations
 
 from diffpo.models.policy import Policy
 
 
+def bad_weight(policy: Policy) -> str | None:
+    """The first weight that holds NaN or infinity, by name."""
+    parts = {"": policy.denoiser} | ({"threshold.": policy.threshold} if policy.threshold else {})
+    for prefix, module in parts.items():
+        for name, values in module.named_parameters():
+            if not values.isfinite().all():
+                return prefix + name
+    return None
+
+
 def not_finite(policy: Policy) -> FloatingPointError:
     """The error of a policy that computes NaN or infinity: it names the weight at fault, or says that none is."""
     name = policy.base.name if policy.base else "this policy"
-    parts = {"": policy.denoiser} | ({"threshold head's ": policy.threshold} if policy.threshold else {})
-    for owner, module in parts.items():
-        for weight, values in module.named_parameters():
-            if not values.isfinite().all():
-                return FloatingPointError(
-                    f"{name}: the {owner}weight {weight} is not finite: load a checkpoint whose weights are numbers"
-                )
+    if weight := bad_weight(policy):
+        return FloatingPointError(f"{name}: the weight {weight} is not finite: load a checkpoint whose weights are")
     dtype = str(policy.denoiser.compute_dtype or policy.denoiser.head.weight.dtype).removeprefix("torch.")
     return FloatingPointError(
-        f"{name}: logits are not finite, yet all weights are: activations overflow in {dtype}; use load.dtype float32"
+        f"{name}: logits are not finite, though all weights are: activations overflow {dtype}; try load.dtype float32"
     )

@@ -90,6 +90,10 @@ class Policy:
             return lora.adapter_parameters(self.denoiser)
         return {} if is_packed(self.denoiser) else dict(self.denoiser.named_parameters())
 
+    def add_threshold(self, config: ThresholdConfig) -> None:
+        """Put a fresh threshold head where the denoiser is."""
+        self.threshold = ThresholdHead(self.denoiser.config.hidden_size, config).to(self.device)
+
     def add_adapters(self, config: LoraConfig, seed: int = 0) -> None:
         """Put fresh LoRA adapters onto the denoiser, which leaves what it computes as it was."""
         if self.adapter:
@@ -175,9 +179,9 @@ class Policy:
             file = folder / "threshold.safetensors"
             if not file.is_file():
                 raise ValueError(f"{folder}: this policy lacks threshold.safetensors")
-            config = from_dict(ThresholdConfig, record["threshold"])
-            width = self.denoiser.config.hidden_size
-            self.threshold, saved = ThresholdHead(width, config).to(self.device), read_tensors(file)
+            self.add_threshold(from_dict(ThresholdConfig, record["threshold"]))
+            assert self.threshold
+            saved, width = read_tensors(file), self.denoiser.config.hidden_size
             if _shapes(saved) != _shapes(self.threshold.state_dict()):
                 raise ValueError(f"{file}: no head of this version for a model of width {width}: train the head again")
             self.threshold.load_state_dict(saved)

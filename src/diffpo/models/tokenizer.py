@@ -130,7 +130,20 @@ class IdTokenizer(_Chatless):
 
 
 def load_tokenizer(folder: Path, config: Mapping[str, Any], vocab_size: int) -> Tokenizer:
-    """The tokenizer whose files are in `folder`; `config` is its config.json, `vocab_size` the model's."""
+    """The tokenizer whose files are in `folder`; `config` is its config.json, `vocab_size` the model's.
+
+    ValueError names what is missing or does not fit.
+    """
+    tokenizer = _read_tokenizer(folder, config, vocab_size)
+    if tokenizer.mask_id == tokenizer.eos_id:
+        raise ValueError(
+            f"{folder / 'config.json'}: mask and EOS are one id, {tokenizer.mask_id}: give mask_token_id and "
+            "eos_token_id the ids that the model was trained with"
+        )
+    return tokenizer
+
+
+def _read_tokenizer(folder: Path, config: Mapping[str, Any], vocab_size: int) -> Tokenizer:
     files = {path.name for path in folder.iterdir()}
     if "alphabet.json" in files:
         return CharTokenizer.load(folder)

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from diffpo.config import RolloutConfig, SftConfig, TaskConfig, TrainConfig
+from diffpo.config import LoadConfig, RolloutConfig, SftConfig, TaskConfig, TrainConfig
 from diffpo.evaluation.answers import Answer, answer, points_of
 from diffpo.evaluation.evaluate import Evaluation
 from diffpo.models.policy import Policy, load_policy
@@ -66,17 +66,30 @@ def _train(cell: dict[str, Any], folder: Path) -> dict[int, Path]:
     """Train as the cell says, going on from its last checkpoint; the policy of each point that is measured."""
     run = folder / "run"
     if cell["sft"]:
-        fine_tune(replace(from_dict(SftConfig, cell["sft"]), output=str(run), num_threads=1), resume=True)
+        config = from_dict(SftConfig, cell["sft"])
+        config = replace(config, output=str(run), num_threads=1, load=_on_cpu(config.load))
+        fine_tune(config, resume=True)
     if not cell["train"]:
         return {0: run if cell["sft"] else Path(cell["model"])}
     config = from_dict(TrainConfig, cell["train"])
     every = config.steps // cell["num_points"]
     config = replace(
-        config, model=cell["model"], output=str(run), save_every=every, keep_checkpoints=KEEP_ALL, num_threads=1
+        config,
+        model=cell["model"],
+        output=str(run),
+        save_every=every,
+        keep_checkpoints=KEEP_ALL,
+        num_threads=1,
+        load=_on_cpu(config.load),
     )
     train(config, resume=True)
     steps = range(every, config.steps + 1, every)
     return {step: run / "checkpoints" / f"step_{step:06d}" / "policy" for step in steps}
+
+
+def _on_cpu(load: LoadConfig) -> LoadConfig:
+    """Cells share the machine, a thread each, and their models are tiny: on the CPU unless the study names a device."""
+    return replace(load, device="cpu") if load.device == "auto" else load
 
 
 def _measure(cell: dict[str, Any], folder: Path, step: int, model: Path, last: bool) -> None:

@@ -14,7 +14,6 @@ from diffpo.functional.objective import group_advantages
 from diffpo.functional.random import make_key
 from diffpo.functional.wd1 import wd1_advantages
 from diffpo.models.policy import Policy
-from diffpo.models.threshold import ThresholdHead
 from diffpo.rewards.calls import TrainerState
 from diffpo.rollout.local import check_prompts, collect
 from diffpo.tasks import load_task
@@ -71,7 +70,7 @@ def start_policy(config: TrainConfig, world: World) -> Policy:
     """The policy at the start of a run, on the rank's device: config.model with what config adds to it."""
     policy = load_start(config, world, learns=config.train != "sampler")
     if config.rollout.sampler == "learned" and policy.threshold is None:
-        policy.threshold = ThresholdHead(policy.denoiser.config.hidden_size, config.threshold).to(world.device)
+        policy.add_threshold(config.threshold)
     return policy
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from diffpo.folder import write_folder, write_text
+from diffpo.models.finite import bad_weight, not_finite
 from diffpo.models.policy import Policy
 from diffpo.progress import Progress
 from diffpo.recipe import to_json
@@ -206,6 +207,8 @@ class Run:
         failed = any(value for name, value in metrics.items() if name.endswith("/skipped"))
         self.state.skipped = self.state.skipped + 1 if failed else 0
         if self.state.skipped >= MAX_SKIPPED:
+            if bad_weight(self.state.policy):
+                raise not_finite(self.state.policy)
             raise FloatingPointError(
                 f"{MAX_SKIPPED} updates in a row had a non-finite gradient: lower optim.learning_rate; the last good "
                 f"checkpoint is in {self.checkpoints}"

@@ -22,6 +22,7 @@ from diffpo.functional.objective import (
 from diffpo.functional.random import fold, make_key
 from diffpo.functional.surrogate import cut_weights, draw_cuts
 from diffpo.functional.wd1 import weighted_likelihood
+from diffpo.models.finite import not_finite
 from diffpo.models.likelihood import surrogate_logprobs
 from diffpo.models.masked_likelihood import coupled_logprobs, elbo_logprobs
 from diffpo.models.policy import Policy
@@ -84,7 +85,10 @@ def prepare(
 
 
 def _score(policy: Policy, experience: Experience, config: TrainConfig, world: World) -> Tensor:
-    """Surrogate log-probs of all live rows at each iteration's cuts, [mu, B', L]; each rank scores its share."""
+    """Surrogate log-probs of all live rows at each iteration's cuts, [mu, B', L]; each rank scores its share.
+
+    FloatingPointError if they are not finite.
+    """
     num_iterations, rows, canvas = len(experience.mask_keys), len(experience.live), experience.batch.tokens.shape[1]
     share = world.share(rows)
     scores = torch.zeros(num_iterations, len(share), canvas, device=world.device)
@@ -92,7 +96,10 @@ def _score(policy: Policy, experience: Experience, config: TrainConfig, world: W
         for iteration in range(num_iterations):
             for part in share_of_rows(world, rows, config.optim.micro_batch_size):
                 scores[iteration, part - share.start] = _logprobs(policy, experience, iteration, part, config)
-    return torch.cat(world.gather([scores.cpu()]), dim=1).to(world.device)
+    gathered = torch.cat(world.gather([scores.cpu()]), dim=1)
+    if not gathered.isfinite().all():
+        raise not_finite(policy)
+    return gathered.to(world.device)
 
 
 def _logprobs(policy: Policy, experience: Experience, iteration: int, rows: Tensor, config: TrainConfig) -> Tensor:

@@ -1,0 +1,135 @@
+"""The engine on the fake device: the CPU's tokens, and no wait of the host in a call."""
+
+from __future__ import annotations
+
+import fakecuda
+import pytest
+import torch
+from helpers import request, tiny_policy
+from rollout.test_engine import assert_same, mixed_requests
+
+from diffpo.models.policy import Policy
+from diffpo.rollout import engine
+from diffpo.rollout.engine import generate
+from diffpo.types import Completion, Request
+
+RULES = ("entropy_bound:0.7", "learned", "confidence:0.4", "top_k:3", "steps:5", "random:2")
+END = {("rollout.engine.generate", "synchronize"): 1}
+"""The one wait of rollouts without caches: at their end, for the rows that have retired."""
+
+
+def both(policy: Policy, requests: list[Request], num_slots: int = 512) -> tuple[list[Completion], fakecuda.Watch]:
+    """What the device decodes, which must be what the CPU decodes, and what it waited for."""
+    expected = generate(policy.to("cpu"), requests, num_slots)
+    policy.to("cuda")
+    with fakecuda.Watch() as watch:
+        completions = generate(policy, requests, num_slots)
+    for ours, theirs in zip(completions, expected, strict=True):
+        assert ours.tokens.device.type == "cpu"
+        assert_same(ours, theirs)
+    return completions, watch
+
+
+@pytest.mark.parametrize("sampler", RULES)
+def test_no_rule_waits(cuda: None, sampler: str) -> None:
+    requests = [
+        request("012"[: 1 + key % 3], key, sampler, 8, block_length=(8, 3)[key % 2], temperature=(1.3, 0)[key // 2 % 2])
+        for key in range(4)
+    ]
+    _, watch = both(tiny_policy(learned=True), requests, num_slots=3)
+    assert watch.by_function() == END
+
+
+@pytest.mark.parametrize(("level", "shift"), [("prompt", 1), ("state", 0)])
+def test_mixed_requests_do_not_wait(cuda: None, level: str, shift: int) -> None:
+    """Rows come and go, windows differ in width: one wait at the end of all."""
+    _, watch = both(tiny_policy(1, learned=level, shift=shift), mixed_requests(18), num_slots=5)
+    assert watch.by_function() == END
+
+
+@pytest.mark.parametrize("level", ["prompt", "state"])
+def test_half_precision_attends_as_on_a_card(cuda: None, level: str) -> None:
+    """bf16 goes through the kernel for rows of any length; behaviour log-probabilities stay close to the CPU's."""
+    policy = tiny_policy(learned=level, num_heads=2, num_kv_heads=1)
+    policy.denoiser.bfloat16()
+    requests = [request(prompt, key, "learned", 8) for key, prompt in enumerate(("012", "6", "3131", "012"))]
+    expected = generate(policy, requests)
+    policy.to("cuda")
+    with fakecuda.Watch() as watch:
+        completions = generate(policy, requests)
+    assert watch.by_function() == END
+    first = [
+        (c.committed_at == 1) & (e.committed_at == 1) & (c.tokens == e.tokens)
+        for c, e in zip(completions, expected, strict=True)
+    ]
+    assert sum(int(both.sum()) for both in first) > 3
+    for ours, theirs, at in zip(completions, expected, first, strict=True):
+        torch.testing.assert_close(ours.behaviour_logprobs[at], theirs.behaviour_logprobs[at], atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_a_call_with_a_cache_waits_once(cuda: None, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For where the blocks of its rows begin."""
+    calls, original = [], engine._with_caches
+    monkeypatch.setattr(engine, "_with_caches", lambda *given: calls.append(1) or original(*given))
+    requests = [
+        request("012", key, "top_k:1", 8, block_length=4, cache=cache, refresh_every=key % 3) for key in range(5)
+    ]
+    policy = tiny_policy()
+    expected = generate(policy, requests, 3)
+    policy.to("cuda")
+    calls.clear()
+    with fakecuda.Watch() as watch:
+        completions = generate(policy, requests, 3)
+    for ours, theirs in zip(completions, expected, strict=True):
+        assert_same(ours, theirs)
+    assert watch.by_function() == END | {("rollout.engine._with_caches", "copy to the host"): len(calls)}
+
+
+def test_a_finished_row_makes_one_call_in_vain(cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flags are read a call late, also those of the rows beside one that leaves."""
+    rows, original = [], engine._commit
+    monkeypatch.setattr(engine, "_commit", lambda *given: rows.append(len(given[2].request)) or original(*given))
+    requests = [request("012", key, f"top_k:{1 + key}", 12, early_exit=False) for key in range(6)]
+    completions = generate(tiny_policy().to("cuda"), requests, num_slots=4)
+    assert sum(rows) == sum(completion.nfe + 1 for completion in completions)
+
+
+def test_memory_is_that_of_the_slots(cuda: None) -> None:
+    """Rows that wait have no features on the device yet, and those that have retired none any more."""
+    policy, length = tiny_policy(learned="state", hidden_size=128, num_heads=2).to("cuda"), 32
+
+    def peak(count: int) -> int:
+        requests = [request("012", key, "learned", length, early_exit=False) for key in range(count)]
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        generate(policy, requests, num_slots=2)
+        return torch.cuda.max_memory_allocated() - before
+
+    features_of_a_row = 4 * 128 * length
+    assert peak(18) - peak(2) < 16 * features_of_a_row / 8
+
+
+def test_rows_without_a_learned_threshold_have_no_features(cuda: None) -> None:
+    slots, _ = engine.open_slots(tiny_policy(learned="state").to("cuda"), [request(sampler="top_k:1")])
+    assert slots.features.numel() == 0
+
+
+def test_watching_calls_shows_the_same(cuda: None) -> None:
+    """`on_call` waits, as it must, and sees what it sees on the CPU."""
+    requests = mixed_requests(8)
+    seen: dict[str, list[tuple[int, int, list[int]]]] = {"cpu": [], "cuda": []}
+    for device, events in seen.items():
+        policy = tiny_policy(learned=True).to(device)
+        generate(policy, requests, 3, lambda row, call, canvas, e=events: e.append((row, call, canvas.tolist())))
+    assert seen["cpu"] == seen["cuda"]
+
+
+@pytest.mark.parametrize("sampler", ["top_k:2", "learned"])
+def test_numbers_that_are_not_finite_are_an_error_that_nobody_waits_for(cuda: None, sampler: str) -> None:
+    policy = tiny_policy(learned=True).to("cuda")
+    with torch.no_grad():
+        policy.denoiser.norm.weight[0] = float("nan")
+    with fakecuda.Watch() as watch, pytest.raises(FloatingPointError, match=r"the weight norm\.weight"):
+        generate(policy, [request("012", key, sampler) for key in range(3)])
+    assert {wait.function for wait in watch.waits} == {"models.finite.bad_weight"}

@@ -1,0 +1,117 @@
+"""Weights and activations that are not finite end rollouts, evaluation and training in one line that says so."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import FirstDigitTask, request, tiny_policy
+from safetensors.torch import load_file, save_file
+
+from diffpo.cli import main
+from diffpo.config import EvalConfig, ModelConfig, RolloutConfig, SftConfig, TrainConfig
+from diffpo.evaluation.evaluate import evaluate
+from diffpo.models.policy import Policy
+from diffpo.rollout.engine import generate
+from diffpo.training.loop import train
+from diffpo.training.sft import fine_tune
+
+SHAPE = ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32)
+SAMPLERS = ("top_k:2", "entropy_bound:0.1", "confidence:0.5", "steps:4", "random:2", "learned")
+
+
+def spoiled(weight: str, value: float = math.nan, learned: bool | str = True) -> Policy:
+    policy = tiny_policy(learned=learned)
+    with torch.no_grad():
+        policy.denoiser.get_parameter(weight).view(-1)[3] = value
+    return policy
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rollouts_name_the_weight(value: float, sampler: str, temperature: float) -> None:
+    policy = spoiled("blocks.1.attn.k_proj.weight", value)
+    requests = [request("012", key, sampler, temperature=temperature) for key in range(3)]
+    with pytest.raises(
+        FloatingPointError, match=r"^this policy: the weight blocks\.1\.attn\.k_proj\.weight is not fin"
+    ):
+        generate(policy, requests)
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_rollouts_with_caches_too(cache: str) -> None:
+    with pytest.raises(FloatingPointError, match="not finite"):
+        generate(spoiled("norm.weight"), [request(block_length=4, cache=cache)])
+
+
+@pytest.mark.parametrize("level", ["prompt", "state"])
+def test_a_threshold_that_is_no_number_ends_rollouts(level: str) -> None:
+    """It would commit nothing, for ever."""
+    policy = tiny_policy(learned=level)
+    assert policy.threshold
+    with torch.no_grad():
+        policy.threshold.weight[0] = math.nan
+    with pytest.raises(FloatingPointError, match=r"the weight threshold\.weight is not finite"):
+        generate(policy, [request(sampler="learned")])
+
+
+def test_activations_that_overflow_are_told_from_weights() -> None:
+    policy = tiny_policy()
+    with torch.no_grad():
+        policy.denoiser.head.weight.fill_(3e38)
+    with pytest.raises(FloatingPointError, match=r"logits are not finite, though all weights are: .* overflow float32"):
+        generate(policy, [request()])
+
+
+def test_evaluation_measures_nothing() -> None:
+    config = EvalConfig(samplers=("top_k:2",), gammas=(), num_prompts=4)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        evaluate(spoiled("norm.weight"), FirstDigitTask(), config, RolloutConfig(), quiet=True)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with NaN in a weight."""
+    output = tmp_path_factory.mktemp("models") / "tiny"
+    fine_tune(SftConfig(output=str(output), steps=1, batch_size=8, num_examples=16, shape=SHAPE), quiet=True)
+    (file,) = (output / "policy").glob("model*.safetensors")
+    tensors = load_file(file)
+    name = next(name for name in tensors if "k_proj" in name)
+    tensors[name].view(-1)[0] = math.nan
+    save_file(tensors, file, {"format": "pt"})
+    return output / "policy"
+
+
+@pytest.mark.parametrize("command", [["eval", "--eval.num-prompts", "2"], ["sample"], ["train", "--model"]])
+def test_commands_end_in_one_line(
+    command: list[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    verb, *flags = command
+    with pytest.raises(SystemExit) as ended:
+        main([verb, *flags, str(model)] if verb == "train" else [verb, str(model), *flags])
+    assert ended.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith(f"diffpo: {model}: the weight blocks.0.attn.k_proj.weight is not finite")
+
+
+@pytest.mark.parametrize("learns", ["joint", "model"])
+def test_training_does_not_start(learns: str, model: Path, tmp_path: Path) -> None:
+    sampler = "learned" if learns == "joint" else "top_k:1"
+    config = TrainConfig(
+        model=str(model),
+        output=str(tmp_path / "run"),
+        train=learns,
+        rollout=RolloutConfig(sampler=sampler),  # type: ignore[arg-type]
+    )
+    with pytest.raises(FloatingPointError, match=r"the weight .*k_proj"):
+        train(config, quiet=True)
+
+
+def test_fine_tuning_names_the_weight_too(model: Path, tmp_path: Path) -> None:
+    config = SftConfig(model=str(model), output=str(tmp_path / "sft"), steps=9, batch_size=4, num_examples=8)
+    with pytest.raises(FloatingPointError, match=r"the weight .*k_proj"):
+        fine_tune(config, quiet=True)
