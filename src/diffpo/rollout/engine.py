@@ -273,7 +273,8 @@ def _commit(
 def _cells(candidates: Tensor) -> tuple[Tensor, Tensor]:
     """Row and column of each candidate; on a GPU, which would stop the host to count them, of every cell [B, K]."""
     if not candidates.is_cuda:
-        return candidates.nonzero(as_tuple=True)
+        rows, columns = candidates.nonzero(as_tuple=True)
+        return rows, columns
     cells = torch.arange(candidates.numel(), device=candidates.device)
     return cells // candidates.shape[1], cells % candidates.shape[1]
 
