@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import fakecuda
 import pytest
 import torch
 from helpers import request, tiny_policy
-from rollout.test_engine import assert_same, mixed_requests
+from rollout.test_engine import mixed_requests
 
 from diffpo.models.policy import Policy
 from diffpo.rollout import engine
@@ -18,6 +20,13 @@ END = {("rollout.engine.generate", "synchronize"): 1}
 """The one wait of rollouts without caches: at their end, for the rows that have retired."""
 
 
+def assert_alike(ours: Completion, theirs: Completion) -> None:
+    """Identical integers, numbers to the rounding of other kernels."""
+    for field in dataclasses.fields(Completion):
+        mine, other = getattr(ours, field.name), getattr(theirs, field.name)
+        torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4, msg=lambda text, name=field.name: name + text)
+
+
 def both(policy: Policy, requests: list[Request], num_slots: int = 512) -> tuple[list[Completion], fakecuda.Watch]:
     """What the device decodes, which must be what the CPU decodes, and what it waited for."""
     expected = generate(policy.to("cpu"), requests, num_slots)
@@ -26,7 +35,7 @@ def both(policy: Policy, requests: list[Request], num_slots: int = 512) -> tuple
         completions = generate(policy, requests, num_slots)
     for ours, theirs in zip(completions, expected, strict=True):
         assert ours.tokens.device.type == "cpu"
-        assert_same(ours, theirs)
+        assert_alike(ours, theirs)
     return completions, watch
 
 
@@ -82,7 +91,7 @@ def test_a_call_with_a_cache_waits_once(cuda: None, cache: str, monkeypatch: pyt
     with fakecuda.Watch() as watch:
         completions = generate(policy, requests, 3)
     for ours, theirs in zip(completions, expected, strict=True):
-        assert_same(ours, theirs)
+        assert_alike(ours, theirs)
     assert watch.by_function() == END | {("rollout.engine._with_caches", "copy to the host"): len(calls)}
 
 
