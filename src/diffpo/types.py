@@ -62,7 +62,8 @@ class Attempts(NamedTuple):
     """Ids up to and including the first EOS."""
 
 
-class Judged(NamedTuple):
+@dataclass(frozen=True)
+class Judged:
     """What a verifier, or reward functions, make of attempts."""
 
     verdicts: Sequence[Verdict]
