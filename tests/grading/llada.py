@@ -38,7 +38,7 @@ def rows(task: str) -> list[Row]:
 def columns(task: str, row: dict[str, Any]) -> dict[str, Any]:
     truth, question = row["ground_truth"], row["question"]
     return {
-        "gsm8k": lambda: {"question": question, "answer": str(truth).removesuffix(".0")},
+        "gsm8k": lambda: {"question": question, "answer": None if truth is None else str(truth).removesuffix(".0")},
         "math500": lambda: {"problem": question, "answer": truth},
         "countdown_cd3": lambda: {"numbers": truth[0], "target": truth[1]},
         "sudoku_4x4": lambda: {"puzzle": re.findall("[0-9]{16}", question)[0], "solution": truth},

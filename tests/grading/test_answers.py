@@ -9,14 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffpo.grading.answers import (
-    MAX_DIGITS,
-    MAX_NESTING,
-    evaluate_expression,
-    extract_answer,
-    final_answer,
-    parse_number,
-)
+from diffpo.grading.answers import extract_answer, final_answer
+from diffpo.grading.expressions import MAX_DIGITS, MAX_NESTING, evaluate_expression
+from diffpo.grading.numbers import parse_number
 
 
 @pytest.mark.parametrize(
@@ -51,7 +46,7 @@ def test_expressions(text: str, value: Fraction | int, literals: list[int]) -> N
         *("", " ", "x", "1+", "*1", "()", "(1", "1)", ")1(", "1 2", "2(3)", "1,2", "1;2", "1\n+1", "\t", "1=1"),
         *("9**9", "9**9**9", "7//2", "7%2", "1<<9", "1^2", "~1", "1.5", "1e9", "0x10", "0b1", "0o7", "1_000", "1j"),
         *("True", "None", "...", "abs(1)", "[1]", "{1}", "'1'", "1 if 1 else 2", "1or 2", "(1)(2)", "(1)[0]"),
-        *("1/0", "1/(2-2)", "007", "\u0663+1", "2\u00b2", "\uff11", "1\x00", "\ud800", "1#", "1\\"),
+        *("1/0", "1/(2-2)", "007", "x\u0663+1", "2\u00b2", "1\x00", "\ud800", "1#", "1\\"),
         *("9" * (MAX_DIGITS + 1), "(" * (MAX_NESTING + 1) + "1" + ")" * (MAX_NESTING + 1), "1+" * 200 + "1"),
     ],
 )
@@ -97,6 +92,14 @@ def test_expressions_match_a_tree_walk(tree: int | tuple) -> None:
         *(("7", 7), ("+7", 7), ("-7", -7), ("\u22127", -7), (" 7\n", 7), ("- 7", -7), ("007", 7)),
         *(("1,000", 1000), ("12,345,678", 12345678), ("5.0", 5), ("5.", 5), (".5", Fraction(1, 2))),
         *(("0.1", Fraction(1, 10)), ("1/2", Fraction(1, 2)), ("-4/2", -2), ("1,234.50", Fraction(2469, 2))),
+        *(
+            ("\u0667", 7),
+            ("\uff17", 7),
+            ("\u00bd", Fraction(1, 2)),
+            ("1 000", 1000),
+            ("1e5", 10**5),
+            ("1E-5", Fraction(1, 10**5)),
+        ),
         *(("$5", 5), (r"\$5", 5), ("-$5", -5), ("$-5", -5), ("$ 5", 5), ("$1,000.00", 1000)),
     ],
 )
@@ -118,15 +121,13 @@ def test_numbers(text: str, value: Fraction | int) -> None:
             "1,0000",
             ",100",
             "1,000,00",
-            "1 000",
             "1.2.3",
             "--7",
             "+-7",
             "1/",
             "1/0",
         ),
-        *("1.5/2", "1e5", "1E5", "inf", "-inf", "nan", "NaN", "0x10", "1_0", "7 8", "7a", "\u0667", "\uff17", "7\x00"),
-        *("\u00bd", "9" * 100, "1/" + "9" * 100),
+        *("1.5/2", "1e9999", "inf", "-inf", "nan", "NaN", "0x10", "1_0", "7 8", "7a", "7\x00", "9" * 500),
     ],
 )
 def test_no_numbers(text: str) -> None:
@@ -141,7 +142,17 @@ def test_no_numbers(text: str) -> None:
         ("7", "7"),
         ("so\n\n 7 \n\n", "7"),
         (r"\boxed{7}", "7"),
-        (r"\boxed{1} and \boxed{ 7 }.", "7"),
+        (r"\boxed{1}, so \boxed{ 7 }.", "7"),
+        (r"\boxed{3}, \boxed{5}", "3, 5"),
+        (r"$\boxed{3}$ and $\boxed{5}$.", "3, 5"),
+        (r"\boxed{3}, \boxed{5}, and \boxed{7}", "3, 5, 7"),
+        (r"\frac{1}{2}, \boxed{5}", "5"),
+        (r"\boxed{3} no, \boxed{5}", "5"),
+        (r"\boxed 5", "5"),
+        (r"$\boxed 12$.", "12"),
+        (r"\boxed5", "5"),
+        (r"so \boxed\frac12.", r"\frac12"),
+        (r"\boxed 5 is it", "5"),
         (r"\boxed{7} \boxed{}", "7"),
         (r"\boxed{7} \boxed{ }", "7"),
         (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),

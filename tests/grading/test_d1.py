@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffpo.grading import d1, d1_math, d1_rewards
+from diffpo.grading.tasks import GRADED
 
 NUM_CELLS = 8
 
@@ -19,7 +20,7 @@ NUM_CELLS = 8
     ("task", "correct", "total"), [("gsm8k", 863, 1130), ("math500", 162, 500), ("countdown_cd3", 50, 256)]
 )
 def test_verdicts_of_d1(task: str, correct: int, total: int) -> None:
-    ours = [(d1_rewards.GRADERS[task](row.columns, row.completion).correct, bool(row.d1)) for row in rows(task)]
+    ours = [(GRADED[task].d1(row.columns, row.completion).correct, bool(row.d1)) for row in rows(task)]
     assert [mine for mine, _ in ours] == [theirs for _, theirs in ours]
     assert (sum(mine for mine, _ in ours), len(ours)) == (correct, total)
 

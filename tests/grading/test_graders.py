@@ -7,7 +7,9 @@ from fractions import Fraction
 import pytest
 from grading.llada import needs_llada, rows
 
-from diffpo.grading import graders
+from diffpo.grading import countdown, gsm8k, math500, sudoku
+from diffpo.grading.grade import formatted
+from diffpo.grading.tasks import GRADED
 
 
 @pytest.mark.parametrize(
@@ -42,13 +44,19 @@ from diffpo.grading import graders
         (r"\boxed{\frac{3}{4}}", Fraction(3, 4)),
         (r"\boxed{2\frac{1}{2}}", Fraction(5, 2)),
         (r"\boxed{2 million}", 2_000_000),
+        ("<answer>It is minus 5 degrees</answer>", -5),
+        (r"\boxed{\text{negative }5}", -5),
+        (r"\boxed{eighteen}", 18),
+        ("<answer>**18**</answer>", 18),
+        (r"\boxed{1.8e1}", 18),
+        ("<answer>18 dollars more than Bob</answer>", 18),
         (r"\boxed{17} no, \boxed{18}", 18),
         (r"\boxed{18} Let me know if 19 is better!", 18),
     ],
 )
 def test_gsm8k_answers(completion: str, number: Fraction | int) -> None:
-    assert graders.gsm8k({"answer": str(number)}, completion).correct
-    assert not graders.gsm8k({"answer": str(number + 1)}, completion).correct
+    assert gsm8k.strict({"answer": str(number)}, completion).correct
+    assert not gsm8k.strict({"answer": str(number + 1)}, completion).correct
 
 
 @pytest.mark.parametrize(
@@ -75,20 +83,27 @@ def test_gsm8k_answers(completion: str, number: Fraction | int) -> None:
         *(
             "<answer>18 of 36 ducks</answer>",
             "<answer>It is not 18.</answer>",
+            "<answer>It is minus 18 degrees</answer>",
+            "<answer>At least 18</answer>",
+            "<answer>more than 18</answer>",
+            "<answer>18 or more</answer>",
+            r"\boxed{18} or \boxed{17}",
+            r"\boxed{\ge 18}",
+            r"\boxed{18_9}",
             r"\boxed{1 8}",
             "<answer>17 = 18 - 1</answer>",
         ),
-        *(r"\boxed{nan}", r"\boxed{}", r"\boxed{\u0661\u0668}", r"\boxed{0x12}", r"\boxed{18e0}", r"\boxed{1_8}"),
+        *(r"\boxed{nan}", r"\boxed{}", r"\boxed{0x12}", r"\boxed{18e1}", r"\boxed{1_8}"),
         *(r"<|eot_id|>\boxed{18}", r"\boxed{17}<|eot_id|>\boxed{18}"),
     ],
 )
 def test_gsm8k_answers_that_are_not_18(completion: str) -> None:
-    assert not graders.gsm8k({"answer": "18"}, completion).correct
+    assert not gsm8k.strict({"answer": "18"}, completion).correct
 
 
 def test_gsm8k_references() -> None:
-    assert graders.gsm8k({"answer": "1,450"}, r"\boxed{1450}").correct
-    assert not graders.gsm8k({"answer": "None"}, r"\boxed{None}").correct
+    assert gsm8k.strict({"answer": "1,450"}, r"\boxed{1450}").correct
+    assert not gsm8k.strict({"answer": None}, r"\boxed{None}").correct
 
 
 @pytest.mark.parametrize(
@@ -105,13 +120,13 @@ def test_gsm8k_references() -> None:
     ],
 )
 def test_math_answers(completion: str, correct: bool) -> None:
-    assert graders.math500({"problem": "", "answer": r"\frac{1}{2}"}, completion).correct is correct
+    assert math500.strict({"problem": "", "answer": r"\frac{1}{2}"}, completion).correct is correct
 
 
 def test_a_whole_number_in_a_sentence_is_read() -> None:
     columns = {"problem": "", "answer": "6"}
-    assert graders.math500(columns, "<answer>The largest value is 6.</answer>").correct
-    assert not graders.math500(columns, "<answer>The largest value is 6 or 7.</answer>").correct
+    assert math500.strict(columns, "<answer>The largest value is 6.</answer>").correct
+    assert not math500.strict(columns, "<answer>The largest value is 6 or 7.</answer>").correct
 
 
 @pytest.mark.parametrize(
@@ -128,6 +143,7 @@ def test_a_whole_number_in_a_sentence_is_read() -> None:
         ("[49 + 55] - 53.", True, True),
         (r"\left(49 + 55\right) - 53", True, True),
         ("49 + 55 \u2212 53", True, True),
+        ("49 \u22c5 1 + 55 \u2212 53", False, False),
         ("49 - 55 + 53", False, True),
         ("49 + 2", False, False),
         ("51", False, False),
@@ -141,15 +157,20 @@ def test_a_whole_number_in_a_sentence_is_read() -> None:
     ],
 )
 def test_countdown_answers(answer: str, correct: bool, numbers: bool) -> None:
-    graded = graders.countdown({"numbers": [49, 55, 53], "target": 51}, rf"<answer>\boxed{{{answer}}}</answer>")
+    graded = countdown.strict({"numbers": [49, 55, 53], "target": 51}, rf"<answer>\boxed{{{answer}}}</answer>")
     assert (graded.correct, bool(graded.parts["numbers"])) == (correct, numbers)
+
+
+@pytest.mark.parametrize("times", ["*", "\u00d7", "\u00b7", "\u22c5", "\u2217", r"\times", r"\cdot", r"\ast"])
+def test_countdown_signs_of_times(times: str) -> None:
+    assert countdown.strict({"numbers": [6, 7, 2], "target": 40}, rf"\boxed{{6 {times} 7 - 2}}").correct
 
 
 def test_countdown_is_exact() -> None:
     columns = {"numbers": [1, 3, 3], "target": 1}
-    assert graders.countdown(columns, r"\boxed{\frac{1}{3} \times 3}").correct
-    assert graders.countdown({"numbers": [8, 3, 2], "target": 2}, r"\boxed{8 / (3 + 1)}").correct is False
-    assert not graders.countdown({"numbers": [2, 3, 4], "target": 8}, r"\boxed{4**(3/2)}").correct
+    assert countdown.strict(columns, r"\boxed{\frac{1}{3} \times 3}").correct
+    assert countdown.strict({"numbers": [8, 3, 2], "target": 2}, r"\boxed{8 / (3 + 1)}").correct is False
+    assert not countdown.strict({"numbers": [2, 3, 4], "target": 8}, r"\boxed{4**(3/2)}").correct
 
 
 GRID = "3142243142131324"
@@ -163,6 +184,9 @@ GRID = "3142243142131324"
         ("3 1 4 2 | 2 4 3 1 | 4 2 1 3 | 1 3 2 4", 1.0),
         ("```\n3142 2431 4213 1324\n```", 1.0),
         (f"The solution is {GRID}.", 1.0),
+        ("Row 1: 3142\nRow 2: 2431\nRow 3: 4213\nRow 4: 1324", 1.0),
+        ("3 1 4 2 / 2 4 3 1 / 4 2 1 3 / 1 3 2 4", 1.0),
+        ("Row 1: 3142\nRow 2: 2431\nRow 3: 4213", 0.0),
         ("3142243142131321", 0.875),
         ("3102243142131324", 0.875),  # a blank left blank
         ("3142243142131314", 0.0),  # a clue changed
@@ -176,13 +200,13 @@ GRID = "3142243142131324"
 )
 def test_sudoku_answers(answer: str, share: float) -> None:
     columns = {"puzzle": "3102200002100320", "solution": GRID}
-    graded = graders.sudoku(columns, f"\n</reasoning>\n<answer>\n{answer}\n</answer>")
+    graded = sudoku.strict(columns, f"\n</reasoning>\n<answer>\n{answer}\n</answer>")
     assert graded.parts["blanks"] == pytest.approx(round(share * 9) / 9 if share not in (0, 1) else share, abs=0.02)
     assert graded.correct is (share == 1.0) and graded.reward == graded.parts["blanks"]
 
 
 @pytest.mark.parametrize(
-    ("completion", "formatted"),
+    ("completion", "says"),
     [
         ("\nwhy\nnot\n</reasoning>\n<answer>\n1\n</answer>", True),
         ("<reasoning>why</reasoning><answer>1</answer><|eot_id|><|endoftext|>", True),
@@ -194,9 +218,9 @@ def test_sudoku_answers(answer: str, share: float) -> None:
         ("", False),
     ],
 )
-def test_format(completion: str, formatted: bool) -> None:
-    assert graders.formatted(completion) is formatted
-    assert graders.gsm8k({"answer": "1"}, completion).parts["format"] == float(formatted)
+def test_format(completion: str, says: bool) -> None:
+    assert formatted(completion) is says
+    assert gsm8k.strict({"answer": "1"}, completion).parts["format"] == float(says)
 
 
 @needs_llada
@@ -205,14 +229,14 @@ def test_format(completion: str, formatted: bool) -> None:
 )
 def test_verdicts_on_real_answers(task: str, correct: int, gained: int, lost: int) -> None:
     """docs/grading.md lists each of the disagreements with d1."""
-    pairs = [(graders.GRADERS[task](row.columns, row.completion).correct, bool(row.d1)) for row in rows(task)]
+    pairs = [(GRADED[task].strict(row.columns, row.completion).correct, bool(row.d1)) for row in rows(task)]
     assert sum(ours for ours, _ in pairs) == correct
     assert (pairs.count((True, False)), pairs.count((False, True))) == (gained, lost)
 
 
 @needs_llada
 def test_sudoku_on_real_answers() -> None:
-    graded = [(graders.sudoku(row.columns, row.completion), row) for row in rows("sudoku_4x4")]
+    graded = [(sudoku.strict(row.columns, row.completion), row) for row in rows("sudoku_4x4")]
     assert sum(round(ours.parts["blanks"] * 8) for ours, _ in graded) == 16
     for ours, row in graded:
         assert round(ours.parts["blanks"] * 8) in (0, row.d1)

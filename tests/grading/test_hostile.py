@@ -11,30 +11,34 @@ from grading.hostile import BOUND, HOSTILE, disguises
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffpo.grading import d1_rewards, graders
+from diffpo.grading import math500
+from diffpo.grading.equality import same_answer
+from diffpo.grading.grade import Graded
+from diffpo.grading.tasks import GRADED
 
-GRADERS = {
-    **{f"{task}-strict": grader for task, grader in graders.GRADERS.items()},
-    **{f"{task}-d1": grader for task, grader in d1_rewards.GRADERS.items()},
-}
 COLUMNS = {
     "gsm8k": {"answer": "7013"},
     "math500": {"problem": "Compute $x$.", "answer": r"\frac{7013}{\sqrt{3}}"},
     "countdown_cd3": {"numbers": [84, 97, 95], "target": 7013},
     "sudoku_4x4": {"puzzle": "3102200002100320", "solution": "3142243142131324"},
 }
+GRADERS = {
+    **{f"{task}-strict": GRADED[task].strict for task in COLUMNS},
+    **{f"{task}-d1": GRADED[task].d1 for task in COLUMNS},
+}
 FAIR_SHARE = 0.999
 """A hostile grid may hit blanks by chance, but not all of them."""
 
 
-def grade(name: str, text: str) -> tuple[float, graders.Graded]:
+def grade(name: str, text: str) -> tuple[float, Graded]:
     """The best of three times, so that a busy machine does not decide, and the verdict."""
     task, times = name.rpartition("-")[0], []
     columns: dict[str, Any] = COLUMNS[task]
     for _ in range(3):
-        start = time.perf_counter()
+        same_answer.cache_clear()
+        start = time.thread_time()
         graded = GRADERS[name](columns, text)
-        times.append(time.perf_counter() - start)
+        times.append(time.thread_time() - start)
         if times[-1] < BOUND:
             break
     return min(times), graded
@@ -151,15 +155,15 @@ def test_any_text_is_graded_in_time(text: str) -> None:
 def test_any_reference_is_graded_in_time(text: str) -> None:
     """Data can be hostile too: a reference that no reader knows goes to math-verify only if it is short and tame."""
     columns = {"problem": text, "answer": text.replace(r"\int", "")}
-    start = time.perf_counter()
-    graded = graders.math500(columns, r"\boxed{7013}")
-    assert graded.correct in (True, False) and time.perf_counter() - start < 3.0
+    start = time.thread_time()
+    graded = math500.strict(columns, r"\boxed{7013}")
+    assert graded.correct in (True, False) and time.thread_time() - start < 3.0
 
 
 def test_graders_work_off_the_main_thread() -> None:
     found: list[bool] = []
     columns = {"problem": "", "answer": r"\int_0^1 2x\,dx"}
-    thread = threading.Thread(target=lambda: found.append(graders.math500(columns, r"\boxed{1}").correct))
+    thread = threading.Thread(target=lambda: found.append(math500.strict(columns, r"\boxed{1}").correct))
     thread.start()
     thread.join()
     assert found == [True]

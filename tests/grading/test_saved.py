@@ -39,7 +39,7 @@ def test_the_sum_is_printed(task: str, rules: str, tmp_path: Path, capsys: pytes
     wrong = {**GOOD[task], "generation": "<answer>no</answer>"}
     main(["grade", write(tmp_path / "a.jsonl", GOOD[task], wrong), "--task", task, "--rules", rules])
     cells = ", 50.00% of cells" if task == "sudoku_4x4" else ""
-    assert capsys.readouterr().out == f"correct 1 / 2{cells}\n"
+    assert capsys.readouterr().out == f"correct 1 / 2, 50.00%{cells}\n"
 
 
 def test_verdicts_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,8 +66,12 @@ def test_verdicts_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
             "column 'generation' must be text, got None; the row has question",
         ),
         ("gsm8k", {"question": "q", "generation": "x"}, "column 'ground_truth' is missing; the row has question"),
-        ("gsm8k", {**GOOD["gsm8k"], "ground_truth": [1]}, "ground_truth must be a number, got [1]"),
-        ("math500", {**GOOD["math500"], "ground_truth": None}, "ground_truth must be an answer in text, got None"),
+        ("gsm8k", {**GOOD["gsm8k"], "ground_truth": [1]}, "a reference must be an answer in text or a number, got [1]"),
+        (
+            "math500",
+            {**GOOD["math500"], "ground_truth": None},
+            "a reference must be an answer in text or a number, got None",
+        ),
         ("countdown_cd3", GOOD["gsm8k"], "ground_truth must be [[numbers ...], target], got 18.0"),
         (
             "countdown_cd3",
@@ -124,14 +128,14 @@ def test_tiny_tasks_are_graded_as_the_published_ones() -> None:
 @pytest.mark.parametrize(
     ("task", "rules", "said"),
     [
-        ("gsm8k", "d1", "correct 863 / 1130"),
-        ("math500", "d1", "correct 162 / 500"),
-        ("countdown_cd3", "d1", "correct 50 / 256"),
-        ("sudoku_4x4", "d1", "correct 0 / 256, 6.69% of cells"),
-        ("gsm8k", "strict", "correct 878 / 1130"),
-        ("math500", "strict", "correct 179 / 500"),
-        ("countdown_cd3", "strict", "correct 51 / 256"),
-        ("sudoku_4x4", "strict", "correct 0 / 256, 0.78% of cells"),
+        ("gsm8k", "d1", "correct 863 / 1130, 76.37%"),
+        ("math500", "d1", "correct 162 / 500, 32.40%"),
+        ("countdown_cd3", "d1", "correct 50 / 256, 19.53%"),
+        ("sudoku_4x4", "d1", "correct 0 / 256, 0.00%, 6.69% of cells"),
+        ("gsm8k", "strict", "correct 878 / 1130, 77.70%"),
+        ("math500", "strict", "correct 179 / 500, 35.80%"),
+        ("countdown_cd3", "strict", "correct 51 / 256, 19.92%"),
+        ("sudoku_4x4", "strict", "correct 0 / 256, 0.00%, 0.78% of cells"),
     ],
 )
 def test_real_completions(task: str, rules: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,4 +153,4 @@ print("heavy:", *({{"torch", "numpy", "sympy", "datasets", "reasoning_gym", "mat
 """
     started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "correct 1 / 1\nheavy:\n" and time.perf_counter() - started < 5.0
+    assert done.stdout == "correct 1 / 1, 100.00%\nheavy:\n" and time.perf_counter() - started < 5.0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 from grading.hostile import HOSTILE
 
 from diffpo.config import TaskConfig
-from diffpo.tasks import load_task
+from diffpo.tasks import gym, load_task
 from diffpo.tasks.base import Task
 
 
@@ -32,6 +35,43 @@ def test_answers_are_scored(task: Task) -> None:
         assert right.correct and right.reward == 1.0 and right.parts == {"score": 1.0, "format": 1.0}
         assert not task.verify(prompt, "<answer>no</answer>").correct
         assert task.verify(prompt, "").reward == 0.0
+
+
+def test_decorations_do_not_count() -> None:
+    task = load_task("reasoning_gym:simple_equations")
+    prompt = task.prompts("train", 1)[0]
+    for form in ("${}$", "**{}**", "`{}`", r"\({}\)"):
+        answer = form.format(prompt.columns["answer"])
+        assert task.verify(prompt, f"<answer>{answer}</answer>").reward == 1.0, answer
+
+
+@pytest.mark.parametrize("name", ["polynomial_multiplication", "isomorphic_strings", "ransom_note"])
+def test_items_do_not_depend_on_the_hash_seed(name: str) -> None:
+    """Two processes with other hash seeds have the same prompts, and each scores the other's answers."""
+    made = f"load_task('reasoning_gym:{name}').prompts('train', 3)"
+    code = f"from diffpo.tasks import load_task; print([prompt.text for prompt in {made}])"
+    texts = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    }
+    task = load_task(f"reasoning_gym:{name}")
+    prompts = task.prompts("train", 3)
+    assert texts == {f"{[prompt.text for prompt in prompts]}\n"}
+    for prompt in prompts:
+        assert task.verify(prompt, f"<answer>{prompt.columns['answer']}</answer>").correct
+
+
+def test_without_reasoning_gym_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    gym.dataset_names.cache_clear()
+    with pytest.raises(ValueError, match=r"pip install 'diffpo\[reasoning-gym\]'"):
+        load_task("reasoning_gym:gcd")
 
 
 def test_hostile_answers_are_not_right(task: Task) -> None:

@@ -15,7 +15,7 @@ class Grade:
 
     file: Positional[str]
     """File of JSON lines: question, generation, ground_truth."""
-    task: Literal["gsm8k", "math500", "countdown_cd3", "countdown", "sudoku_4x4", "sudoku"]
+    task: str
     """Task that the completions answer; countdown and sudoku of any size are graded as the published ones."""
     rules: Literal["strict", "d1"] = "strict"
     """Our grader, or d1's with its quirks (docs/grading.md)."""
@@ -37,4 +37,4 @@ class Grade:
             raise ValueError(f"{self.file}: no completions in it")
         if not self.json:
             share = f", {cells / total:.2%} of cells" if self.task.startswith("sudoku") else ""
-            print(f"correct {correct} / {total}{share}")
+            print(f"correct {correct} / {total}, {correct / total:.2%}{share}")

@@ -1,108 +1,36 @@
-"""Safe graders: find the answer in a text, read it as a number or an expression. Any string whatever is answered
-within milliseconds and nothing raises: what cannot be read is None."""
+"""Where the answer of a completion stands. Any string whatever is searched within milliseconds."""
 
 from __future__ import annotations
 
-import ast
-import operator
 import re
 from bisect import bisect_left
-from fractions import Fraction
-from itertools import accumulate
-from typing import NamedTuple
 
 MAX_TEXT = 20_000
 """Only this many last characters of a completion are searched for its answer."""
-MAX_EXPRESSION = 256
-MAX_NESTING = 32
-MAX_DIGITS = 15
-"""Digits of one literal in an expression."""
 MAX_OPEN = 8
 """Only this many boxes that never close are looked into."""
-MAX_NUMBER = 64
-"""Characters of a number."""
 
-_BINARY = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
-_UNARY = {ast.UAdd: operator.pos, ast.USub: operator.neg}
-
-_SIGNS = {"\u2212": "-", "\u00d7": "*", "\u00f7": "/", r"\times": "*", r"\cdot": "*", r"\div": "/"}
-"""Typographic and LaTeX signs, and what they mean."""
-_EXPRESSION = re.compile(r"[0-9+\-*/() ]+")
-_LITERAL = re.compile(r"[0-9]+")
-_NUMBER = re.compile(
-    r"""(?:\\?\$)? \ ? ([+-]?) \ ? (?:\\?\$)?      # a sign before or after a dollar
-        ( [0-9]+ / [0-9]+                        # 1/2
-        | (?: [0-9]{1,3} (?:,[0-9]{3})+ | [0-9]+ ) (?:\.[0-9]*)?
-        | \.[0-9]+ )""",
-    re.VERBOSE,
-)
 _MARK = re.compile(r"\\?(?:boxed|fbox)\s*\{|\\[{}]|[{}]|</?answer>|</reasoning>")
+_BARE_BOX = re.compile(
+    r"\\(?:boxed|fbox)\s{0,3}(?=[^\s{}$<A-Za-z])([^$\n<]{1,80}?)"
+    r"(?=[.,;:!?]{0,3}(?:\s{1,3}[A-Za-z]{2}|\s{0,3}(?:\$|\n|<|\\[)\]]|$)))"
+)
+r"""A box without braces: \boxed 5, \boxed\frac12."""
 _CUT = re.compile("</|<answer>|<reasoning>")
 """Where the content of a box or tag ends if it has not ended before."""
 _BRACE = re.compile(r"(?<!\\)[{}]")
 _EMPTY_BOX = re.compile(r"\\?boxed\s*\{\s*\}")
 _COMMAND = re.compile(r"\\?(?:boxed|fbox)|\\(?:text|left|right)|</?[a-z]+>?")
 _SAYS = re.compile(r"[^\W_]")
-_TURN_END = re.compile(r"<\|(?:eot_id|eom_id|endoftext|end_of_text|im_end|end)\|>|</s>")
-
-
-def _plain(text: str, max_length: int) -> str:
-    """`text` without outer space, in ASCII signs; "" if it is longer than `max_length`."""
-    text = text.strip()
-    if len(text) > max_length:
-        return ""
-    for sign, plain in _SIGNS.items():
-        text = text.replace(sign, plain)
-    return text
-
-
-class Expression(NamedTuple):
-    """The exact value of an arithmetic expression, and its integer literals as written, from left to right."""
-
-    value: Fraction
-    literals: list[int]
-
-
-def evaluate_expression(text: str, max_length: int = MAX_EXPRESSION) -> Expression | None:
-    """Evaluate + - * / and signs over integer literals in exact fractions; None for anything else.
-
-    Characters, length, nesting and digits are bounded before Python's parser sees the text, so it neither overflows
-    nor warns; powers and floor division pass the parser and fail here, unevaluated.
-    """
-    text = _plain(text, max_length)
-    if not _EXPRESSION.fullmatch(text):
-        return None
-    literals = _LITERAL.findall(text)
-    depths = accumulate((char == "(") - (char == ")") for char in text)
-    if max(depths) > MAX_NESTING or any(len(literal) > MAX_DIGITS for literal in literals):
-        return None
-    try:
-        value = _value(ast.parse(text, mode="eval").body)
-    except (SyntaxError, ValueError, KeyError, ZeroDivisionError, RecursionError, MemoryError):
-        return None
-    return Expression(value, [int(literal) for literal in literals])
-
-
-def _value(node: ast.expr) -> Fraction:
-    match node:
-        case ast.Constant(value=int(number)):
-            return Fraction(number)
-        case ast.UnaryOp(op=op, operand=operand):
-            return _UNARY[type(op)](_value(operand))
-        case ast.BinOp(left=left, op=op, right=right):
-            return _BINARY[type(op)](_value(left), _value(right))
-    raise ValueError(f"not arithmetic: {type(node).__name__}")
-
-
-def parse_number(text: str) -> Fraction | None:
-    """Read one number, exactly: "7", "+7", "-1,000", "$5", "5.0", ".5", "1/2". None for anything else."""
-    match = _NUMBER.fullmatch(_plain(text, MAX_NUMBER))
-    if match is None:
-        return None
-    try:
-        return Fraction(match[1] + match[2].replace(",", ""))
-    except ZeroDivisionError:
-        return None
+_NEXT_BOX = re.compile(
+    r"\}[\s$]{0,4}(?:,|;|,?\s?(?:and|or)(?![A-Za-z]))[\s$]{0,4}(?:(?:and|or)[\s$]{0,4})?\\?(?:boxed|fbox)\s*\{"
+)
+r"""From the end of a box to the next one of the same answer: \boxed{3}, \boxed{5}."""
+_TURN_END = re.compile(
+    r"<\|(?:eot_id|eom_id|endoftext|end_of_text|im_end|end|user|system)\|>|</s>|<end_of_turn>|<start_of_turn>user|\[INST\]"
+    r"|<\|(?:start_header_id|im_start)\|>\s*(?!\s|assistant)"
+)
+"""What ends the turn, or begins somebody else's."""
 
 
 def end_of_turn(text: str) -> str:
@@ -123,7 +51,7 @@ def final_answer(text: str) -> str | None:
     Last means the one that begins last, so that of two nested ones the inner counts. A box that is not closed ends with
     its line, a tag that is not closed with the text. An <answer> that lacks its opening tag begins after </reasoning>,
     one that lacks both after the tag that closed the reasoning, be that </answer>. Dots and other placeholders without
-    a letter or a digit say nothing.
+    a letter or a digit say nothing. Boxes with nothing but a comma, "and" or "or" between them are one answer.
     """
     text = end_of_turn(text)[-MAX_TEXT:]
     says = [char.start() for char in _SAYS.finditer(_COMMAND.sub(lambda command: " " * len(command[0]), text))]
@@ -132,8 +60,21 @@ def final_answer(text: str) -> str | None:
     for begin, end in (*sorted(tagged, reverse=True), *untagged):
         end = min(end, cuts[bisect_left(cuts, begin)])
         if bisect_left(says, begin) < bisect_left(says, end):
-            return _balanced(_EMPTY_BOX.sub(" ", text[begin:end]).strip())
+            answer = _balanced(_EMPTY_BOX.sub(" ", text[begin:end]).strip())
+            return ", ".join((*_boxes_before(text, begin, tagged), answer))
     return None
+
+
+def _boxes_before(text: str, begin: int, spans: list[tuple[int, int]]) -> list[str]:
+    r"""The contents of the boxes that make one answer with the one that begins here: of \boxed{3}, \boxed{5} the 3."""
+    starts = {end: start for start, end in spans}
+    found: list[str] = []
+    while joint := next((m for m in _NEXT_BOX.finditer(text, max(0, begin - 40), begin) if m.end() == begin), None):
+        if joint.start() not in starts or len(found) == MAX_OPEN:
+            break
+        begin = starts[joint.start()]
+        found.insert(0, text[begin : joint.start()].strip())
+    return found
 
 
 def _spans(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
@@ -159,6 +100,7 @@ def _spans(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
                 reasoned = mark.end()
             case opening if opening.endswith("{") and not opening.startswith("\\{"):
                 braces.append((opening != "{", mark.end()))
+    spans += [box.span(1) for box in _BARE_BOX.finditer(text)]
     spans += [(begin, _line_end(text, begin)) for is_box, begin in braces[-MAX_OPEN:] if is_box]
     spans += [(tag, len(text))] if tag >= 0 else []
     after = max(reasoned, closed)

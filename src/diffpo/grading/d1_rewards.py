@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from diffpo.grading import d1, d1_math
-from diffpo.grading.graders import Columns, Graded
+from diffpo.grading.grade import Columns, Graded
 
 PREFILL = "<reasoning>"
 """Start of every completion."""
@@ -135,6 +135,3 @@ def sudoku(columns: Columns, completion: str) -> Graded:
     answer = d1.sudoku_answer(completion)
     cells = d1.sudoku_cells(answer, puzzle, solution)
     return Graded(answer, cells == num_blanks, share, {"blanks": share, "cells": cells / num_blanks})
-
-
-GRADERS = {"gsm8k": gsm8k, "math500": math500, "countdown_cd3": countdown, "sudoku_4x4": sudoku}

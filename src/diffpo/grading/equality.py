@@ -1,32 +1,27 @@
 r"""Whether a final answer says what the reference says: written differently is right, left to be worked out is not.
 
-Values are compared, not strings: 0.5, 1/2, \frac{2}{4} and 50\% are one number. docs/grading.md gives the rules.
+Numbers are compared exactly; lists, tuples, sets, intervals, matrices and named values part by part; what is left, the
+expressions and equations, goes to math-verify (`algebra`). docs/grading.md gives the rules.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable
-from fractions import Fraction
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import NamedTuple
 
-from diffpo.grading.latex import MAX_LENGTH, Node, Unreadable, is_natural, is_numeral
-from diffpo.grading.math_worker import math_verify_agrees
-from diffpo.grading.maths import (
-    Answer,
-    Based,
-    Equation,
-    Expression,
-    Items,
-    Matrix,
-    Named,
-    Union,
-    Words,
-    clean,
-    read_answer,
-    words_of,
-)
-from diffpo.grading.values import POINTS, Number, close, evaluate, operations, symbols
+from diffpo.grading.algebra import POOL, comparable
+from diffpo.grading.expressions import evaluate_expression
+from diffpo.grading.numbers import TURNED, read_number, same_number, stated_number, without_unit
+from diffpo.grading.spelling import MAX_LENGTH, TEXT, clean
+from diffpo.grading.structure import VARIABLE, Items, Member, based, items_of, matrix, members, split, squeeze
+
+MAX_ITEMS = 40
+"""Items of a list or set; longer ones are compared as strings only."""
+Algebra = Callable[[str, str], bool]
+"""Whether two cleaned expressions or equations are the same, reference first."""
 
 _FACTOR = re.compile(
     r"(?:^|[.?!:]\s+)(?:Completely )?[Ff]actor(?:ize|ise)?\b(?! of)|\bfactor(?:ize|ise)? (?:completely|the|this|\$)"
@@ -34,250 +29,238 @@ _FACTOR = re.compile(
 )
 _EXPAND = re.compile(r"(?:^|[.?!:]\s+)[Ee]xpand\b|\bexpanded form\b|\bexpand the\b")
 _FORMULA = re.compile(r"\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-MAX_ITEMS = 40
-"""Items of a list or set; longer ones are compared as strings only."""
 
 
-def same_answer(answer: str, truth: str, question: str = "") -> bool:
-    """Whether a person who knows that `truth` is right calls `answer` right. Any string is judged in milliseconds.
+_TEN = r"(?<=[0-9])_\{10\}$"
 
-    The question tells an answer from an expression that it merely repeats, and a product from a sum where it asks to
-    factor or to expand. A reference that our reader does not know goes to math-verify, which has its own time limit.
-    """
-    try:
-        if plain(answer) == plain(truth) != "":
+
+class Comparison(NamedTuple):
+    """How to compare what no rule decides, and the question, which tells what is asked for."""
+
+    algebra: Algebra
+    question: str
+
+    def same(self, truth: str, given: str) -> bool:
+        """Whether two cleaned answers say the same."""
+        if squeeze(truth) == squeeze(given) != "":
             return True
-        try:
-            expected = read_answer(truth, reference=True)
-        except Unreadable:
-            return not _occurs(answer, question) and math_verify_agrees(answer, truth)
-        if isinstance(expected, Words):
-            return words_of(clean(answer)) == expected.text or _option(answer) == expected.text
-        given = read_answer(answer)
-        return same(expected, given) and not repeats(expected, given, answer, question) and _in_form(given, question)
-    except Unreadable:
+        value, unit = without_unit(truth, reference=True)
+        number = read_number(value)
+        if number and read_number(without_unit(given)[0]) is None:
+            stated = stated_number(given)
+            if stated is not None and stated in (number.value, number.value * unit.scale):
+                return True
+        if not number and is_words(truth):
+            signs = set(re.findall(_NO_WORD, given)) <= set(re.findall(_NO_WORD, truth))
+            return signs and words_of(truth) in (words_of(given), option(given))
+        if "\\ldots" in truth + given:
+            return self._ordered(items_of(truth), items_of(given))
+        return self._same_members(truth, given)
+
+    def _ordered(self, ours: Items, theirs: Items) -> bool:
+        brackets = (ours.left, ours.right) == (theirs.left, theirs.right)
+        return brackets and self._in_order(ours.items, theirs.items)
+
+    def _in_order(self, ours: Sequence[str], theirs: Sequence[str]) -> bool:
+        pairs = zip(ours, theirs, strict=False)
+        return len(ours) == len(theirs) and all(self.same(one, two) for one, two in pairs)
+
+    def _same_members(self, truth: str, given: str) -> bool:
+        """A list may be in any order; values of different names go by their names, or by their order."""
+        ours, theirs = members(truth), members(given)
+        if not ours or not theirs or max(len(ours), len(theirs)) > MAX_ITEMS:
+            return False
+        distinct = [len({member.name.partition("_")[0] for member in found}) > 1 for found in (ours, theirs)]
+        if distinct[0] != distinct[1]:
+            return self._in_order(_by_name(ours), _by_name(theirs))
+        if distinct[0] and len(ours) != len(theirs):
+            return False
+        matches = [[self._same_member(one, two) for two in theirs] for one in ours]
+        return all(map(any, matches)) and all(map(any, zip(*matches, strict=True)))
+
+    def _same_member(self, ours: Member, theirs: Member) -> bool:
+        if ours.name and theirs.name and _differ(ours.name, theirs.name):
+            return False
+        truth, unit = without_unit(re.sub(_TEN, "", ours.value), reference=True)
+        given, other = without_unit(self._right_side(theirs.value))
+        given = given if based(truth)[0] else re.sub(_TEN, "", given)
+        if unit.contradicts(other) or (other.scale != 1 and read_number(given) is None):
+            return False
+        number, stated = read_number(truth), read_number(given)
+        if number is not None:
+            return (
+                stated is not None
+                and not (stated.percent and unit.powers)
+                and same_number(number, unit.scale, stated, other.scale, self.question)
+            )
+        if squeeze(truth) == squeeze(given):
+            return True
+        return self._same_value(Member(ours.name, truth), Member(theirs.name, given))
+
+    def _same_value(self, ours: Member, theirs: Member) -> bool:
+        truth, given = ours.value, theirs.value
+        rows, cells = matrix(truth), matrix(given)
+        if rows is not None and cells is not None:
+            return len(rows) == len(cells) and all(map(self._in_order, rows, cells))
+        one, two = items_of(truth), items_of(given)
+        if one.left or two.left:
+            return self._ordered(one, two)
+        digits, base = based(truth)
+        if digits or based(given)[0]:
+            return based(given) == (digits, base) or bool(digits and squeeze(given) == digits)
+        if "=" in truth or "=" in given:
+            left = f"{ours.name}={truth}" if ours.name and "=" not in truth else truth
+            right = f"{theirs.name}={given}" if theirs.name and "=" not in given else given
+            return self.algebra(left, right)
+        return self.algebra(truth, given)
+
+    def _right_side(self, given: str) -> str:
+        """The right side of an equation whose left one the question asks for, or works out to it: 4 + 5 = 9."""
+        *left, right = split(given, {"="})
+        if not left or not right:
+            return given
+        asked = all(squeeze(side) in _formulas(self.question) or self._works_out(side, right) for side in left)
+        return right if asked else given
+
+    def _works_out(self, side: str, right: str) -> bool:
+        value = evaluate_expression(re.sub(r"\\frac\{(\w+)\}\{(\w+)\}", r"(\1/\2)", side))
+        stated = read_number(without_unit(right)[0])
+        return value is not None and stated is not None and value.value == stated.value
+
+
+def _by_name(found: list[Member]) -> list[str]:
+    """The values in the alphabetical order of their names; of a tuple its items, of a list its order."""
+    if len(found) == 1 and items_of(found[0].value).left == "(":
+        return items_of(found[0].value).items
+    return [member.value for member in sorted(found, key=lambda member: member.name)]
+
+
+def _differ(one: str, two: str) -> bool:
+    """Whether two names are letters, and others."""
+    short = r"\\?[A-Za-z]{1,2}'*(?:_\{\w+\})?|\\[a-z]+(?:_\{\w+\})?"
+    return one != two and bool(re.fullmatch(short, one) and re.fullmatch(short, two))
+
+
+def is_words(truth: str) -> bool:
+    """Whether a cleaned reference is in words: it was text, or has a word of three letters, or names an option."""
+    rest = re.sub(r"\\(?:begin|end)\{[a-z]*\}|\\[A-Za-z]+", "", truth)
+    return TEXT in truth or bool(re.search(r"[A-Za-z]{3,}|[0-9]:[0-9]", rest) or re.fullmatch(r"\([A-Z]\)", truth))
+
+
+_NO_WORD = r"\\(?:[A-Za-z]+|.)|[-!|=^_*+/<>\[\]](?![A-Za-z])|^-|'$"
+
+
+def words_of(text: str) -> str:
+    """The words and numbers of a text, in lower case: "(C)" is "c"."""
+    return " ".join(re.findall(r"[a-z]+|-?[0-9.]*[0-9]", re.sub(r"\\[A-Za-z]+", " ", text).lower()))
+
+
+def option(text: str) -> str:
+    """The letter of an option that is named as in "(C) Plane" or "Option C"; "" for another answer, and for several."""
+    if re.search(r"[,0-9]", text) or TURNED.search(text.replace(TEXT, " ")):
+        return ""
+    text = squeeze(text.replace(TEXT, " ").strip()) if len(text) < 4 else text.replace(TEXT, " ").strip()
+    found = re.match(
+        r"\(?\s*([A-Za-z])\s*(?:\)|[.:]\s)(?=\s*$|\s*[A-Za-z]{2})|(?:[Oo]ption|[Cc]hoice|[Aa]nswer):?\s*\(?([A-Z])\)?$",
+        text,
+    )
+    return (found[1] or found[2]).lower() if found else ""
+
+
+# --- the whole verdict -------------------------------------------------------------------------------------------
+
+
+def judge(answer: str, reference: str, question: str, algebra: Algebra) -> bool:
+    """The verdict of `same_answer`, by the `algebra` that is given."""
+    try:
+        truth, given = clean(reference), clean(answer)
+        formula = _only_formula(answer)
+        comparison = Comparison(algebra, question)
+        if squeeze(truth) == squeeze(given) != "":
+            return True
+        if not comparison.same(truth, given):
+            return formula != "" and judge(formula, reference, question, algebra)
+        return not _repeats(given, question) and _in_form(truth, given, question)
+    except (ValueError, RecursionError):
         return False
 
 
-def plain(text: str) -> str:
-    """A cleaned answer without white space, but for that between digits."""
-    return re.sub(r"(?<![0-9])\s+|\s+(?![0-9])", "", clean(text))
+def _only_formula(text: str) -> str:
+    r"""The one formula, between dollars or \( \), of an answer that is a sentence; "" if there is none or several."""
+    found = _FORMULA.findall(text)
+    around = _FORMULA.sub(" ", text)
+    if len(found) != 1 or not re.fullmatch(r"[A-Za-z\s.,:'-]*[A-Za-z][A-Za-z\s.,:'-]*", around):
+        return ""
+    negated = re.search(
+        r"\b(?:not|no|never|neither|nor|minus|negative|least|most|than|except|squared|cubed)\b|n't\b", around
+    )
+    return "" if negated else next(filter(None, found[0]), "")
 
 
-def _option(answer: str) -> str:
-    """The letter of an option that is named as in "(C) Plane" or "Option C"; "" for another answer."""
-    text = re.sub(r"\\text[a-z]*\s*\{|\}|\$", "", answer).strip()
-    option = re.match(r"\(?([A-Za-z])(?:\)|[.:]\s)|(?:[Oo]ption|[Cc]hoice|[Aa]nswer):?\s*\(?([A-Z])\)?$", text)
-    return (option[1] or option[2]).lower() if option else ""
+@lru_cache(maxsize=4096)
+def _formulas(question: str) -> frozenset[str]:
+    """The formulas of a question, cleaned."""
+    return frozenset(map(_cleaned, (next(filter(None, found)) for found in _FORMULA.findall(question[:4000]))))
 
 
-def repeats(truth: Answer, given: Answer, answer: str, question: str) -> bool:
+@lru_cache(maxsize=4096)
+def _pieces(question: str) -> frozenset[str]:
+    """The formulas of a question, their sides, and its words."""
+    sides = (side for formula in _formulas(question) for side in re.split(rf"=|{TEXT}[^{TEXT}]*", formula))
+    return frozenset((*_formulas(question), *map(_cleaned, sides), *map(_cleaned, question[:4000].split())))
+
+
+def _cleaned(text: str) -> str:
+    return squeeze(clean(text)) if len(text) <= MAX_LENGTH else ""
+
+
+def _repeats(given: str, question: str) -> bool:
     """Whether the answer is an expression of the question that was to be worked out, such as a fraction to reduce.
 
-    A number in lowest terms, and an expression that the reference has too, are worked out.
+    A number in lowest terms is worked out, but for a decimal where a fraction is asked for.
     """
-    if not isinstance(given, Expression) or given == truth:
+    if "=" in given or items_of(given).left or len(items_of(given).items) > 1 or re.fullmatch(VARIABLE, given):
         return False
-    positive = given.node.args[0] if given.node.op == "neg" else given.node
-    if is_numeral(given.node) and not _reducible(positive):
-        return (
-            given.node.name == "."
-            and bool(re.search(r"\b(?:[Ee]xpress|[Cc]onvert|[Ww]rite)\b", question))
-            and (_occurs(answer, question))
-        )
-    return given.node.op != "symbol" and _occurs(answer, question)
+    number = read_number(without_unit(given)[0])
+    if number and number.reduced:
+        asked = number.decimal and re.search(r"\b(?:[Ee]xpress|[Cc]onvert|[Ww]rite)\b", question)
+        return bool(asked) and squeeze(given) in _pieces(question)
+    return squeeze(given) in _pieces(question)
 
 
-def _reducible(node: Node) -> bool:
-    over, under = (arg.args[0] if arg.op == "neg" else arg for arg in node.args) if node.op == "/" else (node, node)
-    return node.op == "/" and math.gcd(over.value.numerator, under.value.numerator) > 1
-
-
-def _occurs(answer: str, question: str) -> bool:
-    """Whether the answer is one of the question's formulas, a side of one, or one of its words."""
-    question = question[:4000]
-    formulas = [next(filter(None, found)) for found in _FORMULA.findall(question)]
-    sides = (side for formula in formulas for side in (formula, *re.split(r"=|\\text\{[^{}]*\}", formula)))
-    pieces = (piece for piece in (*sides, *question.split()) if 0 < len(piece) <= MAX_LENGTH)
-    return plain(answer) in {plain(piece) for piece in pieces}
-
-
-def _in_form(given: Answer, question: str) -> bool:
+def _in_form(truth: str, given: str, question: str) -> bool:
     """A product where the question asks to factor, no product of sums where it asks to expand."""
-    if not isinstance(given, Expression) or not symbols(given.node):
+    if read_number(given) or not re.search(r"(?<![A-Za-z\\])[A-Za-z]", given):
         return True
     if _FACTOR.search(question):
-        return given.node.op not in ("+", "-")
-    if _EXPAND.search(question):
-        return not any(_is_product_of_sums(node) for node in _nodes(given.node))
-    return True
+        return len([part for part in split(given, {"+", "-"}) if part]) == 1
+    return not (_EXPAND.search(question) and re.search(r"\([^()]*[^()]\s*[-+][^()]*\)", given) and "(" not in truth)
 
 
-def _nodes(node: Node) -> Iterable[Node]:
-    yield node
-    for arg in node.args:
-        yield from _nodes(arg)
+class Undecided(Exception):
+    """Only algebra can tell."""
 
 
-def _is_product_of_sums(node: Node) -> bool:
-    return node.op in ("*", "^") and any(arg.op in ("+", "-") and symbols(arg) for arg in node.args)
-
-
-# --- structure ---------------------------------------------------------------------------------------------------
-
-
-def same(truth: Answer, given: Answer) -> bool:
-    """Whether two readings agree: a name may be left out or put before, a list may be in any order."""
-    truth, given = _unnamed(truth, given)
-    if isinstance(truth, Expression) and isinstance(given, Expression):
-        return _same_expression(truth, given)
-    if isinstance(truth, Matrix) or isinstance(given, Matrix):
-        return _same_cells(_cells(truth), _cells(given))
-    if isinstance(truth, Equation) or isinstance(given, Equation):
-        return isinstance(truth, Equation) and isinstance(given, Equation) and _same_equation(truth, given)
-    if isinstance(truth, Based):
-        return given == truth or (isinstance(given, Expression) and _digits(given) == truth.digits)
-    if isinstance(truth, Union) or isinstance(given, Union):
-        return _same_unordered(_parts(truth), _parts(given))
-    if _is_list(truth) or (_is_list(given) and isinstance(truth, Expression)):
-        ordered = isinstance(given, Items) and given.left == "["
-        return not ordered and _same_unordered(_members(truth), _members(given))
-    if isinstance(truth, Items) and isinstance(given, Items):
-        brackets = (truth.left, truth.right) == (given.left, given.right)
-        return brackets and _same_ordered(truth.items, given.items)
-    return False
-
-
-def _unnamed(truth: Answer, given: Answer) -> tuple[Answer, Answer]:
-    """Both without their names; as they are if both are named, and differently."""
-    if isinstance(truth, Named) and isinstance(given, Named):
-        letters = all(re.fullmatch("[A-Za-z]", name) for name in (truth.name, given.name))
-        return (truth, given) if letters and truth.name != given.name else (truth.answer, given.answer)
-    if isinstance(truth, Named):
-        return truth.answer, given
-    return truth, given.answer if isinstance(given, Named) else given
-
-
-def _digits(given: Expression) -> str:
-    return str(given.node.value) if is_natural(given.node) else ""
-
-
-def _parts(answer: Answer) -> tuple[Answer, ...]:
-    return answer.parts if isinstance(answer, Union) else (answer,)
-
-
-def _is_list(answer: Answer) -> bool:
-    return isinstance(answer, Items) and answer.left in ("", "{")
-
-
-def _members(answer: Answer) -> list[Answer]:
-    r"""The members of a list, with both values of each \pm."""
-    items = answer.items if isinstance(answer, Items) else (answer,)
-    return [sign for item in items for sign in _signs(item)]
-
-
-def _signs(answer: Answer) -> list[Answer]:
-    if isinstance(answer, Named):
-        return _signs(answer.answer)
-    if isinstance(answer, Expression) and {"pm", "mp"}.intersection(operations(answer.node)):
-        return [answer._replace(node=_choose(answer.node, upper)) for upper in (True, False)]
-    return [answer]
-
-
-def _choose(node: Node, upper: bool) -> Node:
-    op = {"pm": "+" if upper else "-", "mp": "-" if upper else "+"}.get(node.op, node.op)
-    return node._replace(op=op, args=tuple(_choose(arg, upper) for arg in node.args))
-
-
-def _same_unordered(truth: Iterable[Answer], given: Iterable[Answer]) -> bool:
-    """Whether each member of one occurs in the other; how often does not count."""
-    ours, theirs = list(truth), list(given)
-    if max(len(ours), len(theirs)) > MAX_ITEMS:
+def _undecided(truth: str, given: str) -> bool:
+    if not comparable(truth, given):
         return False
-    matches = [[same(one, two) for two in theirs] for one in ours]
-    return all(map(any, matches)) and all(map(any, zip(*matches, strict=True))) and bool(ours) == bool(theirs)
+    raise Undecided
 
 
-def _same_ordered(truth: tuple[Answer, ...], given: tuple[Answer, ...]) -> bool:
-    return len(truth) == len(given) and all(same(one, two) for one, two in zip(truth, given, strict=True))
+@lru_cache(maxsize=65536)
+def same_answer(answer: str, reference: str, question: str = "") -> bool:
+    """Whether a person who knows that `reference` is right calls `answer` right. Any string is judged within 2 s.
+
+    The question tells an answer from an expression that it merely repeats, a product from a sum where it asks to factor
+    or to expand, and whether the left side of an equation is what it asks for.
+    """
+    try:
+        return judge(answer, reference, question, _undecided)
+    except Undecided:
+        return bool(POOL.ask([answer, reference, question]))
 
 
-def _cells(answer: Answer) -> tuple[tuple[Answer, ...], ...] | None:
-    """Rows of entries; a tuple is a column."""
-    if isinstance(answer, Items) and answer.left == "(" and answer.right == ")":
-        return tuple((item,) for item in answer.items)
-    return answer.rows if isinstance(answer, Matrix) else None
-
-
-def _same_cells(truth: tuple[tuple[Answer, ...], ...] | None, given: tuple[tuple[Answer, ...], ...] | None) -> bool:
-    if truth is None or given is None or len(truth) != len(given):
-        return False
-    return all(_same_ordered(one, two) for one, two in zip(truth, given, strict=True))
-
-
-# --- values ------------------------------------------------------------------------------------------------------
-
-
-def _same_expression(truth: Expression, given: Expression) -> bool:
-    if truth.unit and given.unit and truth.unit != given.unit:
-        return False
-    if is_numeral(truth.node):
-        if not is_numeral(given.node):
-            return False
-        expected = evaluate(truth.node)
-        return any(close(expected, value) for value in _readings(given, truth.percent)) or (
-            truth.scale != 1 and close(_times(expected, truth.scale), evaluate(given.node))
-        )
-    return _same_value(truth.node, given.node)
-
-
-def _readings(given: Expression, percent: bool) -> list[Number]:
-    """What a number may mean: 5 million is 5 where millions are asked for, 50% is 50 or a half."""
-    value = evaluate(given.node)
-    readings = [value]
-    if given.percent and not percent:
-        readings.append(_times(value, Fraction(1, 100)))
-    if given.scale != 1:
-        readings.append(_times(value, Fraction(given.scale)))
-    return readings
-
-
-def _times(value: Number, factor: Fraction | int) -> Number:
-    return value * factor if isinstance(value, Fraction) else value * float(factor)
-
-
-def _points(*nodes: Node) -> Iterable[int]:
-    """The points at which expressions are compared: negative ones too where an absolute value makes a difference."""
-    if not any(map(symbols, nodes)):
-        return (0,)
-    signed = any(op == "abs" for node in nodes for op in operations(node))
-    return (*POINTS, *(point + len(POINTS) for point in POINTS)) if signed else POINTS
-
-
-def _same_value(truth: Node, given: Node) -> bool:
-    r"""Whether expressions agree at a few points, both values of \pm taken together; no function may be left to apply
-    that the reference does not apply."""
-    extra = set(operations(given)) - set(operations(truth))
-    if extra & {"sin", "cos", "tan", "log", "ln", "exp", "!", "binom"} and not symbols(truth):
-        return False
-    return all(
-        any(close(ours, evaluate(given, point, upper)) for upper in (True, False))
-        for point in _points(truth, given)
-        for ours in (evaluate(truth, point, sign) for sign in (True, False))
-    ) and all(
-        any(close(theirs, evaluate(truth, point, upper)) for upper in (True, False))
-        for point in _points(truth, given)
-        for theirs in (evaluate(given, point, sign) for sign in (True, False))
-    )
-
-
-def _same_equation(truth: Equation, given: Equation) -> bool:
-    """Whether one equation is the other times a constant."""
-    ratios = []
-    for point in _points(truth.left, truth.right, given.left, given.right):
-        ours = evaluate(Node("-", (truth.left, truth.right)), point)
-        theirs = evaluate(Node("-", (given.left, given.right)), point)
-        if close(ours, Fraction(0)) or close(theirs, Fraction(0)):
-            return False
-        ratios.append(complex(ours) / complex(theirs))
-    return all(close(ratio, ratios[0]) for ratio in ratios)
+def same_answers(triples: Sequence[tuple[str, str, str]]) -> list[bool]:
+    """`same_answer` of several (answer, reference, question), on all cores."""
+    with ThreadPoolExecutor(POOL.size) as threads:
+        return list(threads.map(lambda triple: same_answer(*triple), triples))

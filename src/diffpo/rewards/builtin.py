@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffpo.grading.answers import parse_number
-from diffpo.grading.graders import gsm8k, math500
+from diffpo.grading import gsm8k, math500
+from diffpo.grading.references import read_number_reference, read_reference
 from diffpo.rewards import code as sandbox
 from diffpo.rewards.calls import Reward
 
@@ -16,7 +16,7 @@ def number(completions: Sequence[Any], answer: Sequence[Any]) -> list[float | No
     """1 where the final answer is the number of the column `answer`, as in GSM8K."""
     pairs = zip(completions, answer, strict=True)
     return [
-        None if truth is None else gsm8k({"answer": reference(truth)}, text_of(completion)).reward
+        None if truth is None else gsm8k.strict({"answer": read_number_reference(truth)}, text_of(completion)).reward
         for completion, truth in pairs
     ]
 
@@ -27,7 +27,7 @@ def maths(prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[A
     return [
         None
         if truth is None
-        else math500({"answer": reference(truth), "problem": text_of(prompt)}, text_of(completion)).reward
+        else math500.strict({"answer": read_reference(truth), "problem": text_of(prompt)}, text_of(completion)).reward
         for prompt, completion, truth in rows
     ]
 
@@ -70,19 +70,18 @@ def text_of(message: Any) -> str:
     return message if isinstance(message, str) else "\n".join(str(part["content"]) for part in message)
 
 
-def reference(answer: Any) -> str:
-    """The answer in a column: what stands behind the last ####, where GSM8K has its solutions end so."""
-    return str(answer).rpartition("####")[2].strip().removesuffix(".0")
-
-
 def _check_number(columns: Mapping[str, Any]) -> None:
-    if parse_number(reference(columns["answer"])) is None:
-        raise ValueError(f"column 'answer' holds no number, got {str(columns['answer'])[-60:]!r}")
+    try:
+        read_number_reference(columns["answer"])
+    except ValueError:
+        raise ValueError(f"column 'answer' holds no number, got {str(columns['answer'])[-60:]!r}") from None
 
 
 def _check_maths(columns: Mapping[str, Any]) -> None:
-    if isinstance(columns["answer"], list | dict) or not reference(columns["answer"]):
-        raise ValueError(f"column 'answer' holds no answer in text, got {str(columns['answer'])[-60:]!r}")
+    try:
+        read_reference(columns["answer"])
+    except ValueError:
+        raise ValueError(f"column 'answer' holds no answer in text, got {str(columns['answer'])[-60:]!r}") from None
 
 
 BUILTIN: dict[str, Reward] = {

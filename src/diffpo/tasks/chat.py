@@ -8,7 +8,7 @@ from random import Random
 from types import MappingProxyType
 
 from diffpo.config import TaskConfig
-from diffpo.grading.saved import RULES
+from diffpo.grading.tasks import GRADED
 from diffpo.rewards.calls import Rewards
 from diffpo.rewards.functions import load_rewards
 from diffpo.tasks.base import Split
@@ -51,7 +51,8 @@ class ChatTask:
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
         """The grader's verdict by the rules of the config."""
-        graded = RULES[self.config.rules][self.name](prompt.columns, completion)
+        task = GRADED[self.name]
+        graded = {"strict": task.strict, "d1": task.d1}[self.config.rules](prompt.columns, completion)
         return Verdict(graded.correct, graded.reward, graded.parts)
 
 

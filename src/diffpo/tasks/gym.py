@@ -1,27 +1,31 @@
 """Any data set of reasoning-gym by name, "reasoning_gym:NAME", with its own scores.
 
-Some of its scorers evaluate what they are given, so they run in a process that is killed when one takes too long.
+Some of its scorers evaluate what they are given, so they run in processes that are killed when one takes
+too long; items are made there too, because some depend on Python's hash seed, which is fixed in a worker.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+import importlib.util
+import re
 
 from diffpo.config import TaskConfig, suggest
 from diffpo.grading.answers import final_answer
-from diffpo.grading.graders import formatted
-from diffpo.processes.worker import Worker
+from diffpo.grading.d1_rewards import last_tagged
+from diffpo.grading.grade import formatted
+from diffpo.processes.worker import Pool
 from diffpo.tasks.base import Split
 from diffpo.tasks.chat import PREFILL, ChatTask, answer_form
 from diffpo.tasks.stream import MAX_DRAWS, TEST_SHARE, index_rng, stable_key
 from diffpo.types import Prompt, Verdict
 
 TIME_LIMIT = 2.0
-"""Seconds that a score may take."""
-MAX_ANSWER = 4000
-"""Characters of an answer that is scored."""
-WORKER = Worker("diffpo.tasks.gym_worker", TIME_LIMIT)
+"""Seconds of CPU time that a score may take."""
+MAKE_LIMIT = 60.0
+"""Seconds of CPU time that an item may take to be made."""
+POOL = Pool("diffpo.tasks.gym_worker", TIME_LIMIT)
+_DECORATION = re.compile(r"^[\s$*`]+|[\s$*`]+$|\\[()\[\]]")
 
 
 class Gym(ChatTask):
@@ -46,8 +50,10 @@ class Gym(ChatTask):
         rng = index_rng(self.name, self.config.seed, split, index)
         for _ in range(MAX_DRAWS):
             seed = rng.getrandbits(32)
-            found = item(self.dataset, seed)
-            question = str(found["question"])
+            found = POOL.ask(["item", self.dataset, seed], MAKE_LIMIT)
+            if found is None:  # no item in time, or reasoning-gym failed to make one
+                continue
+            question = found["question"]
             if (stable_key(self.config.seed, question) < TEST_SHARE * 2**62) == (split == "test"):
                 text = f"{question}\n\n{answer_form('(the answer alone)')}"
                 columns = {"seed": seed, "answer": found["answer"], "question": question}
@@ -55,23 +61,22 @@ class Gym(ChatTask):
         raise ValueError(f"reasoning-gym's {self.dataset} has too few questions for a {split} split")
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
-        """The data set's score of the final answer; 0 if it has none in time."""
-        answer = (final_answer(completion) or "")[:MAX_ANSWER]
-        score = float(WORKER.ask([self.dataset, prompt.columns["seed"], answer]) or 0.0) if answer else 0.0
+        """The data set's score of the final answer; 0 if it has none in time.
+
+        Dollars and bold type around an answer do not count.
+        """
+        answer = final_answer(completion) or last_tagged(completion) or ""  # a grid of signs has no letter
+        plain = _DECORATION.sub("", answer).strip()
+        answers = list(dict.fromkeys(filter(None, (answer, plain))))
+        asked = ["score", self.dataset, prompt.columns["seed"], answers, TIME_LIMIT]
+        score = float(POOL.ask(asked, MAKE_LIMIT) or 0.0) if answers else 0.0
         parts = {"score": score, "format": float(formatted(completion))}
         return Verdict(score >= 1.0, score, parts)
 
 
 @functools.cache
 def dataset_names() -> tuple[str, ...]:
-    """The data sets that need no further options."""
-    from reasoning_gym.factory import DATASETS
-
-    return tuple(sorted(set(DATASETS) - {"composite"}))
-
-
-def item(dataset: str, seed: int) -> dict[str, Any]:
-    """The one item of the data set of size 1 with this seed, as `gym_worker` makes it again."""
-    import reasoning_gym
-
-    return reasoning_gym.create_dataset(dataset, seed=seed, size=1)[0]
+    """The data sets that need no further options. ValueError where reasoning-gym is not installed."""
+    if importlib.util.find_spec("reasoning_gym") is None:
+        raise ValueError("reasoning-gym is not installed: pip install 'diffpo[reasoning-gym]'")
+    return tuple(POOL.ask(["names"], MAKE_LIMIT))

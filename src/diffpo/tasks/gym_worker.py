@@ -1,6 +1,14 @@
-"""Scores answers by reasoning-gym, in a process that `gym` kills when one takes too long."""
+"""Makes and scores reasoning-gym's items, in processes that `gym` kills when one takes too long.
+
+Some items depend on the order of a set of strings, and so on Python's hash seed: a worker's is always the same.
+"""
 
 from __future__ import annotations
+
+import signal
+from copy import deepcopy
+from functools import lru_cache
+from typing import Any
 
 from diffpo.processes.worker import serve
 
@@ -8,16 +16,44 @@ MEMORY_LIMIT = 4 * 2**30
 """Bytes of address space."""
 
 
-def score(request: tuple[str, int, str]) -> float:
-    """From 0 to 1: the answer to the one item of the data set of size 1 with this seed."""
+def names() -> list[str]:
+    """The data sets that need no further options."""
+    from reasoning_gym.factory import DATASETS
+
+    return sorted(set(DATASETS) - {"composite"})
+
+
+def item(dataset: str, seed: int) -> dict[str, str | None]:
+    """Question and answer of the one item of the data set of size 1 with this seed."""
+    found = _made(dataset, seed)[1]
+    return {"question": str(found["question"]), "answer": None if found["answer"] is None else str(found["answer"])}
+
+
+def score(dataset: str, seed: int, answers: list[str], time_limit: float) -> float:
+    """The best score of the answers to that item, from 0 to 1, if it comes within seconds once the item is made."""
+    items, found = _made(dataset, seed)
+    signal.setitimer(signal.ITIMER_PROF, time_limit)  # as `serve` does, for the part that depends on the answer
+    return max(max(0.0, min(1.0, float(items.score_answer(answer, deepcopy(found))))) for answer in answers)
+
+
+@lru_cache(maxsize=256)
+def _made(dataset: str, seed: int) -> tuple[Any, dict[str, Any]]:
     import reasoning_gym
 
-    dataset, seed, answer = request
     items = reasoning_gym.create_dataset(dataset, seed=seed, size=1)
-    return max(0.0, min(1.0, float(items.score_answer(answer, items[0]))))
+    return items, items[0]
+
+
+REQUESTS = {"names": names, "item": item, "score": score}
+
+
+def answer(request: list[Any]) -> Any:
+    """The function that a request names, of its arguments."""
+    name, *arguments = request
+    return REQUESTS[name](*arguments)
 
 
 if __name__ == "__main__":
     import reasoning_gym  # noqa: F401  # before the first request, whose time is counted
 
-    serve(score, MEMORY_LIMIT)
+    serve(answer, MEMORY_LIMIT)

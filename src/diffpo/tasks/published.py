@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import MappingProxyType
+from typing import Any
 
-from diffpo.grading.d1 import last_box
+from diffpo.grading.references import read_number_reference, read_reference
 from diffpo.tasks.chat import PREFILL, RowTask, answer_form
 from diffpo.tasks.data import Row, Source, column
 from diffpo.types import Prompt
@@ -19,10 +21,10 @@ class Gsm8k(RowTask):
     def read(self, row: Row) -> Prompt:
         """The message asks for a boxed number."""
         question = column(row, ["question"])
-        answer = str(column(row, ["answer"], (str, int, float))).rpartition("####")[2].strip()
+        answer = _read(row, "answer", read_number_reference)
         form = answer_form(r"\boxed{...}")
         text = f"Solve this problem and give its answer as a number.\n{form}\n\n{question}"
-        columns = {"question": question, "answer": answer.removesuffix(".0")}
+        columns = {"question": question, "answer": answer}
         return Prompt("", text, columns=columns, prefill=PREFILL)
 
 
@@ -38,12 +40,21 @@ class Math500(RowTask):
         """The message asks for a boxed answer."""
         problem = column(row, ["problem", "question"])
         if row.values.get("answer") is not None:
-            answer = str(column(row, ["answer"], (str, int, float)))
+            answer = _read(row, "answer", read_reference)
         else:
             solution = column(row, ["solution", "answer"])
-            answer = last_box(solution) if "\\boxed" in solution else None
-            if not answer:
+            if "\\boxed" not in solution:
                 raise ValueError(f"{row.place}: column 'solution' holds no \\boxed{{...}}, got {solution[-60:]!r}")
+            answer = _read(row, "solution", read_reference)
         form = answer_form(r"\boxed{...}")
         text = f"Solve this problem and box its answer.\n{form}\n\n{problem}"
         return Prompt("", text, columns={"problem": problem, "answer": answer}, prefill=PREFILL)
+
+
+def _read(row: Row, name: str, read: Callable[[Any], str]) -> str:
+    """The reference in a column; ValueError names the row."""
+    try:
+        return read(column(row, [name], (str, int, float)))
+    except ValueError as error:
+        place = "" if str(error).startswith(row.place) else f"{row.place}: column {name!r}: "
+        raise ValueError(f"{place}{error}") from None

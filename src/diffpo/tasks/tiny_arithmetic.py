@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffpo.config import TaskConfig
-from diffpo.grading.answers import extract_answer, parse_number
+from diffpo.grading.answers import extract_answer
+from diffpo.grading.numbers import parse_number
 from diffpo.tasks.base import Split
 from diffpo.tasks.stream import Dial, GymStream, Problem
 from diffpo.types import Prompt, Verdict

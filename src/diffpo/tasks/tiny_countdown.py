@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffpo.config import TaskConfig
-from diffpo.grading.answers import evaluate_expression, extract_answer
+from diffpo.grading.answers import extract_answer
+from diffpo.grading.expressions import evaluate_expression
 from diffpo.tasks.base import Split
 from diffpo.tasks.stream import Dial, GymStream, Problem
 from diffpo.types import Prompt, Verdict

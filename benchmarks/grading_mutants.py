@@ -1,0 +1,116 @@
+r"""The references of MATH-500, each changed a little: how many of the changed ones pass for the reference.
+
+    python benchmarks/grading_mutants.py FILE [--every 1] [--seed 0]
+
+FILE is math500_256.jsonl, whose ground_truth are the 500 references. A mutant changes a digit, a sign, an exponent, a
+base, a letter, a bracket, swaps, drops, doubles or adds a part, or turns a value into a bound. What passes is printed,
+to be read: docs/grading.md lists it. Exits with status 1 where more than MAX_PASSED pass, or a reference is not its own
+answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from diffpo.grading.equality import same_answer, same_answers
+
+MAX_PASSED = 130
+"""All of them say the same as the reference: docs/grading.md."""
+_PART = re.compile(r"[0-9]+|\\(?:text|mbox)\s*\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]|[-+/^_=,|!%]")
+_SWAPS = {
+    **{r"\sqrt": r"\sqrt[3]", r"\pi": "e", r"\frac": r"\binom", r"\cup": r"\cap", r"\infty": "0", r"\pm": "+"},
+    **{r"\cot": r"\tan", r"\sin": r"\cos", "-": "+", "+": "-", "/": "+", "^": "_", "=": "<", ",": ""},
+    **{"(": "[", "[": "(", ")": "]", "]": ")"},
+}
+_FORMS = (
+    *(
+        "-{}",
+        "{} + 1",
+        "{} - 1",
+        "2{}",
+        "2({})",
+        r"\frac{{1}}{{{}}}",
+        r"\sqrt{{{}}}",
+        "({})^2",
+        "{}!",
+        "{}x",
+        "2x = {}",
+    ),
+    *(r"\ge {}", r"x \le {}", "x > {}", r"x \neq {}", "not {}", r"\text{{not }}{}", "at least {}", "at most {}"),
+    *("more than {}", r"{}\text{{ or more}}", "minus {}", "negative {}", r"-({})", r"\pm {}", "{}, 1", "{} or 1"),
+    *("{}_7", "{}_{{12}}", r"{}\%", r"{}\pi", "{}i", "|{}|", r"\overline{{{}}}", "{}'", r"\sin({})", r"e^{{{}}}"),
+    *("{}0", "{}.5", "0", "x", "", "{} squared", "{} times 2", "half of {}", "{} million", "[{}]", r"\{{{}, 0\}}"),
+    r"{}, \ldots",
+)
+
+
+def mutants(truth: str) -> Iterator[str]:
+    """The texts that a small slip makes of a reference, itself and repetitions left out."""
+    seen = {truth}
+    for mutant in (*_changed_parts(truth), *_whole(truth)):
+        if mutant not in seen:
+            seen.add(mutant)
+            yield mutant
+
+
+def _changed_parts(truth: str) -> Iterator[str]:
+    for part in _PART.finditer(truth):
+        before, word, after = truth[: part.start()], part[0], truth[part.end() :]
+        if word.isdigit():
+            number = int(word)
+            for other in (number + 1, number - 1, number * 10, number // 10, number + 10, int(word[::-1]), -number):
+                yield f"{before}{other}{after}"
+            yield f"{before}{{{word}}}^2{after}" if number > 1 else ""  # 1^2 is 1
+            yield f"{before}{word}x{after}"
+            yield f"{before}{word}_7{after}"
+        elif word.isalpha():
+            yield f"{before}{'y' if word == 'x' else 'x'}{after}"
+            yield f"{before}{word.swapcase()}{after}"
+        yield f"{before}{_SWAPS.get(word, '')}{after}"
+        yield f"{before}{after}"
+        if word not in ",+_=^":  # a sign that is typed twice says the same
+            yield f"{before}{word}{word}{after}"
+    for bracket in re.finditer(r"[()\[\]]", truth):
+        yield truth[: bracket.start()] + _SWAPS[bracket[0]] + truth[bracket.end() :]
+
+
+def _whole(truth: str) -> Iterator[str]:
+    parts = re.split(r"(,|\\cup|\+|(?<!\^)-|&|\\\\)", truth)
+    ordered = re.match(r"[(\[]|\\left|\\begin|.*-", truth)
+    for at in range(0, len(parts) - 2, 2):  # neighbours change places
+        if ordered and parts[at + 1] != "+":
+            yield "".join((*parts[:at], parts[at + 2], parts[at + 1], parts[at], *parts[at + 3 :]))
+    for at in range(0, len(parts), 2):  # one is lost
+        yield "".join(parts[: max(0, at - 1)] + parts[at + 1 :])
+    for form in _FORMS:
+        yield form.format(truth)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--every", type=int, default=1, help="try one reference in so many")
+    options = parser.parse_args()
+    rows = [json.loads(line) for line in options.file.read_text().splitlines()][:: options.every]
+    references = list(dict.fromkeys((row["ground_truth"], row["question"]) for row in rows))
+    triples = [(mutant, truth, question) for truth, question in references for mutant in mutants(truth)]
+    start = time.perf_counter()
+    refused = [truth for truth, question in references if not same_answer(truth, truth, question)]
+    verdicts = same_answers(triples)
+    passed = sorted({triple[1::-1] for triple, verdict in zip(triples, verdicts, strict=True) if verdict})
+    for truth, mutant in passed:
+        print(f"{truth}  ~  {mutant}")
+    seconds = time.perf_counter() - start
+    print(f"{len(references)} references, {len(refused)} refused as their own answers: {refused}")
+    print(f"{len(triples)} mutants, {len(passed)} pass, {len(triples) / seconds:.0f} a second")
+    sys.exit(1 if refused or len(passed) > MAX_PASSED else 0)
+
+
+if __name__ == "__main__":
+    main()

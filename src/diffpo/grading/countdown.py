@@ -1,0 +1,44 @@
+"""Countdown: an expression of all the given numbers that has the target's value."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from diffpo.grading import d1_rewards
+from diffpo.grading.answers import final_answer
+from diffpo.grading.expressions import evaluate_expression
+from diffpo.grading.grade import Columns, Graded, GradedTask, graded
+
+
+def strict(columns: Columns, completion: str) -> Graded:
+    """Right if the answer is an expression of all `numbers`, each once, with the value `target`, exactly."""
+    answer = final_answer(completion)
+    sides = expression_sides(answer or "")
+    numbers, target = sorted(columns["numbers"]), columns["target"]
+    readings = [found for side in sides if (found := evaluate_expression(side))]
+    uses = any(sorted(found.literals) == numbers for found in readings)
+    correct = any(sorted(found.literals) == numbers and found.value == target for found in readings)
+    grade = graded(completion, answer, correct)
+    return grade._replace(parts={**grade.parts, "numbers": float(uses)})
+
+
+def expression_sides(answer: str) -> list[str]:
+    """The expression that an answer gives: its first side, or the last where the first is a lone number or a name."""
+    text = re.sub(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[()\[\],;!]|\$|\*\*|`", " ", answer[-1000:])
+    text = re.sub(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"((\1)/(\2))", text)
+    text = re.sub(r"\\text\s*\{[^{}]*\}", " ", text).translate(str.maketrans("[]{}", "()()")).strip().rstrip(".")
+    sides = [side.strip() for side in text.split("=")]
+    lone = len(sides) > 1 and re.fullmatch(r"-?[0-9]+|[A-Za-z ]*", sides[0])
+    return sides[-1:] if lone else sides[:1]
+
+
+def columns(question: str, truth: Any) -> dict[str, Any]:
+    """[[numbers ...], target]."""
+    match truth:
+        case [[*numbers], int(target)] if numbers and all(type(number) is int for number in numbers):
+            return {"numbers": numbers, "target": target}
+    raise ValueError(f"ground_truth must be [[numbers ...], target], got {truth!r}")
+
+
+TASK = GradedTask(strict, d1_rewards.countdown, columns)

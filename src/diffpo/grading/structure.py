@@ -1,0 +1,194 @@
+r"""What a cleaned answer is made of: lists and their items, names and values, the sets of relations, matrices."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import product
+from typing import NamedTuple
+
+from diffpo.grading.numbers import TURNED
+from diffpo.grading.spelling import FUNCTIONS, ROW, TEXT
+
+_MARK = re.compile(r"\\(?:begin|end)\{pmatrix\}|\\[{}]|[()\[\]{}]|\\[A-Za-z]+|.", re.DOTALL)
+_OPEN = frozenset((r"\begin{pmatrix}", r"\{", "(", "[", "{"))
+_CLOSE = frozenset((r"\end{pmatrix}", r"\}", ")", "]", "}"))
+VARIABLE = r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_\{?\w+\}?|_\w)?(?:\([a-z]\))?"
+_WORKED_OUT = FUNCTIONS | frozenset(
+    [
+        "frac",
+        "sqrt",
+        "pi",
+        "binom",
+        "cdot",
+        "times",
+        "pm",
+        "mp",
+        "sum",
+        "int",
+        "lfloor",
+        "lceil",
+        "le",
+        "ge",
+        "ne",
+        "in",
+    ]
+)
+_RELATION = re.compile(r"(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z])|\\ne(?![A-Za-z]))")
+
+
+def squeeze(text: str) -> str:
+    """A cleaned text without marks and white space, but for that between digits."""
+    return re.sub(r"(?<![0-9])\s+|\s+(?![0-9])", "", text.replace(TEXT, " "))
+
+
+def split(text: str, marks: frozenset[str] | set[str]) -> list[str]:
+    """`text` split at those of its `marks` that no bracket encloses."""
+    parts, depth = [""], 0
+    for mark in _MARK.findall(text):
+        depth += (mark in _OPEN) - (mark in _CLOSE)
+        if mark in marks and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += mark
+    return [part.strip() for part in parts]
+
+
+class Items(NamedTuple):
+    """A list (no brackets), a set, a tuple or an interval: round and square brackets."""
+
+    left: str
+    items: list[str]
+    right: str
+
+
+def items_of(text: str) -> Items:
+    r"""The items between the brackets of a text; a text without brackets or commas is a list of one."""
+    text = text.strip()
+    marks, depth = _MARK.findall(text), 0
+    for index, mark in enumerate(marks):
+        depth += (mark in _OPEN) - (mark in _CLOSE)
+        if depth == 0 and index < len(marks) - 1:
+            break
+    else:
+        if depth == 0 and marks and marks[0] in ("(", "[", r"\{"):
+            inside = text[len(marks[0]) : -len(marks[-1])].strip()
+            items = [item for item in split(inside, {","}) if inside]
+            if len(items) > 1 or marks[0] == r"\{":
+                return Items(marks[0], items, marks[-1])
+            return items_of(inside) if marks[0] != "[" else Items("", [text], "")
+    if not re.search(r"[(\[]|\\\{", text):  # between brackets a comma separates: (2,012) is a pair
+        text = re.sub(
+            r"(?<![0-9.,])([0-9]{1,3}(?:,[0-9]{3})+)(?!,?[0-9])", lambda number: number[0].replace(",", ""), text
+        )
+    return Items("", [item for item in split(text, {",", ";"}) if item], "")
+
+
+def region(text: str) -> tuple[str, str]:
+    r"""The name and the set that "x > 2", "2 < x \le 3", "x \ne 0", "x \in S" describe; ("", text) for others."""
+    text = text.strip()
+    builder = re.fullmatch(rf"\\\{{\s*({VARIABLE})\s*(?:\\in\s*\(-\\infty,\\infty\)\s*)?(?:\\mid|:|\|)(.*)\\\}}", text)
+    if builder:
+        return region(builder[2])
+    inside = re.fullmatch(rf"({VARIABLE})\s*\\in(?![A-Za-z])(.*)", text)
+    if inside:
+        return squeeze(inside[1]), inside[2].strip()
+    line = re.fullmatch(r"\(-\\infty,\s*\\infty\)\s*(?:\\setminus|\\backslash|-|\\)\s*\\\{([^,]*)\\\}", text)
+    if line:
+        return "", rf"(-\infty,{line[1]})\cup({line[1]},\infty)"
+    parts = [part.strip() for part in _RELATION.split(text)]
+    signs = ["<" if sign == "<" else ">" if sign == ">" else sign for sign in parts[1::2]]
+    sides = parts[::2]
+    if not signs or not all(sides):
+        return "", text
+    if signs[0] in (">", r"\ge"):
+        turned = {">": "<", r"\ge": r"\le", r"\ne": r"\ne"}
+        sides, signs = sides[::-1], [turned.get(sign, "") for sign in signs[::-1]]
+    at = next((index for index, side in enumerate(sides) if re.fullmatch(VARIABLE, side)), -1)
+    if at < 0 or "" in signs or any(sides[at] in side for side in sides[:at] + sides[at + 1 :]):
+        return "", text
+    name = squeeze(sides[at])
+    if signs == [r"\ne"]:
+        return name, rf"(-\infty,{sides[1 - at]})\cup({sides[1 - at]},\infty)"
+    if not set(signs) <= {"<", r"\le"} or len(sides) > 3 or (len(sides) == 3 and at != 1):
+        return "", text
+    left = ("[" if signs[at - 1] == r"\le" else "(") + sides[at - 1] if at else r"(-\infty"
+    right = sides[at + 1] + ("]" if signs[at] == r"\le" else ")") if at < len(sides) - 1 else r"\infty)"
+    return name, f"{left},{right}"
+
+
+class Member(NamedTuple):
+    """A value and the name that it was given; "" for none."""
+
+    name: str
+    value: str
+
+
+def members(text: str) -> list[Member]:
+    r"""The values that a list, a set, a union or both signs of \pm stand for; a text that is none of these alone."""
+    found: list[Member] = []
+    outer = items_of(text)
+    if outer.left == r"\{" and region(text)[0]:
+        outer = Items("", [text], "")
+    for item in outer.items if outer.left in ("", r"\{") else [text]:
+        name, value = region(item)
+        name, value = (name, value) if value != item.strip() else named(item)
+        name = name or (found[0].name if found and "=" not in item else "")
+        for part in split(value, {r"\cup"}):
+            inner = items_of(part)
+            flat = inner.items if inner.left == r"\{" and outer.left == "" else [part]
+            found += [Member(name, signed) for one in flat for signed in _signs(one)]
+    return found
+
+
+def _signs(text: str) -> list[str]:
+    count = len(re.findall(r"\\(?:pm|mp)(?![A-Za-z])", text))
+    if not 0 < count < 4:
+        return [text]
+    joint = r"\mp" in text
+    choices = [(sign,) * count for sign in "+-"] if joint else list(product("+-", repeat=count))
+    return [_signed(text, iter(choice)) for choice in choices]
+
+
+def _signed(text: str, signs: Iterator[str]) -> str:
+    def sign(found: re.Match[str]) -> str:
+        upper = next(signs)
+        return upper if found[1] == "pm" else {"+": "-", "-": "+"}[upper]
+
+    return re.sub(r"^\s*\+", "", re.sub(r"\\(pm|mp)(?![A-Za-z])", sign, text))
+
+
+def named(text: str) -> tuple[str, str]:
+    r"""Name and value of "x = 5", "f(2) = 5", "AB = 5", "\text{Area} = 5"; ("", text) for others."""
+    sides = split(text, {"="})
+    name = len(sides) > 1 and (is_name(sides[0]) or all(r"\begin" in side for side in sides))
+    return (squeeze(sides[0]), sides[-1]) if name and sides[-1] else ("", text)
+
+
+def is_name(text: str) -> bool:
+    """Whether a left side only names its value: no expression such as 2x or xy."""
+    words, text = text, squeeze(text)
+    if re.fullmatch(r"\([A-Za-z](?:,[A-Za-z])+\)", text):  # (x, y)
+        return True
+    text = re.sub(r"^([fghFGH])\^\{-1\}(?=\()", r"\1", text)  # f^{-1}(3)
+    text = re.sub(r"^([fghpqFGHPQ]'*)\([^()]*\)$|^([a-wA-Z]'*)\(\w+\)$|^\|([A-Z]{2})\|$", r"\1\2\3", text)
+    commands = set(re.findall(r"\\([A-Za-z]+)", words))
+    letters = re.sub(r"\\[A-Za-z]+|_\{\w+\}", "", text)
+    expression = re.search(r"[^A-Za-z'{},.()?:\[\]]", letters) or re.fullmatch(r"[a-z]{2}", letters)
+    turned = re.search(r"\bthan\b", words) or TURNED.search(re.sub(r"\\[A-Za-z]+", "", words))
+    return not (expression or turned or commands & _WORKED_OUT) and bool(letters or commands)
+
+
+def matrix(text: str) -> list[list[str]] | None:
+    r"""Rows of entries; a tuple is a column."""
+    found = re.fullmatch(r"\s*\\begin\{pmatrix\}(.*)\\end\{pmatrix\}\s*", text, re.DOTALL)
+    if found and r"\begin" not in found[1]:
+        return [row.split("&") for row in found[1].split(ROW) if row.strip()]
+    items = items_of(text)
+    return [[item] for item in items.items] if items.left + items.right == "()" else None
+
+
+def based(text: str) -> tuple[str, str]:
+    """Digits and base of a number in a base other than ten; ("", "") for another text."""
+    found = re.fullmatch(r"\(?([0-9A-Z]+)\)?_\{?\(?(\w+)\)?\}?", squeeze(text))
+    return (found[1], found[2]) if found and re.search("[0-9]", found[1]) else ("", "")

@@ -1,0 +1,598 @@
+"""Pairs of a reference and an answer: those that say the same and those that do not, each worked out by hand."""
+
+from __future__ import annotations
+
+_SAME = r"""
+x=2, y=1  ~  y=1, x=2
+x=2, y=1  ~  x = 2 and y = 1
+x=2, y=1  ~  2, 1
+x=2, y=1  ~  (x, y) = (2, 1)
+x=2, y=1  ~  (2, 1)
+(2, 1)  ~  x=2, y=1
+(2, 1)  ~  y = 1, x = 2
+x=1,2  ~  1, 2
+x=1,2  ~  2, 1
+x=1 \text{ or } x=2  ~  2, 1
+1, 2  ~  x = 2, x = 1
+1, 2  ~  x_1 = 2, x_2 = 1
+a=3, b=-1, c=2  ~  c=2, a=3, b=-1
+\text{-5}  ~  -5
+\text{-5}  ~  \text{-5}
+-2,2  ~  \pm 2
+2,-2  ~  \pm 2
+-2,2  ~  x = \pm 2
+-2,2  ~  \pm2
+\pm 2  ~  2, -2
+\pm \sqrt{3}  ~  \sqrt{3}, -\sqrt{3}
+-\sqrt{3}, \sqrt{3}  ~  \pm\sqrt 3
+\pm 1, \pm 2  ~  1, -1, 2, -2
+3 \pm 2 \sqrt{2}  ~  3+2\sqrt2, 3-2\sqrt2
+1, 2, \ldots, n  ~  1,2,\dots,n
+1, 2, \ldots, n  ~  1, 2, ..., n
+|x-5|  ~  |5-x|
+|x-5|  ~  \left|x-5\right|
+|x-5|  ~  \lvert x - 5 \rvert
+-5  ~  minus 5
+-5  ~  It is minus 5 degrees
+-5  ~  negative 5
+-5  ~  \text{negative }5
+-5  ~  \text{negative five}
+-5  ~  The temperature is -5 degrees.
+5  ~  five
+5  ~  Five
+5  ~  \text{five}
+12  ~  twelve
+0  ~  zero
+25  ~  twenty-five
+25  ~  twenty five apples
+100  ~  one hundred
+1200  ~  one thousand two hundred
+2500000  ~  2.5 million
+5  ~  She sold five clips.
+\frac{\pi}{10^{12}}  ~  \pi \cdot 10^{-12}
+e^{-40}  ~  \frac{1}{e^{40}}
+13  ~  \textbf{13}
+13  ~  \mathbf{13}
+13  ~  \mathrm{13}
+13  ~  \boldsymbol{13}
+13  ~  **13**
+13  ~  \underline{13}
+\begin{pmatrix}1&2\\3&4\end{pmatrix}  ~  \left[\begin{array}{cc}1&2\\3&4\end{array}\right]
+\begin{pmatrix}1&2\\3&4\end{pmatrix}  ~  \begin{bmatrix} 1 & 2 \\ 3 & 4 \end{bmatrix}
+\begin{pmatrix}1&2\\3&4\end{pmatrix}  ~  \left(\begin{array}{rr}1&2\\3&4\end{array}\right)
+\begin{pmatrix}1&2\\3&4\end{pmatrix}  ~  M = \begin{bmatrix} 1 & 2 \\ 3 & 4 \end{bmatrix}
+e^{16} - 1  ~  -1 + \exp(16)
+e^{16} - 1  ~  \exp(16)-1
+e^{16} - 1  ~  exp(16) - 1
+e^{2x}  ~  \exp(2x)
+(-\infty,0)\cup(0,\infty)  ~  x \neq 0
+(-\infty,0)\cup(0,\infty)  ~  x \ne 0
+(-\infty,0)\cup(0,\infty)  ~  \mathbb{R} \setminus \{0\}
+(-\infty,0)\cup(0,\infty)  ~  \{x \mid x \neq 0\}
+(-\infty,\infty)  ~  \mathbb{R}
+(-\infty,\infty)  ~  x \in \mathbb{R}
+[2,\infty)  ~  \{x \mid x \ge 2\}
+[2,\infty)  ~  \{x : x \geq 2\}
+[2,\infty)  ~  \{ x \in \mathbb{R} \mid x \ge 2 \}
+(2,3)  ~  2 < x < 3
+(-\infty,2)\cup(3,\infty)  ~  x < 2, x > 3
+x \in [-2,7]  ~  [-2,7]
+1500  ~  1.5e3
+1500  ~  1.5 \times 10^3
+0.0015  ~  1.5e-3
+1500  ~  1,500
+y = 2x+3  ~  2x - y + 3 = 0
+y = 2x+3  ~  y - 2x = 3
+y = 2x+3  ~  y = 3 + 2x
+y = 2x+3  ~  f(x) = 2x+3
+5  ~  |AB| = 5
+5  ~  f^{-1}(3) = 5
+5  ~  f(3) = 5
+5  ~  f'(3) = 5
+5  ~  P(A) = 5
+5  ~  \angle ABC = 5
+5  ~  a_5 = 5
+5  ~  \overline{AB} = 5
+9  ~  4 + 5 = 9
+9  ~  4 + 5 = 3 \cdot 3 = 9
+\{1,2,3,4\}  ~  \{1,3\} \cup \{2,4\}
+1,2,3,4  ~  \{1,3\} \cup \{2,4\}
+15\mbox{ cm}^2  ~  15\mbox{ cm}^2
+15\mbox{ cm}^2  ~  15\text{ square centimeters}
+15\mbox{ cm}^2  ~  15
+16  ~  16_{10}
+16_7  ~  16_{7}
+16_7  ~  16
+\overline{z}  ~  \overline{z}
+\overline{z}  ~  \bar{z}
+\mathbf{v}  ~  \vec{v}
+10\pi  ~  10\pi \text{ cm}^2
+30^\circ  ~  30 degrees
+\frac{1}{3}  ~  0.\overline{3}
+50  ~  50 percent
+1:2  ~  1:2
+x^3+3x-6  ~  x^{3} - 6 + 3x
+\frac{x+1}{2}  ~  \frac{1}{2}x + \frac{1}{2}
+n^2+n  ~  n(n+1)
+2^{n+1}  ~  2 \cdot 2^n
+\frac{\sqrt{2}}{2}  ~  \frac{1}{\sqrt{2}}
+0.5\sqrt{3}  ~  \frac{\sqrt{3}}{2}
+-i  ~  \frac{1}{i}
+\text{June 5}  ~  June 5
+6{,}000  ~  6000
+\sin^2 x  ~  1-\cos^2 x
+a+b  ~  b+a
+\frac{a}{b}  ~  a/b
+\frac{1}{2}  ~  0.5
+\frac{1}{2}  ~  1/2
+\frac{1}{2}  ~  \dfrac12
+\frac{1}{2}  ~  .5
+\frac{1}{2}  ~  \frac{2}{4}
+\frac{1}{2}  ~  50\%
+50  ~  50\%
+50\%  ~  50
+10,\!080  ~  10080
+10,\!080  ~  10{,}080
+10080  ~  10,080
+10080  ~  10\,080
+10080  ~  10 080
+5  ~  5.0
+5  ~  \$5
+5  ~  \$5.00
+5  ~  $5$
+5  ~  \(5\)
+5  ~  x = 5
+5  ~  5 \text{ cm}
+5  ~  5\text{ dollars}
+5  ~  5 cm
+5  ~  5 apples
+5  ~  +5
+5  ~  \text{5}
+5  ~  \text{5 apples}
+5  ~  5^\circ
+5  ~  5 degrees
+5  ~  f(2) = 5
+5  ~  \text{Area} = 5
+5  ~  2 + 3 = 5
+5  ~  AB = 5
+5  ~  5.
+5  ~  **5**
+5  ~  \boxed{5}
+-5  ~  -5
+x=5  ~  5
+x=5  ~  x=5
+\frac{3}{2}  ~  1\frac{1}{2}
+\frac{3}{2}  ~  1 \frac{1}{2}
+\frac{3}{2}  ~  1 1/2
+137 \frac{1}{2}  ~  137.5
+2\sqrt{3}  ~  \sqrt{12}
+\frac{\sqrt{3}}{3}  ~  \frac{1}{\sqrt{3}}
+\frac{\sqrt{3}}{3}  ~  \sqrt{3}/3
+1 \pm \sqrt{19}  ~  1 - \sqrt{19}, 1 + \sqrt{19}
+1 \pm \sqrt{19}  ~  1+\sqrt{19} \text{ and } 1-\sqrt{19}
+3, 5, 7  ~  7,5,3
+3, 5, 7  ~  x = 3, 5, 7
+3, 5, 7  ~  x=3, x=5, x=7
+3, 5, 7  ~  \{3, 5, 7\}
+3, 5, 7  ~  3, 5, \text{ and } 7
+3, 5, 7  ~  3, 5 and 7
+(1,-2)  ~  (1, -2)
+(1,-2)  ~  \left(1,-2\right)
+(1,-2)  ~  \left( 1, -2 \right)
+(3,4]  ~  3 < x \le 4
+(3,4]  ~  x \in (3, 4]
+(3,4]  ~  \left(3, 4\right]
+(-\infty,2)\cup(3,\infty)  ~  (3,\infty) \cup (-\infty, 2)
+(-\infty,2)\cup(3,\infty)  ~  x<2 \text{ or } x>3
+[5,\infty)  ~  x \ge 5
+[5,\infty)  ~  5 \leq x
+\begin{pmatrix} 1 \\ 2 \end{pmatrix}  ~  \begin{bmatrix} 1\\2 \end{bmatrix}
+\begin{pmatrix} 16/49 \\ 48/49 \end{pmatrix}  ~  \frac{1}{49}\begin{pmatrix} 16 \\ 48 \end{pmatrix}
+\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}  ~  \begin{pmatrix}1&2\\3&4\end{pmatrix}
+\text{east}  ~  east
+\text{east}  ~  \text{East}
+\text{(C)}  ~  C
+\text{(C)}  ~  (C)
+\text{(C)}  ~  \textbf{(C)}
+\text{(C)}  ~  (C) Plane
+\text{(C)}  ~  Option C
+-\frac{3}{2}  ~  -1\frac{1}{2}
+-\frac{3}{2}  ~  -1 1/2
+x^2+1  ~  x**2 + 1
+5  ~  \approx 5
+5  ~  x \approx 5
+5  ~  = 5
+12  ~  12^{\text{th}}
+12  ~  12th
+12  ~  12^{th} \text{ grade}
+50  ~  50 \frac{\text{miles}}{\text{hour}}
+50  ~  \$50/hour
+50  ~  50 miles/hour
+15  ~  15 cm^2
+15  ~  15 \text{ cm}^{2}
+(1,-2)  ~  (x, y) = (1, -2)
+(-\infty,2)\cup(3,\infty)  ~  (-infinity, 2) U (3, infinity)
+\sqrt{3}  ~  sqrt(3)
+\frac{3\pi}{4}  ~  3pi/4
+2\sqrt{3}  ~  2*sqrt(3)
+\text{Navin}  ~  Navin
+40_9  ~  40_{9}
+40_9  ~  40_9
+40_9  ~  40
+x^3+3x-6  ~  3x + x^3 - 6
+x^3+3x-6  ~  -6+3x+x^{3}
+(a+5)(b+2)  ~  (b+2)(a+5)
+6-5i  ~  -5i+6
+y = 2x + 3  ~  y=3+2x
+y = 2x + 3  ~  2x+3
+5x - 7y + 11z + 4 = 0  ~  5x-7y+11z = -4
+5x - 7y + 11z + 4 = 0  ~  -5x+7y-11z-4=0
+\frac{20000}{\pi}  ~  20000/\pi
+12\pi  ~  12 \pi
+12\pi  ~  12\pi \text{ square units}
+30^\circ  ~  30
+.0000672  ~  6.72 \times 10^{-5}
+.0000672  ~  0.0000672
+320000  ~  3.2 \times 10^5
+2^{10}  ~  1024
+2^{100}  ~  2^{100}
+\frac{270}7\text{ degrees}  ~  \frac{270}{7}
+15\mbox{ cm}^2  ~  15\text{ square cm}
+15\mbox{ cm}^2  ~  15 \, \text{cm}^2
+864 \mbox{ inches}^2  ~  864
+5.4 \text{ cents}  ~  5.4
+5.4 \text{ cents}  ~  5.4 \text{ cents}
+\$32,\!348  ~  32348
+\$32,\!348  ~  32,348
+11,\! 111,\! 111,\! 100  ~  11111111100
+2000000  ~  2 million
+2000000  ~  \$2 \text{ million}
+0.1\overline{6}  ~  \frac{1}{6}
+\log 2  ~  \log_{10} 2
+\cot x  ~  \frac{\cos x}{\sin x}
+\frac{1}{x+1}  ~  (x+1)^{-1}
+\{1\pm\sqrt{5},-2\}  ~  \{-2, 1+\sqrt5, 1-\sqrt5\}
+|x|+1  ~  |x| + 1
+3R^2  ~  3R^2
+\left( 3, \frac{\pi}{2} \right)  ~  (3, \pi/2)
+x \in [-2,7]  ~  -2 \le x \le 7
+\emptyset  ~  \varnothing
+\frac{9}{2}  ~  4.5
+2k  ~  k \cdot 2
+\binom{5}{2}  ~  \binom{5}{2}
+\ln 2  ~  \ln{2}
+e^{2}  ~  e^2
+\frac{\sqrt[3]{2}}{2}  ~  \sqrt[3]{2}/2
+10\%  ~  10\%
+10\%  ~  10
+1 + \frac{\sqrt{2}}{2}  ~  \frac{2+\sqrt{2}}{2}
+\begin{pmatrix} 1 \\ 2 \end{pmatrix}  ~  (1, 2)
+\begin{pmatrix} 1 \\ 2 \end{pmatrix}  ~  A \begin{pmatrix} 3 \\ 4 \end{pmatrix} = \begin{pmatrix} 1 \\ 2 \end{pmatrix}
+\text{(C)}  ~  C. Plane
+\text{(C)}  ~  \textbf{(C)}\ \text{Plane}
+"""
+_DIFFERENT = r"""
+x=2, y=1  ~  x=1, y=2
+x=2, y=1  ~  1, 2
+x=2, y=1  ~  (1, 2)
+x=2, y=1  ~  y=2, x=1
+x=2, y=1  ~  x=2
+x=2, y=1  ~  x=2, z=1
+x=2, y=1  ~  x=2, y=1, z=0
+(2, 1)  ~  x=1, y=2
+a=3, b=-1, c=2  ~  a=3, b=2, c=-1
+x=1 \text{ and } y=2  ~  x=2 \text{ and } y=1
+p=3, q=4  ~  p=4, q=3
+\text{-5}  ~  5
+\text{5}  ~  -5
+\text{-5}  ~  \text{5}
+\text{5}  ~  \text{-5}
+\text{0.5}  ~  \text{5}
+-2,2  ~  2
+-2,2  ~  -2
+-2,2  ~  \pm 3
+2  ~  \pm 2
+\pm 2  ~  2
+\pm 1, \pm 2  ~  \pm 1
+1 \pm \sqrt{19}  ~  -1 \pm \sqrt{19}
+1, 2, \ldots, n  ~  1, 3, 5, \ldots, 2n-1
+1, 2, \ldots, n  ~  1, 2, \ldots, m
+1, 2, \ldots, n  ~  1, 2, n
+1, 2, \ldots, n  ~  n
+2, 4, \ldots, 2n  ~  1, 2, \ldots, n
+1, 2, 4, \ldots, 2^n  ~  1, 2, 3, \ldots, n
+|x-5|  ~  5-x
+|x-5|  ~  x-5
+|x-5|  ~  x+5
+\sqrt{x^2}  ~  x
+\sqrt{x^2}  ~  -x
+|x|  ~  -x
+|x-100|  ~  100-x
+|x+3|  ~  x+3
+\sqrt{(x-5)^2}  ~  x-5
+5  ~  minus 5
+5  ~  It is minus 5 degrees
+5  ~  negative 5
+5  ~  \text{negative }5
+5  ~  negative five
+5  ~  The answer is negative: 5
+5  ~  5 degrees below zero
+5  ~  5 below
+-5  ~  It is 5 degrees
+-5  ~  plus 5
+5  ~  It is at least 5
+5  ~  at most 5
+5  ~  not 5
+5  ~  no more than 5
+5  ~  more than 5
+5  ~  less than 5
+5  ~  greater than 5
+5  ~  almost 5
+5  ~  5 or more
+5  ~  up to 5
+0  ~  not 0
+0  ~  at least 0
+0  ~  nonzero
+0  ~  n0
+0  ~  none of 0 and 1
+0  ~  \text{not } 0
+0  ~  \text{at least } 0
+0  ~  0 or 1
+0  ~  x \ne 0
+0  ~  x0
+0  ~  0x
+16  ~  \ge 16
+16  ~  \geq 16
+16  ~  > 16
+16  ~  x \ge 16
+16  ~  \le 16
+16  ~  < 16
+16  ~  \ne 16
+16  ~  \approx 16.1
+16  ~  \sim 17
+16  ~  16_7
+16  ~  16_{7}
+16  ~  16_{\text{seven}}
+16  ~  16_8
+204_5  ~  204_6
+204_5  ~  204_{6}
+204_5  ~  54
+204_5  ~  205_5
+16_7  ~  13
+16_7  ~  16_{10}
+\frac{\pi}{10^{12}}  ~  \frac{2\pi}{10^{12}}
+e^{-40}  ~  e^{-30}
+e^{-40}  ~  0
+0  ~  e^{-40}
+0  ~  10^{-30}
+10^{-15}  ~  10^{-16}
+10^{-15}  ~  0
+\sqrt{2}\cdot 10^{-20}  ~  \sqrt{3}\cdot 10^{-20}
+\pi  ~  3.1415926535897932384626433
+\sqrt{2}  ~  1.41421356237309504880
+\frac{1}{3}  ~  0.333333333333
+10^{20}\pi  ~  10^{20}\pi + 1
+10^{20}  ~  10^{20}+1
+e^{16} - 1  ~  e^{16}
+e^{16} - 1  ~  -1 + \exp(15)
+(-\infty,0)\cup(0,\infty)  ~  x \neq 1
+(-\infty,0)\cup(0,\infty)  ~  \mathbb{R}
+(-\infty,\infty)  ~  (-\infty, 0)
+(-\infty,\infty)  ~  \mathbb{Z}
+(-\infty,\infty)  ~  \mathbb{Q}
+[2,\infty)  ~  (2,\infty)
+[2,\infty)  ~  x > 2
+[2,\infty)  ~  x \le 2
+[2,\infty)  ~  2
+[2,\infty)  ~  \{x \mid x > 2\}
+(2,3)  ~  2 \le x < 3
+(2,3)  ~  x > 2
+(-\infty,2)\cup(3,\infty)  ~  x < 2
+(-\infty,2)\cup(3,\infty)  ~  (-\infty,2)\cap(3,\infty)
+1500  ~  1.5e2
+1500  ~  1.5e
+5  ~  5e
+5  ~  5e1
+y = 2x+3  ~  2x - y - 3 = 0
+y = 2x+3  ~  2x + y + 3 = 0
+y = 2x+3  ~  2x = y
+y = 2x+3  ~  x = 2y+3
+y = 2x+3  ~  2y = 2x+3
+x=5  ~  2x=10
+5  ~  2x = 5
+5  ~  xy = 5
+5  ~  x + 5 = 5
+5  ~  x^2 = 5
+5  ~  5 = x + 2
+5  ~  \frac{x}{2} = 5
+5  ~  -x = 5
+9  ~  4 + 4 = 9
+9  ~  x + 9 = 9
+\{1,2,3,4\}  ~  \{1,3\} \cup \{2,5\}
+\{1,2,3,4\}  ~  \{1,3\} \cap \{2,4\}
+\{1,2\}  ~  (1,2)
+\{1,2\}  ~  [1,2]
+\{1,2\}  ~  1
+\{\{1\},\{2\}\}  ~  \{1,2\}
+\{1,2\}  ~  \{\}
+\{\}  ~  \{0\}
+15\mbox{ cm}^2  ~  15\mbox{ cm}^3
+15\mbox{ cm}^2  ~  15\mbox{ m}^2
+15\mbox{ cm}^2  ~  15\text{ cubic cm}
+10\pi\text{ cm}^2  ~  10\pi \text{ cm}^3
+\$5  ~  5 cents
+5 \text{ km}  ~  5 \text{ miles}
+5 \text{ hours}  ~  5 \text{ minutes}
+\overline{z}  ~  z
+z  ~  \overline{z}
+\bar{x}  ~  x
+x'  ~  x
+x  ~  x'
+f'(x)  ~  f(x)
+X  ~  x
+R  ~  r
+3R^2  ~  3r^2
+ab  ~  AB
+x_1  ~  x_2
+x_1  ~  x
+n  ~  n squared
+n  ~  n^2
+n^2  ~  n squared + 1
+2  ~  2 squared
+\begin{pmatrix}1&2\\3&4\end{pmatrix}  ~  \begin{pmatrix}1&3\\2&4\end{pmatrix}
+\begin{pmatrix}1&2\\3&4\end{pmatrix}  ~  \begin{vmatrix}1&2\\3&4\end{vmatrix}
+\begin{pmatrix}1&2\\3&4\end{pmatrix}  ~  (1,2,3,4)
+\begin{pmatrix}1&2\\3&4\end{pmatrix}  ~  1,2,3,4
+(3,4)  ~  \begin{pmatrix}3&4\end{pmatrix}
+\frac{1}{2}  ~  \frac{1}{2}12
+6  ~  2 \cdot 3
+5  ~  2 3
+6  ~  2 3
+23  ~  2 3
+7  ~  1 6
+2x  ~  x + x + 1
+2x  ~  2
+2x  ~  x^2
+5  ~  5x
+5  ~  5i
+5  ~  5\pi
+5\pi  ~  5
+5 \text{ cm}  ~  5x
+3m  ~  3
+3m  ~  3 m^2
+2k  ~  2
+2k+2  ~  2+2
+a+b  ~  a-b
+\frac{a}{b}  ~  \frac{b}{a}
+a^b  ~  b^a
+1:2  ~  2:1
+1:2  ~  12
+-\frac{1}{2}  ~  \frac{1}{2}
+-5  ~  --5
+5  ~  --5
+5  ~  +-5
+\frac{\sqrt{3}}{2}  ~  \cos 30
+\sqrt{3}  ~  \tan 60
+10  ~  \binom{5}{2}
+10  ~  10!
+10  ~  \lfloor 10.5 \rfloor
+10  ~  \sum_{k=1}^{4} k
+\text{even}  ~  odd
+\text{even}  ~  not even
+\text{Evelyn}  ~  Navin
+\text{(B)}  ~  (B) or (C)
+\text{(B)}  ~  b = 2
+\text{June 5}  ~  June 6
+\text{yes}  ~  no
+5  ~  6
+5  ~  -5
+5  ~  55
+5  ~  2+3
+5  ~  x = -5
+5  ~  5, 6
+5  ~  y
+5  ~  \frac{1}{5}
+5  ~  15/3 - 0
+24  ~  4!
+4  ~  \sqrt{16}
+\frac{1}{2}  ~  \frac{1}{3}
+\frac{1}{2}  ~  0.49999
+\frac{1}{3}  ~  0.3333
+\pi  ~  3.14159265
+\pi  ~  22/7
+10080  ~  7! \times 2!
+(1,-2)  ~  (-2,1)
+(1,-2)  ~  [1,-2]
+(2,4)  ~  [2,4]
+(2,4)  ~  (2,4]
+(2,4)  ~  2,4
+3, 5, 7  ~  3, 5
+3, 5, 7  ~  3, 5, 7, 9
+\text{east}  ~  west
+\text{east}  ~  seat
+\text{(C)}  ~  D
+\text{(C)}  ~  (D) Plane C
+40_9  ~  40_8
+40_9  ~  36
+x=5  ~  y=5
+y = 2x + 3  ~  y = 2x - 3
+y = 2x + 3  ~  x = 2y + 3
+(3,4]  ~  3 \le x \le 4
+5.4 \text{ cents}  ~  5.4 \text{ dollars}
+6-5i  ~  6+5i
+2\sqrt{3}  ~  3\sqrt{2}
+\frac{\sqrt{3}}{2}  ~  \sin(\pi/3)
+1 \pm \sqrt{19}  ~  1 + \sqrt{19}
+|x|  ~  x
+x  ~  -x
+5  ~  nan
+5  ~  \infty
+5  ~  None
+5  ~  
+5  ~  ?
+5  ~  5 \text{ or } 6
+5  ~  5 or 6
+5  ~  between 4 and 6
+12  ~  12,000
+1,000  ~  1
+12  ~  1 2
+9^{9^{9}}  ~  9^{9^{8}}
+0  ~  9^{9^{9}}
+0  ~  1/9^{9^{9}}
+0  ~  10^{-400}
+\begin{pmatrix} 1 \\ 2 \end{pmatrix}  ~  \begin{pmatrix} 1 & 2 \end{pmatrix}
+\begin{pmatrix} 1 \\ 2 \end{pmatrix}  ~  \begin{pmatrix} 12 \end{pmatrix}
+\begin{pmatrix} 1 \\ 2 \end{pmatrix}  ~  (2, 1)
+\text{(C)}  ~  Circle
+\text{(C)}  ~  Option D
+-\frac{1}{2}  ~  -1\frac{1}{2}
+8  ~  2**3
+(1,-2)  ~  (x, y) = (-2, 1)
+5  ~  \approx 5.1
+3  ~  3/x
+3  ~  3rd - 1
+\text{(C)}  ~  (A), (B), (C)
+"""
+_SAME_SIGNS = [
+    ("[2,\\infty)", "x \u2265 2"),
+    ("5", "\u20ac5"),
+    ("5", "\u00a35"),
+    ("\\frac12", "\u00bd"),
+    ("\\frac{3}{4}", "\u00be"),
+    ("\\frac{11}{2}", "5\u00bd"),
+    ("5", "5\u3002"),
+    ("5", "\uff15"),
+    ("-5", "\u22125"),
+    ("-5", "\u20135"),
+    ("x^2", "x\u00b2"),
+    ("x^{10}", "x\u00b9\u2070"),
+    ("204_5", "204\u2085"),
+    ("\\alpha+1", "\u03b1+1"),
+    ("5", "5\u200b"),
+    ("10\\pi", "10\u03c0"),
+    ("2\\sqrt{3}", "2\u221a3"),
+    ("\\sqrt[3]{4}", "\u221b4"),
+    ("\\pi", "\u03c0"),
+    ("30^\\circ", "30\u00b0"),
+    ("5", "\u0665"),
+    ("18", "\U0001d7d9\U0001d7e0"),
+]
+_DIFFERENT_SIGNS = [
+    ("16", "\u226516"),
+    ("16", "16\u2087"),
+    ("\\frac12", "\u2153"),
+    ("\\frac{11}{2}", "\u00bd5"),
+    ("\\$5", "\u20ac5"),
+    ("5", "\u0666"),
+    ("4", "2\u00b2"),
+    ("22", "2\u00b2"),
+]
+
+
+def _table(text: str) -> list[tuple[str, str]]:
+    pairs = [line.split("  ~ ") for line in text.strip("\n").splitlines()]
+    return [(truth.strip(), answer.strip()) for truth, answer in pairs]
+
+
+SAME = [*_table(_SAME), *_SAME_SIGNS]
+DIFFERENT = [*_table(_DIFFERENT), *_DIFFERENT_SIGNS]
