@@ -198,6 +198,10 @@ BAD = [
             "save_every": (0,),
             "keep_checkpoints": (0,),
             "eval_every": (-1,),
+            "schedule_steps": (0,),
+            "log_every": (0.0, NAN),
+            "log_rollouts": (-1,),
+            "show_rollouts": (-1,),
             "num_threads": (-1,),
             "rollout": (RolloutConfig(sampler="top_k:1"), RolloutConfig(temperature=0)),
         },
@@ -219,6 +223,7 @@ BAD = [
             "save_every": (0,),
             "keep_checkpoints": (0,),
             "eval_every": (0,),
+            "log_every": (0.0, NAN),
             "lora": (LoraConfig(rank=4),),
             "data": ("rows.jsonl",),
             "label_noise": (1.0, NAN),
@@ -241,6 +246,7 @@ FREE |= {
     "eval_data",
     "test_data",
     "reward",
+    *("project", "tags"),
 }  # checked against the machine, the hub and the model
 
 
@@ -271,6 +277,18 @@ def test_validation_names_the_key(cls: type, section: str, field: str, value: ob
 def test_a_knob_that_would_do_nothing_is_refused(settings: dict, idle: str) -> None:
     with pytest.raises(ValueError, match=rf"^objective\.{idle} does nothing with.*: leave it out$"):
         ObjectiveConfig(**settings)
+
+
+def test_adapters_that_nobody_asked_for_take_no_knobs() -> None:
+    for settings in ({"targets": ("q_proj",)}, {"alpha": 128.0}):
+        with pytest.raises(ValueError, match=rf"lora.{next(iter(settings))} does nothing with lora.rank 0.*set rank"):
+            LoraConfig(**settings)
+        assert LoraConfig(rank=4, **settings).rank == 4
+
+
+def test_an_evaluation_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"eval\.samplers and eval\.gammas are both empty"):
+        EvalConfig(samplers=(), gammas=())
 
 
 def test_wd1_has_no_objective_for_the_sampler() -> None:

@@ -1,7 +1,9 @@
-"""A live line on long work: steps, the latest figures, time left."""
+"""A live line on long work: steps, phases, the latest figures, time left."""
 
 from __future__ import annotations
 
+import time
+from datetime import datetime
 from types import TracebackType
 
 from rich.console import Console
@@ -12,12 +14,15 @@ from rich.progress import Progress as RichProgress
 class Progress:
     """Context manager around a rich progress bar; `advance(name=value, ...)` shows the figures beside it.
 
-    Where the output is no terminal (a log file, CI) it prints a line now and then instead.
+    Where the output is no terminal (a log file, CI) it prints a line for the first step, for the last, and after
+    `every` seconds without one: when it was, steps, seconds a step, time left, figures.
     """
 
-    def __init__(self, title: str, total: int, quiet: bool = False, done: int = 0) -> None:
+    def __init__(self, title: str, total: int, quiet: bool = False, done: int = 0, every: float = 60.0) -> None:
         self.console = Console(stderr=True, quiet=quiet)
-        self.title, self.total, self.done = title, total, done
+        self.title, self.total, self.done, self.every = title, total, done, every
+        self.first = done + 1
+        self.started = self.said = time.perf_counter()
         self.bar = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -31,19 +36,34 @@ class Progress:
         )
         self.task = self.bar.add_task(title, total=total, completed=done, figures="")
 
+    def phase(self, name: str) -> None:
+        """What is being done now."""
+        self.bar.update(self.task, description=f"{self.title}: {name}")
+        if time.perf_counter() - self.said >= self.every:
+            self._say(name)
+
     def advance(self, **figures: float) -> None:
         """One step is done; show these figures."""
         self.done += 1
+        seconds = (time.perf_counter() - self.started) / (self.done - self.first + 1)
         line = "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
         self.bar.update(self.task, advance=1, figures=line)
-        if not self.console.is_terminal and (self.done % max(1, self.total // 10) == 0 or self.done == self.total):
-            self.console.print(f"{self.title} {self.done}/{self.total}  {line}", highlight=False, soft_wrap=True)
+        if self.done in (self.first, self.total) or time.perf_counter() - self.said >= self.every:
+            left = "" if self.done == self.total else f", {duration(seconds * (self.total - self.done))} left"
+            self._say(f"{duration(seconds)} a step{left}  {line}")
+
+    def _say(self, what: str) -> None:
+        self.said = time.perf_counter()
+        if not self.console.is_terminal:
+            line = f"{datetime.now():%Y-%m-%d %H:%M:%S}  {self.title} {self.done}/{self.total}  {what}"
+            self.console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
 
     def note(self, line: str) -> None:
         """Print a line above the bar."""
         self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> Progress:
+        self.started = self.said = time.perf_counter()
         self.bar.start()
         return self
 
@@ -51,3 +71,11 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.stop()
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that a person would choose."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"

@@ -50,7 +50,7 @@ def test_a_merged_export_is_a_whole_model_in_the_layout_of_its_base(family: str,
     files = export(adapter, tmp_path / "out", merge=True)
     own = {"config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json"}
     own |= MODELLING[family] | TOKENIZER[family]
-    assert {file.name for file in files} == own | {"model.safetensors", "diffpo.json"}
+    assert {file.name for file in files} == own | {"model.safetensors", "diffpo.json", "README.md"}
     assert all((tmp_path / "out" / name).read_bytes() == (base / name).read_bytes() for name in own)
     out, before = (folder / "model.safetensors" for folder in (tmp_path / "out", base))
     assert description(out) == description(before)
@@ -82,7 +82,12 @@ def test_an_export_of_adapters_is_a_peft_folder_that_names_its_base(family: str,
     policy.add_adapters(LoraConfig(rank=2))
     policy.save_pretrained(tmp_path / "run" / "policy")
     files = export(tmp_path / "run", tmp_path / "out")
-    assert {file.name for file in files} == {"adapter_config.json", "adapter_model.safetensors", "diffpo.json"}
+    assert {file.name for file in files} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "diffpo.json",
+        "README.md",
+    }
     settings = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == str(base) and settings["peft_type"] == "LORA"
     before, after = (
@@ -114,7 +119,7 @@ def test_weights_trained_in_fp32_go_home_in_the_dtype_of_the_base(key: str, dtyp
     for name, tensor in load_file(tmp_path / "out" / "model.safetensors").items():
         assert torch.equal(tensor, load_file(tmp_path / "run/policy/model.safetensors")[name].to(dtype))
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == config
-    assert {file.name for file in files} == {file.name for file in base.iterdir()} | {"diffpo.json"}
+    assert {file.name for file in files} == {file.name for file in base.iterdir()} | {"diffpo.json", "README.md"}
 
 
 def test_adapters_on_a_bf16_base_merge_into_bf16(tmp_path: Path) -> None:
@@ -142,7 +147,7 @@ def test_shards_of_a_base_become_one_file(tmp_path: Path) -> None:
     config = llada_config()
     base = write_checkpoint(tmp_path / "base", config, random_llada(config), shards=3)
     files = export(base, tmp_path / "out")
-    assert {file.name for file in files} == {"config.json", "model.safetensors", "diffpo.json"}
+    assert {file.name for file in files} == {"config.json", "model.safetensors", "diffpo.json", "README.md"}
     before, after = random_llada(config), load_file(tmp_path / "out" / "model.safetensors")
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
@@ -164,8 +169,9 @@ def test_a_tiny_policy_of_diffpo(tmp_path: Path) -> None:
     policy = tiny_policy(learned=True)
     policy.save_pretrained(tmp_path / "run" / "policy")
     files = export(tmp_path / "run", tmp_path / "out", merge=True)
-    assert all(file.read_bytes() == (tmp_path / "run" / "policy" / file.name).read_bytes() for file in files)
-    assert {file.name for file in files} == {file.name for file in (tmp_path / "run" / "policy").iterdir()}
+    assert {file.name for file in files} == {file.name for file in (tmp_path / "run/policy").iterdir()} | {"README.md"}
+    own = [file for file in files if file.name != "README.md"]
+    assert all(file.read_bytes() == (tmp_path / "run" / "policy" / file.name).read_bytes() for file in own)
 
 
 def test_an_output_that_is_no_empty_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -205,3 +211,11 @@ def test_a_hub_that_does_not_answer_is_one_line_that_says_what_is_done(offline: 
     assert ("offline" in unreachable) if offline else ("Connection refused" in unreachable)
     assert misnamed.startswith("--push-to-hub a name that is none: the hub refused (")
     assert all(line.endswith("exported is complete") for line in (unreachable, misnamed))
+
+
+def test_an_export_has_a_model_card(tmp_path: Path) -> None:
+    base = golden_checkpoint(tmp_path / "base", "llada", tokenizer=True)
+    adapter = golden_adapter(tmp_path / "adapter", base_model_name_or_path=str(base))
+    export(adapter, tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    assert card.startswith("---\nlibrary_name: peft\n") and f'base_model: "{base}"' in card and "load_policy" in card

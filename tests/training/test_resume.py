@@ -10,15 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from training.test_loop import assert_same_run
 
 from diffpo.cli import main
 from diffpo.config import EvalConfig, OptimConfig, RolloutConfig, SftConfig, TrainConfig
 from diffpo.models.policy import load_policy
+from diffpo.training import loop
 from diffpo.training.checkpoint import latest_checkpoint
 from diffpo.training.loop import train
 from diffpo.training.metrics import read_metrics
 from diffpo.training.sft import fine_tune
+from diffpo.training.state import learning_rate_factor
 
 COSINE = OptimConfig(lr_schedule="cosine", warmup_steps=1)
 
@@ -48,8 +51,8 @@ def test_a_cosine_without_a_length_of_its_own_cannot_grow(config: TrainConfig) -
     with pytest.raises(ValueError, match="cosine schedule is 2 steps long: give schedule_steps = 2 too"):
         train(replace(config, steps=3), resume=True, quiet=True)
     train(replace(config, steps=3, schedule_steps=2), resume=True, quiet=True)
-    rates = [step["model/lr"] for step in read_metrics(Path(config.output) / "metrics.jsonl")]
-    assert len(rates) == 3 and rates[2] == 0
+    assert steps_of(Path(config.output)) == 3
+    assert learning_rate_factor(replace(config, steps=3, schedule_steps=2), 2) == 0
 
 
 def test_a_run_does_not_shrink(config: TrainConfig) -> None:
@@ -208,3 +211,30 @@ def test_a_fine_tuning_and_an_export_meet_a_full_disk(sft: SftConfig, start: str
 def test_others_may_read_what_is_saved(start: str) -> None:
     modes = {path.stat().st_mode & 0o777 for path in (Path(start) / "policy").iterdir() if path.is_file()}
     assert len(modes) == 1
+
+
+# --- the other ends of a run -------------------------------------------------------------------------------------
+
+
+def test_out_of_memory_says_what_to_change(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB. More of it")
+
+    monkeypatch.setattr(loop, "update", full)
+    with pytest.raises(MemoryError, match=r"CUDA out of memory; change optim\.micro.*, then .*diffpo plan"):
+        train(config, quiet=True)
+
+
+def test_ctrl_c_in_the_middle_of_an_import_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as stop:
+            raise RuntimeError("Error calling __set_name__") from stop
+
+    monkeypatch.setattr(loop, "train", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["train"])
+    assert ended.value.code == 130 and capsys.readouterr().err == "diffpo: interrupted\n"

@@ -189,10 +189,10 @@ def test_a_pass_that_merely_keeps_step_adds_nothing_even_where_the_loss_is_not_f
 
 
 def test_every_alarm_names_a_knob_and_rings_once() -> None:
-    assert alarms({"reward": 0.5, "entropy": 0.3, "importance/ess": 0.9}) == {}
+    assert alarms({"reward": 0.5, "entropy": 0.3, "importance/ess": 0.9}, TrainConfig()) == {}
     for alarm in ALARMS:
         value = next(v for v in (0.0, 0.999, 1e9) if alarm.rings(v))
-        (line,) = alarms({alarm.metric: value}).values()
+        (line,) = alarms({alarm.metric: value}, TrainConfig()).values()
         assert line.startswith(alarm.metric) and ("." in alarm.advice)
 
 

@@ -64,10 +64,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(141)
     except OSError as error:
         sys.exit(_fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2))
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, MemoryError) as error:
         sys.exit(_fail(str(error), 2))
     except KeyboardInterrupt as stop:
         sys.exit(_fail(str(stop) or "interrupted", 130))
+    except Exception as error:
+        if not _interrupted(error):
+            raise
+        sys.exit(_fail("interrupted", 130))
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is at the bottom of it: one that strikes in the middle of an import comes out as another error."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _fail(message: str, status: int) -> int:

@@ -6,7 +6,7 @@ from diffpo.config.model import LoadConfig, LoraConfig, ModelConfig
 from diffpo.config.objective import ObjectiveConfig
 from diffpo.config.optim import OptimConfig
 from diffpo.config.rollout import SAMPLER_RULES, RolloutConfig, ThresholdConfig, parse_sampler
-from diffpo.config.runs import DemoConfig, SftConfig, TrainConfig
+from diffpo.config.runs import DemoConfig, SftConfig, TrackerConfig, TrainConfig
 from diffpo.config.task import TASK_KNOBS, TaskConfig
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "SftConfig",
     "TaskConfig",
     "ThresholdConfig",
+    "TrackerConfig",
     "TrainConfig",
     "parse_sampler",
     "suggest",

@@ -28,3 +28,5 @@ class EvalConfig:
         bound(self, "eval.", "temperature", ">=", 0)
         check(all(n >= 1 for n in self.gen_lengths), f"eval.gen_lengths must be >= 1, got {self.gen_lengths}")
         check(all(g >= 0 for g in self.gammas), f"eval.gammas must be >= 0, got {self.gammas}")
+        some = self.samplers or self.gammas
+        check(bool(some), "eval.samplers and eval.gammas are both empty: nothing would be measured")

@@ -33,6 +33,11 @@ class LoraConfig:
     def __post_init__(self) -> None:
         bound(self, "lora.", "rank", ">=", 0)
         bound(self, "lora.", "alpha", ">", 0)
+        for name in ("alpha", "targets") if not self.rank else ():
+            unset = getattr(self, name) == getattr(LoraConfig, name)
+            check(
+                unset, f"lora.{name} does nothing with lora.rank 0, which adds no adapters: leave it out, or set rank"
+            )
 
 
 @dataclass(frozen=True)

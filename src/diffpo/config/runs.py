@@ -15,6 +15,15 @@ from diffpo.config.task import TaskConfig
 
 
 @dataclass(frozen=True)
+class TrackerConfig:
+    """How the trackers of log_with file a run."""
+
+    project: str = ""  # project of wandb and trackio. Empty: WANDB_PROJECT, else diffpo
+    name: str = ""  # name of the run. Empty: that of its folder
+    tags: tuple[str, ...] = ()  # tags of the run in wandb
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One reinforcement-learning run."""
 
@@ -32,7 +41,11 @@ class TrainConfig:
     keep_checkpoints: int = 2  # newest checkpoints kept
     eval_every: int = 0  # steps between evaluations on test prompts during the run; 0 for none
     log_with: tuple[str, ...] = ()  # trackers beside metrics.jsonl: tensorboard, wandb, trackio
+    log_every: float = 60.0  # longest seconds between two lines of progress where the output is no terminal
+    log_rollouts: int = 96  # completions of a step kept in rollouts.jsonl.gz; 0 for none
+    show_rollouts: int = 0  # steps between showing the best and the worst completion, in trackers too; 0 for never
     num_threads: int = 0  # CPU threads of torch; 0 leaves torch's choice
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     load: LoadConfig = field(default_factory=LoadConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
@@ -45,7 +58,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         bound(self, "", "steps schedule_steps prompts_per_step save_every keep_checkpoints", ">=", 1)
         bound(self, "", "num_generations", ">=", 2)
-        bound(self, "", "eval_every num_threads", ">=", 0)
+        bound(self, "", "eval_every log_rollouts show_rollouts num_threads", ">=", 0)
+        bound(self, "", "log_every", ">", 0)
         if self.train != "model":
             ok = self.rollout.sampler == "learned"
             check(ok, f"train={self.train!r} learns the sampler: set rollout.sampler to learned, not a fixed rule")
@@ -89,9 +103,11 @@ class SftConfig:
     keep_checkpoints: int = 2  # newest checkpoints kept
     eval_every: int = 100  # steps between losses on eval_data
     log_with: tuple[str, ...] = ()  # trackers beside metrics.jsonl: tensorboard, wandb, trackio
+    log_every: float = 60.0  # longest seconds between two lines of progress where the output is no terminal
     num_threads: int = 0  # CPU threads of torch; 0 leaves torch's choice
     shape: ModelConfig = field(default_factory=ModelConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     load: LoadConfig = field(default_factory=LoadConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     optim: OptimConfig = field(
@@ -104,6 +120,7 @@ class SftConfig:
         bound(self, "", "steps schedule_steps batch_size num_examples gen_length max_length", ">=", 1)
         bound(self, "", "save_every keep_checkpoints eval_every", ">=", 1)
         bound(self, "", "num_threads", ">=", 0)
+        bound(self, "", "log_every", ">", 0)
         check(0 < self.min_time < 1, f"min_time must lie in (0, 1), got {self.min_time}")
         check(0 <= self.label_noise < 1, f"label_noise must lie in [0, 1), got {self.label_noise}")
         check(0 <= self.prompt_mask_prob < 1, f"prompt_mask_prob must lie in [0, 1), got {self.prompt_mask_prob}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.folder import write_folder
+from diffpo.models.card import model_card
 from diffpo.models.policy import load_policy
 from diffpo.models.weights import DTYPES
 
@@ -27,7 +28,12 @@ def export(name: str | Path, output: str | Path, merge: bool = False) -> list[Pa
         dtype = base_dtype(policy.base.config)
         if dtype:  # weights trained in fp32 go home in the dtype of their base
             policy.denoiser.to(DTYPES[dtype])
-    write_folder(output, policy.save_pretrained)
+
+    def write(folder: Path) -> None:
+        policy.save_pretrained(folder)
+        (folder / "README.md").write_text(model_card(policy))
+
+    write_folder(output, write)
     return sorted(path for path in output.rglob("*") if path.is_file())
 
 

@@ -7,6 +7,7 @@ names start with `base_model.model.`, targets are the checkpoint's modules.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import warnings
@@ -164,6 +165,8 @@ def merge_adapters(denoiser: Transformer) -> None:
 
 def _inject(denoiser: Transformer, modules: Mapping[str, tuple[int, float]], rslora: bool) -> None:
     """Wrap the modules, each (rank, alpha), in PEFT's layers, their parameters in fp32 on meta; freeze the rest."""
+    # PEFT imports bitsandbytes where it is installed, which complains of a kernel for 4 bits that nobody asked for
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from peft import LoraConfig as PeftLora  # slow to import: only who uses adapters pays
     from peft import inject_adapter_in_model
 

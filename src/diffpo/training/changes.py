@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from diffpo.config import TrainConfig
+from diffpo.config import SftConfig, TrainConfig
 from diffpo.training.gpus import GPUS
 from diffpo.training.plan import Cluster, Plan, Start, plan
 
@@ -149,3 +149,12 @@ def roomy_gpu(needed: float) -> str | None:
     """Name of the smallest GPU of the table that has room for `needed` bytes."""
     large = [name for name, gpu in GPUS.items() if gpu.memory * 2**30 >= needed]
     return min(large, key=lambda name: GPUS[name].memory, default=None)
+
+
+def advise(config: TrainConfig | SftConfig) -> str:
+    """What a run that met the end of the memory can change first: what `diffpo plan` would try, mildest first."""
+    if isinstance(config, SftConfig):
+        return "lower optim.micro_batch_size, set optim.gradient_checkpointing, or train adapters (lora.rank)"
+    firsts = (next(rule(config, Cluster(GPUS["h100"])), None) for rule in RULES)
+    edits = [str(edit) for edit in firsts if edit]
+    return f"change {edits[0]}, then {edits[1]}, and go on with --resume; diffpo plan says what else there is"

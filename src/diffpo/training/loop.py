@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -18,14 +18,16 @@ from diffpo.rewards.calls import TrainerState
 from diffpo.rollout.local import check_prompts, collect
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
+from diffpo.training.banner import open_task
 from diffpo.training.distributed import World
 from diffpo.training.forwards import count_forwards
-from diffpo.training.metrics import Metrics, doubts, mean_of, summarize
+from diffpo.training.metrics import Metrics, mean_of, summarize
 from diffpo.training.run import Run
 from diffpo.training.state import Experience, Optimizers, TrainState, load_start
 from diffpo.training.update import prepare, update
 from diffpo.types import Batch, RolloutGroup
 
+OnGroups = Callable[[Sequence[RolloutGroup]], None]
 ADVANTAGES = {"clipped": group_advantages, "wd1": wd1_advantages}
 """What a completion's reward is worth beside its group's, by loss."""
 
@@ -42,17 +44,18 @@ def train(config: TrainConfig, resume: bool = False, quiet: bool = False) -> Pol
     create_optimizers = partial(Optimizers.create, config=config)
     with Run("train", config, world, resume, quiet) as run:
         task = load_task(config.task)
-        task.prompts("train", 1)  # rows are read, and refused, before the model is loaded
+        data = world.on_main(lambda: open_task(task, config))
         policy = start_policy(config, world)
         run.lines += check_prompts(policy, task, ["train", "test"] if config.eval_every else ["train"], config.rollout)
-        state = run.restore(policy, create_optimizers, keep_start=config.objective.beta > 0)
-        start = state.step
-        for step in range(start, config.steps):
+        state = run.restore(policy, create_optimizers, data, keep_start=config.objective.beta > 0)
+        for step in range(state.step, config.steps):
             if state.experience is None:
+                run.phase("rollouts")
                 with run.kept():
-                    state.experience = gather(state, task, config, world, run.progress.note if step == start else None)
+                    state.experience = gather(state, task, config, world, run.log_rollouts)
             experience = state.experience
             while state.iteration < config.objective.num_iterations:
+                run.phase(f"update {state.iteration + 1}/{config.objective.num_iterations}")
                 metrics = update(state, config, world)
                 run.count_skipped(metrics)
                 experience.updates.append(metrics)
@@ -75,11 +78,11 @@ def start_policy(config: TrainConfig, world: World) -> Policy:
 
 
 def gather(
-    state: TrainState, task: Task, config: TrainConfig, world: World, note: Callable[[str], None] | None = None
+    state: TrainState, task: Task, config: TrainConfig, world: World, on_groups: OnGroups | None = None
 ) -> Experience:
     """The rollouts of one step with their advantages and old log-probs; each rank decodes its share of the prompts.
 
-    `note` takes what the rewards of a first step give to think about.
+    `on_groups` sees the rollouts of all ranks before they are scored.
     """
     policy = state.policy
     prompts = task.prompts("train", config.prompts_per_step, start=state.step * config.prompts_per_step)
@@ -98,9 +101,8 @@ def gather(
                 TrainerState(state.step, config.steps),
             )
     groups = world.gather(groups)
-    if note:
-        for line in doubts(groups):
-            note(line)
+    if on_groups:
+        on_groups(groups)
     rewards = torch.tensor([[rollout.reward for rollout in group.rollouts] for group in groups])
     advantages = ADVANTAGES[config.objective.loss](rewards, config.objective.scale_rewards).flatten()
     batch = Batch.from_groups(groups, advantages).to(world.device)

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, pstdev
+from typing import Any
 
-from diffpo.config import TrainConfig
+from diffpo.config import TASK_KNOBS, TrainConfig
 from diffpo.folder import append, write_text
 from diffpo.types import RolloutGroup
 
@@ -105,7 +106,27 @@ class Alarm:
 
     metric: str
     rings: Callable[[float], bool]
-    advice: str
+    cause: str
+    mends: tuple[str, ...]
+    """What to turn, each with its knobs."""
+
+    @property
+    def advice(self) -> str:
+        return self.advise(self.mends)
+
+    def advise(self, mends: Sequence[str]) -> str:
+        return f"{self.cause}: {', or '.join(mends)}" if mends else self.cause
+
+
+ABSENT: dict[str, Callable[[TrainConfig], bool]] = {
+    "task.easy": lambda config: "easy" not in TASK_KNOBS.get(config.task.name.partition(":")[0], ""),
+    "threshold.sigma": lambda config: config.rollout.sampler != "learned",
+    "threshold.learning_rate": lambda config: config.train == "model",
+    "objective.num_latents": lambda config: config.objective.surrogate != "mean_field",
+    "objective.speed_weight": lambda config: not config.objective.speed_weight,
+    "optim.learning_rate": lambda config: config.train == "sampler",
+}
+"""Knobs that some runs do not have: no alarm of theirs names them."""
 
 
 ALARMS = (
@@ -113,64 +134,78 @@ ALARMS = (
         "frac_reward_zero_std",
         lambda share: share >= 0.95,
         "hardly any group has an advantage: all of it is right, or wrong, or the reward reads something that does not "
-        "change; or the rollouts do not differ (raise rollout.temperature or threshold.sigma)",
+        "change, or the rollouts are alike",
+        ("move task.easy, task.hard", "raise rollout.temperature", "raise threshold.sigma"),
     ),
     Alarm(
         "frac_reward_none",
         lambda share: share >= 1,
-        "no completion has a reward: the functions of task.reward return None for all of them",
+        "no completion has a reward",
+        ("see why the functions of task.reward return None for all of them",),
     ),
     Alarm(
         "surrogate_kl",
         lambda kl: kl > 0.3,
-        "the policy moves too far within a batch: lower optim.learning_rate or objective.num_iterations",
+        "the policy moves too far within a batch",
+        ("lower optim.learning_rate", "lower objective.num_iterations"),
     ),
     Alarm(
         "clip_ratio",
         lambda share: share > 0.4,
-        "many tokens are at the clip: lower optim.learning_rate or objective.num_iterations",
+        "many tokens are at the clip",
+        ("lower optim.learning_rate", "lower objective.num_iterations"),
     ),
     Alarm(
         "importance/clamped",
         lambda share: share > 0.2,
-        "the surrogate is far from the behaviour policy: raise objective.num_latents or objective.importance_clamp",
+        "the surrogate is far from the behaviour policy",
+        ("raise objective.num_latents", "raise objective.importance_clamp"),
     ),
     Alarm(
         "importance/ess",
         lambda share: share < 0.5,
-        "few tokens carry the gradient: lower objective.importance_clamp",
+        "few tokens carry the gradient",
+        ("lower objective.importance_clamp",),
     ),
     Alarm(
         "gamma/saturated",
         lambda share: share > 0.5,
-        "thresholds sit at an end of their range: move threshold.gamma_max, lower threshold.learning_rate or "
-        "objective.speed_weight",
+        "thresholds sit at an end of their range",
+        ("move threshold.gamma_max", "lower threshold.learning_rate", "lower objective.speed_weight"),
     ),
     Alarm(
         "entropy",
         lambda nats: nats < 0.005,
-        "the policy has almost no entropy left to explore with: stop here, or raise objective.beta",
+        "the policy has almost no entropy left to explore with",
+        ("stop here", "raise objective.beta"),
     ),
     Alarm(
         "model/skipped",
         lambda count: count > 0,
-        "a gradient was not finite and its update was skipped: lower optim.learning_rate",
+        "a gradient was not finite and its update was skipped",
+        ("lower optim.learning_rate",),
     ),
     Alarm(
         "sampler/skipped",
         lambda count: count > 0,
-        "the head's gradient was not finite and its update was skipped: lower threshold.learning_rate",
+        "the head's gradient was not finite and its update was skipped",
+        ("lower threshold.learning_rate",),
     ),
 )
 
 
-def alarms(metrics: Metrics) -> dict[str, str]:
-    """A line for each metric whose alarm rings."""
-    return {
-        alarm.metric: f"{alarm.metric} = {metrics[alarm.metric]:.3g}: {alarm.advice}"
-        for alarm in ALARMS
-        if alarm.metric in metrics and alarm.rings(metrics[alarm.metric])
-    }
+def alarms(metrics: Metrics, config: Any) -> dict[str, str]:
+    """A line for each metric whose alarm rings, with the knobs that a run of `config` has."""
+    lines = {}
+    for alarm in ALARMS:
+        if alarm.metric in metrics and alarm.rings(metrics[alarm.metric]):
+            mends = [mend for mend in alarm.mends if not _absent(mend, config)]
+            lines[alarm.metric] = f"{alarm.metric} = {metrics[alarm.metric]:.3g}: {alarm.advise(mends)}"
+    return lines
+
+
+def _absent(mend: str, config: Any) -> bool:
+    return isinstance(config, TrainConfig) and any(name in mend and absent(config) for name, absent in ABSENT.items())
 
 
 class MetricsLog:

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+from torch import Tensor
+
+from diffpo.config import TrackerConfig, TrainConfig
 from diffpo.folder import write_folder, write_text
+from diffpo.models.card import model_card
 from diffpo.models.finite import bad_weight, not_finite
 from diffpo.models.policy import Policy
 from diffpo.progress import Progress
 from diffpo.recipe import to_json
+from diffpo.training.banner import banner
+from diffpo.training.changes import advise
 from diffpo.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from diffpo.training.distributed import World
-from diffpo.training.metrics import Metrics, MetricsLog, alarms
+from diffpo.training.metrics import Metrics, MetricsLog, alarms, doubts
 from diffpo.training.resume import changed, check_same, digests, moved
+from diffpo.training.rollout_log import RolloutLog, extremes
 from diffpo.training.state import Optimizers, TrainState
 from diffpo.training.trackers import Trackers, check_trackers
+from diffpo.types import RolloutGroup
 
 MAX_SKIPPED = 5
 """Updates skipped in a row before the run stops."""
@@ -41,6 +51,10 @@ class RunConfig(Protocol):
     def keep_checkpoints(self) -> int: ...
     @property
     def log_with(self) -> tuple[str, ...]: ...
+    @property
+    def log_every(self) -> float: ...
+    @property
+    def tracker(self) -> TrackerConfig: ...
 
 
 class Run:
@@ -90,23 +104,25 @@ class Run:
         """A new run needs a folder of its own; a resumed one must be the run that the folder holds."""
         path, now = self.folder / "config.json", digests(self.config)
         if not path.is_file():
-            return {"inputs": now}
+            return {"id": secrets.token_hex(4), "inputs": now}
         if not self.resume:
             raise ValueError(f"{self.folder} already holds a run: pass --resume to go on with it, or another --output")
         file = self.folder / "run.json"
-        record = json.loads(file.read_text()) if file.is_file() else {"inputs": {}}
+        record = json.loads(file.read_text()) if file.is_file() else {"id": secrets.token_hex(4), "inputs": {}}
         own = found / "config.json" if found else path  # what was computed with: config.json may have been edited
         check_same(own if own.is_file() else path, self.config, moved(record["inputs"], now))
         lines += changed(record["inputs"], now)
         return record | {"inputs": record["inputs"] | now}
 
     def restore(
-        self, policy: Policy, create_optimizers: Callable[[Policy], Optimizers], keep_start: bool = False
+        self, policy: Policy, create_optimizers: Callable[[Policy], Optimizers], data: str, keep_start: bool = False
     ) -> TrainState:
         """The state that the run goes on from: `policy`, which stands at the start of the run, or a checkpoint of it.
 
         The policy is changed in place, and sharded where the world shards. `keep_start` keeps its values at the start.
+        `data` is what it learns from, to be said.
         """
+        self.lines += banner(self.config, policy, self.world, data)  # pyright: ignore[reportArgumentType]
         start = {name: parameter.detach().clone() for name, parameter in policy.trainable().items() if keep_start}
         if self.found:
             policy.restore(self.found / "policy")
@@ -120,18 +136,27 @@ class Run:
         if self.state.step > self.config.steps:
             raise ValueError(f"steps = {self.config.steps}, but the run has made {self.state.step}: ask for more")
         self.progress = Progress(
-            self.title, self.config.steps, self.quiet or not self.world.is_main, done=self.state.step
+            self.title,
+            self.config.steps,
+            self.quiet or not self.world.is_main,
+            self.state.step,
+            self.config.log_every,
         )
         self.world.on_main(self._open)
         self._watch_signals()
         self.stack.enter_context(self.progress)
-        self.started = time.perf_counter()
+        self.started, self.first = time.perf_counter(), self.state.step
         return self.state
 
     def _open(self) -> None:
         self.metrics = MetricsLog(self.folder / "metrics.jsonl", self.state.step)
-        self.trackers = Trackers(self.config.log_with, self.folder, dataclasses.asdict(self.config))  # pyright: ignore[reportArgumentType]
+        step, values = self.state.step, dataclasses.asdict(self.config)  # pyright: ignore[reportArgumentType]
+        tracker = self.config.tracker
+        self.trackers = Trackers(self.config.log_with, self.folder, tracker, values, self.record["id"], step)
         self.stack.callback(self.trackers.close)
+        if isinstance(self.config, TrainConfig):
+            kept = step + bool(self.state.experience)
+            self.rollouts = RolloutLog(self.folder / "rollouts.jsonl.gz", kept, self.config.log_rollouts)
         for line in self.lines:
             self.progress.note(line)
 
@@ -143,6 +168,9 @@ class Run:
 
     def __exit__(self, kind, error, trace) -> None:
         with self.stack:
+            if isinstance(error, torch.OutOfMemoryError):
+                advice = advise(self.config)  # pyright: ignore[reportArgumentType]
+                raise MemoryError(f"out of memory: {str(error).partition('. ')[0]}; {advice}") from error
             if kind is None:
                 self.save()
                 policy = self.state.policy
@@ -150,7 +178,7 @@ class Run:
                 self.world.on_main(
                     lambda: write_folder(
                         self.folder / "policy",
-                        lambda draft: policy.save_pretrained(draft, weights),
+                        lambda draft: _save_policy(policy, draft, weights),
                         f"; the run is done and stands in {self.checkpoints}: make room and go on with --resume",
                     )
                 )
@@ -214,6 +242,28 @@ class Run:
                 f"checkpoint is in {self.checkpoints}"
             )
 
+    def phase(self, name: str) -> None:
+        """Say what is being done now."""
+        self.progress.phase(name)
+
+    def log_rollouts(self, groups: Sequence[RolloutGroup]) -> None:
+        """Keep the rollouts of the step under way, and show its best and worst completion where that is due."""
+        config, step = self.config, self.state.step
+        assert isinstance(config, TrainConfig)
+        self.phase("old log-probs")
+        if not self.world.is_main:
+            return
+        if step == self.first:
+            for line in doubts(groups):
+                self.progress.note(line)
+        if config.log_rollouts:
+            self.rollouts.write(step, groups)
+        if config.show_rollouts and step % config.show_rollouts == 0:
+            shown = extremes(groups)
+            self.trackers.log(step, shown)
+            for name, text in shown.items():
+                self.progress.note(f"step {step}, {name.removeprefix('rollouts/')}: {text}")
+
     def log(self, step: int, metrics: Metrics) -> None:
         """Write a step's metrics to metrics.jsonl and the trackers, show the main ones, say which alarms ring."""
         if not self.world.is_main:
@@ -225,7 +275,7 @@ class Run:
         self.metrics.write(step, metrics)
         self.trackers.log(step, metrics)
         self.progress.advance(**{name: metrics[name] for name in SHOWN if name in metrics})
-        ringing = alarms(metrics)
+        ringing = alarms(metrics, self.config)
         for name in sorted(ringing.keys() - self.ringing):  # once, not at every step that it goes on ringing
             self.progress.note(f"step {step}: {ringing[name]}")
         self.ringing = set(ringing)
@@ -233,3 +283,8 @@ class Run:
 
 SHOWN = ("loss", "reward", "accuracy", "nfe", "gamma")
 """Metrics beside the progress bar, where a run has them."""
+
+
+def _save_policy(policy: Policy, folder: Path, weights: Mapping[str, Tensor]) -> None:
+    policy.save_pretrained(folder, weights)
+    (folder / "README.md").write_text(model_card(policy))

@@ -45,7 +45,9 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
             run.lines.append(cut)
         if examples.num_dropped:
             run.lines.append(f"{examples.num_dropped} rows are left out: their prompts are too long")
-        state = run.restore(policy, lambda policy: create_optimizers(policy, config))
+        rows = f"{config.data or config.task.name}: {len(examples):,} rows"
+        rows += f", {len(held_out):,} held out" if held_out else ""
+        state = run.restore(policy, lambda policy: create_optimizers(policy, config), rows)
         for step in range(state.step, config.steps):
             metrics = update(state, examples, config, world)
             run.count_skipped(metrics)

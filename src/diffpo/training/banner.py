@@ -1,0 +1,64 @@
+"""What a run is, in a few lines before its first step."""
+
+from __future__ import annotations
+
+import torch
+
+from diffpo.config import SftConfig, TrainConfig
+from diffpo.models.policy import Policy
+from diffpo.tasks.base import Task
+from diffpo.tasks.chat import RowTask
+from diffpo.training.distributed import World
+
+
+def banner(config: TrainConfig | SftConfig, policy: Policy, world: World, data: str) -> list[str]:
+    """Model, what learns, where, data, steps, output."""
+    rows = {torch.uint8: 2}  # two 4-bit weights a byte
+    total = sum(rows.get(p.dtype, 1) * p.numel() for p in policy.denoiser.parameters())
+    learn = sum(p.numel() for p in policy.denoiser.parameters() if p.requires_grad)
+    what = {
+        "all weights": learn and not policy.adapter,
+        f"{count(learn)} of adapters": learn and policy.adapter,
+        "the threshold head": isinstance(config, TrainConfig) and config.train != "model",
+    }
+    dtype = str(policy.denoiser.head.weight.dtype).removeprefix("torch.")
+    ranks = f", {world.num_ranks} processes, {'sharded' if world.shards else 'each with the whole model'}"
+    return [
+        f"model   {config.model or 'fresh weights'}: {count(total)} parameters; "
+        f"what learns: {' and '.join(name for name, learns in what.items() if learns)}",
+        f"where   {_device(world.device)}, {dtype}{ranks if world.num_ranks > 1 else ''}",
+        f"data    {data}",
+        f"steps   {config.steps} of {_step(config)}",
+        f"output  {config.output}",
+    ]
+
+
+def _device(device: torch.device) -> str:
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else f"{device}"
+
+
+def _step(config: TrainConfig | SftConfig) -> str:
+    if isinstance(config, SftConfig):
+        return f"{config.batch_size} rows"
+    updates = config.objective.num_iterations
+    return f"{config.prompts_per_step} prompts x {config.num_generations} completions, {updates} updates"
+
+
+def count(number: int) -> str:
+    """A number of parameters as people say it."""
+    for size, unit in ((1e9, "B"), (1e6, "M")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:,}"
+
+
+def open_task(task: Task, config: TrainConfig) -> str:
+    """Read the rows that training will, before any weight is read; returns what was found."""
+    judge = f"rewards {', '.join(config.task.reward)}" if config.task.reward else "its own verdicts"
+    if not isinstance(task, RowTask):
+        task.prompts("train", 1)
+        return f"{task.name}, generated; {judge}"
+    found = f"{task.name}: {len(task.rows('train')):,} prompts"
+    if config.eval_every or config.task.test_data:
+        found += f", {len(task.rows('test')):,} to test on"
+    return f"{found}; {judge}"
