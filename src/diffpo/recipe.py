@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffpo.config import SftConfig, TaskConfig, TrainConfig, suggest
+from diffpo.places import find_run
 
 C = typing.TypeVar("C")
 
@@ -55,12 +56,18 @@ def from_dict(cls: type[C], values: dict[str, Any], where: str = "", base: C | N
     for key, value in values.items():
         if key not in hints:
             raise ValueError(f"unknown key {where + key!r}{suggest(key, hints)}")
-        if dataclasses.is_dataclass(hints[key]) and isinstance(value, dict):
+        section = next((kind for kind in _kinds(hints[key]) if dataclasses.is_dataclass(kind)), None)
+        if section and isinstance(value, dict):
             base = base or cls()  # a section's defaults may be its owner's rather than its class's
-            arguments[key] = from_dict(hints[key], value, f"{where}{key}.", getattr(base, key))
+            arguments[key] = from_dict(typing.cast(type, section), value, f"{where}{key}.", getattr(base, key))
         else:
             arguments[key] = _convert(hints[key], value, where + key)
     return dataclasses.replace(typing.cast(Any, base), **arguments) if base else cls(**arguments)
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """A type, or those of a union."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -116,16 +123,17 @@ def shipped_files(pattern: str) -> dict[str, Path]:
 
 
 def find_training(folder: Path) -> tuple[TrainConfig | None, TaskConfig | None]:
-    """The training run that wrote `folder` (the run itself or its policy), if any, and the task of the model in it."""
-    for candidate in (folder / "config.json", folder.parent / "config.json"):
-        if candidate.is_file():
-            try:
-                values = json.loads(candidate.read_text())
-                if "objective" in values:  # a policy's config.json has none
-                    return (config := from_dict(TrainConfig, values)), config.task
-                if "label_noise" in values:
-                    sft = from_dict(SftConfig, values)
-                    return None, None if sft.data else sft.task
-            except ValueError as error:
-                raise ValueError(f"{candidate}: {error}") from None
+    """The training run that `folder` is part of, if any, and the task of the model in it."""
+    run = find_run(folder)
+    if run is None:
+        return None, None
+    try:
+        values = json.loads((run / "config.json").read_text())
+        if "objective" in values:  # a policy's config.json has none
+            return (config := from_dict(TrainConfig, values)), config.task
+        if "label_noise" in values:
+            sft = from_dict(SftConfig, values)
+            return None, None if sft.data else sft.task
+    except ValueError as error:
+        raise ValueError(f"{run / 'config.json'}: {error}") from None
     return None, None

@@ -202,7 +202,8 @@ def test_an_adapter_folder_follows_its_base(tmp_path: Path) -> None:
     with_head.save_pretrained(base)
     adapter = golden_adapter(tmp_path / "adapter", base_model_name_or_path=str(base))
     followed = load_policy(adapter, "float32", "cpu")
-    given = load_policy(LLADA, "float32", "cpu", adapter=adapter)
+    with pytest.warns(UserWarning, match=f"was trained on {base}; it is put on {LLADA}"):
+        given = load_policy(LLADA, "float32", "cpu", adapter=adapter)
     ids, logits = golden("llada", adapter=True)
     for policy in (followed, given):
         torch.testing.assert_close(logits_of(policy.denoiser, ids), logits, atol=1e-4, rtol=0)
@@ -226,7 +227,7 @@ def test_an_adapter_without_a_base_and_one_upon_another_are_errors(tmp_path: Pat
         load_policy(LLADA / "lora", device="cpu")
     with pytest.raises(ValueError, match="is an adapter itself"):
         load_policy(LLADA / "lora", device="cpu", adapter=LLADA / "lora")
-    with pytest.raises(ValueError, match=r"nowhere.*no checkpoint here"):
+    with pytest.raises(ValueError, match=r"nowhere is not there: name its place with load\.base"):
         load_policy(golden_adapter(tmp_path, base_model_name_or_path=str(tmp_path / "nowhere")), device="cpu")
     with pytest.raises(ValueError, match=r"nowhere.*adapter_config\.json: no such file"):
         load_policy(LLADA, device="cpu", adapter=tmp_path / "nowhere")

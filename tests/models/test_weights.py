@@ -268,7 +268,10 @@ def test_an_unknown_family_is_an_error_that_suggests_one(tmp_path: Path) -> None
 
 def test_a_folder_without_weights_is_an_error(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"missing model\.transformer\.wte"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is wanted, and there is none"):
+        load_denoiser(checkpoint)
+    (checkpoint / "pytorch_model.bin").touch()
+    with pytest.raises(ValueError, match=r"only pytorch_model.bin, which diffpo does not read: save it as safetensors"):
         load_denoiser(checkpoint)
     with pytest.raises(ValueError, match="no checkpoint here"):
         load_denoiser(checkpoint / "nowhere")

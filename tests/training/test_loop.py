@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from diffpo.config import ObjectiveConfig, RolloutConfig, TaskConfig, ThresholdConfig, TrainConfig
 from diffpo.models.policy import load_policy
+from diffpo.places import find_damage, latest_checkpoint
 from diffpo.training import checkpoint, loop
 from diffpo.training.loop import train
 from diffpo.training.metrics import read_metrics
@@ -70,7 +71,7 @@ def test_sigterm_between_two_updates_saves_the_rollouts_in_hand(
     with pytest.raises(KeyboardInterrupt, match="--resume goes on"):
         train(config, quiet=True)
     monkeypatch.setattr(loop, "update", original)
-    newest, _ = checkpoint.latest_checkpoint(Path(config.output) / "checkpoints")
+    newest, _ = latest_checkpoint(Path(config.output) / "checkpoints")
     assert newest is not None
     assert newest.name == f"step_{(stop_after - 1) // 2:06d}_iteration_{(stop_after - 1) % 2 + 1:02d}"
     train(config, resume=True, quiet=True)
@@ -108,7 +109,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(config: TrainConfig, monkey
     with pytest.raises(OSError, match=r"No space left on device.*earlier checkpoints are untouched"):
         train(config, quiet=True)
     folders = list((Path(config.output) / "checkpoints").iterdir())
-    assert len(folders) == 1 and checkpoint.find_damage(folders[0]) is None
+    assert len(folders) == 1 and find_damage(folders[0]) is None
 
 
 def test_resuming_without_any_checkpoint_starts_over(config: TrainConfig, tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_non_finite_gradients_are_skipped_and_end_the_run(config: TrainConfig, m
     with pytest.raises(FloatingPointError, match="5 updates in a row had a non-finite gradient: lower optim"):
         train(replace(config, steps=8, train="model", rollout=RolloutConfig(sampler="top_k:4")), quiet=True)
     folders = list((Path(config.output) / "checkpoints").iterdir())
-    assert folders and all(checkpoint.find_damage(folder) is None for folder in folders)
+    assert folders and all(find_damage(folder) is None for folder in folders)
 
 
 def test_evaluation_and_config_are_on_disk(config: TrainConfig) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from diffpo.cli.planning import Plan
 from diffpo.cli.recipes import Recipes
 from diffpo.cli.studying import Report, Study
 from diffpo.cli.training import Demo, Sft, Train, is_main
-from diffpo.config import SftConfig, TrainConfig, suggest
+from diffpo.config import SftConfig, TaskConfig, TrainConfig, suggest
+from diffpo.places import find_policy
 from diffpo.recipe import find_recipe, find_training, load_config
+from diffpo.record import Record, decoding
 from diffpo.shipped import defaults_for
 
 COMMANDS: dict[str, type] = {
@@ -55,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         print(f"diffpo {__version__}")
         return
+    warnings.showwarning = _warn
     try:
         if arguments[0] not in COMMANDS:
             raise ValueError(f"no command {arguments[0]!r}{suggest(arguments[0], COMMANDS)}")
@@ -79,6 +83,14 @@ def _interrupted(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
+
+
+def _warn(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+    """What diffpo warns of is one line; a library's own warnings keep their place."""
+    ours = category is UserWarning and f"{os.sep}diffpo{os.sep}" in filename
+    line = f"diffpo: {message}" if ours else warnings.formatwarning(message, category, filename, lineno).rstrip()
+    if is_main():
+        print(line, file=sys.stderr)
 
 
 def _fail(message: str, status: int) -> int:
@@ -109,7 +121,8 @@ def _defaults(kind: type, first: str, arguments: Sequence[str]) -> Any:
     if kind in (Sft, Plan, Bench, Train):
         return kind(config=_start(SftConfig if kind is Sft else TrainConfig, first, arguments))
     if kind in (Analyze, Chat, Eval, Sample):
-        return _from_run(kind(model=first), first) if first else tyro.MISSING_NONPROP
+        place = Path(given(arguments, "--load.adapter") or first)
+        return _from_policy(kind(model=first), place) if first else tyro.MISSING_NONPROP
     if kind in (Export, Inspect):
         return kind(model=first) if first else tyro.MISSING_NONPROP
     return Demo() if kind is Demo else tyro.MISSING_NONPROP
@@ -121,7 +134,7 @@ def _start(config: Any, first: str, arguments: Sequence[str]) -> Any:
     if not first and "--resume" in arguments:
         folder = Path(given(arguments, "--output") or config().output)
     if (first or "--resume" in arguments) and (folder / "config.json").is_file():
-        return dataclasses.replace(load_config(config, folder), output=str(folder))
+        return replace(load_config(config, folder), output=str(folder))
     if first:
         return load_config(config, find_recipe(first))
     model = given(arguments, "--model") or config().model
@@ -137,37 +150,31 @@ def given(arguments: Sequence[str], flag: str) -> str:
     return ""
 
 
-FIXED = {"sampler": "top_k:1"}
-PUBLISHED = {"sampler": "entropy_bound:0.1", "block_length": 32}
-"""How a model without a threshold head is decoded: one of diffpo's own, and one that says no more of itself."""
-
-
-def _from_run(command: Any, folder: str) -> Any:
-    """A model is asked what it was trained on, and decoded as it was trained."""
-    config, task = find_training(Path(folder))
-    rollout = config.rollout if config else command.rollout
-    if not isinstance(command, Analyze):
-        rollout = dataclasses.replace(rollout, temperature=command.rollout.temperature)
-    if rollout.sampler == "learned" and not _has_threshold(Path(folder)):
-        rollout = dataclasses.replace(rollout, **FIXED if config or task or _is_tiny(Path(folder)) else PUBLISHED)
-    changes: dict[str, Any] = {"rollout": rollout}
+def _from_policy(command: Any, place: Path) -> Any:
+    """A model is asked what it was trained on, decoded as it was trained, and measured as its run measures it."""
+    folder = find_policy(place)[0]
+    record, (config, task) = Record.read(folder) or Record(), find_training(place)
+    rollout = record.rollout or (config.rollout if config else None)
+    greedy = decoding(rollout, _has_threshold(folder), _is_tiny(folder, task))
+    changes: dict[str, Any] = {"rollout": replace(greedy, temperature=command.rollout.temperature)}
+    if isinstance(command, Analyze):
+        changes["rollout"] = replace(greedy, temperature=rollout.temperature if rollout else 1.0)
     if not isinstance(command, Chat):
-        changes["task"] = task or command.task
+        changes["task"] = record.task or task or command.task
     if config:
-        changes["load"] = dataclasses.replace(config.load, adapter=None, revision=None)
-    if config and isinstance(command, Eval):
-        changes["eval"] = config.eval
+        changes["load"] = replace(config.load, adapter=None, revision=None, base=None)
+    if isinstance(command, Eval):
+        changes["eval"] = record.eval or (config.eval if config else command.eval)
     if config and isinstance(command, Analyze):
         changes["objective"] = config.objective
-    return dataclasses.replace(command, **changes)
+    return replace(command, **changes)
 
 
-def _is_tiny(folder: Path) -> bool:
+def _is_tiny(folder: Path, task: TaskConfig | None) -> bool:
     """Whether a folder holds one of diffpo's own models."""
     file = folder / "config.json"
-    return file.is_file() and '"model_type": "diffpo"' in file.read_text()
+    return file.is_file() and ('"model_type": "diffpo"' in file.read_text() or task is not None)
 
 
 def _has_threshold(folder: Path) -> bool:
-    """Whether a policy folder, or a run's last policy, has a threshold head."""
-    return any((place / "threshold.safetensors").is_file() for place in (folder, folder / "policy"))
+    return (folder / "threshold.safetensors").is_file()

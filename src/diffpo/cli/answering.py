@@ -13,7 +13,6 @@ import tyro
 from tyro.conf import Positional
 
 from diffpo.config import EvalConfig, LoadConfig, RolloutConfig, TaskConfig
-from diffpo.recipe import find_training
 
 if TYPE_CHECKING:
     from diffpo.training.distributed import World
@@ -148,8 +147,8 @@ class Sample:
         from diffpo.types import Prompt
 
         policy = load_policy(self.model, **vars(self.load))
-        knows_task = find_training(Path(self.model))[1] is not None
-        task = load_task(self.task) if knows_task or not self.prompt else None
+        asked = self.task != TaskConfig() or policy.task is not None
+        task = load_task(self.task) if asked or not self.prompt else None
         prompts = [Prompt("prompt", self.prompt)] if self.prompt or task is None else task.prompts("test", self.num)
         for prompt in prompts:
             show_unmasking(policy, task, prompt, self.rollout, self.seed, self.delay)

@@ -17,6 +17,7 @@ class LoadConfig:
     device: str = "auto"  # device of the weights, such as cpu or cuda:1; auto: the GPU if there is one
     revision: str | None = None  # branch, tag or commit of a model on the Hugging Face hub
     adapter: str | None = None  # LoRA adapter (folder or hub id) to put onto the model
+    base: str | None = None  # base model of an adapter's folder, in place of the one that it names
     four_bit: bool = False  # keep the blocks' weights in 4 bits (nf4, bitsandbytes); training then takes lora.rank > 0
     compile: bool = False  # fuse what lies between matrix products with torch.compile, which takes a compiler or Triton
 

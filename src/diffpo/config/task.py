@@ -44,6 +44,8 @@ class TaskConfig:
             check(span is None or 1 <= span[0] <= span[1], f"task.{name} must be a range LOW HIGH, got {span}")
         if self.name == "tiny_sudoku" and self.data and self.reward:  # the default name: rows and rewards make a task
             object.__setattr__(self, "name", "own")
+        one = self.name == "tiny_sudoku" and (self.data or self.reward)
+        check(not one, "a task of your own takes both task.data and task.reward; others are named with task.name")
         knobs = TASK_KNOBS.get(self.name.partition(":")[0])
         for name in sorted({*" ".join(TASK_KNOBS.values()).split()} - {*(knobs or "").split()}) if knobs else ():
             unset = getattr(self, name) == getattr(TaskConfig, name)

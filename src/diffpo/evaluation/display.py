@@ -14,15 +14,14 @@ from torch import Tensor
 from diffpo.config import RolloutConfig
 from diffpo.models.policy import Policy
 from diffpo.rollout.judging import judge_one
-from diffpo.rollout.local import sample
+from diffpo.rollout.local import GEN_LENGTH, sample
 from diffpo.tasks.base import Task
+from diffpo.tasks.chat import check_fit
 from diffpo.types import Completion, Messages, Prompt, Verdict
 
 MASK = "░"
 PALETTE = ("#4c8dd6", "#2aa198", "#5fa84e", "#b58900", "#d9742b", "#d1507f", "#8f6fd1", "#7d8a99")
 """Colours of the calls, over again after the last; legible on dark and on light."""
-GEN_LENGTH = 128
-"""Canvas where no task and no setting says how long it is."""
 GRID_COLUMNS = {"tiny_sudoku": 4}
 """Cells in a row, for tasks whose canvas is a grid."""
 
@@ -123,6 +122,8 @@ def show_unmasking(
 
     Canvas length and grid are the task's, or the canvas is GEN_LENGTH long where neither task nor rollout says.
     """
+    if task:
+        check_fit(task, policy.is_tiny)
     console = Console()
     if not console.is_terminal:
         console.print(Text(f"prompt    {prompt.text}"), soft_wrap=True)

@@ -21,6 +21,7 @@ from diffpo.models.policy import Policy
 from diffpo.progress import Progress
 from diffpo.rollout.local import check_prompts
 from diffpo.tasks.base import Task
+from diffpo.tasks.chat import check_fit
 from diffpo.types import Prompt
 
 T = TypeVar("T")
@@ -142,11 +143,13 @@ def evaluate(
 ) -> Evaluation:
     """Measure `policy` on test prompts: each of config.samplers, then config.gammas as fixed entropy bounds.
 
-    `rollout` gives lengths and the entropies' temperature; its sampler and temperature are config's. A learned sampler
-    is left out where the policy has no threshold head. Answers that `log` holds are not made again; `ranks` share the
-    rest. The result depends on neither, nor on how many rows are decoded at once.
+    `rollout` gives lengths and the entropies' temperature; its sampler and temperature are config's. None stands for
+    what the policy was trained with, and measured by. A learned sampler is left out where there is no threshold head.
+    Answers that `log` holds are not made again; `ranks` share the rest. The result depends on neither, nor on how many
+    rows are decoded at once.
     """
-    config, rollout, ranks = config or EvalConfig(), rollout or RolloutConfig(), ranks or Alone()
+    config, rollout, ranks = config or policy.eval or EvalConfig(), rollout or policy.decoding, ranks or Alone()
+    check_fit(task, policy.is_tiny)
     samplers = [spec for spec in config.samplers if spec != "learned" or policy.threshold]
     fixed = [f"entropy_bound:{gamma:g}" for gamma in sorted(config.gammas)]
     left_out = check_prompts(policy, task, ["test"], rollout)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from diffpo.models.families import PUBLISHED
 from diffpo.models.lora import linear_names, short_names
+from diffpo.models.source import find_source
 from diffpo.models.tokenizer import load_tokenizer
-from diffpo.models.weights import Checkpoint, locate, read_json, tensor_shapes
+from diffpo.models.weights import locate, read_json, tensor_shapes
+from diffpo.places import find_policy
 
 
 def inspect(name: str | Path, revision: str | None = None) -> dict[str, Any]:
@@ -19,24 +22,11 @@ def inspect(name: str | Path, revision: str | None = None) -> dict[str, Any]:
     A hub id is described without its weights: only config and tokenizer files are fetched. An adapter's folder is
     described with its base.
     """
-    folder = locate(name, revision, weights=False)
-    if (folder / "policy").is_dir():
-        name = folder = folder / "policy"
-    adapter: dict[str, Any] = {}
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        settings = read_json(folder / "adapter_config.json")
-        name = settings.get("base_model_name_or_path") or ""
-        revision = settings.get("revision")  # the base's: the one asked for was the adapter's
-        adapter = {
-            "adapter": str(folder),
-            "adapter_rank": settings.get("r"),
-            "adapter_alpha": settings.get("lora_alpha"),
-            "adapter_targets": settings.get("target_modules"),
-            "adapter_parameters": _num_parameters(list(folder.glob("adapter_model.safetensors"))),
-        }
-        if not name:
-            return adapter | {"base": None}
-    checkpoint = Checkpoint.open(name, revision, weights=False)
+    folder = find_policy(locate(name, revision, weights=False))[0]
+    if _is_adapter(folder) and not read_json(folder / "adapter_config.json").get("base_model_name_or_path"):
+        return _describe_adapter(folder) | {"base": None}
+    source = find_source(name, revision, weights=False)
+    checkpoint, record = source.checkpoint, source.record
     model = checkpoint.empty_denoiser()
     files = [file for file in checkpoint.folder.glob("*.safetensors") if file.name.startswith("model")]
     tokenizer = load_tokenizer(checkpoint.folder, checkpoint.config, model.config.vocab_size)
@@ -44,12 +34,11 @@ def inspect(name: str | Path, revision: str | None = None) -> dict[str, Any]:
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     per_rank = sum(sum(model.get_submodule(native).weight.shape) for native in linears.values())  # type: ignore[arg-type]
     in_blocks = sum(model.get_submodule(native).weight.numel() for native in linears.values())  # type: ignore[operator]
-    head = folder / "diffpo.json"
     return {
-        "model": str(name),
+        "model": checkpoint.name,
         "folder": str(checkpoint.folder),
         "family": checkpoint.config["model_type"],
-        "known": str(name) in PUBLISHED,
+        "known": checkpoint.name in PUBLISHED,
         "parameters": num_parameters,
         "shape": vars(model.config),
         "dtypes": dict(Counter(dtype for *_, dtype in tensor_shapes(files))),
@@ -61,13 +50,29 @@ def inspect(name: str | Path, revision: str | None = None) -> dict[str, Any]:
         "files": {file.name: file.stat().st_size for file in sorted(files)},
         "lora_targets": short_names(linears),
         "lora_parameters_per_rank": per_rank,
-        "threshold": read_json(head)["threshold"] if head.is_file() else None,
+        "threshold": asdict(record.threshold) if record and record.threshold else None,
+        "task": record.task.name if record and record.task else None,
         "memory": {
             "float32": 4 * num_parameters,
             "bfloat16": 2 * num_parameters,
             "four_bit": 2 * (num_parameters - in_blocks) + in_blocks // 2 + in_blocks // 62,
         },
-    } | adapter
+    } | (_describe_adapter(source.adapter) if source.adapter else {})
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+
+
+def _describe_adapter(folder: Path) -> dict[str, Any]:
+    settings = read_json(folder / "adapter_config.json")
+    return {
+        "adapter": str(folder),
+        "adapter_rank": settings.get("r"),
+        "adapter_alpha": settings.get("lora_alpha"),
+        "adapter_targets": settings.get("target_modules"),
+        "adapter_parameters": _num_parameters(list(folder.glob("adapter_model.safetensors"))),
+    }
 
 
 def _num_parameters(files: list[Path]) -> int | None:

@@ -33,6 +33,8 @@ UNSUPPORTED = (
     *("arrow_config", "kasa_config", "monteclora_config", "velora_config"),
 )
 """Settings of adapter_config.json that change what an adapter computes, and that diffpo does not have."""
+ALPHA = 8
+"""PEFT's lora_alpha."""
 INITIALIZATIONS = (None, True, False, "gaussian", "eva", "orthogonal")
 """Values of init_lora_weights that leave the base model as it is; others (pissa, olora, ...) train on a changed one."""
 
@@ -48,7 +50,7 @@ def short_names(names: Iterable[str]) -> list[str]:
     return sorted({name.rpartition(".")[2] for name in names})
 
 
-def add_adapters(denoiser: Transformer, family: Family, config: LoraConfig, base: str, seed: int) -> dict[str, Any]:
+def add_adapters(denoiser: Transformer, family: Family, config: LoraConfig, seed: int) -> dict[str, Any]:
     """Put fresh adapters onto a denoiser and freeze everything else; returns their adapter_config.json.
 
     A is uniform (Kaiming, as PEFT draws it) keyed by (seed, name), B is zero, so the policy stays what it was. A target
@@ -72,7 +74,8 @@ def add_adapters(denoiser: Transformer, family: Family, config: LoraConfig, base
             _set(denoiser, name, torch.zeros(parameter.shape))
     return {
         "peft_type": "LORA",
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": "",
+        "revision": None,
         "r": config.rank,
         "lora_alpha": config.alpha,
         "lora_dropout": 0.0,
@@ -86,8 +89,9 @@ def add_adapters(denoiser: Transformer, family: Family, config: LoraConfig, base
 def load_adapters(denoiser: Transformer, family: Family, folder: Path) -> dict[str, Any]:
     """Put the adapters of a PEFT folder onto a denoiser; returns its adapter_config.json.
 
-    Targets that match nothing in this architecture are a warning that names the linears left untouched: an adapter
-    trained with another architecture's names works, but on fewer modules than its author meant.
+    Warnings say where it is not what its settings say: targets that match nothing in this architecture (one trained
+    with another's names works, but on fewer modules than its author meant), modules without tensors, no lora_alpha, and
+    lora_dropout, which is not applied here.
     """
     settings = read_json(folder / "adapter_config.json")
     if settings.get("peft_type") != "LORA":
@@ -108,7 +112,8 @@ def load_adapters(denoiser: Transformer, family: Family, folder: Path) -> dict[s
     if not modules:
         raise ValueError(f"{folder}: adapter_model.safetensors holds no LoRA tensors")
     _check_fit(folder, denoiser, {name: linears[name] for name in modules}, tensors)
-    _warn_of_lost_targets(folder, settings, [linears[name] for name in modules], list(linears.values()))
+    settings |= _settle(folder, settings)
+    _warn_of_lost_targets(folder, settings, {linears[name] for name in modules}, list(linears.values()))
     ranks = {name: len(tensors[f"{name}.lora_A.weight"]) for name in modules}
     alphas = {name: _alpha(settings, linears[name]) for name in modules}
     _inject(denoiser, {name: (ranks[name], alphas[name]) for name in modules}, bool(settings.get("use_rslora")))
@@ -203,13 +208,53 @@ def _pattern(names: Iterable[str], linears: Iterable[str]) -> str:
     return pattern if same else "|".join(map(re.escape, names))
 
 
-def _warn_of_lost_targets(folder: Path, settings: Mapping[str, Any], found: list[str], linears: list[str]) -> None:
+def _settle(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that hold here where the file's do not, each with a warning."""
+    settled: dict[str, Any] = {}
+    if settings.get("lora_alpha") is None:
+        settled["lora_alpha"] = ALPHA
+        warnings.warn(f"{folder}: adapter_config.json has no lora_alpha: taking PEFT's {ALPHA}", stacklevel=3)
+    if settings.get("lora_dropout"):
+        settled["lora_dropout"] = 0.0
+        dropout = settings["lora_dropout"]
+        warnings.warn(f"{folder}: lora_dropout {dropout} is left out: diffpo trains without dropout", stacklevel=3)
+    return settled
+
+
+def _warn_of_lost_targets(folder: Path, settings: Mapping[str, Any], found: set[str], linears: list[str]) -> None:
     targets = settings.get("target_modules")
     wanted = [] if isinstance(targets, str) else sorted(targets or [])
-    if lost := [target for target in wanted if not any(f".{name}".endswith(f".{target}") for name in found)]:
+    if lost := [target for target in wanted if not any(_ends(name, target) for name in found)]:
         untouched = sorted(set(short_names(linears)) - set(short_names(found)))
         warnings.warn(
             f"{folder}: the adapter's targets {', '.join(lost)} match nothing in this model, so it leaves "
             f"{', '.join(untouched)} untouched",
-            stacklevel=2,
+            stacklevel=3,
         )
+    meant = [name for name in linears if _is_target(name, settings) and not any(_ends(name, t) for t in lost)]
+    if missing := [name for name in meant if name not in found]:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        warnings.warn(
+            f"{folder}: the adapter has no tensors for {', '.join(missing[:3])}{more}, which its settings name: they "
+            "stay as the base has them",
+            stacklevel=3,
+        )
+
+
+def _ends(name: str, target: str) -> bool:
+    return f".{name}".endswith(f".{target}")
+
+
+def _is_target(name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether PEFT puts an adapter on the linear `name` of a block under these settings."""
+
+    def matches(pattern: str | list[str] | None) -> bool:
+        if isinstance(pattern, str):
+            return pattern == "all-linear" or re.fullmatch(pattern, name) is not None
+        return any(_ends(name, target) for target in pattern or ())
+
+    layers = settings.get("layers_to_transform")
+    layers = [layers] if isinstance(layers, int) else layers
+    at = re.search(r"\.(\d+)\.", name)
+    inside = layers is None or (at is not None and int(at.group(1)) in layers)
+    return matches(settings.get("target_modules")) and not matches(settings.get("exclude_modules")) and inside

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffpo.config import LoraConfig, ModelConfig, ThresholdConfig
+from diffpo.config import EvalConfig, LoraConfig, ModelConfig, RolloutConfig, TaskConfig, ThresholdConfig
 from diffpo.functional.prediction import ban
 from diffpo.functional.random import make_key
 from diffpo.models import lora
@@ -21,11 +21,12 @@ from diffpo.models.families import FAMILIES, Family
 from diffpo.models.fused import head_logits
 from diffpo.models.quantization import is_packed, unpack
 from diffpo.models.saving import save_file, save_shards
+from diffpo.models.source import Source, find_source
 from diffpo.models.threshold import ThresholdHead
 from diffpo.models.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
-from diffpo.models.weights import DTYPES, Checkpoint, load_denoiser, locate, read_json, read_tensors
-from diffpo.recipe import from_dict
+from diffpo.models.weights import DTYPES, Checkpoint, load_denoiser, read_tensors
+from diffpo.record import Record, decoding
 from diffpo.types import Messages
 
 COPIED = ("*.py", "generation_config.json", "LICENSE*")
@@ -41,8 +42,14 @@ class Policy:
     threshold: ThresholdHead | None = None
     version: int = 0
     """Updates that this policy has been through."""
-    base: Checkpoint | None = None
-    """The checkpoint that the denoiser was loaded from; None for fresh weights."""
+    task: TaskConfig | None = None
+    """What it was trained on; None where nothing says."""
+    rollout: RolloutConfig | None = None
+    """How it was decoded in training, its canvas included; None where nothing says. `decoding` is how it answers."""
+    eval: EvalConfig | None = None
+    """How its run measures it."""
+    source: Source | None = None
+    """What it was loaded from; None for fresh weights."""
     adapter: dict[str, Any] | None = None
     """adapter_config.json of the LoRA adapters on the denoiser, if any."""
     banned: Tensor = field(init=False)
@@ -65,6 +72,21 @@ class Policy:
         return self.denoiser.head.weight.device
 
     @property
+    def base(self) -> Checkpoint | None:
+        """The checkpoint that the denoiser was loaded from; None for fresh weights."""
+        return self.source.checkpoint if self.source else None
+
+    @property
+    def is_tiny(self) -> bool:
+        """Whether it is a character-level model, for the tiny tasks."""
+        return isinstance(self.tokenizer, CharTokenizer)
+
+    @property
+    def decoding(self) -> RolloutConfig:
+        """How it answers unless told otherwise: greedily, and else as it was trained."""
+        return decoding(self.rollout, self.threshold is not None, self.is_tiny)
+
+    @property
     def family(self) -> Family:
         return self.base.family if self.base else FAMILIES["diffpo"]
 
@@ -85,7 +107,14 @@ class Policy:
         return self.tokenizer.chat(prompt, prefill)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The denoiser's parameters that learn, by name: adapters where there are any, else all, or none in 4 bits."""
+        """The denoiser's parameters that learn (`requires_grad`), by name: adapters, all, none of a frozen one.
+
+        Weights in 4 bits do not learn, nor what stands between them.
+        """
+        return {name: parameter for name, parameter in self._own().items() if parameter.requires_grad}
+
+    def _own(self) -> dict[str, nn.Parameter]:
+        """The denoiser's parameters that are this policy's own, rather than its base's: they may learn."""
         if self.adapter:
             return lora.adapter_parameters(self.denoiser)
         return {} if is_packed(self.denoiser) else dict(self.denoiser.named_parameters())
@@ -101,8 +130,7 @@ class Policy:
                 "lora.rank: the model carries adapters already: set lora.rank = 0 to go on training those, or merge "
                 "them first (diffpo export --merge)"
             )
-        base, revision = (self.base.name, self.base.revision) if self.base else ("", None)
-        self.adapter = lora.add_adapters(self.denoiser, self.family, config, base, seed) | {"revision": revision}
+        self.adapter = lora.add_adapters(self.denoiser, self.family, config, seed) | self._named_base()
         self._compute_in_base_dtype()
 
     def merge_adapters(self) -> None:
@@ -128,13 +156,19 @@ class Policy:
     def save_pretrained(self, folder: str | Path, tensors: Mapping[str, Tensor] | None = None) -> None:
         """Write what `load_policy` reads: adapters alone if there are any, else a checkpoint in the base's own layout.
 
-        Beside them diffpo.json and, with a head, threshold.safetensors. `tensors` are the whole values of `trainable()`
-        where the parameters themselves hold a share. Four-bit weights are written with the values they compute with.
+        Beside them diffpo.json and, with a head, threshold.safetensors. Adapters name the base that was loaded. A run
+        passes the whole values of `trainable()` as `tensors`: its parameters may hold shares. Where nothing of the
+        denoiser learned there are none, and the folder holds the head and names what that stands on.
+        Four-bit weights are written with the values they compute with.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = tensors or {name: parameter.detach() for name, parameter in self.trainable().items()}
-        if self.adapter:
+        head_alone = tensors is not None and not tensors and self.source is not None
+        base = self.source.as_base(folder, head_alone) if self.source and (head_alone or self.adapter) else None
+        tensors = tensors or {name: parameter.detach() for name, parameter in self._own().items()}
+        if head_alone:
+            pass  # the denoiser is as it was loaded
+        elif self.adapter:
             lora.save_adapters(folder, self.family, self.adapter, tensors)
         else:
             config = self.base.config if self.base else {"model_type": "diffpo"}
@@ -148,8 +182,8 @@ class Policy:
             if self.base:
                 _copy_missing(self.base.folder, folder)
         head = self.threshold
-        record = {"version": self.version, "threshold": dataclasses.asdict(head.config) if head else None}
-        (folder / "diffpo.json").write_text(json.dumps(record, indent=2) + "\n")
+        settings = head.config if head else None
+        Record(self.version, settings, self.task, self.rollout, self.eval, base).write(folder)
         if head:
             save_file(head.state_dict(), folder / "threshold.safetensors")
 
@@ -171,20 +205,25 @@ class Policy:
 
     def _load_record(self, folder: Path) -> None:
         """Read diffpo.json and the threshold head; a checkpoint that others wrote has neither."""
-        if not (folder / "diffpo.json").is_file():
+        record = Record.read(folder)
+        if record is None:
             return
-        record = read_json(folder / "diffpo.json")
-        self.version, self.threshold = record["version"], None
-        if record["threshold"]:
+        self.version, self.threshold = record.version, None
+        self.task, self.rollout, self.eval = record.task, record.rollout, record.eval
+        if record.threshold:
             file = folder / "threshold.safetensors"
             if not file.is_file():
                 raise ValueError(f"{folder}: this policy lacks threshold.safetensors")
-            self.add_threshold(from_dict(ThresholdConfig, record["threshold"]))
+            self.add_threshold(record.threshold)
             assert self.threshold
             saved, width = read_tensors(file), self.denoiser.config.hidden_size
             if _shapes(saved) != _shapes(self.threshold.state_dict()):
                 raise ValueError(f"{file}: no head of this version for a model of width {width}: train the head again")
             self.threshold.load_state_dict(saved)
+
+    def _named_base(self) -> dict[str, Any]:
+        """What adapter_config.json says of the base: the one that was loaded, whatever a file named before."""
+        return {"base_model_name_or_path": self.base.name, "revision": self.base.commit} if self.base else {}
 
     def _compute_in_base_dtype(self) -> None:
         """Adapters are fp32; with a base of fewer bits their products are computed in its dtype."""
@@ -200,37 +239,27 @@ def load_policy(
     adapter: str | Path | None = None,
     four_bit: bool = False,
     compile: bool = False,
+    base: str | Path | None = None,
 ) -> Policy:
-    """Load a checkpoint, an adapter on its base, or a run's last policy, from a folder or the Hugging Face hub.
+    """Load a checkpoint, an adapter or a head on its base, or a run's newest policy, from a folder or the hub.
 
     `dtype` is "bfloat16", "float32", "saved", or "auto": bfloat16 for LLaDA and Dream, as saved for diffpo's own.
     `device` "auto" is the GPU if there is one. `adapter` is put onto the checkpoint. `compile` fuses what lies between
-    matrix products. ValueError names what is missing or does not fit.
+    matrix products. `base` stands in for the base that an adapter's folder names. A warning says so where a run is not
+    at its end, or an adapter was trained on other weights. ValueError names what is missing or does not fit.
     """
-    folder = locate(name, revision)
-    if (folder / "policy").is_dir():
-        name = folder = folder / "policy"
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        if adapter:
-            raise ValueError(f"{name} is an adapter itself: name a base model to put {adapter} on")
-        settings = read_json(folder / "adapter_config.json")
-        adapter, name = folder, settings.get("base_model_name_or_path") or ""
-        revision = settings.get("revision")  # the base's: the one asked for was the adapter's
-        if not name:
-            raise ValueError(f"{folder}: adapter_config.json names no base model: load that with this as its adapter")
-    checkpoint = Checkpoint.open(name, revision)
+    source = find_source(name, revision, adapter, base)
+    checkpoint = source.checkpoint
     denoiser = load_denoiser(checkpoint, _dtype(dtype, checkpoint), _device(device), four_bit)
     if compile:
         denoiser.fuse()
     policy = Policy(denoiser, load_tokenizer(checkpoint.folder, checkpoint.config, denoiser.config.vocab_size))
-    policy.base = checkpoint
-    policy._load_record(checkpoint.folder)
-    if adapter:
-        adapter = locate(adapter)
-        adapter = adapter / "policy" if (adapter / "policy").is_dir() else adapter
-        policy.adapter = lora.load_adapters(denoiser, checkpoint.family, adapter)
+    policy.source = source
+    if source.adapter:
+        policy.adapter = lora.load_adapters(denoiser, checkpoint.family, source.adapter) | policy._named_base()
         policy._compute_in_base_dtype()
-        policy._load_record(adapter)
+    for folder in source.folders:
+        policy._load_record(folder)
     return policy
 
 

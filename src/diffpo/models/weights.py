@@ -51,7 +51,7 @@ class Checkpoint:
     """A folder with a config.json, and safetensors beside it."""
 
     name: str
-    """As it was asked for: a folder or a hub id."""
+    """A hub id, or a folder by its absolute path, so that it can be named from elsewhere."""
     folder: Path
     config: dict[str, Any]
     revision: str | None = None
@@ -61,7 +61,18 @@ class Checkpoint:
     def open(cls, name: str | Path, revision: str | None = None, weights: bool = True) -> Checkpoint:
         """Find a checkpoint and read its config.json; ValueError if there is none or its family is unknown."""
         folder = locate(name, revision, weights)
+        name = name if is_snapshot(folder) and not Path(name).is_dir() else folder.resolve()
         return cls(str(name), folder, read_config(folder), revision)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the name is that of a folder here."""
+        return Path(self.name).is_absolute()
+
+    @property
+    def commit(self) -> str | None:
+        """The commit on the hub that was loaded; None for a folder."""
+        return None if self.is_local else self.folder.name
 
     @property
     def family(self) -> Family:
@@ -72,7 +83,7 @@ class Checkpoint:
         """The safetensors files: those that the index names, or model*.safetensors."""
         index = self.folder / "model.safetensors.index.json"
         if not index.is_file():
-            return sorted(self.folder.glob("model*.safetensors"))
+            return sorted(self.folder.glob("model*.safetensors")) or _no_weights(self.folder)
         shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict):
             raise ValueError(f"{index}: has no weight_map: download it again")
@@ -89,6 +100,18 @@ class Checkpoint:
         except (KeyError, TypeError, ValueError) as error:
             lacks = f"config.json lacks {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"{self.folder}: {lacks}") from None
+
+
+def is_snapshot(folder: Path) -> bool:
+    """Whether a folder is a commit's snapshot in a cache of the hub."""
+    return folder.parent.name == "snapshots"
+
+
+def _no_weights(folder: Path) -> list[Path]:
+    """Say that no weights are here, or that they are pickles, which run code when they are read."""
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    found = f"only {', '.join(pickles)}, which diffpo does not read: save it as safetensors" if pickles else "none"
+    raise ValueError(f"{folder}: model.safetensors is wanted, and there is {found}")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -16,8 +16,11 @@ from diffpo.rewards.calls import TrainerState
 from diffpo.rollout.engine import OnCall, generate
 from diffpo.rollout.judging import ids_of, judge
 from diffpo.tasks.base import Split, Task
-from diffpo.tasks.chat import RowTask
+from diffpo.tasks.chat import RowTask, check_fit
 from diffpo.types import Attempts, Completion, Messages, Prompt, Request, Rollout, RolloutGroup, Sampler
+
+GEN_LENGTH, TINY_LENGTH = 128, 16
+"""Canvas where no task and no setting says how long it is, of a published model and of a tiny one."""
 
 
 def make_request(
@@ -79,12 +82,17 @@ def sample(
     policy: Policy,
     prompts: Sequence[Prompt | str | Messages],
     config: RolloutConfig | None = None,
-    gen_length: int = 16,
+    gen_length: int | None = None,
     seed: int = 0,
     on_call: OnCall | None = None,
 ) -> list[tuple[str, Completion]]:
-    """One completion a prompt: its text and how it came about. The learned threshold is taken without noise."""
-    config = config or RolloutConfig(sampler="learned" if policy.threshold else "top_k:1", temperature=0.0)
+    """One completion a prompt: its text and how it came about. The learned threshold is taken without noise.
+
+    None: as the policy was trained to answer (`Policy.decoding`). `gen_length` is the canvas where that leaves it open;
+    where nothing says, GEN_LENGTH, or TINY_LENGTH of a tiny model.
+    """
+    config = config or policy.decoding
+    gen_length = gen_length or (TINY_LENGTH if policy.is_tiny else GEN_LENGTH)
     requests = [
         make_request(
             policy,
@@ -112,6 +120,7 @@ def collect(
     state: TrainerState | None = None,
 ) -> list[RolloutGroup]:
     """G scored completions of each prompt. Random numbers are keyed by (seed, prompt id, generation)."""
+    check_fit(task, policy.is_tiny)
     asked = [make_request(policy, prompt, config, task.gen_length, key=0) for prompt in prompts]
     requests = [
         replace(request, key=make_key(seed, prompt.id, generation))

@@ -11,6 +11,10 @@ from diffpo.types import Prompt, Verdict
 Split = Literal["train", "test"]
 
 
+class TinyTask:
+    """Marks a task for tiny models: raw prompts over a small alphabet, solved examples."""
+
+
 class Task(Protocol):
     """A source of prompts with a verdict on answers. All of it is a function of the task's config and its arguments."""
 

@@ -11,7 +11,7 @@ from diffpo.config import TaskConfig
 from diffpo.grading.tasks import GRADED
 from diffpo.rewards.calls import Rewards
 from diffpo.rewards.functions import load_rewards
-from diffpo.tasks.base import Split
+from diffpo.tasks.base import Split, Task, TinyTask
 from diffpo.tasks.data import Row, Source, read_rows
 from diffpo.tasks.stream import check_split, stable_key
 from diffpo.types import Prompt, Verdict
@@ -36,10 +36,26 @@ def answer_form(answer: str) -> str:
     )
 
 
+def check_fit(task: Task, tiny: bool) -> None:
+    """ValueError where a chat model meets a task of tiny (character-level) models, or the reverse."""
+    if isinstance(task, TinyTask) and not tiny:
+        raise ValueError(
+            f"{task.name} is a task for tiny character-level models: name one for this model with task.name "
+            "(gsm8k, math500, countdown_cd3, sudoku_4x4, reasoning_gym:NAME, or task.data and task.reward)"
+        )
+    if tiny and isinstance(task, ChatTask) and not task.for_any_model:
+        raise ValueError(
+            f"{task.name} is a task for chat models, and this is a tiny character-level one: name one for it with "
+            "task.name (tiny_sudoku, tiny_countdown, tiny_arithmetic)"
+        )
+
+
 class ChatTask:
     """A task whose prompts are one user message each. A subclass gives prompts and, but for own rewards, a grader."""
 
     gen_length = GEN_LENGTH
+    for_any_model = False
+    """Whether a tiny model may meet it too."""
 
     def __init__(self, config: TaskConfig) -> None:
         self.name, self.config = config.name, config

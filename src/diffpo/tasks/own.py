@@ -20,6 +20,7 @@ class Own(RowTask):
     A row may have `prefill`, the start of its completion, and `level`; all columns but the prompt go to the rewards.
     """
 
+    for_any_model = True
     columns = "prompt (and what your reward function reads)"
 
     def __init__(self, config: TaskConfig) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from diffpo.config import TaskConfig
 from diffpo.grading.answers import extract_answer
 from diffpo.grading.numbers import parse_number
-from diffpo.tasks.base import Split
+from diffpo.tasks.base import Split, TinyTask
 from diffpo.tasks.stream import Dial, GymStream, Problem
 from diffpo.types import Prompt, Verdict
 
@@ -17,7 +17,7 @@ NUM_DIGITS = 1
 """Digits of each term."""
 
 
-class TinyArithmetic:
+class TinyArithmetic(TinyTask):
     """The prompt "3-5+9=" asks for "7". The dial counts terms."""
 
     name = "tiny_arithmetic"

@@ -8,7 +8,7 @@ from typing import Any
 from diffpo.config import TaskConfig
 from diffpo.grading.answers import extract_answer
 from diffpo.grading.expressions import evaluate_expression
-from diffpo.tasks.base import Split
+from diffpo.tasks.base import Split, TinyTask
 from diffpo.tasks.stream import Dial, GymStream, Problem
 from diffpo.types import Prompt, Verdict
 
@@ -17,7 +17,7 @@ MAX_VALUE = 19
 MAX_TARGET = 99
 
 
-class TinyCountdown:
+class TinyCountdown(TinyTask):
     """The prompt "3,7,12=16:" asks for "12+7-3". The dial counts numbers."""
 
     name = "tiny_countdown"

@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 
 from diffpo.config import TaskConfig
-from diffpo.tasks.base import Split
+from diffpo.tasks.base import Split, TinyTask
 from diffpo.tasks.stream import Dial, index_rng, stable_key
 from diffpo.types import Prompt, Verdict
 
@@ -50,7 +50,7 @@ CLUES = [[clues for clues in range(2**NUM_CELLS) if clues.bit_count() == NUM_CEL
 """CLUES[n]: every set of clue cells, one bit a cell, that leaves n blanks."""
 
 
-class TinySudoku:
+class TinySudoku(TinyTask):
     """Puzzles with one solution each, so that a train puzzle never has a test grid. The dial counts blanks."""
 
     name = "tiny_sudoku"

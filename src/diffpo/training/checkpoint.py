@@ -15,7 +15,6 @@ whatever share each holds, so a run can be resumed with another number of them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -30,6 +29,7 @@ from torch import Tensor
 
 from diffpo.folder import write_folder
 from diffpo.models.saving import save_file
+from diffpo.places import digest_of, list_checkpoints
 from diffpo.recipe import to_json
 from diffpo.training.distributed import World
 from diffpo.training.state import Experience, TrainState, learning_parameters
@@ -58,7 +58,7 @@ def save_checkpoint(root: Path, state: TrainState, config: Any, keep: int, world
             "; earlier checkpoints are untouched: make room and go on with --resume",
         )
         _sync(root)
-        for old in _candidates(root)[keep:]:
+        for old in list_checkpoints(root)[keep:]:
             shutil.rmtree(old)
         return folder
 
@@ -78,7 +78,7 @@ def _write(
         record["experience"] = plain
     (draft / "state.json").write_text(json.dumps(record))
     files = sorted(path for path in draft.rglob("*") if path.is_file())
-    manifest = {str(path.relative_to(draft)): _digest(path) for path in files}
+    manifest = {str(path.relative_to(draft)): digest_of(path) for path in files}
     (draft / "manifest.json").write_text(json.dumps(manifest, indent=2))
     for path in [*files, draft / "manifest.json", draft / "policy", draft]:
         _sync(path)
@@ -99,42 +99,6 @@ def load_checkpoint(folder: Path, state: TrainState, world: World) -> None:
     if "experience" in record:
         tensors = load_file(folder / "experience.safetensors", str(world.device))
         state.experience = _restore_experience(tensors, record["experience"])
-
-
-def latest_checkpoint(root: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint whose files are all as they were written, and a line for each newer one passed over."""
-    lines = []
-    for folder in _candidates(root):
-        damage = find_damage(folder)
-        if damage is None:
-            return folder, lines
-        lines.append(f"{folder}: {damage}; passing it over for the one before")
-    return None, lines
-
-
-def find_damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError):
-        return "manifest.json is missing or unreadable"
-    for name, digest in manifest.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if _digest(path) != digest:
-            return f"{name} is damaged (its checksum differs)"
-    return None
-
-
-def _candidates(root: Path) -> list[Path]:
-    """Checkpoint folders, newest first."""
-    return sorted(root.glob("step_*"), reverse=True)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -8,16 +8,18 @@ from functools import partial
 
 import torch
 
-from diffpo.config import TrainConfig
+from diffpo.config import RolloutConfig, TrainConfig
 from diffpo.evaluation.answers import answer, points_of
 from diffpo.functional.objective import group_advantages
 from diffpo.functional.random import make_key
 from diffpo.functional.wd1 import wd1_advantages
 from diffpo.models.policy import Policy
+from diffpo.record import anchored
 from diffpo.rewards.calls import TrainerState
 from diffpo.rollout.local import check_prompts, collect
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
+from diffpo.tasks.chat import check_fit
 from diffpo.training.banner import open_task
 from diffpo.training.distributed import World
 from diffpo.training.forwards import count_forwards
@@ -46,8 +48,10 @@ def train(config: TrainConfig, resume: bool = False, quiet: bool = False) -> Pol
         task = load_task(config.task)
         data = world.on_main(lambda: open_task(task, config))
         policy = start_policy(config, world)
+        check_fit(task, policy.is_tiny)
         run.lines += check_prompts(policy, task, ["train", "test"] if config.eval_every else ["train"], config.rollout)
         state = run.restore(policy, create_optimizers, data, keep_start=config.objective.beta > 0)
+        policy.task, policy.rollout, policy.eval = anchored(config.task), with_canvas(config.rollout, task), config.eval
         for step in range(state.step, config.steps):
             if state.experience is None:
                 run.phase("rollouts")
@@ -67,6 +71,11 @@ def train(config: TrainConfig, resume: bool = False, quiet: bool = False) -> Pol
             if run.due(config.save_every):
                 run.save()
     return state.policy
+
+
+def with_canvas(rollout: RolloutConfig, task: Task) -> RolloutConfig:
+    """The rollout with the task's canvas length where it names none."""
+    return replace(rollout, gen_length=rollout.gen_length or task.gen_length)
 
 
 def start_policy(config: TrainConfig, world: World) -> Policy:

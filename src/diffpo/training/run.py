@@ -21,11 +21,12 @@ from diffpo.folder import write_folder, write_text
 from diffpo.models.card import model_card
 from diffpo.models.finite import bad_weight, not_finite
 from diffpo.models.policy import Policy
+from diffpo.places import latest_checkpoint
 from diffpo.progress import Progress
 from diffpo.recipe import to_json
 from diffpo.training.banner import banner
 from diffpo.training.changes import advise
-from diffpo.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from diffpo.training.checkpoint import load_checkpoint, save_checkpoint
 from diffpo.training.distributed import World
 from diffpo.training.metrics import Metrics, MetricsLog, alarms, doubts
 from diffpo.training.resume import changed, check_same, digests, moved

@@ -5,6 +5,8 @@ The same loop fine-tunes a published model on a JSONL and trains a tiny one from
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,9 @@ from diffpo.functional.random import fold, make_key, uniform
 from diffpo.models.likelihood import score_tokens
 from diffpo.models.policy import Policy, create_policy
 from diffpo.models.transformer import pack
+from diffpo.record import anchored
 from diffpo.tasks import load_solved_task
+from diffpo.tasks.chat import check_fit
 from diffpo.training.distributed import World
 from diffpo.training.examples import Examples, read_examples, solved_examples
 from diffpo.training.metrics import Metrics
@@ -48,6 +52,7 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
         rows = f"{config.data or config.task.name}: {len(examples):,} rows"
         rows += f", {len(held_out):,} held out" if held_out else ""
         state = run.restore(policy, lambda policy: create_optimizers(policy, config), rows)
+        remember(policy, config)
         for step in range(state.step, config.steps):
             metrics = update(state, examples, config, world)
             run.count_skipped(metrics)
@@ -71,8 +76,18 @@ def start(config: SftConfig, world: World) -> tuple[Policy, Examples, Examples |
     if config.data:
         examples = read_examples(config.data, policy, config)
     else:
-        examples = solved_examples(policy, load_solved_task(config.task), config)
+        task = load_solved_task(config.task)
+        check_fit(task, policy.is_tiny)
+        examples = solved_examples(policy, task, config)
     return policy, examples, read_examples(config.eval_data, policy, config) if config.eval_data else None
+
+
+def remember(policy: Policy, config: SftConfig) -> None:
+    """Let the policy say what it was trained on, and that it is decoded as before, on the canvas and form of now."""
+    policy.task = None if config.data else anchored(config.task)
+    canvas = config.gen_length or (load_solved_task(config.task).gen_length if policy.task else None)
+    default = replace(policy.decoding, temperature=1.0)
+    policy.rollout = replace(policy.rollout or default, gen_length=canvas, chat_template=config.chat_template)
 
 
 def create_optimizers(policy: Policy, config: SftConfig) -> Optimizers:

@@ -1,0 +1,198 @@
+"""What a name stands for: a checkpoint, adapters on one, or a threshold head on one. No tensor is read to find it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffpo.models.weights import Checkpoint, locate, read_json
+from diffpo.places import find_policy
+from diffpo.record import Base, Record
+
+COUNTED = (
+    *("*.safetensors", "config.json", "adapter_config.json", "diffpo.json", "tokenizer*", "vocab*", "merges.txt"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template*", "*.jinja"),
+)
+"""Files that answers depend on."""
+WHOLE = 2**28
+"""Bytes up to which a file is fingerprinted whole."""
+BLOCK = 2**16
+"""Bytes of each of the evenly spaced blocks that stand for a larger file."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the parts of a policy are."""
+
+    checkpoint: Checkpoint
+    """The whole weights."""
+    adapter: Path | None
+    """The folder of adapters that go onto them."""
+    folder: Path
+    """The folder that was asked for; its diffpo.json has the last word."""
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Every folder that is read, each once, the base first."""
+        folders = (self.checkpoint.folder, *([self.adapter] if self.adapter else []), self.folder)
+        return tuple(dict.fromkeys(folders))
+
+    @property
+    def record(self) -> Record | None:
+        """What is known of the policy; None if nothing is."""
+        return next((record for folder in reversed(self.folders) if (record := Record.read(folder))), None)
+
+    def fingerprint(self) -> str:
+        """A digest of what is read: weights, adapters, head, tokenizer, settings. The same wherever the folders lie."""
+        return fingerprint(self.folders)
+
+    def as_base(self, folder: Path, adapters: bool) -> Base:
+        """What a policy saved in `folder` stands on: these weights, and (`adapters` True) the adapters on them."""
+        here = self.checkpoint.folder
+        with_adapter = self.adapter if adapters else None
+        return Base(
+            name=self.checkpoint.name,
+            revision=self.checkpoint.commit,
+            adapter=str(with_adapter.resolve()) if with_adapter else None,
+            fingerprint=fingerprint([here, *([with_adapter] if with_adapter else [])]),
+            nearby=os.path.relpath(here, folder.resolve()) if self.checkpoint.is_local else None,
+        )
+
+
+def find_source(
+    name: str | Path,
+    revision: str | None = None,
+    adapter: str | Path | None = None,
+    base: str | Path | None = None,
+    weights: bool = True,
+) -> Source:
+    """Find what `name` stands for, with `adapter` on it; `base` in place of the base that its folder names.
+
+    A base that is not the one an adapter was trained on is a warning; ValueError says what is missing.
+    """
+    folder, note = find_policy(locate(name, revision, weights))
+    if note:
+        warnings.warn(note, stacklevel=3)
+    if (folder / "config.json").is_file():
+        if base:
+            raise ValueError(f"{name} holds whole weights: load.base names the base of adapters, or of a head alone")
+        name = folder if note or folder.name == "policy" else name
+        source = Source(Checkpoint.open(name, revision, weights), None, folder)
+        return _with_adapter(source, adapter, weights) if adapter else source
+    record = Record.read(folder)
+    named = record.base if record else None
+    is_adapter = (folder / "adapter_config.json").is_file()
+    if not (is_adapter or named):
+        return Source(Checkpoint.open(name, revision, weights), None, folder)  # which says what is missing
+    if adapter:
+        what = "an adapter" if is_adapter else "a threshold head"
+        raise ValueError(f"{name} is {what} itself: name a base model to put {adapter} on")
+    settings = read_json(folder / "adapter_config.json") if is_adapter else {}
+    checkpoint = _open_base(folder, settings, named, base, weights)
+    between = named.adapter if named and not is_adapter else None
+    source = Source(checkpoint, folder if is_adapter else locate(between, None, weights) if between else None, folder)
+    _warn_of_another_base(source, settings, named)
+    return source
+
+
+def _with_adapter(source: Source, adapter: str | Path, weights: bool) -> Source:
+    """The source with an adapter's folder, or a run's adapters, on its checkpoint."""
+    folder, note = find_policy(locate(adapter, None, weights))
+    if note:
+        warnings.warn(note, stacklevel=4)
+    record, source = Record.read(folder), Source(source.checkpoint, folder, folder)
+    _warn_of_another_base(source, read_json(folder / "adapter_config.json"), record.base if record else None)
+    return source
+
+
+def _open_base(
+    folder: Path, settings: dict[str, Any], named: Base | None, base: str | Path | None, weights: bool
+) -> Checkpoint:
+    """The checkpoint below an adapter or a head: `base`, the one that its folder names, or the one that moved along."""
+    if base:
+        return Checkpoint.open(*_whole(base, None), weights)
+    name = named.name if named else settings.get("base_model_name_or_path") or ""
+    revision = named.revision if named else settings.get("revision")
+    if not name:
+        raise ValueError(
+            f"{folder}: adapter_config.json names no base model: pass it as load.base, or load that with this as its "
+            "adapter"
+        )
+    if Path(name).is_absolute() and not Path(name).is_dir():
+        moved = folder / named.nearby if named and named.nearby else None
+        if moved is None or not (moved / "config.json").is_file():
+            raise ValueError(f"{folder}: its base model {name} is not there: name its place with load.base")
+        name = moved.resolve()
+    try:
+        return Checkpoint.open(*_whole(name, revision), weights)
+    except ValueError as error:
+        raise ValueError(f"{folder}: its base model: {error}; load.base names another place") from None
+
+
+def _whole(name: str | Path, revision: str | None) -> tuple[str | Path, str | None]:
+    """A run's folder stands for its policy's."""
+    found = find_policy(Path(name))[0]
+    return (found if found != Path(name) else name), revision
+
+
+def _warn_of_another_base(source: Source, settings: dict[str, Any], named: Base | None) -> None:
+    """Say so where adapters, or a head, were trained on other weights than those they are put on."""
+    meant = named.name if named else settings.get("base_model_name_or_path")
+    if not meant:
+        return
+    loaded = source.checkpoint.name
+    if named and named.fingerprint:
+        below = [source.checkpoint.folder, *([source.adapter] if named.adapter and source.adapter else [])]
+        same = fingerprint(below) == named.fingerprint
+        line = f"was trained on {meant}, whose weights are not those of {loaded}, which it is put on"
+        if meant == loaded:
+            line = f"was trained on {meant}, whose weights have changed since"
+    else:
+        same = meant == loaded or os.path.abspath(meant) == loaded
+        line = f"was trained on {meant}; it is put on {loaded}"
+    if not same:
+        warnings.warn(f"{source.folder} {line}", stacklevel=4)
+
+
+def fingerprint(folders: Iterable[Path]) -> str:
+    """A digest of the weights, tokenizers and settings in these folders, wherever they lie.
+
+    Files up to WHOLE are read whole. A larger one counts by its size, its first block, which holds the names and shapes
+    of the tensors, and evenly spaced blocks that are as much together: a second or two for 16 GB, and weights trained
+    further differ in nearly every block.
+    """
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted({path for pattern in COUNTED for path in folder.glob(pattern)}):
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+            digest.update(_sampled(path))
+    return digest.hexdigest()
+
+
+def _sampled(path: Path) -> bytes:
+    size = path.stat().st_size
+    if path.name in ("adapter_config.json", "diffpo.json"):
+        return _settings_of(path)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        if size <= WHOLE:
+            return hashlib.file_digest(file, "sha256").digest()
+        num_blocks = WHOLE // BLOCK
+        for index in range(num_blocks):
+            file.seek(math.floor(index * (size - BLOCK) / (num_blocks - 1)))
+            digest.update(file.read(BLOCK))
+    return digest.digest()
+
+
+def _settings_of(path: Path) -> bytes:
+    """What of a settings file counts for the answers: not the places of other folders."""
+    places = ("base_model_name_or_path", "revision", "base", "version", "task", "rollout", "eval")
+    values = {key: value for key, value in read_json(path).items() if key not in places}
+    return json.dumps(values, sort_keys=True).encode()

@@ -1,0 +1,91 @@
+"""What a policy's folder says of itself, diffpo.json: how it is decoded, what it was trained on, what it stands on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from diffpo.config import EvalConfig, RolloutConfig, TaskConfig, ThresholdConfig
+from diffpo.recipe import from_dict
+
+FILE = "diffpo.json"
+TINY = {"sampler": "top_k:1"}
+PUBLISHED = {"sampler": "entropy_bound:0.1", "block_length": 32}
+"""How a policy that says nothing of itself is decoded: one of diffpo's own, and a published model."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """The weights that a folder of adapters, or of a threshold head alone, stands on."""
+
+    name: str  # an absolute folder, or a hub id
+    revision: str | None = None  # commit on the hub
+    adapter: str | None = None  # frozen adapters in between: an absolute folder, or a hub id
+    fingerprint: str | None = None  # of all of these
+    nearby: str | None = None  # the base's folder as seen from this one: both may have been moved together
+
+
+@dataclass(frozen=True)
+class Record:
+    """diffpo.json; of a folder that has none, and so is not diffpo's, nothing is known."""
+
+    version: int = 0  # updates that the policy has been through
+    threshold: ThresholdConfig | None = None  # of its threshold head, if it has one
+    task: TaskConfig | None = None  # what it was trained on
+    rollout: RolloutConfig | None = None  # how it was decoded in training
+    eval: EvalConfig | None = None  # how it was measured
+    base: Base | None = None  # None: the folder holds whole weights
+
+    @classmethod
+    def read(cls, folder: Path) -> Record | None:
+        """The folder's record, or None; ValueError names the file and what is wrong with it."""
+        path = folder / FILE
+        if not path.is_file():
+            return None
+        try:
+            values = json.loads(path.read_bytes())
+            return from_dict(cls, values)
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{path}: not a record of diffpo's: {error}") from None
+
+    def write(self, folder: Path) -> None:
+        (folder / FILE).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+
+def decoding(rollout: RolloutConfig | None, head: bool, tiny: bool) -> RolloutConfig:
+    """How a policy answers unless told otherwise: greedily, and else as in training (`rollout`) where that is known.
+
+    Where it is not: by its threshold head, one position a call (`tiny`), or as published models are decoded.
+    """
+    known = replace(rollout or RolloutConfig(), temperature=0.0)
+    if head and (rollout is None or rollout.sampler == "learned"):
+        return replace(known, sampler="learned")
+    if known.sampler != "learned":
+        return known
+    default = TINY if tiny else PUBLISHED
+    return replace(known, **default) if rollout is None else replace(known, sampler=default["sampler"])
+
+
+def anchored(task: TaskConfig) -> TaskConfig:
+    """The task with absolute paths in place of files relative to where this process runs."""
+    return replace(
+        task,
+        data=_absolute(task.data),
+        test_data=_absolute(task.test_data),
+        reward=tuple(map(_absolute_function, task.reward)),
+    )
+
+
+def _absolute(path: str | None) -> str | None:
+    """A file, a folder or a pattern of files; what else there is names a data set of the hub."""
+    return os.path.abspath(path) if path and ("*" in path or Path(path).exists()) else path
+
+
+def _absolute_function(reward: str) -> str:
+    """PATH.py:FUNCTION or PATH.py:FUNCTION=WEIGHT; what has no path is built in."""
+    target, equals, weight = reward.partition("=")
+    path, colon, name = target.rpartition(":")
+    return f"{os.path.abspath(path)}:{name}{equals}{weight}" if colon else reward
