@@ -13,6 +13,7 @@ import tyro
 from tyro.conf import Positional
 
 from diffpo.config import EvalConfig, LoadConfig, RolloutConfig, TaskConfig
+from diffpo.places import find_policy, find_run
 
 if TYPE_CHECKING:
     from diffpo.training.distributed import World
@@ -27,8 +28,9 @@ class Eval:
     task: TaskConfig = field(default_factory=TaskConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    output: str = "runs/eval"
-    """Folder of completions, figures and a picture; an evaluation there goes on where it stopped."""
+    output: str = ""
+    """Folder of completions, figures and a picture; an evaluation there goes on where it stopped. Empty: eval in the
+    run's folder, by step where the run is not at its end; runs/eval/NAME of a model that is no run."""
     seed: int = 0
     load: LoadConfig = field(default_factory=LoadConfig)
 
@@ -36,10 +38,21 @@ class Eval:
         from diffpo.training.distributed import World
 
         world = World.join(self.load.device)
-        with world.owned(self.output):
-            self._measure(world)
+        place = self._place()
+        with world.owned(place):
+            self._measure(world, place)
 
-    def _measure(self, world: World) -> None:
+    def _place(self) -> Path:
+        """Where the results go."""
+        if self.output:
+            return Path(self.output)
+        run, policy = find_run(Path(self.model)), find_policy(Path(self.model))[0]
+        if run is None or not (run / "metrics.jsonl").is_file():
+            return Path("runs/eval", Path(self.model).name or "model")
+        step = policy.parent if policy.name == "policy" else policy
+        return run / "eval" / step.name if step.parent.name == "checkpoints" else run / "eval"
+
+    def _measure(self, world: World, place: Path) -> None:
         from rich.console import Console
 
         from diffpo.evaluation.answers import AnswerLog
@@ -48,20 +61,28 @@ class Eval:
         from diffpo.evaluation.tables import evaluation_table, side_by_side_table
         from diffpo.models.policy import load_policy
         from diffpo.tasks import load_task
+        from diffpo.tasks.chat import check_fit
+        from diffpo.training.resume import digests
 
         policy = load_policy(self.model, **vars(dataclasses.replace(self.load, device=str(world.device))))
         task, lengths = load_task(self.task), self.eval.gen_lengths or (self.rollout.gen_length,)
+        check_fit(task, policy.is_tiny)
+        files = {name: found for name, found in digests(self).items() if name.startswith("task.")}
+        depends = {
+            "weights": policy.source and policy.source.fingerprint(),
+            **{f"{n} (file)": f for n, f in files.items()},
+        }
         evaluations = {}
         for length in lengths:
-            output = Path(self.output, f"L{length}") if len(lengths) > 1 else Path(self.output)
+            output = place / f"L{length}" if len(lengths) > 1 else place
             rollout = dataclasses.replace(self.rollout, gen_length=length)
-            log = world.on_main(partial(AnswerLog, output, self._settings(rollout)))
+            log = world.on_main(partial(AnswerLog, output, self._settings(rollout) | depends))
             evaluation = evaluate(policy, task, self.eval, rollout, self.seed, log=log, ranks=world)
             if world.is_main:
                 evaluation.save(output)
                 frontier_figure({self.model: evaluation}, output / "frontier.png")
                 Console().print(evaluation_table(evaluation))
-                print(evaluation.cost)
+                print(log.said_of_reuse(evaluation.cost) or evaluation.cost)
                 print(f"saved {output}/evaluation.json, evaluation.csv, completions.jsonl, frontier.png")
                 evaluations[output.name] = evaluation
         if len(evaluations) > 1:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -145,7 +146,8 @@ def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float
 class AnswerLog:
     """completions.jsonl of an evaluation: a row an answer, written as they come, so that a killed one can go on.
 
-    `settings` are all that answers depend on; ValueError if the folder holds answers made under others.
+    `settings` are all that answers depend on, digests of weights and files among them; ValueError if the folder holds
+    answers made under others.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -154,10 +156,12 @@ class AnswerLog:
         header, wanted = folder / "settings.json", json.loads(json.dumps(settings))
         lines = self.path.read_text().split("\n")[:-1] if self.path.is_file() else []  # a kill may cut the last short
         if lines and header.is_file() and (before := json.loads(header.read_text())) != wanted:
-            changed = [name for name in wanted if before.get(name) != wanted[name]]
+            changed = [name for name in {**before, **wanted} if before.get(name) != wanted.get(name)]
             raise ValueError(
-                f"{folder} holds an evaluation with other settings ({', '.join(changed)}): choose another --output"
+                f"{folder} holds an evaluation with other settings ({', '.join(changed)}): choose another --output, or "
+                "remove that"
             )
+        self.date = datetime.fromtimestamp(self.path.stat().st_mtime) if lines else None
         header.write_text(json.dumps(wanted, indent=2) + "\n")
         self.answers: dict[tuple[str, str], Answer] = {}
         for number, line in enumerate(lines, start=1):
@@ -166,11 +170,19 @@ class AnswerLog:
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{self.path}:{number}: not a row of this evaluation: {error}") from None
             self.answers[answer.sampler, answer.id] = answer
-        draft = self.path.with_suffix(".draft")
-        draft.write_text("".join(line + "\n" for line in lines))
-        draft.replace(self.path)
+        self.num_found = len(self.answers)
+        if self.path.is_file() and self.path.stat().st_size and not self.path.read_bytes().endswith(b"\n"):
+            draft = self.path.with_suffix(".draft")
+            draft.write_text("".join(line + "\n" for line in lines))
+            draft.replace(self.path)
 
     def add(self, answers: Sequence[Answer]) -> None:
         with self.path.open("a") as file:
             file.writelines(json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers)
         self.answers |= {(answer.sampler, answer.id): answer for answer in answers}
+
+    def said_of_reuse(self, cost: object) -> str:
+        """A line on the answers that were here already, and their date; "" if there were none."""
+        if self.date is None:
+            return ""
+        return f"{self.num_found} of {len(self.answers)} answers reused from {self.date:%Y-%m-%d %H:%M}; {cost}"

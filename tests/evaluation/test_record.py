@@ -1,0 +1,135 @@
+"""What an evaluation depends on, and what a policy's folder says of itself wherever it lies."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import GOLDEN, tiny_policy
+from safetensors.torch import load_file, save_file
+
+from diffpo.cli import main, parse
+from diffpo.config import LoraConfig, ModelConfig, RolloutConfig, TaskConfig
+from diffpo.evaluation.evaluate import evaluate
+from diffpo.models.policy import Policy, create_policy, load_policy
+from diffpo.places import digest_of
+from diffpo.rollout.local import sample
+from diffpo.tasks import load_task
+
+TRAINED = RolloutConfig(sampler="steps:2", gen_length=8, block_length=4)
+
+
+def trained(folder: Path) -> Policy:
+    policy = tiny_policy()
+    policy.task, policy.rollout = TaskConfig(name="tiny_sudoku"), TRAINED
+    policy.save_pretrained(folder)
+    return policy
+
+
+def test_sample_and_the_command_line_decode_as_in_training(tmp_path: Path) -> None:
+    trained(tmp_path / "a")
+    policy = load_policy(tmp_path / "a", device="cpu")
+    policy.save_pretrained(tmp_path / "b")  # an export
+    for folder in ("a", "b"):
+        parsed = parse("eval", str(tmp_path / folder))
+        assert replace(parsed.rollout, temperature=0.0) == load_policy(tmp_path / folder, device="cpu").decoding
+        assert parsed.task == TaskConfig(name="tiny_sudoku")
+    [(_, completion)] = sample(policy, ["012"])
+    assert (len(completion.tokens), completion.nfe) == (8, 2)
+
+
+def test_a_head_alone_names_its_base_and_moves_with_it(tmp_path: Path) -> None:
+    tiny_policy(learned=True).save_pretrained(tmp_path / "tree/base")
+    policy = load_policy(tmp_path / "tree/base", device="cpu")
+    policy.denoiser.requires_grad_(False)
+    assert policy.trainable() == {}
+    policy.save_pretrained(tmp_path / "tree/head", {})
+    assert not list((tmp_path / "tree/head").glob("model*"))
+    shutil.move(tmp_path / "tree", tmp_path / "moved")
+    again = load_policy(tmp_path / "moved/head", device="cpu")
+    assert torch.equal(again.denoiser.head.weight, policy.denoiser.head.weight) and again.threshold
+    shutil.move(tmp_path / "moved/base", tmp_path / "away")
+    with pytest.raises(ValueError, match=r"its base model .* is not there: name its place with load\.base"):
+        load_policy(tmp_path / "moved/head", device="cpu")
+    assert load_policy(tmp_path / "moved/head", device="cpu", base=tmp_path / "away").threshold
+
+
+def test_another_base_is_a_warning(tmp_path: Path) -> None:
+    tiny_policy(learned=True).save_pretrained(tmp_path / "base")
+    load_policy(tmp_path / "base", device="cpu").save_pretrained(tmp_path / "head", {})
+    other = tiny_policy(learned=True)
+    with torch.no_grad():
+        other.denoiser.head.weight.add_(1.0)
+    other.save_pretrained(tmp_path / "base")
+    with pytest.warns(UserWarning, match="whose weights have changed since"):
+        load_policy(tmp_path / "head", device="cpu")
+
+
+def test_answers_of_other_weights_are_refused_and_reuse_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alphabet = load_task("tiny_sudoku").alphabet
+    flags = ["--eval.samplers", "top_k:8", "--eval.gammas", "--eval.num-prompts", "2", "--output", str(tmp_path / "e")]
+    policy = create_policy(alphabet, ModelConfig(hidden_size=16, num_layers=1, num_heads=2, mlp_size=16))
+    policy.save_pretrained(tmp_path / "m")
+    main(["eval", str(tmp_path / "m"), *flags])
+    assert "reused" not in capsys.readouterr().out
+    main(["eval", str(tmp_path / "m"), *flags])
+    assert "2 of 2 answers reused from 20" in capsys.readouterr().out
+    with torch.no_grad():
+        policy.denoiser.head.weight.add_(1.0)
+    policy.save_pretrained(tmp_path / "m")
+    with pytest.raises(SystemExit):
+        main(["eval", str(tmp_path / "m"), *flags])
+    assert "other settings (weights)" in capsys.readouterr().err
+
+
+def test_a_run_under_way_stands_for_its_newest_good_checkpoint(tmp_path: Path) -> None:
+    for step in (1, 2):
+        folder = tmp_path / f"run/checkpoints/step_{step:06d}"
+        policy = trained(folder / "policy")
+        policy.version = step
+        policy.save_pretrained(folder / "policy")
+        files = {f"policy/{path.name}": digest_of(path) for path in (folder / "policy").iterdir()}
+        (folder / "manifest.json").write_text(json.dumps(files))
+    (tmp_path / "run/config.json").write_text("{}")
+    (tmp_path / "run/metrics.jsonl").touch()
+    with pytest.warns(UserWarning, match="run is not at its end: taking its checkpoint step_000002"):
+        assert load_policy(tmp_path / "run", device="cpu").version == 2
+    asked = parse("eval", str(tmp_path / "run"))
+    assert asked.rollout.sampler == TRAINED.sampler and asked._place() == tmp_path / "run/eval/step_000002"
+    (tmp_path / "run/checkpoints/step_000002/policy/config.json").write_text("{}")
+    with pytest.warns(UserWarning, match="passing it over.*taking its checkpoint step_000001"):
+        assert load_policy(tmp_path / "run", device="cpu").version == 1
+    policy.version = 3
+    policy.save_pretrained(tmp_path / "run/policy")
+    assert load_policy(tmp_path / "run", device="cpu").version == 3
+    assert parse("eval", str(tmp_path / "run"))._place() == tmp_path / "run/eval"
+
+
+def test_a_model_meets_tasks_of_its_kind_alone() -> None:
+    tiny, chat = load_task("tiny_sudoku"), load_task("countdown_cd3")
+    with pytest.raises(ValueError, match=r"tiny_sudoku is a task for tiny .* name one for this model with task\.name"):
+        evaluate(load_policy(GOLDEN / "llada-tiny", device="cpu"), tiny, quiet=True)
+    with pytest.raises(ValueError, match="countdown_cd3 is a task for chat models"):
+        evaluate(tiny_policy(), chat, quiet=True)
+
+
+def test_an_adapter_that_lacks_what_its_settings_name_is_a_warning(tmp_path: Path) -> None:
+    policy = load_policy(GOLDEN / "llada-tiny", device="cpu")
+    policy.add_adapters(LoraConfig(rank=2, targets=("q_proj",)))
+    policy.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if ".blocks.1." not in name}
+    save_file(kept, tmp_path / "adapter_model.safetensors")
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    del settings["lora_alpha"]
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.warns(UserWarning) as said:
+        load_policy(tmp_path, device="cpu")
+    lines = " ".join(str(line.message) for line in said)
+    assert "no lora_alpha: taking PEFT's 8" in lines and "no tensors for model.transformer.blocks.1.q_proj" in lines
