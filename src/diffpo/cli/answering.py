@@ -115,13 +115,20 @@ class Compare:
 
         from diffpo.evaluation.evaluate import Evaluation
         from diffpo.evaluation.figures import frontier_figure
-        from diffpo.evaluation.tables import side_by_side_table
+        from diffpo.evaluation.paired import differences, read_verdicts
+        from diffpo.evaluation.tables import difference_table, side_by_side_table
 
-        found = {name: Evaluation.load(folder) for name, folder in self._folders().items()}
+        folders = self._folders()
+        found = {name: Evaluation.load(folder) for name, folder in folders.items()}
         tasks = sorted({evaluation.task for evaluation in found.values()})
         if len(tasks) > 1:
             raise ValueError(f"evaluations of different tasks ({', '.join(tasks)}): compare those of one task")
         Console().print(side_by_side_table(found))
+        first, *others = folders
+        before = read_verdicts(folders[first])
+        changes = {name: differences(before, read_verdicts(folders[name])) for name in others}
+        if any(changes.values()):
+            Console().print(difference_table(first, changes))
         if self.output:
             Path(self.output).parent.mkdir(parents=True, exist_ok=True)
             frontier_figure(found, self.output)

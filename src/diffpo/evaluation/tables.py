@@ -10,6 +10,7 @@ from rich.text import Text
 
 from diffpo.evaluation.answers import Point
 from diffpo.evaluation.evaluate import Evaluation
+from diffpo.evaluation.paired import Difference
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
@@ -69,27 +70,40 @@ def comparison_table(before: Evaluation, after: Evaluation) -> Table:
 
 
 def side_by_side_table(evaluations: Mapping[str, Evaluation]) -> Table:
-    """Named evaluations of one task in one table: a row a sampler of each, without levels or frontier."""
-    points = [point for evaluation in evaluations.values() for point in evaluation.points if not point.level]
+    """Named evaluations of one task in one table: a row a sampler and a fixed threshold of each, without levels."""
+    points = [p for e in evaluations.values() for p in (*e.points, *e.frontier) if not p.level]
     counts = sorted({point.num_prompts for point in points})
     prompts = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     title = f"{next(iter(evaluations.values())).task}, {prompts} prompts"
     table = _table(title, "", ["sampler", "accuracy %", "NFE", "to EOS", "tokens", "/ NFE", "s", "GB"])
     table.padding = (0, 0, 0, 1)
-    table.caption = (
-        "accuracy with its 95 % interval; NFE of the whole canvas, and until EOS;\n"
-        "tokens until EOS, and for each of those calls; s and GB: wall-clock seconds\n"
-        "and peak memory of the call that made the last answers"
-    )
+    table.caption = "accuracy with its 95 % interval; tokens up to EOS"
     for name, evaluation in evaluations.items():
         cost = evaluation.cost
-        for point in evaluation.points:
+        for point in dict.fromkeys((*evaluation.points, *evaluation.frontier)):
             if not point.level:
                 speed = [_calls(point.nfe), _calls(point.nfe_until_eos), f"{point.num_tokens:.1f}"]
-                effort = [f"{cost.seconds[point.sampler]:.1f}", f"{cost.peak_memory / 1e9:.2f}"] if cost else ["", ""]
+                seconds = cost.seconds.get(point.sampler) if cost else None
+                effort = [f"{seconds:.1f}", f"{cost.peak_memory / 1e9:.2f}"] if cost and seconds else ["", ""]
                 cells = [_accuracy(point, 0), *speed, f"{point.tokens_per_nfe:.2f}", *effort]
                 table.add_row(name, point.sampler, *cells)
                 name = ""
+        table.add_section()
+    return table
+
+
+def difference_table(first: str, changes: Mapping[str, Mapping[str, Difference]]) -> Table:
+    """What each named evaluation gained over `first`, sampler by sampler, on the prompts that both answered."""
+    table = _table(f"against {first}, prompt by prompt", "", ["sampler", "points", "95 %", "won", "lost", "of", "p"])
+    table.caption = "interval: bootstrap over prompts; p: exact McNemar test"
+    for name, found in changes.items():
+        for sampler, change in found.items():
+            low, high = change.interval
+            counts = [str(change.won), str(change.lost), str(change.num_prompts)]
+            table.add_row(
+                name, sampler, _gain(change.points), f"[{low:+.1f}, {high:+.1f}]", *counts, f"{change.p_value:.3g}"
+            )
+            name = ""
         table.add_section()
     return table
 
