@@ -85,7 +85,7 @@ def test_side_by_side_table_names_each_evaluation_once() -> None:
     lines = [" ".join(words) for words in render(table)]
     assert "base top_k:2 55.0 [50, 60] 8.00 8.00 0.0 2.00" in lines
     assert "ours top_k:2 65.0 [60, 70] 8.00 8.00 0.0 2.00 3.2 12.34" in lines
-    assert not any("easy" in line for line in lines) and any("entropy_bound" in line for line in lines)
+    assert not any("easy" in line for line in lines) and any("gamma 0.1" in line for line in lines)
     assert sum(line.startswith("ours") for line in lines) == 1
 
 

@@ -77,7 +77,7 @@ def side_by_side_table(evaluations: Mapping[str, Evaluation]) -> Table:
     title = f"{next(iter(evaluations.values())).task}, {prompts} prompts"
     table = _table(title, "", ["sampler", "accuracy %", "NFE", "to EOS", "tokens", "/ NFE", "s", "GB"])
     table.padding = (0, 0, 0, 1)
-    table.caption = "accuracy with its 95 % interval; tokens up to EOS"
+    table.caption = "accuracy with its 95 % interval; gamma: a fixed threshold; tokens up to EOS"
     for name, evaluation in evaluations.items():
         cost = evaluation.cost
         for point in dict.fromkeys((*evaluation.points, *evaluation.frontier)):
@@ -86,7 +86,7 @@ def side_by_side_table(evaluations: Mapping[str, Evaluation]) -> Table:
                 seconds = cost.seconds.get(point.sampler) if cost else None
                 effort = [f"{seconds:.1f}", f"{cost.peak_memory / 1e9:.2f}"] if cost and seconds else ["", ""]
                 cells = [_accuracy(point, 0), *speed, f"{point.tokens_per_nfe:.2f}", *effort]
-                table.add_row(name, point.sampler, *cells)
+                table.add_row(name, point.sampler.replace("entropy_bound:", "gamma "), *cells)
                 name = ""
         table.add_section()
     return table
