@@ -14,9 +14,9 @@ from small_tokenizers import write_dream_tokenizer, write_llada_tokenizer
 
 from diffpo.config import LoadConfig, LoraConfig, OptimConfig, RolloutConfig, SftConfig, TaskConfig, TrainConfig
 from diffpo.models.policy import load_policy
+from diffpo.places import latest_checkpoint
 from diffpo.rollout.local import check_prompts, make_request
 from diffpo.tasks import load_task
-from diffpo.training.checkpoint import latest_checkpoint
 from diffpo.training.examples import read_examples
 from diffpo.training.loop import train
 from diffpo.training.metrics import read_metrics
