@@ -16,7 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-SIZE = "--prompts-per-step 4 --num-generations 4 --steps 20 --save-every 1 --num-threads 1 --optim.micro-batch-size 8"
+SIZE = (
+    "--prompts-per-step 4 --num-generations 4 --steps 20 --save-every 1 --num-threads 1 --optim.micro-batch-tokens 512"
+)
 SHAPE = "--shape.hidden-size 48 --shape.num-layers 1 --shape.num-heads 2 --shape.mlp-size 64"
 TASK = "--task.easy 1 1 --task.hard 2 2"
 PRETRAIN = (

@@ -29,10 +29,12 @@ from diffpo.training.gpus import GPUS
 from diffpo.training.plan import Cluster, find_start, plan
 
 PROMPT_LENGTH, GEN_LENGTH, BLOCK_LENGTH = 200, 256, 32
+LENGTH = PROMPT_LENGTH + GEN_LENGTH
 GIB = 2**30
 
 
-def recipe(model: str, rank: int, micro_batch_size: int, checkpointing: bool, num_slots: int = 128) -> TrainConfig:
+def recipe(model: str, rank: int, latents: int, checkpointing: bool, num_slots: int = 128) -> TrainConfig:
+    """With so many latents in a micro-batch."""
     return TrainConfig(
         model=model,
         train="model",
@@ -41,17 +43,17 @@ def recipe(model: str, rank: int, micro_batch_size: int, checkpointing: bool, nu
         lora=LoraConfig(rank=rank),
         rollout=RolloutConfig(sampler="top_k:2", gen_length=GEN_LENGTH, block_length=BLOCK_LENGTH, num_slots=num_slots),
         objective=ObjectiveConfig(num_iterations=1),
-        optim=OptimConfig(micro_batch_size=micro_batch_size, gradient_checkpointing=checkpointing),
+        optim=OptimConfig(micro_batch_tokens=latents * LENGTH, gradient_checkpointing=checkpointing),
     )
 
 
 LLADA, DREAM = "GSAI-ML/LLaDA-8B-Instruct", "Dream-org/Dream-v0-Instruct-7B"
 CASES = {
-    "LLaDA, LoRA 128, micro-batch 8, checkpointing": recipe(LLADA, 128, 8, True),
-    "LLaDA, LoRA 128, micro-batch 1": recipe(LLADA, 128, 1, False, num_slots=32),
-    "LLaDA, all weights, micro-batch 8, checkpointing": recipe(LLADA, 0, 8, True),
-    "Dream, LoRA 128, micro-batch 8, checkpointing": recipe(DREAM, 128, 8, True),
-    "Dream, all weights, micro-batch 2": recipe(DREAM, 0, 2, False, num_slots=64),
+    "LLaDA, LoRA 128, a group at once, checkpointing": recipe(LLADA, 128, 9, True),
+    "LLaDA, LoRA 128, 2 latents at once": recipe(LLADA, 128, 2, False, num_slots=32),
+    "LLaDA, all weights, a group at once, checkpointing": recipe(LLADA, 0, 9, True),
+    "Dream, LoRA 128, a group at once, checkpointing": recipe(DREAM, 128, 9, True),
+    "Dream, all weights, 3 latents at once": recipe(DREAM, 0, 3, False, num_slots=64),
 }
 
 
@@ -90,10 +92,9 @@ def without_data(policy: Policy) -> None:
 
 def packed(rows: int, wanted: int) -> tuple[Tensor, Packing, Tensor]:
     """Token ids, their packing, and the `wanted` first tokens of each row's canvas."""
-    length = PROMPT_LENGTH + GEN_LENGTH
-    place = torch.arange(rows * length)
-    packing = Packing(place % length, torch.arange(rows) * length, (Run(rows, length, length, wanted),))
-    canvas = torch.arange(rows)[:, None] * length + PROMPT_LENGTH + torch.arange(wanted)
+    place = torch.arange(rows * LENGTH)
+    packing = Packing(place % LENGTH, torch.arange(rows) * LENGTH, (Run(rows, LENGTH, LENGTH, wanted),))
+    canvas = torch.arange(rows)[:, None] * LENGTH + PROMPT_LENGTH + torch.arange(wanted)
     return torch.zeros_like(place), packing, canvas.flatten()
 
 
@@ -109,10 +110,13 @@ def call(policy: Policy, config: TrainConfig) -> None:
 
 
 def micro_batch(policy: Policy, config: TrainConfig) -> None:
-    """Forward and backward pass of a micro-batch of one group, a shared z_0 and a latent a row."""
-    rows = config.optim.micro_batch_size
-    positions = torch.arange(rows * GEN_LENGTH)
-    hidden = policy.denoiser(*packed(1 + rows, GEN_LENGTH))[positions]
+    """Forward and backward pass of latents of one group: z_0, and those of some rows.
+
+    Half of every row's tokens are scored at z_0, the other half at a latent of its own.
+    """
+    latents = config.optim.micro_batch_tokens // LENGTH
+    positions = torch.arange((config.num_generations + latents - 1) * GEN_LENGTH // 2)
+    hidden = policy.denoiser(*packed(latents, GEN_LENGTH))[positions % (latents * GEN_LENGTH)]
     score_tokens(policy, hidden, torch.zeros_like(positions), config.rollout.temperature).sum().backward()
 
 

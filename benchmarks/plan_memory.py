@@ -44,6 +44,8 @@ from diffpo.types import Batch, Prompt, Verdict
 
 CPU = Gpu("this CPU", memory=16, tflops=0.1, tflops_fp32=0.1, bandwidth=20, host=True)
 PROMPT_LENGTH = 64
+GROUP = 5 * (PROMPT_LENGTH + 128)
+"""Tokens of a group of 4: z_0 and a latent a row."""
 SHARDED = ", FSDP2 on two ranks"
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 SHAPE = TransformerConfig(32_000, hidden_size=1024, num_layers=12, num_heads=16, num_kv_heads=16, mlp_size=3072)
@@ -55,7 +57,7 @@ BASE = TrainConfig(
     lora=LoraConfig(rank=64),
     rollout=RolloutConfig(sampler="top_k:32", gen_length=128, block_length=32, num_slots=8),
     objective=ObjectiveConfig(num_iterations=1),
-    optim=OptimConfig(micro_batch_size=4, warmup_steps=1),
+    optim=OptimConfig(micro_batch_tokens=GROUP, warmup_steps=1),
 )
 
 
@@ -70,25 +72,25 @@ def change(config: TrainConfig, rank: int = 64, dtype: str = "bfloat16", **setti
 
 CASES = {
     "lora": BASE,
-    "lora, micro-batch 1": change(BASE, micro_batch_size=1),
-    "lora, micro-batch 8": change(BASE, micro_batch_size=8),
+    "lora, a latent at a time": change(BASE, micro_batch_tokens=1),
+    "lora, all at once": change(BASE, micro_batch_tokens=2 * GROUP),
     "lora, checkpointing": change(BASE, gradient_checkpointing=True),
-    "lora, checkpointing, micro-batch 8": change(BASE, gradient_checkpointing=True, micro_batch_size=8),
+    "lora, checkpointing, all at once": change(BASE, gradient_checkpointing=True, micro_batch_tokens=2 * GROUP),
     "lora, fp32": change(BASE, dtype="float32"),
     "lora, KL, 1 latent, 4 slots": change(BASE, beta=0.04, num_latents=1, num_slots=4, prompt_mask_prob=0.15),
-    "lora, coupled": change(BASE, surrogate="coupled"),
-    "lora, ELBO, 2 pairs": change(BASE, surrogate="elbo", num_pairs=2),
+    "lora, coupled": change(BASE, surrogate="coupled", micro_batch_tokens=2 * GROUP),
+    "lora, ELBO, 2 pairs": change(BASE, surrogate="elbo", num_pairs=2, micro_batch_tokens=2 * GROUP),
     "lora, grouped queries": BASE,
     "lora, four bits": replace(BASE, load=LoadConfig(dtype="bfloat16", four_bit=True)),
     "full": change(BASE, rank=0),
     "full, checkpointing": change(BASE, rank=0, gradient_checkpointing=True),
-    "full, micro-batch 1": change(BASE, rank=0, micro_batch_size=1),
+    "full, a latent at a time": change(BASE, rank=0, micro_batch_tokens=1),
     "full, fp32": change(BASE, rank=0, dtype="float32"),
-    "full, fp32, checkpointing, micro-batch 8": change(
-        BASE, rank=0, dtype="float32", gradient_checkpointing=True, micro_batch_size=8
+    "full, fp32, checkpointing, all at once": change(
+        BASE, rank=0, dtype="float32", gradient_checkpointing=True, micro_batch_tokens=2 * GROUP
     ),
-    f"lora{SHARDED}": change(BASE, micro_batch_size=2),
-    f"full{SHARDED}": change(BASE, rank=0, micro_batch_size=2),
+    f"lora{SHARDED}": change(BASE, micro_batch_tokens=GROUP // 2),
+    f"full{SHARDED}": change(BASE, rank=0, micro_batch_tokens=GROUP // 2),
     f"full, checkpointing{SHARDED}": change(BASE, rank=0, gradient_checkpointing=True),
 }
 

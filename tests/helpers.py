@@ -18,7 +18,7 @@ from diffpo.models.threshold import ThresholdHead
 from diffpo.models.tokenizer import CharTokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
 from diffpo.rewards.calls import Rewards
-from diffpo.types import Prompt, Request, Sampler, Verdict
+from diffpo.types import Batch, Prompt, Request, Sampler, Verdict
 
 GOLDEN = Path(__file__).parent / "golden"
 ALPHABET = "0123456"
@@ -80,6 +80,11 @@ def request(prompt: str = "012", key: int = 0, sampler: str = "top_k:1", gen_len
     ids = CharTokenizer(ALPHABET).encode(prompt)
     settings = {"block_length": gen_length} | settings
     return Request(ids, make_key(key, "request"), gen_length, sampler=Sampler.parse(sampler), **settings)
+
+
+def prompt_of(batch: Batch, row: int) -> list[int]:
+    """Ids of the prompt of a row."""
+    return batch.prompts[row, : batch.prompt_lengths[row]].tolist()
 
 
 @dataclass

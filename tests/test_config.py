@@ -160,7 +160,7 @@ BAD = [
             "adam_betas": ((1.0, 0.9), (0.9, -0.1)),
             "weight_decay": (-0.1, NAN),
             "max_grad_norm": (0.0, NAN),
-            "micro_batch_size": (0,),
+            "micro_batch_tokens": (0,),
         },
     ),
     (

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -172,8 +172,8 @@ class RolloutGroup:
 class Batch:
     """Rollouts as the update reads them: B rows in group order, all with a reward, canvas length L (the longest)."""
 
-    prompt_ids: tuple[tuple[int, ...], ...]
-    """Prompt of each row, length B."""
+    prompts: Tensor  # [B, P] ids, right-padded
+    prompt_lengths: Tensor  # [B]
     tokens: Tensor  # [B, L]
     committed_at: Tensor  # [B, L]
     behaviour_logprobs: Tensor  # [B, L]
@@ -197,17 +197,22 @@ class Batch:
         rows = [rollouts[index][1].completion for index in kept]
         learned = bool(rows) and rows[0].gamma_actions is not None
 
-        def stack(name: str, empty: torch.dtype = torch.float32) -> Tensor:
-            tensors = [getattr(row, name) for row in rows] or [torch.empty(0, dtype=empty)]
+        def pad(tensors: list[Tensor], empty: torch.dtype) -> Tensor:
+            tensors = tensors or [torch.empty(0, dtype=empty)]
             return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)[: len(rows)]
+
+        def stack(name: str, empty: torch.dtype = torch.float32) -> Tensor:
+            return pad([getattr(row, name) for row in rows], empty)
 
         def column(values: Iterable[int]) -> Tensor:
             return torch.tensor(list(values), dtype=torch.int64)
 
+        prompts = [rollouts[index][0] for index in kept]
         tokens = stack("tokens", torch.int64)
         lengths = column(row.length for row in rows)
         return cls(
-            prompt_ids=tuple(rollouts[index][0] for index in kept),
+            prompts=pad([column(prompt) for prompt in prompts], torch.int64),
+            prompt_lengths=column(map(len, prompts)),
             tokens=tokens,
             committed_at=stack("committed_at", torch.int64),
             behaviour_logprobs=stack("behaviour_logprobs"),
@@ -229,14 +234,14 @@ class Batch:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def to(self, device: torch.device) -> Batch:
-        """The batch on a device."""
-        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **tensors)
-
     def take(self, rows: Tensor) -> Batch:
         """The batch restricted to `rows` (indices)."""
-        tensors: dict[str, Any] = {
-            name: None if value is None else value[rows] for name, value in vars(self).items() if name != "prompt_ids"
-        }
-        return Batch(prompt_ids=tuple(self.prompt_ids[i] for i in rows.tolist()), **tensors)
+        return self._each(lambda value: value[rows])
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        return self._each(lambda value: value.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        values = vars(self).items()
+        return Batch(**{name: None if value is None else change(value) for name, value in values})  # type: ignore[arg-type]

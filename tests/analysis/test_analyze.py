@@ -38,7 +38,7 @@ def sections_of(settings: AnalysisConfig, config: TrainConfig = CONFIG) -> list[
 def test_it_is_a_function_of_its_arguments_and_not_of_micro_batches() -> None:
     once = sections_of(SETTINGS)
     assert once == sections_of(SETTINGS)
-    whole, parts = numbers(once), numbers(sections_of(replace(SETTINGS, micro_batch_size=5)))
+    whole, parts = numbers(once), numbers(sections_of(replace(SETTINGS, micro_batch_tokens=200)))
     assert whole.keys() == parts.keys() and len(whole) > 100
     for place, value in whole.items():
         assert parts[place] == (value if value is None else pytest.approx(value, abs=2e-3)), place

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from analysis.subjects import some_subject
-from helpers import chi_square_z, keys, tiny_policy
+from helpers import chi_square_z, keys, prompt_of, tiny_policy
 from models.test_likelihood import VARIANTS, some_batch
 from rollout.slow_engine import run
 
@@ -21,7 +21,7 @@ from diffpo.types import Batch
 
 def slow_prediction(policy: Policy, batch: Batch, row: int, position: int, cut: int, temperature: float) -> list[float]:
     """The distribution of one position given what stood after call `cut`."""
-    prompt, size = list(batch.prompt_ids[row]), int(batch.gen_lengths[row])
+    prompt, size = prompt_of(batch, row), int(batch.gen_lengths[row])
     tokens, calls = batch.tokens[row].tolist(), batch.committed_at[row].tolist()
     canvas = [tokens[i] if calls[i] <= cut else policy.mask_id for i in range(size)]
     hidden = run(policy, [*prompt, *canvas])

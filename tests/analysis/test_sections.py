@@ -66,7 +66,7 @@ BAD = {
     "weight_draws": 0,
     "gradient_batches": 2,
     "gradient_draws": 1,
-    "micro_batch_size": 0,
+    "micro_batch_tokens": 0,
 }
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
-from helpers import FirstDigitTask, keys, request, tiny_policy
+from helpers import FirstDigitTask, keys, prompt_of, request, tiny_policy
 from rollout.slow_engine import run
 
 from diffpo.config import RolloutConfig
+from diffpo.functional.latents import cut_latents
 from diffpo.functional.prediction import ban
 from diffpo.functional.random import fold, uniform
 from diffpo.functional.surrogate import draw_cuts
-from diffpo.models.likelihood import surrogate_logprobs
+from diffpo.models.likelihood import score, surrogate_logprobs
 from diffpo.models.policy import Policy
 from diffpo.rollout.engine import generate
 from diffpo.rollout.local import collect
@@ -46,7 +45,7 @@ def slow_logprobs(
     """One forward pass a token."""
     scores = torch.zeros(batch.tokens.shape)
     for row, position in batch.loss_mask.nonzero().tolist():
-        prompt, size = list(batch.prompt_ids[row]), int(batch.gen_lengths[row])
+        prompt, size = prompt_of(batch, row), int(batch.gen_lengths[row])
         step = int(batch.committed_at[row, position])
         cut = max(tau for tau in cuts[row].tolist() if tau < step)
         if cut == 0 and prompt_mask_prob:
@@ -79,7 +78,7 @@ def test_prompt_masks_are_keyed_by_row_and_fall_on_z0_only(num_latents: int) -> 
     policy = tiny_policy()
     batch = some_batch(policy)
     cuts = draw_cuts(batch.nfe, num_latents, keys(12))
-    ours = surrogate_logprobs(policy, batch, cuts, 1.0, 0.4, keys(12, "mask")).detach()
+    ours = score(policy, cut_latents(batch, cuts, policy.mask_id, 0.4, keys(12, "mask")), 1.0).detach()
     slow = slow_logprobs(policy, batch, cuts, 1.0, 0.4, keys(12, "mask"))
     torch.testing.assert_close(ours, slow, atol=1e-5, rtol=1e-5)
     plain = surrogate_logprobs(policy, batch, cuts, 1.0).detach()
@@ -110,8 +109,9 @@ def test_the_empty_canvas_goes_through_once_a_group() -> None:
     batch = some_batch(policy)
     rows: list[int] = []
     hook = policy.denoiser.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[1].starts)))
-    surrogate_logprobs(policy, batch, draw_cuts(batch.nfe, 1, keys(12)), 1.0)
-    surrogate_logprobs(policy, batch, draw_cuts(batch.nfe, 1, keys(12)), 1.0, 0.2, keys(12))
+    cuts = draw_cuts(batch.nfe, 1, keys(12))
+    surrogate_logprobs(policy, batch, cuts, 1.0)
+    score(policy, cut_latents(batch, cuts, policy.mask_id, 0.2, keys(12)), 1.0)
     hook.remove()
     # four different (prompt, canvas length); with prompt masks every row has its own
     assert rows == [4, 12]
@@ -154,4 +154,4 @@ def test_a_collected_batch_is_scored_as_it_was_drawn(level: str) -> None:
     assert decided.sum(-1).tolist() == ([1] * 12 if level == "prompt" else batch.nfe.tolist())
     lengths = [r.completion.length for group in groups for r in group.rollouts]
     assert batch.loss_mask.sum(-1).tolist() == lengths
-    assert all(a == b for a, b in itertools.pairwise(batch.prompt_ids[:3]))
+    assert all(prompt_of(batch, row) == list(groups[row // 3].prompt_ids) for row in range(12))

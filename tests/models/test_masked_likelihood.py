@@ -6,20 +6,26 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import keys, tiny_policy
+from helpers import keys, prompt_of, tiny_policy
 from models.test_likelihood import VARIANTS, some_batch
 
 from diffpo.functional.coupled import coupled_masks
 from diffpo.functional.elbo import elbo_masks
+from diffpo.functional.latents import coupled_latents, elbo_latents, masked_latents
 from diffpo.functional.prediction import ban
 from diffpo.functional.surrogate import draw_cuts
-from diffpo.models.likelihood import surrogate_logprobs
-from diffpo.models.masked_likelihood import coupled_logprobs, elbo_logprobs, masked_logprobs
+from diffpo.models.likelihood import score, surrogate_logprobs
 from diffpo.models.policy import Policy
 from diffpo.models.transformer import pack
 from diffpo.types import Batch
 
-SURROGATES = [coupled_logprobs, elbo_logprobs]
+SURROGATES = [coupled_latents, elbo_latents]
+
+
+def masked_logprobs(
+    policy: Policy, batch: Batch, masks: torch.Tensor, weights: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    return score(policy, masked_latents(batch, masks, weights, policy.mask_id), temperature)
 
 
 def slow_masked_logprobs(
@@ -28,7 +34,7 @@ def slow_masked_logprobs(
     """One forward pass a latent, all logits."""
     rows = []
     for row in range(len(batch)):
-        prompt, size = list(batch.prompt_ids[row]), int(batch.gen_lengths[row])
+        prompt, size = prompt_of(batch, row), int(batch.gen_lengths[row])
         total = torch.zeros(batch.tokens.shape[1])
         for mask, weight in zip(masks[row], weights[row], strict=True):
             canvas = [policy.mask_id if hide else token for hide, token in zip(mask, batch.tokens[row], strict=True)]
@@ -54,11 +60,11 @@ def test_log_probabilities_are_those_of_the_slow_twin(changes: dict, num_pairs: 
     batch = some_batch(policy)
     width = batch.tokens.shape[1]
     for temperature in (1.0, 0.6):
-        ours = elbo_logprobs(policy, batch, keys(12), num_pairs, temperature).detach()
+        ours = score(policy, elbo_latents(batch, keys(12), num_pairs, policy.mask_id), temperature).detach()
         masks, weights = elbo_masks(keys(12), num_pairs, batch.gen_lengths, width)
         slow = slow_masked_logprobs(policy, batch, masks, weights, temperature).detach()
         torch.testing.assert_close(ours, slow, atol=1e-4, rtol=1e-5)
-        ours = coupled_logprobs(policy, batch, keys(12), num_pairs, temperature).detach()
+        ours = score(policy, coupled_latents(batch, keys(12), num_pairs, policy.mask_id), temperature).detach()
         masks, weights = coupled_masks(keys(12), num_pairs, width)
         whole, ones = all_masked(batch)
         masks, weights = torch.cat([masks, whole], 1), torch.cat([weights, ones / (num_pairs + 1)], 1)
@@ -100,17 +106,20 @@ def test_the_elbo_of_one_token_is_its_log_probability() -> None:
     one = replace(batch, **canvas, gen_lengths=torch.ones_like(batch.nfe))
     mean_field = surrogate_logprobs(policy, one, torch.zeros(12, 1, dtype=torch.int64), 1.0).detach()
     for num_pairs in (1, 3):
-        ours = elbo_logprobs(policy, one, keys(12), num_pairs, 1.0).detach()
+        ours = score(policy, elbo_latents(one, keys(12), num_pairs, policy.mask_id), 1.0).detach()
         torch.testing.assert_close(ours, mean_field, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("surrogate", SURROGATES)
-def test_rows_do_not_depend_on_their_batch(surrogate) -> None:
+@pytest.mark.parametrize("draw", SURROGATES)
+def test_rows_do_not_depend_on_their_batch(draw) -> None:
     policy = tiny_policy()
     batch = some_batch(policy)
-    whole = surrogate(policy, batch, keys(12), 2, 1.0).detach()
-    assert not torch.equal(whole, surrogate(policy, batch, keys(12, "other"), 2, 1.0).detach())
+
+    def logprobs(part: Batch, of_rows: torch.Tensor) -> torch.Tensor:
+        return score(policy, draw(part, of_rows, 2, policy.mask_id), 1.0).detach()
+
+    whole = logprobs(batch, keys(12))
+    assert not torch.equal(whole, logprobs(batch, keys(12, "other")))
     for size in (1, 5):
-        chunks = torch.arange(12).split(size)
-        parts = [surrogate(policy, batch.take(rows), keys(12)[rows], 2, 1.0).detach() for rows in chunks]
+        parts = [logprobs(batch.take(rows), keys(12)[rows]) for rows in torch.arange(12).split(size)]
         torch.testing.assert_close(torch.cat(parts), whole, atol=1e-4, rtol=1e-5)

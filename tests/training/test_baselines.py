@@ -10,10 +10,11 @@ from training.test_update import CONFIG, gradients, state_of
 
 from diffpo.config import ObjectiveConfig, OptimConfig
 from diffpo.functional.objective import importance_weights, pool_log_ratios, token_weights
+from diffpo.models.likelihood import score
 from diffpo.models.policy import Policy, load_policy
 from diffpo.training.checkpoint import _flatten_experience, _restore_experience
 from diffpo.training.distributed import World
-from diffpo.training.update import _logprobs, policy_backward, update
+from diffpo.training.update import latents_of, policy_backward, update
 
 OBJECTIVES = {
     "d1": ObjectiveConfig(num_latents=1, prompt_mask_prob=0.15, importance_clamp=0.0),
@@ -44,7 +45,7 @@ def gradient_of(policy: Policy) -> dict[str, torch.Tensor]:
 
 @EVERY
 def test_on_policy_the_ratio_is_exactly_one(policy: Policy, name: str) -> None:
-    config = replace(config_of(name, beta=0.1), optim=OptimConfig(learning_rate=1e-12, micro_batch_size=7))
+    config = replace(config_of(name, beta=0.1), optim=OptimConfig(learning_rate=1e-12, micro_batch_tokens=300))
     metrics = update(state_of(policy, config), config, World())
     assert metrics["kl"] == 0 and metrics.get("clip_ratio", 0) == 0 and metrics.get("surrogate_kl", 0) == 0
     assert metrics["model/grad_norm"] > 0
@@ -62,7 +63,8 @@ def test_at_ratio_one_the_gradient_is_reinforce(policy: Policy, name: str) -> No
     policy.denoiser.zero_grad()
     live = experience.live
     batch = experience.batch
-    logprobs = _logprobs(policy, experience, 1, torch.arange(len(live)), config)
+    latents = latents_of(experience, 1, range(len(live)), objective, policy.mask_id)
+    logprobs = score(policy, latents, config.rollout.temperature)
     weights = token_weights(batch.loss_mask, batch.gen_lengths, objective.loss_type)[live]
     factors = weights * batch.advantages[live, None]
     if objective.importance_clamp:
@@ -84,7 +86,7 @@ def test_at_ratio_one_the_gradient_is_reinforce(policy: Policy, name: str) -> No
 @EVERY
 def test_micro_batches_change_memory_not_gradients(policy: Policy, name: str) -> None:
     whole = gradients(policy, config_of(name, beta=0.1))
-    parts = gradients(policy, replace(config_of(name, beta=0.1), optim=OptimConfig(micro_batch_size=5)))
+    parts = gradients(policy, replace(config_of(name, beta=0.1), optim=OptimConfig(micro_batch_tokens=200)))
     assert whole.keys() == parts.keys()
     for parameter, gradient in whole.items():
         torch.testing.assert_close(parts[parameter], gradient, rtol=1e-4, atol=1e-6)

@@ -18,7 +18,7 @@ from diffpo.config import LoadConfig, LoraConfig, ObjectiveConfig, OptimConfig, 
 from diffpo.recipe import to_json
 from diffpo.training.distributed import World
 from diffpo.training.metrics import read_metrics
-from diffpo.training.update import micro_batches
+from diffpo.training.update import in_step
 
 ROOT = Path(__file__).parents[2]
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
@@ -41,7 +41,7 @@ def config(start: str, easy_task: TaskConfig, tmp_path: Path) -> TrainConfig:
         num_threads=1,
         load=LoadConfig(device="cpu"),
         objective=ObjectiveConfig(num_iterations=2, beta=0.1),
-        optim=OptimConfig(learning_rate=1e-3, micro_batch_size=3, weight_decay=0.01),
+        optim=OptimConfig(learning_rate=1e-3, micro_batch_tokens=100, weight_decay=0.01),
         threshold=ThresholdConfig(delay_steps=1),
         eval=replace(TrainConfig().eval, num_prompts=5),
     )
@@ -173,17 +173,9 @@ def test_shares_are_contiguous_even_and_complete(count: int, num_ranks: int) -> 
     assert list(World(num_ranks - 1, num_ranks).share(count)) == list(shares[-1])
 
 
-@pytest.mark.parametrize("rows", [1, 2, 7, 24])
-@pytest.mark.parametrize("size", [1, 3, 100])
-def test_sharded_ranks_make_equally_many_passes(rows: int, size: int) -> None:
-    worlds = [World(rank, 3, shards=True) for rank in range(3)]
-    parts = [list(micro_batches(world, rows, size)) for world in worlds]
-    assert len({len(of_rank) for of_rank in parts}) == 1
-    counted = [row for of_rank in parts for part, counts in of_rank if counts for row in part.tolist()]
-    assert counted == list(range(rows))
-    whole = list(micro_batches(World(), rows, size))
-    assert all(counts for _, counts in whole)
-    assert [part.tolist() for part, _ in whole] == [part.tolist() for part in torch.arange(rows).split(size)]
+def test_a_rank_that_has_run_out_goes_on_with_passes_that_do_not_count() -> None:
+    assert list(in_step("ab", 4, lambda: "idle")) == [("a", True), ("b", True), ("idle", False), ("idle", False)]
+    assert list(in_step("ab", World().passes(2), lambda: "idle")) == [("a", True), ("b", True)]
 
 
 @pytest.mark.parametrize(

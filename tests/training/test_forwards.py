@@ -1,4 +1,4 @@
-"""Denoiser rows of a run: hand counts, a count by brute force, and the same sum after a resume."""
+"""Denoiser rows of a run: the same sum after a resume, and what really passes through the denoiser."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from functional.test_latents import MASK, batch_of
 from helpers import keys
 
 from diffpo.config import ObjectiveConfig, RolloutConfig, TaskConfig, TrainConfig
@@ -14,65 +15,11 @@ from diffpo.functional.surrogate import draw_cuts
 from diffpo.models.policy import load_policy
 from diffpo.tasks import load_task
 from diffpo.training.distributed import World
-from diffpo.training.forwards import count_latents, count_scored, expected_latents
+from diffpo.training.forwards import expected_latents
 from diffpo.training.loop import gather, train
 from diffpo.training.metrics import read_metrics
 from diffpo.training.state import Experience, Optimizers, TrainState
-from diffpo.training.update import update
-from diffpo.types import Batch
-
-
-def batch_of(prompts: list[str], committed_at: list[list[int]], lengths: list[int]) -> Batch:
-    """Rows with these prompts and commit orders; tokens after the length are in no loss."""
-    calls = torch.tensor(committed_at)
-    nothing = torch.zeros(calls.shape)
-    return Batch(
-        prompt_ids=tuple(tuple(map(int, prompt)) for prompt in prompts),
-        tokens=torch.ones_like(calls),
-        committed_at=calls,
-        behaviour_logprobs=nothing,
-        loss_mask=torch.arange(calls.shape[1]) < torch.tensor(lengths)[:, None],
-        gen_lengths=torch.full((len(prompts),), calls.shape[1]),
-        nfe=calls.max(-1).values,
-        advantages=torch.ones(len(prompts)),
-        features=None,
-        gamma_actions=None,
-        gamma_logprobs=None,
-    )
-
-
-def test_latents_by_hand() -> None:
-    batch = batch_of(["01", "01", "2"], [[1, 2, 3], [1, 1, 2], [3, 2, 1]], [3, 3, 3])
-    no_cut = torch.zeros(3, 1, dtype=torch.long)
-    assert count_latents(batch, no_cut) == 2  # a z_0 for each prompt
-    assert count_latents(batch, no_cut, own_prompts=True) == 3  # for each row
-    cuts = torch.tensor([[0, 1], [0, 1], [0, 2]])
-    assert count_latents(batch, cuts) == 2 + 3  # and z_tau for each row
-    assert count_latents(batch, cuts, own_prompts=True) == 3 + 3
-
-
-def test_a_latent_at_which_no_token_of_the_loss_is_scored_costs_nothing() -> None:
-    batch = batch_of(["01", "2"], [[1, 2, 3], [1, 2, 3]], [1, 3])  # the first row ends before the cut
-    assert count_latents(batch, torch.tensor([[0, 1], [0, 1]])) == 2 + 1
-    late = batch_of(["01"], [[3, 3, 1]], [2])  # and here nothing in the loss is scored given z_0
-    assert count_latents(late, torch.tensor([[0, 2]])) == 1
-
-
-@pytest.mark.parametrize("num_latents", [1, 2, 3, 0])
-@pytest.mark.parametrize("own_prompts", [False, True])
-def test_latents_by_brute_force(num_latents: int, own_prompts: bool) -> None:
-    generator = torch.Generator().manual_seed(num_latents)
-    committed_at = torch.stack([torch.randperm(6, generator=generator) // (1 + row % 3) + 1 for row in range(12)])
-    lengths = torch.randint(1, 7, (12,), generator=generator).tolist()
-    batch = batch_of([str(row // 4) for row in range(12)], committed_at.tolist(), lengths)
-    cuts = draw_cuts(batch.nfe, num_latents, keys(12))
-    seen = set()
-    for row in range(12):
-        for position in range(lengths[row]):
-            call = int(batch.committed_at[row, position])
-            cut = max(int(cut) for cut in cuts[row] if cut < call)
-            seen.add((batch.prompt_ids[row], cut, row if cut or own_prompts else None))
-    assert count_latents(batch, cuts, own_prompts) == len(seen)
+from diffpo.training.update import latents_of, update
 
 
 @pytest.mark.parametrize(
@@ -95,7 +42,8 @@ def test_expected_latents_by_hand_and_as_counted(objective: ObjectiveConfig, lat
     everyone, one = torch.arange(32), keys(32)[None]
     cuts = draw_cuts(batch.nfe, objective.num_latents, one[0])[None] if objective.surrogate == "mean_field" else None
     experience = Experience(batch, everyone, cuts, None, None, one, {})
-    assert count_scored(experience, 0, objective) / 32 == pytest.approx(latents, rel=0.03)
+    counted = len(latents_of(experience, 0, range(32), objective, MASK))
+    assert counted / 32 == pytest.approx(latents, rel=0.03)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])

@@ -31,7 +31,7 @@ CONFIG = TrainConfig(
     lora=LoraConfig(rank=128),
     rollout=RolloutConfig(gen_length=256, block_length=32, num_slots=64),
     objective=ObjectiveConfig(beta=0.04),
-    optim=OptimConfig(micro_batch_size=8, gradient_checkpointing=True),
+    optim=OptimConfig(micro_batch_tokens=4104, gradient_checkpointing=True),
 )
 H100 = Cluster(find_gpu("h100"))
 
@@ -52,7 +52,13 @@ def plan_of(config: TrainConfig = CONFIG, cluster: Cluster = H100) -> Plan:
 # --- memory and arithmetic against a real step ---------------------------------------------------------------------
 
 SMALL = TransformerConfig(3000, hidden_size=192, num_layers=3, num_heads=6, num_kv_heads=6, mlp_size=576)
-STEPS = ("lora", "lora, checkpointing", "lora, fp32", "full, micro-batch 1", "full, fp32, checkpointing, micro-batch 8")
+STEPS = (
+    "lora",
+    "lora, checkpointing",
+    "lora, fp32",
+    "full, a latent at a time",
+    "full, fp32, checkpointing, all at once",
+)
 
 
 def small(case: str) -> TrainConfig:
@@ -96,7 +102,9 @@ def test_operations_are_what_torch_counts(case: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["LLaDA, LoRA 128, micro-batch 8, checkpointing", "Dream, all weights, micro-batch 2"])
+@pytest.mark.parametrize(
+    "case", ["LLaDA, LoRA 128, a group at once, checkpointing", "Dream, all weights, 3 latents at once"]
+)
 def test_memory_at_full_size(case: str) -> None:
     """The published shapes on tensors without data."""
     bench = benchmark("plan_full_size")
@@ -143,15 +151,12 @@ def test_denoiser_calls_follow_from_the_rule(sampler: str, calls: float, exact: 
 
 
 def test_latents_share_a_group() -> None:
-    """16 prompts x 8 rows at mu = 4: a latent a row, and z_0 for each group within a micro-batch."""
-    forwards = {size: plan_of(_with_micro_batch(size)).phases[1].forwards for size in (1, 4, 8, 12, 128)}
-    assert forwards == {1: 4 * 256, 4: 4 * (128 + 32), 8: 4 * (128 + 16), 12: 4 * (128 + 21), 128: 4 * (128 + 16)}
+    """16 prompts x 8 rows at mu = 4: a latent a row, and z_0 for each group, however many go through at once."""
+    for tokens in (1, 456, 4104, 10**6):
+        optim = replace(CONFIG.optim, micro_batch_tokens=tokens)
+        assert plan_of(replace(CONFIG, optim=optim)).phases[1].forwards == 4 * (128 + 16)
     masked = replace(CONFIG, objective=replace(CONFIG.objective, prompt_mask_prob=0.1))
     assert plan_of(masked).phases[1].forwards == 4 * 256
-
-
-def _with_micro_batch(size: int) -> TrainConfig:
-    return replace(CONFIG, optim=replace(CONFIG.optim, micro_batch_size=size))
 
 
 def test_phases_are_those_of_the_recipe() -> None:
@@ -195,7 +200,7 @@ def test_what_fits_needs_no_change() -> None:
 @pytest.mark.parametrize(
     ("config", "gpu", "wanted"),
     [
-        (replace(CONFIG, optim=OptimConfig(micro_batch_size=128)), "h100", ["optim.micro_batch_size = 16"]),
+        (replace(CONFIG, optim=OptimConfig(micro_batch_tokens=65536)), "h100", ["optim.micro_batch_tokens = 8192"]),
         (
             replace(CONFIG, prompts_per_step=64, rollout=replace(CONFIG.rollout, num_slots=512)),
             "rtx-5090",
@@ -203,9 +208,9 @@ def test_what_fits_needs_no_change() -> None:
         ),
         (replace(CONFIG, lora=LoraConfig()), "h100", ["lora.rank = 128"]),
         (CONFIG, "l4", ["load.four_bit = true"]),
-        (CONFIG, "rtx-3090", ["optim.micro_batch_size = 2", "rollout.num_slots = 8"]),
+        (CONFIG, "rtx-3090", ["optim.micro_batch_tokens = 2052", "rollout.num_slots = 8"]),
         (
-            replace(CONFIG, optim=OptimConfig(micro_batch_size=1), objective=ObjectiveConfig()),
+            replace(CONFIG, optim=OptimConfig(micro_batch_tokens=456), objective=ObjectiveConfig()),
             "rtx-4090",
             ["optim.gradient_checkpointing = true", "rollout.num_slots = 32"],
         ),
@@ -242,7 +247,7 @@ FLAGS = ["--model", LLADA, "--lora.rank", "128", "--rollout.gen-length", "256", 
 
 
 def test_the_command_prints_tables_and_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["plan", *FLAGS, "--optim.micro-batch-size", "1"])
+    main(["plan", *FLAGS, "--optim.micro-batch-tokens", "456"])
     shown = capsys.readouterr().out
     assert all(part in shown for part in ("weights", "adapters", "activations", "context", "rollouts", "PFLOP"))
     assert shown.splitlines()[-1].startswith("fits: ") and "days for 30 steps" in shown

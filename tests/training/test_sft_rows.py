@@ -208,7 +208,7 @@ Change = Callable[[SftConfig], SftConfig]
 @pytest.mark.parametrize(
     "change",
     [
-        lambda config: replace(config, optim=replace(config.optim, micro_batch_size=1)),
+        lambda config: replace(config, optim=replace(config.optim, micro_batch_tokens=1)),
         lambda config: replace(config, optim=replace(config.optim, gradient_checkpointing=True)),
     ],
     ids=["micro-batches of one", "gradient checkpointing"],

@@ -67,8 +67,37 @@ def test_micro_batches_change_memory_not_gradients(policy: Policy, num_latents: 
     objective = replace(CONFIG.objective, num_latents=num_latents, loss_type=loss_type)
     config = replace(CONFIG, objective=objective)
     whole = gradients(policy, config)
-    parts = gradients(policy, replace(config, optim=OptimConfig(micro_batch_size=5)))
+    parts = gradients(policy, replace(config, optim=OptimConfig(micro_batch_tokens=200)))
     assert whole.keys() == parts.keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        ObjectiveConfig(num_latents=0, ratio_level="call", beta=0.1),
+        ObjectiveConfig(num_latents=0, ratio_level="sequence", beta=0.1),
+        ObjectiveConfig(surrogate="coupled", num_pairs=2),
+        ObjectiveConfig(num_latents=0, loss="wd1", importance_clamp=0, beta=0.1),
+    ],
+    ids=["calls", "sequence", "coupled", "wd1"],
+)
+def test_a_latent_at_a_time_is_the_whole_batch_at_once(policy: Policy, objective: ObjectiveConfig) -> None:
+    """Also where a row's tokens share a ratio: an update holds one latent, however long the trajectory."""
+    config = replace(CONFIG, prompts_per_step=2, objective=objective)
+    state, found, most = state_of(policy, config), [], []
+    hook = policy.denoiser.register_forward_pre_hook(lambda _, inputs: most.append(len(inputs[1].starts)))
+    for tokens in (10**6, 1):
+        policy.denoiser.zero_grad()
+        one = replace(config, optim=OptimConfig(micro_batch_tokens=tokens))
+        metrics = policy_backward(policy, state.experience, one, 0, World())
+        found.append((metrics, {name: p.grad.clone() for name, p in policy.denoiser.named_parameters()}))
+    hook.remove()
+    passes = 2 if objective.ratio_level == "sequence" or objective.surrogate == "coupled" else 1  # scored, then learned
+    assert most == [most[0], *[1] * passes * most[0]] and most[0] > 8
+    (metrics, whole), (others, parts) = found
+    assert others == pytest.approx(metrics, rel=1e-5, abs=1e-6)
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-7)
 

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from diffpo.analysis.sections import Section, Series, means_by, surrogate_name
 from diffpo.analysis.subject import Subject
+from diffpo.functional.latents import with_prompts
 from diffpo.functional.random import fold, make_key
 from diffpo.functional.surrogate import CutLaw, assign_cuts, cut_weights, draw_cuts, latents
 from diffpo.models.fused import MAX_LOGITS
-from diffpo.models.likelihood import canvas_states, with_prompts
+from diffpo.models.likelihood import canvas_states
 from diffpo.models.policy import Policy
 from diffpo.types import Batch
 
@@ -25,13 +26,15 @@ LAWS: tuple[CutLaw, ...] = ("uniform", "middle", "tokens")
 
 
 @torch.no_grad()
-def divergences(policy: Policy, batch: Batch, temperature: float, size: int = 512) -> Tensor:
+def divergences(policy: Policy, batch: Batch, temperature: float, max_tokens: int = 32768) -> Tensor:
     """KL (nats) of each token's true conditional from its prediction after every call t before its own, [B, L, T].
 
-    Every latent of a rollout goes through the denoiser, about `size` at a time. 0 where t >= s_i, and outside the loss.
+    Every latent of a rollout goes through the denoiser, about `max_tokens` tokens at a time. 0 where t >= s_i, and
+    outside the loss.
     """
     longest = int(batch.nfe.max())
-    rows = torch.arange(len(batch), device=policy.device).split(max(1, size // longest))
+    of_row = longest * int((batch.prompt_lengths + batch.gen_lengths).max())
+    rows = torch.arange(len(batch), device=policy.device).split(max(1, max_tokens // of_row))
     return torch.cat([_divergences(policy, batch.take(part), temperature, longest) for part in rows])
 
 
@@ -98,7 +101,7 @@ def expected_divergence(table: Tensor, batch: Batch, num_latents: int, law: CutL
 def kl_sections(subject: Subject) -> list[Section]:
     """By call for each m, by the place of the cut, and by the law of the cuts."""
     batch, config, settings = subject.batch, subject.config, subject.settings
-    table = divergences(subject.policy, batch, config.rollout.temperature, settings.micro_batch_size)
+    table = divergences(subject.policy, batch, config.rollout.temperature, settings.micro_batch_tokens)
     keys = fold(
         torch.tensor(make_key(config.seed, "cuts"), device=table.device), torch.arange(len(batch)).to(table.device)
     )

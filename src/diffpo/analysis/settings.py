@@ -26,10 +26,10 @@ class AnalysisConfig:
     weight_draws: int = 4  # draws of cuts, or of masks, that importance weights are taken over
     gradient_batches: int = 8  # batches that the prompts are divided into, each an estimate of the gradient
     gradient_draws: int = 2  # gradients of each batch, each with its own cuts or masks
-    micro_batch_size: int = 512  # rows that a pass holds at once; changes memory, not results
+    micro_batch_tokens: int = 32768  # tokens that a pass holds at once; changes memory, not results
 
     def __post_init__(self) -> None:
-        for name in ("num_prompts", "num_draws", "weight_draws", "micro_batch_size"):
+        for name in ("num_prompts", "num_draws", "weight_draws", "micro_batch_tokens"):
             self._check(name, getattr(self, name) >= 1, ">= 1")
         for name in ("num_generations", "gradient_draws"):
             self._check(name, getattr(self, name) >= 2, ">= 2")

@@ -75,7 +75,7 @@ def look_at(
             f"analysis.num_prompts: {len(prompts)} test prompts are fewer than analysis.gradient_batches = "
             f"{settings.gradient_batches}: raise the one or lower the other"
         )
-    optim = replace(config.optim, micro_batch_size=settings.micro_batch_size)
+    optim = replace(config.optim, micro_batch_tokens=settings.micro_batch_tokens)
     config = replace(config, train="model", num_generations=settings.num_generations, optim=optim)
     objective = config.objective
     speed = objective.speed_weight, objective.speed_gate

@@ -121,7 +121,7 @@ def step_config(requests: Sequence[Request], num_iterations: int, group: int) ->
         load=LoadConfig(device="cpu"),
         rollout=RolloutConfig(gen_length=first.gen_length, block_length=first.block_length, num_slots=64),
         objective=ObjectiveConfig(num_iterations=num_iterations),
-        optim=OptimConfig(micro_batch_size=8),
+        optim=OptimConfig(micro_batch_tokens=2048),
     )
 
 

@@ -19,12 +19,13 @@ class OptimConfig:
     adam_betas: tuple[float, float] = (0.9, 0.99)  # decay of AdamW's first and second moments
     weight_decay: float = 0.0  # AdamW's decoupled weight decay of the denoiser's matrices; norms and biases have none
     max_grad_norm: float = 1.0  # gradients are clipped to this norm, denoiser and threshold head each on its own
-    micro_batch_size: int = 512  # rows a backward pass holds at once; changes memory, not results
+    micro_batch_tokens: int = 32768
+    """Tokens, of prompts and canvases, that a backward pass holds at once; changes memory, not results."""
     gradient_checkpointing: bool = False
     """Compute each block a second time in the backward pass instead of keeping its activations."""
 
     def __post_init__(self) -> None:
         bound(self, "optim.", "learning_rate max_grad_norm", ">", 0)
         bound(self, "optim.", "warmup_steps weight_decay", ">=", 0)
-        bound(self, "optim.", "micro_batch_size", ">=", 1)
+        bound(self, "optim.", "micro_batch_tokens", ">=", 1)
         check(all(0 <= b < 1 for b in self.adam_betas), f"optim.adam_betas must lie in [0, 1), got {self.adam_betas}")

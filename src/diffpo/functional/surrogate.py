@@ -69,6 +69,15 @@ def assign_cuts(committed_at: Int64[Tensor, "B L"], cuts: Int64[Tensor, "B M"]) 
     return (cuts[:, None, :] < committed_at[:, :, None]).sum(-1) - 1
 
 
+def cut_masks(
+    committed_at: Int64[Tensor, "B L"], cuts: Int64[Tensor, "B M"]
+) -> tuple[Bool[Tensor, "B M L"], Bool[Tensor, "B M L"]]:
+    """What z_tau masks at each cut, and which positions are scored there."""
+    masks = committed_at[:, None] > cuts[:, :, None]
+    index = torch.arange(cuts.shape[1], device=cuts.device)
+    return masks, assign_cuts(committed_at, cuts)[:, None] == index[:, None]
+
+
 def latents(
     tokens: Int64[Tensor, "B L"], committed_at: Int64[Tensor, "B L"], cut: Int64[Tensor, " B"], mask_id: int
 ) -> Int64[Tensor, "B L"]:

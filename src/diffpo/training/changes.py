@@ -48,8 +48,7 @@ def _halves(name: str, value: int) -> Iterator[Edit]:
 
 
 def _smaller_micro_batches(config: TrainConfig, cluster: Cluster) -> Iterator[Edit]:
-    rows = -(-config.prompts_per_step * config.num_generations // cluster.num_gpus)
-    yield from _halves("optim.micro_batch_size", min(config.optim.micro_batch_size, rows))
+    yield from _halves("optim.micro_batch_tokens", config.optim.micro_batch_tokens)
 
 
 def _checkpointing(config: TrainConfig, cluster: Cluster) -> Iterator[Edit]:

@@ -125,17 +125,11 @@ def _flatten_experience(experience: Experience) -> tuple[dict[str, Tensor], dict
     named = {f"batch/{f.name}": getattr(experience.batch, f.name) for f in fields(Batch)}
     named |= {f.name: getattr(experience, f.name) for f in fields(Experience)}
     tensors = {name: value.contiguous() for name, value in named.items() if isinstance(value, Tensor)}
-    plain = {
-        "prompt_ids": experience.batch.prompt_ids,
-        "summary": experience.summary,
-        "updates": experience.updates,
-    }
-    return tensors, plain
+    return tensors, {"summary": experience.summary, "updates": experience.updates}
 
 
 def _restore_experience(tensors: dict[str, Tensor], plain: dict[str, Any]) -> Experience:
-    columns = {f.name: tensors.get(f"batch/{f.name}") for f in fields(Batch) if f.name != "prompt_ids"}
-    batch = Batch(prompt_ids=tuple(tuple(ids) for ids in plain["prompt_ids"]), **columns)  # type: ignore[arg-type]
+    batch = Batch(**{f.name: tensors.get(f"batch/{f.name}") for f in fields(Batch)})  # type: ignore[arg-type]
     names = [f.name for f in fields(Experience) if f.name not in ("batch", "summary", "updates")]
     own = {name: tensors.get(name) for name in names}
     return Experience(batch, summary=plain["summary"], updates=plain["updates"], **own)  # type: ignore[arg-type]

@@ -98,11 +98,21 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set on any rank."""
+        return bool(self._most(flag))
+
+    def passes(self, count: int) -> int:
+        """Passes that a rank with `count` of its own has to make.
+
+        Where the denoiser is sharded its weights are gathered in every pass, so all ranks make equally many.
+        """
+        return self._most(count) if self.shards else count
+
+    def _most(self, count: int) -> int:
         if self.num_ranks == 1:
-            return flag
-        flags = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(flags, dist.ReduceOp.MAX)
-        return bool(flags)
+            return count
+        counts = torch.tensor(count, dtype=torch.int64, device=self.device)
+        dist.all_reduce(counts, dist.ReduceOp.MAX)
+        return int(counts)
 
     def on_main(self, function: Callable[[], T]) -> T:
         """What `function` returns on the main rank; an error that it raises there is raised on every rank."""

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffpo.config import TrainConfig, parse_sampler
+from diffpo.functional.latents import cut_by_tokens
 from diffpo.models.families import FAMILIES, PUBLISHED, Family
 from diffpo.models.transformer import TransformerConfig
 from diffpo.models.weights import Checkpoint, locate, read_json, tensor_shapes
 from diffpo.tasks import load_task
 from diffpo.training import memory
-from diffpo.training.forwards import expected_latents
 from diffpo.training.gpus import Gpu
 
 PROMPT_LENGTH = 200
@@ -231,15 +231,24 @@ class _Step:
         """Completions that one GPU decodes: groups are not split."""
         return -(-self.config.prompts_per_step // self.cluster.num_gpus) * self.config.num_generations
 
-    def latents(self) -> list[float]:
-        """Sequences of each micro-batch: z_0 is shared by a group's rows there, other latents are a row's own."""
-        objective, group, size = self.config.objective, self.config.num_generations, self.config.optim.micro_batch_size
-        sequences = []
-        for start in range(0, self.rows, size):
-            rows = min(size, self.rows - start)
-            groups = (start + rows - 1) // group - start // group + 1
-            sequences.append(expected_latents(objective, self.nfe, rows, groups))
-        return sequences
+    def micro_batches(self) -> list[list[float]]:
+        """Positions scored given each latent, micro-batch by micro-batch; z_0 is a group's, other latents a row's."""
+        objective, size = self.config.objective, self.config.num_generations
+        own = 2 * objective.num_pairs
+        if objective.surrogate == "mean_field":
+            own = round(min(objective.num_latents or self.nfe, self.nfe)) - 1
+        each = self.gen_length * {"mean_field": 1 / (own + 1), "coupled": 0.5, "elbo": 0.5}[objective.surrogate]
+        first = {"mean_field": each, "coupled": self.gen_length, "elbo": 0.0}[objective.surrogate]
+        groups, owners, scored = list[int](), list[int](), list[float]()
+        for row in range(self.rows):
+            shared = 1 if objective.prompt_mask_prob else 0 if row % size else min(size, self.rows - row)
+            latents = [*([first * shared] if first and shared else []), *[each] * own]
+            scored += latents
+            groups += [row // size] * len(latents)
+            owners += [row] * len(latents)
+        length, max_tokens = self.length, self.config.optim.micro_batch_tokens
+        parts = cut_by_tokens([length] * len(scored), max_tokens, groups, owners)
+        return [[scored[index] for index in part] for part in parts]
 
     def scorings(self) -> int:
         """How often each token of a row is scored."""
@@ -249,14 +258,15 @@ class _Step:
     def load(self) -> memory.Load:
         """What the largest call and the largest micro-batch hold."""
         slots = min(self.config.rollout.num_slots, self.rollout_rows)
-        micro = min(self.config.optim.micro_batch_size, self.rows)
+        parts = self.micro_batches()
+        largest = max(map(len, parts))
         return memory.Load(
             decoded=slots * self.length,
             candidates=slots * self.block_length,
-            tokens=int(max(self.latents()) * self.length),
-            canvas=int(max(self.latents()) * self.gen_length),
-            scored=micro * self.gen_length * self.scorings(),
-            micro_batches=-(-self.rows // micro),
+            tokens=largest * self.length,
+            canvas=largest * self.gen_length,
+            scored=int(max(map(sum, parts))),
+            micro_batches=len(parts),
             checkpointing=self.config.optim.gradient_checkpointing,
             reference=self.config.objective.beta > 0,
             shards=self.cluster.num_gpus if self.cluster.shards and self.model.learns != "nothing" else 1,
@@ -281,7 +291,7 @@ class _Step:
             return
         passes = objective.num_iterations
         scored = passes * self.rows * self.gen_length * self.scorings()
-        forwards, calls = passes * sum(self.latents()), passes * load.micro_batches
+        forwards, calls = passes * sum(map(len, self.micro_batches())), passes * load.micro_batches
         flops = self._flops(forwards, scored, self.gen_length)
         if objective.has_old_policy:
             yield self._phase("old log-probs", memory.scoring(model, load), forwards, flops, calls)

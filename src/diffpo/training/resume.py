@@ -14,7 +14,7 @@ from diffpo.recipe import flatten, from_dict
 FREE = (
     *("output", "steps", "num_threads", "save_every", "keep_checkpoints", "eval_every", "eval_data", "eval"),
     *("log_with", "log_every", "log_rollouts", "show_rollouts", "tracker", "load.device", "load.compile"),
-    *("optim.micro_batch_size", "optim.gradient_checkpointing", "rollout.num_slots"),
+    *("optim.micro_batch_tokens", "optim.gradient_checkpointing", "rollout.num_slots"),
 )
 """Settings and sections that a resumed run may change: how long it is, what it shows and keeps, memory, speed."""
 FILES = ("model", "load.adapter", "data", "eval_data", "task.data", "task.test_data", "task.reward")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffpo.config import SftConfig
+from diffpo.functional.latents import cut_by_tokens
 from diffpo.functional.masking import forward_process, nelbo, stratified_times
 from diffpo.functional.random import fold, make_key, uniform
 from diffpo.models.likelihood import score_tokens
@@ -31,7 +32,7 @@ from diffpo.training.state import (
     load_start,
     optimizer_step,
 )
-from diffpo.training.update import micro_batches, share_of_rows
+from diffpo.training.update import in_step
 
 
 def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> Policy:
@@ -103,10 +104,11 @@ def update(state: TrainState, examples: Examples, config: SftConfig, world: Worl
     rows = batch_rows(examples, config, state.step)
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=world.device)
-    for part, counted in micro_batches(world, len(rows), config.optim.micro_batch_size):
-        loss = losses(policy, examples, rows, part.cpu(), fold(key, state.step), config).sum() / len(rows)
-        loss.backward(torch.full_like(loss, counted))  # not 0 * loss, which is NaN where the loss is
-        if counted:
+    parts = split_share(examples, rows, config, world)
+    for part, counts in in_step(parts, world.passes(len(parts)), lambda: torch.zeros(1, dtype=torch.int64)):
+        loss = losses(policy, examples, rows, part, fold(key, state.step), config).sum() / len(rows)
+        loss.backward(torch.full_like(loss, counts))  # not 0 * loss, which is NaN where the loss is
+        if counts:
             total += loss.detach()
     parameters = policy.trainable()
     world.sum_gradients(parameters.values())
@@ -123,9 +125,17 @@ def mean_loss(policy: Policy, examples: Examples, config: SftConfig, world: Worl
     rows, key = torch.arange(len(examples)), torch.tensor(make_key(config.seed, "held out"))
     total = torch.zeros((), device=world.device)
     with world.gathered(policy.denoiser):
-        for part in share_of_rows(world, len(rows), config.optim.micro_batch_size):
-            total += losses(policy, examples, rows, part.cpu(), key, config).sum()
+        for part in split_share(examples, rows, config, world):
+            total += losses(policy, examples, rows, part, key, config).sum()
     return float(world.sum({"loss": total})["loss"]) / len(rows)
+
+
+def split_share(examples: Examples, rows: Tensor, config: SftConfig, world: World) -> list[Tensor]:
+    """This rank's share of a batch's `rows` (indices into it), in parts of `optim.micro_batch_tokens`."""
+    share = world.share(len(rows))
+    chosen = rows[share.start : share.stop]
+    sizes = (examples.prompt_lengths[chosen] + examples.canvas_lengths[chosen]).tolist()
+    return [share.start + torch.tensor(part) for part in cut_by_tokens(sizes, config.optim.micro_batch_tokens)]
 
 
 def batch_rows(examples: Examples, config: SftConfig, step: int) -> Tensor:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from diffpo.config import ObjectiveConfig, TrainConfig
+from diffpo.functional.latents import Latents, coupled_latents, cut_latents, elbo_latents
 from diffpo.functional.objective import (
     clipped_surrogate,
     effective_sample_size,
@@ -23,8 +26,7 @@ from diffpo.functional.random import fold, make_key
 from diffpo.functional.surrogate import cut_weights, draw_cuts
 from diffpo.functional.wd1 import weighted_likelihood
 from diffpo.models.finite import not_finite
-from diffpo.models.likelihood import surrogate_logprobs
-from diffpo.models.masked_likelihood import coupled_logprobs, elbo_logprobs
+from diffpo.models.likelihood import score
 from diffpo.models.policy import Policy
 from diffpo.training.distributed import World
 from diffpo.training.state import (
@@ -36,25 +38,16 @@ from diffpo.training.state import (
 )
 from diffpo.types import Batch
 
-
-def share_of_rows(world: World, rows: int, size: int) -> Iterator[Tensor]:
-    """This rank's share of `rows` (indices), at most `size` at a time."""
-    share = world.share(rows)
-    if share:
-        yield from torch.arange(share.start, share.stop, device=world.device).split(size)
+T = TypeVar("T")
 
 
-def micro_batches(world: World, rows: int, size: int) -> Iterator[tuple[Tensor, bool]]:
-    """This rank's share of `rows` for the backward pass, and whether it counts.
+def in_step(parts: Sequence[T], num_passes: int, idle: Callable[[], T]) -> Iterator[tuple[T, bool]]:
+    """Parts for the backward pass, and whether each counts: `num_passes` of them (`World.passes`).
 
-    Where the denoiser is sharded, its weights are gathered in every pass, so all ranks make equally many: who has run
-    out goes on with the first row, which then must weigh nothing.
+    Who has run out of parts goes on with `idle()`, which then must weigh nothing.
     """
-    yield from ((part, True) for part in share_of_rows(world, rows, size))
-    if world.shards:
-        largest = -(-rows // world.num_ranks)
-        for _ in range(-(-largest // size) - -(-len(world.share(rows)) // size)):
-            yield torch.zeros(1, dtype=torch.int64, device=world.device), False
+    yield from ((part, True) for part in parts)
+    yield from ((idle(), False) for _ in range(num_passes - len(parts)))
 
 
 @torch.no_grad()
@@ -89,28 +82,36 @@ def _score(policy: Policy, experience: Experience, config: TrainConfig, world: W
 
     FloatingPointError if they are not finite.
     """
-    num_iterations, rows, canvas = len(experience.mask_keys), len(experience.live), experience.batch.tokens.shape[1]
-    share = world.share(rows)
-    scores = torch.zeros(num_iterations, len(share), canvas, device=world.device)
+    rows, canvas = world.share(len(experience.live)), experience.batch.tokens.shape[1]
+    scores = torch.zeros(len(experience.mask_keys), len(rows), canvas, device=world.device)
     with world.gathered(policy.denoiser):
-        for iteration in range(num_iterations):
-            for part in share_of_rows(world, rows, config.optim.micro_batch_size):
-                scores[iteration, part - share.start] = _logprobs(policy, experience, iteration, part, config)
+        for iteration, found in enumerate(scores):
+            for part in _parts(policy, experience, iteration, rows, config):
+                found += score(policy, part, config.rollout.temperature)
     gathered = torch.cat(world.gather([scores.cpu()]), dim=1)
     if not gathered.isfinite().all():
         raise not_finite(policy)
     return gathered.to(world.device)
 
 
-def _logprobs(policy: Policy, experience: Experience, iteration: int, rows: Tensor, config: TrainConfig) -> Tensor:
-    """log pi^ of live `rows`, [b, L], given the latents of `iteration`."""
-    objective, temperature = config.objective, config.rollout.temperature
-    part, keys = experience.batch.take(experience.live[rows]), experience.mask_keys[iteration, rows]
+def _parts(policy: Policy, experience: Experience, iteration: int, rows: range, config: TrainConfig) -> list[Latents]:
+    """The latents of `rows` in an iteration, as many at a time as go through the denoiser at once."""
+    if not rows:
+        return []
+    latents = latents_of(experience, iteration, rows, config.objective, policy.mask_id)
+    return latents.split(config.optim.micro_batch_tokens)
+
+
+def latents_of(
+    experience: Experience, iteration: int, rows: range, objective: ObjectiveConfig, mask_id: int
+) -> Latents:
+    """The latents at which `iteration` scores live `rows`."""
+    some = slice(rows.start, rows.stop)
+    batch, keys = experience.batch.take(experience.live[some]), experience.mask_keys[iteration, some]
     if experience.cuts is not None:
-        cuts = experience.cuts[iteration, rows]
-        return surrogate_logprobs(policy, part, cuts, temperature, objective.prompt_mask_prob, keys)
-    surrogate = {"coupled": coupled_logprobs, "elbo": elbo_logprobs}[objective.surrogate]
-    return surrogate(policy, part, keys, objective.num_pairs, temperature)
+        return cut_latents(batch, experience.cuts[iteration, some], mask_id, objective.prompt_mask_prob, keys)
+    draw = {"coupled": coupled_latents, "elbo": elbo_latents}[objective.surrogate]
+    return draw(batch, keys, objective.num_pairs, mask_id)
 
 
 def update(state: TrainState, config: TrainConfig, world: World) -> dict[str, float]:
@@ -135,54 +136,103 @@ def update(state: TrainState, config: TrainConfig, world: World) -> dict[str, fl
     return metrics
 
 
+@dataclass(frozen=True, eq=False)
+class _Share:
+    """The live rows of a rank in one iteration, b of them, and what weighs their tokens in J."""
+
+    batch: Batch
+    old: Tensor | None  # [b, L]
+    ref: Tensor | None  # [b, L]
+    weights: Tensor  # [b, L]
+    importance: Tensor  # [b, L]
+
+    def only(self, mask: Tensor) -> _Share:
+        """The same where J sees no other tokens than those of `mask`."""
+        others = (self.old, self.ref, self.weights, self.importance)
+        return _Share(replace(self.batch, loss_mask=mask), *(None if t is None else t * mask for t in others))  # type: ignore[arg-type]
+
+
 def policy_backward(
     policy: Policy, experience: Experience, config: TrainConfig, iteration: int, world: World
 ) -> dict[str, float]:
-    """Accumulate the gradient of -J over this rank's rows; all weights are those of the whole batch."""
-    batch, objective = experience.batch, config.objective
-    live, old, ref = experience.live, experience.old_logprobs, experience.ref_logprobs
-    weights = token_weights(batch.loss_mask, batch.gen_lengths, objective.loss_type)[live]
+    """Accumulate the gradient of -J over this rank's rows; all weights are those of the whole batch.
+
+    Latents go through the denoiser in parts. Where what a token adds to J hangs on latents of several parts, all are
+    scored first, without gradients, and J's slopes taken there.
+    """
+    objective, live, temperature = config.objective, experience.live, config.rollout.temperature
+    weights = token_weights(experience.batch.loss_mask, experience.batch.gen_lengths, objective.loss_type)[live]
     importance, metrics = _importance(experience, weights, iteration, objective)
+    rows = world.share(len(live))
+    some = slice(rows.start, rows.stop)
+    old, ref = (None if t is None else t[iteration, some] for t in (experience.old_logprobs, experience.ref_logprobs))
+    share = _Share(experience.batch.take(live[some]), old, ref, weights[some], importance[some])
     clipped = ("clip_ratio",) if objective.loss == "clipped" else ()
     names = [*clipped, *(("surrogate_kl",) if old is not None else ()), *(("kl",) if ref is not None else ())]
     totals = {name: torch.zeros((), device=world.device) for name in names}
-    for rows, counted in micro_batches(world, len(live), config.optim.micro_batch_size):
-        logprobs = _logprobs(policy, experience, iteration, rows, config)
-        if not counted:
-            logprobs.backward(torch.zeros_like(logprobs))  # not 0 * loss, which is NaN where the loss is
+
+    parts, slopes = _parts(policy, experience, iteration, rows, config), None
+    apart = objective.surrogate == "mean_field" and objective.ratio_level != "sequence"
+    if not apart and world.any(_tear_rows(parts)):
+        with torch.no_grad(), world.gathered(policy.denoiser):
+            logprobs = sum((score(policy, part, temperature) for part in parts), torch.zeros_like(weights[some]))
+        logprobs = logprobs.requires_grad_()
+        loss, totals = _loss(share, logprobs, objective)
+        (slopes,) = torch.autograd.grad(loss, logprobs)
+
+    def idle() -> Latents:
+        first = latents_of(experience, iteration, range(1), objective, policy.mask_id)
+        return first.take(torch.zeros(1, dtype=torch.int64, device=world.device))
+
+    for part, counts in in_step(parts, world.passes(len(parts)), idle):
+        logprobs = score(policy, part, temperature)
+        if not counts:
+            logprobs.backward(torch.zeros_like(logprobs))
             continue
-        gain, measured = _gain(logprobs, experience, iteration, rows, objective)
-        gain = importance[rows] * gain
-        if ref is not None:
-            gain = gain - objective.beta * measured["kl"]
-        (-(weights[rows] * gain).sum()).backward()
-        for name, values in measured.items():
-            totals[name] += values.detach()[batch.loss_mask[live[rows]]].sum()
-    count = batch.loss_mask[live].sum()
+        if slopes is not None:
+            loss = (slopes * logprobs).sum()
+        else:
+            loss, sums = _loss(share.only(part.scored), logprobs, objective)
+            totals = {name: total + sums[name] for name, total in totals.items()}
+        loss.backward()
+    count = experience.batch.loss_mask[live].sum()
     return {name: float(total / count) for name, total in world.sum(totals).items()} | metrics
 
 
-def _gain(
-    logprobs: Tensor, experience: Experience, iteration: int, rows: Tensor, objective: ObjectiveConfig
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """What each token of live `rows` adds to J before its weights, [b, L]; metrics of the tokens, the KL among them."""
-    batch, chosen = experience.batch, experience.live[rows]
-    mask, committed_at = batch.loss_mask[chosen], batch.committed_at[chosen]
-    advantages, zero = batch.advantages[chosen, None].expand_as(logprobs), torch.zeros_like(logprobs)
+def _tear_rows(parts: Sequence[Latents]) -> bool:
+    """Whether tokens of one row are scored in several parts."""
+    rows = [part.rows.unique() for part in parts]
+    return len(parts) > 1 and sum(map(len, rows)) > len(torch.cat(rows).unique())
+
+
+def _loss(share: _Share, logprobs: Tensor, objective: ObjectiveConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """The part of -J that the tokens of `share` make, and sums over them of what is measured."""
+    gain, measured = _gain(logprobs, share, objective)
+    gain = share.importance * gain
+    if share.ref is not None:
+        gain = gain - objective.beta * measured["kl"]
+    sums = {name: values.detach()[share.batch.loss_mask].sum() for name, values in measured.items()}
+    return -(share.weights * gain).sum(), sums
+
+
+def _gain(logprobs: Tensor, share: _Share, objective: ObjectiveConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """What each token adds to J before its weights, [b, L]; metrics of the tokens, the KL among them."""
+    batch = share.batch
+    advantages, zero = batch.advantages[:, None].expand_as(logprobs), torch.zeros_like(logprobs)
     measured: dict[str, Tensor] = {}
 
     def log_ratio(others: Tensor) -> Tensor:
-        return pool_log_ratios(logprobs - others[iteration, rows], mask, committed_at, objective.ratio_level)
+        return pool_log_ratios(logprobs - others, batch.loss_mask, batch.committed_at, objective.ratio_level)
 
     # k3 knows its arguments by their difference alone, here a log-ratio that is pooled already
-    if experience.old_logprobs is not None:
-        measured["surrogate_kl"] = kl_k3(zero, log_ratio(experience.old_logprobs).detach())  # KL(old, now)
-    if experience.ref_logprobs is not None:
-        measured["kl"] = kl_k3(log_ratio(experience.ref_logprobs), zero)  # KL(now, reference)
+    if share.old is not None:
+        measured["surrogate_kl"] = kl_k3(zero, log_ratio(share.old).detach())  # KL(old, now)
+    if share.ref is not None:
+        measured["kl"] = kl_k3(log_ratio(share.ref), zero)  # KL(now, reference)
     if objective.loss == "wd1":
         return weighted_likelihood(logprobs, advantages), measured
-    assert experience.old_logprobs is not None
-    ratio = log_ratio(experience.old_logprobs).exp()
+    assert share.old is not None
+    ratio = log_ratio(share.old).exp()
     measured["clip_ratio"] = ((ratio.detach() - 1) * advantages.sign() > objective.epsilon).float()
     return clipped_surrogate(ratio, advantages, objective.epsilon), measured
 

@@ -1,0 +1,190 @@
+"""Latents: partly masked canvases behind their prompts, and which tokens a surrogate scores given each.
+
+Every surrogate is masks and weights: log pi^(o_i) = sum_j weight_ji log pi(o_i | c, canvas masked by j).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from diffpo.functional.coupled import coupled_masks
+from diffpo.functional.elbo import elbo_masks
+from diffpo.functional.random import fold, uniform
+from diffpo.functional.surrogate import cut_masks
+from diffpo.types import Batch
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """R latents of a batch of B rows, and N terms: each a token that is scored given one of them.
+
+    Latents stand in the order of the rows that own them; the first row of a prompt owns what its rows share.
+    """
+
+    sequences: Tensor  # [R, S] ids: a prompt and a canvas, right-padded
+    prompt_lengths: Tensor  # [R]
+    gen_lengths: Tensor  # [R]
+    owners: Tensor  # [R] row of the batch
+    groups: Tensor  # [R] first row of the same prompt
+    source: Tensor  # [N] the latent that a term is scored given
+    rows: Tensor  # [N] row of its token
+    positions: Tensor  # [N] and its position in the canvas
+    tokens: Tensor  # [N] and its id
+    weights: Tensor  # [N] what its log-probability counts
+    shape: tuple[int, int]
+    """(B, L)."""
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    @property
+    def scored(self) -> Bool[Tensor, "B L"]:
+        """The tokens that have a term."""
+        found = torch.zeros(self.shape, dtype=torch.bool, device=self.rows.device)
+        return found.index_put((self.rows, self.positions), torch.ones_like(self.rows, dtype=torch.bool))
+
+    def take(self, index: Int64[Tensor, " taken"]) -> Latents:
+        """The latents at `index` with their terms; rows of the batch keep their numbers."""
+        place = torch.full((len(self),), -1, device=index.device)
+        place[index] = torch.arange(len(index), device=index.device)
+        source = place[self.source]
+        terms = source >= 0
+        of_latents = (self.sequences, self.prompt_lengths, self.gen_lengths, self.owners, self.groups)
+        of_terms = (source, self.rows, self.positions, self.tokens, self.weights)
+        return Latents(*(t[index] for t in of_latents), *(t[terms] for t in of_terms), shape=self.shape)
+
+    def split(self, max_tokens: int) -> list[Latents]:
+        """In parts of at most `max_tokens` tokens, or of a single latent that has more.
+
+        Groups stay whole where one fits, so that what their rows share is computed once; else rows do.
+        """
+        columns = (self.groups, self.owners, self.prompt_lengths + self.gen_lengths)
+        groups, owners, sizes = torch.stack(columns).tolist()
+        parts = cut_by_tokens(sizes, max_tokens, groups, owners)
+        return [self] if len(parts) == 1 else [self.take(torch.tensor(part).to(self.rows.device)) for part in parts]
+
+
+def cut_by_tokens(sizes: Sequence[int], max_tokens: int, *units: Sequence[int]) -> list[list[int]]:
+    """Indices of things of these `sizes`, ascending, in parts of at most `max_tokens` or of one that has more.
+
+    `units` say what each thing is a part of, coarse to fine: what would fit alone is not torn apart.
+    """
+    parts: list[list[int]] = []
+    room = 0
+
+    def put(things: list[int], units: Sequence[Sequence[int]]) -> None:
+        nonlocal room
+        size = sum(sizes[thing] for thing in things)
+        if size > max_tokens and len(things) > 1:
+            unit_of = (units[0] if units else range(len(sizes))).__getitem__
+            for _, smaller in groupby(sorted(things, key=unit_of), key=unit_of):
+                put(list(smaller), units[1:])
+            return
+        if not parts or size > room:
+            parts.append([])
+            room = max_tokens
+        parts[-1] += things
+        room -= size
+
+    if sizes:
+        put(list(range(len(sizes))), units)
+    return [sorted(part) for part in parts]
+
+
+def cut_latents(
+    batch: Batch,
+    cuts: Int64[Tensor, "B M"],
+    mask_id: int,
+    prompt_mask_prob: float = 0.0,
+    mask_keys: Int64[Tensor, " B"] | None = None,
+) -> Latents:
+    """Those of the m-times mean field, at `cuts` as `draw_cuts` returns them: each token is scored at its own cut.
+
+    z_0 (prompt, all masks) is the same for every row of a prompt. With `prompt_mask_prob` each row masks that share of
+    its prompt in z_0 instead (d1), keyed by `mask_keys`.
+    """
+    masks, scored = cut_masks(batch.committed_at, cuts)
+    if not prompt_mask_prob:
+        return masked_latents(batch, masks, scored, mask_id, shares_first=True)
+    assert mask_keys is not None
+    place = torch.arange(batch.prompts.shape[1], device=cuts.device)
+    hidden = uniform(fold(mask_keys[:, None], place)) < prompt_mask_prob
+    return masked_latents(batch, masks, scored, mask_id, hidden_prompts=hidden)
+
+
+def coupled_latents(batch: Batch, keys: Int64[Tensor, " B"], num_pairs: int, mask_id: int) -> Latents:
+    """Those of coupled-GRPO: z_T, which the rows of a prompt share, and pairs of complementary masks keyed by row."""
+    masks, weights = coupled_masks(keys, num_pairs, batch.tokens.shape[1])
+    whole = torch.ones_like(masks[:, :1])
+    masks, weights = torch.cat([whole, masks], 1), torch.cat([whole / (num_pairs + 1), weights], 1)
+    return masked_latents(batch, masks, weights, mask_id, shares_first=True)
+
+
+def elbo_latents(batch: Batch, keys: Int64[Tensor, " B"], num_pairs: int, mask_id: int) -> Latents:
+    """Those of ESPO: pairs of complementary masks keyed by row, over the whole canvas whatever the loss sees."""
+    masks, weights = elbo_masks(keys, num_pairs, batch.gen_lengths, batch.tokens.shape[1])
+    return masked_latents(batch, masks, weights, mask_id)
+
+
+def masked_latents(
+    batch: Batch,
+    masks: Bool[Tensor, "B M L"],
+    weights: Float[Tensor, "B M L"] | Bool[Tensor, "B M L"],
+    mask_id: int,
+    shares_first: bool = False,
+    hidden_prompts: Bool[Tensor, "B P"] | None = None,
+) -> Latents:
+    """Canvases under each of M masks, with a term for each token of the loss whose weight there is not 0.
+
+    A latent without a term is left out. `shares_first`: the first masks hide everything, and rows of a prompt share
+    what they leave. `hidden_prompts` are tokens of the prompt that the first masks hide as well.
+    """
+    rows, positions, latent = ((weights > 0) & batch.loss_mask[:, None]).transpose(1, 2).nonzero(as_tuple=True)
+    groups = first_of_prompt(batch)
+    owners = torch.where(latent == 0, groups[rows], rows) if shares_first else rows
+    wanted, source = (owners * masks.shape[1] + latent).unique(return_inverse=True)
+    owner, which = wanted // masks.shape[1], wanted % masks.shape[1]
+    sequences, prompt_lengths = with_prompts(
+        batch, owner, batch.tokens[owner].masked_fill(masks[owner, which], mask_id)
+    )
+    if hidden_prompts is not None:
+        hide = hidden_prompts[owner] & (which == 0)[:, None]
+        hide &= torch.arange(hide.shape[1], device=hide.device) < prompt_lengths[:, None]
+        sequences[:, : hide.shape[1]].masked_fill_(hide, mask_id)
+    return Latents(
+        sequences,
+        prompt_lengths,
+        batch.gen_lengths[owner],
+        owner,
+        groups[owner],
+        source,
+        rows,
+        positions,
+        batch.tokens[rows, positions],
+        weights[rows, latent, positions].float(),
+        (len(batch), batch.tokens.shape[1]),
+    )
+
+
+def with_prompts(
+    batch: Batch, rows: Int64[Tensor, " R"], canvas: Int64[Tensor, "R L"]
+) -> tuple[Int64[Tensor, "R S"], Int64[Tensor, " R"]]:
+    """Prompts of `rows` with a `canvas` behind each, right-padded, and the prompts' lengths."""
+    lengths, width = batch.prompt_lengths[rows], canvas.shape[1]
+    sequences = torch.nn.functional.pad(batch.prompts[rows], (0, width))
+    place = lengths[:, None] + torch.arange(width, device=canvas.device)
+    return sequences.scatter(1, place, canvas), lengths
+
+
+def first_of_prompt(batch: Batch) -> Int64[Tensor, " B"]:
+    """The first row with the prompt and the canvas length of each row."""
+    rows = torch.arange(len(batch), device=batch.tokens.device)
+    names = torch.cat([batch.prompt_lengths[:, None], batch.gen_lengths[:, None], batch.prompts], 1)
+    group = names.unique(dim=0, return_inverse=True)[1]
+    return rows.scatter_reduce(0, group, rows, "amin", include_self=False)[group]
