@@ -86,7 +86,7 @@ def run_on_ranks(jobs: list[Job], folder: Path, num_ranks: int = 2, **environmen
         for rank in range(num_ranks)
     ]
     try:
-        ends = [process.communicate(timeout=120) for process in processes]
+        ends = [process.communicate(timeout=300) for process in processes]
     finally:
         for process in processes:
             process.kill()
