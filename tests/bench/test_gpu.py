@@ -33,7 +33,7 @@ STEP = TrainConfig(
     load=LoadConfig(device="cpu", dtype="bfloat16"),
     rollout=RolloutConfig(sampler="steps:4", gen_length=16, block_length=8, cache="dual", cache_refresh=2),
     objective=ObjectiveConfig(num_iterations=2, beta=0.1),
-    optim=OptimConfig(micro_batch_size=2, gradient_checkpointing=True),
+    optim=OptimConfig(micro_batch_tokens=64, gradient_checkpointing=True),
 )
 TINY = Size(
     TransformerConfig(

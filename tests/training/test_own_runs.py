@@ -74,7 +74,7 @@ def config(model: str, *rewards: str, **task: Any) -> TrainConfig:
         lora=LoraConfig(rank=2),
         task=TaskConfig(name="own", data="my.jsonl", test_data="my.jsonl", reward=specs, **task),
         rollout=RolloutConfig(sampler="top_k:4", gen_length=8),
-        optim=OptimConfig(micro_batch_size=4),
+        optim=OptimConfig(micro_batch_tokens=64),
     )
 
 

@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from diffpo.bench import plain
 from diffpo.bench.measure import Tally, in_turn, matmul_peak, now, peak_bytes, seconds
 from diffpo.bench.steps import Bench, backward_flops, open_bench
-from diffpo.bench.workloads import PROMPT_LENGTHS, batch_of, decode, on, random_policy, random_requests
+from diffpo.bench.workloads import PROMPT_LENGTHS, batch_of, decode, random_policy, random_requests
 from diffpo.config import TrainConfig
 from diffpo.functional.random import fold
 from diffpo.functional.surrogate import draw_cuts
@@ -212,7 +212,7 @@ def alone_and_batched(size: Size) -> Iterator[Figure]:
     policy, device = size.policy(), torch.device(size.device)
     requests = size.requests(policy, 2 * size.canvas // size.block, size.canvas, 1)
     completions = decode(policy, requests)
-    batch = on(batch_of(requests, completions), device)
+    batch = batch_of(requests, completions).to(device)
     keys = fold(torch.zeros_like(batch.nfe), torch.arange(len(batch), device=device))
     cuts = draw_cuts(batch.nfe, 2, keys)
     with torch.no_grad():
