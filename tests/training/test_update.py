@@ -203,6 +203,9 @@ class Lockstep(World):
     def share(self, count: int) -> range:
         return range(0)
 
+    def passes(self, count: int) -> int:
+        return count + 1
+
     def sum(self, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return dict(values)
 
