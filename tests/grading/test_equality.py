@@ -2,7 +2,9 @@ r"""Which answers say what the reference says: tables of pairs, the question's p
 
 from __future__ import annotations
 
+import importlib.util
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from grading.llada import needs_llada, rows
@@ -127,3 +129,17 @@ def test_only_tame_expressions_of_the_same_letters_reach_sympy(truth: str, given
 def test_several_threads_ask_several_processes() -> None:
     pairs = [(rf"{n}\sqrt{{8}}", rf"{2 * n}\sqrt{{2}}", "") for n in range(2, 8)]
     assert same_answers(pairs) == [True] * 6 and same_answers([("1", "2", "")]) == [False]
+
+
+@needs_llada
+def test_few_mutants_of_the_references_pass() -> None:
+    """A sample of benchmarks/grading_mutants.py: none of these passes."""
+    path = Path(__file__).parents[2] / "benchmarks/grading_mutants.py"
+    spec = importlib.util.spec_from_file_location("grading_mutants", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = [(row.columns["answer"], row.columns["problem"]) for row in rows("math500")[48::100]]
+    triples = [(mutant, truth, question) for truth, question in found for mutant in module.mutants(truth)]
+    passed = [triple[1::-1] for triple, right in zip(triples, same_answers(triples), strict=True) if right]
+    assert len(triples) > 200 and passed == []

@@ -162,8 +162,8 @@ def test_any_reference_is_graded_in_time(text: str) -> None:
 
 def test_graders_work_off_the_main_thread() -> None:
     found: list[bool] = []
-    columns = {"problem": "", "answer": r"\int_0^1 2x\,dx"}
-    thread = threading.Thread(target=lambda: found.append(math500.strict(columns, r"\boxed{1}").correct))
+    columns = {"problem": "", "answer": r"2\sqrt{3}"}
+    thread = threading.Thread(target=lambda: found.append(math500.strict(columns, r"\boxed{\sqrt{12}}").correct))
     thread.start()
     thread.join()
     assert found == [True]
