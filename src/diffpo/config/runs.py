@@ -137,9 +137,8 @@ class DemoConfig:
     seed: int = 0  # seed of pre-training and of the reinforcement learning
     train: Literal["joint", "model", "sampler"] = "joint"
     """What learns: the denoiser and the threshold head, the denoiser alone, or the head alone."""
-    device: str = (
-        "cpu"  # where it runs, such as cuda; auto: the GPU if there is one. So small a model gains nothing there
-    )
+    device: str = "cpu"
+    """Where it runs, such as cuda; auto: the GPU if there is one. So small a model gains nothing there."""
     num_threads: int = 2  # CPU threads of torch
     num_prompts: int = 512  # test prompts of the evaluations, of grids not seen in training
 

@@ -87,7 +87,8 @@ def answer(
     rows = list(zip(prompts, texts, completions, strict=True))
     judged = judge(task, [Attempts(prompt, [text], [ids_of(completion)]) for prompt, text, completion in rows], state)
     answers = []
-    for (prompt, text, completion), ((verdict,), _) in zip(rows, judged, strict=True):
+    for (prompt, text, completion), found in zip(rows, judged, strict=True):
+        (verdict,) = found.verdicts
         answers.append(
             Answer(
                 sampler=rollout.sampler,
