@@ -146,7 +146,7 @@ def masked_latents(
     what they leave. `hidden_prompts` are tokens of the prompt that the first masks hide as well.
     """
     rows, positions, latent = ((weights > 0) & batch.loss_mask[:, None]).transpose(1, 2).nonzero(as_tuple=True)
-    groups = first_of_prompt(batch)
+    groups = _first_of_prompt(batch)
     owners = torch.where(latent == 0, groups[rows], rows) if shares_first else rows
     wanted, source = (owners * masks.shape[1] + latent).unique(return_inverse=True)
     owner, which = wanted // masks.shape[1], wanted % masks.shape[1]
@@ -182,7 +182,7 @@ def with_prompts(
     return sequences.scatter(1, place, canvas), lengths
 
 
-def first_of_prompt(batch: Batch) -> Int64[Tensor, " B"]:
+def _first_of_prompt(batch: Batch) -> Int64[Tensor, " B"]:
     """The first row with the prompt and the canvas length of each row."""
     rows = torch.arange(len(batch), device=batch.tokens.device)
     names = torch.cat([batch.prompt_lengths[:, None], batch.gen_lengths[:, None], batch.prompts], 1)
