@@ -130,7 +130,7 @@ class CountingDenoiser(torch.nn.Module):
     def __init__(self, denoiser: torch.nn.Module) -> None:
         super().__init__()
         self.inner, self.config, self.head = denoiser, denoiser.config, denoiser.head
-        self.autocast = denoiser.autocast
+        self.compute_dtype = denoiser.compute_dtype
         self.calls: list[tuple[int, int]] = []
 
     def forward(self, ids: torch.Tensor, packing: Packing, *rest: torch.Tensor) -> torch.Tensor:

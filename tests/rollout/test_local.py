@@ -10,6 +10,8 @@ from helpers import FirstDigitTask, tiny_policy
 
 from diffpo.config import RolloutConfig
 from diffpo.functional.random import make_key
+from diffpo.models.policy import Policy
+from diffpo.rewards.calls import Reward, Rewards
 from diffpo.rollout.engine import generate
 from diffpo.rollout.local import collect, make_request, sample
 from diffpo.types import Sampler
@@ -96,3 +98,34 @@ def test_steps_spread_evenly_over_the_blocks() -> None:
     for sampler in ("steps:3", "steps:10"):
         with pytest.raises(ValueError, match=r"multiple of the 2 block\(s\), at most gen_length = 8"):
             make_request(tiny_policy(), "012", replace(blocks, sampler=sampler), 8, key=0)
+
+
+def test_judging_begins_while_others_are_decoded() -> None:
+    """A group is judged once its last completion is there; what comes of it is the same as afterwards."""
+    calls, begun = [0], []
+
+    async def first(completions, prompts):
+        begun.append(calls[0])
+        return [float(text[:1] == prompts[0][0]) for text in completions]
+
+    policy, plain = tiny_policy(), FirstDigitTask()
+    policy.denoiser.register_forward_pre_hook(lambda module, inputs: calls.__setitem__(0, calls[0] + 1))
+    task = FirstDigitTask(rewards=Rewards((Reward("digit", first),)))
+    prompts = plain.prompts("train", 6)
+    groups = collect(policy, task, prompts, 2, replace(CONFIG, num_slots=2), seed=1)
+    total = calls[0]
+    assert len(begun) == 6 and min(begun) < total / 2
+    expected = collect(policy, plain, prompts, 2, CONFIG, seed=1)
+    assert [[r.reward for r in group.rollouts] for group in groups] == [
+        [r.reward for r in group.rollouts] for group in expected
+    ]
+
+
+def test_the_template_is_rendered_once_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    encode = Policy.encode
+    monkeypatch.setattr(
+        Policy, "encode", lambda self, prompt, *rest: seen.append(prompt) or encode(self, prompt, *rest)
+    )
+    collect(tiny_policy(), FirstDigitTask(), FirstDigitTask().prompts("train", 3), 4, CONFIG, seed=1)
+    assert len(seen) == 3

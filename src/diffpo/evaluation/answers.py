@@ -15,11 +15,10 @@ from diffpo.config import RolloutConfig
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
 from diffpo.rewards.calls import TrainerState
-from diffpo.rollout.engine import generate
-from diffpo.rollout.judging import ids_of, judge
+from diffpo.rollout.judging import decode_and_judge
 from diffpo.rollout.local import make_request
 from diffpo.tasks.base import Task
-from diffpo.types import Attempts, Prompt
+from diffpo.types import Prompt
 
 
 @dataclass(frozen=True)
@@ -82,12 +81,9 @@ def answer(
         make_request(policy, p, rollout, task.gen_length, make_key(seed, p.id), explore=False, early_exit=early_exit)
         for p in prompts
     ]
-    completions = generate(policy, requests, rollout.num_slots)
-    texts = [policy.tokenizer.decode(completion.tokens.tolist()) for completion in completions]
-    rows = list(zip(prompts, texts, completions, strict=True))
-    judged = judge(task, [Attempts(prompt, [text], [ids_of(completion)]) for prompt, text, completion in rows], state)
+    completions, texts, judged = decode_and_judge(policy, task, prompts, requests, rollout.num_slots, state)
     answers = []
-    for (prompt, text, completion), found in zip(rows, judged, strict=True):
+    for prompt, text, completion, found in zip(prompts, texts, completions, judged, strict=True):
         (verdict,) = found.verdicts
         answers.append(
             Answer(

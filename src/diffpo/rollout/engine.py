@@ -53,10 +53,17 @@ MAX_LOGITS = {"cpu": 2**20, "cuda": 2**26}
 OnCall = Callable[[int, int, Tensor], None]
 """Called after each denoiser call as (request index, call, canvas tokens with mask ids)."""
 
+OnDone = Callable[[int, Completion], None]
+"""Called once for each request as (request index, completion), while others are decoded."""
+
 
 @torch.no_grad()
 def generate(
-    policy: Policy, requests: Sequence[Request], num_slots: int = 512, on_call: OnCall | None = None
+    policy: Policy,
+    requests: Sequence[Request],
+    num_slots: int = 512,
+    on_call: OnCall | None = None,
+    on_done: OnDone | None = None,
 ) -> list[Completion]:
     """Decode every request, at most `num_slots` at a time; completions come in the order of the requests.
 
@@ -73,7 +80,9 @@ def generate(
     none, flags = torch.arange(0), _Flags()
     slots, roster, layout = waiting.select(to_device(none, policy.device)), names.select(none), None
     retired: list[tuple[Tensor, Slots]] = []
-    admitted = finished = 0
+    completions: dict[int, Completion] = {}
+    parts_by_call = [0, 0]
+    admitted = finished = handed_over = 0
     while finished < len(requests):
         if admitted < len(requests) and (free := num_slots - len(roster.request)):
             new = torch.arange(admitted, min(admitted + free, len(requests)))
@@ -100,15 +109,32 @@ def generate(
         done, broken = flags.read(state.cpu() if on_call else state).unbind(1)
         if broken.any():
             raise not_finite(policy)
+        if on_done:
+            # the host has waited for the call before: what retired two calls ago has arrived
+            completions |= _hand_over(policy, requests, retired[handed_over : parts_by_call[-2]], on_done)
+            handed_over = parts_by_call[-2]
         if done.any():
             gone, rest = done.nonzero().squeeze(-1), (~done).nonzero().squeeze(-1)
             retired.append((roster.request[gone], slots.select(to_device(gone, policy.device)).to_host()))
             slots, roster, layout = slots.select(to_device(rest, policy.device)), roster.select(rest), None
             finished += len(gone)
             flags.keep(rest)
+        parts_by_call.append(len(retired))
     if policy.device.type == "cuda":  # what has retired may still be on its way
         torch.cuda.synchronize(policy.device)
-    return completions_of(policy, requests, retired)
+    completions |= _hand_over(policy, requests, retired[handed_over:], on_done)
+    return [completions[index] for index in range(len(requests))]
+
+
+def _hand_over(
+    policy: Policy, requests: Sequence[Request], parts: Sequence[tuple[Tensor, Slots]], on_done: OnDone | None
+) -> dict[int, Completion]:
+    """Completions of the rows that have retired in `parts`, of which `on_done` is told."""
+    found = completions_of(policy, requests, parts) if parts else {}
+    if on_done:
+        for index, completion in found.items():
+            on_done(index, completion)
+    return found
 
 
 def _check(policy: Policy, requests: Sequence[Request]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from diffpo.models.policy import Policy
 from diffpo.rewards.calls import Call, TrainerState
+from diffpo.rollout.engine import generate
 from diffpo.tasks.base import Task
-from diffpo.types import Attempts, Completion, Judged, Prompt, Verdict
+from diffpo.types import Attempts, Completion, Judged, Prompt, Request, Verdict
 
 NUM_THREADS = min(32, os.cpu_count() or 1)
 """Groups that a task's verifier judges at once: slow ones wait for processes of their own."""
@@ -17,13 +19,22 @@ NUM_THREADS = min(32, os.cpu_count() or 1)
 class Judging:
     """Judges the groups of one task: by its reward functions, a group at a time, or else by its verifier.
 
-    Groups may be added in any order, while others are still decoded; the verdicts are the same.
+    Groups may be added in any order, while others are still decoded; the verdicts are the same. Used as a context, at
+    whose end nothing goes on.
     """
 
     def __init__(self, task: Task, state: TrainerState | None = None) -> None:
         self.task, self.state = task, state or TrainerState()
         self.pool = ThreadPoolExecutor(NUM_THREADS, "judge")
         self.begun: dict[int, Call | Future[Judged]] = {}
+
+    def __enter__(self) -> Judging:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for group in self.begun.values():
+            group.cancel()
+        self.pool.shutdown(cancel_futures=True)
 
     def add(self, index: int, attempts: Attempts) -> None:
         """Begin on a group; `index` is its place."""
@@ -35,23 +46,47 @@ class Judging:
     def finish(self) -> list[Judged]:
         """What is made of each group, by index. The error of the first group that has one is raised."""
         groups = [self.begun[index] for index in sorted(self.begun)]
-        try:
-            for group in groups:
-                if isinstance(group, Call):
-                    group.run_plain()
-            return [group.finish() if isinstance(group, Call) else group.result() for group in groups]
-        finally:
-            for group in groups:
-                group.cancel()
-            self.pool.shutdown(cancel_futures=True)
+        for group in groups:
+            if isinstance(group, Call):
+                group.run_plain()
+        return [group.finish() if isinstance(group, Call) else group.result() for group in groups]
 
 
 def judge(task: Task, groups: Iterable[Attempts], state: TrainerState | None = None) -> list[Judged]:
     """What the task makes of each group."""
-    judging = Judging(task, state)
-    for index, attempts in enumerate(groups):
-        judging.add(index, attempts)
-    return judging.finish()
+    with Judging(task, state) as judging:
+        for index, attempts in enumerate(groups):
+            judging.add(index, attempts)
+        return judging.finish()
+
+
+def decode_and_judge(
+    policy: Policy,
+    task: Task,
+    prompts: Sequence[Prompt],
+    requests: Sequence[Request],
+    num_slots: int,
+    state: TrainerState | None = None,
+) -> tuple[list[Completion], list[str], list[Judged]]:
+    """Completions and texts of all requests, and what is made of each prompt's group; groups are of one size.
+
+    A group is judged from the moment that its last completion is there, while others are decoded.
+    """
+    size = len(requests) // max(1, len(prompts))
+    found: dict[int, Completion] = {}
+    texts: dict[int, str] = {}
+    with Judging(task, state) as judging:
+
+        def hand_in(index: int, completion: Completion) -> None:
+            found[index], texts[index] = completion, policy.tokenizer.decode(completion.tokens.tolist())
+            group = index // size
+            members = range(group * size, (group + 1) * size)
+            if all(member in found for member in members):
+                ids = [ids_of(found[member]) for member in members]
+                judging.add(group, Attempts(prompts[group], [texts[member] for member in members], ids))
+
+        completions = generate(policy, requests, num_slots, on_done=hand_in)
+        return completions, [texts[index] for index in range(len(requests))], judging.finish()
 
 
 def judge_one(task: Task, prompt: Prompt, text: str, completion: Completion) -> Verdict:

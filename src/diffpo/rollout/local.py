@@ -14,10 +14,10 @@ from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
 from diffpo.rewards.calls import TrainerState
 from diffpo.rollout.engine import OnCall, generate
-from diffpo.rollout.judging import ids_of, judge
+from diffpo.rollout.judging import decode_and_judge
 from diffpo.tasks.base import Split, Task
 from diffpo.tasks.chat import RowTask, check_fit
-from diffpo.types import Attempts, Completion, Messages, Prompt, Request, Rollout, RolloutGroup, Sampler
+from diffpo.types import Completion, Messages, Prompt, Request, Rollout, RolloutGroup, Sampler
 
 GEN_LENGTH, TINY_LENGTH = 128, 16
 """Canvas where no task and no setting says how long it is, of a published model and of a tiny one."""
@@ -127,14 +127,7 @@ def collect(
         for prompt, request in zip(prompts, asked, strict=True)
         for generation in range(num_generations)
     ]
-    completions = generate(policy, requests, config.num_slots)
-    texts = [policy.tokenizer.decode(completion.tokens.tolist()) for completion in completions]
-    groups = [slice(start, start + num_generations) for start in range(0, len(texts), num_generations)]
-    attempts = [
-        Attempts(prompt, texts[group], [ids_of(completion) for completion in completions[group]])
-        for prompt, group in zip(prompts, groups, strict=True)
-    ]
-    judged = judge(task, attempts, state)
+    completions, texts, judged = decode_and_judge(policy, task, prompts, requests, config.num_slots, state)
     verdicts = [verdict for group in judged for verdict in group.verdicts]
     shape = (len(prompts), num_generations)
     rewards = speed_reward(
@@ -151,7 +144,8 @@ def collect(
             completions, texts, verdicts, rewards.flatten().tolist(), strict=True
         )
     ]
+    groups = [tuple(rollouts[start : start + num_generations]) for start in range(0, len(rollouts), num_generations)]
     return [
-        RolloutGroup(prompt, request.prompt_ids, tuple(rollouts[group]), found.metrics)
+        RolloutGroup(prompt, request.prompt_ids, group, found.metrics)
         for prompt, request, group, found in zip(prompts, asked, groups, judged, strict=True)
     ]

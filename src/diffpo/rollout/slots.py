@@ -163,8 +163,8 @@ def open_slots(policy: Policy, requests: Sequence[Request]) -> tuple[Slots, Rost
 
 def completions_of(
     policy: Policy, requests: Sequence[Request], parts: Sequence[tuple[Tensor, Slots]]
-) -> list[Completion]:
-    """Completions of retired rows, whose slots are on the CPU, in the order of the requests.
+) -> dict[int, Completion]:
+    """Completions of retired rows, whose slots are on the CPU, by the index of their request.
 
     Positions after an early exit are EOS, committed by the last call.
     """
@@ -197,4 +197,4 @@ def completions_of(
             gamma_logprobs=slots.gamma_logprobs[row, :made].clone() if learned else None,
             features=slots.features[row, :made].clone() if learned else None,
         )
-    return [completions[index] for index in range(len(requests))]
+    return completions
