@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib
 import os
 import shutil
 import subprocess
@@ -70,6 +71,8 @@ def _library() -> ctypes.CDLL:
     for name in ("num_operators", "num_bytes", "peak_bytes"):
         getattr(library, name).restype = ctypes.c_int64
     attention.register()
+    # imported while the device is there, it would look for what only a CUDA build has
+    importlib.import_module("peft")
     return library
 
 

@@ -1,0 +1,162 @@
+"""Training on the fake device: the CPU's weights to rounding, and a pinned number of waits."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import fakecuda
+import pytest
+import torch
+from helpers import GOLDEN
+from torch import Tensor
+from training.test_published import TOKENIZERS, CoinTask
+
+from diffpo.config import (
+    LoadConfig,
+    LoraConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    RolloutConfig,
+    SftConfig,
+    ThresholdConfig,
+    TrainConfig,
+)
+from diffpo.models.policy import Policy
+from diffpo.training import loop
+from diffpo.training.distributed import World
+from diffpo.training.loop import train
+from diffpo.training.sft import fine_tune
+from diffpo.training.state import Optimizers, TrainState
+from diffpo.training.update import prepare, update
+
+Change = Callable[[TrainConfig], TrainConfig]
+
+
+def objective(**changes: object) -> Change:
+    return lambda config: replace(config, objective=replace(config.objective, **changes))  # type: ignore[arg-type]
+
+
+LORA = LoraConfig(rank=4, alpha=8)
+FIXED = RolloutConfig(sampler="top_k:2", gen_length=4, block_length=2)
+SETTINGS: dict[str, Change] = {
+    "joint": lambda config: config,
+    "model": lambda config: replace(config, train="model", rollout=FIXED),
+    "sampler": lambda config: replace(config, train="sampler"),
+    "a threshold a call": lambda config: replace(config, threshold=replace(config.threshold, level="state")),
+    "KL to the start": objective(beta=0.05),
+    "d1": objective(num_latents=1, prompt_mask_prob=0.15, importance_clamp=0.0),
+    "wd1": lambda config: objective(loss="wd1", num_latents=1, importance_clamp=0.0)(
+        replace(config, train="model", rollout=FIXED)
+    ),
+    "coupled": objective(surrogate="coupled", num_pairs=1, importance_clamp=0.0),
+    "ELBO": objective(surrogate="elbo", num_pairs=1, ratio_level="sequence", importance_clamp=0.0),
+    "exact": objective(num_latents=0),
+    "adapters": lambda config: replace(config, lora=LoraConfig(rank=2, alpha=4)),
+    "dual cache": lambda config: replace(config, rollout=replace(config.rollout, cache="dual")),
+}
+
+
+@pytest.fixture(autouse=True)
+def coin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "load_task", lambda config: CoinTask())
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The golden checkpoints, with tokenizers."""
+    folder = tmp_path_factory.mktemp("models")
+    for kind, write in TOKENIZERS.items():
+        write(Path(shutil.copytree(GOLDEN / f"{kind}-tiny", folder / kind)))
+    return {kind: folder / kind for kind in TOKENIZERS}
+
+
+def config_of(model: Path, output: Path) -> TrainConfig:
+    return TrainConfig(
+        model=str(model),
+        output=str(output),
+        steps=1,
+        prompts_per_step=2,
+        num_generations=3,
+        load=LoadConfig(dtype="float32"),
+        rollout=RolloutConfig(gen_length=4, block_length=2),
+        objective=ObjectiveConfig(num_iterations=2),
+        optim=OptimConfig(learning_rate=1e-3, warmup_steps=1, micro_batch_size=3),
+        threshold=ThresholdConfig(delay_steps=0),
+    )
+
+
+def on(config: TrainConfig, device: str) -> TrainConfig:
+    return replace(config, output=f"{config.output}_{device}", load=replace(config.load, device=device))
+
+
+def learned(policy: Policy) -> dict[str, Tensor]:
+    head = dict(policy.threshold.named_parameters()) if policy.threshold else {}
+    return {name: tensor.detach().cpu() for name, tensor in {**policy.denoiser.state_dict(), **head}.items()}
+
+
+def assert_close(ours: Policy, theirs: Policy) -> None:
+    assert ours.device.type == "cuda" and theirs.device.type == "cpu"
+    for name, tensor in learned(theirs).items():  # a first step of AdamW is 1e-3, whatever the gradient's size
+        torch.testing.assert_close(learned(ours)[name], tensor, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_weights_after_updates_are_the_cpus(cuda: None, name: str, models: dict[str, Path], tmp_path: Path) -> None:
+    config = SETTINGS[name](config_of(models["llada"], tmp_path / "run"))
+    ours, theirs = (train(on(config, device), quiet=True) for device in ("cuda", "cpu"))
+    assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["llada", "dream"])
+@pytest.mark.parametrize("rank", [0, LORA.rank])
+def test_half_precision_trains(cuda: None, kind: str, rank: int, models: dict[str, Path], tmp_path: Path) -> None:
+    """bf16 with gradient checkpointing, adapters or fp32 masters; resumed where it was stopped."""
+    config = on(config_of(models[kind], tmp_path / "run"), "auto")
+    config = replace(config, steps=2, save_every=1, load=LoadConfig(), lora=LORA if rank else LoraConfig())
+    config = replace(config, optim=replace(config.optim, gradient_checkpointing=True))
+    policy = train(config, quiet=True)
+    assert policy.device.type == "cuda" and policy.denoiser.compute_dtype == torch.bfloat16
+    straight = learned(policy)
+    assert all(tensor.isfinite().all() for tensor in straight.values())
+    shutil.rmtree(Path(config.output) / "checkpoints" / "step_000002")
+    resumed = learned(train(config, resume=True, quiet=True))
+    for name, tensor in straight.items():
+        assert torch.equal(resumed[name], tensor), name
+
+
+def test_fine_tuning_gives_the_cpus_weights(cuda: None, tmp_path: Path) -> None:
+    shape = ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32)
+    config = SftConfig(output=str(tmp_path / "sft"), steps=2, batch_size=8, num_examples=16, shape=shape)
+    policies = [fine_tune(on(config, device), quiet=True) for device in ("cuda", "cpu")]  # type: ignore[arg-type, type-var]
+    assert_close(*policies)
+
+
+# --- waits: a new one fails a test -----------------------------------------------------------------------------------
+
+
+def waits(config: TrainConfig) -> tuple[int, int]:
+    """Waits of the host before the updates of a step, after its rollouts, and in one update."""
+    world = World.join("cuda")
+    policy = loop.start_policy(config, world)
+    state = TrainState(policy, Optimizers.create(policy, config=config))
+    state.experience = loop.gather(state, CoinTask(), config, world)
+    batch, summary = state.experience.batch, state.experience.summary
+    with fakecuda.Watch() as before:
+        prepare(state, batch, summary, config, world)
+    with fakecuda.Watch() as during:
+        update(state, config, world)
+    return before.waits.total(), during.waits.total()
+
+
+def test_waits_of_a_step_are_those_we_know(cuda: None, models: dict[str, Path], tmp_path: Path) -> None:
+    """A micro-batch of more costs what a micro-batch costs; the rest is once a step."""
+    config = on(config_of(models["llada"], tmp_path / "run"), "cuda")
+    config = replace(config, objective=replace(config.objective, beta=0.05))  # so that no row is left out
+    found = {size: waits(replace(config, optim=replace(config.optim, micro_batch_size=size))) for size in (2, 3, 6)}
+    micro_batch = found[3][1] - found[6][1]
+    assert found[2][1] - found[3][1] == micro_batch
+    assert (micro_batch, found[6][1] - micro_batch, found[6][0]) == (15, 11, 33)
