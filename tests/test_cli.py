@@ -292,3 +292,41 @@ def test_a_verifier_that_raises_names_the_row_and_keeps_its_traceback(
     with pytest.raises(RuntimeError, match=r"the verifier raised ZeroDivisionError.*'sudoku-test-0'") as caught:
         main(["eval", model, "--eval.num-prompts", "2"])
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+# --- what a run reads --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(elsewhere: Path) -> Path:
+    """A folder with rows, rewards, and rows to fine-tune on."""
+    (elsewhere / "my.jsonl").write_text("".join(f'{{"prompt": "What is {n} + 1?", "n": {n}}}\n' for n in range(20)))
+    (elsewhere / "rewards.py").write_text("def right(completions, n):\n    return [1.0] * len(completions)\n")
+    (elsewhere / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    return elsewhere
+
+
+OWN = ("llada8b_own", "--task.data", "my.jsonl", "--task.reward")
+
+
+@pytest.mark.parametrize("command", [("train", "--dry-run"), ("plan",)], ids=lambda command: command[0])
+def test_rows_and_rewards_are_opened_beforehand(
+    command: tuple[str, ...], own: Path, line: Fail, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([command[0], *OWN, "rewards.py:right", *command[1:]])
+    assert "data    my: 18 prompts; rewards rewards.py:right" in capsys.readouterr().err
+    assert line(command[0], *OWN, "nosuch.py:right", *command[1:]).startswith("nosuch.py: no such file")
+    assert "has no function 'rihgt'; did you mean 'right'?" in line(command[0], *OWN, "rewards.py:rihgt", *command[1:])
+    (own / "my.jsonl").write_text('{"prompt": "a"}\n{"prmpt": "b"}\n')
+    assert line(command[0], *OWN, "rewards.py:right", *command[1:]).startswith("my.jsonl, line 2: ")
+
+
+def test_rows_to_fine_tune_on_are_opened_beforehand(own: Path, line: Fail, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["sft", "llada8b_sft", "--data", "rows.jsonl", "--dry-run"])
+    assert "data    rows.jsonl: 1 rows" in capsys.readouterr().err
+    assert "nosuch.jsonl" in line("sft", "llada8b_sft", "--data", "nosuch.jsonl", "--dry-run")
+
+
+def test_an_adapter_is_opened_beforehand(own: Path, line: Fail) -> None:
+    (own / "x").mkdir()
+    assert "adapter_config.json" in line("train", "sudoku_tiny", "--load.adapter", "x", "--dry-run")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from diffpo.cli.training import FLAT, Recipe
+from diffpo.cli.training import FLAT, Recipe, show_inputs
 from diffpo.config import TrainConfig
 from diffpo.training.gpus import GPUS, find_gpu
 
@@ -42,6 +42,7 @@ class Plan:
         from diffpo.training import plan as planning
         from diffpo.training.changes import changes, roomy_gpu
 
+        show_inputs(self.config)
         cluster = planning.Cluster(find_gpu(self.gpu), self.num_gpus, self.fsdp, self.mfu, self.nfe, self.prompt_length)
         start = planning.find_start(self.config)
         plan = planning.plan(self.config, start, cluster)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -30,6 +31,16 @@ def _say(line: str) -> None:
         print(line)
 
 
+def show_inputs(config: TrainConfig | SftConfig) -> None:
+    """Say on stderr what is in the data, rewards and adapter that a config names; nothing is imported for none."""
+    names = (config.task.data, config.task.test_data, *config.task.reward, config.load.adapter)
+    if any(names) or (isinstance(config, SftConfig) and config.data):
+        from diffpo.training.banner import open_inputs
+
+        for line in open_inputs(config):
+            print(line, file=sys.stderr)
+
+
 @dataclass(frozen=True)
 class Demo:
     """Pre-train a tiny diffusion LM, train it and its sampler with DiFFPO, and show what changed. A few minutes."""
@@ -49,12 +60,13 @@ class Sft:
     recipe: Recipe = ""
     config: Annotated[SftConfig, FLAT] = field(default_factory=SftConfig)
     dry_run: bool = False
-    """Print the resolved config and stop."""
+    """Open what the config names, data, rewards and adapter, print the resolved config, and stop."""
     resume: bool = False
     """Go on from the last good checkpoint of a run: diffpo COMMAND FOLDER --resume takes its settings from there."""
 
     def run(self) -> None:
         if self.dry_run:
+            show_inputs(self.config)
             print(to_json(self.config))
             return
         from diffpo.training.sft import fine_tune
@@ -70,12 +82,13 @@ class Train:
     recipe: Recipe = ""
     config: Annotated[TrainConfig, FLAT] = field(default_factory=TrainConfig)
     dry_run: bool = False
-    """Print the resolved config and stop."""
+    """Open what the config names, data, rewards and adapter, print the resolved config, and stop."""
     resume: bool = False
     """Go on from the last good checkpoint of a run: diffpo COMMAND FOLDER --resume takes its settings from there."""
 
     def run(self) -> None:
         if self.dry_run:
+            show_inputs(self.config)
             print(to_json(self.config))
             return
         from diffpo.training.loop import train

@@ -1,4 +1,4 @@
-"""What a run is, in a few lines before its first step."""
+"""What a run is and what it reads, in a few lines before its first step."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import torch
 
 from diffpo.config import SftConfig, TrainConfig
 from diffpo.models.policy import Policy
+from diffpo.models.weights import locate, read_json
+from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 from diffpo.tasks.chat import RowTask
+from diffpo.tasks.conversations import read_example
+from diffpo.tasks.data import Source, read_rows
 from diffpo.training.distributed import World
 
 
@@ -62,3 +66,23 @@ def open_task(task: Task, config: TrainConfig) -> str:
     if config.eval_every or config.task.test_data:
         found += f", {len(task.rows('test')):,} to test on"
     return f"{found}; {judge}"
+
+
+def open_inputs(config: TrainConfig | SftConfig) -> list[str]:
+    """What the data, rewards and adapter that a config names hold, found before any weight is read.
+
+    ValueError names what cannot be opened, with the line of a row that cannot be read.
+    """
+    lines = []
+    if isinstance(config, SftConfig):
+        for name in filter(None, (config.data, config.eval_data)):
+            rows = read_rows(Source.parse(name, "train"), "prompt and completion, or messages", "data")
+            for row in rows:
+                read_example(row, answered=True)
+            lines.append(f"data    {name}: {len(rows):,} rows")
+    elif config.task.data or config.task.test_data or config.task.reward:
+        lines.append(f"data    {open_task(load_task(config.task), config)}")
+    if config.load.adapter:
+        found = read_json(locate(config.load.adapter) / "adapter_config.json")
+        lines.append(f"adapter {config.load.adapter}: rank {found.get('r')}, of {found.get('base_model_name_or_path')}")
+    return lines
