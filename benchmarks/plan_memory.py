@@ -227,8 +227,6 @@ def count(shape: TransformerConfig, config: TrainConfig, prompt_length: int = PR
             yield
         flops[name] = counter.get_total_flops()
 
-    import peft  # noqa: F401
-
     before = _status("VmRSS")
     state = make_state(shape, config, prompt_length, World())
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building the model

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diffpo.config import LoraConfig
-from diffpo.models.lora import PREFIX
+from diffpo.models.lora import PREFIX, Adapted, merged_adapters
 from diffpo.models.policy import Policy, load_policy
 
 LLADA_LINEARS = ["attn_out", "ff_out", "ff_proj", "k_proj", "q_proj", "up_proj", "v_proj"]
@@ -63,7 +63,11 @@ def deltas(model: nn.Module) -> dict[str, Tensor]:
 
 
 def our_deltas(policy: Policy) -> dict[str, Tensor]:
-    return {policy.family.original(name): delta for name, delta in deltas(policy.denoiser).items()}
+    return {
+        policy.family.original(name): (module.scaling * module.lora_B.weight @ module.lora_A.weight).detach()
+        for name, module in policy.denoiser.named_modules()
+        if isinstance(module, Adapted)
+    }
 
 
 def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
@@ -357,6 +361,26 @@ def test_merged_is_unmerged(family: str) -> None:
     assert len(policy.trainable()) == 2 * 7 * 3
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rollouts_may_see_merged_copies_and_leave_the_base_as_it_was(family: str) -> None:
+    """In bf16 the merged weights are rounded, so close; afterwards every weight is the same, bit for bit."""
+    policy = load_policy(GOLDEN / f"{family}-tiny", "bfloat16", adapter=GOLDEN / f"{family}-tiny" / "lora")
+    (ids, _), denoiser = golden(family), policy.denoiser
+    before, weights = logits_of(denoiser, ids), {k: v.clone() for k, v in policy.denoiser.state_dict().items()}
+    with merged_adapters(policy.denoiser):
+        assert all(module.merged is not None for module in policy.denoiser.modules() if isinstance(module, Adapted))
+        inside = logits_of(denoiser, ids)
+    assert not torch.equal(inside, before)
+    torch.testing.assert_close(inside, before, atol=0.2, rtol=0.05)
+    assert torch.equal(logits_of(denoiser, ids), before)
+    assert all(torch.equal(value, weights[name]) for name, value in policy.denoiser.state_dict().items())
+    with (
+        pytest.raises(ValueError, match=r"rollout\.merge_adapters: the model has no adapters"),
+        merged_adapters(load_policy(GOLDEN / f"{family}-tiny").denoiser),
+    ):
+        pass
+
+
 def test_merging_nothing_changes_nothing() -> None:
     policy = load()
     policy.use_master_weights()
@@ -374,7 +398,7 @@ def test_a_step_moves_adapters_alone(dtype: str) -> None:
     ids, _ = golden("llada")
     seen: set[torch.dtype] = set()
     for block in policy.denoiser.blocks:
-        block.gate_proj.lora_B["default"].register_forward_hook(lambda _, __, out: seen.add(out.dtype))
+        block.gate_proj.register_forward_hook(lambda _, __, out: seen.add(out.dtype))
     optimizer = torch.optim.AdamW(policy.trainable().values(), 1e-2)
     for _ in range(2):  # in the first step A has no gradient: B is zero
         optimizer.zero_grad()

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from helpers import tiny_denoiser, tiny_shape
 
+from diffpo.models import transformer
 from diffpo.models.pointwise import rotate
 from diffpo.models.transformer import Transformer, pack, rotation_table
 
@@ -146,3 +147,33 @@ def test_fresh_weights_are_a_function_of_the_generator() -> None:
     states = [tiny_denoiser(tiny_shape(VOCAB), seed).state_dict() for seed in (0, 0, 1)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert not torch.equal(states[0]["embed.weight"], states[2]["embed.weight"])
+
+
+@pytest.mark.parametrize("takes_groups", [True, False])
+def test_attention_over_rows_of_any_length_is_attention_row_by_row(
+    takes_groups: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel of a GPU by a slow twin of it, with and without an argument for grouped queries (torch 2.11)."""
+
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    def kernel(q, k, v, q_ends, k_ends, longest, longest_key, **groups: bool):  # type: ignore[no-untyped-def]
+        assert groups == ({"enable_gqa": True} if takes_groups else {})
+        q, k, v = (t.as_subclass(torch.Tensor).float() for t in (q, k, v))
+        rows = []
+        for row in range(len(q_ends) - 1):
+            own, keys = slice(q_ends[row], q_ends[row + 1]), slice(k_ends[row], k_ends[row + 1])
+            parts = (q[own], k[keys], v[keys])
+            rows.append(F.scaled_dot_product_attention(*(t.transpose(0, 1) for t in parts), **groups).transpose(0, 1))
+        return torch.cat(rows)
+
+    monkeypatch.setattr(transformer, "varlen_attn", kernel)
+    monkeypatch.setattr(transformer, "TAKES_GROUPS", takes_groups)
+    _, packing = pack(torch.zeros(3, 7, dtype=torch.int64), torch.tensor([7, 4, 7]))
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(18, heads, 4, generator=generator).bfloat16() for heads in (4, 2, 2))
+    ours = transformer.attend(q.as_subclass(OnGpu), k, v, packing, "fresh")
+    torch.testing.assert_close(ours.float(), transformer.attend(q.float(), k.float(), v.float(), packing, "fresh"))
+    padded = transformer.attend(torch.cat([q, q[:2]]).as_subclass(OnGpu), k, v, packing, "fresh")
+    assert padded.shape == (20, 16) and not padded[18:].any()

@@ -81,6 +81,8 @@ def test_two_ranks_train_as_one_process(config: TrainConfig, tmp_path: Path, mod
         "lean": Job(lean, one_row=True),
         "adapters": Job(adapters),
         "bfloat16": Job(replace(adapters, steps=1, load=LoadConfig(dtype="bfloat16", device="cpu"))),
+        # all weights learn in fp32 and compute in bf16: sharded ones are gathered in bf16, and summed in fp32
+        "masters": Job(replace(config, steps=1, load=LoadConfig(dtype="bfloat16", device="cpu"), eval_every=0)),
         "sampler": Job(replace(config, steps=1, train="sampler", threshold=ThresholdConfig(delay_steps=0))),
     }
     jobs = []
@@ -93,10 +95,11 @@ def test_two_ranks_train_as_one_process(config: TrainConfig, tmp_path: Path, mod
         assert end[:-2] == [DONE[mode]] * (len(jobs) - 1)
         assert end[-2] == "done"  # the rollouts need all of a denoiser, and it does not learn: it is not sharded
         assert end[-1].startswith("ValueError") and "already holds a run: pass --resume" in end[-1]
-    for name in cases.keys() - {"bfloat16"}:
+    for name in cases.keys() - {"bfloat16", "masters"}:
         assert_same(tmp_path / f"{name}_{mode}", tmp_path / name)
-    (ours,), (theirs,) = (read_metrics(tmp_path / name / "metrics.jsonl") for name in (f"bfloat16_{mode}", "bfloat16"))
-    assert ours["model/grad_norm"] == pytest.approx(theirs["model/grad_norm"], rel=0.05)
+    for case in ("bfloat16", "masters"):
+        (ours,), (theirs,) = (read_metrics(tmp_path / name / "metrics.jsonl") for name in (f"{case}_{mode}", case))
+        assert ours["model/grad_norm"] == pytest.approx(theirs["model/grad_norm"], rel=0.05)
     last = read_metrics(tmp_path / "lean" / "metrics.jsonl")[-1]
     assert last["model/grad_norm"] > 0 and last["sampler/grad_norm"] > 0
 

@@ -13,7 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffpo.config import ObjectiveConfig, RolloutConfig, TaskConfig, ThresholdConfig, TrainConfig
+from diffpo.config import (
+    LoadConfig,
+    LoraConfig,
+    ObjectiveConfig,
+    RolloutConfig,
+    TaskConfig,
+    ThresholdConfig,
+    TrainConfig,
+)
+from diffpo.models.lora import Adapted
 from diffpo.models.policy import load_policy
 from diffpo.places import find_damage, latest_checkpoint
 from diffpo.training import checkpoint, loop
@@ -196,3 +205,32 @@ def test_trackers_are_named(config: TrainConfig) -> None:
     if "wandb" not in sys.modules:
         with pytest.raises(ValueError, match=r"pip install 'diffpo\[wandb\]'"):
             train(replace(config, log_with=("wandb",)), quiet=True)
+
+
+def test_rollouts_with_merged_adapters_learn_with_the_unmerged(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Merged while rollouts are decoded, and never else; asked for where it cannot be, a line says why."""
+    seen: dict[str, set[bool]] = {"collect": set(), "update": set()}
+
+    def watched(name: str, function):  # type: ignore[no-untyped-def]
+        def call(*arguments, **settings):  # type: ignore[no-untyped-def]
+            policy = arguments[0] if name == "collect" else arguments[0].policy
+            adapted = (module for module in policy.denoiser.modules() if isinstance(module, Adapted))
+            seen[name] |= {module.merged is not None for module in adapted}
+            return function(*arguments, **settings)
+
+        return call
+
+    for name in seen:
+        monkeypatch.setattr(loop, name, watched(name, getattr(loop, name)))
+    rollout = replace(config.rollout, merge_adapters=True)
+    config = replace(config, rollout=rollout, lora=LoraConfig(rank=2), steps=1)
+    train(config, quiet=True)
+    assert seen == {"collect": {True}, "update": {False}}
+    with pytest.raises(ValueError, match=r"rollout\.merge_adapters: .*importance_clamp"):
+        replace(config, objective=replace(config.objective, importance_clamp=0.0))
+    with pytest.raises(ValueError, match=r"rollout\.merge_adapters: .*4-bit"):
+        replace(config, load=LoadConfig(four_bit=True))
+    with pytest.raises(ValueError, match=r"rollout\.merge_adapters: the model has no adapters"):
+        train(replace(config, lora=LoraConfig(), output=config.output + "2"), quiet=True)

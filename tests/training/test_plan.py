@@ -250,7 +250,7 @@ def test_the_command_prints_tables_and_a_verdict(capsys: pytest.CaptureFixture[s
     main(["plan", *FLAGS, "--optim.micro-batch-tokens", "456"])
     shown = capsys.readouterr().out
     assert all(part in shown for part in ("weights", "adapters", "activations", "context", "rollouts", "PFLOP"))
-    assert shown.splitlines()[-1].startswith("fits: ") and "days for 30 steps" in shown
+    assert shown.splitlines()[-1].startswith("fits: ") and "days for 500 steps" in shown
     main(["plan", *FLAGS, "--gpu", "l4"])
     assert "does not fit: " in capsys.readouterr().out.splitlines()[-1]
 

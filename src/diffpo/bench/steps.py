@@ -14,6 +14,7 @@ from diffpo.bench.measure import Tally, matmul_peak, peak_bytes, seconds
 from diffpo.bench.workloads import PROMPT_LENGTHS, IdsTask, random_policy, random_requests
 from diffpo.config import TrainConfig
 from diffpo.functional.random import make_key
+from diffpo.models.pointwise import is_wanted
 from diffpo.models.policy import Policy
 from diffpo.models.transformer import TransformerConfig
 from diffpo.progress import Progress
@@ -125,7 +126,7 @@ def open_bench(config: TrainConfig, shape: TransformerConfig | None = None, shar
     policy.denoiser.gradient_checkpointing = config.optim.gradient_checkpointing
     if config.rollout.sampler == "learned":
         policy.add_threshold(config.threshold)
-    if config.load.compile:
+    if is_wanted(config.load.compile, world.device):
         policy.denoiser.fuse()
     lengths = [PROMPT_LENGTHS[index % len(PROMPT_LENGTHS)] for index in range(config.prompts_per_step)]
     task = IdsTask(random_requests(policy, lengths, config.rollout.sampler), config.rollout.gen_length or 256)

@@ -19,7 +19,8 @@ class LoadConfig:
     adapter: str | None = None  # LoRA adapter (folder or hub id) to put onto the model
     base: str | None = None  # base model of an adapter's folder, in place of the one that it names
     four_bit: bool = False  # keep the blocks' weights in 4 bits (nf4, bitsandbytes); training then takes lora.rank > 0
-    compile: bool = False  # fuse what lies between matrix products with torch.compile, which takes a compiler or Triton
+    compile: bool | None = None
+    """Fuse what lies between matrix products with torch.compile. None: on a GPU, where Triton and a C compiler are."""
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ class RolloutConfig:
     cache: Literal["none", "prefix", "dual"] = "none"
     """Approximate: keep keys and values of what stands before the active block, or also of what stands after it."""
     cache_refresh: int = 0  # calls between refreshes of the cache within a block; 0: only at the start of each block
+    merge_adapters: bool = False
+    """Decode with adapters merged into copies of the weights: faster; importance weights correct for the rounding."""
     chat_template: bool = True  # put prompts into the tokenizer's chat template, where it has one
 
     def __post_init__(self) -> None:

@@ -67,6 +67,10 @@ class TrainConfig:
         check(not frozen or self.train == "sampler", "load.four_bit: 4-bit weights do not learn: set lora.rank > 0")
         wd1 = "objective.loss wd1 weighs the denoiser's likelihood alone: set train to model"
         check(self.train == "model" or self.objective.loss != "wd1", wd1)
+        if self.rollout.merge_adapters:
+            check(not self.load.four_bit, "rollout.merge_adapters: adapters do not merge into 4-bit weights: drop one")
+            why = "rollout.merge_adapters: importance weights mend its rounding: set objective.importance_clamp > 0"
+            check(self.objective.importance_clamp > 0, why)
         check(self.rollout.temperature > 0, "rollout.temperature must be > 0 in training: greedy groups do not differ")
 
 

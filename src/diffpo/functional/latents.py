@@ -54,7 +54,7 @@ class Latents:
         place = torch.full((len(self),), -1, device=index.device)
         place[index] = torch.arange(len(index), device=index.device)
         source = place[self.source]
-        terms = source >= 0
+        terms = (source >= 0).nonzero().squeeze(-1)
         of_latents = (self.sequences, self.prompt_lengths, self.gen_lengths, self.owners, self.groups)
         of_terms = (source, self.rows, self.positions, self.tokens, self.weights)
         return Latents(*(t[index] for t in of_latents), *(t[terms] for t in of_terms), shape=self.shape)
@@ -67,7 +67,10 @@ class Latents:
         columns = (self.groups, self.owners, self.prompt_lengths + self.gen_lengths)
         groups, owners, sizes = torch.stack(columns).tolist()
         parts = cut_by_tokens(sizes, max_tokens, groups, owners)
-        return [self] if len(parts) == 1 else [self.take(torch.tensor(part).to(self.rows.device)) for part in parts]
+        if len(parts) == 1:
+            return [self]
+        index = torch.tensor([latent for part in parts for latent in part]).to(self.rows.device)
+        return [self.take(part) for part in index.split([len(part) for part in parts])]
 
 
 def cut_by_tokens(sizes: Sequence[int], max_tokens: int, *units: Sequence[int]) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""LoRA adapters (arXiv 2106.09685) through PEFT, under the checkpoint's own module names.
+"""LoRA adapters (arXiv 2106.09685) under the checkpoint's own module names, in PEFT's files.
 
 The adapter files that are read and written here are those that PEFT reads and writes for the original modelling code:
 names start with `base_model.model.`, targets are the checkpoint's modules.
@@ -7,11 +7,11 @@ names start with `base_model.model.`, targets are the checkpoint's modules.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,35 @@ ALPHA = 8
 """PEFT's lora_alpha."""
 INITIALIZATIONS = (None, True, False, "gaussian", "eva", "orthogonal")
 """Values of init_lora_weights that leave the base model as it is; others (pissa, olora, ...) train on a changed one."""
+
+
+class Adapted(nn.Module):
+    """A frozen linear and its update of low rank: W x + scaling B A x, of tokens [N, in] to [N, out].
+
+    The update is added and scaled within the product by B: no pass over the output beside it.
+    """
+
+    def __init__(self, base: nn.Linear, rank: int, scaling: float) -> None:
+        super().__init__()
+        self.base_layer, self.scaling = base, scaling
+        with torch.device("meta"):
+            self.lora_A = nn.Linear(base.in_features, rank, bias=False)
+            self.lora_B = nn.Linear(rank, base.out_features, bias=False)
+        self.merged: Tensor | None = None
+        """The sum of both as one weight, while it is what computes (`merged_adapters`)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.merged is not None:
+            return nn.functional.linear(x, self.merged, self.base_layer.bias)
+        return torch.addmm(self.base_layer(x), self.lora_A(x), self.lora_B.weight.T, alpha=self.scaling)
+
+    @torch.no_grad()
+    def merge(self) -> Tensor:
+        """W + scaling B A [out, in], summed in fp32, in the dtype of W."""
+        weight = self.base_layer.weight
+        return (weight.float() + self.scaling * (self.lora_B.weight.float() @ self.lora_A.weight.float())).to(
+            weight.dtype
+        )
 
 
 def linear_names(denoiser: Transformer, family: Family) -> dict[str, str]:
@@ -140,9 +169,7 @@ def _check_fit(folder: Path, denoiser: Transformer, modules: Mapping[str, str], 
 def adapter_parameters(denoiser: Transformer) -> dict[str, nn.Parameter]:
     """The adapters' parameters by our names: `blocks.0.attn.q_proj.lora_A.weight` [rank, in], lora_B [out, rank]."""
     return {
-        name.replace(".default.", "."): parameter
-        for name, parameter in denoiser.named_parameters()
-        if ".lora_A." in name or ".lora_B." in name
+        name: parameter for name, parameter in denoiser.named_parameters() if ".lora_A." in name or ".lora_B." in name
     }
 
 
@@ -155,41 +182,53 @@ def save_adapters(folder: Path, family: Family, settings: Mapping[str, Any], ten
 
 def merge_adapters(denoiser: Transformer) -> None:
     """Add scaling * B A to the weights below and take the adapters off: every parameter learns again."""
-    from peft.tuners.lora import Linear
-
     if is_packed(denoiser):
         raise ValueError("adapters do not merge into 4-bit weights: load the model without load.four_bit")
     for name, module in list(denoiser.named_modules()):
-        if isinstance(module, Linear):
-            module.merge(safe_merge=True)
+        if isinstance(module, Adapted):
+            weight = module.merge()
+            if not weight.isfinite().all():
+                raise ValueError(f"the adapter on {name} is not finite: it does not merge")
+            module.base_layer.weight = nn.Parameter(weight)
             path, _, leaf = name.rpartition(".")
-            setattr(denoiser.get_submodule(path), leaf, module.get_base_layer())
-    vars(denoiser).pop("peft_config", None)  # else PEFT takes the next adapters for a second set
+            setattr(denoiser.get_submodule(path), leaf, module.base_layer)
     denoiser.requires_grad_(True)
 
 
-def _inject(denoiser: Transformer, modules: Mapping[str, tuple[int, float]], rslora: bool) -> None:
-    """Wrap the modules, each (rank, alpha), in PEFT's layers, their parameters in fp32 on meta; freeze the rest."""
-    # PEFT imports bitsandbytes where it is installed, which complains of a kernel for 4 bits that nobody asked for
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    from peft import LoraConfig as PeftLora  # slow to import: only who uses adapters pays
-    from peft import inject_adapter_in_model
+@contextmanager
+def merged_adapters(denoiser: Transformer) -> Iterator[None]:
+    """Within, adapted linears compute with one merged weight, in the base's dtype: a product less, and rounded once.
 
-    settings = PeftLora(
-        target_modules=sorted(modules),
-        rank_pattern={f"^{name}": rank for name, (rank, _) in modules.items()},
-        alpha_pattern={f"^{name}": alpha for name, (_, alpha) in modules.items()},
-        use_rslora=rslora,
-    )
-    inject_adapter_in_model(settings, denoiser, low_cpu_mem_usage=True)
-    for name in modules:
-        # the input stays in its dtype, and autocast casts the small adapter instead
-        vars(denoiser.get_submodule(name))["cast_input_dtype_enabled"] = False
+    They are copies: afterwards the base is what it was, bit for bit. Within, no gradient reaches an adapter.
+    """
+    if is_packed(denoiser):
+        raise ValueError("rollout.merge_adapters: adapters do not merge into 4-bit weights: leave out load.four_bit")
+    adapted = [module for module in denoiser.modules() if isinstance(module, Adapted)]
+    if not adapted:
+        raise ValueError("rollout.merge_adapters: the model has no adapters: set lora.rank")
+    try:
+        for module in adapted:
+            module.merged = module.merge()
+        yield
+    finally:
+        for module in adapted:
+            module.merged = None
+
+
+def _inject(denoiser: Transformer, modules: Mapping[str, tuple[int, float]], rslora: bool) -> None:
+    """Put adapters onto the modules, each (rank, alpha), their parameters in fp32 on meta; freeze the rest."""
+    denoiser.requires_grad_(False)
+    for name, (rank, alpha) in modules.items():
+        path, _, leaf = name.rpartition(".")
+        base = denoiser.get_submodule(name)
+        assert isinstance(base, nn.Linear)
+        scaling = alpha / (math.sqrt(rank) if rslora else rank)
+        setattr(denoiser.get_submodule(path), leaf, Adapted(base, rank, scaling))
 
 
 def _set(denoiser: Transformer, name: str, values: Tensor) -> None:
     """Fill one adapter parameter, on meta so far, in fp32, where the weights are."""
-    layer = denoiser.get_submodule(name.removesuffix(".weight") + ".default")
+    layer = denoiser.get_submodule(name.removesuffix(".weight"))
     layer.weight = nn.Parameter(values.to(denoiser.head.weight.device, torch.float32))
 
 

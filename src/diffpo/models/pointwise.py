@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -38,6 +41,21 @@ class Pointwise:
 
 
 EAGER = Pointwise(rms_norm, rotate, swiglu)
+
+
+def is_wanted(compile: bool | None, device: torch.device) -> bool:
+    """Whether to compile for `device`: as asked, or (None) on a GPU where it can be. ValueError says what it lacks."""
+    if compile is False or (compile is None and device.type != "cuda"):
+        return False
+    names = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang", "cc"]
+    lacks = [] if any(map(shutil.which, names)) else [f"a C compiler ({', '.join(names)})"]
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        lacks.append("Triton (pip install triton)")
+    if compile and lacks:
+        raise ValueError(
+            f"load.compile: torch.compile lacks {' and '.join(lacks)}: install it, or leave load.compile out"
+        )
+    return not lacks
 
 
 @cache

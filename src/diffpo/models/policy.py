@@ -19,6 +19,7 @@ from diffpo.functional.random import make_key
 from diffpo.models import lora
 from diffpo.models.families import FAMILIES, Family
 from diffpo.models.fused import head_logits
+from diffpo.models.pointwise import is_wanted
 from diffpo.models.quantization import is_packed, unpack
 from diffpo.models.saving import save_file, save_shards
 from diffpo.models.source import Source, find_source
@@ -238,20 +239,21 @@ def load_policy(
     revision: str | None = None,
     adapter: str | Path | None = None,
     four_bit: bool = False,
-    compile: bool = False,
+    compile: bool | None = None,
     base: str | Path | None = None,
 ) -> Policy:
     """Load a checkpoint, an adapter or a head on its base, or a run's newest policy, from a folder or the hub.
 
     `dtype` is "bfloat16", "float32", "saved", or "auto": bfloat16 for LLaDA and Dream, as saved for diffpo's own.
     `device` "auto" is the GPU if there is one. `adapter` is put onto the checkpoint. `compile` fuses what lies between
-    matrix products. `base` stands in for the base that an adapter's folder names. A warning says so where a run is not
-    at its end, or an adapter was trained on other weights. ValueError names what is missing or does not fit.
+    matrix products (None: on a GPU, where it can be). `base` stands in for the base that an adapter's folder names. A
+    warning says so where a run is not at its end, or an adapter was trained on other weights. ValueError names what is
+    missing or does not fit.
     """
     source = find_source(name, revision, adapter, base)
     checkpoint = source.checkpoint
     denoiser = load_denoiser(checkpoint, _dtype(dtype, checkpoint), _device(device), four_bit)
-    if compile:
+    if is_wanted(compile, denoiser.head.weight.device):
         denoiser.fuse()
     policy = Policy(denoiser, load_tokenizer(checkpoint.folder, checkpoint.config, denoiser.config.vocab_size))
     policy.source = source

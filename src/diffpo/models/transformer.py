@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -18,6 +19,9 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.utils.checkpoint import checkpoint
 
 from diffpo.models.pointwise import EAGER, compiled
+
+TAKES_GROUPS = "enable_gqa" in signature(varlen_attn).parameters
+"""Whether varlen_attn takes fewer keys than queries: not in torch 2.11."""
 
 Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of RoPE's angles at each token, [N, 1, D / 2]."""
@@ -158,9 +162,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Literal["f
         sizes = [getattr(run, asking) for run in runs]
         total = sum(size * run.rows for size, run in zip(sizes, runs, strict=True))
         bounds, longest = packing.bounds, max(run.length for run in runs)
-        groups = {"enable_gqa": True} if grouped else {}  # an argument that torch 2.11 may lack
+        if grouped and not TAKES_GROUPS:
+            k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
+        groups = {"enable_gqa": True} if grouped and TAKES_GROUPS else {}
         out: Any = varlen_attn(q[:total], k, v, bounds[asking], bounds["length"], max(sizes), longest, **groups)  # type: ignore[arg-type]
-        return F.pad(out.flatten(1), (0, 0, 0, len(q) - total))
+        out = out.flatten(1)
+        return F.pad(out, (0, 0, 0, len(q) - total)) if total < len(q) else out  # by nothing it would still copy
     outputs, start, key_start = [], 0, 0
     for run in runs:
         size = getattr(run, asking)
@@ -270,7 +277,8 @@ class Transformer(nn.Module):
             wanted = queries if index == last else None
             cache = caches[index] if caches else None
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, rotation, packing, wanted, cache, use_reentrant=False)
+                inputs = (x, rotation, packing, wanted, cache)
+                x = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)  # nothing is drawn
             else:
                 x = block(x, rotation, packing, wanted, cache)
         return self.norm(x)

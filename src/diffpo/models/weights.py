@@ -185,10 +185,10 @@ def load_denoiser(
 
         quantize_linears(model)
     for file in files:
-        with safe_open(file, framework="pt") as tensors:
+        with safe_open(file, framework="pt", device=str(device)) as tensors:
             for name in tensors.keys():  # noqa: SIM118
                 tensor = tensors.get_tensor(name)
-                _assign(model, family.native(name), tensor.to(device, dtype or tensor.dtype))
+                _assign(model, family.native(name), tensor.to(dtype or tensor.dtype))
     model.initialize_buffers(torch.device(device))
     return model.eval()
 

@@ -153,7 +153,7 @@ def roomy_gpu(needed: float) -> str | None:
 def advise(config: TrainConfig | SftConfig) -> str:
     """What a run that met the end of the memory can change first: what `diffpo plan` would try, mildest first."""
     if isinstance(config, SftConfig):
-        return "lower optim.micro_batch_size, set optim.gradient_checkpointing, or train adapters (lora.rank)"
+        return "lower optim.micro_batch_tokens, set optim.gradient_checkpointing, or train adapters (lora.rank)"
     firsts = (next(rule(config, Cluster(GPUS["h100"])), None) for rule in RULES)
     edits = [str(edit) for edit in firsts if edit]
     return f"change {edits[0]}, then {edits[1]}, and go on with --resume; diffpo plan says what else there is"

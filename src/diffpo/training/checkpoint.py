@@ -91,8 +91,11 @@ def load_checkpoint(folder: Path, state: TrainState, world: World) -> None:
         for key in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
             group, name, entry = key.split("/")
             parameter, value = parameters[group][name], tensors.get_tensor(key)
-            # AdamW keeps its count of steps on the CPU
-            optimizers[group].state[parameter][entry] = value if entry == "step" else world.share_of(value, parameter)
+            if entry == "step":  # the fused AdamW counts on the device, the other on the CPU
+                value = value.to(parameter.device if optimizers[group].defaults["fused"] else "cpu")
+            else:
+                value = world.share_of(value, parameter)
+            optimizers[group].state[parameter][entry] = value
     record = json.loads((folder / "state.json").read_text())
     for name in COUNTS:
         setattr(state, name, record[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -13,6 +14,7 @@ from diffpo.evaluation.answers import answer, points_of
 from diffpo.functional.objective import group_advantages
 from diffpo.functional.random import make_key
 from diffpo.functional.wd1 import wd1_advantages
+from diffpo.models.lora import merged_adapters
 from diffpo.models.policy import Policy
 from diffpo.record import anchored
 from diffpo.rewards.calls import TrainerState
@@ -96,7 +98,8 @@ def gather(
     policy = state.policy
     prompts = task.prompts("train", config.prompts_per_step, start=state.step * config.prompts_per_step)
     groups: list[RolloutGroup] = []
-    with world.gathered(policy.denoiser):
+    merged = merged_adapters(policy.denoiser) if config.rollout.merge_adapters else nullcontext()
+    with world.gathered(policy.denoiser), merged:
         if share := world.share(len(prompts)):
             groups = collect(
                 policy,

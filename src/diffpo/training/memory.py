@@ -21,7 +21,7 @@ PARTS = {
     "weights": "as loaded, or fp32 masters where all of them learn",
     "adapters": "fp32",
     "gradients": "fp32",
-    "optimiser": "two fp32 moments, and in a step a copy of what AdamW works on",
+    "optimiser": "two fp32 moments, and on a CPU copies of what AdamW works on",
     "reference": "the learning values at the start, for the KL term",
     "gathered": "weights that other GPUs have a share of, while they are needed (FSDP2)",
     "cast weights": "copies of fp32 weights in the dtype of matrix products, kept by autocast",
@@ -289,9 +289,9 @@ def optimiser(model: Model, load: Load) -> Parts:
     fixed = resident(model, load)
     if load.shards > 1:
         fixed["gathered"] = model.in_root * (4 if model.learns == "all" else model.base)  # kept from the backward pass
-    # on a GPU torch takes all parameters at once and makes a copy of the second moments; on a CPU one by one, and two
+    # on a GPU one kernel, in place; on a CPU parameter by parameter, with two copies
     largest = max(model.in_head, model.in_root) if model.learns == "all" else 0
-    copy = 8 * largest if load.host else fixed["gradients"]
+    copy = 8 * largest if load.host else 0
     return _largest(fixed | {"optimiser": fixed["optimiser"] + copy}, load=load)
 
 
@@ -299,10 +299,9 @@ def forward_bytes(model: Model) -> int:
     """Bytes a token that a block's forward pass needs at its peak, input included, when nothing is kept of it."""
     shape, c = model.shape, model.base
     wide, keys = shape.hidden_size, shape.num_kv_heads * shape.head_size
-    # SwiGLU: silu(gate), up and their product; with an adapter up's base, its adapter's output and that scaled, or the
-    # sum. Beside them the block's input, the stream after attention, and its norm
-    adapted = "up_proj" in model.adapted
-    mlp = (4 if adapted else 3) * c * shape.mlp_size + 3 * model.stream * wide
+    # SwiGLU: silu(gate), up and their product; with an adapter gate, up's base and its sum with the adapter's output.
+    # Beside them the block's input, the stream after attention, and its norm
+    mlp = 3 * c * shape.mlp_size + 3 * model.stream * wide
     # RoPE of the queries, or of the keys with rotated queries beside them, in fp32
     rotation = max(12 * wide, c * wide + 12 * keys) if c < 4 else max(8 * wide, c * wide + 8 * keys)
     attention = 2 * model.stream * wide + c * (wide + 2 * keys) + rotation

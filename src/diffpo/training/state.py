@@ -64,13 +64,18 @@ class Optimizers:
 def adamw(
     parameters: Iterable[nn.Parameter], learning_rate: float, betas: tuple[float, float], weight_decay: float
 ) -> torch.optim.AdamW:
-    """AdamW over parameters of which some may be shares. Matrices decay; norms and biases, of one axis, do not."""
+    """AdamW over parameters of which some may be shares; on a GPU one kernel, which copies no moments.
+
+    Matrices decay; norms and biases, of one axis, do not.
+    """
     groups = [
         {"params": [p for p in kind if (p.ndim > 1) == decays], "weight_decay": decays * weight_decay}
         for kind in alike(parameters)
         for decays in (True, False)
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], learning_rate, betas=betas)
+    groups = [group for group in groups if group["params"]]
+    fused = all(parameter.is_cuda for group in groups for parameter in group["params"]) or None
+    return torch.optim.AdamW(groups, learning_rate, betas=betas, fused=fused)
 
 
 def learning_rate_factor(config: TrainConfig | SftConfig, step: int) -> float:

@@ -211,7 +211,7 @@ def _loss(share: _Share, logprobs: Tensor, objective: ObjectiveConfig) -> tuple[
     gain = share.importance * gain
     if share.ref is not None:
         gain = gain - objective.beta * measured["kl"]
-    sums = {name: values.detach()[share.batch.loss_mask].sum() for name, values in measured.items()}
+    sums = {name: values.detach().where(share.batch.loss_mask, 0).sum() for name, values in measured.items()}
     return -(share.weights * gain).sum(), sums
 
 
