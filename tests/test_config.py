@@ -358,6 +358,13 @@ def test_a_pretrained_model_knows_its_task(tmp_path: Path) -> None:
     assert find_training(tmp_path) == (None, task)
 
 
+def test_a_recipe_that_ships_is_read_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config(TrainConfig, "sudoku_tiny").num_generations > 1
+    with pytest.raises(ValueError, match="sudoku_tini: no such recipe; did you mean 'sudoku_tiny'"):
+        load_config(TrainConfig, "sudoku_tini")
+
+
 def test_config_imports_no_torch() -> None:
     check = "import sys, diffpo.config; sys.exit(any(name in sys.modules for name in ('torch', 'tyro', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0

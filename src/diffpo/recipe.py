@@ -20,10 +20,10 @@ C = typing.TypeVar("C")
 def load_config(cls: type[C], path: str | Path) -> C:
     """Read a sparse TOML file over the defaults of `cls`, or a run's settings: its folder, or the config.json there.
 
-    ValueError names the file, the key and the mend.
+    A recipe that ships with diffpo is read by its name. ValueError names the file, the key and the mend.
     """
     path = Path(path)
-    path = path / "config.json" if path.is_dir() else path
+    path = path / "config.json" if path.is_dir() else find_recipe(str(path))
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:

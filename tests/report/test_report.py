@@ -29,6 +29,12 @@ def test_the_page_asks_the_network_for_nothing(page: str) -> None:
     assert "@import" not in page and "fetch(" not in page
 
 
+def test_a_study_that_ships_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    by_name, by_path = read_sources(["paper_table"]), read_sources([str(STUDY)])
+    assert by_name.studies[0].summary == by_path.studies[0].summary
+
+
 def test_means_on_the_page_are_those_of_the_summary(page: str) -> None:
     summary = json.loads(STUDY.read_text())
     for arm in summary["arms"].values():

@@ -13,7 +13,7 @@ from diffpo.analysis.sections import Section, Series
 from diffpo.config import TrainConfig
 from diffpo.evaluation.evaluate import Evaluation
 from diffpo.recipe import find_training
-from diffpo.study.plan import BASE
+from diffpo.study.plan import BASE, shipped_studies
 from diffpo.training.metrics import Metrics, read_metrics
 
 SUMMARY = "summary.json"
@@ -92,6 +92,8 @@ def read_sources(paths: Sequence[str]) -> Sources:
     for entry in paths:
         name, _, place = entry.rpartition("=")
         path = Path(place)
+        if not path.exists():  # the name of a study whose summary ships
+            path = shipped_studies("results/*.json").get(path.stem, path)
         if study := _study(path):
             studies.append(study)
             continue

@@ -195,13 +195,18 @@ def find_study(name: str) -> Path:
     """The study at path `name`, or the one of that name that ships with diffpo; ValueError lists those."""
     if Path(name).is_file():
         return Path(name)
-    package = Path(__file__).parents[1]
-    folders = [package / "studies", package.parents[1] / "studies"]  # an installed wheel, a checkout
-    shipped = {path.stem: path for folder in folders for path in folder.glob("*.toml")}
+    shipped = shipped_studies("*.toml")
     stem = name.removeprefix("studies/").removesuffix(".toml")
     if stem in shipped:
         return shipped[stem]
     raise ValueError(f"{name}: no such study{suggest(Path(name).stem, sorted(shipped))}")
+
+
+def shipped_studies(pattern: str) -> dict[str, Path]:
+    """Files below studies/ that ship with diffpo, by the stem of their name."""
+    package = Path(__file__).parents[1]
+    folders = [package / "studies", package.parents[1] / "studies"]  # an installed wheel, a checkout
+    return {path.stem: path for folder in folders for path in folder.glob(pattern)}
 
 
 def load_study(path: str | Path) -> Study:
