@@ -186,7 +186,8 @@ def _phases_table(measured: Measured) -> Table:
         done = phase.flops / phase.seconds / 1e12
         memory = f"{phase.bytes / 2**30:.2f}"
         share = f"{phase.utilisation(measured.peak):.0%}"
-        table.add_row(phase.name, _seconds(phase.seconds), *rates, memory, f"{done:,.3g}", share)
+        speed = f"{done:,.3g}" if done >= 0.01 else "< 0.01"
+        table.add_row(phase.name, _seconds(phase.seconds), *rates, memory, speed, share)
     total = sum(phase.seconds for phase in measured.phases)
     first = measured.phases[0]
     rates = [_rate(count / total) for count in (first.sequences, first.tokens)]
