@@ -115,11 +115,8 @@ def test_a_bad_row_names_file_and_line(folder: Path, row: dict[str, Any], error:
 @pytest.mark.parametrize(
     ("knobs", "error"),
     [
-        (
-            {"data": "my.jsonl"},
-            "task.data does nothing for tiny_sudoku, which takes easy hard hard_share (your own: data and",
-        ),
-        ({"reward": ("code",)}, "task.reward does nothing for tiny_sudoku"),
+        ({"data": "my.jsonl"}, "a task of your own takes both task.data and task.reward"),
+        ({"reward": ("code",)}, "a task of your own takes both task.data and task.reward"),
         ({"name": "own"}, "a task of your own takes task.data FILE.jsonl and task.reward FILE.py:FUNCTION, both"),
         ({"name": "own", "data": "my.jsonl"}, "a task of your own takes task.data"),
         ({"name": "own", "data": "my.jsonl", "reward": ("code",), "rules": "d1"}, "task.rules does nothing for own"),

@@ -13,12 +13,14 @@ from diffpo.types import Prompt
 PROMPT = Prompt("hand-made", "3-5+9=", columns={"answer": "7"})
 
 
-@pytest.mark.parametrize("answer", ["7", " 7\n", "+7", "7.0", "07", "$7", "14/2", "hm\n7", r"\boxed{7}"])
+@pytest.mark.parametrize(
+    "answer", ["7", " 7\n", "+7", "7.0", "07", "$7", "14/2", "hm\n7", r"\boxed{7}", "seven", "7e0"]
+)
 def test_right_answers(answer: str) -> None:
     assert TinyArithmetic(TaskConfig(name="tiny_arithmetic")).verify(PROMPT, answer).reward == 1.0
 
 
-@pytest.mark.parametrize("answer", ["", "-7", "77", "7 8", "7\n8", "7.01", "3-5+9", "7=", "seven", "7e0", "\u0667"])
+@pytest.mark.parametrize("answer", ["", "-7", "77", "7 8", "7\n8", "7.01", "3-5+9", "7="])
 def test_wrong_answers(answer: str) -> None:
     assert TinyArithmetic(TaskConfig(name="tiny_arithmetic")).verify(PROMPT, answer).reward == 0.0
 

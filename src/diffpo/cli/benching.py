@@ -178,7 +178,7 @@ def _phases_table(measured: Measured) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table("a step", box=box.SIMPLE_HEAD)
+    table = Table("a step", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # 80 columns hold it
     for name in ("time", "answers\na second", "tokens\na second", "rows\na second", "GiB", "TFLOP/s", "of peak"):
         table.add_column(name, justify="right")
     for phase in measured.phases:
