@@ -78,5 +78,5 @@ class Gym(ChatTask):
 def dataset_names() -> tuple[str, ...]:
     """The data sets that need no further options. ValueError where reasoning-gym is not installed."""
     if importlib.util.find_spec("reasoning_gym") is None:
-        raise ValueError("reasoning-gym is not installed: pip install 'diffpo[reasoning-gym]'")
+        raise ValueError("reasoning-gym is not installed: pip install reasoning-gym")
     return tuple(POOL.ask(["names"], MAKE_LIMIT))
