@@ -11,7 +11,7 @@ import pytest
 from grading.hostile import HOSTILE
 
 from diffpo.config import TaskConfig
-from diffpo.tasks import gym, load_task
+from diffpo.tasks import gym, load_task, stream
 from diffpo.tasks.base import Task
 
 
@@ -70,8 +70,10 @@ def test_items_do_not_depend_on_the_hash_seed(name: str) -> None:
 def test_without_reasoning_gym_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     gym.dataset_names.cache_clear()
-    with pytest.raises(ValueError, match=r"pip install 'diffpo\[reasoning-gym\]'"):
-        load_task("reasoning_gym:gcd")
+    stream.gym_items.cache_clear()
+    for name in ("reasoning_gym:gcd", "tiny_countdown"):
+        with pytest.raises(ValueError, match=r"pip install 'diffpo\[reasoning-gym\]'"):
+            load_task(name).prompts("train", 1)
 
 
 def test_hostile_answers_are_not_right(task: Task) -> None:

@@ -15,9 +15,10 @@ import torch
 from diffpo.config import ObjectiveConfig, RolloutConfig, TaskConfig, ThresholdConfig, TrainConfig
 from diffpo.models.policy import Policy, load_policy
 from diffpo.models.threshold import ThresholdHead
+from diffpo.places import latest_checkpoint
 from diffpo.rollout.local import collect
 from diffpo.tasks import load_task
-from diffpo.training import checkpoint, loop
+from diffpo.training import loop
 from diffpo.training.distributed import World
 from diffpo.training.loop import ADVANTAGES, gather, train
 from diffpo.training.metrics import read_metrics
@@ -171,7 +172,7 @@ def test_a_run_stopped_with_such_a_batch_in_hand_goes_on(
             train(config, quiet=True)
     held: list[Experience] = []
     monkeypatch.setattr(loop, "update", lambda state, *rest: held.append(state.experience) or update(state, *rest))
-    newest, _ = checkpoint.latest_checkpoint(tmp_path / "checkpoints")
+    newest, _ = latest_checkpoint(tmp_path / "checkpoints")
     assert newest is not None and newest.name == "step_000000_iteration_01"
     train(config, resume=True, quiet=True)
     assert [len(experience.batch) for experience in held] == [0, 0, 0]  # one update of the first step was made before

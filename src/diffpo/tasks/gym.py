@@ -7,7 +7,6 @@ too long; items are made there too, because some depend on Python's hash seed, w
 from __future__ import annotations
 
 import functools
-import importlib.util
 import re
 
 from diffpo.config import TaskConfig, suggest
@@ -17,7 +16,7 @@ from diffpo.grading.grade import formatted
 from diffpo.processes.worker import Pool
 from diffpo.tasks.base import Split
 from diffpo.tasks.chat import PREFILL, ChatTask, answer_form
-from diffpo.tasks.stream import MAX_DRAWS, TEST_SHARE, index_rng, stable_key
+from diffpo.tasks.stream import MAX_DRAWS, TEST_SHARE, index_rng, require_reasoning_gym, stable_key
 from diffpo.types import Prompt, Verdict
 
 TIME_LIMIT = 2.0
@@ -77,6 +76,5 @@ class Gym(ChatTask):
 @functools.cache
 def dataset_names() -> tuple[str, ...]:
     """The data sets that need no further options. ValueError where reasoning-gym is not installed."""
-    if importlib.util.find_spec("reasoning_gym") is None:
-        raise ValueError("reasoning-gym is not installed: pip install reasoning-gym")
+    require_reasoning_gym()
     return tuple(POOL.ask(["names"], MAKE_LIMIT))

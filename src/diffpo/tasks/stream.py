@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
@@ -25,6 +26,12 @@ def stable_key(*parts: object) -> int:
     """62 bits that depend on `parts` alone: not on the process, the platform or Python's hash seed."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 2
+
+
+def require_reasoning_gym() -> None:
+    """ValueError names the extra where it is not installed."""
+    if importlib.util.find_spec("reasoning_gym") is None:
+        raise ValueError("reasoning-gym is not installed: pip install 'diffpo[reasoning-gym]'")
 
 
 def check_split(split: str) -> None:
@@ -107,7 +114,7 @@ class GymStream:
     def _draw(self, split: Split, index: int) -> Prompt:
         rng = index_rng(self.task, self.seed, split, index)
         level, difficulty = self.dial.draw(rng)
-        items = _gym_items(self.dataset, **self.options(difficulty))
+        items = gym_items(self.dataset, **self.options(difficulty))
         for _ in range(MAX_DRAWS):
             try:
                 problem = self.read(items[rng.getrandbits(62)])
@@ -122,7 +129,8 @@ class GymStream:
 
 
 @functools.cache
-def _gym_items(dataset: str, **options: int) -> Any:
+def gym_items(dataset: str, **options: int) -> Any:
+    require_reasoning_gym()
     import reasoning_gym  # takes a second, so only who draws a prompt pays
 
     return reasoning_gym.create_dataset(dataset, seed=0, size=2**62, **options)
