@@ -6,7 +6,7 @@ import pytest
 
 from diffpo.analysis.merge import means_over
 from diffpo.analysis.sections import Section, Series
-from diffpo.study.statistics import STUDENT
+from diffpo.study.statistics import student_quantile
 
 
 def section(name: str, *series: Series, **figures: float | None) -> Section:
@@ -19,8 +19,10 @@ def test_means_and_intervals_are_over_runs() -> None:
     (found,) = means_over([one, two])
     (line,) = found.series
     assert (line.label, line.x) == ("2-MF", [1, 2]) and line.y == pytest.approx([0.2, 0.5])
-    assert line.half_width == pytest.approx([STUDENT[0] * 0.1, 0.0])  # the deviation of 0.1 and 0.3, over sqrt(2)
-    assert found.figures == pytest.approx({"mean": 0.3, "mean ±": STUDENT[0] * 0.1})
+    assert line.half_width == pytest.approx(
+        [student_quantile(2) * 0.1, 0.0]
+    )  # the deviation of 0.1 and 0.3, over sqrt(2)
+    assert found.figures == pytest.approx({"mean": 0.3, "mean ±": student_quantile(2) * 0.1})
     assert found.explains == "What is shown. Means over 2 runs with their 95 % interval."
 
 

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from diffpo.study.statistics import (
-    STUDENT,
+    NUM_RESAMPLES,
+    SEED,
     bootstrap_interval,
     crossed_interval,
     first_reach,
     read_off,
     rounded,
     statistic,
+    student_quantile,
 )
 
 
@@ -23,7 +25,7 @@ def test_mean_deviation_and_student_by_hand() -> None:
     found = statistic([1.0, 2.0, 3.0, 4.0, 5.0])
     assert found is not None and (found.n, found.mean) == (5, 3.0)
     assert found.std == pytest.approx(math.sqrt(2.5))
-    assert found.half_width == pytest.approx(2.776 * math.sqrt(2.5 / 5))
+    assert found.half_width == pytest.approx(2.776445 * math.sqrt(2.5 / 5))
 
 
 def test_the_bootstrap_of_few_values_is_that_of_all_their_resamples() -> None:
@@ -41,11 +43,18 @@ def test_undefined_seeds_count_in_nothing_else() -> None:
     assert found.n == 2 and found.by_seed[1] is None
     assert (found.mean, found.std, found.low, found.half_width) == (whole.mean, whole.std, whole.low, whole.half_width)
     assert statistic([1.0]) is None and statistic([None, 2.0]) is None
-    assert whole.half_width == pytest.approx(12.706)  # one degree of freedom, standard error 1
+    assert whole.half_width == pytest.approx(12.7062, abs=1e-4)  # one degree of freedom, standard error 1
 
 
-def test_quantiles_fall_towards_the_normal() -> None:
-    assert list(STUDENT) == sorted(STUDENT, reverse=True) and len(STUDENT) == 30 and STUDENT[-1] > 1.96
+@pytest.mark.parametrize(("count", "quantile"), [(2, 12.706), (3, 4.303), (11, 2.228), (31, 2.042), (10**6, 1.96)])
+def test_quantiles_are_those_of_the_printed_tables(count: int, quantile: float) -> None:
+    assert student_quantile(count) == pytest.approx(quantile, abs=5e-4)
+
+
+def test_the_bootstrap_is_that_of_drawn_indices() -> None:
+    values = np.random.default_rng(1).normal(size=7)
+    drawn = np.random.default_rng(SEED).integers(7, size=(NUM_RESAMPLES, 7))
+    assert bootstrap_interval(values.tolist()) == pytest.approx(np.quantile(values[drawn].mean(1), [0.025, 0.975]))
 
 
 def test_students_interval_covers_as_it_says_and_the_bootstrap_falls_short() -> None:

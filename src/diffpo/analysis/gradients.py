@@ -18,10 +18,11 @@ from statistics import fmean, stdev
 import torch
 from torch import Tensor
 
-from diffpo.analysis.sections import Section, Series, quantile_of, surrogate_name
+from diffpo.analysis.sections import Section, Series, surrogate_name
 from diffpo.analysis.subject import Subject
 from diffpo.config import ObjectiveConfig
 from diffpo.models.policy import Policy
+from diffpo.study.statistics import student_quantile
 from diffpo.training.state import Optimizers, TrainState
 from diffpo.training.update import policy_backward, prepare
 from diffpo.types import Batch
@@ -116,7 +117,7 @@ def noise_with_intervals(found: Tensor) -> tuple[tuple[float, float], tuple[floa
     for batch in range(count):
         kept = [index for index in range(count) if index != batch]
         left_out.append(noise(products[kept][:, :, kept]))
-    scale = quantile_of(count) * (count - 1) / math.sqrt(count)
+    scale = student_quantile(count) * (count - 1) / math.sqrt(count)
     total, by_draw = (scale * torch.tensor(left_out).std(0)).tolist()
     return noise(products), (total, by_draw)
 
@@ -127,7 +128,7 @@ def directions(found: Tensor, exact: Tensor) -> tuple[float, float]:
     by_batch = cosines[exact.flatten(1).any(-1)].mean(-1).tolist()
     if len(by_batch) < 2:
         return math.nan, math.nan
-    return fmean(by_batch), quantile_of(len(by_batch)) * stdev(by_batch) / math.sqrt(len(by_batch))
+    return fmean(by_batch), student_quantile(len(by_batch)) * stdev(by_batch) / math.sqrt(len(by_batch))
 
 
 def gradient_sections(subject: Subject) -> list[Section]:

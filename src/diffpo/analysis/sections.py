@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from diffpo.study.statistics import STUDENT, rounded
+from diffpo.study.statistics import rounded, student_quantile
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,9 @@ def means_by(values: Tensor, bins: Tensor, clusters: Tensor, least: int = 2) -> 
     total, present = counts.sum(-1), (counts > 0).sum(-1)
     mean = sums.sum(-1) / total
     spread = (sums - mean[:, None] * counts).square().sum(-1).sqrt() / total * (present / (present - 1)).sqrt()
-    quantile = torch.tensor([quantile_of(count) for count in present.tolist()])
     keep = present >= least
-    return Means(names[keep].tolist(), mean[keep].tolist(), (quantile * spread)[keep].tolist())
-
-
-def quantile_of(count: int) -> float:
-    """Quantile 0.975 of Student's t with `count` - 1 degrees of freedom, the normal's for many."""
-    return STUDENT[count - 2] if 2 <= count <= len(STUDENT) + 1 else 1.96
+    quantile = torch.tensor([student_quantile(count) for count in present[keep].tolist()], dtype=torch.float64)
+    return Means(names[keep].tolist(), mean[keep].tolist(), (quantile * spread[keep]).tolist())
 
 
 def surrogate_name(num_latents: int) -> str:

@@ -14,12 +14,6 @@ import numpy as np
 NUM_RESAMPLES = 10_000
 SEED = 0
 """Of the resamples: an interval is a function of the values."""
-# quantile 0.975 of Student's t by degrees of freedom; the normal's beyond
-STUDENT = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
 DIGITS = 6
 
 
@@ -51,18 +45,25 @@ def statistic(by_seed: Sequence[float | None]) -> Statistic | None:
     if len(values) < 2:
         return None
     low, high = bootstrap_interval(values)
-    deviation, freedom = stdev(values), len(values) - 1
-    quantile = STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96
-    width = quantile * deviation / math.sqrt(len(values))
+    deviation = stdev(values)
+    width = student_quantile(len(values)) * deviation / math.sqrt(len(values))
     return Statistic(tuple(by_seed), len(values), fmean(values), deviation, low, high, width)
 
 
+def student_quantile(count: int) -> float:
+    """Quantile 0.975 of Student's t with `count` - 1 degrees of freedom, `count` at least 2."""
+    from scipy.special import stdtrit  # slow to import
+
+    return float(stdtrit(count - 1, 0.975))
+
+
 def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % percentile interval of the mean of resamples of `values` with replacement."""
-    generator = np.random.default_rng(SEED)
-    chosen = generator.integers(len(values), size=(NUM_RESAMPLES, len(values)))
-    low, high = np.quantile(np.asarray(values, dtype=float)[chosen].mean(1), [0.025, 0.975])
-    return float(low), float(high)
+    """95 % percentile interval of the mean of resamples of `values`, two or more, with replacement."""
+    from scipy.stats import bootstrap  # slow to import
+
+    rng = np.random.default_rng(SEED)
+    found = bootstrap((values,), np.mean, n_resamples=NUM_RESAMPLES, method="percentile", rng=rng)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def crossed_interval(differences: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -83,13 +84,10 @@ def crossed_interval(differences: Sequence[Sequence[float]]) -> tuple[float, flo
 
 def read_off(points: Sequence[tuple[float, float]], x: float) -> float | None:
     """y at `x`, linear between the points (x, y); None beyond their ends. Of points with one x the highest counts."""
-    line = sorted(dict(sorted(points)).items())
-    if not line or not line[0][0] <= x <= line[-1][0]:
+    line = dict(sorted(points))
+    if not line or not min(line) <= x <= max(line):
         return None
-    for (left, low), (right, high) in pairwise(line):
-        if x <= right:
-            return low + (high - low) * (x - left) / (right - left)
-    return line[0][1]
+    return float(np.interp(x, list(line), list(line.values())))
 
 
 def first_reach(points: Sequence[tuple[float, float]], y: float) -> float | None:
