@@ -185,6 +185,7 @@ BAD = [
             "gammas": ((0.1, -1.0), (NAN,)),
             "gen_lengths": ((0,),),
             "num_prompts": (0,),
+            "num_samples": (0, 2),
             "temperature": (-1.0, NAN),
         },
     ),

@@ -107,9 +107,17 @@ def legend_above(figure: Figure, handles: Sequence[Artist], place: str = "outsid
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a PNG or an SVG, as the name ends; the SVG keeps its text as text, and is the same each time."""
+    """Write a PNG or an SVG, as the name ends; the SVG keeps its text as text, and is the same each time.
+
+    A kill or a full disk leaves what was there.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    kind = path.suffix.removeprefix(".") or "png"
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
-        figure.savefig(path, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    kind, draft = path.suffix.removeprefix(".") or "png", path.with_name(f".{path.name}.draft")
+    try:
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
+            figure.savefig(draft, format=kind, metadata={"Date": None} if kind == "svg" else None)
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise OSError(f"{path}: could not be written ({error.strerror or error})") from error

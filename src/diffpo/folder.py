@@ -102,11 +102,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Add to a file; OSError names it."""
+    """Add to a file all of `content` or nothing; OSError names it."""
+    size = path.stat().st_size if path.exists() else 0
     try:
         with path.open("ab") as file:
             file.write(content)
     except OSError as error:
+        with suppress(OSError):
+            os.truncate(path, size)
         raise OSError(f"{path}: could not be written ({reason(error)})") from error
 
 

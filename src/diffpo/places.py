@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -59,6 +61,14 @@ def find_damage(folder: Path) -> str | None:
 def list_checkpoints(root: Path) -> list[Path]:
     """Checkpoint folders, newest first."""
     return sorted(root.glob("step_*"), reverse=True)
+
+
+def shortest(folders: Sequence[Path]) -> list[str]:
+    """What tells folders from each other: their ways from the folder that all lie in."""
+    whole = [folder.resolve() for folder in folders]
+    common = Path(os.path.commonpath(whole)) if whole else Path()
+    home = common.parent if common in whole else common
+    return [folder.relative_to(home).as_posix() for folder in whole]
 
 
 def digest_of(path: Path) -> str:

@@ -50,6 +50,8 @@ class Verdict:
     """Named parts of the reward, logged as `rewards/{name}`."""
     extra: Mapping[str, object] = field(default_factory=dict)
     """What reward functions say of the completion beside that, kept in completions.jsonl."""
+    answer: str | None = None
+    """The final answer that was judged, "" for none; None where the task does not say."""
 
 
 class Attempts(NamedTuple):

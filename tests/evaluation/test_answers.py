@@ -11,8 +11,8 @@ import pytest
 
 from diffpo.config import EvalConfig, ModelConfig, RolloutConfig, TaskConfig
 from diffpo.evaluation import evaluate as module
-from diffpo.evaluation.answers import AnswerLog
 from diffpo.evaluation.evaluate import evaluate
+from diffpo.evaluation.log import AnswerLog
 from diffpo.models.policy import create_policy
 from diffpo.tasks import load_task
 
@@ -87,4 +87,4 @@ def test_two_ranks_answer_what_one_does(tmp_path: Path) -> None:
         with pytest.raises(KeyError):  # the other's half never comes
             evaluate(POLICY, TASK, CONFIG, ranks=ranks, quiet=True)
         answers += ranks.sent[0]
-    assert answers == [alone.answers["top_k:4", answer.id] for answer in answers] and len(answers) == 10
+    assert answers == [alone.answers["top_k:4", answer.id, 0] for answer in answers] and len(answers) == 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,23 +70,75 @@ def test_another_base_is_a_warning(tmp_path: Path) -> None:
         load_policy(tmp_path / "head", device="cpu")
 
 
-def test_answers_of_other_weights_are_refused_and_reuse_is_said(
+FLAGS = ["--eval.samplers", "top_k:8", "--eval.gammas", "--eval.num-prompts", "2"]
+
+
+def tiny_sudoku() -> Policy:
+    alphabet = load_task("tiny_sudoku").alphabet
+    return create_policy(alphabet, ModelConfig(hidden_size=16, num_layers=1, num_heads=2, mlp_size=16))
+
+
+def test_answers_of_other_weights_are_set_aside_and_reuse_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    alphabet = load_task("tiny_sudoku").alphabet
-    flags = ["--eval.samplers", "top_k:8", "--eval.gammas", "--eval.num-prompts", "2", "--output", str(tmp_path / "e")]
-    policy = create_policy(alphabet, ModelConfig(hidden_size=16, num_layers=1, num_heads=2, mlp_size=16))
+    policy, out = tiny_sudoku(), tmp_path / "e"
+    names = {"evaluation.json", "evaluation.csv", "completions.jsonl", "frontier.png", "settings.json"}
+    old: list[bytes] = []
+    for _ in range(3):
+        policy.save_pretrained(tmp_path / "m")
+        main(["eval", str(tmp_path / "m"), *FLAGS, "--output", str(out)])
+        said = capsys.readouterr().out
+        assert "reused" not in said and (f"{out} held results of other weights: they are in {out}/" in said) == bool(
+            old
+        )
+        main(["eval", str(tmp_path / "m"), *FLAGS, "--output", str(out)])
+        assert "2 of 2 answers reused from 20" in capsys.readouterr().out
+        old.append((out / "completions.jsonl").read_bytes())
+        with torch.no_grad():
+            policy.denoiser.head.weight.add_(torch.randn(policy.denoiser.head.weight.shape))
+    aside = sorted((path for path in out.iterdir() if path.is_dir()), key=lambda path: (len(path.name), path.name))
+    assert [(path / "completions.jsonl").read_bytes() for path in aside] == old[:2]  # by date; the second has a number
+    assert all({file.name for file in path.iterdir()} == names for path in aside)
+    main(["compare", *map(str, aside), str(out)])
+    assert "prompt by prompt" in capsys.readouterr().out
+
+
+def test_a_run_that_went_on_keeps_its_former_results_by_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy, run = tiny_sudoku(), tmp_path / "run"
+    for version, step in enumerate((30, 60), start=1):
+        (run / f"checkpoints/step_{step:06d}").mkdir(parents=True)
+        (run / "config.json").write_text("{}")
+        (run / "metrics.jsonl").touch()
+        policy.version = version
+        with torch.no_grad():
+            policy.denoiser.head.weight.add_(1.0)
+        policy.save_pretrained(run / "policy")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of checkpoints without content
+            main(["eval", str(run), *FLAGS, "--eval.gen-lengths", "8", "16"])
+    assert f"are in {run}/eval/step_000030/L16 now" in capsys.readouterr().out
+    main(["compare", f"{run}/eval/step_000030", f"{run}/eval"])
+    shown = [line.split()[:3] for line in capsys.readouterr().out.splitlines()]
+    assert ["eval/step_000030", "L8", "top_k:8"] in shown and ["eval", "L16", "top_k:8"] in shown
+
+
+def test_other_settings_and_other_models_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy, out = tiny_sudoku(), str(tmp_path / "e")
     policy.save_pretrained(tmp_path / "m")
-    main(["eval", str(tmp_path / "m"), *flags])
-    assert "reused" not in capsys.readouterr().out
-    main(["eval", str(tmp_path / "m"), *flags])
-    assert "2 of 2 answers reused from 20" in capsys.readouterr().out
+    main(["eval", str(tmp_path / "m"), *FLAGS, "--output", out])
     with torch.no_grad():
         policy.denoiser.head.weight.add_(1.0)
-    policy.save_pretrained(tmp_path / "m")
-    with pytest.raises(SystemExit):
-        main(["eval", str(tmp_path / "m"), *flags])
-    assert "other settings (weights)" in capsys.readouterr().err
+    policy.save_pretrained(tmp_path / "other")
+    wrong = {("m", "--seed", "1"): "other settings (seed)", ("other",): "other settings (model, weights)"}
+    for (model, *more), error in wrong.items():
+        with pytest.raises(SystemExit):
+            main(["eval", str(tmp_path / model), *FLAGS, "--output", out, *more])
+        assert error in capsys.readouterr().err
+    shutil.move(tmp_path / "m", tmp_path / "moved")  # the same weights
+    main(["eval", str(tmp_path / "moved"), *FLAGS, "--output", out])
+    assert "2 of 2 answers reused" in capsys.readouterr().out
 
 
 def test_a_run_under_way_stands_for_its_newest_good_checkpoint(tmp_path: Path) -> None:
@@ -101,14 +154,14 @@ def test_a_run_under_way_stands_for_its_newest_good_checkpoint(tmp_path: Path) -
     with pytest.warns(UserWarning, match="run is not at its end: taking its checkpoint step_000002"):
         assert load_policy(tmp_path / "run", device="cpu").version == 2
     asked = parse("eval", str(tmp_path / "run"))
-    assert asked.rollout.sampler == TRAINED.sampler and asked._place() == tmp_path / "run/eval/step_000002"
+    assert asked.rollout.sampler == TRAINED.sampler and asked._place() == (tmp_path / "run/eval/step_000002", "")
     (tmp_path / "run/checkpoints/step_000002/policy/config.json").write_text("{}")
     with pytest.warns(UserWarning, match="passing it over.*taking its checkpoint step_000001"):
         assert load_policy(tmp_path / "run", device="cpu").version == 1
     policy.version = 3
     policy.save_pretrained(tmp_path / "run/policy")
     assert load_policy(tmp_path / "run", device="cpu").version == 3
-    assert parse("eval", str(tmp_path / "run"))._place() == tmp_path / "run/eval"
+    assert parse("eval", str(tmp_path / "run"))._place() == (tmp_path / "run/eval", "step_000002")
 
 
 def test_a_model_meets_tasks_of_its_kind_alone() -> None:

@@ -13,7 +13,7 @@ import tyro
 from tyro.conf import Positional
 
 from diffpo.config import EvalConfig, LoadConfig, RolloutConfig, TaskConfig
-from diffpo.places import find_policy, find_run
+from diffpo.places import find_policy, find_run, list_checkpoints, shortest
 
 if TYPE_CHECKING:
     from diffpo.training.distributed import World
@@ -29,8 +29,9 @@ class Eval:
     eval: EvalConfig = field(default_factory=EvalConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     output: str = ""
-    """Folder of completions, figures and a picture; an evaluation there goes on where it stopped. Empty: eval in the
-    run's folder, by step where the run is not at its end; runs/eval/NAME of a model that is no run."""
+    """Folder of completions, figures and a picture; an evaluation there goes on where it stopped, results of the
+    model's former weights are set aside in it. Empty: eval in the run's folder, by step where the run is not at its
+    end; runs/eval/NAME of a model that is no run."""
     seed: int = 0
     load: LoadConfig = field(default_factory=LoadConfig)
 
@@ -38,27 +39,28 @@ class Eval:
         from diffpo.training.distributed import World
 
         world = World.join(self.load.device)
-        place = self._place()
+        place, name = self._place()
         with world.owned(place):
-            self._measure(world, place)
+            self._measure(world, place, name)
 
-    def _place(self) -> Path:
-        """Where the results go."""
-        if self.output:
-            return Path(self.output)
+    def _place(self) -> tuple[Path, str]:
+        """Where the results go, and what they are called should others take their place; "" for their date."""
         run, policy = find_run(Path(self.model)), find_policy(Path(self.model))[0]
         if run is None or not (run / "metrics.jsonl").is_file():
-            return Path("runs/eval", Path(self.model).name or "model")
+            return Path(self.output or Path("runs/eval", Path(self.model).name or "model")), ""
         step = policy.parent if policy.name == "policy" else policy
-        return run / "eval" / step.name if step.parent.name == "checkpoints" else run / "eval"
+        if step.parent.name == "checkpoints":
+            return Path(self.output or run / "eval" / step.name), step.name if self.output else ""
+        newest = list_checkpoints(run / "checkpoints")
+        return Path(self.output or run / "eval"), newest[0].name if newest else ""
 
-    def _measure(self, world: World, place: Path) -> None:
+    def _measure(self, world: World, place: Path, name: str) -> None:
         from rich.console import Console
 
-        from diffpo.evaluation.answers import AnswerLog
         from diffpo.evaluation.evaluate import evaluate
         from diffpo.evaluation.figures import frontier_figure
-        from diffpo.evaluation.tables import evaluation_table, side_by_side_table
+        from diffpo.evaluation.log import AnswerLog
+        from diffpo.evaluation.tables import evaluation_table, samples_table, side_by_side_table
         from diffpo.models.policy import load_policy
         from diffpo.tasks import load_task
         from diffpo.tasks.chat import check_fit
@@ -67,7 +69,7 @@ class Eval:
         policy = load_policy(self.model, **vars(dataclasses.replace(self.load, device=str(world.device))))
         task, lengths = load_task(self.task), self.eval.gen_lengths or (self.rollout.gen_length,)
         check_fit(task, policy.is_tiny)
-        files = {name: found for name, found in digests(self).items() if name.startswith("task.")}
+        files = {key: found for key, found in digests(self).items() if key.startswith("task.")}
         depends = {
             "weights": policy.source and policy.source.fingerprint(),
             **{f"{n} (file)": f for n, f in files.items()},
@@ -76,12 +78,19 @@ class Eval:
         for length in lengths:
             output = place / f"L{length}" if len(lengths) > 1 else place
             rollout = dataclasses.replace(self.rollout, gen_length=length)
-            log = world.on_main(partial(AnswerLog, output, self._settings(rollout) | depends))
-            evaluation = evaluate(policy, task, self.eval, rollout, self.seed, log=log, ranks=world)
+            log = world.on_main(partial(AnswerLog, output, self._settings(rollout) | depends, place, name))
+            if world.is_main and log.aside:
+                print(log.said_of_aside())
+            try:
+                evaluation = evaluate(policy, task, self.eval, rollout, self.seed, log=log, ranks=world)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"interrupted: {log.said_of_stop()}") from None
             if world.is_main:
                 evaluation.save(output)
                 frontier_figure({self.model: evaluation}, output / "frontier.png")
                 Console().print(evaluation_table(evaluation))
+                if self.eval.num_samples > 1:
+                    Console().print(samples_table(evaluation))
                 print(log.said_of_reuse(evaluation.cost) or evaluation.cost)
                 print(f"saved {output}/evaluation.json, evaluation.csv, completions.jsonl, frontier.png")
                 evaluations[output.name] = evaluation
@@ -104,7 +113,8 @@ class Compare:
     """Put saved evaluations side by side: base, d1 and DiFFPO in one table and one picture."""
 
     evaluations: Positional[tuple[str, ...]]
-    """Output folders of `diffpo eval`, as FOLDER or NAME=FOLDER."""
+    """Output folders of `diffpo eval`, as FOLDER or NAME=FOLDER; a folder without a name is called by what tells it
+    from the others."""
     output: str = ""
     """PNG of accuracy against NFE; none if empty."""
 
@@ -115,7 +125,7 @@ class Compare:
 
         from diffpo.evaluation.evaluate import Evaluation
         from diffpo.evaluation.figures import frontier_figure
-        from diffpo.evaluation.paired import differences, read_verdicts
+        from diffpo.evaluation.paired import differences, read_accuracies
         from diffpo.evaluation.tables import difference_table, side_by_side_table
 
         folders = self._folders()
@@ -125,8 +135,8 @@ class Compare:
             raise ValueError(f"evaluations of different tasks ({', '.join(tasks)}): compare those of one task")
         Console().print(side_by_side_table(found))
         first, *others = folders
-        before = read_verdicts(folders[first])
-        changes = {name: differences(before, read_verdicts(folders[name])) for name in others}
+        before = read_accuracies(folders[first])
+        changes = {name: differences(before, read_accuracies(folders[name])) for name in others}
         if any(changes.values()):
             Console().print(difference_table(first, changes))
         if self.output:
@@ -137,6 +147,8 @@ class Compare:
     def _folders(self) -> dict[str, Path]:
         """Name and folder of each evaluation; an evaluation at several lengths is one of each."""
         folders: dict[str, Path] = {}
+        unnamed = [entry for entry in self.evaluations if "=" not in entry]
+        short = dict(zip(unnamed, shortest(list(map(Path, unnamed))), strict=True))
         for entry in self.evaluations:
             name, _, path = entry.rpartition("=")
             parts = [Path(path), *sorted(Path(path).glob("L*"), key=lambda part: int(part.name[1:]))]
@@ -144,7 +156,7 @@ class Compare:
             if not parts:
                 raise ValueError(f"{path}: no evaluation.json in it; diffpo eval MODEL --output {path} makes one")
             for part in parts:
-                label = name or path
+                label = name or short[entry]
                 label += f" {part.name}" if part != Path(path) else ""
                 if label in folders:
                     raise ValueError(f"{label}: named twice; give each evaluation a name of its own, NAME=FOLDER")

@@ -18,14 +18,21 @@ class EvalConfig:
     """Fixed thresholds of the accuracy-NFE frontier."""
     gen_lengths: tuple[int, ...] = ()  # canvas lengths measured one by one; none named: rollout.gen_length
     num_prompts: int = 512  # test prompts; fewer if the task has fewer
+    num_samples: int = 1  # N: answers a prompt, at a temperature; more than one for pass@k and majority votes
     temperature: float = 0.0  # temperature of the draws; 0 is greedy, as the field measures
     full_canvas: bool = True  # decode the whole canvas, so that NFE is known with and without the early exit at EOS
 
     def __post_init__(self) -> None:
         for spec in self.samplers:
             parse_sampler(spec, "eval.samplers")
-        bound(self, "eval.", "num_prompts", ">=", 1)
+        bound(self, "eval.", "num_prompts num_samples", ">=", 1)
         bound(self, "eval.", "temperature", ">=", 0)
+        alike = self.num_samples > 1 and self.temperature == 0
+        check(
+            not alike,
+            f"eval.num_samples = {self.num_samples} at eval.temperature = 0 is one answer {self.num_samples} times: "
+            "set a temperature",
+        )
         check(all(n >= 1 for n in self.gen_lengths), f"eval.gen_lengths must be >= 1, got {self.gen_lengths}")
         check(all(g >= 0 for g in self.gammas), f"eval.gammas must be >= 0, got {self.gammas}")
         some = self.samplers or self.gammas

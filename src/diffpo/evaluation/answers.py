@@ -1,24 +1,29 @@
-"""Answers to test prompts: how they are made, kept on disk row by row, and counted."""
+"""Answers to test prompts: how they are made, and what they are counted to."""
 
 from __future__ import annotations
 
-import json
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
-from pathlib import Path
+from itertools import groupby
 from statistics import fmean
 from typing import Any
 
 from diffpo.config import RolloutConfig
+from diffpo.evaluation.estimators import clustered_interval, majority, pass_at_k, sizes, standard_error
 from diffpo.functional.random import make_key
+from diffpo.grading.answers import extract_answer
+from diffpo.grading.spelling import clean
 from diffpo.models.policy import Policy
 from diffpo.rewards.calls import TrainerState
 from diffpo.rollout.judging import decode_and_judge
 from diffpo.rollout.local import make_request
 from diffpo.tasks.base import Task
-from diffpo.types import Prompt
+from diffpo.types import Completion, Judged, Prompt
+
+Asked = tuple[Prompt, int]
+"""A prompt, and which of its answers: 0 for the first."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +33,13 @@ class Answer:
     sampler: str
     id: str
     """The prompt's."""
+    sample: int
+    """Which of the prompt's answers, from 0."""
     level: str
     prompt: str
     text: str
+    answer: str
+    """The final answer, as the task read it; of a task that does not say, as `extract_answer` does. "" for none."""
     correct: bool
     reward: float | None
     parts: Mapping[str, float]
@@ -52,8 +61,9 @@ class Point:
     """Difficulty class; "" for all prompts."""
     num_prompts: int
     accuracy: float
+    """Mean over prompts; of several answers to each, of their mean."""
     low: float
-    """95 % Wilson interval of the accuracy."""
+    """95 % interval of the accuracy over prompts (`clustered_interval`): Wilson's."""
     high: float
     nfe: float
     """Mean denoiser calls for the whole canvas."""
@@ -65,62 +75,106 @@ class Point:
     """Mean threshold, nats."""
     num_tokens: float = 0.0
     """Mean answer tokens, up to and including EOS."""
+    standard_error: float | None = None
+    """Of the accuracy, over prompts; None for a single prompt."""
+    num_samples: int = 1
+    """Answers a prompt; what follows is there for several."""
+    pass_at_k: Mapping[int, float] = field(default_factory=dict, hash=False)
+    """k to the chance that a right answer is among k."""
+    majority: float | None = None
+    """maj@N: accuracy of the most frequent of a prompt's answers."""
+
+    def row(self) -> dict[str, Any]:
+        """Flat, as in evaluation.csv: pass@1, pass@2, ... and maj@N where there are several answers."""
+        row = {name: value for name, value in asdict(self).items() if name not in ("pass_at_k", "majority")}
+        row |= {f"pass@{k}": chance for k, chance in self.pass_at_k.items()}
+        return row if self.majority is None else row | {f"maj@{self.num_samples}": self.majority}
+
+
+def asked(prompts: Sequence[Prompt], num_samples: int = 1) -> list[Asked]:
+    """Every prompt `num_samples` times."""
+    return [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
 
 
 def answer(
     policy: Policy,
     task: Task,
-    prompts: Sequence[Prompt],
+    wanted: Sequence[Asked],
     rollout: RolloutConfig,
     seed: int,
     early_exit: bool,
     state: TrainerState | None = None,
+    on_stop: Callable[[list[Answer]], None] | None = None,
 ) -> list[Answer]:
-    """Decode and judge one completion a prompt, thresholds without noise; draws are keyed by (seed, prompt id)."""
+    """Decode and judge the `wanted` answers, thresholds without noise, each judged by itself.
+
+    Draws are keyed by (seed, prompt id, sample), so an answer depends on no other. The first of a prompt has the key of
+    `diffpo sample`. On Ctrl-C the answers that are whole by then go to `on_stop`.
+    """
     requests = [
-        make_request(policy, p, rollout, task.gen_length, make_key(seed, p.id), explore=False, early_exit=early_exit)
-        for p in prompts
-    ]
-    completions, texts, judged = decode_and_judge(policy, task, prompts, requests, rollout.num_slots, state)
-    answers = []
-    for prompt, text, completion, found in zip(prompts, texts, completions, judged, strict=True):
-        (verdict,) = found.verdicts
-        answers.append(
-            Answer(
-                sampler=rollout.sampler,
-                id=prompt.id,
-                level=prompt.level,
-                prompt=prompt.text,
-                text=text,
-                correct=verdict.correct,
-                reward=verdict.reward,
-                parts={name: part for name, part in verdict.parts.items() if not math.isnan(part)},
-                nfe=completion.nfe,
-                nfe_until_eos=completion.nfe_until_eos,
-                num_tokens=completion.length,
-                gamma=completion.gamma,
-                extra=verdict.extra,
-            )
+        make_request(
+            policy, prompt, rollout, task.gen_length, _key(seed, prompt, sample), explore=False, early_exit=early_exit
         )
-    return answers
+        for prompt, sample in wanted
+    ]
+
+    def rows(
+        places: Sequence[int], completions: Sequence[Completion], texts: Sequence[str], judged: Sequence[Judged]
+    ) -> list[Answer]:
+        found = zip(places, completions, texts, judged, strict=True)
+        return [_row(rollout.sampler, wanted[at], completion, text, group) for at, completion, text, group in found]
+
+    hand_over = on_stop and (lambda *whole: on_stop(rows(*whole)))
+    prompts = [prompt for prompt, _ in wanted]
+    whole = decode_and_judge(policy, task, prompts, requests, rollout.num_slots, state, hand_over)
+    return rows(range(len(wanted)), *whole)
+
+
+def _key(seed: int, prompt: Prompt, sample: int) -> int:
+    return make_key(seed, prompt.id, sample) if sample else make_key(seed, prompt.id)
+
+
+def _row(sampler: str, asked: Asked, completion: Completion, text: str, judged: Judged) -> Answer:
+    (prompt, sample), (verdict,) = asked, judged.verdicts
+    return Answer(
+        sampler=sampler,
+        id=prompt.id,
+        sample=sample,
+        level=prompt.level,
+        prompt=prompt.text,
+        text=text,
+        answer=extract_answer(text) if verdict.answer is None else verdict.answer,
+        correct=verdict.correct,
+        reward=verdict.reward,
+        parts={name: part for name, part in verdict.parts.items() if not math.isnan(part)},
+        nfe=completion.nfe,
+        nfe_until_eos=completion.nfe_until_eos,
+        num_tokens=completion.length,
+        gamma=completion.gamma,
+        extra=verdict.extra,
+    )
 
 
 def points_of(sampler: str, answers: Sequence[Answer]) -> list[Point]:
-    """A point for all answers, then one a level."""
+    """A point for all answers, then one a level. Answers to one prompt follow each other, equally many to each."""
     levels = sorted({answer.level for answer in answers} - {""})
     return [count(sampler, level, [a for a in answers if level in ("", a.level)]) for level in ["", *levels]]
 
 
 def count(sampler: str, level: str, answers: Sequence[Answer]) -> Point:
     """The point that these answers make."""
-    correct = sum(answer.correct for answer in answers)
+    by_prompt = [list(group) for _, group in groupby(answers, key=lambda answer: answer.id)]
+    rights = [sum(answer.correct for answer in group) for group in by_prompt]
+    num_samples = len(by_prompt[0])
+    means = [right / num_samples for right in rights]
     gammas = [answer.gamma for answer in answers if answer.gamma is not None]
-    low, high = wilson_interval(correct, len(answers))
+    low, high = clustered_interval(means, num_samples)
+    several = num_samples > 1
     return Point(
         sampler=sampler,
         level=level,
-        num_prompts=len(answers),
-        accuracy=correct / len(answers),
+        num_prompts=len(by_prompt),
+        accuracy=sum(rights) / len(answers),
         low=low,
         high=high,
         nfe=fmean(answer.nfe for answer in answers),
@@ -128,58 +182,24 @@ def count(sampler: str, level: str, answers: Sequence[Answer]) -> Point:
         tokens_per_nfe=sum(a.num_tokens for a in answers) / sum(a.nfe_until_eos for a in answers),
         gamma=fmean(gammas) if gammas else None,
         num_tokens=fmean(answer.num_tokens for answer in answers),
+        standard_error=standard_error(means),
+        num_samples=num_samples,
+        pass_at_k={
+            k: fmean(pass_at_k(num_samples, right, k) for right in rights)
+            for k in (sizes(num_samples) if several else ())
+        },
+        majority=fmean(map(_vote, by_prompt)) if several else None,
     )
 
 
-def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a proportion; z = 1.96 for 95 %."""
-    share = successes / trials
-    centre = share + z**2 / (2 * trials)
-    spread = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    scale = 1 + z**2 / trials
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+def _vote(group: Sequence[Answer]) -> float:
+    return majority([_spelled_alike(answer.answer) for answer in group], [answer.correct for answer in group])
 
 
-class AnswerLog:
-    """completions.jsonl of an evaluation: a row an answer, written as they come, so that a killed one can go on.
-
-    `settings` are all that answers depend on, digests of weights and files among them; ValueError if the folder holds
-    answers made under others.
-    """
-
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.path = folder / "completions.jsonl"
-        folder.mkdir(parents=True, exist_ok=True)
-        header, wanted = folder / "settings.json", json.loads(json.dumps(settings))
-        lines = self.path.read_text().split("\n")[:-1] if self.path.is_file() else []  # a kill may cut the last short
-        if lines and header.is_file() and (before := json.loads(header.read_text())) != wanted:
-            changed = [name for name in {**before, **wanted} if before.get(name) != wanted.get(name)]
-            raise ValueError(
-                f"{folder} holds an evaluation with other settings ({', '.join(changed)}): choose another --output, or "
-                "remove that"
-            )
-        self.date = datetime.fromtimestamp(self.path.stat().st_mtime) if lines else None
-        header.write_text(json.dumps(wanted, indent=2) + "\n")
-        self.answers: dict[tuple[str, str], Answer] = {}
-        for number, line in enumerate(lines, start=1):
-            try:
-                answer = Answer(**json.loads(line))
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"{self.path}:{number}: not a row of this evaluation: {error}") from None
-            self.answers[answer.sampler, answer.id] = answer
-        self.num_found = len(self.answers)
-        if self.path.is_file() and self.path.stat().st_size and not self.path.read_bytes().endswith(b"\n"):
-            draft = self.path.with_suffix(".draft")
-            draft.write_text("".join(line + "\n" for line in lines))
-            draft.replace(self.path)
-
-    def add(self, answers: Sequence[Answer]) -> None:
-        with self.path.open("a") as file:
-            file.writelines(json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers)
-        self.answers |= {(answer.sampler, answer.id): answer for answer in answers}
-
-    def said_of_reuse(self, cost: object) -> str:
-        """A line on the answers that were here already, and their date; "" if there were none."""
-        if self.date is None:
-            return ""
-        return f"{self.num_found} of {len(self.answers)} answers reused from {self.date:%Y-%m-%d %H:%M}; {cost}"
+@functools.lru_cache(maxsize=2**16)
+def _spelled_alike(answer: str) -> str:
+    """What a vote compares: the answer as the graders clean it, or as it stands where it is too long for them."""
+    try:
+        return clean(answer)
+    except ValueError:
+        return answer.strip()

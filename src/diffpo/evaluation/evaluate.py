@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import resource
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from itertools import pairwise
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 
 from diffpo.config import EvalConfig, RolloutConfig
-from diffpo.evaluation.answers import Answer, AnswerLog, Point, answer, points_of
+from diffpo.evaluation.answers import Answer, Asked, Point, answer, asked, points_of
+from diffpo.evaluation.log import AnswerLog
+from diffpo.folder import write_text
 from diffpo.models.policy import Policy
 from diffpo.progress import Progress
 from diffpo.rollout.local import check_prompts
 from diffpo.tasks.base import Task
 from diffpo.tasks.chat import check_fit
-from diffpo.types import Prompt
 
 T = TypeVar("T")
 SAVE_EVERY = 128
-"""Prompts between two writes to completions.jsonl, or as many as are decoded at once where that is more."""
+"""Answers between two writes to completions.jsonl, or as many as are decoded at once where that is more."""
 
 
 class Ranks(Protocol):
@@ -99,25 +101,22 @@ class Evaluation:
 
         Of thresholds with the same NFE the best counts. ValueError if none was measured.
         """
-        points = list(dict(sorted((p.nfe, p.accuracy) for p in self.frontier if p.level == level)).items())
+        points = dict(sorted((p.nfe, p.accuracy) for p in self.frontier if p.level == level))
         if not points:
             raise ValueError(f"no fixed threshold was measured at level {level!r}: name some in eval.gammas")
-        if nfe <= points[0][0]:
-            return points[0][1]
-        for (left, low), (right, high) in pairwise(points):
-            if nfe <= right:
-                return low + (high - low) * (nfe - left) / (right - left)
-        return points[-1][1]
+        return float(np.interp(nfe, list(points), list(points.values())))
 
     def save(self, folder: str | Path) -> None:
-        """Write evaluation.json and evaluation.csv."""
+        """Write evaluation.json and evaluation.csv, each whole or not at all."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "evaluation.json").write_text(json.dumps(asdict(self), indent=2) + "\n")
-        with (folder / "evaluation.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, [f.name for f in fields(Point)])
-            writer.writeheader()
-            writer.writerows(asdict(point) for point in (*self.points, *self.frontier))
+        write_text(folder / "evaluation.json", json.dumps(asdict(self), indent=2) + "\n")
+        rows = [point.row() for point in (*self.points, *self.frontier)]
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(folder / "evaluation.csv", table.getvalue())
 
     @classmethod
     def load(cls, folder: str | Path) -> Evaluation:
@@ -125,10 +124,16 @@ class Evaluation:
         values = json.loads((Path(folder) / "evaluation.json").read_text())
         return cls(
             values["task"],
-            tuple(Point(**point) for point in values["points"]),
-            tuple(Point(**point) for point in values["frontier"]),
+            tuple(map(_point, values["points"])),
+            tuple(map(_point, values["frontier"])),
             Cost(**values["cost"]) if values["cost"] else None,
         )
+
+
+def _point(values: dict[str, Any]) -> Point:
+    """A point from JSON, where keys are text."""
+    chances: dict[str, float] = values.pop("pass_at_k", {})
+    return Point(**values, pass_at_k={int(k): chance for k, chance in chances.items()})
 
 
 def evaluate(
@@ -146,14 +151,14 @@ def evaluate(
     `rollout` gives lengths and the entropies' temperature; its sampler and temperature are config's. None stands for
     what the policy was trained with, and measured by. A learned sampler is left out where there is no threshold head.
     Answers that `log` holds are not made again; `ranks` share the rest. The result depends on neither, nor on how many
-    rows are decoded at once.
+    rows are decoded at once; N answers a prompt are the first N of more. On Ctrl-C `log` has the answers made so far.
     """
     config, rollout, ranks = config or policy.eval or EvalConfig(), rollout or policy.decoding, ranks or Alone()
     check_fit(task, policy.is_tiny)
     samplers = [spec for spec in config.samplers if spec != "learned" or policy.threshold]
     fixed = [f"entropy_bound:{gamma:g}" for gamma in sorted(config.gammas)]
     left_out = check_prompts(policy, task, ["test"], rollout)
-    prompts = task.prompts("test", config.num_prompts)
+    wanted = asked(task.prompts("test", config.num_prompts), config.num_samples)
     measured: dict[str, list[Point]] = {}
     seconds: dict[str, float] = {}
     num_known = len(log.answers) if log else 0
@@ -164,14 +169,14 @@ def evaluate(
             progress.note(line)
         for spec in dict.fromkeys((*samplers, *fixed)):
             started = time.perf_counter()
-            measured[spec] = points_of(spec, _answers(policy, task, prompts, spec, config, rollout, seed, log, ranks))
+            measured[spec] = points_of(spec, _answers(policy, task, wanted, spec, config, rollout, seed, log, ranks))
             seconds[spec] = round(time.perf_counter() - started, 3)
             progress.advance(accuracy=measured[spec][0].accuracy, nfe=measured[spec][0].nfe)
 
     def points(specs: Sequence[str]) -> tuple[Point, ...]:
         return tuple(point for spec in specs for point in measured[spec])
 
-    made = (len(log.answers) if log else len(prompts) * len(measured)) - num_known
+    made = (len(log.answers) if log else len(wanted) * len(measured)) - num_known
     cost = Cost(seconds, made, peak_memory(policy.device), str(policy.device))
     return Evaluation(task.name, points(samplers), points(fixed), cost)
 
@@ -180,14 +185,14 @@ def measure(
     policy: Policy, task: Task, sampler: str, config: EvalConfig, rollout: RolloutConfig, seed: int = 0
 ) -> list[Point]:
     """One sampler on config.num_prompts test prompts: a point for all of them, then one a level."""
-    prompts = task.prompts("test", config.num_prompts)
-    return points_of(sampler, _answers(policy, task, prompts, sampler, config, rollout, seed, None, Alone()))
+    wanted = asked(task.prompts("test", config.num_prompts), config.num_samples)
+    return points_of(sampler, _answers(policy, task, wanted, sampler, config, rollout, seed, None, Alone()))
 
 
 def _answers(
     policy: Policy,
     task: Task,
-    prompts: Sequence[Prompt],
+    wanted: Sequence[Asked],
     sampler: str,
     config: EvalConfig,
     rollout: RolloutConfig,
@@ -195,22 +200,23 @@ def _answers(
     log: AnswerLog | None,
     ranks: Ranks,
 ) -> list[Answer]:
-    """One answer a prompt, in their order: from the log, or made now, a part by each rank."""
+    """The `wanted` answers, in their order: from the log, or made now, a part by each rank."""
     rollout = replace(rollout, sampler=sampler, temperature=config.temperature)
-    known = {
-        prompt.id: log.answers[sampler, prompt.id] for prompt in prompts if log and (sampler, prompt.id) in log.answers
-    }
-    missing = [prompt for prompt in prompts if prompt.id not in known]
+    keys = [(sampler, prompt.id, sample) for prompt, sample in wanted]
+    known = {key: log.answers[key] for key in keys if key in log.answers} if log else {}
+    missing = [pair for pair, key in zip(wanted, keys, strict=True) if key not in known]
     size = max(SAVE_EVERY, rollout.num_slots)
+    keep = log.add if log and ranks.is_main else None
     for start in range(0, len(missing), size):
         part = missing[start : start + size]
         share = ranks.share(len(part))
-        own = answer(policy, task, part[share.start : share.stop], rollout, seed, early_exit=not config.full_canvas)
+        early_exit = not config.full_canvas
+        own = answer(policy, task, part[share.start : share.stop], rollout, seed, early_exit, on_stop=keep)
         made = ranks.gather(own)
-        if log and ranks.is_main:
-            log.add(made)
-        known |= {answer.id: answer for answer in made}
-    return [known[prompt.id] for prompt in prompts]
+        if keep:
+            keep(made)
+        known |= {(sampler, answer.id, answer.sample): answer for answer in made}
+    return [known[key] for key in keys]
 
 
 def peak_memory(device: torch.device) -> int:

@@ -3,63 +3,96 @@
 from __future__ import annotations
 
 import json
-import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
+from diffpo.evaluation.log import ANSWERS
+
 NUM_RESAMPLES = 10_000
-Verdicts = Mapping[tuple[str, str], bool]
-"""Whether the answer of a (sampler, prompt id) is right."""
+Accuracies = Mapping[tuple[str, str], float]
+"""Of each (sampler, prompt id) the share of its answers that are right: 0 or 1 where there is one."""
 
 
 @dataclass(frozen=True)
 class Difference:
     """One sampler, after against before, on the prompts that both answered."""
 
-    num_prompts: int
-    won: int
-    """Prompts right after and wrong before."""
-    lost: int
-    """Prompts right before and wrong after."""
+    changes: tuple[float, ...]
+    """Accuracy after less accuracy before, of each prompt."""
+
+    @property
+    def num_prompts(self) -> int:
+        return len(self.changes)
+
+    @property
+    def won(self) -> int:
+        """Prompts with more right after than before."""
+        return sum(change > 0 for change in self.changes)
+
+    @property
+    def lost(self) -> int:
+        """Prompts with fewer."""
+        return sum(change < 0 for change in self.changes)
 
     @property
     def points(self) -> float:
         """Accuracy after less accuracy before, in percentage points."""
-        return 100 * (self.won - self.lost) / self.num_prompts
+        return 100 * fmean(self.changes)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % percentile bootstrap over prompts, in points: a prompt is drawn with both its answers."""
-        ties = self.num_prompts - self.won - self.lost
-        shares = np.array([self.won, self.lost, ties]) / self.num_prompts
-        draws = np.random.default_rng(0).multinomial(self.num_prompts, shares, size=NUM_RESAMPLES)
-        low, high = np.percentile(100 * (draws[:, 0] - draws[:, 1]) / self.num_prompts, [2.5, 97.5])
+        """95 % percentile bootstrap over prompts, in points: a prompt is drawn with all its answers."""
+        values, counts = np.unique(self.changes, return_counts=True)  # few: a draw of prompts is one of their counts
+        draws = np.random.default_rng(0).multinomial(self.num_prompts, counts / self.num_prompts, size=NUM_RESAMPLES)
+        low, high = np.percentile(100 * (draws @ values) / self.num_prompts, [2.5, 97.5])
         return float(low), float(high)
 
     @property
     def p_value(self) -> float:
-        """McNemar's exact test, two-sided: of prompts that changed, as many would be won as lost by chance."""
-        changed, fewer = self.won + self.lost, min(self.won, self.lost)
-        return min(1.0, 2 * sum(math.comb(changed, k) for k in range(fewer + 1)) / 2**changed)
+        """Two-sided, of a change in no direction: each prompt's change as likely as its opposite.
+
+        With one answer a prompt that is McNemar's exact test. With several it is the permutation test of the mean, by
+        NUM_RESAMPLES draws of signs, so that nothing is below 2 / (NUM_RESAMPLES + 1).
+        """
+        from scipy import stats  # slow to import
+
+        changed = np.array([change for change in self.changes if change])
+        if not len(changed):
+            return 1.0
+        if (abs(changed) == 1).all():
+            return float(stats.binomtest(self.won, len(changed)).pvalue)
+        test = stats.permutation_test(
+            (changed,),
+            np.mean,
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=NUM_RESAMPLES,
+            batch=1000,
+            rng=np.random.default_rng(0),
+        )
+        return float(test.pvalue)
 
 
-def read_verdicts(folder: Path) -> Verdicts:
-    """The verdicts in an evaluation's completions.jsonl; none where there is no such file."""
-    path = folder / "completions.jsonl"
-    rows = [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.is_file() else []
-    return {(row["sampler"], row["id"]): row["correct"] for row in rows}
+def read_accuracies(folder: Path) -> Accuracies:
+    """What an evaluation's completions.jsonl says of each prompt; nothing where there is no such file."""
+    path = folder / ANSWERS
+    verdicts: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for line in path.read_text().split("\n")[:-1] if path.is_file() else []:
+        row = json.loads(line)
+        verdicts[row["sampler"], row["id"]].append(row["correct"])
+    return {key: fmean(found) for key, found in verdicts.items()}
 
 
-def differences(before: Verdicts, after: Verdicts) -> dict[str, Difference]:
+def differences(before: Accuracies, after: Accuracies) -> dict[str, Difference]:
     """By sampler, for those that both have answers of."""
-    shared = before.keys() & after.keys()
     found = {}
     for sampler in dict.fromkeys(sampler for sampler, _ in after):
-        pairs = [(before[key], after[key]) for key in shared if key[0] == sampler]
-        if pairs:
-            won, lost = (sum(pair == kind for pair in pairs) for kind in ((False, True), (True, False)))
-            found[sampler] = Difference(len(pairs), won, lost)
+        shared = [key for key in after if key[0] == sampler and key in before]
+        if shared:
+            found[sampler] = Difference(tuple(after[key] - before[key] for key in shared))
     return found

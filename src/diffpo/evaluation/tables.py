@@ -12,6 +12,9 @@ from diffpo.evaluation.answers import Point
 from diffpo.evaluation.evaluate import Evaluation
 from diffpo.evaluation.paired import Difference
 
+MAX_SIZES = 6
+"""Columns of pass@k beside pass@1: those of the largest k."""
+
 
 def evaluation_table(evaluation: Evaluation) -> Table:
     """A row a sampler with its levels below it, then the frontier of fixed thresholds."""
@@ -35,6 +38,22 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     for point in evaluation.frontier:
         if not point.level:
             add(point)
+    return table
+
+
+def samples_table(evaluation: Evaluation) -> Table:
+    """What several answers a prompt say: pass@1, which is the accuracy, with its standard error, pass@k and maj@N."""
+    first = evaluation.points[0] if evaluation.points else evaluation.frontier[0]
+    shown = sorted(first.pass_at_k)[1:][-MAX_SIZES:]
+    title = f"{evaluation.task}, {first.num_samples} answers a prompt, %"
+    table = _table(title, "sampler", ["pass@1", "±", *(f"@{k}" for k in shown), f"maj@{first.num_samples}"])
+    table.padding = (0, 0, 0, 1)
+    table.caption = "±: standard error over prompts; @k: a right one among k; maj: the most frequent answer is right"
+    for point in (*evaluation.points, *(point for point in evaluation.frontier if not point.level)):
+        label, style = (f"  {point.level}", "dim") if point.level else (point.sampler, "")
+        error = "" if point.standard_error is None else f"{100 * point.standard_error:.1f}"
+        chances = [point.pass_at_k[k] for k in shown]
+        table.add_row(label, _share(point.accuracy), error, *map(_share, chances), _share(point.majority), style=style)
     return table
 
 
@@ -95,7 +114,7 @@ def side_by_side_table(evaluations: Mapping[str, Evaluation]) -> Table:
 def difference_table(first: str, changes: Mapping[str, Mapping[str, Difference]]) -> Table:
     """What each named evaluation gained over `first`, sampler by sampler, on the prompts that both answered."""
     table = _table(f"against {first}, prompt by prompt", "", ["sampler", "points", "95 %", "won", "lost", "of", "p"])
-    table.caption = "interval: bootstrap over prompts; p: exact McNemar test"
+    table.caption = "interval: bootstrap over prompts; p: McNemar's exact test, of several answers a permutation test"
     for name, found in changes.items():
         for sampler, change in found.items():
             low, high = change.interval
@@ -123,6 +142,10 @@ def _table(title: str, first: str, headers: Sequence[str]) -> Table:
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
     return table
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
 
 
 def _accuracy(point: Point, digits: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from diffpo.models.policy import Policy
@@ -14,6 +14,8 @@ from diffpo.types import Attempts, Completion, Judged, Prompt, Request, Verdict
 
 NUM_THREADS = min(32, os.cpu_count() or 1)
 """Groups that a task's verifier judges at once: slow ones wait for processes of their own."""
+OnStop = Callable[[list[int], list[Completion], list[str], list[Judged]], object]
+"""Takes the places of the groups that were whole on Ctrl-C, and their completions, texts and judgements."""
 
 
 class Judging:
@@ -67,10 +69,12 @@ def decode_and_judge(
     requests: Sequence[Request],
     num_slots: int,
     state: TrainerState | None = None,
+    on_stop: OnStop | None = None,
 ) -> tuple[list[Completion], list[str], list[Judged]]:
     """Completions and texts of all requests, and what is made of each prompt's group; groups are of one size.
 
-    A group is judged from the moment that its last completion is there, while others are decoded.
+    A group is judged from the moment that its last completion is there, while others are decoded. On Ctrl-C what is
+    whole goes to `on_stop`, then the KeyboardInterrupt goes on.
     """
     size = len(requests) // max(1, len(prompts))
     found: dict[int, Completion] = {}
@@ -85,7 +89,14 @@ def decode_and_judge(
                 ids = [ids_of(found[member]) for member in members]
                 judging.add(group, Attempts(prompts[group], [texts[member] for member in members], ids))
 
-        completions = generate(policy, requests, num_slots, on_done=hand_in)
+        try:
+            completions = generate(policy, requests, num_slots, on_done=hand_in)
+        except KeyboardInterrupt:
+            if on_stop:
+                groups = sorted(judging.begun)
+                rows = [row for group in groups for row in range(group * size, (group + 1) * size)]
+                on_stop(groups, [found[row] for row in rows], [texts[row] for row in rows], judging.finish())
+            raise
         return completions, [texts[index] for index in range(len(requests))], judging.finish()
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from diffpo.config import LoadConfig, RolloutConfig, SftConfig, TaskConfig, TrainConfig
-from diffpo.evaluation.answers import Answer, answer, points_of
+from diffpo.evaluation.answers import Answer, answer, asked, points_of
 from diffpo.evaluation.evaluate import Evaluation
 from diffpo.models.policy import Policy, load_policy
 from diffpo.recipe import from_dict
@@ -125,7 +125,7 @@ def _measure(cell: dict[str, Any], folder: Path, step: int, model: Path, last: b
 
 
 def _answers(policy: Policy, task: Task, prompts: Sequence[Prompt], rollout: RolloutConfig, spec: str) -> list[Answer]:
-    return answer(policy, task, prompts, replace(rollout, sampler=spec), seed=0, early_exit=False)
+    return answer(policy, task, asked(prompts), replace(rollout, sampler=spec), seed=0, early_exit=False)
 
 
 def distinct_prompts(task: Task, num: int, skip: int = 0) -> list[Prompt]:

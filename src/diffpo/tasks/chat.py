@@ -69,7 +69,7 @@ class ChatTask:
         """The grader's verdict by the rules of the config."""
         task = GRADED[self.name]
         graded = {"strict": task.strict, "d1": task.d1}[self.config.rules](prompt.columns, completion)
-        return Verdict(graded.correct, graded.reward, graded.parts)
+        return Verdict(graded.correct, graded.reward, graded.parts, answer=graded.answer)
 
 
 class RowTask(ChatTask):

@@ -70,7 +70,7 @@ class Gym(ChatTask):
         asked = ["score", self.dataset, prompt.columns["seed"], answers, TIME_LIMIT]
         score = float(POOL.ask(asked, MAKE_LIMIT) or 0.0) if answers else 0.0
         parts = {"score": score, "format": float(formatted(completion))}
-        return Verdict(score >= 1.0, score, parts)
+        return Verdict(score >= 1.0, score, parts, answer=plain)
 
 
 @functools.cache

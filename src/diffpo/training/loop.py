@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from diffpo.config import RolloutConfig, TrainConfig
-from diffpo.evaluation.answers import answer, points_of
+from diffpo.evaluation.answers import answer, asked, points_of
 from diffpo.functional.objective import group_advantages
 from diffpo.functional.random import make_key
 from diffpo.functional.wd1 import wd1_advantages
@@ -129,12 +129,12 @@ def evaluate_if_due(state: TrainState, task: Task, config: TrainConfig, world: W
     """eval/ metrics of the policy under the run's own sampler, when they are due; ranks share the prompts."""
     if not config.eval_every or state.step % config.eval_every:
         return {}
-    prompts = task.prompts("test", config.eval.num_prompts)
-    share, early_exit = world.share(len(prompts)), not config.eval.full_canvas
+    wanted = asked(task.prompts("test", config.eval.num_prompts), config.eval.num_samples)
+    share, early_exit = world.share(len(wanted)), not config.eval.full_canvas
     rollout = replace(config.rollout, temperature=config.eval.temperature)
     at = TrainerState(state.step, config.steps)
     with world.gathered(state.policy.denoiser):
-        answers = answer(state.policy, task, prompts[share.start : share.stop], rollout, 0, early_exit, at)
+        answers = answer(state.policy, task, wanted[share.start : share.stop], rollout, 0, early_exit, at)
     points = points_of(rollout.sampler, world.gather(answers))
     metrics = {}
     for point in points:
