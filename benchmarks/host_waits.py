@@ -39,20 +39,20 @@ PATHS: dict[str, tuple[bool | str, str, dict[str, object]]] = {
 
 
 def calls_of(generation: Callable[[], object]) -> tuple[list[Counter[fakecuda.Wait]], Counter[fakecuda.Wait]]:
-    """Waits by call, from one `_mark_finished` to the next, and all of them."""
+    """Waits by call, from one `mark_finished` to the next, and all of them."""
     marks: list[Counter[fakecuda.Wait]] = []
-    original = engine._mark_finished
+    original = engine.mark_finished
     with fakecuda.Watch() as watch:
 
         def marking(*given: object) -> None:
             marks.append(Counter(watch.waits))
             original(*given)  # type: ignore[arg-type]
 
-        engine._mark_finished = marking  # type: ignore[assignment]
+        engine.mark_finished = marking  # type: ignore[assignment]
         try:
             generation()
         finally:
-            engine._mark_finished = original
+            engine.mark_finished = original
     return [after - before for before, after in itertools.pairwise(marks)], watch.waits
 
 

@@ -24,7 +24,7 @@ from diffpo.models.likelihood import score_tokens
 from diffpo.models.policy import Policy
 from diffpo.models.tokenizer import CharTokenizer
 from diffpo.models.transformer import Packing, Run, Transformer, TransformerConfig
-from diffpo.rollout.engine import _predict
+from diffpo.rollout.call import predict_tokens
 from diffpo.training.gpus import GPUS
 from diffpo.training.plan import Cluster, find_start, plan
 
@@ -106,7 +106,7 @@ def call(policy: Policy, config: TrainConfig) -> None:
     with torch.no_grad():
         for _ in range(2):
             hidden = policy.denoiser(*packed(slots, BLOCK_LENGTH))
-            _predict(policy, hidden[torch.arange(count)], ones, ones, ones / 2, Mode("none", True, True, True))
+            predict_tokens(policy, hidden[torch.arange(count)], ones, ones, ones / 2, Mode("none", True, True, True))
 
 
 def micro_batch(policy: Policy, config: TrainConfig) -> None:

@@ -28,8 +28,8 @@ _HOMES = {
     "diffpo.models.inspection": ("inspect",),
     "diffpo.models.policy": ("Policy", "load_policy"),
     "diffpo.recipe": ("load_config",),
-    "diffpo.rollout.engine": ("generate",),
-    "diffpo.rollout.local": ("collect", "sample"),
+    "diffpo.rollout.engine": ("Committed", "Engine", "Finished", "generate"),
+    "diffpo.rollout.local": ("collect", "sample", "stream"),
     "diffpo.tasks": ("load_task",),
     "diffpo.training.loop": ("train",),
     "diffpo.training.sft": ("fine_tune",),
@@ -59,8 +59,8 @@ if TYPE_CHECKING:
     from diffpo.models.inspection import inspect
     from diffpo.models.policy import Policy, load_policy
     from diffpo.recipe import load_config
-    from diffpo.rollout.engine import generate
-    from diffpo.rollout.local import collect, sample
+    from diffpo.rollout.engine import Committed, Engine, Finished, generate
+    from diffpo.rollout.local import collect, sample, stream
     from diffpo.tasks import load_task
     from diffpo.training.loop import train
     from diffpo.training.sft import fine_tune

@@ -140,6 +140,8 @@ class Completion:
     """log-probability of each, [K]."""
     features: Tensor | None = None
     """What each was made on, [K, D]: the pooled hidden states of the prompt, or of a block's masks before the call."""
+    versions: tuple[tuple[int, int], ...] = ((1, 0),)
+    """Versions of the weights that made it, each with its first call: more than one where they changed on the way."""
 
 
 @dataclass(frozen=True, eq=False)

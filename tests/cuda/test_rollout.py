@@ -12,11 +12,12 @@ from rollout.test_engine import mixed_requests
 
 from diffpo.models.policy import Policy
 from diffpo.rollout import engine
-from diffpo.rollout.engine import generate
+from diffpo.rollout.cache import KeyValues
+from diffpo.rollout.engine import Committed, Engine, Finished, generate
 from diffpo.types import Completion, Request
 
 RULES = ("entropy_bound:0.7", "learned", "confidence:0.4", "top_k:3", "steps:5", "random:2")
-END = {("rollout.engine.generate", "synchronize"): 1}
+END = {("rollout.engine._endings", "synchronize"): 1}
 """The one wait of rollouts without caches: at their end, for the rows that have retired."""
 
 
@@ -79,8 +80,8 @@ def test_half_precision_attends_as_on_a_card(cuda: None, level: str) -> None:
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
 def test_a_call_with_a_cache_waits_once(cuda: None, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """For where the blocks of its rows begin."""
-    calls, original = [], engine._with_caches
-    monkeypatch.setattr(engine, "_with_caches", lambda *given: calls.append(1) or original(*given))
+    calls, original = [], KeyValues.lay_out
+    monkeypatch.setattr(KeyValues, "lay_out", lambda *given: calls.append(1) or original(*given))
     requests = [
         request("012", key, "top_k:1", 8, block_length=4, cache=cache, refresh_every=key % 3) for key in range(5)
     ]
@@ -92,13 +93,13 @@ def test_a_call_with_a_cache_waits_once(cuda: None, cache: str, monkeypatch: pyt
         completions = generate(policy, requests, 3)
     for ours, theirs in zip(completions, expected, strict=True):
         assert_alike(ours, theirs)
-    assert watch.by_function() == END | {("rollout.engine._with_caches", "copy to the host"): len(calls)}
+    assert watch.by_function() == END | {("rollout.cache.lay_out", "copy to the host"): len(calls)}
 
 
 def test_a_finished_row_makes_one_call_in_vain(cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Flags are read a call late, also those of the rows beside one that leaves."""
-    rows, original = [], engine._commit
-    monkeypatch.setattr(engine, "_commit", lambda *given: rows.append(len(given[2].request)) or original(*given))
+    rows, original = [], engine.commit
+    monkeypatch.setattr(engine, "commit", lambda *given: rows.append(len(given[2].slots)) or original(*given))
     requests = [request("012", key, f"top_k:{1 + key}", 12, early_exit=False) for key in range(6)]
     completions = generate(tiny_policy().to("cuda"), requests, num_slots=4)
     assert sum(rows) == sum(completion.nfe + 1 for completion in completions)
@@ -120,18 +121,42 @@ def test_memory_is_that_of_the_slots(cuda: None) -> None:
 
 
 def test_rows_without_a_learned_threshold_have_no_features(cuda: None) -> None:
-    slots, _ = engine.open_slots(tiny_policy(learned="state").to("cuda"), [request(sampler="top_k:1")])
-    assert slots.features.numel() == 0
+    running = Engine(tiny_policy(learned="state").to("cuda"))
+    running.submit(request(sampler="top_k:1"))
+    running.step()
+    assert len(running._slots) == 1 and running._slots.features.numel() == 0
 
 
 def test_watching_calls_shows_the_same(cuda: None) -> None:
-    """`on_call` waits, as it must, and sees what it sees on the CPU."""
-    requests = mixed_requests(8)
-    seen: dict[str, list[tuple[int, int, list[int]]]] = {"cpu": [], "cuda": []}
-    for device, events in seen.items():
-        policy = tiny_policy(learned=True).to(device)
-        generate(policy, requests, 3, lambda row, call, canvas, e=events: e.append((row, call, canvas.tolist())))
+    """A stream waits no more often, and tells what it tells on the CPU, in each row's order."""
+    seen: dict[str, list[tuple[int, int, list[int], list[int]]]] = {}
+    for device in ("cpu", "cuda"):
+        running = Engine(tiny_policy(learned=True).to(device), num_slots=3, stream=True)
+        for asked in mixed_requests(8):
+            running.submit(asked)
+        with fakecuda.Watch() as watch:
+            told = [event for event in running.run() if isinstance(event, Committed)]
+        assert watch.by_function() == (END if device == "cuda" else {})
+        seen[device] = sorted((e.ticket, e.call, e.positions.tolist(), e.tokens.tolist()) for e in told)
     assert seen["cpu"] == seen["cuda"]
+
+
+def test_rows_may_come_and_be_cancelled_without_a_wait(cuda: None) -> None:
+    """But for the one at the end."""
+    policy, requests = tiny_policy(2, learned=True), mixed_requests(12)
+    expected = generate(policy, requests)
+    running, found = Engine(policy.to("cuda"), num_slots=4), {}
+    with fakecuda.Watch() as watch:
+        for step in range(200):
+            if step < len(requests):
+                running.submit(requests[step])
+            if step == 3:
+                running.cancel(3)
+            found |= {event.ticket: event.completion for event in running.step() if isinstance(event, Finished)}
+    assert found.keys() == {*range(12)} - {3}
+    for ticket, completion in found.items():
+        assert_alike(completion, expected[ticket])
+    assert watch.by_function() == END
 
 
 @pytest.mark.parametrize("sampler", ["top_k:2", "learned"])

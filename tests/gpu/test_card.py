@@ -63,19 +63,19 @@ def test_log_probabilities_in_bf16_are_the_cpus_to_its_rounding() -> None:
 @pytest.mark.parametrize("sampler", RULES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_no_call_stops_the_host(sampler: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch raises where an operator would; `_mark_finished` ends each call, so the second begins after the first."""
+    """torch raises where an operator would; `mark_finished` ends each call, so the second begins after the first."""
     policy = tiny_policy(learned=True, num_heads=2, num_kv_heads=1)
     policy.denoiser.to(dtype)
     policy.to("cuda")
     requests = [request("012", key, sampler, 8, early_exit=False) for key in range(6)]
     generate(policy, requests)  # kernels are loaded
-    original = engine._mark_finished
+    original = engine.mark_finished
 
     def watched(*given):  # type: ignore[no-untyped-def]
         torch.cuda.set_sync_debug_mode("error")
         original(*given)
 
-    monkeypatch.setattr(engine, "_mark_finished", watched)
+    monkeypatch.setattr(engine, "mark_finished", watched)
     try:
         completions = generate(policy, requests)
     finally:

@@ -253,24 +253,6 @@ def test_a_fixed_bound_is_recorded_and_other_rules_have_none() -> None:
     assert bounded.gamma_actions is bounded.gamma_logprobs is bounded.features is None
 
 
-def test_frames_show_the_canvas_after_every_call() -> None:
-    policy = tiny_policy()
-    frames: dict[tuple[int, int], torch.Tensor] = {}
-    requests = mixed_requests_without_a_head(24)
-
-    def on_call(index: int, call: int, canvas: torch.Tensor) -> None:
-        frames[index, call] = canvas.clone()
-
-    completions = generate(policy, requests, 5, on_call)
-    assert len(frames) == sum(completion.nfe for completion in completions)
-    for index, completion in enumerate(completions):
-        for call in range(1, completion.nfe + 1):
-            canvas = frames[index, call]
-            known = canvas != policy.mask_id
-            assert torch.equal(canvas[known], completion.tokens[known])
-            assert (completion.committed_at[known] <= call).all() and (completion.committed_at[~known] >= call).all()
-
-
 def test_a_learned_threshold_needs_a_head() -> None:
     with pytest.raises(ValueError, match="no threshold head"):
         generate(tiny_policy(), [request(sampler="learned")])

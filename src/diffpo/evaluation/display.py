@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
-from torch import Tensor
 
 from diffpo.config import RolloutConfig
 from diffpo.models.policy import Policy
+from diffpo.rollout.engine import Committed, Event, Finished
 from diffpo.rollout.judging import judge_one
-from diffpo.rollout.local import GEN_LENGTH, sample
+from diffpo.rollout.local import GEN_LENGTH, stream
 from diffpo.tasks.base import Task
 from diffpo.tasks.chat import check_fit
 from diffpo.types import Completion, Messages, Prompt, Verdict
@@ -33,7 +33,7 @@ def clues(prompt: Prompt, length: int) -> tuple[bool, ...]:
 
 
 class LiveUnmasking:
-    """The engine's `on_call` as a context manager: shows the canvas of one request after each denoiser call.
+    """Shows a canvas of `length` tokens after each denoiser call, while it is used as a context.
 
     Masks are dim, tokens just committed stand out, older ones keep the colour of their call. Each call stays on screen
     for `delay` seconds. `decode` gives the text of one token, `columns` cells make a row. Where the output is no
@@ -44,17 +44,17 @@ class LiveUnmasking:
         self,
         prompt: str,
         decode: Callable[[int], str],
-        mask_id: int,
+        length: int,
         delay: float = 0.3,
         columns: int | None = None,
         console: Console | None = None,
         transient: bool = False,
     ) -> None:
-        self.prompt, self.decode, self.mask_id = prompt, decode, mask_id
+        self.prompt, self.decode = prompt, decode
         self.delay, self.columns = delay, columns
         self.console = console or Console()
-        self.committed_at: list[int] = []
-        """Call that committed each position, 0 for a mask."""
+        self.tokens, self.committed_at = [0] * length, [0] * length
+        """Of each position the token, and the call that committed it, 0 for a mask."""
         self.live = (
             Live(console=self.console, auto_refresh=False, transient=transient) if self.console.is_terminal else None
         )
@@ -70,30 +70,27 @@ class LiveUnmasking:
         if self.live:
             self.live.stop()
 
-    def __call__(self, request_index: int, call: int, tokens: Tensor) -> None:
-        """Show the canvas `tokens` [L], mask ids where nothing is committed yet; requests after the first are not."""
-        if request_index:
-            return
-        ids = [int(token) for token in tokens.tolist()]
-        before = self.committed_at or [0] * len(ids)
-        self.committed_at = [0 if token == self.mask_id else at or call for token, at in zip(ids, before, strict=True)]
+    def show(self, event: Committed) -> None:
+        """Show what a call committed."""
+        for position, token in zip(event.positions.tolist(), event.tokens.tolist(), strict=True):
+            self.tokens[position], self.committed_at[position] = token, event.call
         if self.live:
-            self.live.update(self.frame(call, ids), refresh=True)
+            self.live.update(self.frame(event.call), refresh=True)
             time.sleep(self.delay)
         else:
-            self._print(Text(f"call {call:>3}  ").append_text(self._canvas(call, ids, mask="_", end=" ")))
+            self._print(Text(f"call {event.call:>3}  ").append_text(self._canvas(event.call, mask="_", end=" ")))
 
-    def frame(self, call: int, ids: list[int]) -> RenderableType:
+    def frame(self, call: int) -> RenderableType:
         """What the terminal shows after `call`."""
         num_new = sum(at == call for at in self.committed_at)
         left = self.committed_at.count(0)
         header = Text(self.prompt, "bold").append(f"   call {call}: +{num_new}, {left} left", "dim not bold")
-        return Group(header, Text(), self._canvas(call, ids, mask=MASK, end="\n"), Text())
+        return Group(header, Text(), self._canvas(call, mask=MASK, end="\n"), Text())
 
-    def _canvas(self, call: int, ids: list[int], mask: str, end: str) -> Text:
+    def _canvas(self, call: int, mask: str, end: str) -> Text:
         """Tokens in the colours of their calls; `end` closes a row of a grid."""
         canvas = Text()
-        for index, (token, at) in enumerate(zip(ids, self.committed_at, strict=True)):
+        for index, (token, at) in enumerate(zip(self.tokens, self.committed_at, strict=True)):
             text = self.decode(token).replace("\n", "↵") if at else mask
             colour = PALETTE[(at - 1) % len(PALETTE)]
             canvas.append(text, "dim" if not at else f"bold reverse {colour}" if at == call else colour)
@@ -128,8 +125,9 @@ def show_unmasking(
     if not console.is_terminal:
         console.print(Text(f"prompt    {prompt.text}"), soft_wrap=True)
     columns, gen_length = (GRID_COLUMNS.get(task.name), task.gen_length) if task else (None, GEN_LENGTH)
-    with LiveUnmasking(prompt.text, _decoder(policy), policy.mask_id, delay, columns, console) as live:
-        ((text, completion),) = sample(policy, [prompt], rollout, gen_length, seed, on_call=live)
+    length = rollout.gen_length or gen_length
+    with LiveUnmasking(prompt.text, _decoder(policy), length, delay, columns, console) as live:
+        text, completion = _watch(policy, stream(policy, prompt, rollout, gen_length, seed), live)
     live.summary(text, completion, judge_one(task, prompt, text, completion) if task and prompt.columns else None)
     return text, completion
 
@@ -139,12 +137,23 @@ def show_turn(
 ) -> tuple[str, Completion]:
     """Answer a conversation before the user's eyes; what stays on screen is the answer and what it took."""
     console = Console()
-    with LiveUnmasking("", _decoder(policy), policy.mask_id, delay, None, console, transient=True) as live:
-        on_call = live if console.is_terminal else None
-        ((text, completion),) = sample(policy, [messages], rollout, GEN_LENGTH, seed, on_call=on_call)
+    length = rollout.gen_length or GEN_LENGTH
+    with LiveUnmasking("", _decoder(policy), length, delay, None, console, transient=True) as live:
+        events = stream(policy, messages, rollout, GEN_LENGTH, seed)
+        text, completion = _watch(policy, events, live if console.is_terminal else None)
     console.print(Text(text), soft_wrap=True)
     console.print(Text("   ".join(figures(completion)), "dim"))
     return text, completion
+
+
+def _watch(policy: Policy, events: Iterable[Event], live: LiveUnmasking | None) -> tuple[str, Completion]:
+    """Text and completion of an answer, shown as it comes about."""
+    for event in events:
+        if isinstance(event, Finished):
+            return policy.tokenizer.decode(event.completion.tokens.tolist()), event.completion
+        if live:
+            live.show(event)
+    raise AssertionError("an answer that begins ends")
 
 
 def _decoder(policy: Policy) -> Callable[[int], str]:

@@ -204,6 +204,24 @@ class Policy:
             parameter.copy_(saved[name])
         self._load_record(folder)
 
+    @torch.no_grad()
+    def load_weights(self, tensors: Mapping[str, Tensor], version: int) -> None:
+        """Copy new values in, by the names of `trainable` and, of the head's state, behind "threshold.".
+
+        ValueError names those that are not there or have another shape.
+        """
+        own: dict[str, Tensor] = {**self._own()}
+        if self.threshold:
+            own |= {f"threshold.{name}": tensor for name, tensor in self.threshold.state_dict().items()}
+        strange = [name for name, tensor in tensors.items() if name not in own or own[name].shape != tensor.shape]
+        if strange:
+            raise ValueError(
+                f"load_weights: no parameter of this policy has the name and shape of {', '.join(strange)}"
+            )
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+        self.version = version
+
     def _load_record(self, folder: Path) -> None:
         """Read diffpo.json and the threshold head; a checkpoint that others wrote has neither."""
         record = Record.read(folder)

@@ -15,6 +15,9 @@ from torch import Tensor
 from diffpo.functional.surrogate import draw_cuts
 from diffpo.models.likelihood import surrogate_logprobs
 from diffpo.models.policy import Policy
+from diffpo.models.transformer import to_device
+from diffpo.rollout.layout import Layout, lay_out
+from diffpo.rollout.slots import Roster, Slots
 from diffpo.types import Batch
 
 
@@ -35,6 +38,24 @@ class KeyValues:
         for layer in self.layers:
             if layer.keys is not None and layer.values is not None:
                 layer.keys, layer.values = layer.keys[source], layer.values[source]
+
+    def lay_out(self, roster: Roster, slots: Slots, at: Tensor, shift: int) -> Layout:
+        """The layout of a call whose rows, in the slots `at` [R], may read their caches, which are laid out like it.
+
+        Which rows refresh depends on where their blocks begin: the host waits for that, once.
+        """
+        block_call, window_start = torch.stack([slots.block_call[at], slots.window_start[at]]).cpu()
+        due = (roster.refresh_every > 0) & (roster.age + 1 >= roster.refresh_every)
+        roster.age = torch.where((block_call == 0) | due | (roster.home < 0), 0, roster.age + 1)
+        layout = lay_out(roster, slots, shift, window_start)
+        if not torch.equal(layout.home, roster.home) and layout.cached_at is not None:
+            source = torch.zeros(sum(run.rows * run.length for run in layout.packing.runs), dtype=torch.int64)
+            for new, old, length in zip(*(c.tolist() for c in (layout.home, roster.home, roster.length)), strict=True):
+                if old >= 0:
+                    source[new : new + length] = torch.arange(old, old + length)
+            self.move(to_device(source, slots.key.device))
+        roster.home = layout.home
+        return layout
 
 
 @dataclass(eq=False)

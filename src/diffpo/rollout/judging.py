@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from diffpo.models.policy import Policy
 from diffpo.rewards.calls import Call, TrainerState
-from diffpo.rollout.engine import generate
+from diffpo.rollout.engine import Engine, Finished
 from diffpo.tasks.base import Task
 from diffpo.types import Attempts, Completion, Judged, Prompt, Request, Verdict
 
@@ -89,15 +89,21 @@ def decode_and_judge(
                 ids = [ids_of(found[member]) for member in members]
                 judging.add(group, Attempts(prompts[group], [texts[member] for member in members], ids))
 
+        engine = Engine(policy, num_slots)
+        for request in requests:  # tickets count up as they do
+            engine.submit(request)
         try:
-            completions = generate(policy, requests, num_slots, on_done=hand_in)
+            for event in engine.run():
+                if isinstance(event, Finished):
+                    hand_in(event.ticket, event.completion)
         except KeyboardInterrupt:
             if on_stop:
                 groups = sorted(judging.begun)
                 rows = [row for group in groups for row in range(group * size, (group + 1) * size)]
                 on_stop(groups, [found[row] for row in rows], [texts[row] for row in rows], judging.finish())
             raise
-        return completions, [texts[index] for index in range(len(requests))], judging.finish()
+        places = range(len(requests))
+        return [found[place] for place in places], [texts[place] for place in places], judging.finish()
 
 
 def judge_one(task: Task, prompt: Prompt, text: str, completion: Completion) -> Verdict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,7 +13,7 @@ from diffpo.functional.objective import speed_reward
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
 from diffpo.rewards.calls import TrainerState
-from diffpo.rollout.engine import OnCall, generate
+from diffpo.rollout.engine import Engine, Event, generate
 from diffpo.rollout.judging import decode_and_judge
 from diffpo.tasks.base import Split, Task
 from diffpo.tasks.chat import RowTask, check_fit
@@ -84,7 +84,6 @@ def sample(
     config: RolloutConfig | None = None,
     gen_length: int | None = None,
     seed: int = 0,
-    on_call: OnCall | None = None,
 ) -> list[tuple[str, Completion]]:
     """One completion a prompt: its text and how it came about. The learned threshold is taken without noise.
 
@@ -92,20 +91,34 @@ def sample(
     where nothing says, GEN_LENGTH, or TINY_LENGTH of a tiny model.
     """
     config = config or policy.decoding
-    gen_length = gen_length or (TINY_LENGTH if policy.is_tiny else GEN_LENGTH)
-    requests = [
-        make_request(
-            policy,
-            prompt,
-            config,
-            gen_length,
-            make_key(seed, prompt.id if isinstance(prompt, Prompt) else index),
-            explore=False,
-        )
-        for index, prompt in enumerate(prompts)
-    ]
-    completions = generate(policy, requests, config.num_slots, on_call)
+    requests = _asked(policy, prompts, config, gen_length, seed)
+    completions = generate(policy, requests, config.num_slots)
     return [(policy.tokenizer.decode(completion.tokens.tolist()), completion) for completion in completions]
+
+
+def stream(
+    policy: Policy,
+    prompt: Prompt | str | Messages,
+    config: RolloutConfig | None = None,
+    gen_length: int | None = None,
+    seed: int = 0,
+) -> Iterator[Event]:
+    """The answer that `sample` gives to one prompt as it comes about: what each call commits, and the completion."""
+    engine = Engine(policy, num_slots=1, stream=True)
+    (request,) = _asked(policy, [prompt], config or policy.decoding, gen_length, seed)
+    engine.submit(request)
+    return engine.run()
+
+
+def _asked(
+    policy: Policy, prompts: Sequence[Prompt | str | Messages], config: RolloutConfig, gen_length: int | None, seed: int
+) -> list[Request]:
+    gen_length = gen_length or (TINY_LENGTH if policy.is_tiny else GEN_LENGTH)
+    keys = [make_key(seed, prompt.id if isinstance(prompt, Prompt) else at) for at, prompt in enumerate(prompts)]
+    return [
+        make_request(policy, prompt, config, gen_length, key, explore=False)
+        for prompt, key in zip(prompts, keys, strict=True)
+    ]
 
 
 def collect(

@@ -1,10 +1,9 @@
-"""What the engine holds of each row: its state on the device, and the facts of it that the host knows."""
+"""What the engine holds of each row: its state in a slot on the device, and the facts of it that the host knows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,25 +18,16 @@ ENTROPY_BOUND, LEARNED, CONFIDENCE, TOP_K, STEPS, RANDOM = range(len(RULES))
 CACHES = ("none", "prefix", "dual")
 NO_CACHE, PREFIX, DUAL = range(len(CACHES))
 
-
-class _Rows:
-    """Columns that are selected and joined together."""
-
-    def select(self, rows: Tensor):
-        return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})  # type: ignore[arg-type]
-
-    def join(self, other):
-        parts = {f.name: torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)}  # type: ignore[arg-type]
-        return type(self)(**parts)
-
-    def to_host(self):
-        """Copies on the CPU, which on a GPU arrive by its next synchronisation."""
-        return type(self)(**{f.name: getattr(self, f.name).to("cpu", non_blocking=True) for f in fields(self)})  # type: ignore[arg-type]
+NUMBERS = ("key", "prompt_length", "gen_length", "block_length", "rule", "early_exit", "explore")
+SETTINGS = ("value", "temperature", "entropy_temperature")
 
 
 @dataclass(eq=False)
-class Slots(_Rows):
-    """Rows being decoded, on the device: B rows, prompts of P tokens and canvases of L."""
+class Slots:
+    """Rows being decoded, on the device: B slots for prompts of up to P tokens and canvases of up to L.
+
+    A row is written into a slot in place and stays there; one that is done, or was never filled, makes no difference.
+    """
 
     key: Tensor  # [B]
     sequence: Tensor  # [B, P + L] prompt from the left, padding, canvas
@@ -63,23 +53,119 @@ class Slots(_Rows):
     gamma_actions: Tensor  # [B, K]
     gamma_logprobs: Tensor  # [B, K]
 
+    @classmethod
+    def empty(cls, policy: Policy, rows: int = 0, prompt: int = 0, canvas: int = 0, decisions: int = 0) -> Slots:
+        """Slots without rows; with `decisions` K of a learned threshold."""
+        device = policy.device
+
+        def zeros(*size: int) -> Tensor:
+            return torch.zeros(rows, *size, dtype=torch.int64, device=device)
+
+        def blank(*size: int) -> Tensor:
+            return torch.zeros(rows, *size, device=device)
+
+        return cls(
+            key=zeros(),
+            sequence=zeros(prompt + canvas),
+            prompt_length=zeros(),
+            gen_length=zeros(),
+            block_length=zeros(),
+            rule=zeros(),
+            value=blank(),
+            temperature=blank(),
+            entropy_temperature=blank(),
+            early_exit=zeros().bool(),
+            explore=zeros().bool(),
+            committed_at=zeros(canvas) - 1,
+            logprobs=blank(canvas),
+            entropies=blank(canvas),
+            nfe=zeros(),
+            nfe_until_eos=zeros(),
+            done=zeros().bool() | True,
+            broken=zeros().bool(),
+            block_start=zeros(),
+            block_call=zeros(),
+            features=blank(decisions, policy.denoiser.config.hidden_size),
+            gamma_actions=blank(decisions),
+            gamma_logprobs=blank(decisions),
+        )
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    @property
+    def prompt_width(self) -> int:
+        """P."""
+        return self.sequence.shape[1] - self.committed_at.shape[1]
+
     @property
     def canvas(self) -> Tensor:
         """The rows' canvases with mask ids, [B, L]; a view."""
-        return self.sequence[:, self.sequence.shape[1] - self.committed_at.shape[1] :]
+        return self.sequence[:, self.prompt_width :]
 
     @property
     def window_start(self) -> Tensor:
         """Canvas position [B] at which the row's window of block_length positions starts: the active block is in it."""
         return torch.minimum(self.block_start, self.gen_length - self.block_length)
 
+    def widened(self, policy: Policy, rows: int, prompt: int, canvas: int, decisions: int) -> Slots:
+        """A copy with room for so many, and never for fewer than now."""
+        sizes = (len(self), self.prompt_width, self.committed_at.shape[1], self.gamma_actions.shape[1])
+        new = Slots.empty(policy, *map(max, (rows, prompt, canvas, decisions), sizes))
+        for field in fields(Slots):
+            old, target = getattr(self, field.name), getattr(new, field.name)
+            if field.name != "sequence":
+                target[tuple(map(slice, old.shape))] = old
+        new.sequence[: len(self), : self.prompt_width] = self.sequence[:, : self.prompt_width]
+        new.canvas[: len(self), : sizes[2]] = self.canvas
+        return new
+
+    def admit(self, policy: Policy, places: Tensor, requests: Sequence[Request]) -> None:
+        """Write requests into the slots at `places`, on the CPU; on a GPU the host does not wait for it."""
+        numbers = [
+            (
+                *(request.key, len(request.prompt_ids), request.gen_length),
+                *(min(request.block_length, request.gen_length), RULES.index(request.sampler.rule)),
+                *(request.early_exit, request.explore),
+            )
+            for request in requests
+        ]
+        settings = [(request.sampler.value, request.temperature, request.entropy_temperature) for request in requests]
+        sequences = torch.full((len(requests), self.sequence.shape[1]), policy.mask_id)
+        for row, request in enumerate(requests):
+            sequences[row, : len(request.prompt_ids)] = torch.tensor(request.prompt_ids, dtype=torch.int64)
+        at, columns, values, sequences = (
+            to_device(tensor, policy.device)
+            for tensor in (places, torch.tensor(numbers).T.contiguous(), torch.tensor(settings).T, sequences)
+        )
+        for name, column in zip((*NUMBERS, *SETTINGS), (*columns, *values), strict=True):
+            target = getattr(self, name)
+            target[at] = column.to(target.dtype)
+        self.sequence[at] = sequences
+        beyond = torch.arange(self.committed_at.shape[1], device=policy.device) >= self.gen_length[at][:, None]
+        self.committed_at[at] = beyond.long().neg()
+        for column in (self.logprobs, self.entropies, self.nfe, self.nfe_until_eos, self.done, self.broken):
+            column.index_fill_(0, at, 0)
+        self.block_start.index_fill_(0, at, -1)
+
+    def vacate(self, place: int) -> None:
+        """Let go of the row in a slot, done or not."""
+        self.committed_at[place] = -1
+        self.done[place] = True
+
+    def read(self, at: Tensor) -> Slots:
+        """Copies of the slots `at` on the CPU, which from a GPU arrive by its next synchronisation."""
+        return Slots(**{f.name: getattr(self, f.name)[at].to("cpu", non_blocking=True) for f in fields(Slots)})
+
 
 @dataclass(eq=False)
-class Roster(_Rows):
-    """The host's facts of the same rows, on the CPU; each [B]."""
+class Roster:
+    """The host's facts of the R rows that are in slots, on the CPU; each [R]."""
 
-    request: Tensor  # index of the request
-    lead: Tensor  # first request of the same prompt and canvas, with which the row shares its first call
+    ticket: Tensor
+    slot: Tensor
+    since: Tensor  # the engine's step that made the row's first call
+    lead: Tensor  # slot of the first row of the same prompt and canvas that came with it: they share their first call
     prompt_length: Tensor
     length: Tensor  # prompt and canvas
     window: Tensor  # positions of a block
@@ -90,111 +176,77 @@ class Roster(_Rows):
     age: Tensor  # calls since the last refresh
     home: Tensor  # first token of the row in the cache; -1: none
 
+    @classmethod
+    def of(
+        cls, tickets: Sequence[int], places: Sequence[int], requests: Sequence[Request], step: int, by_state: bool
+    ) -> Roster:
+        """Rows that come together. `by_state`: thresholds are not read off the prompt, but off each call's state."""
+        first: dict[tuple[object, ...], int] = {}
+        rows = []
+        for ticket, place, request in zip(tickets, places, requests, strict=True):
+            window, learned = min(request.block_length, request.gen_length), request.sampler.rule == "learned"
+            lead = first.setdefault((request.prompt_ids, request.gen_length, window, learned, request.cache), place)
+            prompt = len(request.prompt_ids)
+            rows.append(
+                (
+                    *(ticket, place, step, lead, prompt, prompt + request.gen_length, window),
+                    *(learned and not by_state, True, CACHES.index(request.cache), request.refresh_every, 0, -1),
+                )
+            )
+        columns = torch.tensor(rows, dtype=torch.int64).reshape(len(rows), len(fields(cls))).T.contiguous()
+        named = dict(zip((field.name for field in fields(cls)), columns, strict=True))
+        return cls(**named | {"learned": named["learned"].bool(), "fresh": named["fresh"].bool()})
 
-def open_slots(policy: Policy, requests: Sequence[Request]) -> tuple[Slots, Roster]:
-    """Slots of all requests, canvases masked. Features take their room only once rows are selected."""
-    rows = len(requests)
-    canvas = max(request.gen_length for request in requests)
-    prompt_length = torch.tensor([len(request.prompt_ids) for request in requests])
-    gen_length = torch.tensor([request.gen_length for request in requests])
-    window = torch.minimum(torch.tensor([request.block_length for request in requests]), gen_length)
-    rule = torch.tensor([RULES.index(request.sampler.rule) for request in requests])
-    sequence = torch.full((rows, int(prompt_length.max()) + canvas), policy.mask_id)
-    first: dict[tuple[object, ...], int] = {}
-    leads = []
-    for row, request in enumerate(requests):
-        sequence[row, : len(request.prompt_ids)] = torch.tensor(request.prompt_ids, dtype=torch.int64)
-        shape = request.prompt_ids, request.gen_length, int(window[row]), request.sampler.rule == "learned"
-        leads.append(first.setdefault((*shape, request.cache), row))
+    def __len__(self) -> int:
+        return len(self.ticket)
 
-    on_device = partial(to_device, device=policy.device)
+    def select(self, rows: Tensor) -> Roster:
+        """The rows at these indices, or where a mask is set."""
+        return Roster(**{field.name: getattr(self, field.name)[rows] for field in fields(Roster)})
 
-    def column(name: str, dtype: torch.dtype = torch.int64) -> Tensor:
-        return on_device(torch.tensor([getattr(request, name) for request in requests], dtype=dtype))
-
-    head = policy.threshold
-    by_state = head is not None and head.config.level == "state"
-    decisions = 0 if LEARNED not in rule else canvas if by_state else 1
-    values = torch.tensor([request.sampler.value for request in requests], dtype=torch.float32)
-    beyond = torch.arange(canvas) >= gen_length[:, None]
-    zeros = torch.zeros(rows, dtype=torch.int64, device=policy.device)
-    blank = torch.zeros(rows, canvas, device=policy.device)
-    undecided = torch.zeros(rows, decisions, device=policy.device)
-    unseen = torch.zeros(1, decisions, policy.denoiser.config.hidden_size, device=policy.device)
-    slots = Slots(
-        key=column("key"),
-        sequence=on_device(sequence),
-        prompt_length=on_device(prompt_length),
-        gen_length=on_device(gen_length),
-        block_length=on_device(window),
-        rule=on_device(rule),
-        value=on_device(values),
-        temperature=column("temperature", torch.float32),
-        entropy_temperature=column("entropy_temperature", torch.float32),
-        early_exit=column("early_exit", torch.bool),
-        explore=column("explore", torch.bool),
-        committed_at=on_device(beyond.long().neg()),
-        logprobs=blank,
-        entropies=blank,
-        nfe=zeros,
-        nfe_until_eos=zeros,
-        done=zeros.bool(),
-        broken=zeros.bool(),
-        block_start=zeros - 1,
-        block_call=zeros,
-        features=unseen.expand(rows, -1, -1),
-        gamma_actions=undecided,
-        gamma_logprobs=undecided,
-    )
-    return slots, Roster(
-        request=torch.arange(rows),
-        lead=torch.tensor(leads),
-        prompt_length=prompt_length,
-        length=prompt_length + gen_length,
-        window=window,
-        learned=(rule == LEARNED) & (not by_state),
-        fresh=torch.ones(rows, dtype=torch.bool),
-        cache=torch.tensor([CACHES.index(request.cache) for request in requests]),
-        refresh_every=torch.tensor([request.refresh_every for request in requests]),
-        age=torch.zeros(rows, dtype=torch.int64),
-        home=torch.full((rows,), -1),
-    )
+    def join(self, other: Roster) -> Roster:
+        """These rows and those behind them."""
+        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(Roster))
+        return Roster(**{name: torch.cat([ours, theirs]) for name, ours, theirs in pairs})
 
 
 def completions_of(
-    policy: Policy, requests: Sequence[Request], parts: Sequence[tuple[Tensor, Slots]]
-) -> dict[int, Completion]:
-    """Completions of retired rows, whose slots are on the CPU, by the index of their request.
+    policy: Policy, requests: Sequence[Request], slots: Slots, versions: Sequence[tuple[tuple[int, int], ...]]
+) -> list[Completion]:
+    """Completions of rows that are done, whose slots are on the CPU.
 
     Positions after an early exit are EOS, committed by the last call.
     """
-    slots = Slots(**{f.name: torch.cat([getattr(part, f.name) for _, part in parts]) for f in fields(Slots)})
     unfilled = slots.committed_at == 0
     tokens = slots.canvas.masked_fill(unfilled, policy.eos_id)
     committed_at = torch.where(unfilled, slots.nfe[:, None], slots.committed_at)
     is_eos = (tokens == policy.eos_id) & (torch.arange(tokens.shape[1]) < slots.gen_length[:, None])
     length = torch.where(is_eos.any(-1), is_eos.int().argmax(-1) + 1, slots.gen_length).tolist()
     nfe, nfe_until_eos = slots.nfe.tolist(), slots.nfe_until_eos.tolist()
-    completions: dict[int, Completion] = {}
-    for row, index in enumerate(torch.cat([indices for indices, _ in parts]).tolist()):
-        rule, size = requests[index].sampler.rule, requests[index].gen_length
+    completions = []
+    for row, request in enumerate(requests):
+        rule, size = request.sampler.rule, request.gen_length
         learned = rule == "learned"
-        actions = slots.gamma_actions[row, : nfe[row]].clone()  # one a call, or one
-        made, gamma = len(actions), float(slots.value[row])
-        if learned and made > 1:
+        by_state = policy.threshold is not None and policy.threshold.config.level == "state"
+        made = nfe[row] if by_state else 1  # decisions: one a call, or one
+        actions, gamma = slots.gamma_actions[row, :made].clone(), float(slots.value[row])
+        if learned and by_state:
             assert policy.threshold
             gamma = float(policy.threshold.gamma(actions).mean())
-        completions[index] = Completion(
-            tokens=tokens[row, :size].clone(),
-            committed_at=committed_at[row, :size].clone(),
-            behaviour_logprobs=slots.logprobs[row, :size].clone(),
-            entropies=slots.entropies[row, :size].clone(),
-            nfe=nfe[row],
-            nfe_until_eos=nfe_until_eos[row] or nfe[row],
-            length=length[row],
-            gamma=gamma if rule in ("entropy_bound", "learned") else None,
-            gamma_actions=actions if learned else None,
-            gamma_logprobs=slots.gamma_logprobs[row, :made].clone() if learned else None,
-            features=slots.features[row, :made].clone() if learned else None,
+        completions.append(
+            Completion(
+                tokens=tokens[row, :size].clone(),
+                committed_at=committed_at[row, :size].clone(),
+                behaviour_logprobs=slots.logprobs[row, :size].clone(),
+                entropies=slots.entropies[row, :size].clone(),
+                nfe=nfe[row],
+                nfe_until_eos=nfe_until_eos[row] or nfe[row],
+                length=length[row],
+                gamma=gamma if rule in ("entropy_bound", "learned") else None,
+                gamma_actions=actions if learned else None,
+                gamma_logprobs=slots.gamma_logprobs[row, :made].clone() if learned else None,
+                features=slots.features[row, :made].clone() if learned else None,
+                versions=versions[row],
+            )
         )
     return completions

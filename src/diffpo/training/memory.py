@@ -12,7 +12,7 @@ from typing import Literal
 
 from diffpo.models import fused
 from diffpo.models.transformer import TransformerConfig
-from diffpo.rollout import engine, layout
+from diffpo.rollout import call, layout
 
 Parts = Mapping[str, float]
 """Bytes by part."""
@@ -141,7 +141,7 @@ class Load:
 
     def predicted(self, vocab_size: int) -> int:
         """Positions whose logits the engine holds at once."""
-        return min(self.candidates, max(layout.MIN_ROWS, engine.MAX_LOGITS[self._device] // vocab_size))
+        return min(self.candidates, max(layout.MIN_ROWS, call.MAX_LOGITS[self._device] // vocab_size))
 
     def chunk(self, vocab_size: int) -> int:
         """Positions whose logits a log-probability holds at once."""

@@ -1,0 +1,203 @@
+"""What one denoiser call does to the rows, in order: thresholds, draws, commits, ends. Pure arithmetic on slots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffpo.functional import unmasking
+from diffpo.functional.prediction import Mode, predict
+from diffpo.functional.random import fold, uniform
+from diffpo.models.policy import Policy
+from diffpo.models.transformer import to_device
+from diffpo.rollout.layout import MIN_ROWS, Layout
+from diffpo.rollout.slots import CONFIDENCE, ENTROPY_BOUND, LEARNED, RANDOM, RULES, STEPS, TOP_K, Slots
+from diffpo.types import Request
+
+# streams of random numbers of one request
+_DRAW, _ORDER, _GAMMA = range(3)
+
+MAX_LOGITS = {"cpu": 2**20, "cuda": 2**26}
+"""Logits held at once, fp32: on a CPU they stay in its cache, on a GPU they are 256 MB, and as much for temporaries."""
+
+
+class Kind(NamedTuple):
+    """What of a request decides which passes over rows and vocabulary a call needs."""
+
+    rule: int
+    temperature: float
+    entropy_temperature: float
+
+    @classmethod
+    def of(cls, request: Request) -> Kind:
+        return cls(RULES.index(request.sampler.rule), request.temperature, request.entropy_temperature)
+
+
+class Mix(NamedTuple):
+    """Which passes the rows of a call need; those left out would change no number."""
+
+    rules: tuple[int, ...]
+    mode: Mode
+
+    @classmethod
+    def of(cls, kinds: Iterable[Kind]) -> Mix:
+        kinds = list(kinds)
+        greedy = {kind.temperature == 0 for kind in kinds}
+        warm = [kind for kind in kinds if kind.temperature]
+        mode = Mode(
+            greedy="some" if len(greedy) == 2 else "all" if greedy == {True} else "none",
+            shared=all(kind.temperature == kind.entropy_temperature for kind in warm),
+            plain=all(kind.temperature == 1 for kind in warm) and all(kind.entropy_temperature == 1 for kind in kinds),
+            finite=True,
+        )
+        return cls(tuple(sorted({kind.rule for kind in kinds})), mode)
+
+
+def open_blocks(slots: Slots) -> None:
+    """Move each row to the block of its first mask."""
+    first = (slots.committed_at == 0).int().argmax(-1)
+    start = first - first % slots.block_length.clamp_min(1)
+    slots.block_call = torch.where(start == slots.block_start, slots.block_call + 1, 0)
+    slots.block_start = start
+
+
+def choose_thresholds(policy: Policy, slots: Slots, layout: Layout, hidden: Tensor) -> None:
+    """Set gamma of the learned rows that are in their first call, from the hidden states that call has made anyway."""
+    if policy.threshold is None or not layout.prompts:
+        return
+    pooled = [hidden[start : start + length].float().mean(0) for start, length, _ in layout.prompts]
+    shared = torch.tensor([place for place, (*_, rows) in enumerate(layout.prompts) for _ in rows])
+    rows = to_device(torch.tensor([row for *_, sharing in layout.prompts for row in sharing]), policy.device)
+    features = torch.stack(pooled)[to_device(shared, policy.device)]
+    action, logprob = policy.threshold.choose(features, fold(slots.key[rows], _GAMMA), slots.explore[rows])
+    slots.features[rows, 0] = features
+    slots.gamma_actions[rows, 0] = action
+    slots.gamma_logprobs[rows, 0] = logprob
+    slots.value[rows] = policy.threshold.gamma(action)
+
+
+def _choose_thresholds_by_state(policy: Policy, slots: Slots, hidden: Tensor, candidates: Tensor) -> None:
+    """Set gamma of the learned rows for this call, from the mean hidden state of their candidates [B, K, D]."""
+    head = policy.threshold
+    assert head
+    # summed in fp64: how many windows stand beside a row's must not show
+    total = (hidden.double() * candidates[..., None]).sum(1)
+    features = (total / candidates.sum(-1, keepdim=True).clamp_min(1)).float()
+    action, logprob = head.choose(features, fold(slots.key, _GAMMA, slots.nfe), slots.explore)
+    deciding = (slots.rule == LEARNED) & candidates.any(-1)
+    rows = torch.arange(len(slots), device=slots.nfe.device)
+    call = slots.nfe.clamp_max(slots.gamma_actions.shape[1] - 1)
+    for column, made in (
+        (slots.features, features),
+        (slots.gamma_actions, action),
+        (slots.gamma_logprobs, logprob),
+    ):
+        before = column[rows, call]
+        column[rows, call] = torch.where(deciding[:, None] if made.ndim == 2 else deciding, made, before)
+    slots.value = torch.where(deciding, head.gamma(action), slots.value)
+
+
+def commit(policy: Policy, slots: Slots, layout: Layout, hidden: Tensor, mix: Mix) -> None:
+    """Draw tokens for the masked positions of each active block and commit those that the row's sampler chooses."""
+    masked = (slots.committed_at == 0) & ~slots.done[:, None]
+    offset = torch.arange(layout.width, device=masked.device)
+    window = (slots.window_start[:, None] + offset).clamp_max(masked.shape[1] - 1)  # [B, K] canvas positions
+    candidates = masked.gather(1, window) & (offset < slots.block_length[:, None])
+    rows, columns = _cells(candidates, layout)
+    canvas = window[rows, columns]
+    keys = fold(slots.key[rows], _DRAW, slots.nfe[rows], canvas)
+    in_row = (slots.prompt_length[rows] + canvas - policy.denoiser.config.shift).clamp_min(0)
+    at = layout.first_query[rows] + torch.where(layout.asks_all[rows], in_row, columns)
+    states = hidden[at.clamp_max(len(hidden) - 1)]  # a window may end before the widest does
+    if policy.threshold and policy.threshold.config.level == "state" and LEARNED in mix.rules:
+        grid = hidden.new_zeros(*candidates.shape, hidden.shape[-1]).index_put((rows, columns), states)
+        _choose_thresholds_by_state(policy, slots, grid, candidates)
+    tokens, *certainty = predict_tokens(
+        policy, states, slots.temperature[rows], slots.entropy_temperature[rows], uniform(keys), mix.mode
+    )
+
+    def spread(values: Tensor) -> Tensor:
+        """Values of candidates, [B, K]."""
+        return values.new_zeros(candidates.shape).index_put_((rows, columns), values)
+
+    logprobs, entropies, max_probs = map(spread, certainty)
+    chosen = _choose_positions(slots, entropies, max_probs, candidates, window, mix.rules)
+
+    # from windows to canvases by looking back, so that nothing is written twice
+    place = torch.arange(masked.shape[1], device=masked.device) - slots.window_start[:, None]
+    inside = (place >= 0) & (place < slots.block_length[:, None])
+    place = place.clamp(0, len(offset) - 1)
+    chosen = chosen.gather(1, place) & inside
+    slots.broken = (candidates & ~entropies.isfinite()).any(-1) | slots.value.isnan()
+    slots.nfe += candidates.any(-1)
+    slots.canvas.copy_(torch.where(chosen, spread(tokens).gather(1, place), slots.canvas))
+    slots.committed_at = torch.where(chosen, slots.nfe[:, None], slots.committed_at)
+    slots.logprobs = torch.where(chosen, logprobs.gather(1, place), slots.logprobs)
+    slots.entropies = torch.where(chosen, entropies.gather(1, place), slots.entropies)
+
+
+def _cells(candidates: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Slot and column of each candidate; on a GPU, which would stop the host to count them, of every cell [R, K]."""
+    if not candidates.is_cuda:
+        rows, columns = candidates.nonzero(as_tuple=True)
+        return rows, columns
+    cells = torch.arange(len(layout.slots) * layout.width, device=candidates.device)
+    return layout.slots[cells // layout.width], cells % layout.width
+
+
+def predict_tokens(
+    policy: Policy, hidden: Tensor, temperature: Tensor, entropy_temperature: Tensor, uniforms: Tensor, mode: Mode
+) -> tuple[Tensor, ...]:
+    """`predict` at N positions, by chunks that hold MAX_LOGITS at most."""
+    columns = (hidden, temperature, entropy_temperature, uniforms)
+    size = max(MIN_ROWS, MAX_LOGITS[hidden.device.type] // policy.denoiser.config.vocab_size)
+    parts = zip(*(column.split(size) for column in columns), strict=True)
+    chunks = [predict(_logits(policy, part), warmth, look, lottery, mode) for part, warmth, look, lottery in parts]
+    return chunks[0] if len(chunks) == 1 else tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))
+
+
+def _logits(policy: Policy, hidden: Tensor) -> Tensor:
+    """Logits of hidden states [N, D], computed alike however few they are; finite, banned ids far below the others."""
+    missing = max(0, MIN_ROWS - len(hidden))
+    padded = torch.nn.functional.pad(hidden, (0, 0, 0, missing)) if missing else hidden
+    return policy.logits(padded, floor=-1e30)[: len(hidden)]
+
+
+def _choose_positions(
+    slots: Slots, entropy: Tensor, max_prob: Tensor, candidates: Tensor, window: Tensor, rules: Iterable[int]
+) -> Tensor:
+    """The candidates [B, K] that each row's own rule commits in this call."""
+    value, count = slots.value, slots.value.long()
+    block = slots.block_length.clamp_min(1)
+    span = torch.minimum(block, slots.gen_length - slots.block_start)
+    num_blocks = (-(-slots.gen_length // block)).clamp_min(1)
+    scheduled = unmasking.steps_count(span, (count // num_blocks).clamp_min(1), slots.block_call)
+
+    def by_lottery() -> Tensor:
+        lottery = uniform(fold(slots.key[:, None], _ORDER, slots.nfe[:, None], window))
+        return unmasking.random(lottery, candidates, count)
+
+    choose = {
+        ENTROPY_BOUND: lambda: unmasking.entropy_bound(entropy, candidates, value),
+        LEARNED: lambda: unmasking.entropy_bound(entropy, candidates, value),
+        CONFIDENCE: lambda: unmasking.confidence(max_prob, candidates, value),
+        TOP_K: lambda: unmasking.top_k(max_prob, candidates, count),
+        STEPS: lambda: unmasking.top_k(max_prob, candidates, scheduled),
+        RANDOM: by_lottery,
+    }
+    chosen = torch.zeros_like(candidates)
+    for rule in rules:
+        chosen |= choose[rule]() & (slots.rule == rule)[:, None]
+    return chosen
+
+
+def mark_finished(policy: Policy, slots: Slots) -> None:
+    """Mark rows without masks, and those that exit early with an EOS before which everything is committed."""
+    committed = slots.committed_at != 0
+    prefix = committed.long().cumprod(-1).bool() & (slots.committed_at > 0)
+    ended = (prefix & (slots.canvas == policy.eos_id)).any(-1)
+    slots.nfe_until_eos = torch.where(ended & (slots.nfe_until_eos == 0), slots.nfe, slots.nfe_until_eos)
+    slots.done = committed.all(-1) | (ended & slots.early_exit)
