@@ -291,9 +291,9 @@ class Engine:
 
     def _endings(self, report: _Report | None) -> Iterator[Finished]:
         """The completions of the rows that have reached the host."""
-        if self.policy.device.type == "cuda" and not len(self._roster):
+        if self._leaving and self.policy.device.type == "cuda" and not (len(self._roster) or self.waiting):
             torch.cuda.synchronize(self.policy.device)  # nothing goes on meanwhile
-            report = self._late = None
+            report = None
         while self._leaving and (report is None or report.arrival is None or report.step >= self._leaving[0].step):
             _, rows, requests, slots = self._leaving.popleft()
             versions = map(self._versions_of, rows.since.tolist(), slots.nfe.tolist())
