@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,7 +16,7 @@ from diffpo.config import ModelConfig
 from diffpo.evaluation import evaluate as module
 from diffpo.evaluation.evaluate import Evaluation
 from diffpo.models.policy import create_policy
-from diffpo.rollout import judging
+from diffpo.rollout.engine import Engine, Event
 from diffpo.tasks import load_task
 
 FLAGS = ["--eval.samplers", "top_k:4", "--eval.gammas", "1", "--eval.num-prompts", "10", "--rollout.num-slots", "3"]
@@ -42,20 +41,18 @@ def rows(folder: Path) -> list[str]:
 def test_ctrl_c_keeps_what_is_answered_and_the_same_command_goes_on(
     measure: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    decode, done = judging.generate, 0
+    decode, done = Engine.run, 0
 
-    def interrupted(*arguments: Any, on_done: Callable) -> Any:
-        def counting(*found: Any) -> None:
-            nonlocal done
-            on_done(*found)
+    def interrupted(engine: Engine) -> Iterator[Event]:
+        nonlocal done
+        for event in decode(engine):
+            yield event
             done += 1
             if done == 7:  # three of the second four
                 signal.raise_signal(signal.SIGINT)
 
-        return decode(*arguments, on_done=counting)
-
     with monkeypatch.context() as patch:
-        patch.setattr(judging, "generate", interrupted)
+        patch.setattr(Engine, "run", interrupted)
         with pytest.raises(SystemExit) as ended:
             measure("a")
     last = capsys.readouterr().err.splitlines()[-1]
