@@ -64,11 +64,10 @@ def list_checkpoints(root: Path) -> list[Path]:
 
 
 def shortest(folders: Sequence[Path]) -> list[str]:
-    """What tells folders from each other: their ways from the folder that all lie in."""
+    """What tells folders from each other: their ways down from the one that holds them all, whose own is its name."""
     whole = [folder.resolve() for folder in folders]
     common = Path(os.path.commonpath(whole)) if whole else Path()
-    home = common.parent if common in whole else common
-    return [folder.relative_to(home).as_posix() for folder in whole]
+    return [folder.name if folder == common else folder.relative_to(common).as_posix() for folder in whole]
 
 
 def digest_of(path: Path) -> str:

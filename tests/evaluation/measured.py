@@ -1,11 +1,15 @@
-"""Made-up evaluations, for tables and pictures."""
+"""Made-up evaluations, for tables and pictures, and a sampler measured on its own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from diffpo.config import EvalConfig, RolloutConfig
 from diffpo.evaluation.answers import Point
-from diffpo.evaluation.evaluate import Evaluation
+from diffpo.evaluation.evaluate import Evaluation, evaluate
+from diffpo.models.policy import Policy
+from diffpo.tasks.base import Task
 
 
 def point(sampler: str, level: str, accuracy: float, nfe: float, gamma: float | None = None, eos: float = 0) -> Point:
@@ -32,3 +36,12 @@ def evaluation(gain: float = 0.0, learned: bool = True, levels: Sequence[str] = 
         fixed = ((0.1, 0.6, 8), (0.5, 0.5, 4), (2, 0.4, 2))
         frontier += [point(f"entropy_bound:{g:g}", level, accuracy + gain, nfe, g) for g, accuracy, nfe in fixed]
     return Evaluation("tiny_sudoku", tuple(points), tuple(frontier))
+
+
+def measure(
+    policy: Policy, task: Task, sampler: str, config: EvalConfig, rollout: RolloutConfig, seed: int = 0
+) -> list[Point]:
+    """The points of one sampler: of all prompts, then of each level."""
+    return list(
+        evaluate(policy, task, replace(config, samplers=(sampler,), gammas=()), rollout, seed, quiet=True).points
+    )

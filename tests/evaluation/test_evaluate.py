@@ -6,10 +6,11 @@ import csv
 from dataclasses import replace
 
 import pytest
+from evaluation.measured import measure
 
 from diffpo.config import EvalConfig, ModelConfig, RolloutConfig, TaskConfig, ThresholdConfig
 from diffpo.evaluation.answers import Point
-from diffpo.evaluation.evaluate import Evaluation, evaluate, measure
+from diffpo.evaluation.evaluate import Evaluation, evaluate
 from diffpo.models.policy import Policy, create_policy
 from diffpo.models.threshold import ThresholdHead
 from diffpo.tasks.tiny_sudoku import TinySudoku

@@ -12,12 +12,13 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+from evaluation.measured import measure
 from rich.console import Console
 
 from diffpo.cli import main
 from diffpo.config import EvalConfig, ModelConfig, RolloutConfig, TaskConfig
 from diffpo.evaluation.answers import Answer, answer, asked, count
-from diffpo.evaluation.evaluate import Evaluation, evaluate, measure
+from diffpo.evaluation.evaluate import Evaluation, evaluate
 from diffpo.evaluation.log import AnswerLog
 from diffpo.evaluation.tables import samples_table
 from diffpo.models.policy import create_policy

@@ -38,8 +38,13 @@ def rows(folder: Path) -> list[str]:
     return sorted(path.read_text().splitlines()) if path.is_file() else []
 
 
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_keeps_what_is_answered_and_the_same_command_goes_on(
-    measure: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kind: signal.Signals,
+    measure: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     decode, done = Engine.run, 0
 
@@ -49,7 +54,7 @@ def test_ctrl_c_keeps_what_is_answered_and_the_same_command_goes_on(
             yield event
             done += 1
             if done == 7:  # three of the second four
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(kind)
 
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "run", interrupted)

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from diffpo.cli import main
 from diffpo.evaluation.evaluate import Cost, Evaluation
-from diffpo.evaluation.tables import comparison_table, evaluation_table, side_by_side_table
+from diffpo.evaluation.paired import Difference
+from diffpo.evaluation.tables import comparison_table, difference_table, evaluation_table, side_by_side_table
 
 
 def render(table: Table) -> list[list[str]]:
@@ -87,6 +88,15 @@ def test_side_by_side_table_names_each_evaluation_once() -> None:
     assert "ours top_k:2 65.0 [60, 70] 8.00 8.00 0.0 2.00 3.2 12.34" in lines
     assert not any("easy" in line for line in lines) and any("gamma 0.1" in line for line in lines)
     assert sum(line.startswith("ours") for line in lines) == 1
+
+
+def test_a_long_name_has_several_lines_and_no_figure_is_cut() -> None:
+    cost = Cost({"top_k:2": 123.4}, 600, 12_340_000_000, "cpu")
+    name = "a_run_with_a_name_that_goes_on_and_on/eval/step_000030"
+    lines = render(side_by_side_table({name: replace(evaluation(), cost=cost)}))  # has no …
+    assert ["55.0", "[50,", "60]", "8.00", "8.00", "0.0", "2.00", "123.4", "12.34"] in [words[-9:] for words in lines]
+    change = Difference((1.0, -1.0, 0.5))
+    assert any(words[-3:] == ["1", "3", "1"] for words in render(difference_table("a", {name: {"top_k:2": change}})))
 
 
 def test_compare_reads_saved_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

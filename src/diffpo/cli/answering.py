@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,8 +41,12 @@ class Eval:
 
         world = World.join(self.load.device)
         place, name = self._place()
-        with world.owned(place):
-            self._measure(world, place, name)
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's wish to stop is as Ctrl-C
+        try:
+            with world.owned(place):
+                self._measure(world, place, name)
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def _place(self) -> tuple[Path, str]:
         """Where the results go, and what they are called should others take their place; "" for their date."""

@@ -168,8 +168,9 @@ def evaluate(
         for line in left_out:
             progress.note(line)
         for spec in dict.fromkeys((*samplers, *fixed)):
-            started = time.perf_counter()
-            measured[spec] = points_of(spec, _answers(policy, task, wanted, spec, config, rollout, seed, log, ranks))
+            started, own = time.perf_counter(), replace(rollout, sampler=spec, temperature=config.temperature)
+            answers = _answers(policy, task, wanted, own, seed, not config.full_canvas, log, ranks, progress)
+            measured[spec] = points_of(spec, answers)
             seconds[spec] = round(time.perf_counter() - started, 3)
             progress.advance(accuracy=measured[spec][0].accuracy, nfe=measured[spec][0].nfe)
 
@@ -181,41 +182,33 @@ def evaluate(
     return Evaluation(task.name, points(samplers), points(fixed), cost)
 
 
-def measure(
-    policy: Policy, task: Task, sampler: str, config: EvalConfig, rollout: RolloutConfig, seed: int = 0
-) -> list[Point]:
-    """One sampler on config.num_prompts test prompts: a point for all of them, then one a level."""
-    wanted = asked(task.prompts("test", config.num_prompts), config.num_samples)
-    return points_of(sampler, _answers(policy, task, wanted, sampler, config, rollout, seed, None, Alone()))
-
-
 def _answers(
     policy: Policy,
     task: Task,
     wanted: Sequence[Asked],
-    sampler: str,
-    config: EvalConfig,
     rollout: RolloutConfig,
     seed: int,
+    early_exit: bool,
     log: AnswerLog | None,
     ranks: Ranks,
+    progress: Progress,
 ) -> list[Answer]:
     """The `wanted` answers, in their order: from the log, or made now, a part by each rank."""
-    rollout = replace(rollout, sampler=sampler, temperature=config.temperature)
-    keys = [(sampler, prompt.id, sample) for prompt, sample in wanted]
+    keys = [(rollout.sampler, prompt.id, sample) for prompt, sample in wanted]
     known = {key: log.answers[key] for key in keys if key in log.answers} if log else {}
     missing = [pair for pair, key in zip(wanted, keys, strict=True) if key not in known]
     size = max(SAVE_EVERY, rollout.num_slots)
     keep = log.add if log and ranks.is_main else None
     for start in range(0, len(missing), size):
+        progress.phase(f"{rollout.sampler}, {len(known)} of {len(wanted)} answers")
         part = missing[start : start + size]
         share = ranks.share(len(part))
-        early_exit = not config.full_canvas
-        own = answer(policy, task, part[share.start : share.stop], rollout, seed, early_exit, on_stop=keep)
-        made = ranks.gather(own)
+        made = ranks.gather(
+            answer(policy, task, part[share.start : share.stop], rollout, seed, early_exit, on_stop=keep)
+        )
         if keep:
             keep(made)
-        known |= {(sampler, answer.id, answer.sample): answer for answer in made}
+        known |= {(rollout.sampler, answer.id, answer.sample): answer for answer in made}
     return [known[key] for key in keys]
 
 

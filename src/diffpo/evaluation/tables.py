@@ -138,7 +138,7 @@ def _changes(old: Point | None, new: Point) -> list[str | Text]:
 
 def _table(title: str, first: str, headers: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
-    table.add_column(first, no_wrap=True)
+    table.add_column(first, overflow="fold")  # long names of folders have several lines, figures never
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
     return table
