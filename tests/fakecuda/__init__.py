@@ -84,6 +84,8 @@ def device() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, torch.autograd.set_multithreading_enabled(False):
         for name, value in _answers(library).items():
             patch.setattr(torch.cuda, name, value)
+        generator = torch.Generator  # the device's are the CPU's
+        patch.setattr(torch, "Generator", lambda device="cpu": generator())
         library.activate(True)
         try:
             yield
@@ -127,6 +129,7 @@ def _answers(library: ctypes.CDLL) -> dict[str, Any]:
         "max_memory_allocated": lambda device=None: library.peak_bytes(),
         "reset_peak_memory_stats": lambda device=None: library.reset_peak(),
         "empty_cache": lambda: None,
+        "set_sync_debug_mode": lambda mode: None,  # what it would warn of, `Watch` counts
         "synchronize": lambda device=None: _note("synchronize"),
         "Event": _Event,
     }

@@ -20,6 +20,7 @@ from diffpo.functional.random import fold
 from diffpo.functional.surrogate import draw_cuts
 from diffpo.models.families import FAMILIES
 from diffpo.models.likelihood import surrogate_logprobs
+from diffpo.models.pointwise import is_wanted
 from diffpo.models.policy import Policy
 from diffpo.models.transformer import TransformerConfig
 from diffpo.training.gpus import Gpu
@@ -86,9 +87,12 @@ class Size:
         return random_requests(policy, self.lengths, f"steps:{calls}", canvas, self.block, group=group)
 
     def policy(self) -> Policy:
-        """Random weights on the device, as a policy of that size is loaded."""
+        """Random weights on the device, fused as a policy of that size is when it is loaded."""
         place = torch.device(self.device)
-        return random_policy(self.shape, 1.0, torch.bfloat16, place)
+        policy = random_policy(self.shape, 1.0, torch.bfloat16, place)
+        if is_wanted(None, place):
+            policy.denoiser.fuse()
+        return policy
 
 
 def rollouts(size: Size) -> Iterator[Figure]:
