@@ -1,8 +1,8 @@
-"""How close diffpo is to the published code of LLaDA and Dream, on tiny checkpoints that it wrote with their logits.
+"""How close diffpo is to the published code of each family, on tiny checkpoints that it wrote with their logits.
 
     python benchmarks/golden.py [--export FOLDER]
 
-Prints a table of logits (fp32, bf16, with adapters, merged and exported) and of generations. `--export` keeps the
+Prints a table of logits (fp32, bf16, with adapters, exported and loaded again) and of generations. `--export` keeps the
 merged exports, with a sha256 of the fp32 logits of the golden input, for the published code to load.
 """
 
@@ -41,25 +41,29 @@ def show(name: str, ours: Tensor, theirs: Tensor) -> None:
 
 def check_family(family: str, exports: Path) -> None:
     folder = GOLDEN / f"{family}-tiny"
-    plain, adapted = load_file(folder / "golden.safetensors"), load_file(folder / "lora" / "golden.safetensors")
+    golden, lora = load_file(folder / "golden.safetensors"), folder / "lora"
     for dtype in ("float32", "bfloat16"):
-        show(f"{family}, {dtype}", logits(load_policy(folder, dtype), plain["input_ids"]), plain["logits"])
-        policy = load_policy(folder, dtype, adapter=folder / "lora")
-        show(f"{family}, {dtype}, adapters", logits(policy, adapted["input_ids"]), adapted["logits"])
-    policy = load_policy(folder, "float32", adapter=folder / "lora")
-    policy.adapter = {**(policy.adapter or {}), "base_model_name_or_path": str(folder)}
+        show(f"{family}, {dtype}", logits(load_policy(folder, dtype), golden["input_ids"]), golden["logits"])
+    policy = load_policy(folder, "float32")
+    if lora.is_dir():
+        golden = load_file(lora / "golden.safetensors")
+        for dtype in ("float32", "bfloat16"):
+            policy = load_policy(folder, dtype, adapter=lora)
+            show(f"{family}, {dtype}, adapters", logits(policy, golden["input_ids"]), golden["logits"])
+        policy = load_policy(folder, "float32", adapter=lora)
+        policy.adapter = {**(policy.adapter or {}), "base_model_name_or_path": str(folder)}
     with tempfile.TemporaryDirectory() as run:
         policy.save_pretrained(run)
         files = export(run, exports / family, merge=True)
-    merged = logits(load_policy(exports / family, "saved"), adapted["input_ids"])
-    show(f"{family}, merged and exported", merged, adapted["logits"])
-    names = [file.name for file in files]
+    exported = logits(load_policy(exports / family, "saved"), golden["input_ids"])
+    merged = "merged, " if policy.adapter else ""
+    show(f"{family}, {merged}exported and loaded again", exported, golden["logits"])
     with safe_open(exports / family / "model.safetensors", "pt") as tensors:
         record = {
-            "files": names,
+            "files": [file.name for file in files],
             "tensors": {name: tensors.get_slice(name).get_shape() for name in sorted(tensors.keys())},
-            "input": f"{family}-tiny/lora/golden.safetensors: input_ids",
-            "logits_sha256": hashlib.sha256(merged.contiguous().numpy().tobytes()).hexdigest(),
+            "input": f"{family}-tiny/{'lora/' if policy.adapter else ''}golden.safetensors: input_ids",
+            "logits_sha256": hashlib.sha256(exported.contiguous().numpy().tobytes()).hexdigest(),
         }
     (exports / f"{family}.json").write_text(json.dumps(record, indent=2) + "\n")
 
@@ -94,6 +98,6 @@ if __name__ == "__main__":
     parser.add_argument("--export", type=Path, help="folder for the merged exports")
     folder = parser.parse_args().export or Path(tempfile.mkdtemp())
     print("| checkpoint | largest difference of a logit | same argmax |\n| --- | --- | --- |")
-    for name in ("llada", "dream"):
+    for name in ("llada", "dream", "a2d-qwen3", "a2d-qwen2", "a2d-llama"):
         check_family(name, folder)
     check_generations()

@@ -1,4 +1,4 @@
-"""Run the real code on tensors without data at the size of LLaDA-8B and Dream-7B, and compare what it would hold with
+"""Run the real code on tensors without data at the size of published models, and compare what it would hold with
 what `diffpo plan` says. Needs a minute and no memory.
 
 python benchmarks/plan_full_size.py
@@ -48,12 +48,16 @@ def recipe(model: str, rank: int, latents: int, checkpointing: bool, num_slots: 
 
 
 LLADA, DREAM = "GSAI-ML/LLaDA-8B-Instruct", "Dream-org/Dream-v0-Instruct-7B"
+QWEN3 = "dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1"
 CASES = {
     "LLaDA, LoRA 128, a group at once, checkpointing": recipe(LLADA, 128, 9, True),
     "LLaDA, LoRA 128, 2 latents at once": recipe(LLADA, 128, 2, False, num_slots=32),
     "LLaDA, all weights, a group at once, checkpointing": recipe(LLADA, 0, 9, True),
     "Dream, LoRA 128, a group at once, checkpointing": recipe(DREAM, 128, 9, True),
     "Dream, all weights, 3 latents at once": recipe(DREAM, 0, 3, False, num_slots=64),
+    "Qwen3-0.6B, LoRA 128, a group at once": recipe(QWEN3, 128, 9, False),
+    "Qwen3-0.6B, all weights, a group at once": recipe(QWEN3, 0, 9, False),
+    "Qwen3-0.6B, all weights, 3 latents at once, checkpointing": recipe(QWEN3, 0, 3, True),
 }
 
 

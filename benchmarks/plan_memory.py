@@ -81,17 +81,21 @@ CASES = {
     "lora, coupled": change(BASE, surrogate="coupled", micro_batch_tokens=2 * GROUP),
     "lora, ELBO, 2 pairs": change(BASE, surrogate="elbo", num_pairs=2, micro_batch_tokens=2 * GROUP),
     "lora, grouped queries": BASE,
+    "lora, A2D": BASE,
     "lora, four bits": replace(BASE, load=LoadConfig(dtype="bfloat16", four_bit=True)),
     "full": change(BASE, rank=0),
     "full, checkpointing": change(BASE, rank=0, gradient_checkpointing=True),
     "full, a latent at a time": change(BASE, rank=0, micro_batch_tokens=1),
     "full, fp32": change(BASE, rank=0, dtype="float32"),
+    "full, A2D": change(BASE, rank=0),
+    "full, A2D, fp32, all at once": change(BASE, rank=0, dtype="float32", micro_batch_tokens=2 * GROUP),
     "full, fp32, checkpointing, all at once": change(
         BASE, rank=0, dtype="float32", gradient_checkpointing=True, micro_batch_tokens=2 * GROUP
     ),
     f"lora{SHARDED}": change(BASE, micro_batch_tokens=GROUP // 2),
     f"full{SHARDED}": change(BASE, rank=0, micro_batch_tokens=GROUP // 2),
     f"full, checkpointing{SHARDED}": change(BASE, rank=0, gradient_checkpointing=True),
+    f"full, A2D{SHARDED}": change(BASE, rank=0, micro_batch_tokens=GROUP // 2),
 }
 
 
@@ -248,8 +252,11 @@ def estimate(shape: TransformerConfig, config: TrainConfig, prompt_length: int =
     return plan(config, start, Cluster(CPU, ranks, ranks > 1, mfu=1.0, prompt_length=prompt_length))
 
 
-def shape_of(case: str) -> TransformerConfig:
-    return replace(SHAPE, num_kv_heads=4) if "grouped" in case else SHAPE
+def shape_of(case: str, shape: TransformerConfig = SHAPE) -> TransformerConfig:
+    """`shape` with what a case's name says: grouped queries, or also Qwen3's wide, normed heads and its tied head."""
+    if "A2D" in case:
+        return replace(shape, num_kv_heads=shape.num_heads // 2, head_dim=2 * shape.head_size, qk_norm=True, tied=True)
+    return replace(shape, num_kv_heads=4) if "grouped" in case else shape
 
 
 def run(job: str, case: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Tokenizers in LLaDA's and in Dream's file layout, small enough for the golden checkpoints (192 ids, theirs the same).
+"""Tokenizers in LLaDA's, Dream's and Qwen3's layout, small enough for the golden checkpoints (192 ids, as theirs).
 
 Ids 0..95 are newline and printable ASCII, 96..159 merges of them, 160..168 the added tokens.
 """
@@ -45,6 +45,18 @@ DREAM_ADDED = {
     167: "<|image_pad|>",
     168: "<|mask|>",
 }
+QWEN_ADDED = {
+    160: "<|im_end|>",  # EOS, which ends a turn
+    161: "<|endoftext|>",  # padding, which fills canvases
+    162: "<|im_start|>",
+    163: "<think>",  # these two are not special
+    164: "</think>",
+    165: "<|fim_prefix|>",
+    166: "<|fim_middle|>",
+    167: "<|fim_suffix|>",
+    168: "<|mask|>",
+}
+NOT_SPECIAL = ("<tool_call>", "</tool_call>", "<think>", "</think>")
 
 LLADA_TEMPLATE = (  # adds the assistant's header whether asked or not, as the published one does
     "{% for message in messages %}{% if loop.first %}{{ bos_token }}{% endif %}"
@@ -57,10 +69,37 @@ DREAM_TEMPLATE = (
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+QWEN_TEMPLATE = (  # thoughts are closed only for who asks for it
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{% endif %}"
+)
 
 
 def write_llada_tokenizer(folder: Path) -> None:
     """tokenizer.json, tokenizer_config.json (with the chat template), special_tokens_map.json."""
+    named = {
+        "bos_token": "<|startoftext|>",
+        "cls_token": "[CLS]",
+        "eos_token": "<|endoftext|>",
+        "gmask_token": "[gMASK]",
+        "pad_token": "<|endoftext|>",
+    }
+    others = {"additional_special_tokens": ["<|reserved_token_0|>"], "trust_remote_code": True}
+    _write_fast_tokenizer(folder, LLADA_ADDED, LLADA_TEMPLATE, named, others)
+
+
+def write_qwen_tokenizer(folder: Path) -> None:
+    """The same files, in which A2D models name their mask: config.json need not."""
+    named = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "mask_token": "<|mask|>"}
+    _write_fast_tokenizer(folder, QWEN_ADDED, QWEN_TEMPLATE, named, {})
+
+
+def _write_fast_tokenizer(
+    folder: Path, added: dict[int, str], template: str, named: dict[str, str], others: dict[str, Any]
+) -> None:
     model = {
         "type": "BPE",
         "dropout": None,
@@ -80,33 +119,25 @@ def write_llada_tokenizer(folder: Path) -> None:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": index, **_flags(content)} for index, content in LLADA_ADDED.items()],
+        "added_tokens": [{"id": index, **_flags(content)} for index, content in added.items()],
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": words},
         "post_processor": None,
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": model,
     }
-    named = {
-        "bos_token": "<|startoftext|>",
-        "cls_token": "[CLS]",
-        "eos_token": "<|endoftext|>",
-        "gmask_token": "[gMASK]",
-        "pad_token": "<|endoftext|>",
-    }
     config = {
         "add_bos_token": False,
         "add_eos_token": False,
-        "added_tokens_decoder": {str(index): _flags(content) for index, content in LLADA_ADDED.items()},
-        "additional_special_tokens": ["<|reserved_token_0|>"],
-        "chat_template": LLADA_TEMPLATE,
+        "added_tokens_decoder": {str(index): _flags(content) for index, content in added.items()},
+        "chat_template": template,
         "clean_up_tokenization_spaces": False,
         "fast_tokenizer": True,
         "merges_file": None,
         "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": 1000000000000000019884624838656,
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "trust_remote_code": True,
+        **others,
         **named,
     }
     _write(folder, "tokenizer.json", tokenizer)
@@ -145,6 +176,10 @@ def write_dream_tokenizer(folder: Path) -> None:
     (folder / "tokenization_dream.py").write_text('raise RuntimeError("remote code ran")\n')
 
 
+TOKENIZERS = {"llada": write_llada_tokenizer, "dream": write_dream_tokenizer, "a2d-qwen3": write_qwen_tokenizer}
+"""By golden checkpoint."""
+
+
 def _flags(content: str) -> dict[str, Any]:
     return {
         "content": content,
@@ -152,7 +187,7 @@ def _flags(content: str) -> dict[str, Any]:
         "normalized": False,
         "rstrip": False,
         "single_word": False,
-        "special": "tool_call" not in content,
+        "special": content not in NOT_SPECIAL,
     }
 
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 from helpers import GOLDEN
-from small_tokenizers import write_dream_tokenizer, write_llada_tokenizer
+from small_tokenizers import TOKENIZERS
 
 from diffpo.cli import main
 
 
-@pytest.fixture(params=["llada", "dream"])
+@pytest.fixture(params=["llada", "dream", "a2d-qwen3"])
 def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(GOLDEN / f"{request.param}-tiny", tmp_path / "model")
-    {"llada": write_llada_tokenizer, "dream": write_dream_tokenizer}[request.param](tmp_path / "model")
+    TOKENIZERS[request.param](tmp_path / "model")
     return "model"
 
 

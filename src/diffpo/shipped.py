@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from diffpo.recipe import KINDS, kind_of, load_config, shipped_files
 C = TypeVar("C", SftConfig, TrainConfig)
 
 PUBLISHED: dict[type, str] = {TrainConfig: "llada8b_own", SftConfig: "llada8b_sft"}
-"""Recipes whose settings are the defaults for LLaDA and Dream; those of the configs are for tiny models."""
+"""Recipes whose settings are the defaults for published models; those of the configs are for tiny models."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ def _read(path: Path) -> Recipe:
     config: Any = load_config(cls, path)
     own_rows = cls is SftConfig and bool(config.model)
     task = "your own" if own_rows or config.task.name == "own" else config.task.name
-    needs = [maker_of(config.model), "one GPU of 80 GB"][is_published(config.model)]
+    gpu = re.search(r"one GPU of \d+ GB", path.read_text())
+    needs = gpu[0] if gpu and is_published(config.model) else maker_of(config.model)
     if task == "your own":
         needs += ", --data" if own_rows else ", --task.data, --task.reward"
     return Recipe(path.stem, path, kind or "", _title(path), config.model or "from scratch", task, needs)
@@ -70,7 +72,7 @@ def maker_of(folder: str | Path) -> str:
 def defaults_for(cls: type[C], model: str, adapter: str = "") -> C:
     """The settings that a run of `model` has where nobody says otherwise; `adapter` is one that it goes on with.
 
-    A tiny model has the config's own, LLaDA and Dream those of a recipe: a learning rate, a batch and adapters that
+    A tiny model has the config's own, a published one those of a recipe: a learning rate, a batch and adapters that
     suit billions of weights, or no new adapters on top of others.
     """
     if not is_published(model):
@@ -82,7 +84,7 @@ def defaults_for(cls: type[C], model: str, adapter: str = "") -> C:
 
 
 def is_published(model: str) -> bool:
-    """Whether a model is LLaDA or Dream, or stands on one: by the config.json of its folder; a hub id is."""
+    """Whether a model is of a published family, or stands on one: by its folder's config.json; a hub id is."""
     folder = Path(model).expanduser()
     if not folder.exists():
         hub = model.count("/") == 1 and not model.startswith((".", "/", "~", "runs/"))

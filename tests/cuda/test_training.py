@@ -11,8 +11,9 @@ import fakecuda
 import pytest
 import torch
 from helpers import GOLDEN
+from small_tokenizers import TOKENIZERS
 from torch import Tensor
-from training.test_published import TOKENIZERS, CoinTask
+from training.test_published import CoinTask
 
 from diffpo.config import (
     LoadConfig,
@@ -111,7 +112,7 @@ def test_weights_after_updates_are_the_cpus(cuda: None, name: str, models: dict[
     assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("kind", ["llada", "dream"])
+@pytest.mark.parametrize("kind", TOKENIZERS)
 @pytest.mark.parametrize("rank", [0, LORA.rank])
 def test_half_precision_trains(cuda: None, kind: str, rank: int, models: dict[str, Path], tmp_path: Path) -> None:
     """bf16 with gradient checkpointing, adapters or fp32 masters; resumed where it was stopped."""

@@ -12,16 +12,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import small_tokenizers
 import torch
 from helpers import GOLDEN
 from safetensors.torch import load_file, save_file
+from small_tokenizers import TOKENIZERS
 from torch import Tensor
 
 from diffpo.models.transformer import Transformer, pack
 
-FAMILIES = ("llada", "dream")
-TOKENIZERS = {"llada": small_tokenizers.write_llada_tokenizer, "dream": small_tokenizers.write_dream_tokenizer}
+FAMILIES = ("llada", "dream", "a2d-qwen3")
+"""Of the golden checkpoints, those with an adapter."""
+GOLDENS = (*FAMILIES, "a2d-qwen2", "a2d-llama")
 
 
 def published_logits(config: Mapping[str, Any], tensors: Mapping[str, Tensor], ids: Tensor) -> Tensor:

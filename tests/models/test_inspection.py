@@ -18,15 +18,16 @@ from diffpo.models.policy import load_policy
 from diffpo.models.threshold import ThresholdHead
 from diffpo.models.transformer import Transformer
 
-IDS = {"llada": {"mask_id": 168, "eos_id": 161}, "dream": {"mask_id": 168, "eos_id": 163}}
+EOS = {"llada": 161, "dream": 163, "a2d-qwen3": 161}
 TARGETS = {
     "llada": ["attn_out", "ff_out", "ff_proj", "k_proj", "q_proj", "up_proj", "v_proj"],
     "dream": ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"],
 }
+TARGETS["a2d-qwen3"] = TARGETS["dream"]
 
 
 @pytest.mark.parametrize("tokenizer", [False, True])
-@pytest.mark.parametrize("family", ["llada", "dream"])
+@pytest.mark.parametrize("family", EOS)
 def test_figures_of_the_golden_checkpoints(family: str, tokenizer: bool, tmp_path: Path) -> None:
     folder = golden_checkpoint(tmp_path, family, tokenizer)
     tensors = load_file(folder / "model.safetensors")
@@ -36,10 +37,11 @@ def test_figures_of_the_golden_checkpoints(family: str, tokenizer: bool, tmp_pat
     ]
     said = inspect(folder)
     assert said["model"] == said["folder"] == str(folder)
-    assert said["family"] == {"llada": "llada", "dream": "Dream"}[family] and not said["known"]
+    assert said["family"] == {"dream": "Dream"}.get(family, family) and not said["known"]
     assert said["parameters"] == count and said["dtypes"] == {"F32": len(tensors)}
     assert said["files"] == {"model.safetensors": (folder / "model.safetensors").stat().st_size}
-    assert {key: said[key] for key in ("mask_id", "eos_id")} == IDS[family]
+    # without a tokenizer A2D's config.json says what EOS is, with one its padding is what fills canvases
+    assert said["mask_id"] == 168 and said["eos_id"] == (EOS[family] if tokenizer or family != "a2d-qwen3" else 160)
     assert said["tokenizer"] == ("HubTokenizer" if tokenizer else "IdTokenizer")
     assert said["chat_template"] == tokenizer and said["vocab_size"] == (169 if tokenizer else 192)
     assert said["lora_targets"] == TARGETS[family] and said["threshold"] is None
@@ -142,13 +144,28 @@ def test_llada_has_eight_billion_parameters(name: str) -> None:
     assert (model.config.rope_theta, model.config.norm_eps, model.config.max_length) == (500_000, 1e-5, 4096)
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if "Dream" in name])
-def test_dream_has_7_6_billion_parameters(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if "Dream" in name or "DiffuCoder" in name])
+def test_dream_and_those_made_of_it_have_7_6_billion_parameters(name: str) -> None:
     model = published(name)
     count = sum(parameter.numel() for parameter in model.parameters())
     assert count == dream_count(3584, 28, 18944, 152064, 4 * 128) == 7_615_616_512
     assert model.config.head_size == 128 and model.config.qkv_bias and model.config.shift == 1
     assert (model.config.rope_theta, model.config.norm_eps, model.config.max_length) == (1_000_000, 1e-6, 131_072)
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "heads"),
+    [
+        ("dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1", 596_049_920, 128),
+        ("dllm-hub/Qwen2.5-Coder-0.5B-Instruct-diffusion-mdlm-v0.1", 494_032_768, 64),
+    ],
+)
+def test_a2d_has_as_many_parameters_as_what_it_was_made_of(name: str, total: int, heads: int) -> None:
+    """A tied head counts once."""
+    model = published(name)
+    assert sum(parameter.numel() for parameter in model.parameters()) == total
+    assert model.config.head_size == heads and model.config.tied and not model.config.shift
+    assert model.config.qk_norm != model.config.qkv_bias
 
 
 @pytest.mark.parametrize(

@@ -21,19 +21,19 @@ from diffpo.models.threshold import ThresholdHead
 bitsandbytes = pytest.importorskip("bitsandbytes")
 
 
-def narrow_dream(folder: Path) -> Path:
-    """The golden Dream with 128 of its mlp's 160 features: bitsandbytes wants multiples of 64 on a CPU."""
-    tensors = load_file(GOLDEN / "dream-tiny" / "model.safetensors")
+def narrow(folder: Path, family: str) -> Path:
+    """A golden checkpoint with 128 of its mlp's 160 features: bitsandbytes wants multiples of 64 on a CPU."""
+    tensors = load_file(GOLDEN / f"{family}-tiny" / "model.safetensors")
     for name in tensors:
         if ".mlp." in name:
             tensors[name] = (tensors[name][:, :128] if "down" in name else tensors[name][:128]).contiguous()
-    config = json.loads((GOLDEN / "dream-tiny" / "config.json").read_text())
+    config = json.loads((GOLDEN / f"{family}-tiny" / "config.json").read_text())
     return write_checkpoint(folder, config | {"intermediate_size": 128}, tensors)
 
 
-@pytest.fixture(params=["llada", "dream"])
+@pytest.fixture(params=["llada", "dream", "a2d-qwen3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return GOLDEN / "llada-tiny" if request.param == "llada" else narrow_dream(tmp_path / "dream")
+    return GOLDEN / "llada-tiny" if request.param == "llada" else narrow(tmp_path, request.param)
 
 
 def four_bit(folder: Path = GOLDEN / "llada-tiny", **settings: Any) -> Policy:

@@ -14,7 +14,13 @@ import pytest
 from helpers import GOLDEN
 from hypothesis import given
 from hypothesis import strategies as st
-from small_tokenizers import DREAM_ADDED, LLADA_ADDED, write_dream_tokenizer, write_llada_tokenizer
+from small_tokenizers import (
+    DREAM_ADDED,
+    LLADA_ADDED,
+    write_dream_tokenizer,
+    write_llada_tokenizer,
+    write_qwen_tokenizer,
+)
 
 from diffpo.models.hub_tokenizer import HubTokenizer
 from diffpo.models.tokenizer import CharTokenizer, IdTokenizer, Tokenizer, load_tokenizer
@@ -293,6 +299,34 @@ def test_eos_and_mask_fall_back_to_the_tokenizer(tmp_path: Path) -> None:
     assert (tokenizer.eos_id, tokenizer.mask_id) == (163, 168)
     both = load_tokenizer(tmp_path, config | {"eos_token_id": 165}, 192)
     assert both.eos_id == 165
+
+
+def test_a2d_takes_its_ids_from_the_tokenizer(tmp_path: Path) -> None:
+    """Its mask, and its padding, which fills canvases after the EOS that ends a turn; config.json knows neither."""
+    write_qwen_tokenizer(tmp_path)
+    config = {"model_type": "a2d-qwen3", "eos_token_id": 160, "mask_token_id": 5}
+    tokenizer = load_tokenizer(tmp_path, config, 192, own_ids=True)
+    assert (tokenizer.mask_id, tokenizer.eos_id, tokenizer.end_of_turn) == (168, 161, (160,))
+    assert tokenizer.decode([*tokenizer.encode("is"), 160, 161]) == "is"
+    edit(tmp_path / "tokenizer_config.json", lambda value: value.pop("pad_token"))
+    edit(tmp_path / "special_tokens_map.json", lambda value: value.pop("pad_token"))
+    tokenizer = load_tokenizer(tmp_path, config, 192, own_ids=True)
+    assert (tokenizer.mask_id, tokenizer.eos_id, tokenizer.end_of_turn) == (168, 160, ())
+
+
+def test_a_template_that_thinks_is_told_not_to(tmp_path: Path) -> None:
+    """Thoughts are closed before the answer begins, in prompts of rollouts and of fine-tuning alike."""
+    write_qwen_tokenizer(tmp_path)
+    tokenizer = load_tokenizer(tmp_path, {"eos_token_id": 160}, 192, own_ids=True)
+    blank = tokenizer.encode("\n\n")
+    ids = tokenizer.chat([{"role": "user", "content": "is"}], prefill="the")
+    assert ids[-len(tokenizer.encode("the")) - 2 - 2 * len(blank) :] == (
+        163,
+        *blank,
+        164,
+        *blank,
+        *tokenizer.encode("the"),
+    )
 
 
 def test_the_vocabulary_is_capped_at_the_models(tmp_path: Path) -> None:

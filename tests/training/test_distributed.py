@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from training.ranks import Job, run_job, run_on_ranks
 
 from diffpo.config import LoadConfig, LoraConfig, ObjectiveConfig, OptimConfig, TaskConfig, ThresholdConfig, TrainConfig
+from diffpo.models.policy import Policy, load_policy
+from diffpo.models.transformer import Transformer
 from diffpo.recipe import to_json
 from diffpo.training.distributed import World
 from diffpo.training.metrics import read_metrics
@@ -66,9 +68,18 @@ def assert_same(one: str | Path, other: str | Path, tolerance: float = 1e-5) -> 
         torch.testing.assert_close(tensor, expected[name], rtol=tolerance, atol=tolerance)
 
 
+def tied(start: str, folder: Path) -> str:
+    """Fresh weights with a tied head and wide heads with norms, for the tokens of `start`."""
+    policy = load_policy(start)
+    denoiser = Transformer(replace(policy.denoiser.config, tied=True, qk_norm=True, head_dim=32))
+    denoiser.initialize(torch.Generator().manual_seed(0))
+    Policy(denoiser, policy.tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_two_ranks_train_as_one_process(config: TrainConfig, tmp_path: Path, mode: str) -> None:
-    """Straight, with nothing to do for a rank, with adapters (also fp32 ones on bf16 weights), the sampler alone.
+    """Straight, with nothing to do for a rank, with adapters (also fp32 ones on bf16 weights), tied, the sampler alone.
 
     A folder that holds a run already is an error on every rank.
     """
@@ -83,6 +94,7 @@ def test_two_ranks_train_as_one_process(config: TrainConfig, tmp_path: Path, mod
         "bfloat16": Job(replace(adapters, steps=1, load=LoadConfig(dtype="bfloat16", device="cpu"))),
         # all weights learn in fp32 and compute in bf16: sharded ones are gathered in bf16, and summed in fp32
         "masters": Job(replace(config, steps=1, load=LoadConfig(dtype="bfloat16", device="cpu"), eval_every=0)),
+        "tied": Job(replace(config, model=tied(config.model, tmp_path / "start"), steps=1, eval_every=0), one_row=True),
         "sampler": Job(replace(config, steps=1, train="sampler", threshold=ThresholdConfig(delay_steps=0))),
     }
     jobs = []

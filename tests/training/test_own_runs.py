@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from helpers import GOLDEN
-from small_tokenizers import write_dream_tokenizer, write_llada_tokenizer
+from small_tokenizers import TOKENIZERS
 
 from diffpo.config import LoadConfig, LoraConfig, OptimConfig, RolloutConfig, SftConfig, TaskConfig, TrainConfig
 from diffpo.models.policy import load_policy
@@ -45,11 +45,11 @@ def late(completions, trainer_state):
 """
 
 
-@pytest.fixture(params=["llada", "dream"])
+@pytest.fixture(params=["llada", "dream", "a2d-qwen3"])
 def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A golden checkpoint with a tokenizer, in a folder with rewards."""
     folder = Path(shutil.copytree(GOLDEN / f"{request.param}-tiny", tmp_path / request.param))
-    {"llada": write_llada_tokenizer, "dream": write_dream_tokenizer}[request.param](folder)
+    TOKENIZERS[request.param](folder)
     monkeypatch.chdir(tmp_path)
     Path("rewards.py").write_text(REWARDS)
     write([{"prompt": CHAT, "answer": str(index)} for index in range(4)])

@@ -58,6 +58,9 @@ STEPS = (
     "lora, fp32",
     "full, a latent at a time",
     "full, fp32, checkpointing, all at once",
+    "lora, A2D",
+    "full, A2D",
+    "full, A2D, fp32, all at once",
 )
 
 
@@ -74,7 +77,9 @@ import json, sys
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]}
 import test_plan
 bench = test_plan.benchmark("plan_memory")
-peaks = {{case: bench.measure(test_plan.SMALL, test_plan.small(case), prompt_length=24) for case in test_plan.STEPS}}
+def peaks(case):
+    return bench.measure(bench.shape_of(case, test_plan.SMALL), test_plan.small(case), prompt_length=24)
+peaks = {{case: peaks(case) for case in test_plan.STEPS}}
 print(json.dumps(peaks))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -84,18 +89,20 @@ print(json.dumps(peaks))
 
 @pytest.mark.parametrize("case", STEPS)
 def test_memory_is_within_15_percent_of_what_a_step_takes(case: str, taken: dict[str, dict[str, float]]) -> None:
-    plan_of_it = benchmark("plan_memory").estimate(SMALL, small(case), prompt_length=24)
+    bench = benchmark("plan_memory")
+    plan_of_it = bench.estimate(bench.shape_of(case, SMALL), small(case), prompt_length=24)
     planned = {phase.name: phase.bytes for phase in plan_of_it.phases}
     assert planned == pytest.approx(taken[case], rel=0.15)
 
 
 @pytest.mark.parametrize(
-    "case", ["lora, KL, 1 latent, 4 slots", "full, checkpointing", "lora, coupled", "lora, ELBO, 2 pairs"]
+    "case", ["lora, KL, 1 latent, 4 slots", "full, checkpointing", "lora, coupled", "lora, ELBO, 2 pairs", "full, A2D"]
 )
 def test_operations_are_what_torch_counts(case: str) -> None:
     bench, config = benchmark("plan_memory"), small(case)
-    counted = bench.count(SMALL, config, prompt_length=24)
-    for phase in bench.estimate(SMALL, config, prompt_length=24).phases:
+    shape = bench.shape_of(case, SMALL)
+    counted = bench.count(shape, config, prompt_length=24)
+    for phase in bench.estimate(shape, config, prompt_length=24).phases:
         if phase.name in counted:
             runs = 2 if phase.name == "old log-probs" and config.objective.beta else 1  # and the reference's
             assert runs * phase.flops == pytest.approx(counted[phase.name], rel=0.01), phase.name
@@ -103,7 +110,13 @@ def test_operations_are_what_torch_counts(case: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "case", ["LLaDA, LoRA 128, a group at once, checkpointing", "Dream, all weights, 3 latents at once"]
+    "case",
+    [
+        "LLaDA, LoRA 128, a group at once, checkpointing",
+        "Dream, all weights, 3 latents at once",
+        "Qwen3-0.6B, LoRA 128, a group at once",
+        "Qwen3-0.6B, all weights, 3 latents at once, checkpointing",
+    ],
 )
 def test_memory_at_full_size(case: str) -> None:
     """The published shapes on tensors without data."""
@@ -115,7 +128,7 @@ def test_memory_at_full_size(case: str) -> None:
 # --- counts --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["llada-tiny", "dream-tiny"])
+@pytest.mark.parametrize("name", ["llada-tiny", "dream-tiny", "a2d-qwen3-tiny", "a2d-qwen2-tiny"])
 @pytest.mark.parametrize("targets", [(), ("q_proj", "up_proj")])
 def test_parameters_are_those_of_the_model(name: str, targets: tuple[str, ...]) -> None:
     config = TrainConfig(model=str(GOLDEN / name), lora=LoraConfig(rank=4, targets=targets), load=LoadConfig("float32"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import GOLDEN, FirstDigitTask
-from small_tokenizers import write_dream_tokenizer, write_llada_tokenizer
+from small_tokenizers import TOKENIZERS
 
 from diffpo.config import (
     LoadConfig,
@@ -28,8 +28,6 @@ from diffpo.training.loop import train
 from diffpo.training.metrics import read_metrics
 from diffpo.types import Prompt, Verdict
 
-TOKENIZERS = {"llada": write_llada_tokenizer, "dream": write_dream_tokenizer}
-
 
 class CoinTask(FirstDigitTask):
     """Half of all answers are right, so that untrained models have advantages."""
@@ -44,7 +42,7 @@ def coin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "load_task", lambda config: CoinTask())
 
 
-@pytest.fixture(params=["llada", "dream"])
+@pytest.fixture(params=["llada", "dream", "a2d-qwen3"])
 def config(request: pytest.FixtureRequest, tmp_path: Path) -> TrainConfig:
     """Three joint steps on a golden checkpoint."""
     model = Path(shutil.copytree(GOLDEN / f"{request.param}-tiny", tmp_path / request.param))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import GOLDEN
-from small_tokenizers import write_dream_tokenizer, write_llada_tokenizer
+from small_tokenizers import TOKENIZERS
 
 from diffpo.config import LoadConfig, LoraConfig, OptimConfig, SftConfig
 from diffpo.models.policy import Policy, load_policy
@@ -29,11 +29,11 @@ ROWS = [
 ]
 
 
-@pytest.fixture(params=["llada", "dream"])
+@pytest.fixture(params=["llada", "dream", "a2d-qwen3"])
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A golden checkpoint with a tokenizer."""
     folder = Path(shutil.copytree(GOLDEN / f"{request.param}-tiny", tmp_path / request.param))
-    {"llada": write_llada_tokenizer, "dream": write_dream_tokenizer}[request.param](folder)
+    TOKENIZERS[request.param](folder)
     return str(folder)
 
 

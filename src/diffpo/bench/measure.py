@@ -159,10 +159,10 @@ def row_flops(shape: TransformerConfig, run: Run) -> tuple[float, float]:
 
     The last block makes keys and values of all tokens, and the rest of those that are asked for.
     """
-    wide, keys = shape.hidden_size, shape.num_kv_heads * shape.head_size
-    in_keys, in_rest, whole = 2 * wide * keys, 2 * wide * wide + 3 * wide * shape.mlp_size, shape.num_layers - 1
+    wide, queries, whole = shape.hidden_size, shape.query_size, shape.num_layers - 1
+    in_keys, in_rest = 2 * wide * shape.kv_size, 2 * wide * queries + 3 * wide * shape.mlp_size
     linears = run.fresh * (whole * (in_keys + in_rest) + in_keys) + run.wanted * in_rest
-    return 2.0 * linears, 4.0 * run.length * wide * (whole * run.fresh + run.wanted)
+    return 2.0 * linears, 4.0 * run.length * queries * (whole * run.fresh + run.wanted)
 
 
 def gpu_facts() -> dict[str, str]:

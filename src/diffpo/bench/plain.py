@@ -53,9 +53,8 @@ def all_logits(policy: Policy, ids: Tensor, real: Tensor) -> Tensor:
             projection(h).unflatten(-1, (-1, attn.head_size)).transpose(1, 2)
             for projection in (attn.q_proj, attn.k_proj, attn.v_proj)
         )
-        out = F.scaled_dot_product_attention(
-            rotate(q), rotate(k), v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1]
-        )
+        q, k = rotate(attn.q_norm(q)), rotate(attn.k_norm(k))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
         x = x + attn.o_proj(out.transpose(1, 2).flatten(2))
         h = block.mlp_norm(x)
         x = x + block.down_proj(F.silu(block.gate_proj(h)) * block.up_proj(h))

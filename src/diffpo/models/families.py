@@ -1,12 +1,17 @@
-"""Checkpoint families: how config.json and module names of each map onto the one transformer, and back."""
+"""Checkpoint families: how config.json and module names of each map onto the one transformer, and back.
+
+A model of one more family is one entry of `FAMILIES`, and one of `PUBLISHED` if it is to be planned before it is here.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from diffpo.config import suggest
 from diffpo.models.transformer import TransformerConfig
 
 
@@ -16,6 +21,8 @@ class Family:
 
     shape: Callable[[Mapping[str, Any]], TransformerConfig]
     modules: tuple[tuple[str, str], ...] = ()
+    own_ids: bool = False
+    """The tokenizer, where there is one, has the last word on ids: its mask, and its padding, which fills canvases."""
 
     def native(self, name: str) -> str:
         """Our name of a checkpoint's module or tensor; a name that nothing matches stays as it is."""
@@ -43,6 +50,19 @@ def _check(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         raise ValueError(f"config.json asks for {', '.join(others)}, which diffpo's transformer does not have")
 
 
+def check_known(name: str, config: Mapping[str, Any]) -> None:
+    """ValueError for a model that cannot be loaded, with the reason where one is known; `name` is a hub id, or any."""
+    kind = str(config.get("model_type"))
+    experts = next((f"{key} = {config[key]}" for key in EXPERTS if config.get(key)), None)
+    reason = f"has mixtures of experts ({experts})" if experts else LACKING.get(name) or LACKING.get(kind)
+    if config.get("block_size"):
+        reason = _BLOCKS
+    if reason:
+        raise ValueError(f"this model {reason}; diffpo loads {', '.join(FAMILIES)}")
+    if kind not in FAMILIES:
+        raise ValueError(f"model_type {kind!r} is not a family diffpo loads{suggest(kind, FAMILIES)}")
+
+
 def _llada_shape(config: Mapping[str, Any]) -> TransformerConfig:
     wanted = {"rope": True, "alibi": False, "layer_norm_type": "rms", "activation_type": "silu", "block_type": "llama"}
     off = ("weight_tying", "include_bias", "attention_layer_norm", "input_emb_norm", "scale_logits")
@@ -62,9 +82,14 @@ def _llada_shape(config: Mapping[str, Any]) -> TransformerConfig:
     )
 
 
-def _dream_shape(config: Mapping[str, Any]) -> TransformerConfig:
-    off = ("tie_word_embeddings", "use_sliding_window")
-    _check(config, {"hidden_act": "silu", "rope_scaling": None} | dict.fromkeys(off, False))
+def _qwen_shape(
+    config: Mapping[str, Any], qkv_bias: bool = False, qk_norm: bool = False, shift: int = 0
+) -> TransformerConfig:
+    """What Qwen and Llama write; the arguments are what their code has and their config.json does not say."""
+    off = ("use_sliding_window", "attention_bias", "mlp_bias")
+    _check(config, {"hidden_act": "silu", "partial_rotary_factor": 1.0} | dict.fromkeys(off, False))
+    layers = config.get("layer_types") or ()
+    _check({"layer_types": sorted(set(layers))}, {"layer_types": ["full_attention"] if layers else []})
     return TransformerConfig(
         vocab_size=config["vocab_size"],
         hidden_size=config["hidden_size"],
@@ -73,16 +98,50 @@ def _dream_shape(config: Mapping[str, Any]) -> TransformerConfig:
         num_kv_heads=config["num_key_value_heads"],
         mlp_size=config["intermediate_size"],
         max_length=config["max_position_embeddings"],
-        rope_theta=config["rope_theta"],
+        rope_theta=_rope_theta(config),
         norm_eps=config["rms_norm_eps"],
-        qkv_bias=True,
-        shift=1,
+        qkv_bias=qkv_bias,
+        head_dim=config.get("head_dim"),
+        qk_norm=qk_norm,
+        tied=config.get("tie_word_embeddings", False),
+        shift=shift,
     )
+
+
+def _rope_theta(config: Mapping[str, Any]) -> float:
+    """The base of RoPE, from either place that transformers writes it to; ValueError if positions are scaled."""
+    rope = {key: config[key] for key in ("rope_scaling", "rope_parameters") if config.get(key)}
+    settings = next(iter(rope.values()), {})
+    if (settings.get("rope_type") or settings.get("type") or "default") != "default":
+        _check(rope, dict.fromkeys(rope))
+    return settings.get("rope_theta") or config["rope_theta"]
 
 
 def _blocks(theirs: str, parts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple((f"{theirs}.*.{part}", f"blocks.*.{ours}") for part, ours in parts.items())
 
+
+_QWEN = (
+    ("model.embed_tokens", "embed"),
+    ("model.norm", "norm"),
+    ("lm_head", "head"),
+    *_blocks(
+        "model.layers",
+        {
+            "input_layernorm": "attn_norm",
+            "self_attn.q_proj": "attn.q_proj",
+            "self_attn.k_proj": "attn.k_proj",
+            "self_attn.v_proj": "attn.v_proj",
+            "self_attn.o_proj": "attn.o_proj",
+            "self_attn.q_norm": "attn.q_norm",
+            "self_attn.k_norm": "attn.k_norm",
+            "post_attention_layernorm": "mlp_norm",
+            "mlp.gate_proj": "gate_proj",
+            "mlp.up_proj": "up_proj",
+            "mlp.down_proj": "down_proj",
+        },
+    ),
+)
 
 FAMILIES = {
     "diffpo": Family(lambda config: TransformerConfig(**config["shape"])),
@@ -108,29 +167,28 @@ FAMILIES = {
             ),
         ),
     ),
-    "Dream": Family(
-        _dream_shape,
-        (
-            ("model.embed_tokens", "embed"),
-            ("model.norm", "norm"),
-            ("lm_head", "head"),
-            *_blocks(
-                "model.layers",
-                {
-                    "input_layernorm": "attn_norm",
-                    "self_attn.q_proj": "attn.q_proj",
-                    "self_attn.k_proj": "attn.k_proj",
-                    "self_attn.v_proj": "attn.v_proj",
-                    "self_attn.o_proj": "attn.o_proj",
-                    "post_attention_layernorm": "mlp_norm",
-                    "mlp.gate_proj": "gate_proj",
-                    "mlp.up_proj": "up_proj",
-                    "mlp.down_proj": "down_proj",
-                },
-            ),
-        ),
-    ),
+    "Dream": Family(partial(_qwen_shape, qkv_bias=True, shift=1), _QWEN),
+    "a2d-qwen2": Family(partial(_qwen_shape, qkv_bias=True), _QWEN, own_ids=True),
+    "a2d-qwen3": Family(partial(_qwen_shape, qk_norm=True), _QWEN, own_ids=True),
+    "a2d-llama": Family(_qwen_shape, _QWEN, own_ids=True),
 }
+
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""Keys of config.json by which mixtures of experts are known, whatever their model_type."""
+_BLOCKS = "attends block by block (block-causal), where diffpo's transformer attends to the whole row"
+_CAUSAL = "predicts the next token: it is no masked diffusion model unless it is made one first (A2D)"
+LACKING = {
+    "sdar": _BLOCKS,
+    "Fast_dLLM_Qwen": _BLOCKS,
+    "llada2_moe": "has mixtures of experts, and from 2.1 on edits committed tokens, which have no one log-probability",
+    "diffusion_gemma": "has no mask token: it renoises from all tokens, so that none has a commit to be scored at",
+    "qwen2": _CAUSAL,
+    "qwen3": _CAUSAL,
+    "llama": _CAUSAL,
+    "dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1": _BLOCKS,
+    "dllm-hub/Qwen2.5-Coder-0.5B-Instruct-diffusion-bd3lm-v0.1": _BLOCKS,
+}
+"""Why models that people try cannot be loaded: by model_type, or by hub id where config.json does not tell."""
 
 _LLADA_8B = {
     "model_type": "llada",
@@ -161,11 +219,42 @@ _DREAM_7B = {
     "mask_token_id": 151666,
     "pad_token_id": 151643,
 }
+_A2D_QWEN3 = {
+    "model_type": "a2d-qwen3",
+    "hidden_size": 1024,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 3072,
+    "vocab_size": 151936,
+    "max_position_embeddings": 40960,
+    "rope_theta": 1000000.0,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+}
+_A2D_QWEN2 = _A2D_QWEN3 | {
+    "model_type": "a2d-qwen2",
+    "hidden_size": 896,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "intermediate_size": 4864,
+    "max_position_embeddings": 32768,
+}
 PUBLISHED = {
     "GSAI-ML/LLaDA-8B-Base": _LLADA_8B,
     "GSAI-ML/LLaDA-8B-Instruct": _LLADA_8B,
     "GSAI-ML/LLaDA-1.5": _LLADA_8B,
     "Dream-org/Dream-v0-Base-7B": _DREAM_7B,
     "Dream-org/Dream-v0-Instruct-7B": _DREAM_7B,
+    "Dream-org/Dream-Coder-v0-Base-7B": _DREAM_7B,
+    "Dream-org/Dream-Coder-v0-Instruct-7B": _DREAM_7B,
+    "apple/DiffuCoder-7B-Base": _DREAM_7B,
+    "apple/DiffuCoder-7B-Instruct": _DREAM_7B,
+    "apple/DiffuCoder-7B-cpGRPO": _DREAM_7B,
+    "dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1": _A2D_QWEN3,
+    "dllm-hub/Qwen2.5-Coder-0.5B-Instruct-diffusion-mdlm-v0.1": _A2D_QWEN2,
 }
 """What the config.json of well-known hub models says of their shape, for estimates before anything is downloaded."""

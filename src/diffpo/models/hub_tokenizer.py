@@ -59,8 +59,11 @@ class HubTokenizer:
         self._plain.encode_special_tokens = True  # as text, that is
 
     @classmethod
-    def load(cls, folder: Path, config: Mapping[str, Any], vocab_size: int) -> HubTokenizer:
-        """Read `folder`, whose config.json is `config`; `vocab_size` is the model's. ValueError if they do not fit."""
+    def load(cls, folder: Path, config: Mapping[str, Any], vocab_size: int, own_ids: bool = False) -> HubTokenizer:
+        """Read `folder`, whose config.json is `config`; `vocab_size` is the model's. ValueError if they do not fit.
+
+        With `own_ids` the mask and padding tokens of the tokenizer count rather than the ids of config.json.
+        """
         from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
         paths = [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
@@ -82,6 +85,10 @@ class HubTokenizer:
                     f"{folder / 'tokenizer_config.json'}: {token['content']!r} is to be id {index}, but is id "
                     f"{known.get(token['content'])} beside the other tokenizer files: they are not of one checkpoint"
                 )
+        if own_ids:
+            padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+            own = {"mask_token_id": tokenizer.mask_token_id, "eos_token_id": padding}
+            config = {**config, **{key: index for key, index in own.items() if index is not None}}
         eos_id = token_id(folder, config, ("eos_token_id", "pad_token_id"), vocab_size, tokenizer.eos_token_id)
         mask_id = token_id(folder, config, ("mask_token_id",), vocab_size, tokenizer.mask_token_id)
         if eos_id not in known.values():
@@ -109,7 +116,12 @@ class HubTokenizer:
             for message in messages
         ]
         try:
-            rendered = self._tokenizer.apply_chat_template(disguised, add_generation_prompt=True, tokenize=False)
+            rendered = self._tokenizer.apply_chat_template(
+                disguised,
+                add_generation_prompt=True,
+                tokenize=False,
+                enable_thinking=False,  # of Qwen3's template, which closes the thoughts; others do not look
+            )
         except Exception as error:  # a template raises what it likes
             raise ValueError(f"the model's chat template does not take these messages: {error}") from error
         assert isinstance(rendered, str)  # as tokenize=False says

@@ -262,7 +262,7 @@ def load_policy(
 ) -> Policy:
     """Load a checkpoint, an adapter or a head on its base, or a run's newest policy, from a folder or the hub.
 
-    `dtype` is "bfloat16", "float32", "saved", or "auto": bfloat16 for LLaDA and Dream, as saved for diffpo's own.
+    `dtype` is "bfloat16", "float32", "saved", or "auto": bfloat16 for published models, as saved for diffpo's own.
     `device` "auto" is the GPU if there is one. `adapter` is put onto the checkpoint. `compile` fuses what lies between
     matrix products (None: on a GPU, where it can be). `base` stands in for the base that an adapter's folder names. A
     warning says so where a run is not at its end, or an adapter was trained on other weights. ValueError names what is
@@ -273,7 +273,8 @@ def load_policy(
     denoiser = load_denoiser(checkpoint, _dtype(dtype, checkpoint), _device(device), four_bit)
     if is_wanted(compile, denoiser.head.weight.device):
         denoiser.fuse()
-    policy = Policy(denoiser, load_tokenizer(checkpoint.folder, checkpoint.config, denoiser.config.vocab_size))
+    own_ids, vocab_size = checkpoint.family.own_ids, denoiser.config.vocab_size
+    policy = Policy(denoiser, load_tokenizer(checkpoint.folder, checkpoint.config, vocab_size, own_ids))
     policy.source = source
     if source.adapter:
         policy.adapter = lora.load_adapters(denoiser, checkpoint.family, source.adapter) | policy._named_base()

@@ -129,12 +129,13 @@ class IdTokenizer(_Chatless):
         """Nothing: config.json has it all."""
 
 
-def load_tokenizer(folder: Path, config: Mapping[str, Any], vocab_size: int) -> Tokenizer:
+def load_tokenizer(folder: Path, config: Mapping[str, Any], vocab_size: int, own_ids: bool = False) -> Tokenizer:
     """The tokenizer whose files are in `folder`; `config` is its config.json, `vocab_size` the model's.
 
+    `own_ids`: its mask and its padding token count rather than the ids in config.json (`Family.own_ids`).
     ValueError names what is missing or does not fit.
     """
-    tokenizer = _read_tokenizer(folder, config, vocab_size)
+    tokenizer = _read_tokenizer(folder, config, vocab_size, own_ids)
     if tokenizer.mask_id == tokenizer.eos_id:
         raise ValueError(
             f"{folder / 'config.json'}: mask and EOS are one id, {tokenizer.mask_id}: give mask_token_id and "
@@ -143,11 +144,11 @@ def load_tokenizer(folder: Path, config: Mapping[str, Any], vocab_size: int) -> 
     return tokenizer
 
 
-def _read_tokenizer(folder: Path, config: Mapping[str, Any], vocab_size: int) -> Tokenizer:
+def _read_tokenizer(folder: Path, config: Mapping[str, Any], vocab_size: int, own_ids: bool) -> Tokenizer:
     files = {path.name for path in folder.iterdir()}
     if "alphabet.json" in files:
         return CharTokenizer.load(folder)
     if "tokenizer.json" in files or {"vocab.json", "merges.txt"} <= files:
-        return HubTokenizer.load(folder, config, vocab_size)
+        return HubTokenizer.load(folder, config, vocab_size, own_ids)
     eos_id = token_id(folder, config, ("eos_token_id", "pad_token_id"), vocab_size)
     return IdTokenizer(vocab_size, eos_id, token_id(folder, config, ("mask_token_id",), vocab_size))

@@ -1,5 +1,7 @@
 """One bidirectional transformer for every family: RMSNorm, half-split RoPE, grouped-query attention, SwiGLU.
 
+Options of a family: biases of queries, keys and values; their norm by heads; a size of heads of its own; a tied head.
+
 Rows of any length are packed end to end without padding, so no row ever sees another: N tokens in all. Attention runs
 over runs of rows of equal length, everything else over the N tokens.
 """
@@ -41,6 +43,12 @@ class TransformerConfig:
     rope_theta: float = 500_000.0
     norm_eps: float = 1e-5
     qkv_bias: bool = False
+    head_dim: int | None = None
+    """Size of a head where it is not hidden_size / num_heads (Qwen3)."""
+    qk_norm: bool = False
+    """RMSNorm of each head of queries and keys before RoPE (Qwen3)."""
+    tied: bool = False
+    """The head's weight is the embeddings'."""
     learned_positions: bool = False
     """Add a learned embedding of the absolute position, which a tiny model on a fixed layout learns faster with."""
     shift: int = 0
@@ -48,7 +56,16 @@ class TransformerConfig:
 
     @property
     def head_size(self) -> int:
-        return self.hidden_size // self.num_heads
+        return self.head_dim or self.hidden_size // self.num_heads
+
+    @property
+    def query_size(self) -> int:
+        """Queries of a token, all heads together; keys, and values, are `kv_size`."""
+        return self.num_heads * self.head_size
+
+    @property
+    def kv_size(self) -> int:
+        return self.num_kv_heads * self.head_size
 
 
 class Run(NamedTuple):
@@ -126,24 +143,25 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.head_size = config.head_size
-        kv_size = config.num_kv_heads * config.head_size
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.q_proj = nn.Linear(config.hidden_size, config.query_size, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.kv_size, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.kv_size, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(config.query_size, config.hidden_size, bias=False)
+        self.q_norm = RMSNorm(self.head_size, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.head_size, config.norm_eps) if config.qk_norm else nn.Identity()
         self.pointwise = EAGER
 
     def forward(
         self, x: Tensor, rotation: Rotation, packing: Packing, queries: Tensor | None, cache: LayerCache | None
     ) -> Tensor:
         rotate = self.pointwise.rotate
-        k = rotate(self.k_proj(x).unflatten(-1, (-1, self.head_size)), *rotation)
+        k = rotate(self.k_norm(self.k_proj(x).unflatten(-1, (-1, self.head_size))), *rotation)
         v = self.v_proj(x).unflatten(-1, (-1, self.head_size))
         if cache is not None:
             k, v = cache.update(k, v)
         if queries is not None:
             x, rotation = x[queries], (rotation[0][queries], rotation[1][queries])
-        q = rotate(self.q_proj(x).unflatten(-1, (-1, self.head_size)), *rotation)
+        q = rotate(self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.head_size))), *rotation)
         return self.o_proj(attend(q, k, v, packing, "fresh" if queries is None else "wanted"))
 
 
@@ -228,6 +246,21 @@ class Block(nn.Module):
         return x + self.down_proj(self.pointwise.swiglu(self.gate_proj(h), self.up_proj(h)))
 
 
+class TiedHead(nn.Module):
+    """A head whose weight is the embeddings', and no parameter of its own: learned, counted, saved and sharded once."""
+
+    def __init__(self, embed: nn.Embedding) -> None:
+        super().__init__()
+        self._embed = (embed,)  # in a tuple, it is no module of this one
+
+    @property
+    def weight(self) -> Tensor:
+        return self._embed[0].weight
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self.weight)
+
+
 class Transformer(nn.Module):
     """Token ids [N] and their packing to final hidden states [N, D]; `head` maps those one asks for to logits."""
 
@@ -238,7 +271,9 @@ class Transformer(nn.Module):
         self.places = nn.Embedding(config.max_length, config.hidden_size) if config.learned_positions else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.head = (
+            TiedHead(self.embed) if config.tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        )
         self.angles: Tensor
         self.gradient_checkpointing = False
         """Keep each block's input alone for the backward pass and compute the block again: less memory, more time."""

@@ -13,11 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from diffpo.config import suggest
-from diffpo.models.families import FAMILIES, Family
+from diffpo.models.families import FAMILIES, Family, check_known
 from diffpo.models.transformer import Transformer
 from diffpo.shipped import maker_of
 
+HEAD = "head.weight"
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 COMPANIONS = ("*.json", "*.txt", "*.jinja", "*.py", "*.md", "LICENSE*")
 """Files of a repository beside its weights. Its Python files go along into exports and are never imported here."""
@@ -62,7 +62,7 @@ class Checkpoint:
         """Find a checkpoint and read its config.json; ValueError if there is none or its family is unknown."""
         folder = locate(name, revision, weights)
         name = name if is_snapshot(folder) and not Path(name).is_dir() else folder.resolve()
-        return cls(str(name), folder, read_config(folder), revision)
+        return cls(str(name), folder, read_config(folder, str(name)), revision)
 
     @property
     def is_local(self) -> bool:
@@ -127,17 +127,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a checkpoint folder; ValueError if there is none or its family is unknown."""
+def read_config(folder: Path, name: str) -> dict[str, Any]:
+    """config.json of the folder of checkpoint `name`; ValueError if there is none or diffpo cannot load such a one."""
     path = folder / "config.json"
     if not path.is_file():
         maker = maker_of(folder)
         mend = f"`{maker}` makes it" if maker else "`diffpo sft` makes one"
         raise ValueError(f"{folder}: no checkpoint here (no config.json); {mend}")
     config = read_json(path)
-    family = config.get("model_type")
-    if family not in FAMILIES:
-        raise ValueError(f"{path}: model_type {family!r} is not a family diffpo loads{suggest(str(family), FAMILIES)}")
+    try:
+        check_known(name, config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return config
 
 
@@ -179,21 +180,36 @@ def load_denoiser(
     model = checkpoint.empty_denoiser()
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     files, family = checkpoint.files, checkpoint.family
-    _check_fit(checkpoint, files, expected)
+    twice = {HEAD: expected["embed.weight"]} if model.config.tied else {}  # some write the tied head as well
+    _check_fit(checkpoint, files, expected, twice)
     if four_bit:
         from diffpo.models.quantization import quantize_linears
 
         quantize_linears(model)
+    heads: list[Tensor] = []
     for file in files:
         with safe_open(file, framework="pt", device=str(device)) as tensors:
             for name in tensors.keys():  # noqa: SIM118
-                tensor = tensors.get_tensor(name)
-                _assign(model, family.native(name), tensor.to(dtype or tensor.dtype))
+                tensor, native = tensors.get_tensor(name), family.native(name)
+                tensor = tensor.to(dtype or tensor.dtype)
+                if native in twice:
+                    heads.append(tensor)
+                else:
+                    _assign(model, native, tensor)
+    if not all(torch.equal(head, model.embed.weight) for head in heads):
+        names = " is not ".join(map(family.original, (HEAD, "embed.weight")))
+        raise ValueError(
+            f"{checkpoint.folder}: {names}, though config.json ties them: set tie_word_embeddings to false"
+        )
     model.initialize_buffers(torch.device(device))
     return model.eval()
 
 
-def _check_fit(checkpoint: Checkpoint, files: list[Path], expected: dict[str, tuple[int, ...]]) -> None:
+def _check_fit(
+    checkpoint: Checkpoint, files: list[Path], wanted: dict[str, tuple[int, ...]], allowed: dict[str, tuple[int, ...]]
+) -> None:
+    """ValueError unless the files hold every tensor of `wanted`, any of `allowed`, and no other."""
+    expected = wanted | allowed
     problems, found = [], set()
     for file, name, shape, _ in tensor_shapes(files):
         native = checkpoint.family.native(name)
@@ -205,7 +221,7 @@ def _check_fit(checkpoint: Checkpoint, files: list[Path], expected: dict[str, tu
         if shape != expected[native]:
             problems.append(f"{name} has shape {shape}, expected {expected[native]}")
         found.add(native)
-    problems += [f"missing {checkpoint.family.original(name)}" for name in expected if name not in found]
+    problems += [f"missing {checkpoint.family.original(name)}" for name in wanted if name not in found]
     if problems:
         raise ValueError(f"{checkpoint.folder}: the weights do not fit config.json: {'; '.join(problems)}")
 

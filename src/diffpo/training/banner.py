@@ -59,7 +59,7 @@ def count(number: int) -> str:
 def open_task(task: Task, config: TrainConfig) -> str:
     """Read the rows that training will, before any weight is read; returns what was found."""
     judge = f"rewards {', '.join(config.task.reward)}" if config.task.reward else "its own verdicts"
-    if not isinstance(task, RowTask):
+    if not (isinstance(task, RowTask) and task.has_rows("train")):
         task.prompts("train", 1)
         return f"{task.name}, generated; {judge}"
     found = f"{task.name}: {len(task.rows('train')):,} prompts"

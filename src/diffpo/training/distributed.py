@@ -175,7 +175,7 @@ class World:
         return float(norm)
 
     def shard(self, denoiser: Transformer) -> None:
-        """Leave each rank its share of every block and of the embeddings, if the launch says so and anything learns.
+        """Leave each rank its share of every block and of untied embeddings, if the launch says so and anything learns.
 
         A denoiser that does not learn stays whole: the rollouts need all of it on every rank anyway.
         """
@@ -192,10 +192,10 @@ class World:
         compute = MixedPrecisionPolicy(denoiser.compute_dtype, torch.float32, cast_forward_inputs=False)
         for block in denoiser.blocks:
             fully_shard(block, mesh=mesh, reshard_after_forward=self.reshard_after_forward, mp_policy=compute)
-        # The head stays whole. It is called on its own, on as many chunks of positions as a rank happens to have, and
-        # a collective at each call would find the other ranks elsewhere.
-        head = set(denoiser.head.parameters())
-        fully_shard(denoiser, mesh=mesh, reshard_after_forward=False, ignored_params=head)
+        # The head stays whole, and embeddings tied to it. It is called on its own, on as many chunks of positions as a
+        # rank happens to have, and a collective at each call would find the other ranks elsewhere.
+        head: Any = denoiser.head.weight
+        fully_shard(denoiser, mesh=mesh, reshard_after_forward=False, ignored_params={head})
         for unit in self._units(denoiser):
             unit.set_gradient_divide_factor(1.0)  # the sum over ranks: token weights are those of the whole batch
             unit.set_force_sum_reduction_for_comms(True)

@@ -24,7 +24,7 @@ class Gpu:
     """A CPU: no context, no caching allocator, and AdamW steps one parameter at a time."""
 
 
-# Arithmetic and bandwidth: NVIDIA's data sheets (H100, H200, B200/HGX, A100, L40S, L4) and the whitepapers of GA102,
+# Arithmetic and bandwidth: NVIDIA's data sheets (H100, H200, B200/HGX, A100, L40S, L4) and the whitepapers of GA10x,
 # Ada and RTX Blackwell for the rest. Memory: the "total capacity" of torch's out-of-memory errors on such cards.
 GPUS = {
     "b200": Gpu("B200 SXM, 180 GB", 178.3, 2250, 75, 7700),
@@ -39,6 +39,8 @@ GPUS = {
     "rtx-4090": Gpu("GeForce RTX 4090, 24 GB", 23.5, 165.2, 82.6, 1008),
     "rtx-3090": Gpu("GeForce RTX 3090, 24 GB", 23.6, 71, 35.6, 936),
     "l4": Gpu("L4, 24 GB", 22.0, 121, 30.3, 300),
+    "rtx-4080": Gpu("GeForce RTX 4080, 16 GB", 15.7, 97.5, 48.7, 717),
+    "rtx-3060": Gpu("GeForce RTX 3060, 12 GB", 11.8, 25.5, 12.7, 360),
 }
 
 
@@ -46,5 +48,5 @@ def find_gpu(name: str) -> Gpu:
     """The accelerator of that name; ValueError lists those there are."""
     key = name.lower().replace("_", "-").replace(" ", "-")
     if key not in GPUS:
-        raise ValueError(f"--gpu {name!r}: not in the table{suggest(key, GPUS)}")
+        raise ValueError(f"--gpu {name!r}: not in the table{suggest(key, GPUS)}; there are {', '.join(GPUS)}")
     return GPUS[key]

@@ -69,15 +69,16 @@ class Model:
     @property
     def in_blocks(self) -> int:
         shape = self.shape
-        biases = shape.hidden_size + 2 * shape.num_kv_heads * shape.head_size if shape.qkv_bias else 0
-        return self.in_linears + shape.num_layers * (2 * shape.hidden_size + biases)
+        biases = shape.query_size + 2 * shape.kv_size if shape.qkv_bias else 0
+        norms = 2 * shape.hidden_size + (2 * shape.head_size if shape.qk_norm else 0)
+        return self.in_linears + shape.num_layers * (norms + biases)
 
     @property
     def in_root(self) -> int:
-        """Embeddings and the final norm."""
+        """Embeddings, unless they are the head's, and the final norm."""
         shape = self.shape
         places = shape.max_length * shape.hidden_size if shape.learned_positions else 0
-        return self.in_head + places + shape.hidden_size
+        return (0 if shape.tied else self.in_head) + places + shape.hidden_size
 
     @property
     def in_adapters(self) -> int:
@@ -100,12 +101,12 @@ class Model:
 
 def linears(shape: TransformerConfig) -> dict[str, tuple[int, int]]:
     """The linears of a block by name: inputs and outputs."""
-    wide, keys, mlp = shape.hidden_size, shape.num_kv_heads * shape.head_size, shape.mlp_size
+    wide, queries, keys, mlp = shape.hidden_size, shape.query_size, shape.kv_size, shape.mlp_size
     return {
-        "attn.q_proj": (wide, wide),
+        "attn.q_proj": (wide, queries),
         "attn.k_proj": (wide, keys),
         "attn.v_proj": (wide, keys),
-        "attn.o_proj": (wide, wide),
+        "attn.o_proj": (queries, wide),
         "gate_proj": (wide, mlp),
         "up_proj": (wide, mlp),
         "down_proj": (mlp, wide),
@@ -219,6 +220,8 @@ def backward(model: Model, load: Load) -> Parts:
     again = last if load.checkpointing else 0
 
     head_gradient = 4 * model.in_head if all_learn else 0
+    # that of a tied head waits for the embeddings', and is added to .grad with it
+    waits = head_gradient if shape.tied else 0
     return _largest(
         # the forward pass under checkpointing, at its last whole block
         fresh | {"activations": angles + layers * inputs + tokens * forward_bytes(model), "cast weights": casts},
@@ -227,14 +230,14 @@ def backward(model: Model, load: Load) -> Parts:
         fresh
         | {
             "activations": held + canvas * (20 * wide + stream),
-            "gradients": max(fresh["gradients"], head_gradient),
+            "gradients": max(fresh["gradients"] + waits, head_gradient),
             "cast weights": kept_casts,
         },
         # the last block, the first to go backwards
         fresh
         | {
             "activations": held + again + canvas * moving + _unpacked(model),
-            "gradients": max(fresh["gradients"], head_gradient),
+            "gradients": max(fresh["gradients"] + waits, head_gradient),
             "cast weights": kept_casts or block_casts,
         },
         # the block before it, whole
@@ -245,18 +248,18 @@ def backward(model: Model, load: Load) -> Parts:
             + (block if load.checkpointing else 0)
             + tokens * moving
             + _unpacked(model),
-            "gradients": max(fresh["gradients"], head_gradient),
+            "gradients": max(fresh["gradients"] + waits, head_gradient),
             "cast weights": kept_casts or block_casts,
         },
         # the first block, the last to go backwards: all gradients are there but the embeddings', the last
         fixed
         | {
             "activations": outside + inputs + block + tokens * moving + _unpacked(model),
-            "gradients": fixed["gradients"] - (head_gradient if load.micro_batches == 1 else 0),
+            "gradients": fixed["gradients"] - (head_gradient if load.micro_batches == 1 else 0) + waits,
             "cast weights": block_casts,
         },
         # the gradient of the embeddings, dense
-        fixed | {"gradients": fixed["gradients"] + (head_gradient if load.micro_batches > 1 else 0)},
+        fixed | {"gradients": fixed["gradients"] + (head_gradient if load.micro_batches > 1 else 0) + waits},
         load=load,
     )
 
@@ -298,25 +301,25 @@ def optimiser(model: Model, load: Load) -> Parts:
 def forward_bytes(model: Model) -> int:
     """Bytes a token that a block's forward pass needs at its peak, input included, when nothing is kept of it."""
     shape, c = model.shape, model.base
-    wide, keys = shape.hidden_size, shape.num_kv_heads * shape.head_size
+    wide, queries, keys = shape.hidden_size, shape.query_size, shape.kv_size
     # SwiGLU: silu(gate), up and their product; with an adapter gate, up's base and its sum with the adapter's output.
     # Beside them the block's input, the stream after attention, and its norm
     mlp = 3 * c * shape.mlp_size + 3 * model.stream * wide
     # RoPE of the queries, or of the keys with rotated queries beside them, in fp32
-    rotation = max(12 * wide, c * wide + 12 * keys) if c < 4 else max(8 * wide, c * wide + 8 * keys)
-    attention = 2 * model.stream * wide + c * (wide + 2 * keys) + rotation
+    rotation = max(12 * queries, c * queries + 12 * keys) if c < 4 else max(8 * queries, c * queries + 8 * keys)
+    attention = 2 * model.stream * wide + c * (queries + 2 * keys) + rotation
     return max(mlp, attention) + 6 * shape.head_size
 
 
-def saved_bytes(model: Model) -> int:
+def saved_bytes(model: Model) -> float:
     """Bytes a token that the backward pass of a block keeps."""
     return saved_bytes_last(model, 1, 1)
 
 
-def saved_bytes_last(model: Model, tokens: int, queries: int) -> int:
-    """Bytes that the backward pass keeps of a block that makes keys of `tokens`, and all else of `queries` of them."""
+def saved_bytes_last(model: Model, tokens: int, asked: int) -> float:
+    """Bytes that the backward pass keeps of a block that makes keys of `tokens`, and all else of those `asked` for."""
     shape, c, s = model.shape, model.base, model.stream
-    wide, keys, mlp = shape.hidden_size, shape.num_kv_heads * shape.head_size, shape.mlp_size
+    wide, queries, keys, mlp = shape.hidden_size, shape.query_size, shape.kv_size, shape.mlp_size
     # a norm: the input in fp32, which is the stream itself where that is fp32; and its output, or where it learns that
     # before the weight as well, and a cast for each linear that reads it where they do not read fp32
     learns = model.learns == "all"
@@ -324,13 +327,16 @@ def saved_bytes_last(model: Model, tokens: int, queries: int) -> int:
         4 * wide + (s * wide if learns else 0) + (readers if learns and s > c else 1) * c * wide for readers in (3, 2)
     )
     # queries, output, its statistics, and the output once more in o_proj
-    attention = 3 * c * wide + 4 * shape.num_heads
+    attention = 3 * c * queries + 4 * shape.num_heads
+    # the norm of heads: its input and its scale in fp32, and where it learns its output before the weight
+    by_head = (4 + (c if learns else 0) + 4 / shape.head_size) if shape.qk_norm else 0
     swiglu = 4 * c * mlp  # gate, silu(gate), up, product
     adapters = c * model.rank * len(model.adapted)
     # a window's queries read a copy of the norm's output
-    copies = c * wide if queries < tokens else 0
-    of_tokens, of_queries = first + 2 * c * keys, attention + second + swiglu + adapters + copies
-    return tokens * of_tokens + queries * of_queries
+    copies = c * wide if asked < tokens else 0
+    of_tokens = first + (2 * c + by_head) * keys
+    of_queries = attention + by_head * queries + second + swiglu + adapters + copies
+    return tokens * of_tokens + asked * of_queries
 
 
 def _casts(model: Model) -> dict[str, float]:

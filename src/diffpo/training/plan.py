@@ -329,7 +329,7 @@ class _Step:
 
     def _attention(self, forwards: float, wanted: int) -> float:
         shape = self.model.shape
-        return 4 * shape.hidden_size * self.length * forwards * ((shape.num_layers - 1) * self.length + wanted)
+        return 4 * shape.query_size * self.length * forwards * ((shape.num_layers - 1) * self.length + wanted)
 
     def _products(self, forwards: float, wanted: int, *names: str, adapters: bool = False) -> float:
         """Those of the named linears, or of their adapters: the last block makes all keys, else only what is wanted."""
