@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from diffpo.grading.spelling import FUNCTIONS, ROW, TEXT
+from diffpo.grading.spelling import FUNCTIONS, ROW, TEXT, word_set
 from diffpo.processes.worker import Pool, serve
 
 TIME_LIMIT = 1.2
@@ -32,58 +32,18 @@ _TOWER = re.compile(
     r"\^\s*(?:\{[^{}]*[\^!]|\{?\s*-?\s*[0-9]{4,})|[0-9]{4,}\s*\}?\s*!|!\s*!|\*\*|[0-9]{60}|[0-9]\s+[0-9]|\+\s*\+|-\s*-"
 )
 """Powers of powers, exponents of four digits, factorials of such: not worth the time; and numbers side by side."""
-_NUMERIC = frozenset(["frac", "sqrt", "pi", "cdot", "times", "ast", "div", "infty"])
-_SYMBOLIC = (
-    _NUMERIC
-    | FUNCTIONS
-    | frozenset(
-        [
-            "binom",
-            "alpha",
-            "beta",
-            "gamma",
-            "delta",
-            "epsilon",
-            "zeta",
-            "eta",
-            "theta",
-            "iota",
-            "kappa",
-            "lambda",
-            "mu",
-            "nu",
-            "xi",
-            "rho",
-            "sigma",
-            "tau",
-            "upsilon",
-            "phi",
-            "varphi",
-            "chi",
-            "psi",
-            "omega",
-            "Gamma",
-            "Delta",
-            "Theta",
-            "Lambda",
-            "Xi",
-            "Pi",
-            "Sigma",
-            "Phi",
-            "Psi",
-            "Omega",
-            "ell",
-        ]
-    )
+_NUMERIC = word_set("frac sqrt pi cdot times ast div infty")
+_GREEK = word_set(
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi varphi chi psi "
+    "omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell"
 )
+_SYMBOLIC = _NUMERIC | FUNCTIONS | _GREEK | {"binom"}
 _CONSTANTS = frozenset("ei")
 
 
 def letters(text: str) -> frozenset[str]:
     """The letters of a text that are no part of a command, and its Greek ones."""
-    greek = {
-        name for name in re.findall(r"\\([A-Za-z]+)", text) if name in _SYMBOLIC - _NUMERIC - FUNCTIONS - {"binom"}
-    }
+    greek = _GREEK.intersection(re.findall(r"\\([A-Za-z]+)", text))
     return frozenset(greek | set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", " ", text))) - {"e"})
 
 
@@ -92,14 +52,8 @@ def comparable(truth: str, given: str) -> bool:
     for text in (truth, given):
         balanced = all(text.count(left) == text.count(right) for left, right in ("{}", "()"))
         nested = max((text[:at].count("{") - text[:at].count("}") for at in range(len(text))), default=0) > MAX_DEPTH
-        if (
-            not 0 < len(text) <= MAX_LENGTH
-            or not text.isascii()
-            or TEXT in text
-            or not balanced
-            or nested
-            or _TOWER.search(text)
-        ):
+        short = 0 < len(text) <= MAX_LENGTH and text.isascii()
+        if not short or TEXT in text or not balanced or nested or _TOWER.search(text):
             return False
     commands = [set(re.findall(r"\\([A-Za-z]+|.)", text)) for text in (truth, given)]
     constant = not letters(truth) - _CONSTANTS

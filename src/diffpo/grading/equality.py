@@ -23,15 +23,48 @@ MAX_ITEMS = 40
 Algebra = Callable[[str, str], bool]
 """Whether two cleaned expressions or equations are the same, reference first."""
 
-_FACTOR = re.compile(
-    r"(?:^|[.?!:]\s+)(?:Completely )?[Ff]actor(?:ize|ise)?\b(?! of)|\bfactor(?:ize|ise)? (?:completely|the|this|\$)"
-    r"|\bfactored form\b|\bfactorization of\b"
-)
-_EXPAND = re.compile(r"(?:^|[.?!:]\s+)[Ee]xpand\b|\bexpanded form\b|\bexpand the\b")
-_FORMULA = re.compile(r"\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+
+@lru_cache(maxsize=65536)
+def same_answer(answer: str, reference: str, question: str = "") -> bool:
+    """Whether a person who knows that `reference` is right calls `answer` right. Any string is judged within 2 s.
+
+    The question tells an answer from an expression that it merely repeats, a product from a sum where it asks to factor
+    or to expand, and whether the left side of an equation is what it asks for.
+    """
+    try:
+        return judge(answer, reference, question, _undecided)
+    except Undecided:
+        return bool(POOL.ask([answer, reference, question]))
 
 
-_TEN = r"(?<=[0-9])_\{10\}$"
+def same_answers(triples: Sequence[tuple[str, str, str]]) -> list[bool]:
+    """`same_answer` of several (answer, reference, question), on all cores."""
+    with ThreadPoolExecutor(POOL.size) as threads:
+        return list(threads.map(lambda triple: same_answer(*triple), triples))
+
+
+class Undecided(Exception):
+    """Only algebra can tell."""
+
+
+def _undecided(truth: str, given: str) -> bool:
+    if not comparable(truth, given):
+        return False
+    raise Undecided
+
+
+def judge(answer: str, reference: str, question: str, algebra: Algebra) -> bool:
+    """The verdict of `same_answer`, by the `algebra` that is given."""
+    try:
+        truth, given = clean(reference), clean(answer)
+        if squeeze(truth) == squeeze(given) != "":
+            return True
+        if Comparison(algebra, question).same(truth, given):
+            return not _repeats(given, question) and _in_form(truth, given, question)
+        formula = _only_formula(answer)
+        return formula != "" and judge(formula, reference, question, algebra)
+    except (ValueError, RecursionError):
+        return False
 
 
 class Comparison(NamedTuple):
@@ -50,11 +83,11 @@ class Comparison(NamedTuple):
             stated = stated_number(given)
             if stated is not None and stated in (number.value, number.value * unit.scale):
                 return True
-        if not number and is_words(truth):
+        if not number and _is_words(value):
             signs = set(re.findall(_NO_WORD, given)) <= set(re.findall(_NO_WORD, truth))
-            return signs and words_of(truth) in (words_of(given), option(given))
+            return signs and _words(truth) in (_words(given), _option(given))
         if "\\ldots" in truth + given:
-            return self._ordered(items_of(truth), items_of(given))
+            return len(items_of(truth).items) > 1 and self._ordered(items_of(truth), items_of(given))
         return self._same_members(truth, given)
 
     def _ordered(self, ours: Items, theirs: Items) -> bool:
@@ -62,8 +95,7 @@ class Comparison(NamedTuple):
         return brackets and self._in_order(ours.items, theirs.items)
 
     def _in_order(self, ours: Sequence[str], theirs: Sequence[str]) -> bool:
-        pairs = zip(ours, theirs, strict=False)
-        return len(ours) == len(theirs) and all(self.same(one, two) for one, two in pairs)
+        return len(ours) == len(theirs) and all(map(self.same, ours, theirs))
 
     def _same_members(self, truth: str, given: str) -> bool:
         """A list may be in any order; values of different names go by their names, or by their order."""
@@ -84,15 +116,13 @@ class Comparison(NamedTuple):
         truth, unit = without_unit(re.sub(_TEN, "", ours.value), reference=True)
         given, other = without_unit(self._right_side(theirs.value))
         given = given if based(truth)[0] else re.sub(_TEN, "", given)
-        if unit.contradicts(other) or (other.scale != 1 and read_number(given) is None):
-            return False
         number, stated = read_number(truth), read_number(given)
+        if unit.contradicts(other) or (other.scale != 1 and stated is None):
+            return False
         if number is not None:
-            return (
-                stated is not None
-                and not (stated.percent and unit.powers)
-                and same_number(number, unit.scale, stated, other.scale, self.question)
-            )
+            if stated is None or (stated.percent and unit.powers):
+                return False
+            return same_number(number, unit.scale, stated, other.scale, self.question)
         if squeeze(truth) == squeeze(given):
             return True
         return self._same_value(Member(ours.name, truth), Member(theirs.name, given))
@@ -109,23 +139,25 @@ class Comparison(NamedTuple):
         if digits or based(given)[0]:
             return based(given) == (digits, base) or bool(digits and squeeze(given) == digits)
         if "=" in truth or "=" in given:
-            left = f"{ours.name}={truth}" if ours.name and "=" not in truth else truth
-            right = f"{theirs.name}={given}" if theirs.name and "=" not in given else given
-            return self.algebra(left, right)
+            truth, given = (f"{name}={value}" if name and "=" not in value else value for name, value in (ours, theirs))
         return self.algebra(truth, given)
 
     def _right_side(self, given: str) -> str:
         """The right side of an equation whose left one the question asks for, or works out to it: 4 + 5 = 9."""
-        *left, right = split(given, {"="})
+        *left, right = split(given, "=")
         if not left or not right:
             return given
-        asked = all(squeeze(side) in _formulas(self.question) or self._works_out(side, right) for side in left)
+        asked = all(squeeze(side) in _formulas(self.question) or _works_out(side, right) for side in left)
         return right if asked else given
 
-    def _works_out(self, side: str, right: str) -> bool:
-        value = evaluate_expression(re.sub(r"\\frac\{(\w+)\}\{(\w+)\}", r"(\1/\2)", side))
-        stated = read_number(without_unit(right)[0])
-        return value is not None and stated is not None and value.value == stated.value
+
+_TEN = r"(?<=[0-9])_\{10\}$"
+
+
+def _works_out(side: str, right: str) -> bool:
+    value = evaluate_expression(re.sub(r"\\frac\{(\w+)\}\{(\w+)\}", r"(\1/\2)", side))
+    stated = read_number(without_unit(right)[0])
+    return value is not None and stated is not None and value.value == stated.value
 
 
 def _by_name(found: list[Member]) -> list[str]:
@@ -141,25 +173,27 @@ def _differ(one: str, two: str) -> bool:
     return one != two and bool(re.fullmatch(short, one) and re.fullmatch(short, two))
 
 
-def is_words(truth: str) -> bool:
+# --- words -------------------------------------------------------------------------------------------------------
+
+_NO_WORD = r"\\(?:[A-Za-z]+|.)|[-!|=^_*+/<>\[\]](?![A-Za-z])|^-|'$"
+
+
+def _is_words(truth: str) -> bool:
     """Whether a cleaned reference is in words: it was text, or has a word of three letters, or names an option."""
     rest = re.sub(r"\\(?:begin|end)\{[a-z]*\}|\\[A-Za-z]+", "", truth)
     return TEXT in truth or bool(re.search(r"[A-Za-z]{3,}|[0-9]:[0-9]", rest) or re.fullmatch(r"\([A-Z]\)", truth))
 
 
-_NO_WORD = r"\\(?:[A-Za-z]+|.)|[-!|=^_*+/<>\[\]](?![A-Za-z])|^-|'$"
-
-
-def words_of(text: str) -> str:
+def _words(text: str) -> str:
     """The words and numbers of a text, in lower case: "(C)" is "c"."""
     return " ".join(re.findall(r"[a-z]+|-?[0-9.]*[0-9]", re.sub(r"\\[A-Za-z]+", " ", text).lower()))
 
 
-def option(text: str) -> str:
+def _option(text: str) -> str:
     """The letter of an option that is named as in "(C) Plane" or "Option C"; "" for another answer, and for several."""
-    if re.search(r"[,0-9]", text) or TURNED.search(text.replace(TEXT, " ")):
+    text = text.replace(TEXT, " ").strip()
+    if re.search(r"[,0-9]", text) or TURNED.search(text):
         return ""
-    text = squeeze(text.replace(TEXT, " ").strip()) if len(text) < 4 else text.replace(TEXT, " ").strip()
     found = re.match(
         r"\(?\s*([A-Za-z])\s*(?:\)|[.:]\s)(?=\s*$|\s*[A-Za-z]{2})|(?:[Oo]ption|[Cc]hoice|[Aa]nswer):?\s*\(?([A-Z])\)?$",
         text,
@@ -167,22 +201,14 @@ def option(text: str) -> str:
     return (found[1] or found[2]).lower() if found else ""
 
 
-# --- the whole verdict -------------------------------------------------------------------------------------------
+# --- the question ------------------------------------------------------------------------------------------------
 
-
-def judge(answer: str, reference: str, question: str, algebra: Algebra) -> bool:
-    """The verdict of `same_answer`, by the `algebra` that is given."""
-    try:
-        truth, given = clean(reference), clean(answer)
-        formula = _only_formula(answer)
-        comparison = Comparison(algebra, question)
-        if squeeze(truth) == squeeze(given) != "":
-            return True
-        if not comparison.same(truth, given):
-            return formula != "" and judge(formula, reference, question, algebra)
-        return not _repeats(given, question) and _in_form(truth, given, question)
-    except (ValueError, RecursionError):
-        return False
+_FORMULA = re.compile(r"\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_FACTOR = re.compile(
+    r"(?:^|[.?!:]\s+)(?:Completely )?[Ff]actor(?:ize|ise)?\b(?! of)|\bfactor(?:ize|ise)? (?:completely|the|this|\$)"
+    r"|\bfactored form\b|\bfactorization of\b"
+)
+_EXPAND = re.compile(r"(?:^|[.?!:]\s+)[Ee]xpand\b|\bexpanded form\b|\bexpand the\b")
 
 
 def _only_formula(text: str) -> str:
@@ -191,16 +217,13 @@ def _only_formula(text: str) -> str:
     around = _FORMULA.sub(" ", text)
     if len(found) != 1 or not re.fullmatch(r"[A-Za-z\s.,:'-]*[A-Za-z][A-Za-z\s.,:'-]*", around):
         return ""
-    negated = re.search(
-        r"\b(?:not|no|never|neither|nor|minus|negative|least|most|than|except|squared|cubed)\b|n't\b", around
-    )
-    return "" if negated else next(filter(None, found[0]), "")
+    return "" if TURNED.search(around) or re.search(r"\bthan\b", around) else "".join(found[0])
 
 
 @lru_cache(maxsize=4096)
 def _formulas(question: str) -> frozenset[str]:
     """The formulas of a question, cleaned."""
-    return frozenset(map(_cleaned, (next(filter(None, found)) for found in _FORMULA.findall(question[:4000]))))
+    return frozenset(_cleaned("".join(found)) for found in _FORMULA.findall(question[:4000]))
 
 
 @lru_cache(maxsize=4096)
@@ -222,9 +245,12 @@ def _repeats(given: str, question: str) -> bool:
     if "=" in given or items_of(given).left or len(items_of(given).items) > 1 or re.fullmatch(VARIABLE, given):
         return False
     number = read_number(without_unit(given)[0])
-    if number and number.reduced:
-        asked = number.decimal and re.search(r"\b(?:[Ee]xpress|[Cc]onvert|[Ww]rite)\b", question)
-        return bool(asked) and squeeze(given) in _pieces(question)
+    if (
+        number
+        and number.reduced
+        and not (number.decimal and re.search(r"\b(?:[Ee]xpress|[Cc]onvert|[Ww]rite)\b", question))
+    ):
+        return False
     return squeeze(given) in _pieces(question)
 
 
@@ -233,34 +259,5 @@ def _in_form(truth: str, given: str, question: str) -> bool:
     if read_number(given) or not re.search(r"(?<![A-Za-z\\])[A-Za-z]", given):
         return True
     if _FACTOR.search(question):
-        return len([part for part in split(given, {"+", "-"}) if part]) == 1
+        return len([part for part in split(given, "+ -") if part]) == 1
     return not (_EXPAND.search(question) and re.search(r"\([^()]*[^()]\s*[-+][^()]*\)", given) and "(" not in truth)
-
-
-class Undecided(Exception):
-    """Only algebra can tell."""
-
-
-def _undecided(truth: str, given: str) -> bool:
-    if not comparable(truth, given):
-        return False
-    raise Undecided
-
-
-@lru_cache(maxsize=65536)
-def same_answer(answer: str, reference: str, question: str = "") -> bool:
-    """Whether a person who knows that `reference` is right calls `answer` right. Any string is judged within 2 s.
-
-    The question tells an answer from an expression that it merely repeats, a product from a sum where it asks to factor
-    or to expand, and whether the left side of an equation is what it asks for.
-    """
-    try:
-        return judge(answer, reference, question, _undecided)
-    except Undecided:
-        return bool(POOL.ask([answer, reference, question]))
-
-
-def same_answers(triples: Sequence[tuple[str, str, str]]) -> list[bool]:
-    """`same_answer` of several (answer, reference, question), on all cores."""
-    with ThreadPoolExecutor(POOL.size) as threads:
-        return list(threads.map(lambda triple: same_answer(*triple), triples))

@@ -6,62 +6,24 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from diffpo.grading.spelling import FUNCTIONS, TEXT, clean
+from diffpo.grading.spelling import FUNCTIONS, TEXT, clean, word_set
 
-_UNITS = {
-    "cm": "cm centimeter centimetre", "mm": "mm millimeter millimetre", "m": "m meter metre",
-    "km": "km kilometer kilometre", "inch": "in inch inche", "foot": "ft foot feet", "yard": "yd yard",
-    "mile": "mi mile", "second": "s sec second", "minute": "min minute", "hour": "h hr hour", "day": "day",
-    "week": "week wk", "month": "month", "year": "year yr", "cent": "cent \u00a2", "dollar": "dollar usd $",
-    "euro": "euro eur \u20ac", "pound sterling": "gbp \u00a3", "yen": "yen jpy \u00a5", "rupee": "rupee inr rs \u20b9",
-    "g": "g gram", "kg": "kg kilogram", "pound": "lb pound", "ounce": "oz ounce", "degree": "degree",
-    "radian": "radian rad",    "liter": "l liter litre", "ml": "ml milliliter millilitre", "gallon": "gallon gal",
-    "": "unit sq square cu cubic mph kph pm am per each a of an",
-}  # fmt: skip
-UNITS = {word: unit for unit, words in _UNITS.items() for word in words.split()}
+_NAMES = (
+    "cm centimeter centimetre; mm millimeter millimetre; m meter metre; km kilometer kilometre; in inch inche; "
+    "ft foot feet; yd yard; mi mile; s sec second; min minute; h hr hour; day; wk week; month; yr year; ¢ cent; "
+    "$ dollar usd; € euro eur; £ gbp; ¥ yen jpy; ₹ rupee inr rs; g gram; kg kilogram; lb pound; oz ounce; degree; "
+    "rad radian; l liter litre; ml milliliter millilitre; gal gallon"
+)
+UNITS = {name: names.split()[0] for names in _NAMES.split(";") for name in names.split()}
+UNITS |= dict.fromkeys(word_set("unit sq square cu cubic mph kph pm am per each a of an"), "")
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 SHAPES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
-_NO_UNIT = FUNCTIONS | frozenset(
-    [
-        "if",
-        "when",
-        "where",
-        "for",
-        "mod",
-        "modulo",
-        "not",
-        "unless",
-        "except",
-        "to",
-        "or",
-        "and",
-        "plus",
-        "minus",
-        "negative",
-        "times",
-        "over",
-        "base",
-        "less",
-        "more",
-        "below",
-        "above",
-        "squared",
-        "cubed",
-        "factorial",
-        "choose",
-        "from",
-        "at",
-        "half",
-        "halves",
-        "third",
-        "thirds",
-        "quarter",
-        "quarters",
-    ]
+_NO_UNIT = FUNCTIONS | word_set(
+    "if when where for mod modulo not unless except to or and plus minus negative times over base less more below "
+    "above squared cubed factorial choose from at half halves third thirds quarter quarters"
 )
-_COIN = "[$\u20ac\u00a3\u00a5\u20b9\u00a2]"
-_MONEY = rf"\\?{_COIN}"
-_WORD = rf"(?:[A-Za-z]+\.?|{_MONEY})(?:\s*\^\{{-?[0-9]\}})?"
+_COIN = r"\\?([$€£¥₹¢])"
+_WORD = r"(?:[A-Za-z]+\.?|\\?[$€£¥₹¢])(?:\s*\^\{-?[0-9]\})?"
 _UNIT = re.compile(
     rf"((?:(?<=[0-9}})%]) *|(?<=[0-9A-Za-z}})%]) *{TEXT})[ /]*)({_WORD}(?:(?: |/|-|\\cdot|{TEXT})+{_WORD})*)[ .]*$"
 )
@@ -80,25 +42,24 @@ class Unit(NamedTuple):
 
 def without_unit(text: str, reference: bool = False) -> tuple[str, Unit]:
     """A cleaned value without its unit or noun. In a `reference` one or two letters are units only if once text."""
-    found, money = _UNIT.search(text), re.match(rf"[-+ ]*\\?({_COIN})", text)
-    front = ((UNITS[money[1]], 1),) if money else ()
-    words = re.findall(rf"([A-Za-z]+|{_MONEY})\.?(?:\s*\^\{{(-?[0-9])\}})?", found[2]) if found else []
-    names = [name.lower().lstrip("\\") for name, _ in words]
-    odd = any(_known(name) is None and (len(name) == 1 or name in SCALES) for name in names[1:])
-    if not found or odd or _NO_UNIT.intersection(names):
-        return text, Unit(1, front)
-    known = _known(names[0]) is not None or names[0] in SCALES
-    apart = found[1] != "" and len(names[0]) >= 3
-    if not (known or apart) or (reference and TEXT not in found[0] and len(names[0]) < 3 and names[0].isalpha()):
-        return text, Unit(1, front)
-    power = next((SHAPES[name] for name in names if name in SHAPES), 1)
-    powers = tuple((_known(name) or "", int(up or power)) for name, (_, up) in zip(names, words, strict=True))
-    behind = tuple(unit for unit in powers if unit[0])
-    return text[: found.start()].strip(), Unit(SCALES.get(names[0], 1), front or behind)
-
-
-def _known(word: str) -> str | None:
-    return UNITS.get(word, UNITS.get(word.removesuffix("s")))
+    coin = re.match(rf"[-+ ]*{_COIN}", text)
+    front = Unit(1, ((coin[1], 1),) if coin else ())
+    found = _UNIT.search(text)
+    if not found:
+        return text, front
+    words = re.findall(r"([A-Za-z]+|[$€£¥₹¢])\.?(?:\s*\^\{(-?[0-9])\})?", found[2])
+    names = [name.lower() for name, _ in words]
+    first, known = names[0], [UNITS.get(name, UNITS.get(name.removesuffix("s"))) for name in names]
+    noun = found[1] != "" and len(first) >= 3  # 20 white hats
+    letters = reference and TEXT not in found[0] and first.isalpha() and len(first) < 3  # 3m
+    odd = any(
+        unit is None and (len(name) == 1 or name in SCALES) for name, unit in zip(names[1:], known[1:], strict=True)
+    )
+    if letters or odd or _NO_UNIT.intersection(names) or not (known[0] is not None or first in SCALES or noun):
+        return text, front
+    shape = next((SHAPES[name] for name in names if name in SHAPES), 1)
+    behind = tuple((unit, int(power or shape)) for unit, (_, power) in zip(known, words, strict=True) if unit)
+    return text[: found.start()].strip(), Unit(SCALES.get(first, 1), front.powers or behind)
 
 
 class Number(NamedTuple):
@@ -106,18 +67,17 @@ class Number(NamedTuple):
 
     value: Fraction
     percent: bool
-    reduced: bool
     decimal: bool
-    fraction: bool
+    reduced: bool
 
 
 _WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+_FRACTION = re.compile(rf"\\frac\{{\s*(-?{_WHOLE})\s*\}}\{{\s*(-?{_WHOLE})\s*\}}")
 _NUMBER = re.compile(
-    rf"""\s*(?P<sign>[-+]?)\s*(?:{_MONEY})?\s*(?P<minus>-?)\s*
-    (?: (?:(?P<whole>{_WHOLE})\s*)? \\frac\{{\s*(?P<over>-?{_WHOLE})\s*\}}\{{\s*(?P<under>-?{_WHOLE})\s*\}}
-      | (?:(?P<whole2>{_WHOLE})\ +)? (?P<over2>{_WHOLE})\s*/\s*(?P<under2>{_WHOLE})
-      | (?P<mantissa>(?:{_WHOLE}(?:\.[0-9]*)?|\.[0-9]+)) (?:\\overline\{{(?P<period>[0-9]+)\}})?
-        (?: \s*(?:\\times|\\cdot|\*)\s*10\^\{{(?P<power>[-+]?[0-9]{{1,3}})\}} | [eE](?P<power2>[-+]?[0-9]{{1,3}}) )?
+    rf"""\s*(?P<sign>[-+]?\s*(?:{_COIN})?\s*-?)\s*
+    (?: (?:(?P<whole>{_WHOLE})\ +)? (?P<over>-?{_WHOLE})\s*/\s*(?P<under>-?{_WHOLE})
+      | (?P<digits>{_WHOLE}(?:\.[0-9]*)?|\.[0-9]+) (?:\\overline\{{(?P<period>[0-9]+)\}})?
+        (?: (?:\s*(?:\\times|\\cdot|\*|x)\s*10\^\{{|[eE]) (?P<power>[-+]?[0-9]{{1,3}})\}}? )?
     ) \s*(?P<percent>\\%)?\s*""",
     re.VERBOSE,
 )
@@ -125,36 +85,25 @@ _NUMBER = re.compile(
 
 def read_number(text: str) -> Number | None:
     """The number that all of a cleaned text without unit is."""
-    found = _NUMBER.fullmatch(text)
-    if found is None or (found["sign"] and found["minus"]):
+    found = _NUMBER.fullmatch(_FRACTION.sub(r" \1/\2", text))
+    if found is None or len(re.findall("[-+]", found["sign"])) > 1:
         return None
-    parts = (
-        found["whole"] or found["whole2"] or "0",
-        found["over"] or found["over2"],
-        found["under"] or found["under2"],
-    )
-    whole, over, under = (int((part or "1").replace(",", "")) for part in parts)
-    if under == 0 or (whole and not 0 < Fraction(over, under) < 1):
-        return None
-    value = _decimal(found) if found["mantissa"] else whole + Fraction(over, under)
-    negative = "-" in (found["sign"], found["minus"])
-    reduced = bool(found["mantissa"]) or Fraction(over, under).denominator == abs(under)
-    return Number(
-        -value if negative else value,
-        bool(found["percent"]),
-        reduced,
-        "." in (found["mantissa"] or ""),
-        not found["mantissa"],
-    )
+    part = {name: (digits or "0").replace(",", "") for name, digits in found.groupdict().items()}
+    if found["digits"]:
+        value, reduced = _decimal(part["digits"].rstrip("."), part["period"], int(part["power"])), True
+    else:
+        whole, over, under = int(part["whole"]), int(part["over"]), int(part["under"])
+        if under == 0 or (whole and not 0 < Fraction(over, under) < 1):
+            return None
+        value, reduced = whole + Fraction(over, under), Fraction(over, under).denominator == abs(under)
+    value = -value if "-" in found["sign"] else value
+    return Number(value, bool(found["percent"]), "." in part["digits"], reduced)
 
 
-def _decimal(found: re.Match[str]) -> Fraction:
+def _decimal(digits: str, period: str, power: int) -> Fraction:
     """12.5, 0.1 with the period 36, 2 * 10^5, 1.5e3."""
-    digits = found["mantissa"].replace(",", "").rstrip(".")
-    value = Fraction(digits)
-    if found["period"]:
-        value += Fraction(int(found["period"]), (10 ** len(found["period"]) - 1) * 10 ** len(digits.partition(".")[2]))
-    return value * Fraction(10) ** int(found["power"] or found["power2"] or 0)
+    repeated = Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(digits.partition(".")[2]))
+    return (Fraction(digits) + repeated) * Fraction(10) ** power
 
 
 def parse_number(text: str) -> Fraction | None:
@@ -166,24 +115,40 @@ def parse_number(text: str) -> Fraction | None:
     return None if number is None else number.value
 
 
+_SCALED = re.compile(rf"\b(?:many|in|of|nearest) (?:{'|'.join(SCALES)})s?\b")
+_PERCENT = re.compile(
+    r"\bin percent|\b(?:what|how (?:many|much)|as an?|express\w*)\b[^.?!,;]{0,40}(?<![0-9] )\bpercent", re.I
+)
+_COUNTED = re.compile(
+    r"\bhow (?:many|much|long|far)\b|\bwhich\b|\bas an? (?:\w+ )?(?:fraction|decimal)\b|(?:%|percent) of \\?\$?[0-9]",
+    re.I,
+)
+
+
+def _in_percent(question: str) -> bool:
+    """Whether 50 % may be 50: the question asks for percent, or speaks of it and counts nothing; or there is none."""
+    speaks = not question or re.search("%|percent", question)
+    return bool(speaks and (_PERCENT.search(question) or not _COUNTED.search(question)))
+
+
 def same_number(truth: Number, scale: int, given: Number, other: int, question: str) -> bool:
     """Equal in value, whatever the notation: 50 % is a half; 2 million is 2, and 50 % is 50, where these are asked for.
 
     `scale` and `other` are those of the units behind the two. No question asks for percent, but for no scale.
     """
-    readings = {given.value * other / (100 if given.percent and not truth.percent else 1)}
-    if given.percent and not given.fraction and (not question or re.search(r"%|percent", question)):
-        readings.add(given.value)
-    if re.search(rf"\b(?:many|in|of|nearest) (?:{'|'.join(SCALES)})", question):
+    readings = {given.value * other * Fraction(100) ** (truth.percent - given.percent)}
+    if truth.percent or (given.percent and _in_percent(question)):
+        readings.add(given.value * other)
+    if _SCALED.search(question):
         readings |= {given.value, given.value * other / scale}
     return truth.value * scale in readings
 
 
-_STATED = re.compile(rf"(?:[-+] ?)?(?:{_MONEY} ?)?-?(?:[0-9]{{1,3}}(?:,[0-9]{{3}})+|[0-9]+)(?:\.[0-9]+)?")
+_STATED = re.compile(rf"(?:[-+] ?)?(?:{_COIN} ?)?-?(?:[0-9]{{1,3}}(?:,[0-9]{{3}})+|[0-9]+)(?:\.[0-9]+)?")
 TURNED = re.compile(
     r"\b(?:half|third|quarter|twice|double|triple|thrice|times|dozen|hundred|thousand|million|billion|squared|cubed|root"
     r"|power|factorial|reciprocal|inverse|opposite|multiple|plus|minus|negative|below|between|either|not|no|never|neither"
-    r"|nor|except|unless|without|least|most|exceed\w*|under|over|almost|nearly|up to)\b|n't\b"
+    r"|nor|except|unless|without|least|most|exceed\w*|under|over|almost|nearly|up to|at m(?:in|ax)imum)\b|n't\b"
     r"|\b(?:more|less|fewer|greater|larger|smaller|higher|lower|other)\s+than\s+(?:or equal to\s+)?[-$\\0-9]"
     r"|,\s*(?:more|less|fewer|greater|higher|lower|above|up)\b",
     re.IGNORECASE,
@@ -204,6 +169,6 @@ def stated_number(text: str) -> Fraction | None:
     text = re.sub(r"\b([0-9]{1,2}):00\b", r"\1", text)
     if not re.search(r"[A-Za-z]{2}", text) or TURNED.search(text) or _UNFINISHED.search(text):
         return None
-    values = {Fraction(re.sub(r"[^-0-9.]", "", number)) for number in _STATED.findall(text)}
+    values = {Fraction(re.sub(r"[^-0-9.]", "", number[0])) for number in _STATED.finditer(text)}
     rest = _STATED.sub("#", text)
     return values.pop() if len(values) == 1 and not re.search(r"[\w.,:]#|#[\w^]|#[.,:]#|\d", rest) else None

@@ -15,115 +15,108 @@ ROW = "\x02"
 TEXT = "\x03"
 r"""Stands before what was \text{...}: a letter behind it is a word or a unit, no variable."""
 
-_SIGNS = {
-    **dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63", "-"),
-    **dict.fromkeys("\u00b7\u22c5\u2219\u2022\u30fb", r"\cdot "),
-    **dict.fromkeys("\u2044\u2215\u00f7", "/"),
-    **{
-        "\u00d7": r"\times ",
-        "\u2217": "*",
-        "\u00b1": r"\pm ",
-        "\u2213": r"\mp ",
-        "\u221a": r"\sqrt ",
-        "\u221b": r"\sqrt[3] ",
-    },
-    **{"\u2248": "=", "\u2260": r"\ne ", "\u2264": r"\le ", "\u2265": r"\ge ", "\u2a7d": r"\le ", "\u2a7e": r"\ge "},
-    **{"\u221e": r"\infty ", "\u222a": r"\cup ", "\u2208": r"\in ", "\u2205": r"\emptyset ", "\u211d": r"\mathbb{R}"},
-    **{
-        "\u00b0": r"^\circ ",
-        "\u2032": "'",
-        "\u2019": "'",
-        "\u3002": ".",
-        "\uff61": ".",
-        "\u3001": ",",
-        "\u2026": r"\ldots ",
-    },
-    **{"\u2223": "|", "\u2220": r"\angle ", "\u27e8": "(", "\u27e9": ")", "\u2216": r"\setminus "},
-}
-_GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau "
-    "upsilon phi chi psi omega"
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
+FUNCTIONS = word_set("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp")
+
+
+def _targets(table: str) -> dict[str, str]:
+    """From each word of a table to the first one between its semicolons."""
+    return {word: target for target, *words in map(str.split, table.split(" ; ")) for word in words}
+
+
+_SIGNS = _targets(
+    r"- − ‐ ‑ ‒ – ﹣ ; \cdot · ⋅ ∙ • ・ ; / ⁄ ∕ ÷ ; \times × ; * ∗ ; \pm ± ; \mp ∓ ; \sqrt √ ; \sqrt[3] ∛ ; = ≈ "
+    r"; \ne ≠ ; \le ≤ ⩽ ; \ge ≥ ⩾ ; \infty ∞ ; \cup ∪ ; \in ∈ ; \emptyset ∅ ; \mathbb{R} ℝ ; ^\circ ° ; ' ′ ’ ; . 。 ｡ "
+    r"; , 、 ; \ldots … ; | ∣ ; \angle ∠ ; ( ⟨ ; ) ⟩ ; \setminus ∖"
 )
-_SIGNS |= {chr(0x3B1 + index): f"\\{name} " for index, name in enumerate(_GREEK.split())}
-_SIGNS |= {chr(0x391 + index): f"\\{name.capitalize()} " for index, name in enumerate(_GREEK.split())}
-_HIGH, _LOW = "\u00b2\u00b3\u00b9\u2070-\u207f", "\u2080-\u208e"
-FUNCTIONS = frozenset(
-    ["sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "ln", "log", "exp"]
+_HIGH, _LOW = "[\u00b2\u00b3\u00b9\u2070-\u207f]+", "[\u2080-\u208e]+"
+
+_COMMANDS = _targets(
+    r"\frac \dfrac \tfrac \cfrac ; \overline \bar ; \le \leq \leqslant ; \ge \geq \geqslant ; \ne \neq ; < \lt ; > \gt "
+    r"; = \approx \simeq \thickapprox \doteq ; , \vee \lor \wedge \land ; | \vert \lvert \rvert \Vert \lVert \rVert \| "
+    r"; \{ \lbrace ; \} \rbrace ; ( \langle ; ) \rangle ; \{\} \emptyset \varnothing ; \ldots \dots \cdots \dotsc "
+    r"; (-\infty,\infty) \R ; ^\circ \degree ; \, \quad \qquad"
 )
-_COMMANDS = "|".join((*sorted(FUNCTIONS), "sqrt", "infty", "pi", "theta", "alpha", "beta", "phi"))
 _FONT = r"\\(?:math(?:bf|rm|it|sf|tt|normal)|boldsymbol|bm|underline|vec)\s*\{([^{}]*)\}"
 _WORDS = r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|operatorname\*?)\s*\{([^{}]*)\}"
-_ARGUMENT = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
-_ONE = rf"({_ARGUMENT}|\\[A-Za-z]+|[0-9A-Za-z])"
-
-_CLEAN = [
-    (re.compile(pattern, re.DOTALL), replacement)
-    for pattern, replacement in (
-        (r"\\(?:boxed|fbox)\s*(?=\{)", ""),
-        (r"(?<!\\)\$\$?(.*?)(?<!\\)\$\$?", r" \1 "),  # mathematics between dollars; another dollar is money
-        (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits)(?![A-Za-z])\.?", ""),
-        (r"(?<=[0-9])(?:,\s*\\!\s*|\{,\})(?=[0-9])", ","),  # 10,\!080 and 10{,}080
-        (r"\\!", ""),
-        (r"(?<=[0-9])(?:\\[, ]|\s|~)(?=[0-9]{3}(?![0-9]))", ","),  # 10\,080 and 10 080
-        (r"\\[,;:> ]|~|\\q?quad(?![A-Za-z])|[\n\t]", " "),
-        (r"\\(?:mathbb|Bbb)\s*\{?\s*R\s*\}?|\\R(?![A-Za-z])", r"(-\\infty,\\infty)"),
-        (r"\\text\{\s*per\s*\}", "/"),
-        (
-            r"\\frac\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}",
-            r"\\text{\1/\2}",
-        ),  # miles/hours
-        *[(_FONT, r"\1"), (_WORDS, rf" {TEXT}\1 ")] * 2,
-        (r"\\?\^\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?(?:\s*[CF]\b)?|\\degree(?![A-Za-z])", " "),
-        (r"(?<=[0-9A-Za-z)}])\*\*(?=[0-9A-Za-z({-])", "^"),
-        (r"\*\*|`|\\[()\[\]](?!\{)|(?<![A-Za-z0-9])_+(?=[0-9])|(?<=[0-9])_+$", " "),
-        (r"\\(?:approx|simeq|thickapprox|doteq)(?![A-Za-z])|~=|==", "="),
-        (rf"(?<=[0-9])\s*\^?\s*\{{?\s*{TEXT}?\s*(?:st|nd|rd|th)\s*\}}{{0,2}}(?![A-Za-z}}])", " "),  # 12th
-        (r"(?<=[\])])\s*U\s*(?=[\[(])", r"\\cup "),
-        (r"\\[dtc]frac", r"\\frac"),
-        (r"\\bar(?![A-Za-z])", r"\\overline"),
-        (rf"(?<![A-Za-z\\{{]){TEXT}?\s*(?:or|and)(?![A-Za-z}}])|\\(?:vee|lor|wedge|land)(?![A-Za-z])", " , "),
-        (r",(?:\s*,)+", ","),
-        (r"\\(?:leq|leqslant)(?![A-Za-z])|<=|=<", r"\\le "),
-        (r"\\(?:geq|geqslant)(?![A-Za-z])|>=", r"\\ge "),
-        (r"\\(?:neq|not\s*=)(?![A-Za-z])|!=|\\not\s*=", r"\\ne "),
-        (r"\\lt(?![A-Za-z])", "<"),
-        (r"\\gt(?![A-Za-z])", ">"),
-        (r"\\[lr]?[vV]ert(?![A-Za-z])|\\\|", "|"),
-        (r"\\lbrace(?![A-Za-z])", r"\\{"),
-        (r"\\rbrace(?![A-Za-z])", r"\\}"),
-        (r"\\langle(?![A-Za-z])", "("),
-        (r"\\rangle(?![A-Za-z])", ")"),
-        (r"\\(?:varnothing|emptyset)(?![A-Za-z])", r"\\{\\}"),
-        (r"\\[lc]?dots[cbmio]?(?![A-Za-z])|\.{3,}", r"\\ldots "),
-        (
-            r"[\[(]?\s*\\begin\{(?:[pbB]|small)?(?:matrix|array)\}(?:\{[clr|\s]*\})?(.*?)\\end\{(?:[pbB]|small)?(?:matrix|array)\}\s*[\])]?",
-            r"\\begin{pmatrix}\1\\end{pmatrix}",
-        ),
-        (r"(?<![A-Za-z\\])infinity(?![A-Za-z])", r"\\infty "),
-        (rf"(?<![A-Za-z\\])({_COMMANDS})(?![A-Za-z])", r"\\\1 "),
-        (r"(?<![A-Za-z])(?:minus|negative)\s+(?=[0-9\\.$A-Za-z])", "-"),
-        (r"(?<![A-Za-z])(?:percent|pct)(?![A-Za-z])|(?<=[0-9])\s*%", r"\\%"),
-        (r"\\([_^])", r"\1"),
-        (r"\^\s*\(([^()]*)\)", r"^{\1}"),
-        (r"([_^])\s*(-?[0-9]+|\\?[A-Za-z]+(?=\W|$)(?<=[_^ ][A-Za-z]))", r"\1{\2}"),  # x^12 as it is meant
-        (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-        (rf"\\sqrt\s*(\[[^\[\]]*\])?\s*{_ONE}", lambda m: rf"\sqrt{m[1] or ''}{_braced(m[2])}"),
-        (rf"\\(frac|binom)\s*{_ONE}\s*{_ONE}", lambda m: rf"\{m[1]}{_braced(m[2])}{_braced(m[3])}"),
-        (r"[.,;:\s]+$|^[=:\s]+", ""),
-        (r"(?<=\\log)_\{10\}", ""),
-        (r"^\{([^{}]*)\}$", r"\1"),
-    )
-]
+_BARE = rf"{'|'.join(sorted(FUNCTIONS))}|sqrt|infty|pi|theta|alpha|beta|phi"
+_MATRIX = r"\{(?:[pbB]|small)?(?:matrix|array)\}"
+_ONE = r"(\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}|\\[A-Za-z]+|[0-9A-Za-z])"
+"""One argument of a command: in braces, a command, or a single sign."""
 
 
 def _braced(argument: str) -> str:
     return argument if argument.startswith("{") else f"{{{argument}}}"
 
 
+_RULES = [
+    (r"\\(?:boxed|fbox)\s*(?=\{)", ""),
+    (r"(?<!\\)\$\$?(.*?)(?<!\\)\$\$?", r" \1 "),  # mathematics between dollars; another dollar is money
+    (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|[lL]arge)(?![A-Za-z])\.?", ""),  # sizes
+    (r"\\(?:text)?color\s*\{\w*\}", ""),
+    (r"\\(?:[A-Za-z]+|\|)", lambda found: _COMMANDS.get(found[0], found[0])),
+    (r"(?<=[0-9])(?:,\s*\\!\s*|\{,\})(?=[0-9])", ","),  # 10,\!080 and 10{,}080
+    (r"\\!", ""),
+    (r"(?<=[0-9])(?:\\[, ]|\s|~)(?=[0-9]{3}(?![0-9]))", ","),  # 10\,080 and 10 080
+    (r"\\[,;:> ]|[~\n\t]", " "),
+    (r"\\(?:mathbb|Bbb)\s*\{?\s*R\s*\}?", r"(-\\infty,\\infty)"),
+    (r"\\frac\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}", r"\\text{\1/\2}"),  # miles/hour
+    *[(_FONT, r"\1"), (_WORDS, rf" {TEXT}\1 ")] * 2,  # fonts nest
+    (r"\\?\^\s*\{?\s*\\circ(?![A-Za-z])\s*\}?(?:\s*[CF]\b)?", " "),  # degrees
+    (r"(?<=[0-9A-Za-z)}])\*\*(?=[0-9A-Za-z({-])", "^"),  # Python's power
+    (r"\*\*|[`\"]|\\[()\[\]](?!\{)|(?<![A-Za-z0-9])_+(?=[0-9])|(?<=[0-9])_+$", " "),  # Markdown's bold, code
+    (r"~=|==", "="),
+    (rf"(?<=[0-9])\s*\^?\s*\{{?\s*{TEXT}?\s*(?:st|nd|rd|th)\s*\}}{{0,2}}(?![A-Za-z}}])", " "),  # 12th
+    (r"(?<=[\])])\s*U\s*(?=[\[(])", r"\\cup "),
+    (rf"(?<![A-Za-z\\{{]){TEXT}?\s*(?:or|and)(?![A-Za-z}}])", " , "),
+    (r",(?:\s*,)+", ","),  # "3, 5, and 7"
+    (r"<=|=<", r"\\le "),
+    (r">=", r"\\ge "),
+    (r"!=|\\not\s*=", r"\\ne "),
+    (r"\.{3,}", r"\\ldots "),
+    (
+        rf"[\[(]?\s*\\begin{_MATRIX}(?:\{{[clr|\s]*\}})?(.*?)\\end{_MATRIX}\s*[\])]?",
+        r"\\begin{pmatrix}\1\\end{pmatrix}",
+    ),
+    (r"(?<![A-Za-z\\])infinity(?![A-Za-z])", r"\\infty "),
+    (rf"(?<![A-Za-z\\])({_BARE})(?![A-Za-z])", r"\\\1 "),  # sin x without its backslash
+    (r"(?<![A-Za-z])(?:minus|negative)\s+(?=[0-9\\.$A-Za-z])", "-"),
+    (r"(?<![A-Za-z])(?:percent|pct)(?![A-Za-z])|(?<=[0-9])\s*%", r"\\%"),
+    (r"\\([_^])", r"\1"),
+    (r"\^\s*\(([^()]*)\)", r"^{\1}"),
+    (r"([_^])\s*(-?[0-9]+|\\?[A-Za-z]+(?=\W|$)(?<=[_^ ][A-Za-z]))", r"\1{\2}"),  # x^12 as it is meant
+    (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+    (rf"\\sqrt\s*(\[[^\[\]]*\])?\s*{_ONE}", lambda found: rf"\sqrt{found[1] or ''}{_braced(found[2])}"),
+    (rf"\\(frac|binom)\s*{_ONE}\s*{_ONE}", lambda found: rf"\{found[1]}{_braced(found[2])}{_braced(found[3])}"),
+    (r"[.,;:\s]+$|^[=:\s]+", ""),
+    (r"(?<=\\log)_\{10\}", ""),
+    (r"^[{*]([^{}*]*)[}*]$", r"\1"),  # the whole in braces, or in Markdown's italics
+    (rf"^\s*{TEXT}\s*(?=[-+]?[0-9])", ""),  # a number in \text
+    (r"\+\s*(?=\\infty)", ""),
+]
+_COMPILED = [(re.compile(pattern, re.DOTALL), replacement) for pattern, replacement in _RULES]
+
+
+def clean(text: str) -> str:
+    """The answer without fonts, sizes, spacing, degrees and outer punctuation, in ASCII. ValueError if too long."""
+    if len(text := text.strip()) > MAX_LENGTH:
+        raise ValueError(f"an answer of {len(text)} characters is too long to be read")
+    text = plain_signs(text)
+    text = re.sub(r"\\\\(?:\[[^\]]*\])?", f" {ROW} " if r"\begin" in text else r"\\", text)
+    for pattern, replacement in _COMPILED:
+        text = pattern.sub(replacement, text)
+    return _in_digits(text.strip())[: 4 * MAX_LENGTH]
+
+
 def plain_signs(text: str) -> str:
     """`text` with the signs, digits and fractions of Unicode in ASCII; what is invisible is left out."""
-    text = re.sub(f"[{_HIGH}]+", lambda run: "^{" + unicodedata.normalize("NFKC", run[0]) + "}", text)
-    text = re.sub(f"[{_LOW}]+", lambda run: "_{" + unicodedata.normalize("NFKC", run[0]) + "}", text)
+    text = re.sub(_HIGH, lambda run: "^{" + unicodedata.normalize("NFKC", run[0]) + "}", text)
+    text = re.sub(_LOW, lambda run: "_{" + unicodedata.normalize("NFKC", run[0]) + "}", text)
     return text if text.isascii() else "".join(map(_plain_sign, text))
 
 
@@ -131,7 +124,10 @@ def _plain_sign(char: str) -> str:
     if char.isascii():
         return char
     if char in _SIGNS:
-        return _SIGNS[char]
+        return _SIGNS[char] + " " * _SIGNS[char].startswith("\\")
+    if greek := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", unicodedata.name(char, "")):
+        name = greek[2].replace("LAMDA", "LAMBDA")
+        return f"\\{name.lower() if greek[1] == 'SMALL' else name.capitalize()} "
     if unicodedata.decimal(char, None) is not None:
         return str(unicodedata.decimal(char))
     if unicodedata.category(char) == "Cf":
@@ -141,47 +137,35 @@ def _plain_sign(char: str) -> str:
     return rf"\frac{{{over}}}{{{under}}}" if slash and under else same
 
 
-def clean(text: str) -> str:
-    """The answer without fonts, sizes, spacing, degrees and outer punctuation, in ASCII. ValueError if too long."""
-    if len(text := text.strip()) > MAX_LENGTH:
-        raise ValueError(f"an answer of {len(text)} characters is too long to be read")
-    text = plain_signs(text)
-    text = re.sub(r"\\\\(?:\[[^\]]*\])?", f" {ROW} " if r"\begin" in text else r"\\", text)
-    for pattern, replacement in _CLEAN:
-        text = pattern.sub(replacement, text)
-    return _digits(text.strip())[: 4 * MAX_LENGTH]
-
-
 _ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
 )
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-NUMBER_WORDS = {word: value for value, word in enumerate(_ONES.split())}
-NUMBER_WORDS |= {word: 10 * value for value, word in enumerate(_TENS.split(), 2)}
-_RUN = re.compile(
-    rf"(?<![A-Za-z])(?:{'|'.join(NUMBER_WORDS)})(?:[\s-]+(?:{'|'.join(NUMBER_WORDS)}|hundred|thousand))*(?![A-Za-z-])",
-    re.I,
-)
+_NUMBERS = {word: value for value, word in enumerate((_ONES + " eighteen nineteen").split())}
+_NUMBERS |= {word: 10 * value for value, word in enumerate(_TENS.split(), 2)}
+_ANY = "|".join(_NUMBERS)
+_RUN = re.compile(rf"(?<![A-Za-z])(?:{_ANY})(?:[\s-]+(?:{_ANY}|hundred|thousand))*(?![A-Za-z-])", re.IGNORECASE)
 
 
-def _digits(text: str) -> str:
+def _in_digits(text: str) -> str:
     """A text without digits with the number that it spells: "twenty-five apples" is "25 apples"."""
     runs = list(_RUN.finditer(text)) if not re.search(r"[0-9]", text) else []
-    runs = [run for run in runs if run[0].lower() != "one" or run.start() == 0]
-    if len(runs) != 1 or (value := _spelled(runs[0][0].lower())) is None:
+    runs = [run for run in runs if run[0].lower() != "one" or run.start() == 0 or run.end() == len(text)]
+    if len(runs) != 1 or (value := _spelled(re.findall("[a-z]+", runs[0][0].lower()))) is None:
         return text
     return text[: runs[0].start()] + str(value) + text[runs[0].end() :]
 
 
-def _spelled(run: str) -> int | None:
+def _spelled(words: list[str]) -> int | None:
+    """The number that words spell; None for "five six"."""
     total = part = 0
-    for word in re.findall("[a-z]+", run):
-        if word in ("hundred", "thousand"):
-            scale = {"hundred": 100, "thousand": 1000}[word]
-            total, part = (total + part * scale, 0) if scale == 1000 else (total, part * scale)
-        elif (part % 100 and (NUMBER_WORDS[word] > 9 or part % 10)) or (total and part >= 1000):
+    for word in words:
+        if word == "hundred":
+            part *= 100
+        elif word == "thousand":
+            total, part = part * 1000, 0
+        elif part % 100 and (_NUMBERS[word] > 9 or part % 10):
             return None
         else:
-            part += NUMBER_WORDS[word]
+            part += _NUMBERS[word]
     return total + part

@@ -3,38 +3,17 @@ r"""What a cleaned answer is made of: lists and their items, names and values, t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from itertools import product
 from typing import NamedTuple
 
 from diffpo.grading.numbers import TURNED
-from diffpo.grading.spelling import FUNCTIONS, ROW, TEXT
+from diffpo.grading.spelling import FUNCTIONS, ROW, TEXT, word_set
 
 _MARK = re.compile(r"\\(?:begin|end)\{pmatrix\}|\\[{}]|[()\[\]{}]|\\[A-Za-z]+|.", re.DOTALL)
-_OPEN = frozenset((r"\begin{pmatrix}", r"\{", "(", "[", "{"))
-_CLOSE = frozenset((r"\end{pmatrix}", r"\}", ")", "]", "}"))
-VARIABLE = r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_\{?\w+\}?|_\w)?(?:\([a-z]\))?"
-_WORKED_OUT = FUNCTIONS | frozenset(
-    [
-        "frac",
-        "sqrt",
-        "pi",
-        "binom",
-        "cdot",
-        "times",
-        "pm",
-        "mp",
-        "sum",
-        "int",
-        "lfloor",
-        "lceil",
-        "le",
-        "ge",
-        "ne",
-        "in",
-    ]
-)
-_RELATION = re.compile(r"(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z])|\\ne(?![A-Za-z]))")
+_OPEN = word_set(r"\begin{pmatrix} \{ ( [ {")
+_CLOSE = word_set(r"\end{pmatrix} \} ) ] }")
+VARIABLE = r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_\{?\w+\}?)?(?:\([a-z]\))?"
+_WORKED_OUT = FUNCTIONS | word_set("frac sqrt pi binom cdot times pm mp sum int lfloor lceil le ge ne in")
 
 
 def squeeze(text: str) -> str:
@@ -42,12 +21,12 @@ def squeeze(text: str) -> str:
     return re.sub(r"(?<![0-9])\s+|\s+(?![0-9])", "", text.replace(TEXT, " "))
 
 
-def split(text: str, marks: frozenset[str] | set[str]) -> list[str]:
-    """`text` split at those of its `marks` that no bracket encloses."""
+def split(text: str, marks: str) -> list[str]:
+    """`text` split at those of the `marks` that no bracket encloses."""
     parts, depth = [""], 0
     for mark in _MARK.findall(text):
         depth += (mark in _OPEN) - (mark in _CLOSE)
-        if mark in marks and depth == 0:
+        if mark in marks.split() and depth == 0:
             parts.append("")
         else:
             parts[-1] += mark
@@ -73,48 +52,42 @@ def items_of(text: str) -> Items:
     else:
         if depth == 0 and marks and marks[0] in ("(", "[", r"\{"):
             inside = text[len(marks[0]) : -len(marks[-1])].strip()
-            items = [item for item in split(inside, {","}) if inside]
+            items = [item for item in split(inside, ",") if inside]
             if len(items) > 1 or marks[0] == r"\{":
                 return Items(marks[0], items, marks[-1])
             return items_of(inside) if marks[0] != "[" else Items("", [text], "")
     if not re.search(r"[(\[]|\\\{", text):  # between brackets a comma separates: (2,012) is a pair
-        text = re.sub(
-            r"(?<![0-9.,])([0-9]{1,3}(?:,[0-9]{3})+)(?!,?[0-9])", lambda number: number[0].replace(",", ""), text
-        )
-    return Items("", [item for item in split(text, {",", ";"}) if item], "")
+        thousands = r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?!,?[0-9])"
+        text = re.sub(thousands, lambda number: number[0].replace(",", ""), text)
+    return Items("", [item for item in split(text, ", ;") if item], "")
+
+
+_LINE = r"\(-\\infty,\s*\\infty\)\s*"
+_BUILDER = re.compile(rf"\\\{{\s*({VARIABLE})\s*(?:\\in\s*{_LINE})?(?:\\mid|:|\|)(.*)\\\}}")
+_MEMBER = re.compile(rf"({VARIABLE})\s*\\in(?![A-Za-z])(.*)")
+_HOLE = re.compile(rf"({VARIABLE})\s*\\ne(?![A-Za-z])(.*)|{_LINE}(?:\\setminus|\\backslash|-|\\)\s*\\\{{([^,]*)\\\}}")
+_SIGN = r"\s*(<|\\le(?![A-Za-z]))\s*"
+_BOUNDS = re.compile(rf"(?:([^<>]+?){_SIGN})?({VARIABLE})(?:{_SIGN}([^<>]+))?")
 
 
 def region(text: str) -> tuple[str, str]:
     r"""The name and the set that "x > 2", "2 < x \le 3", "x \ne 0", "x \in S" describe; ("", text) for others."""
     text = text.strip()
-    builder = re.fullmatch(rf"\\\{{\s*({VARIABLE})\s*(?:\\in\s*\(-\\infty,\\infty\)\s*)?(?:\\mid|:|\|)(.*)\\\}}", text)
-    if builder:
+    if builder := _BUILDER.fullmatch(text):
         return region(builder[2])
-    inside = re.fullmatch(rf"({VARIABLE})\s*\\in(?![A-Za-z])(.*)", text)
-    if inside:
+    if inside := _MEMBER.fullmatch(text):
         return squeeze(inside[1]), inside[2].strip()
-    line = re.fullmatch(r"\(-\\infty,\s*\\infty\)\s*(?:\\setminus|\\backslash|-|\\)\s*\\\{([^,]*)\\\}", text)
-    if line:
-        return "", rf"(-\infty,{line[1]})\cup({line[1]},\infty)"
-    parts = [part.strip() for part in _RELATION.split(text)]
-    signs = ["<" if sign == "<" else ">" if sign == ">" else sign for sign in parts[1::2]]
-    sides = parts[::2]
-    if not signs or not all(sides):
+    if hole := _HOLE.fullmatch(text):
+        point = (hole[2] or hole[3] or "").strip()
+        return squeeze(hole[1] or ""), rf"(-\infty,{point})\cup({point},\infty)"
+    turned = {">": "<", r"\ge": r"\le"}
+    sides = re.split(r"(>|\\ge(?![A-Za-z]))", text)
+    bounds = _BOUNDS.fullmatch(" ".join(turned.get(side, side) for side in reversed(sides)).strip())
+    if not bounds or not (bounds[1] or bounds[5]) or bounds[3] in (bounds[1] or "") + (bounds[5] or ""):
         return "", text
-    if signs[0] in (">", r"\ge"):
-        turned = {">": "<", r"\ge": r"\le", r"\ne": r"\ne"}
-        sides, signs = sides[::-1], [turned.get(sign, "") for sign in signs[::-1]]
-    at = next((index for index, side in enumerate(sides) if re.fullmatch(VARIABLE, side)), -1)
-    if at < 0 or "" in signs or any(sides[at] in side for side in sides[:at] + sides[at + 1 :]):
-        return "", text
-    name = squeeze(sides[at])
-    if signs == [r"\ne"]:
-        return name, rf"(-\infty,{sides[1 - at]})\cup({sides[1 - at]},\infty)"
-    if not set(signs) <= {"<", r"\le"} or len(sides) > 3 or (len(sides) == 3 and at != 1):
-        return "", text
-    left = ("[" if signs[at - 1] == r"\le" else "(") + sides[at - 1] if at else r"(-\infty"
-    right = sides[at + 1] + ("]" if signs[at] == r"\le" else ")") if at < len(sides) - 1 else r"\infty)"
-    return name, f"{left},{right}"
+    left = ("[" if bounds[2] == r"\le" else "(") + (bounds[1] or r"-\infty")
+    right = (bounds[5] or r"\infty") + ("]" if bounds[4] == r"\le" else ")")
+    return squeeze(bounds[3]), f"{left},{right}"
 
 
 class Member(NamedTuple):
@@ -134,7 +107,7 @@ def members(text: str) -> list[Member]:
         name, value = region(item)
         name, value = (name, value) if value != item.strip() else named(item)
         name = name or (found[0].name if found and "=" not in item else "")
-        for part in split(value, {r"\cup"}):
+        for part in split(value, r"\cup"):
             inner = items_of(part)
             flat = inner.items if inner.left == r"\{" and outer.left == "" else [part]
             found += [Member(name, signed) for one in flat for signed in _signs(one)]
@@ -142,25 +115,22 @@ def members(text: str) -> list[Member]:
 
 
 def _signs(text: str) -> list[str]:
-    count = len(re.findall(r"\\(?:pm|mp)(?![A-Za-z])", text))
+    r"""The values of an expression with up to three \pm; where there is a \mp too, all signs turn together."""
+    parts = re.split(r"\\(pm|mp)(?![A-Za-z])", text)
+    count = len(parts) // 2
     if not 0 < count < 4:
         return [text]
-    joint = r"\mp" in text
-    choices = [(sign,) * count for sign in "+-"] if joint else list(product("+-", repeat=count))
-    return [_signed(text, iter(choice)) for choice in choices]
-
-
-def _signed(text: str, signs: Iterator[str]) -> str:
-    def sign(found: re.Match[str]) -> str:
-        upper = next(signs)
-        return upper if found[1] == "pm" else {"+": "-", "-": "+"}[upper]
-
-    return re.sub(r"^\s*\+", "", re.sub(r"\\(pm|mp)(?![A-Za-z])", sign, text))
+    choices = [(sign,) * count for sign in "+-"] if r"\mp" in text else product("+-", repeat=count)
+    values = []
+    for choice in choices:
+        signs = [sign if kind == "pm" else "+-"[sign == "+"] for kind, sign in zip(parts[1::2], choice, strict=True)]
+        values.append("".join(part for pair in zip(["", *signs], parts[::2], strict=True) for part in pair).strip())
+    return [value.removeprefix("+") for value in values]
 
 
 def named(text: str) -> tuple[str, str]:
     r"""Name and value of "x = 5", "f(2) = 5", "AB = 5", "\text{Area} = 5"; ("", text) for others."""
-    sides = split(text, {"="})
+    sides = split(text, "=")
     name = len(sides) > 1 and (is_name(sides[0]) or all(r"\begin" in side for side in sides))
     return (squeeze(sides[0]), sides[-1]) if name and sides[-1] else ("", text)
 
