@@ -11,7 +11,8 @@ from pathlib import Path
 from samplers import TASKS, draw
 
 from diffpo.analysis.sections import Section, Series
-from diffpo.analysis.show import draw_section
+from diffpo.analysis.show import section_figure
+from diffpo.drawing import save_figure
 from diffpo.report.figures import differences_figure
 
 ROOT = Path(__file__).parents[1]
@@ -30,10 +31,10 @@ def sections(path: Path) -> dict[str, Section]:
 def main() -> None:
     for study in ("clamp", "sensitivity"):
         summary = json.loads((ROOT / "studies" / "results" / f"{study}.json").read_text())
-        differences_figure(summary, IMAGES / f"{study}.svg")
+        save_figure(differences_figure(summary), IMAGES / f"{study}.svg")
     analysis = sections(ROOT / "benchmarks" / "results" / "analysis_joint.json")
     for name in ("kl_by_call", "gamma_commits"):
-        draw_section(analysis[name], IMAGES / f"{name}.svg")
+        save_figure(section_figure(analysis[name]), IMAGES / f"{name}.svg")
     measured = json.loads((ROOT / "benchmarks" / "results" / "samplers.json").read_text())["measured"]
     seen = next(iter(TASKS))
     arms = {"before training": measured[f"base: {seen}"], "after joint training": measured[f"joint: {seen}"]}

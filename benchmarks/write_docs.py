@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.bench.growth import Point, growth_figure
+from diffpo.drawing import save_figure
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -84,4 +85,4 @@ def growth() -> dict[str, list[Point]]:
 
 if __name__ == "__main__":
     PAGE.write_text(written(PAGE.read_text()))
-    growth_figure(growth(), ROOT / "docs" / "images" / "growth.svg")
+    save_figure(growth_figure(growth()), ROOT / "docs" / "images" / "growth.svg")

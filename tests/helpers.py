@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from matplotlib.image import imread
 from torch import Tensor
 
 from diffpo.config import ThresholdConfig
@@ -113,3 +114,9 @@ class FirstDigitTask:
 
     def open_positions(self, prompt: Prompt) -> Sequence[int]:
         return range(1)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a PNG of some size holds more than a blank page."""
+    pixels = imread(path)
+    return min(pixels.shape[:2]) > 200 and float((pixels[..., :3].min(-1) < 0.9).mean()) > 0.001

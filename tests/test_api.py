@@ -12,6 +12,7 @@ import pytest
 import diffpo
 
 NAMES = [
+    "AnalysisConfig",
     "Answer",
     "Completion",
     "EvalConfig",
@@ -34,15 +35,21 @@ NAMES = [
     "ThresholdConfig",
     "TrainConfig",
     "Verdict",
+    "analyze",
     "collect",
+    "comparison_table",
+    "create_policy",
     "evaluate",
     "export",
     "fine_tune",
+    "frontier_figure",
     "generate",
     "inspect",
     "load_config",
     "load_policy",
     "load_task",
+    "read_run",
+    "read_study",
     "sample",
     "train",
 ]

@@ -279,8 +279,8 @@ def test_an_output_that_is_taken(line: Fail, elsewhere: Path, model: str) -> Non
     (elsewhere / "run").mkdir()
     (elsewhere / "run/config.json").write_text("{}")
     said = line("train", "--model", model, "--output", "run")
-    assert said == "run already holds a run: pass --resume to go on with it, or another --output"
-    assert "holds no demo: choose another --output" in line("demo", "--output", "run")
+    assert said == "run already holds a run: resume it, or choose another output"
+    assert "holds no demo: choose another output" in line("demo", "--output", "run")
 
 
 def test_a_verifier_that_raises_names_the_row_and_keeps_its_traceback(

@@ -70,4 +70,4 @@ def test_sft_then_export(model: str, capsys: pytest.CaptureFixture[str], tmp_pat
     main(["sample", "merged", "2+3?", "--rollout.gen-length", "4"])
     with pytest.raises(SystemExit):
         main(["export", "runs/sft", "--output", "merged"])
-    assert capsys.readouterr().err == "diffpo: merged is there already and no empty folder: choose another --output\n"
+    assert capsys.readouterr().err == "diffpo: merged is there already and no empty folder: choose another output\n"

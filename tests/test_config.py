@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import typing
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,26 @@ def test_numbers_and_lists_become_what_the_field_holds() -> None:
     assert all(isinstance(beta, float) for beta in optim.adam_betas)
     assert from_dict(TaskConfig, {"hard": [3, 4]}).hard == (3, 4)
     assert from_dict(EvalConfig, {"gammas": [0.5] * 3}).gammas == (0.5, 0.5, 0.5)
+
+
+def test_lists_of_python_are_those_of_files() -> None:
+    """A resumed run compares its settings with what it wrote."""
+    config = TrainConfig(log_with=["tensorboard"], task=TaskConfig(hard=[3, 4]))  # type: ignore[arg-type]
+    assert from_dict(TrainConfig, json.loads(to_json(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda: TrainConfig(task="tiny_sudoku"), "task takes TaskConfig, got 'tiny_sudoku'"),
+        (lambda: SftConfig(optim=1e-4), "optim takes OptimConfig, got 0.0001"),
+        (lambda: TaskConfig(name="own", reward="rewards.py:score"), "task.reward takes a list: ['rewards.py:score']"),
+        (lambda: EvalConfig(gammas=0.1), "eval.gammas takes a list: [0.1]"),
+    ],
+)
+def test_slips_of_python_are_named(make: Callable[[], object], error: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(error)):
+        make()
 
 
 @pytest.mark.parametrize(

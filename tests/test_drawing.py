@@ -12,7 +12,7 @@ from evaluation.measured import evaluation
 
 from diffpo.analysis.sections import Section, Series
 from diffpo.analysis.show import _draw_lines
-from diffpo.drawing import COLOURS, keep_within, legend_above, new_figure, styles
+from diffpo.drawing import COLOURS, keep_within, legend_above, new_figure, save_figure, styles
 from diffpo.evaluation.figures import frontier_figure
 
 
@@ -39,7 +39,7 @@ def test_every_name_of_a_legend_is_on_the_canvas(labels: list[str]) -> None:
 def test_a_learned_sampler_is_labelled_in_its_own_policys_colour(tmp_path: Path) -> None:
     """Also where the last policy has none."""
     path = tmp_path / "frontier.svg"
-    frontier_figure({"ours": evaluation(0.1), "base": evaluation(learned=False)}, path)
+    save_figure(frontier_figure({"ours": evaluation(0.1), "base": evaluation(learned=False)}), path)
     label = re.search(r"<text[^>]*>learned</text>", path.read_text())
     assert label and COLOURS[0] in label[0]
 

@@ -94,6 +94,19 @@ def test_no_global_seed_is_set() -> None:
     assert not offenders, report(offenders)
 
 
+def test_messages_name_settings_rather_than_flags() -> None:
+    """What is said below the command line is read in Python too: `output`, or a whole command, but no bare --output."""
+    offenders = [
+        f"{name}:{node.lineno} {found[0]}"
+        for name, tree in TREES.items()
+        if "/cli/" not in name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value
+        if (found := re.search(r"^(?!.*\b(?:diffpo|hf|launch)\b).*(?<![\w-])--[a-z][\w-]*", node.value, re.MULTILINE))
+    ]
+    assert not offenders, report(offenders)
+
+
 def test_imports_are_declared() -> None:
     """Every third-party package that src imports is a dependency or an extra that users can ask for."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -39,7 +39,7 @@ def test_all_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(files) == len(list_recipes()) and all(file.stem in listed for file in files)
     recipes = {recipe.name: recipe for recipe in list_recipes()}
     assert recipes["sudoku_tiny"].needs == "diffpo sft sudoku_tiny_pretrain"
-    assert recipes["llada8b_own"].needs == "one GPU of 80 GB, --task.data, --task.reward"
+    assert recipes["llada8b_own"].needs == "one GPU of 80 GB, task.data, task.reward"
     assert recipes["sudoku_tiny_pretrain"].command == "sft" and recipes["ddp"].command == "accelerate launch"
     assert all(len(recipe.title) > 10 for recipe in recipes.values())
 

@@ -22,12 +22,17 @@ _HOMES = {
         "ThresholdConfig",
         "TrainConfig",
     ),
+    "diffpo.analysis.analyze": ("analyze",),
+    "diffpo.analysis.settings": ("AnalysisConfig",),
     "diffpo.evaluation.answers": ("Answer", "Point"),
     "diffpo.evaluation.evaluate": ("Evaluation", "evaluate"),
+    "diffpo.evaluation.figures": ("frontier_figure",),
+    "diffpo.evaluation.tables": ("comparison_table",),
     "diffpo.models.export": ("export",),
     "diffpo.models.inspection": ("inspect",),
-    "diffpo.models.policy": ("Policy", "load_policy"),
+    "diffpo.models.policy": ("Policy", "create_policy", "load_policy"),
     "diffpo.recipe": ("load_config",),
+    "diffpo.report.sources": ("read_run", "read_study"),
     "diffpo.rollout.engine": ("Committed", "Engine", "Finished", "generate"),
     "diffpo.rollout.local": ("collect", "sample", "stream"),
     "diffpo.tasks": ("load_task",),
@@ -40,6 +45,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
+    from diffpo.analysis.analyze import analyze
+    from diffpo.analysis.settings import AnalysisConfig
     from diffpo.config import (
         EvalConfig,
         LoadConfig,
@@ -55,10 +62,13 @@ if TYPE_CHECKING:
     )
     from diffpo.evaluation.answers import Answer, Point
     from diffpo.evaluation.evaluate import Evaluation, evaluate
+    from diffpo.evaluation.figures import frontier_figure
+    from diffpo.evaluation.tables import comparison_table
     from diffpo.models.export import export
     from diffpo.models.inspection import inspect
-    from diffpo.models.policy import Policy, load_policy
+    from diffpo.models.policy import Policy, create_policy, load_policy
     from diffpo.recipe import load_config
+    from diffpo.report.sources import read_run, read_study
     from diffpo.rollout.engine import Committed, Engine, Finished, generate
     from diffpo.rollout.local import collect, sample, stream
     from diffpo.tasks import load_task

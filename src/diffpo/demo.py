@@ -13,10 +13,11 @@ import torch
 from rich.console import Console
 
 from diffpo.config import DemoConfig, SftConfig, TrainConfig
+from diffpo.drawing import save_figure
 from diffpo.evaluation.answers import Point
 from diffpo.evaluation.display import clues
 from diffpo.evaluation.evaluate import Evaluation, evaluate
-from diffpo.evaluation.figures import frontier_figure, training_figure, unmasking_figure
+from diffpo.evaluation.figures import frontier_figure, training_figure
 from diffpo.evaluation.tables import comparison_table
 from diffpo.folder import LOCK, owned
 from diffpo.models.policy import Policy
@@ -32,7 +33,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
     """Run the two recipes between two evaluations; write and return the summary (summary.json)."""
     output = Path(config.output)
     if output.exists() and not (output / "demo.json").is_file():
-        raise ValueError(f"{output} exists and holds no demo: choose another --output")
+        raise ValueError(f"{output} exists and holds no demo: choose another output")
     with owned(output):
         for path in output.iterdir():
             if path.name != LOCK:
@@ -153,11 +154,10 @@ def gain_at_equal_nfe(before: Evaluation, after: Evaluation, sampler: str) -> fl
 
 def draw(policy: Policy, training: TrainConfig, before: Evaluation, after: Evaluation, output: Path) -> None:
     """The three pictures: training curves, frontiers before and after, and one hard puzzle being solved."""
-    training_figure(read_metrics(Path(training.output) / "metrics.jsonl"), output / "training.png")
-    frontier_figure({"before": before, "after": after}, output / "frontier.png")
+    save_figure(training_figure(read_metrics(Path(training.output) / "metrics.jsonl")), output / "training.png")
+    save_figure(frontier_figure({"before": before, "after": after}), output / "frontier.png")
     task = load_task(training.task)
     prompt = next(prompt for prompt in task.prompts("test", 64) if prompt.level == "hard")
-    ((_, completion),) = sample(policy, [prompt], replace(training.rollout, temperature=0.0), task.gen_length)
-    tokens = [policy.tokenizer.decode([token]) for token in completion.tokens.tolist()]
-    given = clues(prompt, len(tokens))
-    unmasking_figure(prompt.text, tokens, completion, output / "unmasking.png", columns=4, given=given)
+    (completion,) = sample(policy, [prompt], replace(training.rollout, temperature=0.0), task.gen_length)
+    given = clues(prompt, len(completion.pieces))
+    save_figure(completion.plot(columns=4, given=given), output / "unmasking.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,9 +53,18 @@ def styles(count: int) -> list[Style]:
     return [Style(*style) for style in islice(zip(cycle(COLOURS), cycle(MARKERS), dashes, strict=False), count)]
 
 
-def new_figure(size: tuple[float, float]) -> Figure:
+class Picture(Figure):
+    """A matplotlib figure that a notebook shows as it is, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png", metadata={"Software": None})
+        return file.getvalue()
+
+
+def new_figure(size: tuple[float, float]) -> Picture:
     """A figure of its own, in inches: pyplot and its global state stay out of it."""
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained", facecolor="white")
+    figure = Picture(figsize=size, dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 

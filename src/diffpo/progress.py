@@ -10,17 +10,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+REWRITE_EVERY = 0.2
+"""Seconds after which a notebook's line is written anew."""
+
 
 class Progress:
     """Context manager around a rich progress bar; `advance(name=value, ...)` shows the figures beside it.
 
     Where the output is no terminal (a log file, CI) it prints a line for the first step, for the last, and after
-    `every` seconds without one: when it was, steps, seconds a step, time left, figures.
+    `every` seconds without one: when it was, steps, seconds a step, time left, figures. In a notebook that is one line,
+    written anew at most five times a second.
     """
 
     def __init__(self, title: str, total: int, quiet: bool = False, done: int = 0, every: float = 60.0) -> None:
         self.console = Console(stderr=True, quiet=quiet)
-        self.title, self.total, self.done, self.every = title, total, done, every
+        self.every = REWRITE_EVERY if self.console.is_jupyter else every
+        self.width = 0  # of the line that is shown in a notebook
+        self.title, self.total, self.done = title, total, done
         self.first = done + 1
         self.started = self.said = time.perf_counter()
         self.bar = RichProgress(
@@ -54,13 +60,23 @@ class Progress:
 
     def _say(self, what: str) -> None:
         self.said = time.perf_counter()
-        if not self.console.is_terminal:
+        if self.console.is_jupyter:
+            self._write(f"{self.title} {self.done}/{self.total}  {what}")
+        elif not self.console.is_terminal:
             line = f"{datetime.now():%Y-%m-%d %H:%M:%S}  {self.title} {self.done}/{self.total}  {what}"
             self.console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
 
     def note(self, line: str) -> None:
         """Print a line above the bar."""
+        if self.console.is_jupyter:
+            return self._write(line, end="\n")
         self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _write(self, line: str, end: str = "") -> None:
+        """In a notebook: a line in the place of the last; with an end it stays. Rich would put it below."""
+        if not self.console.quiet:
+            print(f"\r{'':{self.width}}\r{line}", end=end, flush=True)
+            self.width = 0 if end else len(line)
 
     def __enter__(self) -> Progress:
         self.started = self.said = time.perf_counter()
@@ -71,6 +87,8 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.stop()
+        if self.width:
+            print()
 
 
 def duration(seconds: float) -> str:
@@ -79,3 +97,11 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.3g} s"
+
+
+def count(number: int) -> str:
+    """A number of parameters as people say it."""
+    for size, unit in ((1e9, "B"), (1e6, "M")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:,}"

@@ -50,7 +50,7 @@ def _read(path: Path) -> Recipe:
     gpu = re.search(r"one GPU of \d+ GB", path.read_text())
     needs = gpu[0] if gpu and is_published(config.model) else maker_of(config.model)
     if task == "your own":
-        needs += ", --data" if own_rows else ", --task.data, --task.reward"
+        needs += ", data" if own_rows else ", task.data, task.reward"
     return Recipe(path.stem, path, kind or "", _title(path), config.model or "from scratch", task, needs)
 
 

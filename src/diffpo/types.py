@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffpo.config import parse_sampler
+
+if TYPE_CHECKING:
+    from diffpo.drawing import Picture
 
 Messages = Sequence[Mapping[str, str]]
 """A conversation: each message has a role and its content."""
@@ -142,6 +145,32 @@ class Completion:
     """What each was made on, [K, D]: the pooled hidden states of the prompt, or of a block's masks before the call."""
     versions: tuple[tuple[int, int], ...] = ((1, 0),)
     """Versions of the weights that made it, each with its first call: more than one where they changed on the way."""
+    prompt: str = ""
+    text: str = ""
+    pieces: tuple[str, ...] = ()
+    """What was asked, what it says, the text of each position: if `diffpo.sample` made it; the engine has ids."""
+
+    @property
+    def took(self) -> tuple[str, ...]:
+        """What it took, in words."""
+        gamma = () if self.gamma is None else (f"gamma {self.gamma:.3g}",)
+        return f"NFE {self.nfe}", f"{self.length / self.nfe_until_eos:.2f} tokens per NFE", *gamma
+
+    def __repr__(self) -> str:
+        said = repr(self.text) if self.pieces else f"{self.length} tokens"
+        return f"Completion({', '.join((said, *self.took))})"
+
+    def _repr_html_(self) -> str | None:
+        from diffpo.canvas import painted
+        from diffpo.notebook import as_html
+
+        return as_html(painted(self)) if self.pieces else None
+
+    def plot(self, columns: int | None = None, given: Sequence[bool] = ()) -> Picture:
+        """The canvas in the colours of the calls, `columns` cells a row, and the order (`canvas.unmasking_figure`)."""
+        from diffpo.canvas import unmasking_figure
+
+        return unmasking_figure(self, columns, given)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +199,11 @@ class RolloutGroup:
     rollouts: Sequence[Rollout]
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What reward functions logged of the group."""
+
+    def __repr__(self) -> str:
+        rewards = ", ".join(f"{rollout.reward:.3g}" for rollout in self.rollouts)
+        right = sum(rollout.verdict.correct for rollout in self.rollouts)
+        return f"RolloutGroup({self.prompt.id}: {right} of {len(self.rollouts)} right, rewards {rewards})"
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,10 @@ import pytest
 from diffpo.analysis.analyze import PARTS
 from diffpo.analysis.sections import Section, Series
 from diffpo.analysis.settings import AnalysisConfig
-from diffpo.analysis.show import MAX_COLUMNS, draw_section, section_table
+from diffpo.analysis.show import MAX_COLUMNS, section_figure, section_table
 from diffpo.cli import main, parse
 from diffpo.config import ModelConfig, TaskConfig
+from diffpo.drawing import save_figure
 from diffpo.models.policy import create_policy
 from diffpo.tasks import load_task
 
@@ -108,5 +109,5 @@ def test_tables_are_thinned_and_gaps_are_dashes() -> None:
 def test_hostile_labels_are_drawn_as_they_are(tmp_path: Path) -> None:
     series = [Series("$\\frac{$", [1, 2], [0.5, None], [0.1, None]), Series("[red]", [1], [1.0])]
     for index, x in enumerate((series, [Series("a$b$", ["$x", "y"], [1.0, None], [math.nan, None])])):
-        draw_section(Section("n", "$t$ [b]", "e", "x $", "y", x), tmp_path / f"{index}.svg")
+        save_figure(section_figure(Section("n", "$t$ [b]", "e", "x $", "y", x)), tmp_path / f"{index}.svg")
         assert (tmp_path / f"{index}.svg").stat().st_size > 1000

@@ -20,6 +20,7 @@ from diffpo.bench.steps import backward_flops, measure, open_bench
 from diffpo.bench.workloads import random_policy, random_requests
 from diffpo.cli import main
 from diffpo.config import LoadConfig, LoraConfig, ObjectiveConfig, RolloutConfig, TrainConfig
+from diffpo.drawing import save_figure
 from diffpo.models.transformer import Run, TransformerConfig
 
 SHAPE = TransformerConfig(
@@ -147,13 +148,13 @@ def test_growth_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     points = growth.growth_points(1, replace(SHAPE, num_kv_heads=4))
     assert points["NFE"][1].flops == pytest.approx(2 * points["NFE"][0].flops, rel=0.2)
     assert points["canvas"][1].flops > points["canvas"][0].flops
-    growth.growth_figure(points, tmp_path / "growth.svg")
+    save_figure(growth.growth_figure(points), tmp_path / "growth.svg")
     assert "operations are counted" in (tmp_path / "growth.svg").read_text()
 
 
 def test_growth_can_be_read_off_in_milliseconds(tmp_path: Path) -> None:
     points = [growth.Point(8, 0.0351, 1.0), growth.Point(16, 0.694, 2.0), growth.Point(32, 1.38, 4.0)]
-    growth.growth_figure({"NFE": points}, tmp_path / "growth.svg")
+    save_figure(growth.growth_figure({"NFE": points}), tmp_path / "growth.svg")
     drawn = (tmp_path / "growth.svg").read_text()
     assert all(f">{tick}<" in drawn for tick in ("35.1", "694", "1,380"))
 

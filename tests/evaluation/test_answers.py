@@ -71,7 +71,7 @@ def test_an_evaluation_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: 
 
 def test_other_settings_are_another_evaluation(tmp_path: Path) -> None:
     evaluate(POLICY, TASK, CONFIG, log=AnswerLog(tmp_path, {"model": "a", "seed": 0}), quiet=True)
-    with pytest.raises(ValueError, match=r"other settings \(seed\): choose another --output"):
+    with pytest.raises(ValueError, match=r"other settings \(seed\): choose another output"):
         AnswerLog(tmp_path, {"model": "a", "seed": 1})
     (tmp_path / "completions.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match=r"completions\.jsonl:1: not a row"):

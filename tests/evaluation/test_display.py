@@ -30,9 +30,9 @@ def play(terminal: bool, columns: int | None = None, delay: float = 0.0, verdict
             live.show(Committed(0, call, positions, ids, torch.zeros(len(ids))))
     committed_at = torch.tensor([1, 3, 2, 1])
     completion = Completion(
-        torch.tensor([1, 4, 2, 3]), committed_at, torch.zeros(4), torch.zeros(4), 3, 3, 4, gamma=0.25
+        torch.tensor([1, 4, 2, 3]), committed_at, torch.zeros(4), torch.zeros(4), 3, 3, 4, gamma=0.25, text="1423"
     )
-    live.summary("1423", completion, verdict)
+    live.summary(completion, verdict)
     assert live.committed_at == committed_at.tolist()
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -73,11 +73,11 @@ def test_show_unmasking_answers_and_judges(capsys: pytest.CaptureFixture[str]) -
     policy = create_policy(task.alphabet, ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32))
     rollout = RolloutConfig(sampler="top_k:4", temperature=0.0)
     (prompt,) = task.prompts("test", 1)
-    text, completion = show_unmasking(policy, task, prompt, rollout)
+    completion = show_unmasking(policy, task, prompt, rollout)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["prompt", prompt.text]
     assert [line[:8] for line in lines[1:-1]] == [f"call   {call}" for call in range(1, completion.nfe + 1)]
-    assert lines[-1].split()[:2] == ["answer", text] if text else ["answer", "NFE"]
+    assert lines[-1].split()[:2] == ["answer", completion.text] if completion.text else ["answer", "NFE"]
     assert lines[-1].endswith("wrong")
     show_unmasking(policy, task, Prompt("prompt", prompt.text), rollout)  # a user's prompt has no known answer
     assert "wrong" not in capsys.readouterr().out

@@ -39,7 +39,7 @@ def test_sample_and_the_command_line_decode_as_in_training(tmp_path: Path) -> No
         parsed = parse("eval", str(tmp_path / folder))
         assert replace(parsed.rollout, temperature=0.0) == load_policy(tmp_path / folder, device="cpu").decoding
         assert parsed.task == TaskConfig(name="tiny_sudoku")
-    [(_, completion)] = sample(policy, ["012"])
+    [completion] = sample(policy, ["012"])
     assert (len(completion.tokens), completion.nfe) == (8, 2)
 
 

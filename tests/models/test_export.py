@@ -182,7 +182,7 @@ def test_an_output_that_is_no_empty_folder_is_refused_and_left_alone(tmp_path: P
     (tmp_path / "full" / "thesis.tex").write_text("done")
     (tmp_path / "empty").mkdir()
     for taken in (tmp_path / "full", tmp_path / "full" / "thesis.tex"):
-        with pytest.raises(ValueError, match=rf"{taken.name} is there already.*--output"):
+        with pytest.raises(ValueError, match=rf"{taken.name} is there already.*another output"):
             export(GOLDEN / "llada-tiny", taken)
     assert [file.name for file in (tmp_path / "full").iterdir()] == ["thesis.tex"]
     export(GOLDEN / "llada-tiny", tmp_path / "empty")
@@ -210,9 +210,9 @@ def test_a_hub_that_does_not_answer_is_one_line_that_says_what_is_done(offline: 
         [sys.executable, "-c", PUSH], env=os.environ | settings, capture_output=True, text=True, check=True
     )
     unreachable, misnamed = run.stdout.splitlines()
-    assert unreachable.startswith("--push-to-hub owner/name: the hub refused (")
+    assert unreachable.startswith("owner/name: the hub refused (")
     assert ("offline" in unreachable) if offline else ("Connection refused" in unreachable)
-    assert misnamed.startswith("--push-to-hub a name that is none: the hub refused (")
+    assert misnamed.startswith("a name that is none: the hub refused (")
     assert all(line.endswith("exported is complete") for line in (unreachable, misnamed))
 
 

@@ -81,15 +81,20 @@ def test_an_unknown_character_is_named() -> None:
         sample(tiny_policy(), ["01x"])
 
 
+def test_a_prompt_that_stands_alone_is_not_taken_for_many() -> None:
+    with pytest.raises(ValueError, match=r"list of prompts: \['012'\]"):
+        sample(tiny_policy(), "012")
+
+
 def test_samples_are_greedy_and_without_noise_unless_asked() -> None:
     policy = tiny_policy(learned=True)
     texts = sample(policy, ["012", "012", "3"], seed=0)
-    assert [text for text, _ in texts] == [text for text, _ in sample(policy, ["012", "012", "3"], seed=9)]
-    assert texts[0][0] == texts[1][0] and texts[0][1].gamma is not None
+    assert [c.text for c in texts] == [c.text for c in sample(policy, ["012", "012", "3"], seed=9)]
+    assert texts[0].text == texts[1].text and texts[0].gamma is not None
     hot = RolloutConfig(sampler="top_k:1", temperature=2.0)
     drawn = sample(policy, ["012"] * 6, hot)
-    assert len({text for text, _ in drawn}) > 1 and drawn[0][1].gamma is None
-    assert [text for text, _ in drawn] == [text for text, _ in sample(policy, ["012"] * 6, hot)]
+    assert len({c.text for c in drawn}) > 1 and drawn[0].gamma is None
+    assert [c.text for c in drawn] == [c.text for c in sample(policy, ["012"] * 6, hot)]
 
 
 def test_steps_spread_evenly_over_the_blocks() -> None:

@@ -146,7 +146,7 @@ def test_studies_are_found_by_path_and_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_study_loads_and_has_the_power_it_needs(path: Path) -> None:
-    study = load_study(path)
+    study = load_study(path.stem)  # by name
     config = study.config
     assert find_study(path.stem) == path
     assert config.title and config.question.endswith("?")

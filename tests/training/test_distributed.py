@@ -106,7 +106,7 @@ def test_two_ranks_train_as_one_process(config: TrainConfig, tmp_path: Path, mod
     for end in ends:
         assert end[:-2] == [DONE[mode]] * (len(jobs) - 1)
         assert end[-2] == "done"  # the rollouts need all of a denoiser, and it does not learn: it is not sharded
-        assert end[-1].startswith("ValueError") and "already holds a run: pass --resume" in end[-1]
+        assert end[-1].startswith("ValueError") and "already holds a run: resume it" in end[-1]
     for name in cases.keys() - {"bfloat16", "masters"}:
         assert_same(tmp_path / f"{name}_{mode}", tmp_path / name)
     for case in ("bfloat16", "masters"):
@@ -122,7 +122,7 @@ def test_runs_stop_together_and_go_on_in_another_world(config: TrainConfig, tmp_
     outputs = {name: str(tmp_path / name) for name in ("one", "ddp", "fsdp2")}
     stop = {name: Job(replace(config, output=output), stop_after=1) for name, output in outputs.items()}
     go_on = {name: Job(replace(config, output=output), resume=True) for name, output in outputs.items()}
-    saved = "KeyboardInterrupt: saved {}; --resume goes on from there"
+    saved = "KeyboardInterrupt: saved {}; a resumed run goes on from there"
     place = "checkpoints/step_000000_iteration_01"
 
     assert run_job(stop["one"]).startswith("KeyboardInterrupt")

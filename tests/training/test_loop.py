@@ -130,7 +130,7 @@ def test_resuming_without_any_checkpoint_starts_over(config: TrainConfig, tmp_pa
 
 def test_a_folder_is_one_run(config: TrainConfig) -> None:
     train(config, quiet=True)
-    with pytest.raises(ValueError, match="already holds a run: pass --resume"):
+    with pytest.raises(ValueError, match="already holds a run: resume it"):
         train(config, quiet=True)
     with pytest.raises(ValueError, match=r"differs from this config in num_generations, objective.epsilon, obj"):
         train(replace(config, num_generations=8, objective=ObjectiveConfig(epsilon=0.3)), resume=True, quiet=True)

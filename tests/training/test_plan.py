@@ -249,7 +249,7 @@ def test_more_gpus_come_last() -> None:
 
 def test_gpus_have_names() -> None:
     assert find_gpu("A100_40GB") is GPUS["a100-40gb"]
-    with pytest.raises(ValueError, match=r"--gpu 'h10'.*'h100'"):
+    with pytest.raises(ValueError, match=r"gpu 'h10'.*'h100'"):
         find_gpu("h10")
     assert roomy_gpu(100 * 2**30) == "h200" and roomy_gpu(1e15) is None
 
@@ -278,8 +278,8 @@ def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "said"),
     [
         (["--gpu", "abacus"], "--gpu 'abacus'"),
-        (["--mfu", "2"], "--mfu must lie in"),
-        (["--nfe", "0"], "--nfe must be >= 1"),
+        (["--mfu", "2"], "mfu must lie in"),
+        (["--nfe", "0"], "nfe must be >= 1"),
         (["--prompt-length", "4000"], "exceed the model's 4096"),
         (["--model", "runs/nowhere"], "no checkpoint here"),
     ],

@@ -88,8 +88,8 @@ def test_a_joint_run_with_adapters_goes_home(config: TrainConfig, tmp_path: Path
     assert home.adapter is None and sorted(home.trainable()) == sorted(base.trainable())
     greedy = RolloutConfig(sampler="learned", temperature=0.0, block_length=4)
     ours, theirs = (sample(p, ["12+3=", "what?"], greedy, gen_length=8) for p in (policy, home))
-    assert [text for text, _ in ours] == [text for text, _ in theirs]
-    assert [completion.nfe for _, completion in ours] == [completion.nfe for _, completion in theirs]
+    assert [c.text for c in ours] == [c.text for c in theirs]
+    assert [c.nfe for c in ours] == [c.nfe for c in theirs]
 
 
 def test_full_fine_tuning_keeps_master_weights(config: TrainConfig) -> None:

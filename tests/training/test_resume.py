@@ -112,7 +112,7 @@ def test_a_run_is_not_started_over_by_its_name(
     train(replace(config, steps=1), quiet=True)
     with pytest.raises(SystemExit):
         main(["train", config.output])
-    assert "already holds a run: pass --resume" in capsys.readouterr().err
+    assert "already holds a run: resume it" in capsys.readouterr().err
 
 
 def test_settings_edited_by_hand_are_noticed(config: TrainConfig) -> None:

@@ -33,7 +33,7 @@ def analyze(
     policy: Policy,
     task: Task,
     config: TrainConfig,
-    settings: AnalysisConfig,
+    settings: AnalysisConfig | None = None,
     against: Policy | None = None,
     names: tuple[str, str] = ("model", "before"),
     quiet: bool = False,
@@ -42,6 +42,7 @@ def analyze(
 
     Entropies and order are compared with those of `against`; `names` are what the two are called.
     """
+    settings = settings or AnalysisConfig()
     sections: list[Section] = []
     with Progress("analyze", len(settings.parts) + 1, quiet) as progress:
         subject = look_at(policy, task, config, settings, against, names)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffpo.study.statistics import rounded, student_quantile
+
+if TYPE_CHECKING:
+    from diffpo.drawing import Picture
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,22 @@ class Section:
     def bounds(self) -> tuple[float, float]:
         """What the quantity on the axis cannot leave, whatever its interval; a mean's t interval may."""
         return next((bounds for name, bounds in BOUNDS.items() if self.name.startswith(name)), (-math.inf, math.inf))
+
+    def __repr__(self) -> str:
+        figures = "; ".join(f"{name} {value:.3g}" for name, value in self.figures.items() if value is not None)
+        return f"Section({self.name}: {self.title}{': ' if figures else ''}{figures})"
+
+    def _repr_html_(self) -> str:
+        from diffpo.analysis.show import section_table
+        from diffpo.notebook import as_html
+
+        return as_html(section_table(self), picture=self.plot())
+
+    def plot(self) -> Picture:
+        """Its picture (`analysis.show.section_figure`)."""
+        from diffpo.analysis.show import section_figure
+
+        return section_figure(self)
 
     def plain(self) -> dict[str, Any]:
         """For JSON, rounded."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffpo.analysis.sections import Section, Series
-from diffpo.drawing import INK, Style, keep_within, legend_above, new_figure, save_figure, style_axes, styles
+from diffpo.drawing import INK, Picture, Style, keep_within, legend_above, new_figure, style_axes, styles
 
 MAX_COLUMNS = 8
 
@@ -48,8 +47,8 @@ def _short(value: float | str | None) -> str:
     return value if isinstance(value, str) else f"{value:.3g}"
 
 
-def draw_section(section: Section, path: str | Path) -> None:
-    """Lines with their intervals over numbers, dots with bars over categories; PNG or SVG, as the path ends.
+def section_figure(section: Section) -> Picture:
+    """Lines with their intervals over numbers, dots with bars over categories.
 
     Intervals end where the quantity must.
     """
@@ -66,7 +65,7 @@ def draw_section(section: Section, path: str | Path) -> None:
     if len(section.series) > 1:
         handles = [look.handle(series.label) for look, series in zip(looks, section.series, strict=True)]
         legend_above(figure, handles, "outside lower left")
-    save_figure(figure, path)
+    return figure
 
 
 def _draw_lines(axes: Axes, section: Section, looks: Sequence[Style]) -> None:

@@ -64,7 +64,7 @@ def no_card(minutes: float) -> str:
     if torch.cuda.is_available():
         return ""
     return (
-        f"--suite gpu takes a CUDA card, and torch finds none; on one it would measure, in at most {minutes:g} minutes "
+        f"suite gpu takes a CUDA card, and torch finds none; on one it would measure, in at most {minutes:g} minutes "
         f"at LLaDA-8B's shape: {', '.join(PARTS)}"
     )
 

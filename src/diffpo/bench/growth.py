@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from matplotlib.ticker import NullLocator
 
 from diffpo.bench.measure import Heard, Tally, in_turn
 from diffpo.bench.workloads import SMALL, decode, random_policy, random_requests
-from diffpo.drawing import COLOURS, FAINT, INK, new_figure, save_figure, style_axes
+from diffpo.drawing import COLOURS, FAINT, INK, Picture, new_figure, style_axes
 from diffpo.models.transformer import TransformerConfig
 
 AXES = {"canvas": (64, 128, 256), "vocabulary": (4096, 8192, 16384), "batch": (8, 16, 32), "NFE": (8, 16, 32)}
@@ -60,7 +59,7 @@ def growth_points(
     return measured
 
 
-def growth_figure(measured: Mapping[str, Sequence[Point]], path: str | Path) -> None:
+def growth_figure(measured: Mapping[str, Sequence[Point]]) -> Picture:
     """A panel an axis, both scales logarithmic: seconds measured, and the smallest size's times the operations."""
     figure = new_figure((2.9 * len(measured), 3.1))
     for index, (axis, points) in enumerate(measured.items()):
@@ -82,4 +81,4 @@ def growth_figure(measured: Mapping[str, Sequence[Point]], path: str | Path) -> 
         axes.tick_params(labelsize=9)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, labelcolor=INK)
-    save_figure(figure, path)
+    return figure

@@ -45,7 +45,8 @@ class Analyze:
 
         from diffpo.analysis.analyze import report
         from diffpo.analysis.merge import means_over
-        from diffpo.analysis.show import draw_section, section_table
+        from diffpo.analysis.show import section_figure, section_table
+        from diffpo.drawing import save_figure
 
         path, models = self._path(), (self.model, *self.also)
         if len(self.against) not in (0, len(models)):
@@ -61,7 +62,7 @@ class Analyze:
         for section in sections:
             Console().print(section_table(section))
             for kind in ("png", "svg") if self.figures else ():
-                draw_section(section, Path(self.figures, f"{section.name}.{kind}"))
+                save_figure(section_figure(section), Path(self.figures, f"{section.name}.{kind}"))
         print(f"saved {path}" + (f" and pictures in {self.figures}" if self.figures else ""))
 
     def _analyze(self, model: str, against: str, names: tuple[str, str]) -> list[Section]:

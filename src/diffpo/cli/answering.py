@@ -62,6 +62,7 @@ class Eval:
     def _measure(self, world: World, place: Path, name: str) -> None:
         from rich.console import Console
 
+        from diffpo.drawing import save_figure
         from diffpo.evaluation.evaluate import evaluate
         from diffpo.evaluation.figures import frontier_figure
         from diffpo.evaluation.log import AnswerLog
@@ -92,7 +93,7 @@ class Eval:
                 raise KeyboardInterrupt(f"interrupted: {log.said_of_stop()}") from None
             if world.is_main:
                 evaluation.save(output)
-                frontier_figure({self.model: evaluation}, output / "frontier.png")
+                save_figure(frontier_figure({self.model: evaluation}), output / "frontier.png")
                 Console().print(evaluation_table(evaluation))
                 if self.eval.num_samples > 1:
                     Console().print(samples_table(evaluation))
@@ -128,6 +129,7 @@ class Compare:
             raise ValueError("name what to compare: diffpo compare FOLDER NAME=FOLDER ...")
         from rich.console import Console
 
+        from diffpo.drawing import save_figure
         from diffpo.evaluation.evaluate import Evaluation
         from diffpo.evaluation.figures import frontier_figure
         from diffpo.evaluation.paired import differences, read_accuracies
@@ -145,8 +147,7 @@ class Compare:
         if any(changes.values()):
             Console().print(difference_table(first, changes))
         if self.output:
-            Path(self.output).parent.mkdir(parents=True, exist_ok=True)
-            frontier_figure(found, self.output)
+            save_figure(frontier_figure(found), self.output)
             print(f"saved {self.output}")
 
     def _folders(self) -> dict[str, Path]:
@@ -225,8 +226,8 @@ class Chat:
                 messages = list(start)
             elif line:
                 messages.append({"role": "user", "content": line})
-                answer, _ = show_turn(policy, messages, self.rollout, self.seed, self.delay)
-                messages.append({"role": "assistant", "content": answer})
+                answer = show_turn(policy, messages, self.rollout, self.seed, self.delay)
+                messages.append({"role": "assistant", "content": answer.text})
 
 
 def _ask() -> str:

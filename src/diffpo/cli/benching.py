@@ -125,10 +125,11 @@ class Bench:
 
     def _growth(self) -> Found:
         from diffpo.bench.growth import growth_figure, growth_points
+        from diffpo.drawing import save_figure
 
         measured = growth_points(self.repeats)
         if self.figure:
-            growth_figure(measured, self.figure)
+            save_figure(growth_figure(measured), self.figure)
             print(f"saved {self.figure}")
         yield (
             _growth_table(measured),

@@ -51,16 +51,12 @@ class Export:
 
 def _show(description: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in description.items():
-        if name == "memory":
-            value = {dtype: f"{size / 1e9:.3g} GB" for dtype, size in value.items()}
-        table.add_row(name.replace("_", " "), _text(value))
-    Console().print(table)
+    from diffpo.notebook import facts_table
+
+    memory = {dtype: f"{size / 1e9:.3g} GB" for dtype, size in description.get("memory", {}).items()}
+    facts = description | ({"memory": memory} if memory else {})
+    Console().print(facts_table({name.replace("_", " "): _text(value) for name, value in facts.items()}))
 
 
 def _text(value: Any) -> str:

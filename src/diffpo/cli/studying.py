@@ -36,9 +36,9 @@ class Study:
             return
         if not self.study:
             raise ValueError("name a study: diffpo study STUDY.toml")
-        from diffpo.study.plan import find_study, load_study
+        from diffpo.study.plan import load_study
 
-        study = load_study(find_study(self.study))
+        study = load_study(self.study)
         folder = Path(self.output, study.name)
         if self.dry_run:
             from rich.console import Console

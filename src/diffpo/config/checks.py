@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -25,3 +26,16 @@ def bound(config: Any, section: str, names: str, relation: Literal[">", ">="], l
         value = getattr(config, name)
         inside = value is None or (value > low if relation == ">" else value >= low)
         check(inside, f"{section}{name} must be {relation} {low}, got {value}")
+
+
+def check_kinds(config: Any, section: str = "") -> None:
+    """Slips that Python lets pass: a bare value for a section or a list. Lists become tuples, as files give them."""
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), section + field.name
+        if isinstance(value, list):
+            object.__setattr__(config, field.name, tuple(value))
+        elif isinstance(field.default, tuple):
+            check(isinstance(value, tuple), f"{name} takes a list: [{value!r}]")
+        elif field.default_factory is not dataclasses.MISSING:
+            kind = type(field.default_factory())
+            check(isinstance(value, kind), f"{name} takes {kind.__name__}, got {value!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diffpo.config.checks import bound, check
+from diffpo.config.checks import bound, check, check_kinds
 from diffpo.config.rollout import parse_sampler
 
 
@@ -23,6 +23,7 @@ class EvalConfig:
     full_canvas: bool = True  # decode the whole canvas, so that NFE is known with and without the early exit at EOS
 
     def __post_init__(self) -> None:
+        check_kinds(self, "eval.")
         for spec in self.samplers:
             parse_sampler(spec, "eval.samplers")
         bound(self, "eval.", "num_prompts num_samples", ">=", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from diffpo.config.checks import bound, check
+from diffpo.config.checks import bound, check, check_kinds
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class LoraConfig:
     """Modules, as the checkpoint names them (q_proj, attn_out, ...). None named: every linear of the blocks."""
 
     def __post_init__(self) -> None:
+        check_kinds(self, "lora.")
         bound(self, "lora.", "rank", ">=", 0)
         bound(self, "lora.", "alpha", ">", 0)
         for name in ("alpha", "targets") if not self.rank else ():

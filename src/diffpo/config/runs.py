@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from diffpo.config.checks import bound, check
+from diffpo.config.checks import bound, check, check_kinds
 from diffpo.config.evaluation import EvalConfig
 from diffpo.config.model import LoadConfig, LoraConfig, ModelConfig
 from diffpo.config.objective import ObjectiveConfig
@@ -56,6 +56,7 @@ class TrainConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         bound(self, "", "steps schedule_steps prompts_per_step save_every keep_checkpoints", ">=", 1)
         bound(self, "", "num_generations", ">=", 2)
         bound(self, "", "eval_every log_rollouts show_rollouts num_threads", ">=", 0)
@@ -121,6 +122,7 @@ class SftConfig:
     )
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         bound(self, "", "steps schedule_steps batch_size num_examples gen_length max_length", ">=", 1)
         bound(self, "", "save_every keep_checkpoints eval_every", ">=", 1)
         bound(self, "", "num_threads", ">=", 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from diffpo.config.checks import check
+from diffpo.config.checks import check, check_kinds
 
 TASK_KNOBS = {
     **dict.fromkeys(("tiny_sudoku", "tiny_countdown", "tiny_arithmetic"), "easy hard hard_share"),
@@ -39,6 +39,7 @@ class TaskConfig:
     """Your own rewards, PATH.py:FUNCTION or PATH.py:FUNCTION=WEIGHT; number, math and code are built in."""
 
     def __post_init__(self) -> None:
+        check_kinds(self, "task.")
         check(0 <= self.hard_share <= 1, f"task.hard_share must lie in [0, 1], got {self.hard_share}")
         for name, span in (("easy", self.easy), ("hard", self.hard)):
             check(span is None or 1 <= span[0] <= span[1], f"task.{name} must be a range LOW HIGH, got {span}")

@@ -101,9 +101,9 @@ class LiveUnmasking:
         canvas.rstrip()
         return canvas
 
-    def summary(self, text: str, completion: Completion, verdict: Verdict | None = None) -> None:
+    def summary(self, completion: Completion, verdict: Verdict | None = None) -> None:
         """Print the answer and what it took."""
-        line = Text("answer  ").append(text, "bold").append("   " + "   ".join(figures(completion)))
+        line = Text("answer  ").append(completion.text, "bold").append("   " + "   ".join(completion.took))
         if verdict:
             line.append("   ").append(*(("right", "bold green") if verdict.correct else ("wrong", "bold red")))
         self._print(line)
@@ -114,7 +114,7 @@ class LiveUnmasking:
 
 def show_unmasking(
     policy: Policy, task: Task | None, prompt: Prompt, rollout: RolloutConfig, seed: int = 0, delay: float = 0.3
-) -> tuple[str, Completion]:
+) -> Completion:
     """Answer `prompt` before the user's eyes; a prompt of the task, which has its columns, is judged as well.
 
     Canvas length and grid are the task's, or the canvas is GEN_LENGTH long where neither task nor rollout says.
@@ -127,30 +127,31 @@ def show_unmasking(
     columns, gen_length = (GRID_COLUMNS.get(task.name), task.gen_length) if task else (None, GEN_LENGTH)
     length = rollout.gen_length or gen_length
     with LiveUnmasking(prompt.text, _decoder(policy), length, delay, columns, console) as live:
-        text, completion = _watch(policy, stream(policy, prompt, rollout, gen_length, seed), live)
-    live.summary(text, completion, judge_one(task, prompt, text, completion) if task and prompt.columns else None)
-    return text, completion
+        completion = _watch(stream(policy, prompt, rollout, gen_length, seed), live)
+    verdict = judge_one(task, prompt, completion.text, completion) if task and prompt.columns else None
+    live.summary(completion, verdict)
+    return completion
 
 
 def show_turn(
     policy: Policy, messages: Messages, rollout: RolloutConfig, seed: int = 0, delay: float = 0.0
-) -> tuple[str, Completion]:
+) -> Completion:
     """Answer a conversation before the user's eyes; what stays on screen is the answer and what it took."""
     console = Console()
     length = rollout.gen_length or GEN_LENGTH
     with LiveUnmasking("", _decoder(policy), length, delay, None, console, transient=True) as live:
         events = stream(policy, messages, rollout, GEN_LENGTH, seed)
-        text, completion = _watch(policy, events, live if console.is_terminal else None)
-    console.print(Text(text), soft_wrap=True)
-    console.print(Text("   ".join(figures(completion)), "dim"))
-    return text, completion
+        completion = _watch(events, live if console.is_terminal else None)
+    console.print(Text(completion.text), soft_wrap=True)
+    console.print(Text("   ".join(completion.took), "dim"))
+    return completion
 
 
-def _watch(policy: Policy, events: Iterable[Event], live: LiveUnmasking | None) -> tuple[str, Completion]:
-    """Text and completion of an answer, shown as it comes about."""
+def _watch(events: Iterable[Event], live: LiveUnmasking | None) -> Completion:
+    """The completion of an answer, shown as it comes about."""
     for event in events:
         if isinstance(event, Finished):
-            return policy.tokenizer.decode(event.completion.tokens.tolist()), event.completion
+            return event.completion
         if live:
             live.show(event)
     raise AssertionError("an answer that begins ends")
@@ -158,12 +159,3 @@ def _watch(policy: Policy, events: Iterable[Event], live: LiveUnmasking | None) 
 
 def _decoder(policy: Policy) -> Callable[[int], str]:
     return lambda token: policy.tokenizer.decode([token]) or "·"  # EOS, end of turn
-
-
-def figures(completion: Completion) -> list[str]:
-    """What a completion took, as text."""
-    return [
-        f"NFE {completion.nfe}",
-        f"{completion.length / completion.nfe_until_eos:.2f} tokens per NFE",
-        *([] if completion.gamma is None else [f"gamma {completion.gamma:.3g}"]),
-    ]

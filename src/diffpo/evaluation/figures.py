@@ -1,53 +1,44 @@
-"""Pictures for the page: evaluations, training runs, unmaskings. Each is a PNG or an SVG, as its path ends."""
+"""Pictures of evaluations and training runs."""
 
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.lines import Line2D
-from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 
 from diffpo.drawing import (
     DASHES,
     FAINT,
     INK,
+    Picture,
     Style,
     keep_within,
     legend_above,
     new_figure,
-    save_figure,
     scale_calls,
     style_axes,
     styles,
 )
 from diffpo.evaluation.answers import Point
 from diffpo.evaluation.evaluate import Evaluation
-from diffpo.types import Completion
 
 Metrics = Mapping[str, float | None]
 """A line of a run's metrics.jsonl; None stands for what was not finite."""
 MAX_BANDS = 3
 """Policies whose intervals are drawn as bands; those of more would merge into one."""
-VISIBLE = 0.1
-"""Certainties that differ by less are drawn in one size to the eye."""
 LEVEL_COLOURS = ("#0ca678", "#d9480f", "#5f3dc4", "#c2255c")
 
 
 # --- accuracy against NFE ----------------------------------------------------------------------------------------
 
 
-def frontier_figure(evaluations: Mapping[str, Evaluation], path: str | Path) -> None:
+def frontier_figure(evaluations: Mapping[str, Evaluation]) -> Picture:
     """Accuracy against NFE of each named policy: all prompts large, each level in a small panel beside it.
 
     Fixed thresholds are a line, the learned sampler a star, both with 95 % intervals; others are rings.
@@ -69,7 +60,7 @@ def frontier_figure(evaluations: Mapping[str, Evaluation], path: str | Path) -> 
         _draw_policies(axes, evaluations, level, size=0.62)
         axes.set_title(level, fontsize=12, color=INK, loc="left")
         axes.tick_params(labelsize=10, labelbottom=row == len(levels) - 1)
-    save_figure(figure, path)
+    return figure
 
 
 def _styles(evaluations: Mapping[str, Evaluation]) -> dict[str, Style]:
@@ -155,7 +146,7 @@ def _frontier_legend(evaluations: Mapping[str, Evaluation]) -> list[Line2D]:
 # --- training ----------------------------------------------------------------------------------------------------
 
 
-def training_figure(metrics: Sequence[Metrics], path: str | Path) -> None:
+def training_figure(metrics: Sequence[Metrics]) -> Picture:
     """Small multiples of a run's metrics over its steps; a panel whose metrics are missing is left out."""
     names = {name for step in metrics for name, value in step.items() if value is not None}
     levels = sorted(name.removeprefix("accuracy/") for name in names if name.startswith("accuracy/"))
@@ -168,6 +159,7 @@ def training_figure(metrics: Sequence[Metrics], path: str | Path) -> None:
         "surrogate KL": ["surrogate_kl"],
         "clipped tokens (%)": ["clip_ratio"],
         "effective sample size (%)": ["importance/ess"],
+        "loss": [] if "reward" in names else ["loss"],  # of fine-tuning; that of reinforcement learning says little
     }
     shown = {title: [n for n in series if n in names] for title, series in panels.items() if names & set(series)}
     if not shown:
@@ -184,7 +176,7 @@ def training_figure(metrics: Sequence[Metrics], path: str | Path) -> None:
     if levels:
         handles = [style.handle(level or "all prompts") for level, style in _level_styles(levels).items()]
         legend_above(figure, handles)
-    save_figure(figure, path)
+    return figure
 
 
 def _draw_series(
@@ -214,86 +206,3 @@ def _level_styles(levels: Sequence[str]) -> dict[str, Style]:
     """All prompts in ink, each level in a colour and a dash of its own."""
     looks = zip(levels, cycle(LEVEL_COLOURS), cycle((*DASHES[1:], DASHES[0])), strict=False)
     return {"": Style(INK, "", DASHES[0])} | {level: Style(colour, "", dash) for level, colour, dash in looks}
-
-
-# --- one unmasking -----------------------------------------------------------------------------------------------
-
-
-def unmasking_figure(
-    text_prompt: str,
-    tokens: Sequence[str],
-    completion: Completion,
-    path: str | Path,
-    columns: int | None = None,
-    given: Sequence[bool] = (),
-) -> None:
-    """One completion's canvas, coloured by the call that committed each position, and the order beside it.
-
-    `tokens` has the text of each canvas position, length L; `columns` cells make a row; `given` ones, which the prompt
-    already gave away, have a rim. The more certain the model was when it committed a token, the larger the token.
-    """
-    texts = [token.replace("\n", "↵").strip(" ")[:12] or "·" for token in tokens]
-    stretch = min(3.0, max(1.0, 0.35 * max(map(len, texts))))  # cells are this many times wider than high
-    columns = columns or math.ceil(math.sqrt(2 * len(tokens) / stretch))
-    rows, nfe = math.ceil(len(tokens) / columns), completion.nfe
-    palette = ListedColormap([colormaps["viridis"](0.2 + 0.75 * call / max(1, nfe - 1)) for call in range(nfe)])
-    calls = [int(call) for call in completion.committed_at.tolist()]
-    cell = min(0.9, 4.5 / rows, 8.0 / (columns * stretch))  # inches
-    wide, width = cell * columns * stretch, max(2.4, min(4.5, 0.22 * len(tokens)))
-    figure = new_figure((wide + width + 1.4, max(2.6, cell * rows + 0.9)))
-    grid = figure.add_gridspec(1, 2, width_ratios=[wide, width])
-    canvas = figure.add_subplot(grid[0], anchor="N")
-    canvas.set(xlim=(0, columns * stretch), ylim=(rows, 0), aspect="equal")
-    canvas.axis("off")
-    title = textwrap.shorten(text_prompt, max(12, int(9 * wide)), placeholder="...")
-    canvas.set_title(title, fontsize=12, color=INK, loc="left", family="monospace", parse_math=False)
-    certainties = [math.exp(-max(0.0, entropy)) for entropy in completion.entropies.tolist()]
-    for index, (text, certainty) in enumerate(zip(texts, certainties, strict=True)):
-        size = 72 * cell * min(0.25 + 0.3 * certainty, 1.4 * stretch * (0.4 + 0.6 * certainty) / len(text))  # points
-        corner = (index % columns * stretch, index // columns)
-        _draw_cell(canvas, corner, stretch, text, palette(calls[index] - 1), size, rim=any(given) and given[index])
-    notes = ["larger: more certain"] if max(certainties) - min(certainties) > VISIBLE else []
-    notes += ["rim: given in the prompt"] if any(given) else []
-    canvas.text(0, -0.01, "; ".join(notes), transform=canvas.transAxes, va="top", fontsize=10, color=FAINT)
-    order = figure.add_subplot(grid[1])
-    _draw_order(order, calls, palette, size=min(11.0, 56 * width / len(tokens), 180 * cell * rows / nfe))
-    save_figure(figure, path)
-
-
-def _draw_order(axes: Axes, calls: Sequence[int], palette: ListedColormap, size: float) -> None:
-    """The call that committed each position, first call on top; marks are `size` points wide."""
-    style_axes(axes)
-    axes.scatter(range(1, len(calls) + 1), calls, c=[palette(call - 1) for call in calls], marker="s", s=size**2)
-    axes.set(xlim=(0.3, len(calls) + 0.7), ylim=(palette.N + 0.5, 0.5))
-    axes.set_xlabel("position", fontsize=11, color=INK)
-    axes.set_title("order", fontsize=12, color=INK, loc="left")
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 4, 5, 10], min_n_ticks=1))
-    axes.tick_params(axis="y", length=0, labelleft=False)
-    scale = ScalarMappable(BoundaryNorm([call + 0.5 for call in range(palette.N + 1)], palette.N), palette)
-    step = math.ceil(palette.N / 8)
-    bar = axes.figure.colorbar(scale, ax=axes, pad=0.03, fraction=0.07, ticks=range(1, palette.N + 1, step))
-    bar.set_label("denoiser call", fontsize=11, color=INK)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=0, labelsize=11, labelcolor=INK)
-    bar.ax.minorticks_off()
-    bar.ax.invert_yaxis()
-    axes.yaxis.set_major_locator(MaxNLocator(min(8, palette.N), integer=True, min_n_ticks=1))
-
-
-def _draw_cell(
-    axes: Axes,
-    corner: tuple[float, float],
-    width: float,
-    text: str,
-    colour: tuple[float, ...],
-    size: float,
-    rim: bool,
-) -> None:
-    """One canvas position, `width` wide and 1 high, with its text `size` points large."""
-    (x, y), shape = corner, "round,pad=0,rounding_size=0.12"
-    edge = {"edgecolor": INK, "linewidth": 1.8} if rim else {"linewidth": 0}
-    box = FancyBboxPatch((x + 0.06, y + 0.06), width - 0.12, 0.88, boxstyle=shape, facecolor=colour, **edge)  # type: ignore[arg-type]
-    axes.add_patch(box)
-    red, green, blue = colour[:3]
-    ink = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else INK
-    axes.text(x + width / 2, y + 0.52, text, ha="center", va="center", color=ink, fontsize=size, parse_math=False)

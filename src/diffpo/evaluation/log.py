@@ -44,7 +44,7 @@ class AnswerLog:
             elif changed:
                 raise ValueError(
                     f"{folder} holds an evaluation with other settings ({', '.join(changed)}): choose another "
-                    "--output, or remove that"
+                    "output, or remove that"
                 )
         self.date = self._date() if lines else None
         write_text(header, json.dumps(wanted | {"name": name}, indent=2) + "\n")

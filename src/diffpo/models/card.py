@@ -23,7 +23,7 @@ def model_card(policy: Policy) -> str:
             "from diffpo import load_policy, sample",
             "",
             'policy = load_policy("FOLDER")',
-            '[(text, completion)] = sample(policy, ["..."])',
+            'print(sample(policy, ["..."])[0].text)',
             "```",
             "",
         ]

@@ -20,7 +20,7 @@ def export(name: str | Path, output: str | Path, merge: bool = False) -> list[Pa
     """
     output = Path(output)
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise ValueError(f"{output} is there already and no empty folder: choose another --output")
+        raise ValueError(f"{output} is there already and no empty folder: choose another output")
     policy = load_policy(name, dtype="saved", device="cpu")
     if merge:
         policy.merge_adapters()
@@ -55,5 +55,5 @@ def push_to_hub(folder: str | Path, repository: str, private: bool = True) -> st
         api.upload_folder(repo_id=repository, folder_path=folder)
     except (httpx.HTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"--push-to-hub {repository}: the hub refused ({reason}); {folder} is complete") from None
+        raise ValueError(f"{repository}: the hub refused ({reason}); {folder} is complete") from None
     return str(url)

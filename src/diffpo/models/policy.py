@@ -27,6 +27,8 @@ from diffpo.models.threshold import ThresholdHead
 from diffpo.models.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
 from diffpo.models.weights import DTYPES, Checkpoint, load_denoiser, read_tensors
+from diffpo.notebook import as_html, facts_table
+from diffpo.progress import count
 from diffpo.record import Record, decoding
 from diffpo.types import Messages
 
@@ -86,6 +88,32 @@ class Policy:
     def decoding(self) -> RolloutConfig:
         """How it answers unless told otherwise: greedily, and else as it was trained."""
         return decoding(self.rollout, self.threshold is not None, self.is_tiny)
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the denoiser; weights in 4 bits are two to a byte."""
+        return sum((2 if p.dtype == torch.uint8 else 1) * p.numel() for p in self.denoiser.parameters())
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What it is, in words."""
+        dtype, how = str(self.denoiser.head.weight.dtype).removeprefix("torch."), self.decoding
+        facts = {
+            "from": self.base.name if self.base else "fresh weights",
+            "parameters": f"{count(self.num_parameters)} {dtype} on {self.device}",
+            "adapters": f"rank {self.adapter['r']}" if self.adapter else "",
+            "threshold head": f"a {self.threshold.config.level}" if self.threshold else "",
+            "updates": f"{self.version}",
+            "task": self.task.name if self.task else "",
+            "decoding": how.sampler + (f", canvas {how.gen_length}" if how.gen_length else ""),
+        }
+        return {name: value for name, value in facts.items() if value}
+
+    def __repr__(self) -> str:
+        return f"Policy({', '.join(f'{name}: {value}' for name, value in self.facts.items())})"
+
+    def _repr_html_(self) -> str:
+        return as_html(facts_table(self.facts))
 
     @property
     def family(self) -> Family:

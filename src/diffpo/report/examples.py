@@ -50,17 +50,16 @@ def read_examples(model: Path, config: TrainConfig, num: int) -> list[Example]:
     rollout = replace(config.rollout, temperature=0.0, sampler=sampler_of(policy, config))
     prompts = choose_prompts(task.prompts("test", POOL * num), num)
     found = []
-    for prompt, (text, completion) in zip(prompts, sample(policy, prompts, rollout, task.gen_length), strict=True):
-        tokens = tuple(policy.tokenizer.decode([token]) for token in completion.tokens.tolist())
+    for prompt, completion in zip(prompts, sample(policy, prompts, rollout, task.gen_length), strict=True):
         found.append(
             Example(
                 prompt=prompt.text,
                 level=prompt.level,
-                tokens=tokens,
+                tokens=completion.pieces,
                 calls=tuple(completion.committed_at.tolist()),
                 certainties=tuple(math.exp(-max(0.0, entropy)) for entropy in completion.entropies.tolist()),
-                given=clues(prompt, len(tokens)),
-                correct=judge_one(task, prompt, text, completion).correct,
+                given=clues(prompt, len(completion.pieces)),
+                correct=judge_one(task, prompt, completion.text, completion).correct,
                 nfe=completion.nfe,
                 sampler=rollout.sampler,
                 gamma=completion.gamma,

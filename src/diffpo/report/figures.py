@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,11 @@ from diffpo.drawing import (
     FAINT,
     INK,
     WORSE,
+    Picture,
     Style,
     keep_within,
     legend_above,
     new_figure,
-    save_figure,
     scale_calls,
     style_axes,
     styles,
@@ -53,7 +52,7 @@ def _legend(figure: Figure, summary: Summary, names: Sequence[str] = ()) -> None
 # --- accuracy against NFE ----------------------------------------------------------------------------------------
 
 
-def study_frontier_figure(summary: Summary, path: str | Path) -> None:
+def study_frontier_figure(summary: Summary) -> Picture:
     """Mean accuracy against mean NFE over seeds: fixed thresholds as lines, learned samplers as stars.
 
     The band is the 95 % interval of the baseline's mean (Student's t); those of all would merge, and what can be said
@@ -78,7 +77,7 @@ def study_frontier_figure(summary: Summary, path: str | Path) -> None:
     axes.set_xlabel("denoiser calls per answer (NFE)", fontsize=12, color=INK)
     axes.text(0.015, 0.98, "↖ better", transform=axes.transAxes, va="top", fontsize=11, color=FAINT, style="italic")
     _legend(figure, summary)
-    save_figure(figure, path)
+    return figure
 
 
 def _points(metrics: Mapping[str, Any], prefix: str) -> list[tuple[float, float, float]]:
@@ -94,7 +93,7 @@ def _points(metrics: Mapping[str, Any], prefix: str) -> list[tuple[float, float,
 # --- paired differences ------------------------------------------------------------------------------------------
 
 
-def differences_figure(summary: Summary, path: str | Path) -> None:
+def differences_figure(summary: Summary) -> Picture:
     """Each arm less the baseline, a panel a metric: every seed a tick, mean with its bootstrap (thick) and t interval.
 
     Green discs and red squares are differences whose t interval leaves 0 out. Panels of one unit have one scale.
@@ -127,7 +126,7 @@ def differences_figure(summary: Summary, path: str | Path) -> None:
         axes.set_xlabel(words[direction_of(metric)], fontsize=9, color=INK)
     baseline = summary["arms"][summary["baseline"]]["label"]
     figure.suptitle(f"less {baseline}", fontsize=11, color=INK, x=0.01, ha="left", parse_math=False)
-    save_figure(figure, path)
+    return figure
 
 
 def unit_of(metric: str) -> str:
@@ -154,7 +153,7 @@ def _draw_difference(axes: Axes, value: Mapping[str, Any], row: int, metric: str
 # --- what training cost ------------------------------------------------------------------------------------------
 
 
-def cost_figure(summary: Summary, path: str | Path) -> None:
+def cost_figure(summary: Summary) -> Picture:
     """Accuracy of the tracked samplers as training goes on, at equal updates and at equal rows through the denoiser."""
     tracked = [m for m in _tracked(summary) if sum(_has(arm, m) for arm in summary["arms"].values()) > 1]
     if not tracked:
@@ -178,7 +177,7 @@ def cost_figure(summary: Summary, path: str | Path) -> None:
             axes.set_title(header(metric) if not column else "", fontsize=11, color=INK, loc="left")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     _legend(figure, summary)
-    save_figure(figure, path)
+    return figure
 
 
 def _tracked(summary: Summary) -> list[str]:
@@ -223,7 +222,7 @@ PANELS = {
 }
 
 
-def runs_figure(summary: Summary, runs: Mapping[str, Sequence[Sequence[Metrics]]], path: str | Path) -> None:
+def runs_figure(summary: Summary, runs: Mapping[str, Sequence[Sequence[Metrics]]]) -> Picture:
     """Metrics of the rollouts over the steps of training: the mean over an arm's runs, and each run faintly."""
     shown = [m for m in PANELS if any(step.get(m) is not None for arm in runs.values() for run in arm for step in run)]
     if not shown:
@@ -254,13 +253,13 @@ def runs_figure(summary: Summary, runs: Mapping[str, Sequence[Sequence[Metrics]]
         if index + columns >= len(shown):
             axes.set_xlabel("step", fontsize=10, color=INK)
     _legend(figure, summary, [name for name in summary["arms"] if name in runs])
-    save_figure(figure, path)
+    return figure
 
 
 # --- thresholds --------------------------------------------------------------------------------------------------
 
 
-def thresholds_figure(gammas: Mapping[str, Sequence[float]], path: str | Path) -> None:
+def thresholds_figure(gammas: Mapping[str, Sequence[float]]) -> Picture:
     """Thresholds that a learned sampler chose, one histogram a level of difficulty, on one axis."""
     values = [gamma for level in gammas.values() for gamma in level]
     low, high = min(values), max(values)
@@ -279,10 +278,10 @@ def thresholds_figure(gammas: Mapping[str, Sequence[float]], path: str | Path) -
         axes.tick_params(labelbottom=row == len(gammas) - 1, labelsize=10)
     assert first is not None
     figure.axes[-1].set_xlabel("threshold gamma (nats)", fontsize=11, color=INK)
-    save_figure(figure, path)
+    return figure
 
 
-def study_thresholds_figure(summary: Summary, path: str | Path) -> None:
+def study_thresholds_figure(summary: Summary) -> Picture:
     """Mean threshold of each learned sampler by difficulty: every seed a tick, the mean over them with its interval."""
     arms = {name: arm["metrics"] for name, arm in summary["arms"].items() if "gamma/learned" in arm["metrics"]}
     names = dict.fromkeys(m for metrics in arms.values() for m in metrics if m.startswith("gamma/learned"))
@@ -300,7 +299,7 @@ def study_thresholds_figure(summary: Summary, path: str | Path) -> None:
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("threshold gamma (nats)", fontsize=11, color=INK)
     _legend(figure, summary, list(arms))
-    save_figure(figure, path)
+    return figure
 
 
 def _draw_threshold(axes: Axes, value: Mapping[str, Any], row: float, style: Style) -> None:

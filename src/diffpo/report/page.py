@@ -12,7 +12,8 @@ from pathlib import Path
 from markupsafe import Markup, escape
 
 from diffpo import __version__
-from diffpo.analysis.show import draw_section
+from diffpo.analysis.show import section_figure
+from diffpo.drawing import Picture
 from diffpo.evaluation.figures import frontier_figure, training_figure
 from diffpo.progress import Progress
 from diffpo.report.examples import Example, read_examples
@@ -34,7 +35,6 @@ from diffpo.report.parts import (
     points_table,
     races,
     reached_table,
-    run_facts,
     study_head,
     study_tables,
 )
@@ -60,11 +60,11 @@ class Page:
     def add(self, heading: str, *pieces: str) -> None:
         self.sections.append((heading, Markup().join(pieces)))
 
-    def figure(self, draw: Callable[[Path], None], name: str, words: str) -> Markup:
+    def figure(self, draw: Callable[[], Picture], name: str, words: str) -> Markup:
         """A picture with its caption; nothing where there is nothing to draw, which `draw` says by NothingToDraw."""
         slug = f"{self.num_figures + 1:02d}_" + re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:48]
         try:
-            picture = inline(draw, str(escape(words)), self.figures, slug)
+            picture = inline(draw(), str(escape(words)), self.figures, slug)
         except NothingToDraw:
             return Markup()
         self.num_figures += 1
@@ -178,7 +178,7 @@ def add_evaluations(page: Page, measured: Mapping[str, Measured]) -> None:
 def add_run(page: Page, run: Run, num_examples: int) -> None:
     """One training run: its course, its analyses, and its answers beside those of what it started from."""
     drawn = any(step.get(metric) is not None for step in run.metrics for metric in PANELS)
-    parts = [run_facts(run)]
+    parts = [piece("tiles", run.facts)]
     if drawn:
         words = "Training by step: means over the rollouts of a step, and by difficulty where the task has levels."
         parts.append(page.figure(partial(training_figure, run.metrics), f"{run.name} training", words))
@@ -193,7 +193,7 @@ def analyses(page: Page, run: Run) -> Markup:
     parts = Markup()
     for analysis in run.analyses:
         pictures = [
-            page.figure(partial(draw_section, section), f"{run.name} {section.name}", section.explains)
+            page.figure(partial(section_figure, section), f"{run.name} {section.name}", section.explains)
             + figures_table(section)
             for section in analysis.sections
         ]

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib import colormaps
-from matplotlib.colors import to_hex
 
-from diffpo.analysis.sections import Section, surrogate_name
+from diffpo.analysis.sections import Section
+from diffpo.canvas import ink_on, shade
 from diffpo.report.examples import Example
-from diffpo.report.sources import Measured, Run
+from diffpo.report.sources import Measured
 from diffpo.study.plan import BASE
 from diffpo.study.tables import (
     COSTS,
@@ -30,8 +28,6 @@ from diffpo.study.tables import (
 Summary = Mapping[str, Any]
 
 NUM_FINDINGS = 8
-EDGE = 10
-"""A run's first and last 1 / EDGE of its steps are compared."""
 SIGNS = {"better": " ▲", "worse": " ▼"}
 """Beside green and red, for who does not see them."""
 
@@ -169,38 +165,6 @@ def colour(metric: str, value: Mapping[str, Any]) -> str:
 # --- runs and evaluations ----------------------------------------------------------------------------------------
 
 
-def run_facts(run: Run) -> Markup:
-    """What a run trained, and where reward, accuracy and calls went."""
-    facts: dict[str, str] = {"steps": str(len(run.metrics))}
-    if config := run.config:
-        clamp = config.objective.importance_clamp
-        facts["task"] = config.task.name
-        facts["learns"] = {"joint": "denoiser and sampler", "model": "denoiser", "sampler": "sampler"}[config.train]
-        facts["surrogate"] = surrogate_name(config.objective.num_latents)
-        facts["importance weights"] = f"C = {clamp:g}" if clamp else "off"
-        facts["rollouts"] = config.rollout.sampler
-    edge = max(1, len(run.metrics) // EDGE)
-    for metric, label, scale, digits in (
-        ("reward", "reward", 1, 2),
-        ("accuracy", "accuracy %", 100, 1),
-        ("nfe", "denoiser calls", 1, 1),
-        ("loss", "loss", 1, 3),
-    ):
-        ends = [mean_of(steps, metric) for steps in (run.metrics[:edge], run.metrics[-edge:])]
-        first, last = (None if end is None else f"{scale * end:.{digits}f}" for end in ends)
-        if first and last:
-            facts[f"{label}, first and last {edge} steps" if edge > 1 else f"{label}, first and last step"] = (
-                f"{first} → {last}"
-            )
-    return piece("tiles", facts)
-
-
-def mean_of(steps: Sequence[Mapping[str, float | None]], metric: str) -> float | None:
-    """Mean over the steps that have it."""
-    values = [value for step in steps if (value := step.get(metric)) is not None]
-    return fmean(values) if values else None
-
-
 def points_table(measured: Mapping[str, Measured], levels: bool) -> Markup:
     """A row a policy and sampler: all prompts, or each level of difficulty."""
     rows = [["policy", "sampler", *(["level"] if levels else []), "prompts", "accuracy %", "NFE", "gamma"]]
@@ -240,19 +204,7 @@ def _tokens(example: Example, last: int) -> list[dict[str, Any]]:
     found = []
     for text, call, sure, given in zip(example.tokens, example.calls, example.certainties, example.given, strict=True):
         background = shade(call, last)
-        ink = "#ffffff" if luminance(background) < 0.55 else "#1b1f24"
         shown = text.replace("\n", "↵") or "·"
-        look = {"background": background, "ink": ink, "shown": shown, "breaks": text.count("\n")}
+        look = {"background": background, "ink": ink_on(background), "shown": shown, "breaks": text.count("\n")}
         found.append({"call": call, "sure": sure, "given": given, **look})
     return found
-
-
-def shade(call: int, last: int) -> str:
-    """Colour of a call among `last`."""
-    return to_hex(colormaps["viridis"](0.12 + 0.83 * (call - 1) / max(1, last - 1)))
-
-
-def luminance(colour: str) -> float:
-    """How light a #rrggbb is, in [0, 1]."""
-    red, green, blue = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
-    return 0.299 * red + 0.587 * green + 0.114 * blue

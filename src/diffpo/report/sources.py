@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal
 
-from diffpo.analysis.sections import Section, Series
-from diffpo.config import TrainConfig
+from diffpo.analysis.sections import Section, Series, surrogate_name
+from diffpo.config import TrainConfig, suggest
+from diffpo.drawing import Picture
 from diffpo.evaluation.evaluate import Evaluation
+from diffpo.evaluation.figures import training_figure
+from diffpo.notebook import as_html, facts_table
 from diffpo.recipe import find_training
+from diffpo.report.figures import cost_figure, differences_figure, study_frontier_figure, study_thresholds_figure
 from diffpo.study.plan import BASE, shipped_studies
+from diffpo.study.tables import rich_table
 from diffpo.training.metrics import Metrics, read_metrics
+
+if TYPE_CHECKING:
+    import pandas
 
 SUMMARY = "summary.json"
 """A study's summary among its runs."""
 NEEDED = ("name", "title", "question", "command", "origin", "commits", "seeds", "baseline", "columns", "num_prompts")
 NEEDED += ("equal_forwards", "num_cells", "cell_seconds", "arms")
+
+
+EDGE = 10
+"""A run's first and last 1 / EDGE of its steps are compared."""
+FIGURES: Mapping[str, Callable[[Mapping[str, Any]], Picture]] = {
+    "frontier": study_frontier_figure,
+    "differences": differences_figure,
+    "cost": cost_figure,
+    "thresholds": study_thresholds_figure,
+}
+"""Pictures of a study that its summary alone is drawn from."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +74,50 @@ class Run:
         """Whether it can be asked for examples."""
         return self.config is not None and (self.folder / "policy").is_dir()
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a run trained, and where reward, accuracy and calls went."""
+        facts: dict[str, str] = {"steps": str(len(self.metrics))}
+        if config := self.config:
+            clamp = config.objective.importance_clamp
+            facts["task"] = config.task.name
+            facts["learns"] = {"joint": "denoiser and sampler", "model": "denoiser", "sampler": "sampler"}[config.train]
+            facts["surrogate"] = surrogate_name(config.objective.num_latents)
+            facts["importance weights"] = f"C = {clamp:g}" if clamp else "off"
+            facts["rollouts"] = config.rollout.sampler
+        edge = max(1, len(self.metrics) // EDGE)
+        for metric, label, scale, digits in (
+            ("reward", "reward", 1, 2),
+            ("accuracy", "accuracy %", 100, 1),
+            ("nfe", "denoiser calls", 1, 1),
+            ("loss", "loss", 1, 3),
+        ):
+            ends = [mean_of(steps, metric) for steps in (self.metrics[:edge], self.metrics[-edge:])]
+            first, last = (None if end is None else f"{scale * end:.{digits}f}" for end in ends)
+            if first and last:
+                facts[f"{label}, first and last {edge} steps" if edge > 1 else f"{label}, first and last step"] = (
+                    f"{first} → {last}"
+                )
+        return facts
+
+    def __repr__(self) -> str:
+        return f"Run({self.name}; {'; '.join(f'{name}: {value}' for name, value in self.facts.items())})"
+
+    def _repr_html_(self) -> str:
+        drawn = bool(self.metrics)
+        return as_html(facts_table({"run": self.name} | self.facts), picture=self.plot() if drawn else None)
+
+    def plot(self) -> Picture:
+        """Its metrics over its steps (`evaluation.figures.training_figure`)."""
+        return training_figure(self.metrics)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row a step, a column a metric (docs/metrics.md); what was not finite is missing."""
+        import pandas
+
+        frame = pandas.DataFrame(list(self.metrics))
+        return frame.set_index("step") if len(frame) else frame
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -70,6 +134,31 @@ class StudyResult:
     summary: Mapping[str, Any]
     runs: Mapping[str, Sequence[Run]]
     """By arm, in the order of the seeds; the starts are not among them."""
+
+    def __repr__(self) -> str:
+        found = self.summary
+        return (
+            f"StudyResult({found['name']}: {', '.join(arm['label'] for arm in found['arms'].values())}; "
+            f"{len(found['seeds'])} seeds, {found['num_prompts']:,} prompts)"
+        )
+
+    def _repr_html_(self) -> str:
+        return as_html(rich_table(self.summary), picture=self.plot())
+
+    def plot(self, figure: Literal["frontier", "differences", "cost", "thresholds"] = "frontier") -> Picture:
+        """One of the report's pictures (docs/studies.md). ValueError if what was measured holds nothing for it."""
+        return FIGURES[figure](self.summary)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row an arm and metric: its mean over the seeds with its intervals, and its difference from the baseline."""
+        import pandas
+
+        rows = []
+        for name, arm in self.summary["arms"].items():
+            for metric, value in arm["metrics"].items():
+                versus = {f"difference_{key}": entry for key, entry in arm["versus"].get(metric, {}).items()}
+                rows.append({"arm": name, "label": arm["label"], "metric": metric, **value, **versus})
+        return pandas.DataFrame(rows)
 
 
 @dataclass(frozen=True)
@@ -92,8 +181,6 @@ def read_sources(paths: Sequence[str]) -> Sources:
     for entry in paths:
         name, _, place = entry.rpartition("=")
         path = Path(place)
-        if not path.exists():  # the name of a study whose summary ships
-            path = shipped_studies("results/*.json").get(path.stem, path)
         if study := _study(path):
             studies.append(study)
             continue
@@ -112,8 +199,26 @@ def read_sources(paths: Sequence[str]) -> Sources:
     return Sources(studies, runs, evaluations)
 
 
+def read_run(folder: str | Path) -> Run:
+    """The run in a folder; ValueError if there is none."""
+    folder = Path(folder)
+    if not (folder / "metrics.jsonl").is_file():
+        raise ValueError(f"{folder}: no run (metrics.jsonl) in it")
+    return _run(folder, folder.resolve().name)
+
+
+def read_study(name: str | Path) -> StudyResult:
+    """What a study found: a summary, the folder of a study, or the name of one that ships; ValueError lists those."""
+    found = _study(Path(name))
+    if found is None:
+        raise ValueError(f"{name}: no summary of a study{suggest(Path(name).stem, shipped_studies('results/*.json'))}")
+    return found
+
+
 def _study(path: Path) -> StudyResult | None:
-    """The study that a summary, or the folder of a study, holds."""
+    """The study that a summary, or the folder of a study, holds, or whose summary ships under this name."""
+    if not path.exists():
+        path = shipped_studies("results/*.json").get(path.stem, path)
     file = path / SUMMARY if path.is_dir() else path
     if not file.is_file() or not isinstance(summary := _read(file), dict) or "arms" not in summary:
         return None
@@ -197,3 +302,9 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
+
+
+def mean_of(steps: Sequence[Mapping[str, float | None]], metric: str) -> float | None:
+    """Mean over the steps that have it."""
+    values = [value for step in steps if (value := step.get(metric)) is not None]
+    return fmean(values) if values else None

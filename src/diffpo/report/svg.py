@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
+
+from diffpo.drawing import Picture, save_figure
 
 DARK = {
     "#24292f": "#e6edf3",
@@ -36,13 +37,13 @@ def variables() -> tuple[str, str]:
     return light, "".join(f"--{_name(colour)}: {dark}; " for colour, dark in DARK.items())
 
 
-def inline(draw: Callable[[Path], None], label: str, folder: Path | None = None, name: str = "figure") -> str:
-    """What `draw` writes to a path, as SVG to put into a page; in `folder` it stays as NAME.svg and NAME.png."""
+def inline(picture: Picture, label: str, folder: Path | None = None, name: str = "figure") -> str:
+    """The picture as SVG to put into a page; in `folder` it stays as NAME.svg and NAME.png."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(folder or scratch) / f"{name}.svg"
-        draw(path)
+        save_figure(picture, path)
         if folder:
-            draw(path.with_suffix(".png"))
+            save_figure(picture, path.with_suffix(".png"))
         text = path.read_text()
     head, rest = text[text.index("<svg") :].split(">", 1)
     (box, width) = re.findall(r'(viewBox="0 0 ([\d.]+) [\d.]+")', head)[0]

@@ -84,16 +84,24 @@ def sample(
     config: RolloutConfig | None = None,
     gen_length: int | None = None,
     seed: int = 0,
-) -> list[tuple[str, Completion]]:
-    """One completion a prompt: its text and how it came about. The learned threshold is taken without noise.
+) -> list[Completion]:
+    """One completion a prompt, with its text and how it came about. The learned threshold is taken without noise.
 
     None: as the policy was trained to answer (`Policy.decoding`). `gen_length` is the canvas where that leaves it open;
     where nothing says, GEN_LENGTH, or TINY_LENGTH of a tiny model.
     """
+    if isinstance(prompts, str):
+        raise ValueError(f"sample takes a list of prompts: [{prompts[:40]!r}]")
     config = config or policy.decoding
-    requests = _asked(policy, prompts, config, gen_length, seed)
-    completions = generate(policy, requests, config.num_slots)
-    return [(policy.tokenizer.decode(completion.tokens.tolist()), completion) for completion in completions]
+    completions = generate(policy, _asked(policy, prompts, config, gen_length, seed), config.num_slots)
+    return [_with_text(policy, *pair) for pair in zip(prompts, completions, strict=True)]
+
+
+def _with_text(policy: Policy, prompt: Prompt | str | Messages, completion: Completion) -> Completion:
+    asked = prompt.asked if isinstance(prompt, Prompt) else prompt
+    asked, ids = asked if isinstance(asked, str) else asked[-1]["content"], completion.tokens.tolist()
+    pieces = tuple(policy.tokenizer.decode([token]) for token in ids)
+    return replace(completion, prompt=asked, text=policy.tokenizer.decode(ids), pieces=pieces)
 
 
 def stream(
@@ -107,7 +115,12 @@ def stream(
     engine = Engine(policy, num_slots=1, stream=True)
     (request,) = _asked(policy, [prompt], config or policy.decoding, gen_length, seed)
     engine.submit(request)
-    return engine.run()
+    return (
+        replace(event, completion=_with_text(policy, prompt, event.completion))
+        if isinstance(event, Finished)
+        else event
+        for event in engine.run()
+    )
 
 
 def _asked(

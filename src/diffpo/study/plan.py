@@ -140,6 +140,9 @@ class Study:
     train: TrainConfig
     arms: tuple[Arm, ...]
 
+    def __repr__(self) -> str:
+        return f"Study({self.name}: {', '.join(arm.label for arm in self.arms)}; {len(self.config.seeds)} seeds)"
+
     def base_cells(self) -> list[Cell]:
         """The starts: of the study's seeds, measured, and of the tuning's."""
         tuning = self.config.tune.seeds if any(arm.tune for arm in self.arms) else ()
@@ -210,8 +213,11 @@ def shipped_studies(pattern: str) -> dict[str, Path]:
 
 
 def load_study(path: str | Path) -> Study:
-    """Read a study and its recipes. ValueError names the file, the arm, the key and the mend."""
-    path = Path(path)
+    """Read a study, a file or the name of one that ships, and its recipes.
+
+    ValueError names the file, the arm, the key and the mend.
+    """
+    path = find_study(str(path))
     try:
         config = from_dict(StudyConfig, tomllib.loads(path.read_text()))
         _check_study(config)

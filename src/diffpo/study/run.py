@@ -84,7 +84,7 @@ class Runner:
                 changed = differences({name: before.get(name) for name in now}, now)
                 if changed:
                     raise ValueError(
-                        f"{path.parent} was made with other settings ({', '.join(changed)}): choose another --output, "
+                        f"{path.parent} was made with other settings ({', '.join(changed)}): choose another output, "
                         "or remove that folder"
                     )
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from diffpo.rewards.calls import Rewards
 from diffpo.types import Prompt, Verdict
+
+if TYPE_CHECKING:
+    from diffpo.tasks.stream import Dial
 
 Split = Literal["train", "test"]
 
 
 class TinyTask:
     """Marks a task for tiny models: raw prompts over a small alphabet, solved examples."""
+
+    dial: Dial
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.dial})"
 
 
 class Task(Protocol):

@@ -61,6 +61,10 @@ class ChatTask:
         self.name, self.config = config.name, config
         self.rewards: Rewards | None = load_rewards(config.reward) if config.reward else None
 
+    def __repr__(self) -> str:
+        given = {name: value for name, value in vars(self.config).items() if value != getattr(TaskConfig, name)}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
     def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:
         """Prompts start..start+num-1: train ones without end, test ones as far as they go."""
         raise NotImplementedError

@@ -65,6 +65,10 @@ class Dial:
                 )
         return dial
 
+    def __str__(self) -> str:
+        (low, high), (hard_low, hard_high) = self.easy, self.hard
+        return f"easy {low} to {high}, hard {hard_low} to {hard_high}, {self.hard_share:.0%} hard"
+
     @property
     def top(self) -> int:
         """The largest difficulty of any level."""

@@ -24,10 +24,10 @@ class TinyArithmetic(TinyTask):
     alphabet = "0123456789+-="
 
     def __init__(self, config: TaskConfig) -> None:
-        dial = Dial.from_config(config, easy=(2, 3), hard=(5, 6), limits=(2, 20))
-        self.stream = GymStream("arithmetic", "chain_sum", config.seed, dial, _options, _read)
+        self.dial = Dial.from_config(config, easy=(2, 3), hard=(5, 6), limits=(2, 20))
+        self.stream = GymStream("arithmetic", "chain_sum", config.seed, self.dial, _options, _read)
         self.rewards = None
-        self.gen_length = len(f"-{dial.top * (10**NUM_DIGITS - 1)}") + 1  # and EOS
+        self.gen_length = len(f"-{self.dial.top * (10**NUM_DIGITS - 1)}") + 1  # and EOS
 
     def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:
         """Prompts start..start+num-1; the same terms never occur in both splits, in any order."""

@@ -24,10 +24,10 @@ class TinyCountdown(TinyTask):
     alphabet = "0123456789+-*/(),=:"
 
     def __init__(self, config: TaskConfig) -> None:
-        dial = Dial.from_config(config, easy=(3, 3), hard=(4, 4), limits=(2, 6))
-        self.stream = GymStream("countdown", "countdown", config.seed, dial, _options, _read)
+        self.dial = Dial.from_config(config, easy=(3, 3), hard=(4, 4), limits=(2, 6))
+        self.stream = GymStream("countdown", "countdown", config.seed, self.dial, _options, _read)
         self.rewards = None
-        self.gen_length = _canvas_length(dial.top)
+        self.gen_length = _canvas_length(self.dial.top)
 
     def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:
         """Prompts start..start+num-1; the same numbers and target never occur in both splits, in any order."""

@@ -7,6 +7,7 @@ import torch
 from diffpo.config import SftConfig, TrainConfig
 from diffpo.models.policy import Policy
 from diffpo.models.weights import locate, read_json
+from diffpo.progress import count
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 from diffpo.tasks.chat import RowTask
@@ -17,8 +18,6 @@ from diffpo.training.distributed import World
 
 def banner(config: TrainConfig | SftConfig, policy: Policy, world: World, data: str) -> list[str]:
     """Model, what learns, where, data, steps, output."""
-    rows = {torch.uint8: 2}  # two 4-bit weights a byte
-    total = sum(rows.get(p.dtype, 1) * p.numel() for p in policy.denoiser.parameters())
     learn = sum(p.numel() for p in policy.denoiser.parameters() if p.requires_grad)
     what = {
         "all weights": learn and not policy.adapter,
@@ -28,7 +27,7 @@ def banner(config: TrainConfig | SftConfig, policy: Policy, world: World, data: 
     dtype = str(policy.denoiser.head.weight.dtype).removeprefix("torch.")
     ranks = f", {world.num_ranks} processes, {'sharded' if world.shards else 'each with the whole model'}"
     return [
-        f"model   {config.model or 'fresh weights'}: {count(total)} parameters; "
+        f"model   {config.model or 'fresh weights'}: {count(policy.num_parameters)} parameters; "
         f"what learns: {' and '.join(name for name, learns in what.items() if learns)}",
         f"where   {_device(world.device)}, {dtype}{ranks if world.num_ranks > 1 else ''}",
         f"data    {data}",
@@ -46,14 +45,6 @@ def _step(config: TrainConfig | SftConfig) -> str:
         return f"{config.batch_size} rows"
     updates = config.objective.num_iterations
     return f"{config.prompts_per_step} prompts x {config.num_generations} completions, {updates} updates"
-
-
-def count(number: int) -> str:
-    """A number of parameters as people say it."""
-    for size, unit in ((1e9, "B"), (1e6, "M")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:,}"
 
 
 def open_task(task: Task, config: TrainConfig) -> str:

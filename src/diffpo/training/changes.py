@@ -156,4 +156,4 @@ def advise(config: TrainConfig | SftConfig) -> str:
         return "lower optim.micro_batch_tokens, set optim.gradient_checkpointing, or train adapters (lora.rank)"
     firsts = (next(rule(config, Cluster(GPUS["h100"])), None) for rule in RULES)
     edits = [str(edit) for edit in firsts if edit]
-    return f"change {edits[0]}, then {edits[1]}, and go on with --resume; diffpo plan says what else there is"
+    return f"change {edits[0]}, then {edits[1]}, and resume; diffpo plan says what else there is"

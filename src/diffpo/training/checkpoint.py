@@ -55,7 +55,7 @@ def save_checkpoint(root: Path, state: TrainState, config: Any, keep: int, world
         write_folder(
             folder,
             lambda draft: _write(draft, state, config, weights, moments),
-            "; earlier checkpoints are untouched: make room and go on with --resume",
+            "; earlier checkpoints are untouched: make room and resume",
         )
         _sync(root)
         for old in list_checkpoints(root)[keep:]:

@@ -48,5 +48,5 @@ def find_gpu(name: str) -> Gpu:
     """The accelerator of that name; ValueError lists those there are."""
     key = name.lower().replace("_", "-").replace(" ", "-")
     if key not in GPUS:
-        raise ValueError(f"--gpu {name!r}: not in the table{suggest(key, GPUS)}; there are {', '.join(GPUS)}")
+        raise ValueError(f"gpu {name!r}: not in the table{suggest(key, GPUS)}; there are {', '.join(GPUS)}")
     return GPUS[key]

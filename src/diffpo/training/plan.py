@@ -52,14 +52,14 @@ class Cluster:
 
     def __post_init__(self) -> None:
         for name, value in (
-            ("--num-gpus", self.num_gpus),
-            ("--nfe", self.nfe),
-            ("--prompt-length", self.prompt_length),
+            ("num_gpus", self.num_gpus),
+            ("nfe", self.nfe),
+            ("prompt_length", self.prompt_length),
         ):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value:g}")
         if not 0 < self.mfu <= 1:
-            raise ValueError(f"--mfu must lie in (0, 1], got {self.mfu:g}")
+            raise ValueError(f"mfu must lie in (0, 1], got {self.mfu:g}")
 
 
 @dataclass(frozen=True)
@@ -182,20 +182,18 @@ def plan(config: TrainConfig, start: Start, cluster: Cluster) -> Plan:
     if cluster.nfe is not None:
         nfe = min(cluster.nfe, gen_length)
     elif not exact:
-        assumed.append(
-            f"{nfe:g} denoiser calls a completion, half the canvas: {config.rollout.sampler} decides (--nfe)"
-        )
+        assumed.append(f"{nfe:g} denoiser calls a completion, half the canvas: {config.rollout.sampler} decides (nfe)")
     else:
-        assumed.append(f"{nfe:g} denoiser calls a completion: no early exit (--nfe)")
+        assumed.append(f"{nfe:g} denoiser calls a completion: no early exit (nfe)")
     prompt_length = cluster.prompt_length or max(1, min(PROMPT_LENGTH, start.shape.max_length - gen_length))
     if prompt_length + gen_length > start.shape.max_length:
         raise ValueError(
-            f"--prompt-length {prompt_length} and {gen_length} tokens of canvas exceed the model's "
+            f"prompt_length {prompt_length} and {gen_length} tokens of canvas exceed the model's "
             f"{start.shape.max_length}: shorten one of them"
         )
     if not cluster.prompt_length:
-        assumed.append(f"{prompt_length} tokens a prompt (--prompt-length)")
-    assumed.append(f"{cluster.mfu:.0%} of the GPU's peak is reached (--mfu), and traffic between GPUs costs nothing")
+        assumed.append(f"{prompt_length} tokens a prompt (prompt_length)")
+    assumed.append(f"{cluster.mfu:.0%} of the GPU's peak is reached (mfu), and traffic between GPUs costs nothing")
     if config.load.four_bit:
         assumed.append("unpacking 4-bit weights costs no time")
     if not config.objective.beta and model.learns != "nothing":

@@ -51,8 +51,8 @@ def check_same(path: Path, config: Any, same: Iterable[str] = ()) -> None:
         )
     if changed:
         raise ValueError(
-            f"{path} differs from this config in {', '.join(changed)}: a resumed run keeps its settings (--resume "
-            "takes them from the run's folder), or start in another output"
+            f"{path} differs from this config in {', '.join(changed)}: a resumed run keeps its settings (its folder "
+            "has them), or start in another output"
         )
 
 

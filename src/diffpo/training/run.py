@@ -107,7 +107,7 @@ class Run:
         if not path.is_file():
             return {"id": secrets.token_hex(4), "inputs": now}
         if not self.resume:
-            raise ValueError(f"{self.folder} already holds a run: pass --resume to go on with it, or another --output")
+            raise ValueError(f"{self.folder} already holds a run: resume it, or choose another output")
         file = self.folder / "run.json"
         record = json.loads(file.read_text()) if file.is_file() else {"id": secrets.token_hex(4), "inputs": {}}
         own = found / "config.json" if found else path  # what was computed with: config.json may have been edited
@@ -180,14 +180,14 @@ class Run:
                     lambda: write_folder(
                         self.folder / "policy",
                         lambda draft: _save_policy(policy, draft, weights),
-                        f"; the run is done and stands in {self.checkpoints}: make room and go on with --resume",
+                        f"; the run is done and stands in {self.checkpoints}: make room and resume",
                     )
                 )
 
     def _ask_to_stop(self, number: int, frame: object) -> None:
         # a launcher passes a signal on to processes that may have had it from the terminal already: not a second wish
         if self.stop_asked and self.world.num_ranks == 1:
-            raise KeyboardInterrupt("stopped at once; --resume goes on from the last checkpoint")
+            raise KeyboardInterrupt("stopped at once; a resumed run goes on from the last checkpoint")
         if not self.stop_asked:
             self.stop_asked = True
             self.progress.note(f"{signal.Signals(number).name}: saving after this update")
@@ -199,7 +199,7 @@ class Run:
         """
         if self.world.any(self.stop_asked):
             folder = self.save()
-            raise KeyboardInterrupt(f"saved {folder}; --resume goes on from there")
+            raise KeyboardInterrupt(f"saved {folder}; a resumed run goes on from there")
 
     def save(self) -> Path:
         """Write a checkpoint; all ranks call it."""
