@@ -11,7 +11,7 @@ import pytest
 from helpers import FirstDigitTask, tiny_policy
 from rich.table import Table
 
-from diffpo import TaskConfig, TrainConfig, collect, load_task, read_run, read_study
+from diffpo import EvalConfig, Evaluation, TaskConfig, TrainConfig, collect, evaluate, load_task, read_run, read_study
 from diffpo.analysis.sections import Section, Series
 from diffpo.config import RolloutConfig, SftConfig
 from diffpo.drawing import new_figure
@@ -124,6 +124,29 @@ def test_every_picture_of_a_study_is_drawn(figure: Any) -> None:
 def test_an_unknown_study_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"paper_tabel: no summary of a study; did you mean 'paper_table'"):
         read_study("paper_tabel")
+
+
+def test_an_evaluation(tmp_path: Path) -> None:
+    task = FirstDigitTask()
+    config = EvalConfig(samplers=("top_k:1", "top_k:4"), gammas=(0.1,), num_prompts=3)
+    found = evaluate(tiny_policy(), task, config, RolloutConfig(), quiet=True)
+    check_shown(found, found.task, "top_k:1", "top_k:4", picture=True)
+    assert str(found.point("top_k:4")) in repr(found) and repr(found).endswith("1 fixed thresholds)")
+
+    points = (*found.points, *found.frontier)
+    frame = found.to_pandas()
+    assert frame["accuracy"].tolist() == [point.accuracy for point in points]
+    answers = found.to_pandas(answers=True)
+    assert len(answers) == 9 and set(answers.columns) >= {"prompt", "text", "correct", "nfe", "gamma"}
+    for point in points:
+        rows = answers[answers.sampler == point.sampler]
+        assert rows.correct.mean() == point.accuracy and rows.nfe.mean() == point.nfe
+
+    found.save(tmp_path)
+    loaded = Evaluation.load(tmp_path)
+    assert loaded == found and loaded.to_pandas().equals(frame)
+    with pytest.raises(ValueError, match=r"completions\.jsonl"):
+        loaded.to_pandas(answers=True)
 
 
 def test_a_section_of_an_analysis() -> None:

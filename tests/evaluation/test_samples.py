@@ -58,7 +58,7 @@ def test_more_answers_contain_the_fewer_whatever_the_batch() -> None:
 def test_the_first_answer_is_that_of_sample() -> None:
     rollout = RolloutConfig(sampler="top_k:4", temperature=1.0)
     shown = sample(POLICY, TASK.prompts("test", 5), rollout, TASK.gen_length)
-    assert [text for text, _ in shown] == list(texts(1).values())
+    assert [completion.text for completion in shown] == list(texts(1).values())
 
 
 def test_points_are_counted_by_hand(tmp_path: Path) -> None:

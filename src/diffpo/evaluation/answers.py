@@ -51,6 +51,13 @@ class Answer:
     extra: Mapping[str, object] = field(default_factory=dict)
     """What reward functions kept of the completion (`log_extra`)."""
 
+    def row(self) -> dict[str, Any]:
+        """Flat: parts of the reward as rewards/NAME, what functions kept as extra/NAME."""
+        row = asdict(self)
+        for name, values in {"rewards": row.pop("parts"), "extra": row.pop("extra")}.items():
+            row |= {f"{name}/{key}": value for key, value in values.items()}
+        return row
+
 
 @dataclass(frozen=True)
 class Point:
@@ -83,6 +90,10 @@ class Point:
     """k to the chance that a right answer is among k."""
     majority: float | None = None
     """maj@N: accuracy of the most frequent of a prompt's answers."""
+
+    def __str__(self) -> str:
+        name = f"{self.sampler}, {self.level}" if self.level else self.sampler
+        return f"{name}: {100 * self.accuracy:.1f} % in {self.nfe:.1f} calls"
 
     def row(self) -> dict[str, Any]:
         """Flat, as in evaluation.csv: pass@1, pass@2, ... and maj@N where there are several answers."""

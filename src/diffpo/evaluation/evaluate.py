@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,10 +21,16 @@ from diffpo.evaluation.answers import Answer, Asked, Point, answer, asked, point
 from diffpo.evaluation.log import AnswerLog
 from diffpo.folder import write_text
 from diffpo.models.policy import Policy
+from diffpo.notebook import as_html
 from diffpo.progress import Progress
 from diffpo.rollout.local import check_prompts
 from diffpo.tasks.base import Task
 from diffpo.tasks.chat import check_fit
+
+if TYPE_CHECKING:
+    import pandas
+
+    from diffpo.drawing import Picture
 
 T = TypeVar("T")
 SAVE_EVERY = 128
@@ -77,6 +83,38 @@ class Evaluation:
     points: tuple[Point, ...]
     frontier: tuple[Point, ...] = field(default=())
     cost: Cost | None = field(default=None, compare=False)
+    answers: tuple[Answer, ...] = field(default=(), compare=False)
+    """Every answer, where it was just made: what is loaded has none, and completions.jsonl those of `diffpo eval`."""
+
+    def __repr__(self) -> str:
+        points = "; ".join(str(point) for point in self.points if not point.level)
+        count = max((point.num_prompts for point in (*self.points, *self.frontier)), default=0)
+        fixed = sum(not point.level for point in self.frontier)
+        return f"Evaluation({self.task}, {count} prompts; {points}; {fixed} fixed thresholds)"
+
+    def _repr_html_(self) -> str:
+        from diffpo.evaluation.tables import evaluation_table
+
+        return as_html(evaluation_table(self), picture=self.plot())
+
+    def plot(self) -> Picture:
+        """Accuracy against NFE (`evaluation.figures.frontier_figure`, which takes several)."""
+        from diffpo.evaluation.figures import frontier_figure
+
+        return frontier_figure({self.task: self})
+
+    def to_pandas(self, answers: bool = False) -> pandas.DataFrame:
+        """A row a sampler and level, as in evaluation.csv; with `answers` a row an answer.
+
+        ValueError if there are none: of one that was loaded.
+        """
+        import pandas
+
+        if answers and not self.answers:
+            raise ValueError(
+                "no answers in it: those of diffpo eval are rows of completions.jsonl beside the evaluation"
+            )
+        return pandas.DataFrame([row.row() for row in (self.answers if answers else (*self.points, *self.frontier))])
 
     def point(self, sampler: str, level: str = "") -> Point:
         """The measured sampler of that name; KeyError if it was not measured."""
@@ -110,7 +148,9 @@ class Evaluation:
         """Write evaluation.json and evaluation.csv, each whole or not at all."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "evaluation.json", json.dumps(asdict(self), indent=2) + "\n")
+        values = asdict(replace(self, answers=()))
+        del values["answers"]
+        write_text(folder / "evaluation.json", json.dumps(values, indent=2) + "\n")
         rows = [point.row() for point in (*self.points, *self.frontier)]
         table = io.StringIO()
         writer = csv.DictWriter(table, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
@@ -160,6 +200,7 @@ def evaluate(
     left_out = check_prompts(policy, task, ["test"], rollout)
     wanted = asked(task.prompts("test", config.num_prompts), config.num_samples)
     measured: dict[str, list[Point]] = {}
+    answers: list[Answer] = []
     seconds: dict[str, float] = {}
     num_known = len(log.answers) if log else 0
     if policy.device.type == "cuda":
@@ -169,8 +210,9 @@ def evaluate(
             progress.note(line)
         for spec in dict.fromkeys((*samplers, *fixed)):
             started, own = time.perf_counter(), replace(rollout, sampler=spec, temperature=config.temperature)
-            answers = _answers(policy, task, wanted, own, seed, not config.full_canvas, log, ranks, progress)
-            measured[spec] = points_of(spec, answers)
+            found = _answers(policy, task, wanted, own, seed, not config.full_canvas, log, ranks, progress)
+            answers += found
+            measured[spec] = points_of(spec, found)
             seconds[spec] = round(time.perf_counter() - started, 3)
             progress.advance(accuracy=measured[spec][0].accuracy, nfe=measured[spec][0].nfe)
 
@@ -179,7 +221,7 @@ def evaluate(
 
     made = (len(log.answers) if log else len(wanted) * len(measured)) - num_known
     cost = Cost(seconds, made, peak_memory(policy.device), str(policy.device))
-    return Evaluation(task.name, points(samplers), points(fixed), cost)
+    return Evaluation(task.name, points(samplers), points(fixed), cost, tuple(answers))
 
 
 def _answers(
