@@ -14,9 +14,12 @@ import diffpo
 NAMES = [
     "AnalysisConfig",
     "Answer",
+    "Committed",
     "Completion",
+    "Engine",
     "EvalConfig",
     "Evaluation",
+    "Finished",
     "LoadConfig",
     "LoraConfig",
     "ModelConfig",
@@ -51,6 +54,7 @@ NAMES = [
     "read_run",
     "read_study",
     "sample",
+    "stream",
     "train",
 ]
 

@@ -13,7 +13,7 @@ from diffpo.functional.objective import speed_reward
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
 from diffpo.rewards.calls import TrainerState
-from diffpo.rollout.engine import Engine, Event, generate
+from diffpo.rollout.engine import Engine, Event, Finished, generate
 from diffpo.rollout.judging import decode_and_judge
 from diffpo.tasks.base import Split, Task
 from diffpo.tasks.chat import RowTask, check_fit
@@ -115,12 +115,13 @@ def stream(
     engine = Engine(policy, num_slots=1, stream=True)
     (request,) = _asked(policy, [prompt], config or policy.decoding, gen_length, seed)
     engine.submit(request)
-    return (
-        replace(event, completion=_with_text(policy, prompt, event.completion))
-        if isinstance(event, Finished)
-        else event
-        for event in engine.run()
-    )
+
+    def told(event: Event) -> Event:
+        if not isinstance(event, Finished):
+            return event
+        return replace(event, completion=_with_text(policy, prompt, event.completion))
+
+    return map(told, engine.run())
 
 
 def _asked(
