@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import GOLDEN
-from small_tokenizers import TOKENIZERS
+from models.published_llada import golden_checkpoint
 
 from diffpo.config import LoadConfig, LoraConfig, OptimConfig, RolloutConfig, SftConfig, TaskConfig, TrainConfig
 from diffpo.models.policy import load_policy
@@ -48,8 +46,7 @@ def late(completions, trainer_state):
 @pytest.fixture(params=["llada", "dream", "a2d-qwen3"])
 def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A golden checkpoint with a tokenizer, in a folder with rewards."""
-    folder = Path(shutil.copytree(GOLDEN / f"{request.param}-tiny", tmp_path / request.param))
-    TOKENIZERS[request.param](folder)
+    folder = golden_checkpoint(tmp_path / request.param, request.param, tokenizer=True, max_position_embeddings=128)
     monkeypatch.chdir(tmp_path)
     Path("rewards.py").write_text(REWARDS)
     write([{"prompt": CHAT, "answer": str(index)} for index in range(4)])

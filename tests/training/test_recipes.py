@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -30,10 +31,11 @@ RECIPES = {
 
 
 def with_coins(task: Any) -> Any:
-    """The task with half of all answers right, so that an untrained model has advantages."""
+    """The task with every other answer right, so that an untrained model has advantages."""
+    turns = itertools.count()
 
     def verify(prompt: Prompt, completion: str) -> Verdict:
-        correct = sum(map(ord, completion)) % 2 == 0
+        correct = next(turns) % 2 == 0
         return Verdict(correct, float(correct))
 
     task.verify = verify

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import GOLDEN
-from small_tokenizers import TOKENIZERS
+from models.published_llada import golden_checkpoint
 
 from diffpo.config import LoadConfig, LoraConfig, OptimConfig, SftConfig
 from diffpo.models.policy import Policy, load_policy
@@ -32,8 +31,7 @@ ROWS = [
 @pytest.fixture(params=["llada", "dream", "a2d-qwen3"])
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A golden checkpoint with a tokenizer."""
-    folder = Path(shutil.copytree(GOLDEN / f"{request.param}-tiny", tmp_path / request.param))
-    TOKENIZERS[request.param](folder)
+    folder = golden_checkpoint(tmp_path / request.param, request.param, tokenizer=True, max_position_embeddings=128)
     return str(folder)
 
 
