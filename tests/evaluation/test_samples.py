@@ -14,6 +14,7 @@ from statistics import fmean
 import pytest
 from evaluation.measured import measure
 from rich.console import Console
+from rich.table import Table
 
 from diffpo.cli import main
 from diffpo.config import EvalConfig, ModelConfig, RolloutConfig, TaskConfig
@@ -23,6 +24,7 @@ from diffpo.evaluation.log import AnswerLog
 from diffpo.evaluation.tables import samples_table
 from diffpo.models.policy import create_policy
 from diffpo.rollout.local import sample
+from diffpo.tasks import load_task
 from diffpo.tasks.tiny_sudoku import TinySudoku
 from diffpo.types import Prompt, Verdict
 
@@ -123,17 +125,40 @@ def test_files_hold_what_was_counted(tmp_path: Path) -> None:
     assert float(rows[0]["maj@4"]) == evaluation.points[0].majority
 
 
+def printed(table: Table) -> str:
+    screen = io.StringIO()
+    Console(file=screen, width=80).print(table)
+    assert "…" not in screen.getvalue()
+    return screen.getvalue()
+
+
 def test_the_table_fits_a_terminal_whatever_the_number() -> None:
     for num_samples in (4, 64, 256):
-        screen = io.StringIO()
-        points = measure(
-            POLICY, TASK, "top_k:8", replace(CONFIG, num_samples=num_samples, num_prompts=2), RolloutConfig()
-        )
-        Console(file=screen, width=80).print(samples_table(Evaluation(TASK.name, tuple(points))))
-        text = screen.getvalue()
-        assert "…" not in text and f"@{num_samples // 2} " in text and f"maj@{num_samples}" in text
+        config = replace(CONFIG, num_samples=num_samples, num_prompts=2)
+        points = measure(POLICY, TASK, "top_k:8", config, RolloutConfig())
+        text = printed(samples_table({"": Evaluation(TASK.name, tuple(points))}, levels=True))
+        assert f"@{num_samples // 2} " in text and f"maj@{num_samples}" in text
         words = next(line.split() for line in text.splitlines() if line.strip().startswith("top_k:8"))
         assert words[1] == f"{100 * points[0].accuracy:.1f}" and words[-1] == f"{100 * (points[0].majority or 0):.1f}"
+
+
+def test_evaluations_of_several_answers_stand_side_by_side() -> None:
+    found = {
+        str(num): Evaluation(TASK.name, tuple(measure(POLICY, TASK, "top_k:8", config, RolloutConfig())))
+        for num in (1, 2, 4)
+        for config in [replace(CONFIG, num_samples=num)]
+    }
+    lines = [line.split() for line in printed(samples_table(found)).splitlines()]
+    assert [words[:2] for words in lines if words[1:2] == ["top_k:8"]] == [["2", "top_k:8"], ["4", "top_k:8"]]
+    assert ["sampler", "pass@1", "±", "@2", "@4", "maj@N"] in lines
+
+
+def test_the_graders_say_which_answer_they_read() -> None:
+    task = load_task("countdown_cd3")
+    (prompt,) = task.prompts("test", 1)
+    verdict = task.verify(prompt, "so</reasoning><answer>3 + 4</answer>")
+    assert verdict.answer == "3 + 4"
+    assert task.verify(prompt, "none").answer == ""
 
 
 def test_the_command_line_asks_for_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,7 +170,8 @@ def test_the_command_line_asks_for_several(tmp_path: Path, capsys: pytest.Captur
     out = capsys.readouterr().out
     assert "3 answers a prompt" in out and "maj@2" in out
     main(["compare", f"a={tmp_path}/a", f"b={tmp_path}/b"])
-    assert "against a, prompt by prompt" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "2 to 3 answers a prompt" in out and "against a, prompt by prompt" in out
     with pytest.raises(SystemExit):
         main(["eval", str(tmp_path / "m"), *flags, "--eval.num-samples", "3"])
     said = " ".join(capsys.readouterr().err.split())

@@ -44,6 +44,12 @@ def test_evaluation_table_shows_calls_until_eos_where_they_differ() -> None:
     assert row(evaluation_table(differs), "top_k:1") == "top_k:1 50.0 [45.0, 55.0] 16.0 12.5 0.0 1.00"
 
 
+def test_the_widest_evaluation_fits_a_terminal() -> None:
+    wide = replace(point("entropy_bound:0.05", "", 1.0, 16, gamma=0.05, eos=12.5), num_tokens=123.4, low=1.0)
+    expected = "entropy_bound:0.05 100.0 [100.0, 100.0] 16.0 12.5 123.4 1.00 0.05"
+    assert row(evaluation_table(Evaluation("s", (), (wide,))), "entropy_bound:0.05") == expected
+
+
 def test_comparison_table_shows_what_changed() -> None:
     table = comparison_table(evaluation(), evaluation(gain=0.1))
     assert row(table, "top_k:4") == "top_k:4 45.0 [40, 50] 55.0 [50, 60] +10.0 4.00 → 4.00 0 %"

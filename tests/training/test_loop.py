@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffpo.config import (
+    EvalConfig,
     LoadConfig,
     LoraConfig,
     ObjectiveConfig,
@@ -22,9 +23,11 @@ from diffpo.config import (
     ThresholdConfig,
     TrainConfig,
 )
+from diffpo.evaluation.evaluate import evaluate
 from diffpo.models.lora import Adapted
 from diffpo.models.policy import load_policy
 from diffpo.places import find_damage, latest_checkpoint
+from diffpo.tasks import load_task
 from diffpo.training import checkpoint, loop
 from diffpo.training.loop import train
 from diffpo.training.metrics import read_metrics
@@ -186,6 +189,16 @@ def test_evaluation_and_config_are_on_disk(config: TrainConfig) -> None:
     last = read_metrics(Path(config.output) / "metrics.jsonl")[-1]
     assert {"eval/accuracy", "eval/nfe", "eval/accuracy/easy"} <= last.keys()
     assert json.loads((Path(config.output) / "config.json").read_text())["steps"] == 2
+
+
+def test_an_evaluation_in_training_is_that_of_the_policy_it_left(config: TrainConfig) -> None:
+    several = EvalConfig(samplers=("learned",), gammas=(), num_prompts=8, num_samples=3, temperature=1.0)
+    train(replace(config, steps=2, eval_every=2, eval=several), quiet=True)
+    last = read_metrics(Path(config.output) / "metrics.jsonl")[-1]
+    policy = load_policy(config.output, device="cpu")
+    point = evaluate(policy, load_task(config.task), several, config.rollout, quiet=True).point("learned")
+    assert (point.accuracy, point.nfe) == pytest.approx((last["eval/accuracy"], last["eval/nfe"]))
+    assert point.num_samples == 3
 
 
 def test_tensorboard_gets_the_metrics(config: TrainConfig) -> None:

@@ -96,7 +96,7 @@ class Eval:
                 save_figure(frontier_figure({self.model: evaluation}), output / "frontier.png")
                 Console().print(evaluation_table(evaluation))
                 if self.eval.num_samples > 1:
-                    Console().print(samples_table(evaluation))
+                    Console().print(samples_table({"": evaluation}, levels=True))
                 print(log.said_of_reuse(evaluation.cost) or evaluation.cost)
                 print(f"saved {output}/evaluation.json, evaluation.csv, completions.jsonl, frontier.png")
                 evaluations[output.name] = evaluation
@@ -133,7 +133,7 @@ class Compare:
         from diffpo.evaluation.evaluate import Evaluation
         from diffpo.evaluation.figures import frontier_figure
         from diffpo.evaluation.paired import differences, read_accuracies
-        from diffpo.evaluation.tables import difference_table, side_by_side_table
+        from diffpo.evaluation.tables import difference_table, samples_table, side_by_side_table
 
         folders = self._folders()
         found = {name: Evaluation.load(folder) for name, folder in folders.items()}
@@ -141,6 +141,8 @@ class Compare:
         if len(tasks) > 1:
             raise ValueError(f"evaluations of different tasks ({', '.join(tasks)}): compare those of one task")
         Console().print(side_by_side_table(found))
+        if any(evaluation.num_samples > 1 for evaluation in found.values()):
+            Console().print(samples_table(found))
         first, *others = folders
         before = read_accuracies(folders[first])
         changes = {name: differences(before, read_accuracies(folders[name])) for name in others}

@@ -124,6 +124,11 @@ class Evaluation:
         raise KeyError(f"{sampler!r} at level {level!r} was not measured")
 
     @property
+    def num_samples(self) -> int:
+        """Answers a prompt."""
+        return max(point.num_samples for point in (*self.points, *self.frontier))
+
+    @property
     def pareto(self) -> tuple[Point, ...]:
         """Overall points that no other point beats in both accuracy and NFE, by ascending NFE."""
         points = sorted((p for p in (*self.points, *self.frontier) if not p.level), key=lambda p: (p.nfe, -p.accuracy))

@@ -20,10 +20,12 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     """A row a sampler with its levels below it, then the frontier of fixed thresholds."""
     everything = (*evaluation.points, *evaluation.frontier)
     until_eos = any(point.nfe != point.nfe_until_eos for point in everything)
-    headers = ["accuracy %", "NFE", *(["to EOS", "tokens"] if until_eos else []), "tokens / NFE", "gamma"]
+    effort = ["to EOS", "tokens", "/ NFE"] if until_eos else ["tokens / NFE"]
+    headers = ["accuracy %", "NFE", *effort, "gamma"]
     table = _table(evaluation.task, "sampler", headers)
     table.caption = "accuracy with its 95 % interval; NFE: denoiser calls; gamma in nats"
     if until_eos:
+        table.padding = (0, 0, 0, 1)
         table.caption += "\nNFE of the whole canvas, and until the answer's EOS; tokens of the answer"
 
     def add(point: Point) -> None:
@@ -41,19 +43,33 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def samples_table(evaluation: Evaluation) -> Table:
-    """What several answers a prompt say: pass@1, which is the accuracy, with its standard error, pass@k and maj@N."""
-    first = evaluation.points[0] if evaluation.points else evaluation.frontier[0]
-    shown = sorted(first.pass_at_k)[1:][-MAX_SIZES:]
-    title = f"{evaluation.task}, {first.num_samples} answers a prompt, %"
-    table = _table(title, "sampler", ["pass@1", "±", *(f"@{k}" for k in shown), f"maj@{first.num_samples}"])
+def samples_table(evaluations: Mapping[str, Evaluation], levels: bool = False) -> Table:
+    """What several answers a prompt say: pass@1, which is the accuracy, with its standard error, pass@k and maj@N.
+
+    A row a sampler and a fixed threshold of each named evaluation that has several; with `levels` the samplers' too.
+    """
+    rows = {
+        name: [*(p for p in e.points if levels or not p.level), *(p for p in e.frontier if not p.level)]
+        for name, e in evaluations.items()
+        if e.num_samples > 1
+    }
+    points = [point for found in rows.values() for point in found]
+    shown = sorted({k for point in points for k in point.pass_at_k} - {1})[-MAX_SIZES:]
+    counts = sorted({point.num_samples for point in points})
+    title = f"{next(iter(evaluations.values())).task}, {_span(counts)} answers a prompt, %"
+    majority = f"maj@{counts[0]}" if len(counts) == 1 else "maj@N"
+    table = _table(title, "", ["sampler", "pass@1", "±", *(f"@{k}" for k in shown), majority])
     table.padding = (0, 0, 0, 1)
     table.caption = "±: standard error over prompts; @k: a right one among k; maj: the most frequent answer is right"
-    for point in (*evaluation.points, *(point for point in evaluation.frontier if not point.level)):
-        label, style = (f"  {point.level}", "dim") if point.level else (point.sampler, "")
-        error = "" if point.standard_error is None else f"{100 * point.standard_error:.1f}"
-        chances = [point.pass_at_k[k] for k in shown]
-        table.add_row(label, _share(point.accuracy), error, *map(_share, chances), _share(point.majority), style=style)
+    for name, found in rows.items():
+        for point in found:
+            label, style = (f"  {point.level}", "dim") if point.level else (_short(point.sampler), "")
+            error = "" if point.standard_error is None else f"{100 * point.standard_error:.1f}"
+            chances = [_share(point.pass_at_k.get(k)) for k in shown]
+            table.add_row(name, label, _share(point.accuracy), error, *chances, _share(point.majority), style=style)
+            name = ""
+        table.add_section()
+    table.columns[1].justify = "left"
     return table
 
 
@@ -91,8 +107,7 @@ def comparison_table(before: Evaluation, after: Evaluation) -> Table:
 def side_by_side_table(evaluations: Mapping[str, Evaluation]) -> Table:
     """Named evaluations of one task in one table: a row a sampler and a fixed threshold of each, without levels."""
     points = [p for e in evaluations.values() for p in (*e.points, *e.frontier) if not p.level]
-    counts = sorted({point.num_prompts for point in points})
-    prompts = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    prompts = _span(sorted({point.num_prompts for point in points}))
     title = f"{next(iter(evaluations.values())).task}, {prompts} prompts"
     table = _table(title, "", ["sampler", "accuracy %", "NFE", "to EOS", "tokens", "/ NFE", "s", "GB"])
     table.padding = (0, 0, 0, 1)
@@ -105,7 +120,7 @@ def side_by_side_table(evaluations: Mapping[str, Evaluation]) -> Table:
                 seconds = cost.seconds.get(point.sampler) if cost else None
                 effort = [f"{seconds:.1f}", f"{cost.peak_memory / 1e9:.2f}"] if cost and seconds else ["", ""]
                 cells = [_accuracy(point, 0), *speed, f"{point.tokens_per_nfe:.2f}", *effort]
-                table.add_row(name, point.sampler.replace("entropy_bound:", "gamma "), *cells)
+                table.add_row(name, _short(point.sampler), *cells)
                 name = ""
         table.add_section()
     return table
@@ -138,10 +153,19 @@ def _changes(old: Point | None, new: Point) -> list[str | Text]:
 
 def _table(title: str, first: str, headers: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
-    table.add_column(first, overflow="fold")  # long names of folders have several lines, figures never
+    table.add_column(first, no_wrap=bool(first), overflow="fold")  # a folder's long name may have several lines
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
     return table
+
+
+def _span(counts: Sequence[int]) -> str:
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def _short(sampler: str) -> str:
+    """The sampler's name where a table has little room."""
+    return sampler.replace("entropy_bound:", "gamma ")
 
 
 def _share(share: float | None) -> str:
