@@ -20,7 +20,7 @@ SIZE = (
     "--prompts-per-step 4 --num-generations 4 --steps 20 --save-every 1 --num-threads 1 --optim.micro-batch-tokens 512"
 )
 SHAPE = "--shape.hidden-size 48 --shape.num-layers 1 --shape.num-heads 2 --shape.mlp-size 64"
-TASK = "--task.easy 1 1 --task.hard 2 2"
+TASK = "--task.name tiny_sudoku --task.easy 1 1 --task.hard 2 2"
 PRETRAIN = (
     "--steps 120 --schedule-steps 300 --optim.learning-rate 6e-3 --batch-size 64 --num-examples 2000 --num-threads 1"
 )

@@ -32,8 +32,8 @@ RULES = {
     "random": (2, 8),
 }
 TASKS = {
-    "blanks as in training (2 to 5, 8 to 10)": TaskConfig(),
-    "other blanks (6 to 7, 11 to 12)": TaskConfig(easy=(6, 7), hard=(11, 12)),
+    "blanks as in training (2 to 5, 8 to 10)": TaskConfig("tiny_sudoku"),
+    "other blanks (6 to 7, 11 to 12)": TaskConfig("tiny_sudoku", easy=(6, 7), hard=(11, 12)),
 }
 NUM_PROMPTS = 1024
 Rules = Mapping[str, Sequence[float]]

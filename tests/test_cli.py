@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from diffpo.cli import COMMANDS, main, parse
-from diffpo.config import ModelConfig, RolloutConfig, SftConfig, TrainConfig
+from diffpo.config import ModelConfig, RolloutConfig, SftConfig, TaskConfig, TrainConfig
 from diffpo.recipe import from_dict, load_config
 from diffpo.training.sft import fine_tune
 
@@ -34,7 +35,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A policy for Sudoku that has learned next to nothing."""
     output = str(tmp_path_factory.mktemp("models") / "tiny")
-    fine_tune(SftConfig(output=output, steps=1, batch_size=8, num_examples=16, shape=SHAPE), quiet=True)
+    config = SftConfig(output=output, steps=1, batch_size=8, num_examples=16, shape=SHAPE)
+    fine_tune(replace(config, task=TaskConfig("tiny_sudoku")), quiet=True)
     return output
 
 

@@ -22,7 +22,7 @@ from types import ModuleType
 import pytest
 
 import diffpo.functional
-from diffpo.config import ModelConfig, ObjectiveConfig, SftConfig, ThresholdConfig, TrainConfig
+from diffpo.config import ModelConfig, ObjectiveConfig, SftConfig, TaskConfig, ThresholdConfig, TrainConfig
 from diffpo.training.loop import train
 from diffpo.training.metrics import ALARMS, read_metrics
 from diffpo.training.sft import fine_tune
@@ -104,7 +104,8 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Every metric of tiny runs that have everything: both learn, a KL term, evaluations; and of a fine-tuning."""
     folder = tmp_path_factory.mktemp("run")
     shape = ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32)
-    start = SftConfig(output=f"{folder}/start", steps=1, batch_size=8, num_examples=16, shape=shape)
+    task = TaskConfig("tiny_sudoku")
+    start = SftConfig(output=f"{folder}/start", task=task, steps=1, batch_size=8, num_examples=16, shape=shape)
     fine_tune(start, quiet=True)
     config = TrainConfig(
         model=start.output,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffpo.config import SftConfig, TaskConfig, TrainConfig, suggest
+from diffpo.config.idle import over
 from diffpo.places import find_run
 
 C = typing.TypeVar("C")
@@ -49,8 +50,14 @@ def kind_of(values: Mapping[str, Any]) -> str | None:
 def from_dict(cls: type[C], values: dict[str, Any], where: str = "", base: C | None = None) -> C:
     """Build a config from nested plain values over its defaults, or over `base`.
 
-    An unknown key or a value of the wrong type is a ValueError.
+    Values of `base` that do nothing beside the new ones give way. An unknown key or a value of the wrong type is a
+    ValueError, and so is a value that does nothing.
     """
+    said = flatten(values)
+    return over(lambda base: _build(cls, values, where, base), base, said)  # pyright: ignore[reportReturnType]
+
+
+def _build(cls: type[C], values: dict[str, Any], where: str, base: C | None) -> C:
     hints = typing.get_type_hints(cls)
     arguments = {}
     for key, value in values.items():
@@ -59,7 +66,7 @@ def from_dict(cls: type[C], values: dict[str, Any], where: str = "", base: C | N
         section = next((kind for kind in _kinds(hints[key]) if dataclasses.is_dataclass(kind)), None)
         if section and isinstance(value, dict):
             base = base or cls()  # a section's defaults may be its owner's rather than its class's
-            arguments[key] = from_dict(typing.cast(type, section), value, f"{where}{key}.", getattr(base, key))
+            arguments[key] = _build(typing.cast(type, section), value, f"{where}{key}.", getattr(base, key))
         else:
             arguments[key] = _convert(hints[key], value, where + key)
     return dataclasses.replace(typing.cast(Any, base), **arguments) if base else cls(**arguments)

@@ -7,9 +7,13 @@ import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
-from diffpo.config import EvalConfig, RolloutConfig, TaskConfig, ThresholdConfig
-from diffpo.recipe import from_dict
+from diffpo.config import EvalConfig, RolloutConfig, SftConfig, TaskConfig, ThresholdConfig, TrainConfig
+from diffpo.places import find_policy
+from diffpo.recipe import find_training, from_dict
+
+C = TypeVar("C", SftConfig, TrainConfig)
 
 FILE = "diffpo.json"
 TINY = {"sampler": "top_k:1"}
@@ -67,6 +71,18 @@ def decoding(rollout: RolloutConfig | None, head: bool, tiny: bool) -> RolloutCo
         return known
     default = TINY if tiny else PUBLISHED
     return replace(known, **default) if rollout is None else replace(known, sampler=default["sampler"])
+
+
+def known_task(model: str | Path) -> TaskConfig | None:
+    """What the policy of a folder was trained on, if that is known."""
+    record = Record.read(find_policy(Path(model))[0])
+    return (record and record.task) or find_training(Path(model))[1]
+
+
+def with_task(config: C) -> C:
+    """The config with the task that its model was trained on, where it says nothing of a task."""
+    known = known_task(config.model) if config.model and config.task == TaskConfig() else None
+    return replace(config, task=known) if known else config
 
 
 def anchored(task: TaskConfig) -> TaskConfig:

@@ -13,12 +13,16 @@ from diffpo.analysis.sections import Section, Series
 from diffpo.analysis.settings import AnalysisConfig
 from diffpo.analysis.show import MAX_COLUMNS, section_figure, section_table
 from diffpo.cli import main, parse
-from diffpo.config import ModelConfig, TaskConfig
+from diffpo.config import ModelConfig
 from diffpo.drawing import save_figure
 from diffpo.models.policy import create_policy
 from diffpo.tasks import load_task
 
-SMALL = ["--analysis.num-prompts", "4", "--analysis.num-generations", "2", "--analysis.gradient-batches", "3"]
+TASK = ["--task.name", "tiny_sudoku"]
+SMALL = [
+    *TASK,
+    *("--analysis.num-prompts", "4", "--analysis.num-generations", "2", "--analysis.gradient-batches", "3"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A fresh policy for Sudoku."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     shape = ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32)
-    create_policy(load_task(TaskConfig()).alphabet, shape).save_pretrained(folder)
+    create_policy(load_task("tiny_sudoku").alphabet, shape).save_pretrained(folder)
     return str(folder)
 
 
@@ -96,7 +100,7 @@ def test_mistakes_are_one_line(model: str, capsys: pytest.CaptureFixture[str]) -
     assert "name a file with --json" in fail(capsys, "some/hub-model")
     few = [*SMALL, "--analysis.num-prompts", "2"]
     assert "2 test prompts are fewer than analysis.gradient_batches = 3" in fail(capsys, model, *few)
-    assert "rollout.temperature must be > 0" in fail(capsys, model, "--rollout.temperature", "0")
+    assert "rollout.temperature must be > 0" in fail(capsys, model, *TASK, "--rollout.temperature", "0")
 
 
 def test_tables_are_thinned_and_gaps_are_dashes() -> None:

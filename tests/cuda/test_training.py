@@ -23,6 +23,7 @@ from diffpo.config import (
     OptimConfig,
     RolloutConfig,
     SftConfig,
+    TaskConfig,
     ThresholdConfig,
     TrainConfig,
 )
@@ -45,13 +46,13 @@ LORA = LoraConfig(rank=4, alpha=8)
 FIXED = RolloutConfig(sampler="top_k:2", gen_length=4, block_length=2)
 SETTINGS: dict[str, Change] = {
     "joint": lambda config: config,
-    "model": lambda config: replace(config, train="model", rollout=FIXED),
-    "sampler": lambda config: replace(config, train="sampler"),
+    "model": lambda config: replace(config, train="model", rollout=FIXED, threshold=ThresholdConfig()),
+    "sampler": lambda config: replace(config, train="sampler", optim=OptimConfig()),
     "a threshold a call": lambda config: replace(config, threshold=replace(config.threshold, level="state")),
     "KL to the start": objective(beta=0.05),
     "d1": objective(num_latents=1, prompt_mask_prob=0.15, importance_clamp=0.0),
     "wd1": lambda config: objective(loss="wd1", num_latents=1, importance_clamp=0.0)(
-        replace(config, train="model", rollout=FIXED)
+        replace(config, train="model", rollout=FIXED, threshold=ThresholdConfig())
     ),
     "coupled": objective(surrogate="coupled", num_pairs=1, importance_clamp=0.0),
     "ELBO": objective(surrogate="elbo", num_pairs=1, ratio_level="sequence", importance_clamp=0.0),
@@ -78,6 +79,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def config_of(model: Path, output: Path) -> TrainConfig:
     return TrainConfig(
         model=str(model),
+        task=TaskConfig("own"),
         output=str(output),
         steps=1,
         prompts_per_step=2,
@@ -131,7 +133,14 @@ def test_half_precision_trains(cuda: None, kind: str, rank: int, models: dict[st
 
 def test_fine_tuning_gives_the_cpus_weights(cuda: None, tmp_path: Path) -> None:
     shape = ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32)
-    config = SftConfig(output=str(tmp_path / "sft"), steps=2, batch_size=8, num_examples=16, shape=shape)
+    config = SftConfig(
+        output=str(tmp_path / "sft"),
+        task=TaskConfig("tiny_sudoku"),
+        steps=2,
+        batch_size=8,
+        num_examples=16,
+        shape=shape,
+    )
     policies = [fine_tune(on(config, device), quiet=True) for device in ("cuda", "cpu")]  # type: ignore[arg-type, type-var]
     assert_close(*policies)
 

@@ -70,7 +70,7 @@ def test_another_base_is_a_warning(tmp_path: Path) -> None:
         load_policy(tmp_path / "head", device="cpu")
 
 
-FLAGS = ["--eval.samplers", "top_k:8", "--eval.gammas", "--eval.num-prompts", "2"]
+FLAGS = ["--task.name", "tiny_sudoku", "--eval.samplers", "top_k:8", "--eval.gammas", "--eval.num-prompts", "2"]
 
 
 def tiny_sudoku() -> Policy:

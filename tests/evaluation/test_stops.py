@@ -20,6 +20,7 @@ from diffpo.rollout.engine import Engine, Event
 from diffpo.tasks import load_task
 
 FLAGS = ["--eval.samplers", "top_k:4", "--eval.gammas", "1", "--eval.num-prompts", "10", "--rollout.num-slots", "3"]
+FLAGS += ["--task.name", "tiny_sudoku"]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from helpers import FirstDigitTask, request, tiny_policy
 from safetensors.torch import load_file, save_file
 
 from diffpo.cli import main
-from diffpo.config import EvalConfig, ModelConfig, RolloutConfig, SftConfig, TrainConfig
+from diffpo.config import EvalConfig, ModelConfig, RolloutConfig, SftConfig, TaskConfig, TrainConfig
 from diffpo.evaluation.evaluate import evaluate
 from diffpo.models.policy import Policy
 from diffpo.rollout.engine import generate
@@ -76,7 +76,8 @@ def test_evaluation_measures_nothing() -> None:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with NaN in a weight."""
     output = tmp_path_factory.mktemp("models") / "tiny"
-    fine_tune(SftConfig(output=str(output), steps=1, batch_size=8, num_examples=16, shape=SHAPE), quiet=True)
+    task = TaskConfig("tiny_sudoku")
+    fine_tune(SftConfig(output=str(output), task=task, steps=1, batch_size=8, num_examples=16, shape=SHAPE), quiet=True)
     (file,) = (output / "policy").glob("model*.safetensors")
     tensors = load_file(file)
     name = next(name for name in tensors if "k_proj" in name)

@@ -133,3 +133,20 @@ def test_own_rewards_on_published_prompts(folder: Path) -> None:
     task = load_task(TaskConfig(name="gsm8k", test_data="gsm8k.jsonl", reward=("rewards.py:accuracy",)))
     (prompt,) = task.prompts("test", 1)
     assert verify(task, prompt, "5").parts == {"accuracy": 1.0}
+
+
+def test_nulls_of_a_parquet_are_no_columns(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+    import pyarrow
+    from pyarrow import parquet
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+    datasets.disable_progress_bars()
+    rows = [
+        {"prompt": "a", "answer": "1", "level": "easy", "prefill": None},
+        {"prompt": "b", "answer": "2", "level": None, "prefill": "<reasoning>"},
+    ]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "my.parquet")
+    task = load_task(TaskConfig(data="my.parquet", test_data="my.parquet", reward=("rewards.py:accuracy",)))
+    found = [(prompt.text, prompt.level, prompt.prefill) for prompt in task.prompts("test", 2)]
+    assert found == [("a", "easy", ""), ("b", "", "<reasoning>")]

@@ -17,7 +17,7 @@ from diffpo.config import (
 )
 from diffpo.training.sft import fine_tune
 
-TASK = TaskConfig(easy=(1, 1), hard=(2, 2))
+TASK = TaskConfig("tiny_sudoku", easy=(1, 1), hard=(2, 2))
 
 
 @pytest.fixture(scope="session")

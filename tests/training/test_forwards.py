@@ -57,7 +57,7 @@ def test_a_run_adds_them_up_and_goes_on_adding_after_a_resume(beta: float, start
         num_generations=4,
         rollout=RolloutConfig(sampler="top_k:4"),
         objective=ObjectiveConfig(num_latents=1, num_iterations=2, beta=beta),
-        task=TaskConfig(easy=(1, 1), hard=(2, 2)),
+        task=TaskConfig("tiny_sudoku", easy=(1, 1), hard=(2, 2)),
     )
     train(config, quiet=True)
     steps = read_metrics(tmp_path / "straight/metrics.jsonl")
@@ -95,7 +95,7 @@ def test_an_update_forwards_what_is_counted(objective: ObjectiveConfig, passes: 
         num_generations=4,
         rollout=RolloutConfig(sampler="top_k:4"),
         objective=replace(objective, num_iterations=2),
-        task=TaskConfig(easy=(1, 1), hard=(2, 2)),
+        task=TaskConfig("tiny_sudoku", easy=(1, 1), hard=(2, 2)),
     )
     policy = load_policy(start)
     state = TrainState(policy, Optimizers.create(policy, config))

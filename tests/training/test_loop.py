@@ -154,7 +154,8 @@ def test_sampler_mode_moves_the_head_alone(config: TrainConfig) -> None:
 
 
 def test_model_mode_moves_the_denoiser_alone(config: TrainConfig) -> None:
-    policy = train(replace(config, train="model", rollout=RolloutConfig(sampler="top_k:2")), quiet=True)
+    config = replace(config, threshold=ThresholdConfig(), train="model", rollout=RolloutConfig(sampler="top_k:2"))
+    policy = train(config, quiet=True)
     before, after = load_policy(config.model).denoiser.state_dict(), policy.denoiser.state_dict()
     assert policy.threshold is None
     assert any(not torch.equal(before[name], after[name]) for name in before)
@@ -178,8 +179,11 @@ def test_non_finite_gradients_are_skipped_and_end_the_run(config: TrainConfig, m
         return metrics
 
     monkeypatch.setattr(loop, "update", poisoned)
+    config = replace(
+        config, steps=8, train="model", rollout=RolloutConfig(sampler="top_k:4"), threshold=ThresholdConfig()
+    )
     with pytest.raises(FloatingPointError, match="5 updates in a row had a non-finite gradient: lower optim"):
-        train(replace(config, steps=8, train="model", rollout=RolloutConfig(sampler="top_k:4")), quiet=True)
+        train(config, quiet=True)
     folders = list((Path(config.output) / "checkpoints").iterdir())
     assert folders and all(find_damage(folder) is None for folder in folders)
 

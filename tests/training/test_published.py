@@ -17,6 +17,7 @@ from diffpo.config import (
     ObjectiveConfig,
     OptimConfig,
     RolloutConfig,
+    TaskConfig,
     ThresholdConfig,
     TrainConfig,
 )
@@ -49,6 +50,7 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> TrainConfig:
     TOKENIZERS[request.param](model)
     return TrainConfig(
         model=str(model),
+        task=TaskConfig("own"),
         output=str(tmp_path / "run"),
         steps=3,
         prompts_per_step=3,

@@ -67,7 +67,7 @@ def test_what_is_to_be_seen_is_shown(short_run: TrainConfig, capsys: pytest.Capt
         "the threshold head",
         "where   cpu, float32",
         "data    tiny_sudoku",
-        "steps   2 of 4 prompts x 4",
+        "steps   2, each of 4 prompts x 4",
     ):
         assert word in said
     assert "train 1/2" in said and "a step, " in said and "left  loss" not in said.splitlines()[-1]

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -146,7 +147,12 @@ def test_a_batch_without_any_reward_moves_nothing_and_is_no_error(
     start: str, config: TrainConfig, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "collect", lambda *arguments: silence(collect(*arguments), lambda *_: True))
-    config = replace(config, model=start, train=mode, output=str(tmp_path / "run"), objective=ObjectiveConfig(beta=0.1))
+    settings: dict[str, dict[str, Any]] = {
+        "joint": {"objective": ObjectiveConfig(beta=0.1)},
+        "model": {"objective": ObjectiveConfig(beta=0.1), "threshold": ThresholdConfig()},
+        "sampler": {"objective": ObjectiveConfig()},
+    }
+    config = replace(config, model=start, train=mode, output=str(tmp_path / "run"), **settings[mode])
     policy = train(config, quiet=True)
     before = load_policy(start).denoiser.state_dict()
     assert all(torch.equal(tensor, before[name]) for name, tensor in policy.denoiser.state_dict().items())

@@ -27,7 +27,7 @@ from diffpo.training.metrics import ALARMS, alarms, mean_of
 from diffpo.training.state import Optimizers, TrainState, adamw, learning_rate_factor
 from diffpo.training.update import policy_backward, update
 
-TASK = TaskConfig(easy=(1, 1), hard=(2, 2))
+TASK = TaskConfig("tiny_sudoku", easy=(1, 1), hard=(2, 2))
 CONFIG = TrainConfig(
     train="model",
     prompts_per_step=6,
@@ -131,7 +131,7 @@ def test_the_heads_gradient_is_that_of_all_its_decisions(policy: Policy, level: 
     """On policy the clipped objective has REINFORCE's gradient: sum of A grad log pi over the decisions, in a loop."""
     settings = ThresholdConfig(level=level, delay_steps=0)
     policy.threshold = head = ThresholdHead(policy.denoiser.config.hidden_size, settings)
-    config = replace(CONFIG, train="sampler", threshold=settings, rollout=replace(CONFIG.rollout, sampler="learned"))
+    config = replace(CONFIG, train="sampler", threshold=settings, rollout=RolloutConfig(), objective=ObjectiveConfig())
     state = state_of(policy, config)
     with torch.no_grad():
         head.weight.normal_(std=0.5, generator=torch.Generator().manual_seed(0))

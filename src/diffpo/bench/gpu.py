@@ -22,7 +22,7 @@ import torch
 
 from diffpo.bench import card
 from diffpo.bench.card import Figure, Size
-from diffpo.config import LoadConfig, TrainConfig
+from diffpo.config import LoadConfig, ThresholdConfig, TrainConfig
 from diffpo.models.families import FAMILIES, PUBLISHED
 from diffpo.recipe import find_recipe, load_config
 
@@ -76,9 +76,10 @@ def full_size() -> Size:
     share = min(1.0, torch.cuda.get_device_properties(0).total_memory / WHOLE)
     layers = max(1, int(share * shape.num_layers))
     rollout = replace(config.rollout, sampler=f"steps:{CALLS}", cache="dual", cache_refresh=8)
+    load = LoadConfig(device="cuda", dtype="bfloat16")
     return Size(
         replace(shape, num_layers=layers),
-        step=replace(config, train="model", rollout=rollout, load=LoadConfig(device="cuda", dtype="bfloat16")),
+        step=replace(config, train="model", rollout=rollout, threshold=ThresholdConfig(), load=load),
         plain_rows=max(1, int(16 * share)),
         device="cuda",
     )

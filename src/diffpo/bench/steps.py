@@ -18,9 +18,11 @@ from diffpo.models.pointwise import is_wanted
 from diffpo.models.policy import Policy
 from diffpo.models.transformer import TransformerConfig
 from diffpo.progress import Progress
+from diffpo.record import with_task
 from diffpo.rollout.local import collect
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
+from diffpo.tasks.chat import check_fit
 from diffpo.training.distributed import World
 from diffpo.training.loop import start_policy
 from diffpo.training.state import Optimizers, TrainState
@@ -116,7 +118,9 @@ def open_bench(config: TrainConfig, shape: TransformerConfig | None = None, shar
     """The recipe's model and task; of a `shape`, random weights and random prompts of 20 to 200 tokens instead."""
     world = World.join(config.load.device)
     if shape is None:
-        return Bench(config, start_policy(config, world), load_task(config.task), world)
+        task, policy = load_task(with_task(config).task), start_policy(config, world)
+        check_fit(task, policy.is_tiny)
+        return Bench(config, policy, task, world)
     half = config.load.dtype == "bfloat16" or (config.load.dtype != "float32" and world.device.type == "cuda")
     policy = random_policy(shape, sharpness, torch.bfloat16 if half else torch.float32, world.device)
     if config.lora.rank:

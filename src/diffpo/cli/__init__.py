@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import tyro
 from diffpo.cli.analyzing import Analyze
 from diffpo.cli.answering import Chat, Compare, Eval, Sample
 from diffpo.cli.benching import Bench
+from diffpo.cli.flags import chain, given, read
 from diffpo.cli.grading import Grade
 from diffpo.cli.models import Export, Inspect
 from diffpo.cli.planning import Plan
@@ -78,11 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_fail("interrupted", 130))
 
 
-def _interrupted(error: BaseException | None) -> bool:
+def _interrupted(error: BaseException) -> bool:
     """Whether Ctrl-C is at the bottom of it: one that strikes in the middle of an import comes out as another error."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
+    return any(isinstance(cause, KeyboardInterrupt) for cause in chain(error))
 
 
 def _warn(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
@@ -110,22 +109,22 @@ def parse(command: str, *arguments: str) -> Any:
     """The command object that the arguments describe. The values of a recipe, or of a model's run, are defaults."""
     kind = COMMANDS[command]
     first = arguments[0] if arguments and not arguments[0].startswith("-") else ""
-    parsed = tyro.cli(kind, prog=f"diffpo {command}", args=list(arguments), default=_defaults(kind, first, arguments))
+    parsed = read(kind, f"diffpo {command}", arguments, *_defaults(kind, first, arguments))
     named = vars(parsed).get("recipe", vars(parsed).get("model", first))
     if named != first:
         raise ValueError(f"{named}: write it first, before the flags: diffpo {command} {named} ...")
     return parsed
 
 
-def _defaults(kind: type, first: str, arguments: Sequence[str]) -> Any:
+def _defaults(kind: type, first: str, arguments: Sequence[str]) -> tuple[Any, Callable[[Any], Any]]:
+    """Values that flags override, and what makes the command's defaults of them."""
     if kind in (Sft, Plan, Bench, Train):
-        return kind(config=_start(SftConfig if kind is Sft else TrainConfig, first, arguments))
-    if kind in (Analyze, Chat, Eval, Sample):
-        place = Path(given(arguments, "--load.adapter") or first)
-        return _from_policy(kind(model=first), place) if first else tyro.MISSING_NONPROP
-    if kind in (Export, Inspect):
-        return kind(model=first) if first else tyro.MISSING_NONPROP
-    return Demo() if kind is Demo else tyro.MISSING_NONPROP
+        return _start(SftConfig if kind is Sft else TrainConfig, first, arguments), lambda config: kind(config=config)
+    if kind in (Analyze, Chat, Eval, Sample) and first:
+        return _from_policy(kind(model=first), Path(given(arguments, "--load.adapter") or first)), lambda base: base
+    if kind in (Export, Inspect) and first:
+        return kind(model=first), lambda base: base
+    return (Demo() if kind is Demo else tyro.MISSING_NONPROP), lambda base: base
 
 
 def _start(config: Any, first: str, arguments: Sequence[str]) -> Any:
@@ -139,15 +138,6 @@ def _start(config: Any, first: str, arguments: Sequence[str]) -> Any:
         return load_config(config, find_recipe(first))
     model = given(arguments, "--model") or config().model
     return defaults_for(config, model, given(arguments, "--load.adapter"))
-
-
-def given(arguments: Sequence[str], flag: str) -> str:
-    """The value of a flag as it was typed; empty if it was not."""
-    for argument, after in zip(arguments, [*arguments[1:], ""], strict=False):
-        name, equals, value = argument.partition("=")
-        if name.replace("_", "-") == flag:
-            return value if equals else after
-    return ""
 
 
 def _from_policy(command: Any, place: Path) -> Any:

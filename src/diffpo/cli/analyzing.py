@@ -11,13 +11,14 @@ from tyro.conf import Positional
 
 from diffpo.analysis.settings import AnalysisConfig
 from diffpo.config import LoadConfig, ObjectiveConfig, RolloutConfig, TaskConfig, TrainConfig
+from diffpo.config.idle import Idle, Knobs
 
 if TYPE_CHECKING:
     from diffpo.analysis.sections import Section
 
 
 @dataclass(frozen=True)
-class Analyze:
+class Analyze(Knobs):
     """Ask a model why it learns as it does: surrogates, weights, gradients, entropies, thresholds, order."""
 
     model: Positional[str]
@@ -37,6 +38,10 @@ class Analyze:
     seed: int = 0
     """Seed of rollouts, cuts and masks."""
     load: LoadConfig = field(default_factory=LoadConfig)
+
+    def idle(self) -> Idle:
+        own = "in analyze, which looks at the first update of a batch, without a KL term"
+        return {"objective.beta objective.num_iterations": own, "rollout.merge_adapters": "outside of training"}
 
     def run(self) -> None:
         import json
@@ -70,13 +75,16 @@ class Analyze:
         from diffpo.analysis.analyze import analyze
         from diffpo.models.policy import load_policy
         from diffpo.tasks import load_task
+        from diffpo.training.banner import check_named
 
         config = TrainConfig(
             train="model", seed=self.seed, task=self.task, rollout=self.rollout, objective=self.objective
         )
+        check_named(self.task, model)
+        task = load_task(self.task)
         policy = load_policy(model, **vars(self.load))
         other = load_policy(against, **vars(self.load)) if against else None
-        return analyze(policy, load_task(self.task), config, self.analysis, other, names)
+        return analyze(policy, task, config, self.analysis, other, names)
 
     def _path(self) -> Path:
         if self.json:

@@ -14,14 +14,18 @@ import tyro
 from tyro.conf import Positional
 
 from diffpo.config import EvalConfig, LoadConfig, RolloutConfig, TaskConfig
+from diffpo.config.idle import Idle, Knobs
 from diffpo.places import find_policy, find_run, list_checkpoints, shortest
 
 if TYPE_CHECKING:
     from diffpo.training.distributed import World
 
 
+UNMERGED = {"rollout.merge_adapters": "outside of training"}
+
+
 @dataclass(frozen=True)
-class Eval:
+class Eval(Knobs):
     """Measure accuracy against denoiser calls, for samplers and the frontier of fixed thresholds."""
 
     model: Positional[str]
@@ -35,6 +39,13 @@ class Eval:
     end; runs/eval/NAME of a model that is no run."""
     seed: int = 0
     load: LoadConfig = field(default_factory=LoadConfig)
+
+    def idle(self) -> Idle:
+        return UNMERGED | {
+            "rollout.sampler": "in eval, which measures eval.samplers and eval.gammas",
+            "rollout.temperature": "in eval, which goes by eval.temperature",
+            "rollout.gen_length": bool(self.eval.gen_lengths) and "beside eval.gen_lengths",
+        }
 
     def run(self) -> None:
         from diffpo.training.distributed import World
@@ -70,10 +81,12 @@ class Eval:
         from diffpo.models.policy import load_policy
         from diffpo.tasks import load_task
         from diffpo.tasks.chat import check_fit
+        from diffpo.training.banner import check_named
         from diffpo.training.resume import digests
 
-        policy = load_policy(self.model, **vars(dataclasses.replace(self.load, device=str(world.device))))
+        check_named(self.task, self.model)
         task, lengths = load_task(self.task), self.eval.gen_lengths or (self.rollout.gen_length,)
+        policy = load_policy(self.model, **vars(dataclasses.replace(self.load, device=str(world.device))))
         check_fit(task, policy.is_tiny)
         files = {key: found for key, found in digests(self).items() if key.startswith("task.")}
         depends = {
@@ -173,7 +186,7 @@ class Compare:
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(Knobs):
     """Answer a prompt and show the unmasking in colour, call by call."""
 
     model: Positional[str]
@@ -188,22 +201,27 @@ class Sample:
     delay: float = 0.3  # seconds each call stays on screen
     load: LoadConfig = field(default_factory=LoadConfig)
 
+    def idle(self) -> Idle:
+        return UNMERGED | {"num": bool(self.prompt) and "beside a prompt"}
+
     def run(self) -> None:
         from diffpo.evaluation.display import show_unmasking
         from diffpo.models.policy import load_policy
         from diffpo.tasks import load_task
+        from diffpo.training.banner import check_named
         from diffpo.types import Prompt
 
+        if not self.prompt:
+            check_named(self.task, self.model)
+        task = load_task(self.task) if self.task != TaskConfig() else None
         policy = load_policy(self.model, **vars(self.load))
-        asked = self.task != TaskConfig() or policy.task is not None
-        task = load_task(self.task) if asked or not self.prompt else None
         prompts = [Prompt("prompt", self.prompt)] if self.prompt or task is None else task.prompts("test", self.num)
         for prompt in prompts:
             show_unmasking(policy, task, prompt, self.rollout, self.seed, self.delay)
 
 
 @dataclass(frozen=True)
-class Chat:
+class Chat(Knobs):
     """Talk with a model and watch it unmask its answers. /reset forgets the conversation, /exit or Ctrl-D leaves."""
 
     model: Positional[str]
@@ -213,6 +231,9 @@ class Chat:
     seed: int = 0
     delay: float = 0.0  # seconds each call stays on screen
     load: LoadConfig = field(default_factory=LoadConfig)
+
+    def idle(self) -> Idle:
+        return UNMERGED
 
     def run(self) -> None:
         from diffpo.evaluation.display import show_turn

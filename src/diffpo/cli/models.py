@@ -8,6 +8,8 @@ from typing import Any
 
 from tyro.conf import Positional
 
+from diffpo.config.idle import Idle, Knobs
+
 
 @dataclass(frozen=True)
 class Inspect:
@@ -29,20 +31,24 @@ class Inspect:
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(Knobs):
     """Write a run's policy as a Hugging Face folder that the published modelling code, or PEFT, loads."""
 
     model: Positional[str]
     """A run, checkpoint or adapter folder."""
     output: str = "runs/export"  # folder to write, empty or new
+    base: str | None = None  # base model of an adapter's folder, in place of the one that it names
     merge: bool = False  # fold adapters into the weights: a whole model rather than a PEFT folder
     push_to_hub: str | None = None  # also upload the folder as this hub repository, OWNER/NAME
     public: bool = False  # make a repository that push_to_hub creates public
 
+    def idle(self) -> Idle:
+        return {"public": not self.push_to_hub and "without push_to_hub"}
+
     def run(self) -> None:
         from diffpo.models.export import export, push_to_hub
 
-        files = export(self.model, self.output, self.merge)
+        files = export(self.model, self.output, self.merge, self.base)
         for file in files:
             print(f"{file.stat().st_size:>14,}  {file}")
         if self.push_to_hub:

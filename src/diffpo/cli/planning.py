@@ -11,6 +11,8 @@ import tyro
 
 from diffpo.cli.training import FLAT, Recipe, show_inputs
 from diffpo.config import TrainConfig
+from diffpo.config.idle import Idle, Knobs
+from diffpo.record import with_task
 from diffpo.training.gpus import GPUS, find_gpu
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Knobs):
     """Say what `diffpo train` will need before it runs: memory by part, forward passes, days, what to change first."""
 
     recipe: Recipe = ""
@@ -38,14 +40,18 @@ class Plan:
     json: bool = False
     """Print JSON rather than tables."""
 
+    def idle(self) -> Idle:
+        return {"fsdp": self.num_gpus == 1 and "on one GPU"}
+
     def run(self) -> None:
         from diffpo.training import plan as planning
         from diffpo.training.changes import changes, roomy_gpu
 
         show_inputs(self.config)
         cluster = planning.Cluster(find_gpu(self.gpu), self.num_gpus, self.fsdp, self.mfu, self.nfe, self.prompt_length)
-        start = planning.find_start(self.config)
-        plan = planning.plan(self.config, start, cluster)
+        config = with_task(self.config)
+        start = planning.find_start(config)
+        plan = planning.plan(config, start, cluster)
         mends = changes(plan, start)
         if self.json:
             print(json.dumps(_plain(plan, mends), indent=2))

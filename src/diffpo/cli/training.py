@@ -34,7 +34,7 @@ def _say(line: str) -> None:
 def show_inputs(config: TrainConfig | SftConfig) -> None:
     """Say on stderr what is in the data, rewards and adapter that a config names; nothing is imported for none."""
     names = (config.task.data, config.task.test_data, *config.task.reward, config.load.adapter)
-    if any(names) or (isinstance(config, SftConfig) and config.data):
+    if any(names) or config.task.name == "own" or (isinstance(config, SftConfig) and config.data):
         from diffpo.training.banner import open_inputs
 
         for line in open_inputs(config):

@@ -2,6 +2,7 @@
 
 from diffpo.config.checks import suggest
 from diffpo.config.evaluation import EvalConfig
+from diffpo.config.idle import IdleKnobs
 from diffpo.config.model import LoadConfig, LoraConfig, ModelConfig
 from diffpo.config.objective import ObjectiveConfig
 from diffpo.config.optim import OptimConfig
@@ -14,6 +15,7 @@ __all__ = [
     "TASK_KNOBS",
     "DemoConfig",
     "EvalConfig",
+    "IdleKnobs",
     "LoadConfig",
     "LoraConfig",
     "ModelConfig",

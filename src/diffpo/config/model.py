@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffpo.config.checks import bound, check, check_kinds
+from diffpo.config.idle import Idle, Knobs, refuse_idle
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class LoadConfig:
 
 
 @dataclass(frozen=True)
-class LoraConfig:
+class LoraConfig(Knobs):
     """Low-rank adapters on the denoiser, trained in its stead."""
 
     rank: int = 0  # rank of fresh adapters; 0: none, train all weights, or go on with adapters that the model carries
@@ -36,11 +37,10 @@ class LoraConfig:
         check_kinds(self, "lora.")
         bound(self, "lora.", "rank", ">=", 0)
         bound(self, "lora.", "alpha", ">", 0)
-        for name in ("alpha", "targets") if not self.rank else ():
-            unset = getattr(self, name) == getattr(LoraConfig, name)
-            check(
-                unset, f"lora.{name} does nothing with lora.rank 0, which adds no adapters: leave it out, or set rank"
-            )
+        refuse_idle(self, "lora.")
+
+    def idle(self) -> Idle:
+        return {"alpha targets": not self.rank and "with lora.rank 0, which adds no adapters (set rank to have some)"}
 
 
 @dataclass(frozen=True)

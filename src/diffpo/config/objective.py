@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffpo.config.checks import bound, check
+from diffpo.config.idle import Idle, Knobs, refuse_idle
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
+class ObjectiveConfig(Knobs):
     """What is maximised (docs/algorithm.md)."""
 
     surrogate: Literal["mean_field", "coupled", "elbo"] = "mean_field"
@@ -47,19 +48,20 @@ class ObjectiveConfig:
         check(0 <= share < 1, f"objective.prompt_mask_prob must lie in [0, 1), got {share}")
         check(0 <= self.speed_gate <= 1, f"objective.speed_gate must lie in [0, 1], got {self.speed_gate}")
         bound(self, "objective.", "num_pairs", ">=", 1)
-        idle = {
-            "num_pairs": self.surrogate == "mean_field" and "with surrogate mean_field",
-            "num_latents": self.surrogate != "mean_field" and f"with surrogate {self.surrogate}",
-            "prompt_mask_prob": self.surrogate != "mean_field" and f"with surrogate {self.surrogate}",
-            "cut_law": (self.surrogate != "mean_field" or self.num_latents < 2) and "without drawn cuts",
-            "ratio_level": self.loss == "wd1" and "with loss wd1, which has no ratio",
-            "epsilon": self.loss == "wd1" and "with loss wd1, which has no ratio",
-            "importance_level": not self.importance_clamp and "with importance_clamp 0",
-            "self_normalize": not self.importance_clamp and "with importance_clamp 0",
+        refuse_idle(self, "objective.")
+
+    def idle(self) -> Idle:
+        mean_field = self.surrogate == "mean_field"
+        unweighted = not self.importance_clamp and "with importance_clamp 0"
+        no_ratio = self.loss == "wd1" and "with loss wd1, which has no ratio"
+        return {
+            "num_pairs": mean_field and "with surrogate mean_field",
+            "num_latents prompt_mask_prob": not mean_field and f"with surrogate {self.surrogate}",
+            "cut_law": (not mean_field or self.num_latents < 2) and "without drawn cuts",
+            "ratio_level epsilon": no_ratio,
+            "importance_level self_normalize": unweighted,
+            "speed_gate": not self.speed_weight and "with speed_weight 0",
         }
-        for name, why in idle.items():
-            unset = getattr(self, name) == getattr(ObjectiveConfig, name)
-            check(unset or not why, f"objective.{name} does nothing {why}: leave it out")
 
     @property
     def has_old_policy(self) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffpo.config.checks import bound, check, suggest
+from diffpo.config.idle import Idle, Knobs, refuse_idle
 
 SAMPLER_RULES = {
     "entropy_bound": "gamma in nats, >= 0",
@@ -34,7 +35,7 @@ def parse_sampler(spec: str, where: str = "sampler") -> tuple[str, float]:
 
 
 @dataclass(frozen=True)
-class RolloutConfig:
+class RolloutConfig(Knobs):
     """How completions are decoded."""
 
     sampler: str = "learned"  # learned | entropy_bound:GAMMA | confidence:P | top_k:K | steps:S | random:K
@@ -57,9 +58,10 @@ class RolloutConfig:
         bound(self, "rollout.", "entropy_temperature", ">", 0)
         bound(self, "rollout.", "gen_length block_length num_slots", ">=", 1)
         bound(self, "rollout.", "cache_refresh", ">=", 0)
-        check(
-            self.cache != "none" or not self.cache_refresh, "rollout.cache_refresh does nothing without rollout.cache"
-        )
+        refuse_idle(self, "rollout.")
+
+    def idle(self) -> Idle:
+        return {"cache_refresh": self.cache == "none" and "without rollout.cache"}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from diffpo.config.checks import bound, check, check_kinds
 from diffpo.config.evaluation import EvalConfig
+from diffpo.config.idle import Idle, Knobs, refuse_idle
 from diffpo.config.model import LoadConfig, LoraConfig, ModelConfig
 from diffpo.config.objective import ObjectiveConfig
 from diffpo.config.optim import OptimConfig
@@ -23,8 +24,27 @@ class TrackerConfig:
     tags: tuple[str, ...] = ()  # tags of the run in wandb
 
 
+OF_THE_DENOISER = """
+    lora schedule_steps
+    optim.learning_rate optim.warmup_steps optim.lr_schedule optim.weight_decay
+    optim.micro_batch_tokens optim.gradient_checkpointing
+    objective.surrogate objective.num_latents objective.cut_law objective.num_pairs objective.prompt_mask_prob
+    objective.ratio_level objective.importance_clamp objective.importance_level objective.self_normalize
+    objective.epsilon objective.beta objective.loss_type
+"""
+"""Knobs of how the denoiser learns."""
+
+
+def _idle_trackers(log_with: tuple[str, ...]) -> dict[str, str | bool]:
+    projects = bool({"wandb", "trackio"} & set(log_with))
+    return {
+        "tracker.project tracker.name": not projects and "without wandb or trackio in log_with",
+        "tracker.tags": "wandb" not in log_with and "without wandb in log_with",
+    }
+
+
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Knobs):
     """One reinforcement-learning run."""
 
     model: str = "runs/sft"  # policy to start from: a folder, or a model on the Hugging Face hub
@@ -73,10 +93,21 @@ class TrainConfig:
             why = "rollout.merge_adapters: importance weights mend its rounding: set objective.importance_clamp > 0"
             check(self.objective.importance_clamp > 0, why)
         check(self.rollout.temperature > 0, "rollout.temperature must be > 0 in training: greedy groups do not differ")
+        refuse_idle(self)
+
+    def idle(self) -> Idle:
+        of_head = self.train == "model" and "with train model, which leaves the threshold head as it is"
+        no_head = self.rollout.sampler != "learned" and "with a fixed rollout.sampler, which has no threshold head"
+        return {
+            "schedule_steps": self.optim.lr_schedule == "constant" and "with optim.lr_schedule constant",
+            OF_THE_DENOISER: self.train == "sampler" and "with train sampler, which leaves the denoiser as it is",
+            "threshold.learning_rate threshold.delay_steps threshold.epsilon threshold.max_log_ratio": of_head,
+            "threshold": no_head,
+        } | _idle_trackers(self.log_with)
 
 
 @dataclass(frozen=True)
-class SftConfig:
+class SftConfig(Knobs):
     """Masked fine-tuning on prompts and completions, or pre-training of a tiny model on a task's solved examples."""
 
     model: str = ""
@@ -130,9 +161,22 @@ class SftConfig:
         check(0 < self.min_time < 1, f"min_time must lie in (0, 1), got {self.min_time}")
         check(0 <= self.label_noise < 1, f"label_noise must lie in [0, 1), got {self.label_noise}")
         check(0 <= self.prompt_mask_prob < 1, f"prompt_mask_prob must lie in [0, 1), got {self.prompt_mask_prob}")
-        check(not (self.data and self.label_noise), "label_noise falls on a task's solved examples: leave out data")
         check(bool(self.model) or not self.lora.rank, "lora: fresh weights are trained whole: name a model")
         check(bool(self.model) or not self.data, "data: fresh weights know a task's characters alone: name a model")
+        refuse_idle(self)
+
+    def idle(self) -> Idle:
+        unread = not (self.data or self.eval_data) and "without data: a task's examples have their own length"
+        return {
+            "shape": self.model and "beside model, which has its own",
+            "load.dtype load.revision load.adapter load.base load.four_bit load.compile": (
+                not self.model and "without model: fresh weights are not loaded"
+            ),
+            "task label_noise num_examples": self.data and "beside data, which is what is learned",
+            "gen_length max_length overlong": unread,
+            "eval_every": not self.eval_data and "without eval_data",
+            "schedule_steps": self.optim.lr_schedule == "constant" and "with optim.lr_schedule constant",
+        } | _idle_trackers(self.log_with)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffpo.config.checks import check, check_kinds
+from diffpo.config.idle import Idle, Knobs, refuse_idle
 
 TASK_KNOBS = {
     **dict.fromkeys(("tiny_sudoku", "tiny_countdown", "tiny_arithmetic"), "easy hard hard_share"),
@@ -14,14 +15,17 @@ TASK_KNOBS = {
     "own": "data test_data reward overlong",
 }
 """The knobs that each task reads beside the seed."""
+EVERY_KNOB = " ".join(dict.fromkeys(" ".join(TASK_KNOBS.values()).split()))
+"""The knobs that some task reads."""
 
 
 @dataclass(frozen=True)
-class TaskConfig:
+class TaskConfig(Knobs):
     """What is asked."""
 
-    name: str = "tiny_sudoku"
-    """gsm8k, math500, countdown_cd3, sudoku_4x4, reasoning_gym:NAME; tiny_sudoku, tiny_countdown, tiny_arithmetic."""
+    name: str = ""
+    """gsm8k, math500, countdown_cd3, sudoku_4x4, reasoning_gym:NAME; tiny_sudoku, tiny_countdown, tiny_arithmetic.
+    Empty: your own, of data and reward, or what the model was trained on."""
     easy: tuple[int, int] | None = None
     """Difficulty range of easy prompts (Sudoku: blanks, Countdown: numbers, arithmetic: terms). None: task's own."""
     hard: tuple[int, int] | None = None  # difficulty range of hard prompts, on the same dial. None: the task's own
@@ -43,12 +47,21 @@ class TaskConfig:
         check(0 <= self.hard_share <= 1, f"task.hard_share must lie in [0, 1], got {self.hard_share}")
         for name, span in (("easy", self.easy), ("hard", self.hard)):
             check(span is None or 1 <= span[0] <= span[1], f"task.{name} must be a range LOW HIGH, got {span}")
-        if self.name == "tiny_sudoku" and self.data and self.reward:  # the default name: rows and rewards make a task
+        if not self.name and self.data and self.reward:  # rows and rewards make a task
             object.__setattr__(self, "name", "own")
-        one = self.name == "tiny_sudoku" and (self.data or self.reward)
-        check(not one, "a task of your own takes both task.data and task.reward; others are named with task.name")
-        knobs = TASK_KNOBS.get(self.name.partition(":")[0])
-        for name in sorted({*" ".join(TASK_KNOBS.values()).split()} - {*(knobs or "").split()}) if knobs else ():
-            unset = getattr(self, name) == getattr(TaskConfig, name)
-            check(unset, f"task.{name} does nothing for {self.name}, which takes {knobs} (your own: data and reward)")
-        check(not self.reward or self.rules == "strict", "task.rules does nothing beside task.reward: drop one")
+        half = not self.name and (self.data or self.reward)
+        check(not half, "a task of your own takes both task.data and task.reward; others are named with task.name")
+        refuse_idle(self, "task.")
+
+    def idle(self) -> Idle:
+        kind = self.name.partition(":")[0]
+        knobs = TASK_KNOBS.get(kind, EVERY_KNOB)
+        others = {name for name in EVERY_KNOB.split() if name not in knobs.split()}
+        generated = kind in ("countdown_cd3", "sudoku_4x4") and not (self.data or self.test_data)
+        return {
+            **dict.fromkeys(
+                sorted(others), f"for {self.name}, which takes {knobs} (rows and rewards of your own: name own)"
+            ),
+            **({"rules": "beside task.reward"} if self.reward and "rules" not in others else {}),
+            **({"overlong": f"for {self.name}, whose prompts are generated"} if generated else {}),
+        }

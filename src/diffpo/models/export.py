@@ -11,17 +11,18 @@ from diffpo.models.policy import load_policy
 from diffpo.models.weights import DTYPES
 
 
-def export(name: str | Path, output: str | Path, merge: bool = False) -> list[Path]:
+def export(name: str | Path, output: str | Path, merge: bool = False, base: str | Path | None = None) -> list[Path]:
     """Write a run's policy, an adapter or a checkpoint to an empty folder; returns the files written.
 
     With `merge` adapters are folded into the weights and the folder is a whole model in the dtype of its base, which
     the published modelling code loads. Without, a policy with adapters becomes a PEFT folder that names its base. The
-    threshold head goes along for diffpo's own sampling; others ignore it.
+    threshold head goes along for diffpo's own sampling; others ignore it. `base` stands in for the base that an
+    adapter's folder names.
     """
     output = Path(output)
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(f"{output} is there already and no empty folder: choose another output")
-    policy = load_policy(name, dtype="saved", device="cpu")
+    policy = load_policy(name, dtype="saved", device="cpu", base=base)
     if merge:
         policy.merge_adapters()
     if policy.base and not policy.adapter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from diffpo.grading import gsm8k, math500
@@ -12,24 +12,32 @@ from diffpo.rewards import code as sandbox
 from diffpo.rewards.calls import Reward
 
 
-def number(completions: Sequence[Any], answer: Sequence[Any]) -> list[float | None]:
+async def number(completions: Sequence[Any], answer: Sequence[Any]) -> list[float | None]:
     """1 where the final answer is the number of the column `answer`, as in GSM8K."""
-    pairs = zip(completions, answer, strict=True)
-    return [
-        None if truth is None else gsm8k.strict({"answer": read_number_reference(truth)}, text_of(completion)).reward
-        for completion, truth in pairs
-    ]
+
+    def judge(completion: Any, truth: Any) -> float | None:
+        if truth is None:
+            return None
+        return gsm8k.strict({"answer": read_number_reference(truth)}, text_of(completion)).reward
+
+    return await _side_by_side(judge, completions, answer)
 
 
-def maths(prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[Any]) -> list[float | None]:
+async def maths(prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[Any]) -> list[float | None]:
     """1 where the final answer has the value of the column `answer`, as in MATH-500."""
-    rows = zip(prompts, completions, answer, strict=True)
-    return [
-        None
-        if truth is None
-        else math500.strict({"answer": read_reference(truth), "problem": text_of(prompt)}, text_of(completion)).reward
-        for prompt, completion, truth in rows
-    ]
+
+    def judge(prompt: Any, completion: Any, truth: Any) -> float | None:
+        if truth is None:
+            return None
+        columns = {"answer": read_reference(truth), "problem": text_of(prompt)}
+        return math500.strict(columns, text_of(completion)).reward
+
+    return await _side_by_side(judge, prompts, completions, answer)
+
+
+async def _side_by_side(judge: Callable[..., float | None], *columns: Sequence[Any]) -> list[float | None]:
+    """`judge` of each row in a thread: expressions are compared in processes, one a core, which threads wait for."""
+    return await asyncio.gather(*(asyncio.to_thread(judge, *row) for row in zip(*columns, strict=True)))
 
 
 async def code(

@@ -37,6 +37,10 @@ def load_task(config: TaskConfig | str) -> Task:
 
 def load_solved_task(config: TaskConfig) -> SolvedTask:
     """The task that `config` describes, if it is one that a tiny model can be pre-trained on; else ValueError."""
+    if not config.name:
+        raise ValueError(
+            f"nothing to learn from: name rows by data, or a task with solved examples by task.name ({', '.join(TINY)})"
+        )
     if _kind(config.name) not in TINY:
         raise ValueError(f"{config.name} has no solved examples for a tiny model: choose one of {', '.join(TINY)}")
     return _load(config, *TINY[config.name])
@@ -48,6 +52,12 @@ def _load(config: TaskConfig, module: str, name: str) -> Any:
 
 def _kind(name: str) -> str:
     """The entry of TASKS that a task's name stands for; ValueError if there is none."""
+    if not name:
+        chat = ", ".join(known for known in CHAT if known not in ("own", "reasoning_gym"))
+        raise ValueError(
+            f"no task: name one by task.name ({chat}, reasoning_gym:NAME; for tiny models {', '.join(TINY)}), or your "
+            "own rows and rewards by task.data and task.reward"
+        )
     kind = name.partition(":")[0]
     if kind not in TASKS or (":" in name and kind != "reasoning_gym"):
         raise ValueError(f"unknown task {name!r}{_kin(name) or suggest(name, TASKS)}")

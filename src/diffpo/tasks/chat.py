@@ -97,12 +97,15 @@ class RowTask(ChatTask):
         given = {"train": self.config.data, "test": self.config.test_data}[split]
         return Source.parse(given, split) if given else self.default[split]
 
+    def knob(self, split: Split) -> str:
+        """The knob that names the source."""
+        return {"train": "task.data", "test": "task.test_data"}[split]
+
     def rows(self, split: Split) -> list[Prompt]:
         """All prompts of a split, in the order of its rows; read once."""
         check_split(split)
         if split not in self._rows:
-            knob = {"train": "task.data", "test": "task.test_data"}[split]
-            read = [(row, self.read(row)) for row in read_rows(self.source(split), self.columns, knob)]
+            read = [(row, self.read(row)) for row in read_rows(self.source(split), self.columns, self.knob(split))]
             found = [replace(prompt, place=row.place) for row, prompt in read if prompt is not None]
             if self.rewards is not None:
                 found = with_all_columns(found)

@@ -31,9 +31,14 @@ class Own(RowTask):
 
     def source(self, split: Split) -> Source:
         """The split's file; task.data for both if there is no other."""
-        if split == "test" and self.config.test_data is None:
-            return super().source("train")
-        return super().source(split)
+        return super().source(self._side(split))
+
+    def knob(self, split: Split) -> str:
+        """The knob that names the source."""
+        return super().knob(self._side(split))
+
+    def _side(self, split: Split) -> Split:
+        return "train" if self.config.test_data is None else split
 
     def has_rows(self, split: Split) -> bool:
         """Always."""

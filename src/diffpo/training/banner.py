@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from diffpo.config import SftConfig, TrainConfig
+from diffpo.config import SftConfig, TaskConfig, TrainConfig
 from diffpo.models.policy import Policy
+from diffpo.models.source import find_source
 from diffpo.models.weights import locate, read_json
 from diffpo.progress import count
 from diffpo.tasks import load_task
@@ -31,7 +32,7 @@ def banner(config: TrainConfig | SftConfig, policy: Policy, world: World, data: 
         f"what learns: {' and '.join(name for name, learns in what.items() if learns)}",
         f"where   {_device(world.device)}, {dtype}{ranks if world.num_ranks > 1 else ''}",
         f"data    {data}",
-        f"steps   {config.steps} of {_step(config)}",
+        f"steps   {config.steps}, each of {_step(config)}",
         f"output  {config.output}",
     ]
 
@@ -44,7 +45,15 @@ def _step(config: TrainConfig | SftConfig) -> str:
     if isinstance(config, SftConfig):
         return f"{config.batch_size} rows"
     updates = config.objective.num_iterations
-    return f"{config.prompts_per_step} prompts x {config.num_generations} completions, {updates} updates"
+    times = "1 update" if updates == 1 else f"{updates} updates"
+    return f"{config.prompts_per_step} prompts x {config.num_generations} completions, {times}"
+
+
+def check_named(task: TaskConfig, model: str) -> None:
+    """ValueError where no task is named, before weights are read; a model that is not there comes first."""
+    if task == TaskConfig():
+        find_source(model, weights=False)
+        load_task(task)
 
 
 def open_task(task: Task, config: TrainConfig) -> str:
@@ -71,6 +80,8 @@ def open_inputs(config: TrainConfig | SftConfig) -> list[str]:
             for row in rows:
                 read_example(row, answered=True)
             lines.append(f"data    {name}: {len(rows):,} rows")
+    elif config.task.name == "own" and not (config.task.data and config.task.reward):
+        lines.append("data    not named yet: it takes task.data, rows with a prompt, and task.reward, functions")
     elif config.task.data or config.task.test_data or config.task.reward:
         lines.append(f"data    {open_task(load_task(config.task), config)}")
     if config.load.adapter:

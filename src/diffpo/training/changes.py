@@ -48,11 +48,12 @@ def _halves(name: str, value: int) -> Iterator[Edit]:
 
 
 def _smaller_micro_batches(config: TrainConfig, cluster: Cluster) -> Iterator[Edit]:
-    yield from _halves("optim.micro_batch_tokens", config.optim.micro_batch_tokens)
+    if config.train != "sampler":
+        yield from _halves("optim.micro_batch_tokens", config.optim.micro_batch_tokens)
 
 
 def _checkpointing(config: TrainConfig, cluster: Cluster) -> Iterator[Edit]:
-    if not config.optim.gradient_checkpointing:
+    if not config.optim.gradient_checkpointing and config.train != "sampler":
         yield Edit({"optim.gradient_checkpointing": True})
 
 
@@ -156,4 +157,4 @@ def advise(config: TrainConfig | SftConfig) -> str:
         return "lower optim.micro_batch_tokens, set optim.gradient_checkpointing, or train adapters (lora.rank)"
     firsts = (next(rule(config, Cluster(GPUS["h100"])), None) for rule in RULES)
     edits = [str(edit) for edit in firsts if edit]
-    return f"change {edits[0]}, then {edits[1]}, and resume; diffpo plan says what else there is"
+    return f"change {', then '.join(edits[:2])}, and resume; diffpo plan says what else there is"

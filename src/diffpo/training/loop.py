@@ -9,20 +9,20 @@ from functools import partial
 
 import torch
 
-from diffpo.config import RolloutConfig, TrainConfig
+from diffpo.config import RolloutConfig, ThresholdConfig, TrainConfig
 from diffpo.evaluation.answers import answer, asked, points_of
 from diffpo.functional.objective import group_advantages
 from diffpo.functional.random import make_key
 from diffpo.functional.wd1 import wd1_advantages
 from diffpo.models.lora import merged_adapters
 from diffpo.models.policy import Policy
-from diffpo.record import anchored
+from diffpo.record import anchored, with_task
 from diffpo.rewards.calls import TrainerState
 from diffpo.rollout.local import check_prompts, collect
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 from diffpo.tasks.chat import check_fit
-from diffpo.training.banner import open_task
+from diffpo.training.banner import check_named, open_task
 from diffpo.training.distributed import World
 from diffpo.training.forwards import count_forwards
 from diffpo.training.metrics import Metrics, mean_of, summarize
@@ -42,11 +42,13 @@ def train(config: TrainConfig, resume: bool = False, quiet: bool = False) -> Pol
     Under `accelerate launch` every process calls it, and they train together. ValueError if the output folder holds
     another run, FloatingPointError if gradients stay non-finite.
     """
+    config = with_task(config)
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     world = World.join(config.load.device)
     create_optimizers = partial(Optimizers.create, config=config)
     with Run("train", config, world, resume, quiet) as run:
+        check_named(config.task, config.model)
         task = load_task(config.task)
         data = world.on_main(lambda: open_task(task, config))
         policy = start_policy(config, world)
@@ -85,7 +87,21 @@ def start_policy(config: TrainConfig, world: World) -> Policy:
     policy = load_start(config, world, learns=config.train != "sampler")
     if config.rollout.sampler == "learned" and policy.threshold is None:
         policy.add_threshold(config.threshold)
+    elif config.rollout.sampler == "learned":
+        _check_head(policy, config)
     return policy
+
+
+def _check_head(policy: Policy, config: TrainConfig) -> None:
+    """ValueError for a threshold that is asked for where the model brings a head of its own, with another."""
+    assert policy.threshold
+    for name in ("level", "gamma_max", "gamma_init", "sigma", "bound"):
+        asked, own = getattr(config.threshold, name), getattr(policy.threshold.config, name)
+        if asked not in (own, getattr(ThresholdConfig, name)):
+            raise ValueError(
+                f"threshold.{name} = {asked} does nothing: {config.model} brings its own threshold head, with {own}: "
+                "leave it out"
+            )
 
 
 def gather(

@@ -17,7 +17,7 @@ from diffpo.functional.random import fold, make_key, uniform
 from diffpo.models.likelihood import score_tokens
 from diffpo.models.policy import Policy, create_policy
 from diffpo.models.transformer import pack
-from diffpo.record import anchored
+from diffpo.record import anchored, with_task
 from diffpo.tasks import load_solved_task
 from diffpo.tasks.chat import check_fit
 from diffpo.training.distributed import World
@@ -40,6 +40,7 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
 
     Under `accelerate launch` every process calls it, and they train together.
     """
+    config = config if config.data else with_task(config)
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     world = World.join(config.load.device)
@@ -69,17 +70,16 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
 
 def start(config: SftConfig, world: World) -> tuple[Policy, Examples, Examples | None]:
     """The policy to start from, what it learns from, and what is held out."""
-    if not config.model:
-        task = load_solved_task(config.task)
+    task = None if config.data else load_solved_task(config.task)
+    if task and not config.model:
         policy = create_policy(task.alphabet, config.shape, config.seed).to(world.device)
     else:
         policy = load_start(config, world)
-    if config.data:
-        examples = read_examples(config.data, policy, config)
-    else:
-        task = load_solved_task(config.task)
+    if task:
         check_fit(task, policy.is_tiny)
         examples = solved_examples(policy, task, config)
+    else:
+        examples = read_examples(config.data, policy, config)
     return policy, examples, read_examples(config.eval_data, policy, config) if config.eval_data else None
 
 

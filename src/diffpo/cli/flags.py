@@ -1,0 +1,64 @@
+"""What was typed: flags over the values of a recipe, and knobs that would do nothing refused by name."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr
+from typing import Any, TypeVar
+
+import tyro
+
+from diffpo.config.idle import IdleKnobs, idle_knobs, over
+
+C = TypeVar("C")
+T = TypeVar("T")
+
+
+def given(arguments: Sequence[str], flag: str) -> str:
+    """The value of a flag as it was typed; empty if it was not."""
+    for argument, after in zip(arguments, [*arguments[1:], ""], strict=False):
+        name, equals, value = argument.partition("=")
+        if name.replace("_", "-") == flag:
+            return value if equals else after
+    return ""
+
+
+def typed(arguments: Sequence[str]) -> set[str]:
+    """The knobs that flags name: --rollout.num-slots=7 is rollout.num_slots, --load.no-four-bit load.four_bit."""
+    names = [argument[2:].partition("=")[0].replace("-", "_") for argument in arguments if argument.startswith("--")]
+    paths = [name.rpartition(".") for name in names]
+    return {*names, *(f"{section}{dot}{knob.removeprefix('no_')}" for section, dot, knob in paths)}
+
+
+def read(kind: type[T], prog: str, arguments: Sequence[str], base: C, default: Callable[[C], Any]) -> T:
+    """The command that the flags describe over `default(base)`.
+
+    Values of the base that flags make idle give way; a flag that would do nothing itself is IdleKnobs.
+    """
+
+    def build(base: C) -> T:
+        try:
+            with redirect_stderr(io.StringIO()):  # tyro frames an error of ours before it exits
+                return tyro.cli(kind, prog=prog, args=list(arguments), default=default(base))
+        except SystemExit as stop:
+            for error in chain(stop):
+                if isinstance(error, IdleKnobs):
+                    raise error from None
+            if not stop.code:  # --help
+                raise
+        return tyro.cli(kind, prog=prog, args=list(arguments), default=default(base))  # with its frame
+
+    said = typed(arguments)
+    command = over(build, base, said)
+    idle = idle_knobs(command) | idle_knobs(vars(command).get("config", command))
+    if named := {name: why for name, why in idle.items() if name in said}:
+        raise IdleKnobs(named)
+    return command
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came out of, down to the first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
