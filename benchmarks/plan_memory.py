@@ -27,7 +27,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffpo.config import LoadConfig, LoraConfig, ObjectiveConfig, OptimConfig, RolloutConfig, TrainConfig
+from diffpo.config import LoadConfig, LoraConfig, ObjectiveConfig, OptimConfig, RolloutConfig, SftConfig, TrainConfig
 from diffpo.functional.objective import group_advantages
 from diffpo.models.families import FAMILIES
 from diffpo.models.policy import Policy
@@ -35,7 +35,9 @@ from diffpo.models.quantization import pack, quantize_linears
 from diffpo.models.tokenizer import CharTokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
 from diffpo.rollout.local import collect
+from diffpo.training import sft
 from diffpo.training.distributed import World
+from diffpo.training.examples import Examples
 from diffpo.training.gpus import Gpu
 from diffpo.training.plan import Cluster, Plan, Start, plan
 from diffpo.training.state import Optimizers, TrainState
@@ -61,6 +63,17 @@ BASE = TrainConfig(
 )
 
 
+SFT = SftConfig(
+    model="any",
+    data="rows",
+    batch_size=8,
+    gen_length=128,
+    load=BASE.load,
+    lora=BASE.lora,
+    optim=replace(BASE.optim, micro_batch_tokens=4 * (PROMPT_LENGTH + 128)),
+)
+
+
 def change(config: TrainConfig, rank: int = 64, dtype: str = "bfloat16", **settings: object) -> TrainConfig:
     """`config` with other settings of its sections, by name."""
     sections = {name: getattr(config, name) for name in ("objective", "optim", "rollout")}
@@ -70,7 +83,7 @@ def change(config: TrainConfig, rank: int = 64, dtype: str = "bfloat16", **setti
     return replace(config, lora=LoraConfig(rank=rank), load=replace(config.load, dtype=dtype), **sections)
 
 
-CASES = {
+CASES: dict[str, TrainConfig | SftConfig] = {
     "lora": BASE,
     "lora, a latent at a time": change(BASE, micro_batch_tokens=1),
     "lora, all at once": change(BASE, micro_batch_tokens=2 * GROUP),
@@ -92,6 +105,9 @@ CASES = {
     "full, fp32, checkpointing, all at once": change(
         BASE, rank=0, dtype="float32", gradient_checkpointing=True, micro_batch_tokens=2 * GROUP
     ),
+    "sft, lora": SFT,
+    "sft, lora, checkpointing": replace(SFT, optim=replace(SFT.optim, gradient_checkpointing=True)),
+    "sft, full": replace(SFT, lora=LoraConfig()),
     f"lora{SHARDED}": change(BASE, micro_batch_tokens=GROUP // 2),
     f"full{SHARDED}": change(BASE, rank=0, micro_batch_tokens=GROUP // 2),
     f"full, checkpointing{SHARDED}": change(BASE, rank=0, gradient_checkpointing=True),
@@ -126,7 +142,7 @@ class Parity:
         return Verdict(int(completion) % 2 == 1, int(completion) % 997 / 997, {})
 
 
-def make_policy(shape: TransformerConfig, config: TrainConfig, prompt_length: int) -> Policy:
+def make_policy(shape: TransformerConfig, config: TrainConfig | SftConfig, prompt_length: int) -> Policy:
     """Random weights, and what `load_start` makes of weights."""
     denoiser = Transformer(shape)
     denoiser.initialize(torch.Generator().manual_seed(0))
@@ -148,16 +164,20 @@ def make_policy(shape: TransformerConfig, config: TrainConfig, prompt_length: in
     return policy
 
 
-def make_state(shape: TransformerConfig, config: TrainConfig, prompt_length: int, world: World) -> TrainState:
+def make_state(
+    shape: TransformerConfig, config: TrainConfig | SftConfig, prompt_length: int, world: World
+) -> TrainState:
     """A run under way: moments and the last update's gradients are there."""
     policy = make_policy(shape, config, prompt_length)
     world.shard(policy.denoiser)
-    state = TrainState(policy, Optimizers.create(policy, config))
+    of_rl = isinstance(config, TrainConfig)
+    optimizers = Optimizers.create(policy, config) if of_rl else sft.create_optimizers(policy, config)
+    state = TrainState(policy, optimizers)
     assert state.optimizers.denoiser
     for parameter in policy.trainable().values():
         parameter.grad = torch.zeros_like(parameter)
     state.optimizers.denoiser.step()
-    if config.objective.beta:
+    if isinstance(config, TrainConfig) and config.objective.beta:
         state.start = {name: parameter.detach().clone() for name, parameter in policy.trainable().items()}
     return state
 
@@ -184,12 +204,33 @@ def train_step(state: TrainState, config: TrainConfig, world: World, phase: Call
         update(state, config, world)
 
 
-def measure(shape: TransformerConfig, config: TrainConfig, prompt_length: int = PROMPT_LENGTH) -> dict[str, float]:
+def sft_step(state: TrainState, config: SftConfig, world: World, phase: Callable[[str], Any] = _recorded) -> None:
+    """One step of fine-tuning on as many rows as a batch has."""
+    rows, prompt, canvas = config.batch_size, len(state.policy.tokenizer.encode("0")), config.gen_length or 0
+    ids = torch.arange(rows * (prompt + canvas)).view(rows, -1) % (state.policy.mask_id - 1)
+    lengths = torch.full((rows,), prompt), torch.full((rows,), canvas)
+    examples = Examples(ids[:, :prompt], lengths[0], ids[:, prompt:], lengths[1])
+    with phase("update"):
+        sft.update(state, examples, config, world)
+
+
+def make_step(
+    state: TrainState, config: TrainConfig | SftConfig, world: World, phase: Callable[[str], Any] = _recorded
+) -> None:
+    if isinstance(config, TrainConfig):
+        train_step(state, config, world, phase)
+    else:
+        sft_step(state, config, world, phase)
+
+
+def measure(
+    shape: TransformerConfig, config: TrainConfig | SftConfig, prompt_length: int = PROMPT_LENGTH
+) -> dict[str, float]:
     """Peak (bytes) of each phase of a step in this process."""
     world = World.join("cpu")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         state = make_state(shape, config, prompt_length, world)
-        train_step(state, config, world)
+        make_step(state, config, world)
     assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
     events: list[Any] = profiler.profiler.kineto_results.events()
     marks = [event for event in events if event.name().startswith("phase: ")]
@@ -207,7 +248,9 @@ def measure(shape: TransformerConfig, config: TrainConfig, prompt_length: int = 
     return peaks
 
 
-def count(shape: TransformerConfig, config: TrainConfig, prompt_length: int = PROMPT_LENGTH) -> dict[str, float]:
+def count(
+    shape: TransformerConfig, config: TrainConfig | SftConfig, prompt_length: int = PROMPT_LENGTH
+) -> dict[str, float]:
     """Floating-point operations of each phase, as torch counts them, and the rise of the process's own peak (bytes)."""
 
     def attention(query: Any, key: Any, *rest: Any, out_shape: Any = None, **settings: Any) -> int:
@@ -234,9 +277,9 @@ def count(shape: TransformerConfig, config: TrainConfig, prompt_length: int = PR
     before = _status("VmRSS")
     state = make_state(shape, config, prompt_length, World())
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building the model
-    train_step(state, config, World())
+    make_step(state, config, World())
     rise = _status("VmHWM") - before
-    train_step(state, config, World(), counted)
+    make_step(state, config, World(), counted)
     return flops | {"rss": rise}
 
 
@@ -246,7 +289,9 @@ def _status(name: str) -> float:
     return 1024 * int(found[1]) if found else 0
 
 
-def estimate(shape: TransformerConfig, config: TrainConfig, prompt_length: int = PROMPT_LENGTH, ranks: int = 1) -> Plan:
+def estimate(
+    shape: TransformerConfig, config: TrainConfig | SftConfig, prompt_length: int = PROMPT_LENGTH, ranks: int = 1
+) -> Plan:
     """What `diffpo plan` says of the same step."""
     start = Start(shape, FAMILIES["diffpo"], 2 if config.load.dtype == "bfloat16" else 4)
     return plan(config, start, Cluster(CPU, ranks, ranks > 1, mfu=1.0, prompt_length=prompt_length))
@@ -275,15 +320,15 @@ def line(case: str) -> str:
     sharded, peaks = case.endswith(SHARDED), run("measure", case)
     phases = {phase.name: phase for phase in estimate(shape_of(case), CASES[case], ranks=1 + sharded).phases}
     cells = [
-        f"{peaks[name] / 2**30:.3f} ({phases[name].bytes / peaks[name] - 1:+.1%})"
+        f"{peaks[name] / 2**30:.3f} ({phases[name].bytes / peaks[name] - 1:+.1%})" if name in peaks else ""
         for name in ("rollouts", "old log-probs", "update", "optimiser")
     ]
     if sharded:
         return f"| {case} | {' | '.join(cells)} | | |"
     counts = run("count", case)
     cells.append(f"{counts['rss'] / 2**30:.3f}")
-    flops = {name: phases[name].flops for name in ("rollouts", "old log-probs", "update")}
-    if CASES[case].objective.beta:
+    flops = {name: phases[name].flops for name in ("rollouts", "old log-probs", "update") if name in phases}
+    if "reference log-probs" in phases:
         flops["old log-probs"] += phases["reference log-probs"].flops  # made in one go, and measured as one
     errors = (f"{planned / counts[name] - 1:+.1%}" for name, planned in flops.items())
     cells.append("" if CASES[case].load.four_bit else ", ".join(errors))

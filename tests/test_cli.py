@@ -198,7 +198,6 @@ def test_a_recipe_of_the_other_command(line: Fail) -> None:
     assert line("train", "sudoku_tiny_pretrain").endswith(
         "sudoku_tiny_pretrain.toml: this is for diffpo sft, not for diffpo train"
     )
-    assert line("plan", "sudoku_tiny_pretrain").endswith("this is for diffpo sft, not for diffpo train")
     assert line("sft", "llada8b_countdown_diffpo").endswith("this is for diffpo train, not for diffpo sft")
 
 

@@ -47,6 +47,17 @@ def kind_of(values: Mapping[str, Any]) -> str | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
+def kind_at(name: str) -> str | None:
+    """The command that a recipe is for, or the run in a folder is of; None if there is none, or it fits both."""
+    folder = Path(name).parent if Path(name).name == "config.json" else Path(name)
+    try:
+        if (folder / "config.json").is_file():
+            return kind_of(json.loads((folder / "config.json").read_text()))
+        return kind_of(tomllib.loads(find_recipe(name).read_text()))
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError):
+        return None  # whoever reads it says what is wrong
+
+
 def from_dict(cls: type[C], values: dict[str, Any], where: str = "", base: C | None = None) -> C:
     """Build a config from nested plain values over its defaults, or over `base`.
 

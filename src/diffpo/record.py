@@ -81,8 +81,10 @@ def known_task(model: str | Path) -> TaskConfig | None:
 
 def with_task(config: C) -> C:
     """The config with the task that its model was trained on, where it says nothing of a task."""
-    known = known_task(config.model) if config.model and config.task == TaskConfig() else None
-    return replace(config, task=known) if known else config
+    learns_rows = isinstance(config, SftConfig) and config.data
+    if not config.model or learns_rows or config.task != TaskConfig():
+        return config
+    return replace(config, task=known_task(config.model) or config.task)
 
 
 def anchored(task: TaskConfig) -> TaskConfig:

@@ -20,8 +20,12 @@ from diffpo.models.families import PUBLISHED
 from diffpo.models.policy import load_policy
 from diffpo.models.transformer import TransformerConfig
 from diffpo.training.changes import RULES, changes, roomy_gpu
+from diffpo.training.checkpoint import save_checkpoint
+from diffpo.training.distributed import World
 from diffpo.training.gpus import GPUS, find_gpu
-from diffpo.training.plan import Cluster, Plan, expected_nfe, find_start, make_model, plan
+from diffpo.training.plan import Cluster, Plan, find_start, make_model, plan
+from diffpo.training.plan_steps import expected_nfe
+from diffpo.training.state import Optimizers, TrainState, load_start
 
 LLADA = "GSAI-ML/LLaDA-8B-Instruct"
 CONFIG = TrainConfig(
@@ -62,6 +66,8 @@ STEPS = (
     "lora, A2D",
     "full, A2D",
     "full, A2D, fp32, all at once",
+    "sft, lora",
+    "sft, full",
 )
 
 
@@ -97,7 +103,11 @@ def test_memory_is_within_15_percent_of_what_a_step_takes(case: str, taken: dict
 
 
 @pytest.mark.parametrize(
-    "case", ["lora, KL, 1 latent, 4 slots", "full, checkpointing", "lora, coupled", "lora, ELBO, 2 pairs", "full, A2D"]
+    "case",
+    [
+        *("lora, KL, 1 latent, 4 slots", "full, checkpointing", "lora, coupled", "lora, ELBO, 2 pairs", "full, A2D"),
+        "sft, lora",
+    ],
 )
 def test_operations_are_what_torch_counts(case: str) -> None:
     bench, config = benchmark("plan_memory"), small(case)
@@ -105,7 +115,7 @@ def test_operations_are_what_torch_counts(case: str) -> None:
     counted = bench.count(shape, config, prompt_length=24)
     for phase in bench.estimate(shape, config, prompt_length=24).phases:
         if phase.name in counted:
-            runs = 2 if phase.name == "old log-probs" and config.objective.beta else 1  # and the reference's
+            runs = 2 if phase.name == "old log-probs" and "KL" in case else 1  # and the reference's
             assert runs * phase.flops == pytest.approx(counted[phase.name], rel=0.01), phase.name
 
 
@@ -147,6 +157,35 @@ def test_an_adapter_on_the_model_counts() -> None:
     config = TrainConfig(model=str(GOLDEN / "llada-tiny"), load=LoadConfig(adapter=adapter))
     model = make_model(config, find_start(config))
     assert model.learns == "adapters" and model.in_adapters == sum(p.numel() for p in policy.trainable().values())
+
+
+@pytest.mark.parametrize("rank", [0, 32])
+def test_what_is_on_disk(rank: int, tmp_path: Path) -> None:
+    """But for settings and the names of tensors."""
+    base = GOLDEN / "llada-tiny"
+    config = TrainConfig(
+        model=str(base),
+        train="model",
+        keep_checkpoints=3,
+        lora=LoraConfig(rank=rank),
+        load=LoadConfig(dtype="float32"),
+        rollout=RolloutConfig(sampler="top_k:1", gen_length=8),
+        optim=OptimConfig(learning_rate=1e-6),
+    )
+    planned = plan_of(config).disk
+    policy = load_start(config, World())
+    state = TrainState(policy, Optimizers.create(policy, config))
+    assert state.optimizers.denoiser
+    for parameter in policy.trainable().values():
+        parameter.grad = torch.zeros_like(parameter)
+    state.optimizers.denoiser.step()
+    for state.step in range(5):
+        folder = save_checkpoint(tmp_path, state, config, config.keep_checkpoints, World())
+    sizes = [file.stat().st_size for file in (*folder.glob("policy/*.safetensors"), folder / "optimizer.safetensors")]
+    assert sizes[0] == pytest.approx(planned["policy"], rel=0.1)
+    assert sum(sizes) == pytest.approx(planned["checkpoint"], rel=0.1)
+    assert len(list(tmp_path.iterdir())) == 3 and planned["checkpoints"] == 4 * planned["checkpoint"]
+    assert planned["export"] == pytest.approx((base / "model.safetensors").stat().st_size, rel=0.1)
 
 
 def test_known_models_need_no_network() -> None:
@@ -297,3 +336,23 @@ def test_a_recipe_is_planned_as_it_is_trained(capsys: pytest.CaptureFixture[str]
     shown = json.loads(capsys.readouterr().out)
     assert shown["model"] == LLADA and shown["fits"]
     assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("way", [["llada8b_sft"], ["--model", LLADA, "--data", "rows.jsonl"]])
+def test_fine_tuning_is_planned_too(way: list[str], tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    main(["plan", *way])
+    shown = capsys.readouterr().out
+    assert "336 M more learn" in shown and "a step: 8 rows of 200 + 256 tokens" in shown and "rollouts" not in shown
+    assert "3.75 GiB each" in shown and "diffpo export --merge 14.9 GiB" in shown
+    assert shown.splitlines()[-1].startswith("fits: ")
+    main(["plan", *way, "--gpu", "l4", "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert not shown["fits"] and shown["changes"][-1]["fits"] and shown["disk_bytes"]["policy"] == 4 * 335_544_320
+
+
+def test_a_model_from_scratch_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", "sudoku_tiny_pretrain"])
+    shown = capsys.readouterr().out
+    assert "fresh weights: " in shown and "a step: 128 rows of" in shown and "fits: " in shown

@@ -15,16 +15,16 @@ import tyro
 from diffpo.cli.analyzing import Analyze
 from diffpo.cli.answering import Chat, Compare, Eval, Sample
 from diffpo.cli.benching import Bench
-from diffpo.cli.flags import chain, given, read
+from diffpo.cli.flags import chain, given, read, typed
 from diffpo.cli.grading import Grade
 from diffpo.cli.models import Export, Inspect
-from diffpo.cli.planning import Plan
+from diffpo.cli.planning import Plan, PlanSft
 from diffpo.cli.recipes import Recipes
 from diffpo.cli.studying import Report, Study
 from diffpo.cli.training import Demo, Sft, Train, is_main
 from diffpo.config import SftConfig, TaskConfig, TrainConfig, suggest
 from diffpo.places import find_policy
-from diffpo.recipe import find_recipe, find_training, load_config
+from diffpo.recipe import find_recipe, find_training, kind_at, load_config
 from diffpo.record import Record, decoding
 from diffpo.shipped import defaults_for
 
@@ -109,6 +109,8 @@ def parse(command: str, *arguments: str) -> Any:
     """The command object that the arguments describe. The values of a recipe, or of a model's run, are defaults."""
     kind = COMMANDS[command]
     first = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+    if kind is Plan and (kind_at(first) == "sft" if first else "data" in typed(arguments)):
+        kind = PlanSft
     parsed = read(kind, f"diffpo {command}", arguments, *_defaults(kind, first, arguments))
     named = vars(parsed).get("recipe", vars(parsed).get("model", first))
     if named != first:
@@ -118,8 +120,9 @@ def parse(command: str, *arguments: str) -> Any:
 
 def _defaults(kind: type, first: str, arguments: Sequence[str]) -> tuple[Any, Callable[[Any], Any]]:
     """Values that flags override, and what makes the command's defaults of them."""
-    if kind in (Sft, Plan, Bench, Train):
-        return _start(SftConfig if kind is Sft else TrainConfig, first, arguments), lambda config: kind(config=config)
+    if kind in (Sft, Plan, PlanSft, Bench, Train):
+        config = SftConfig if kind in (Sft, PlanSft) else TrainConfig
+        return _start(config, first, arguments), lambda config: kind(config=config)
     if kind in (Analyze, Chat, Eval, Sample) and first:
         return _from_policy(kind(model=first), Path(given(arguments, "--load.adapter") or first)), lambda base: base
     if kind in (Export, Inspect) and first:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from diffpo.cli.training import FLAT, Recipe, show_inputs
-from diffpo.config import TrainConfig
+from diffpo.config import SftConfig, TrainConfig
 from diffpo.config.idle import Idle, Knobs
 from diffpo.record import with_task
 from diffpo.training.gpus import GPUS, find_gpu
@@ -24,7 +24,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Plan(Knobs):
-    """Say what `diffpo train` will need before it runs: memory by part, forward passes, days, what to change first."""
+    """Say what a run will need before it runs: memory by part, forward passes, days, disk, what to change first."""
 
     recipe: Recipe = ""
     config: Annotated[TrainConfig, FLAT] = field(default_factory=TrainConfig)
@@ -60,6 +60,16 @@ class Plan(Knobs):
             print(_verdict(plan, mends, roomy_gpu(plan.peak.bytes)))
 
 
+@dataclass(frozen=True)
+class PlanSft(Plan):
+    """Say what `diffpo sft` will need before it runs: memory by part, forward passes, days, disk, what to change."""
+
+    config: Annotated[SftConfig, FLAT] = field(default_factory=SftConfig)  # type: ignore[assignment]
+
+    def idle(self) -> Idle:
+        return {**super().idle(), "nfe": "in fine-tuning, which makes no rollouts"}
+
+
 def _show(plan: planning.Plan) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -93,23 +103,31 @@ def _show(plan: planning.Plan) -> None:
         "all", f"{sum(phase.forwards for phase in plan.phases):,.0f}", "", "", _seconds(plan.seconds), style="bold"
     )
     console.print("", table, "")
+    console.print(_disk(plan), soft_wrap=True, markup=False)
     for line in plan.assumed:
         console.print(f"assumed: {line}", soft_wrap=True, markup=False)
 
 
+def _disk(plan: planning.Plan) -> str:
+    """What the run will leave on disk."""
+    size = {name: _size(value) for name, value in plan.disk.items()}
+    merged = f"; diffpo export --merge {size['export']}" if plan.model.learns != "nothing" else ""
+    return (
+        f"disk: {size['checkpoints']} in {plan.config.output}/checkpoints ({plan.config.keep_checkpoints} kept and one "
+        f"being written, {size['checkpoint']} each), the policy {size['policy']}{merged}"
+    )
+
+
 def _headings(plan: planning.Plan) -> Iterator[str]:
-    config, model = plan.config, plan.model
+    model = plan.model
     count = model.in_blocks + model.in_root + model.in_head
     learns = {
         "all": "all learn",
         "adapters": f"{_count(model.in_adapters)} more learn (LoRA, rank {model.rank})",
         "nothing": "only the threshold head learns",
     }[model.learns]
-    yield f"{config.model}: {_count(count)} parameters, {learns}"
-    yield (
-        f"a step: {config.prompts_per_step} prompts x {config.num_generations} completions of {plan.gen_length} "
-        f"tokens, {plan.nfe:g} denoiser calls each, {config.objective.num_iterations} updates"
-    )
+    yield f"{plan.config.model or 'fresh weights'}: {_count(count)} parameters, {learns}"
+    yield plan.heading
 
 
 def _count(number: int) -> str:
@@ -123,6 +141,18 @@ def _seconds(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
+def _size(value: float) -> str:
+    return f"{value / GIB:.3g} GiB" if value >= GIB / 10 else f"{value / 2**20:.3g} MiB"
+
+
+def _span(days: float) -> str:
+    """A time as people say it."""
+    for name, size in (("days", 1.0), ("hours", 1 / 24), ("minutes", 1 / 1440)):
+        if days >= size:
+            return f"{days / size:.3g} {name}"
+    return "less than a minute"
+
+
 def _where(cluster: planning.Cluster) -> str:
     number = "one" if cluster.num_gpus == 1 else f"each of {cluster.num_gpus}"
     return f"{number} {cluster.gpu.label}" + (", sharded" if cluster.shards else "")
@@ -133,7 +163,7 @@ def _verdict(plan: planning.Plan, changes: Sequence[Change], larger: str | None)
     peak, room = plan.peak, plan.cluster.gpu.memory
     need = f"{peak.bytes / GIB:.1f} of {room:g} GiB ({peak.name}) on {_where(plan.cluster)}"
     if plan.fits:
-        return f"fits: {need}; {_seconds(plan.seconds)} s a step, {plan.days:.3g} days for {plan.config.steps} steps"
+        return f"fits: {need}; {_seconds(plan.seconds)} s a step, {_span(plan.days)} for {plan.config.steps} steps"
     if not changes:
         return f"does not fit: {need}; " + (
             f"take a larger GPU: {larger}" if larger else "no GPU of the table is enough"
@@ -158,6 +188,7 @@ def _plain(plan: planning.Plan, changes: Sequence[Change]) -> dict[str, Any]:
         "peak_bytes": plan.peak.bytes,
         "seconds_per_step": plan.seconds,
         "days": plan.days,
+        "disk_bytes": dict(plan.disk),
         "phases": {
             phase.name: {
                 "bytes": phase.bytes,

@@ -343,11 +343,10 @@ def _dtype(dtype: str | torch.dtype, checkpoint: Checkpoint) -> torch.dtype | No
     return DTYPES.get(dtype)
 
 
-def create_policy(alphabet: str, config: ModelConfig, seed: int = 0) -> Policy:
-    """A tiny policy with fresh weights for texts over `alphabet`."""
-    tokenizer = CharTokenizer(alphabet)
-    shape = TransformerConfig(
-        vocab_size=tokenizer.vocab_size,
+def tiny_shape(alphabet: str, config: ModelConfig) -> TransformerConfig:
+    """The shape of a tiny denoiser for texts over `alphabet`."""
+    return TransformerConfig(
+        vocab_size=CharTokenizer(alphabet).vocab_size,
         hidden_size=config.hidden_size,
         num_layers=config.num_layers,
         num_heads=config.num_heads,
@@ -357,6 +356,10 @@ def create_policy(alphabet: str, config: ModelConfig, seed: int = 0) -> Policy:
         rope_theta=10_000.0,
         learned_positions=True,
     )
-    denoiser = Transformer(shape)
+
+
+def create_policy(alphabet: str, config: ModelConfig, seed: int = 0) -> Policy:
+    """A tiny policy with fresh weights for texts over `alphabet`."""
+    denoiser = Transformer(tiny_shape(alphabet, config))
     denoiser.initialize(torch.Generator().manual_seed(make_key(seed, "weights") % 2**63))
-    return Policy(denoiser, tokenizer)
+    return Policy(denoiser, CharTokenizer(alphabet))

@@ -18,7 +18,7 @@ from diffpo.study.origin import num_cores
 from diffpo.study.plan import BASE, Cell, Study
 from diffpo.tasks import load_solved_task, load_task
 from diffpo.training.forwards import expected_latents
-from diffpo.training.plan import expected_nfe
+from diffpo.training.plan_steps import expected_nfe
 
 LIVE = 0.8
 """Share of the rollouts assumed to have an advantage."""

@@ -10,6 +10,8 @@ from diffpo.config import SftConfig, TrainConfig
 from diffpo.training.gpus import GPUS
 from diffpo.training.plan import Cluster, Plan, Start, plan
 
+Config = SftConfig | TrainConfig
+
 
 @dataclass(frozen=True)
 class Change:
@@ -47,45 +49,51 @@ def _halves(name: str, value: int) -> Iterator[Edit]:
         yield Edit({name: value})
 
 
-def _smaller_micro_batches(config: TrainConfig, cluster: Cluster) -> Iterator[Edit]:
-    if config.train != "sampler":
+def _frozen(config: Config) -> bool:
+    """Whether the denoiser stays as it is."""
+    return isinstance(config, TrainConfig) and config.train == "sampler"
+
+
+def _smaller_micro_batches(config: Config, cluster: Cluster) -> Iterator[Edit]:
+    if not _frozen(config):
         yield from _halves("optim.micro_batch_tokens", config.optim.micro_batch_tokens)
 
 
-def _checkpointing(config: TrainConfig, cluster: Cluster) -> Iterator[Edit]:
-    if not config.optim.gradient_checkpointing and config.train != "sampler":
+def _checkpointing(config: Config, cluster: Cluster) -> Iterator[Edit]:
+    if not config.optim.gradient_checkpointing and not _frozen(config):
         yield Edit({"optim.gradient_checkpointing": True})
 
 
-def _fewer_slots(config: TrainConfig, cluster: Cluster) -> Iterator[Edit]:
-    rows = -(-config.prompts_per_step // cluster.num_gpus) * config.num_generations
-    yield from _halves("rollout.num_slots", min(config.rollout.num_slots, rows))
+def _fewer_slots(config: Config, cluster: Cluster) -> Iterator[Edit]:
+    if isinstance(config, TrainConfig):
+        rows = -(-config.prompts_per_step // cluster.num_gpus) * config.num_generations
+        yield from _halves("rollout.num_slots", min(config.rollout.num_slots, rows))
 
 
-def _half_precision(config: TrainConfig, cluster: Cluster) -> Iterator[Edit]:
-    if config.load.dtype != "bfloat16":
+def _half_precision(config: Config, cluster: Cluster) -> Iterator[Edit]:
+    if config.model and config.load.dtype != "bfloat16":
         yield Edit({"load.dtype": "bfloat16"})
 
 
-def _adapters(config: TrainConfig, cluster: Cluster) -> Iterator[Edit]:
-    if not config.lora.rank and not config.load.adapter and config.train != "sampler":
+def _adapters(config: Config, cluster: Cluster) -> Iterator[Edit]:
+    if config.model and not (config.lora.rank or config.load.adapter or _frozen(config)):
         yield Edit({"lora.rank": 128})
 
 
-def _four_bit(config: TrainConfig, cluster: Cluster) -> Iterator[Edit]:
-    frozen = config.lora.rank or config.load.adapter or config.train == "sampler"
+def _four_bit(config: Config, cluster: Cluster) -> Iterator[Edit]:
+    frozen = config.lora.rank or config.load.adapter or _frozen(config)
     if frozen and not config.load.four_bit and not cluster.shards:
         yield Edit({"load.four_bit": True})
 
 
-def _more_gpus(config: TrainConfig, cluster: Cluster) -> Iterator[Edit]:
-    if config.train != "sampler" and not config.load.four_bit:  # neither is sharded
+def _more_gpus(config: Config, cluster: Cluster) -> Iterator[Edit]:
+    if not _frozen(config) and not config.load.four_bit:  # neither is sharded
         if cluster.num_gpus > 1 and not cluster.shards:
             yield Edit(num_gpus=cluster.num_gpus)
         yield from (Edit(num_gpus=number) for number in (2, 4, 8, 16, 32) if number > cluster.num_gpus)
 
 
-Rule = Callable[[TrainConfig, Cluster], Iterator[Edit]]
+Rule = Callable[[Config, Cluster], Iterator[Edit]]
 RULES: tuple[Rule, ...] = (
     _smaller_micro_batches,
     _checkpointing,
@@ -151,10 +159,8 @@ def roomy_gpu(needed: float) -> str | None:
     return min(large, key=lambda name: GPUS[name].memory, default=None)
 
 
-def advise(config: TrainConfig | SftConfig) -> str:
+def advise(config: Config) -> str:
     """What a run that met the end of the memory can change first: what `diffpo plan` would try, mildest first."""
-    if isinstance(config, SftConfig):
-        return "lower optim.micro_batch_tokens, set optim.gradient_checkpointing, or train adapters (lora.rank)"
     firsts = (next(rule(config, Cluster(GPUS["h100"])), None) for rule in RULES)
     edits = [str(edit) for edit in firsts if edit]
     return f"change {', then '.join(edits[:2])}, and resume; diffpo plan says what else there is"

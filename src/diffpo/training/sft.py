@@ -40,7 +40,7 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
 
     Under `accelerate launch` every process calls it, and they train together.
     """
-    config = config if config.data else with_task(config)
+    config = with_task(config)
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     world = World.join(config.load.device)

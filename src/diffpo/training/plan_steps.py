@@ -1,0 +1,233 @@
+"""Steps as plans see them: how many rows go through the denoiser, what is held at once, what had to be assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from diffpo.config import SftConfig, TrainConfig, parse_sampler
+from diffpo.functional.latents import cut_by_tokens
+from diffpo.tasks import load_solved_task, load_task
+from diffpo.training import memory
+from diffpo.training.work import Cluster, Phase, Work
+
+PROMPT_LENGTH = 200
+"""Tokens of a prompt where nobody says: d1's limit."""
+CANVAS = 256
+"""Tokens of a canvas to fine-tune on where nobody says."""
+
+
+def expected_nfe(sampler: str, gen_length: int, block_length: int) -> tuple[float, bool]:
+    """Denoiser calls a completion without early exit, and whether the rule alone says so."""
+    rule, value = parse_sampler(sampler)
+    blocks = -(-gen_length // block_length)
+    if rule == "steps":
+        return value, True
+    if rule in ("top_k", "random"):
+        return blocks * -(-block_length // int(value)), True
+    return gen_length / 2, False
+
+
+@dataclass(frozen=True)
+class RlStep:
+    """A step of reinforcement learning: its counts, as the code makes them."""
+
+    config: TrainConfig
+    model: memory.Model
+    cluster: Cluster
+    prompt_length: int
+    gen_length: int
+    block_length: int
+    nfe: float
+
+    @property
+    def length(self) -> int:
+        """Tokens of a row."""
+        return self.prompt_length + self.gen_length
+
+    @property
+    def heading(self) -> str:
+        config = self.config
+        return (
+            f"a step: {config.prompts_per_step} prompts x {config.num_generations} completions of {self.gen_length} "
+            f"tokens, {self.nfe:g} denoiser calls each, {config.objective.num_iterations} updates"
+        )
+
+    @property
+    def rows(self) -> int:
+        """Completions that one GPU updates on, at most."""
+        return -(-self.config.prompts_per_step * self.config.num_generations // self.cluster.num_gpus)
+
+    @property
+    def rollout_rows(self) -> int:
+        """Completions that one GPU decodes: groups are not split."""
+        return -(-self.config.prompts_per_step // self.cluster.num_gpus) * self.config.num_generations
+
+    def micro_batches(self) -> list[list[float]]:
+        """Positions scored given each latent, micro-batch by micro-batch; z_0 is a group's, other latents a row's."""
+        objective, size = self.config.objective, self.config.num_generations
+        own = 2 * objective.num_pairs
+        if objective.surrogate == "mean_field":
+            own = round(min(objective.num_latents or self.nfe, self.nfe)) - 1
+        each = self.gen_length * {"mean_field": 1 / (own + 1), "coupled": 0.5, "elbo": 0.5}[objective.surrogate]
+        first = {"mean_field": each, "coupled": self.gen_length, "elbo": 0.0}[objective.surrogate]
+        groups, owners, scored = list[int](), list[int](), list[float]()
+        for row in range(self.rows):
+            shared = 1 if objective.prompt_mask_prob else 0 if row % size else min(size, self.rows - row)
+            latents = [*([first * shared] if first and shared else []), *[each] * own]
+            scored += latents
+            groups += [row // size] * len(latents)
+            owners += [row] * len(latents)
+        length, max_tokens = self.length, self.config.optim.micro_batch_tokens
+        parts = cut_by_tokens([length] * len(scored), max_tokens, groups, owners)
+        return [[scored[index] for index in part] for part in parts]
+
+    def scorings(self) -> int:
+        """How often each token of a row is scored."""
+        objective = self.config.objective
+        return {"mean_field": 1, "elbo": objective.num_pairs, "coupled": 1 + objective.num_pairs}[objective.surrogate]
+
+    def load(self) -> memory.Load:
+        """What the largest call and the largest micro-batch hold."""
+        slots = min(self.config.rollout.num_slots, self.rollout_rows)
+        parts = self.micro_batches()
+        largest = max(map(len, parts))
+        return memory.Load(
+            decoded=slots * self.length,
+            candidates=slots * self.block_length,
+            tokens=largest * self.length,
+            canvas=largest * self.gen_length,
+            scored=int(max(map(sum, parts))),
+            micro_batches=len(parts),
+            checkpointing=self.config.optim.gradient_checkpointing,
+            reference=self.config.objective.beta > 0,
+            shards=self.cluster.num_gpus if self.cluster.shards and self.model.learns != "nothing" else 1,
+            host=self.cluster.gpu.host,
+            remembered=slots * self.gen_length * self.model.shape.hidden_size if self._decides_by_state() else 0,
+            one_temperature=self.config.rollout.temperature == self.config.rollout.entropy_temperature,
+        )
+
+    def _decides_by_state(self) -> bool:
+        return self.config.rollout.sampler == "learned" and self.config.threshold.level == "state"
+
+    def phases(self) -> Iterator[Phase]:
+        load, model, objective = self.load(), self.model, self.config.objective
+        rows, generations = self.rollout_rows, self.config.num_generations
+        # a group shares its first call; candidates dwindle from a block to the last few of it
+        forwards = rows * self.nfe - (rows - rows / generations)
+        scored = rows * self.nfe * (self.block_length + self.gen_length / self.nfe) / 2
+        calls = -(-rows // min(rows, self.config.rollout.num_slots)) * self.nfe
+        work = Work(model, self.cluster, self.length)
+        flops = work.forward(forwards, scored, self.block_length)
+        yield work.phase("rollouts", memory.rollout(model, load), forwards, flops, calls)
+        if model.learns == "nothing":
+            return
+        passes = objective.num_iterations
+        scored = passes * self.rows * self.gen_length * self.scorings()
+        forwards, calls = passes * sum(map(len, self.micro_batches())), passes * load.micro_batches
+        flops = work.forward(forwards, scored, self.gen_length)
+        if objective.has_old_policy:
+            yield work.phase("old log-probs", memory.scoring(model, load), forwards, flops, calls)
+        if load.reference:
+            yield work.phase("reference log-probs", memory.scoring(model, load), forwards, flops, calls)
+        update = work.update(forwards, scored, self.gen_length, load)
+        yield work.phase("update", memory.backward(model, load), *update, 3 * calls)
+        yield work.phase("optimiser", memory.optimiser(model, load), 0, 0, passes)
+
+
+@dataclass(frozen=True)
+class SftStep:
+    """A step of fine-tuning: one micro-batch after the other, forwards and backwards."""
+
+    config: SftConfig
+    model: memory.Model
+    cluster: Cluster
+    prompt_length: int
+    gen_length: int
+
+    @property
+    def length(self) -> int:
+        """Tokens of a row."""
+        return self.prompt_length + self.gen_length
+
+    @property
+    def heading(self) -> str:
+        return f"a step: {self.config.batch_size} rows of {self.prompt_length} + {self.gen_length} tokens"
+
+    @property
+    def rows(self) -> int:
+        """Rows that one GPU learns from, at most."""
+        return -(-self.config.batch_size // self.cluster.num_gpus)
+
+    def micro_batches(self) -> list[int]:
+        """Rows of each."""
+        parts = cut_by_tokens([self.length] * self.rows, self.config.optim.micro_batch_tokens)
+        return [len(part) for part in parts]
+
+    def load(self) -> memory.Load:
+        """What the largest micro-batch holds: times rise along the batch, so that the last one has most masks."""
+        parts = self.micro_batches()
+        largest, least = max(parts), self.config.min_time
+        share = least + (1 - least) * (1 - largest / (2 * self.rows))
+        return memory.Load(
+            decoded=0,
+            candidates=0,
+            tokens=largest * self.length,
+            canvas=largest * self.length,  # the last block computes prompts as well
+            scored=max(1, round(largest * self.gen_length * share)),
+            micro_batches=len(parts),
+            checkpointing=self.config.optim.gradient_checkpointing,
+            reference=False,
+            shards=self.cluster.num_gpus if self.cluster.shards else 1,
+            host=self.cluster.gpu.host,
+        )
+
+    def phases(self) -> Iterator[Phase]:
+        load, work = self.load(), Work(self.model, self.cluster, self.length)
+        scored = self.rows * self.gen_length * (1 + self.config.min_time) / 2
+        update = work.update(self.rows, scored, self.length, load)
+        yield work.phase("update", memory.backward(self.model, load), *update, 3 * load.micro_batches)
+        yield work.phase("optimiser", memory.optimiser(self.model, load), 0, 0, 1)
+
+
+def sft_step(config: SftConfig, model: memory.Model, cluster: Cluster) -> tuple[SftStep, list[str]]:
+    """The step, and what of it is assumed."""
+    assumed, room = [], min(config.max_length or model.shape.max_length, model.shape.max_length)
+    gen_length = config.gen_length
+    if not config.data and config.task.name:
+        gen_length = load_solved_task(config.task).gen_length
+    if gen_length is None:
+        gen_length = min(CANVAS, room - 1)
+        assumed.append(f"{gen_length} tokens of canvas a row (gen_length)")
+    return SftStep(config, model, cluster, _prompt_length(cluster, gen_length, room, assumed), gen_length), assumed
+
+
+def rl_step(config: TrainConfig, model: memory.Model, cluster: Cluster) -> tuple[RlStep, list[str]]:
+    """The step, and what of it is assumed."""
+    gen_length, assumed = config.rollout.gen_length, list[str]()
+    if gen_length is None:
+        gen_length = load_task(config.task).gen_length
+    block_length = min(config.rollout.block_length or gen_length, gen_length)
+    nfe, exact = expected_nfe(config.rollout.sampler, gen_length, block_length)
+    if cluster.nfe is not None:
+        nfe = min(cluster.nfe, gen_length)
+    elif not exact:
+        assumed.append(f"{nfe:g} denoiser calls a completion, half the canvas: {config.rollout.sampler} decides (nfe)")
+    else:
+        assumed.append(f"{nfe:g} denoiser calls a completion: no early exit (nfe)")
+    prompt_length = _prompt_length(cluster, gen_length, model.shape.max_length, assumed)
+    if not config.objective.beta and model.learns != "nothing":
+        assumed.append("every group has a gradient: none is all right or all wrong")
+    return RlStep(config, model, cluster, prompt_length, gen_length, block_length, nfe), assumed
+
+
+def _prompt_length(cluster: Cluster, gen_length: int, room: int, assumed: list[str]) -> int:
+    """Tokens of the longest prompt; ValueError if the model has no room for them and the canvas."""
+    length = cluster.prompt_length or max(1, min(PROMPT_LENGTH, room - gen_length))
+    if length + gen_length > room:
+        raise ValueError(
+            f"prompt_length {length} and {gen_length} tokens of canvas exceed the model's {room}: shorten one of them"
+        )
+    if not cluster.prompt_length:
+        assumed.append(f"{length} tokens a prompt (prompt_length)")
+    return length
