@@ -262,8 +262,8 @@ def test_checkpoints_of_another_model(line: Fail, elsewhere: Path, model: str) -
         (other / "config.json").write_text(json.dumps(config | changes))
         return line("eval", other)
 
-    expected = f"{other}/config.json: model_type 'bert' is not a family diffpo loads (allowed: diffpo, llada, Dream)"
-    assert evaluate(model_type="bert") == expected
+    expected = f"{other}/config.json: model_type 'bert' is not a family diffpo loads (allowed: diffpo, llada, Dream"
+    assert evaluate(model_type="bert").startswith(expected)
     assert evaluate(model_type="llada").startswith(f"{other}: config.json lacks 'n_heads'")
     wider = evaluate(shape=config["shape"] | {"mlp_size": 48})
     assert wider.startswith(f"{other}: the weights do not fit config.json: ") and "expected (48, 32)" in wider
