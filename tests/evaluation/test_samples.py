@@ -119,6 +119,7 @@ def test_files_hold_what_was_counted(tmp_path: Path) -> None:
     evaluation.save(tmp_path)
     assert Evaluation.load(tmp_path) == evaluation
     assert Evaluation.load(tmp_path).points[0].pass_at_k.keys() == {1, 2, 4}
+    assert "maj@4" in evaluation._repr_html_() and evaluation.to_pandas()["maj@4"][0] == evaluation.points[0].majority
     with (tmp_path / "evaluation.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert float(rows[0]["pass@2"]) == evaluation.points[0].pass_at_k[2]

@@ -77,7 +77,7 @@ class Eval(Knobs):
         from diffpo.evaluation.evaluate import evaluate
         from diffpo.evaluation.figures import frontier_figure
         from diffpo.evaluation.log import AnswerLog
-        from diffpo.evaluation.tables import evaluation_table, samples_table, side_by_side_table
+        from diffpo.evaluation.tables import evaluation_tables, side_by_side_table
         from diffpo.models.policy import load_policy
         from diffpo.tasks import load_task
         from diffpo.tasks.chat import check_fit
@@ -107,9 +107,7 @@ class Eval(Knobs):
             if world.is_main:
                 evaluation.save(output)
                 save_figure(frontier_figure({self.model: evaluation}), output / "frontier.png")
-                Console().print(evaluation_table(evaluation))
-                if self.eval.num_samples > 1:
-                    Console().print(samples_table({"": evaluation}, levels=True))
+                Console().print(*evaluation_tables(evaluation), sep="\n")
                 print(log.said_of_reuse(evaluation.cost) or evaluation.cost)
                 print(f"saved {output}/evaluation.json, evaluation.csv, completions.jsonl, frontier.png")
                 evaluations[output.name] = evaluation

@@ -93,9 +93,9 @@ class Evaluation:
         return f"Evaluation({self.task}, {count} prompts; {points}; {fixed} fixed thresholds)"
 
     def _repr_html_(self) -> str:
-        from diffpo.evaluation.tables import evaluation_table
+        from diffpo.evaluation.tables import evaluation_tables
 
-        return as_html(evaluation_table(self), picture=self.plot())
+        return as_html(*evaluation_tables(self), picture=self.plot())
 
     def plot(self) -> Picture:
         """Accuracy against NFE (`evaluation.figures.frontier_figure`, which takes several)."""
@@ -126,7 +126,7 @@ class Evaluation:
     @property
     def num_samples(self) -> int:
         """Answers a prompt."""
-        return max(point.num_samples for point in (*self.points, *self.frontier))
+        return max((point.num_samples for point in (*self.points, *self.frontier)), default=1)
 
     @property
     def pareto(self) -> tuple[Point, ...]:

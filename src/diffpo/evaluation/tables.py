@@ -16,6 +16,12 @@ MAX_SIZES = 6
 """Columns of pass@k beside pass@1: those of the largest k."""
 
 
+def evaluation_tables(evaluation: Evaluation) -> list[Table]:
+    """All there is to say of one evaluation: its table, and of several answers a prompt another."""
+    several = [samples_table({"": evaluation}, levels=True)] if evaluation.num_samples > 1 else []
+    return [evaluation_table(evaluation), *several]
+
+
 def evaluation_table(evaluation: Evaluation) -> Table:
     """A row a sampler with its levels below it, then the frontier of fixed thresholds."""
     everything = (*evaluation.points, *evaluation.frontier)
@@ -111,7 +117,7 @@ def side_by_side_table(evaluations: Mapping[str, Evaluation]) -> Table:
     title = f"{next(iter(evaluations.values())).task}, {prompts} prompts"
     table = _table(title, "", ["sampler", "accuracy %", "NFE", "to EOS", "tokens", "/ NFE", "s", "GB"])
     table.padding = (0, 0, 0, 1)
-    table.caption = "accuracy with its 95 % interval; gamma: a fixed threshold; tokens up to EOS"
+    table.caption = "accuracy with its 95 % interval\ngamma: a fixed threshold; tokens up to EOS"
     for name, evaluation in evaluations.items():
         cost = evaluation.cost
         for point in dict.fromkeys((*evaluation.points, *evaluation.frontier)):
