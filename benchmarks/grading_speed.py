@@ -55,8 +55,8 @@ def main() -> None:
         start = time.perf_counter()
         right = sum(threads.map(lambda triple: same_answer(*triple), triples))
         seconds = time.perf_counter() - start
-    print(f"{len(triples)} answers, {right} right, {asked} of them by math-verify, {options.threads} threads")
-    print(f"{len(triples) / seconds:.0f} a second")
+    print(f"{len(triples)} answers, {right} right, {asked} judged by math-verify")
+    print(f"{len(triples) / seconds:.0f} a second, threads: {options.threads}")
 
 
 if __name__ == "__main__":

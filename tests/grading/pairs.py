@@ -270,6 +270,16 @@ e^{2}  ~  e^2
 \begin{pmatrix} 1 \\ 2 \end{pmatrix}  ~  A \begin{pmatrix} 3 \\ 4 \end{pmatrix} = \begin{pmatrix} 1 \\ 2 \end{pmatrix}
 \text{(C)}  ~  C. Plane
 \text{(C)}  ~  \textbf{(C)}\ \text{Plane}
+\text{62 degrees}  ~  62
+5 cm  ~  5
+6\sqrt{2}\text{ cm}  ~  6\sqrt2
+40\%  ~  0.4
+(-\infty,\infty)  ~  (-\infty, +\infty)
+250000  ~  2.5 x 10^5
+7  ~  *7*
+7  ~  "7"
+7  ~  \large 7
+7  ~  \color{red}{7}
 """
 _DIFFERENT = r"""
 x=2, y=1  ~  x=1, y=2
@@ -552,6 +562,12 @@ x  ~  -x
 3  ~  3/x
 3  ~  3rd - 1
 \text{(C)}  ~  (A), (B), (C)
+12  ~  at minimum 12
+5  ~  It is not $5$
+5  ~  less than $5$
+\frac{8}{21}  ~  \frac{8}{2}1
+0  ~  zero or one
+6\sqrt{2}\text{ cm}  ~  6\sqrt2 \text{ m}
 """
 _SAME_SIGNS = [
     ("[2,\\infty)", "x \u2265 2"),

@@ -51,6 +51,25 @@ def test_the_question_is_no_answer(question: str, answer: str, truth: str, same:
     assert same_answer(answer, truth, question) is same
 
 
+@pytest.mark.parametrize(
+    ("question", "truth", "same"),
+    [
+        ("By what percent does the area decrease?", "10", True),
+        ("What is the chance of rain, as a percentage?", "10", True),
+        ("It lost 9% an hour. What was the charge of the battery?", "10", True),
+        ("", "10", True),
+        ("How many dollars more does she pay with a 25% discount?", "10", False),
+        ("The table gives percent. In which grade is it highest?", "10", False),
+        ("What is 25 percent of 40?", "10", False),
+        ("What is the chance? Express it as a common fraction of 100%.", "10", False),
+        ("How many miles, to the nearest hundredth?", "10", False),
+        ("How many apples?", r"\frac{1}{10}", True),
+    ],
+)
+def test_ten_percent(question: str, truth: str, same: bool) -> None:
+    assert same_answer(r"10\%", truth, question) is same
+
+
 @given(st.fractions(max_denominator=10**6))
 def test_numbers_however_they_are_written(number: Fraction) -> None:
     over, under = number.numerator, number.denominator

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from string import ascii_lowercase
 from typing import NamedTuple
 
 from diffpo.grading.spelling import FUNCTIONS, TEXT, clean, word_set
@@ -22,6 +23,7 @@ _NO_UNIT = FUNCTIONS | word_set(
     "if when where for mod modulo not unless except to or and plus minus negative times over base less more below "
     "above squared cubed factorial choose from at half halves third thirds quarter quarters"
 )
+_NEVER_LATER = SCALES.keys() | set(ascii_lowercase)
 _COIN = r"\\?([$€£¥₹¢])"
 _WORD = r"(?:[A-Za-z]+\.?|\\?[$€£¥₹¢])(?:\s*\^\{-?[0-9]\})?"
 _UNIT = re.compile(
@@ -41,7 +43,7 @@ class Unit(NamedTuple):
 
 
 def without_unit(text: str, reference: bool = False) -> tuple[str, Unit]:
-    """A cleaned value without its unit or noun. In a `reference` one or two letters are units only if once text."""
+    """A cleaned value without its unit or noun. In a `reference` a letter is a unit only if once text: not in 3m."""
     coin = re.match(rf"[-+ ]*{_COIN}", text)
     front = Unit(1, ((coin[1], 1),) if coin else ())
     found = _UNIT.search(text)
@@ -51,11 +53,11 @@ def without_unit(text: str, reference: bool = False) -> tuple[str, Unit]:
     names = [name.lower() for name, _ in words]
     first, known = names[0], [UNITS.get(name, UNITS.get(name.removesuffix("s"))) for name in names]
     noun = found[1] != "" and len(first) >= 3  # 20 white hats
-    letters = reference and TEXT not in found[0] and first.isalpha() and len(first) < 3  # 3m
-    odd = any(
-        unit is None and (len(name) == 1 or name in SCALES) for name, unit in zip(names[1:], known[1:], strict=True)
-    )
-    if letters or odd or _NO_UNIT.intersection(names) or not (known[0] is not None or first in SCALES or noun):
+    variable = reference and TEXT not in found[0] and (len(first) == 1 or found[1] == "") and first.isalpha()  # 3m
+    later = {name for name, unit in zip(names[1:], known[1:], strict=True) if unit is None}
+    if variable or later & _NEVER_LATER or _NO_UNIT.intersection(names):
+        return text, front
+    if known[0] is None and first not in SCALES and not noun:
         return text, front
     shape = next((SHAPES[name] for name in names if name in SHAPES), 1)
     behind = tuple((unit, int(power or shape)) for unit, (_, power) in zip(known, words, strict=True) if unit)
@@ -72,7 +74,7 @@ class Number(NamedTuple):
 
 
 _WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
-_FRACTION = re.compile(rf"\\frac\{{\s*(-?{_WHOLE})\s*\}}\{{\s*(-?{_WHOLE})\s*\}}")
+_FRACTION = re.compile(rf"\\frac\{{\s*(-?{_WHOLE})\s*\}}\{{\s*(-?{_WHOLE})\s*\}}(?![0-9.])")
 _NUMBER = re.compile(
     rf"""\s*(?P<sign>[-+]?\s*(?:{_COIN})?\s*-?)\s*
     (?: (?:(?P<whole>{_WHOLE})\ +)? (?P<over>-?{_WHOLE})\s*/\s*(?P<under>-?{_WHOLE})

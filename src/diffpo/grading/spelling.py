@@ -37,10 +37,10 @@ _SIGNS = _targets(
 _HIGH, _LOW = "[\u00b2\u00b3\u00b9\u2070-\u207f]+", "[\u2080-\u208e]+"
 
 _COMMANDS = _targets(
-    r"\frac \dfrac \tfrac \cfrac ; \overline \bar ; \le \leq \leqslant ; \ge \geq \geqslant ; \ne \neq ; < \lt ; > \gt "
-    r"; = \approx \simeq \thickapprox \doteq ; , \vee \lor \wedge \land ; | \vert \lvert \rvert \Vert \lVert \rVert \| "
-    r"; \{ \lbrace ; \} \rbrace ; ( \langle ; ) \rangle ; \{\} \emptyset \varnothing ; \ldots \dots \cdots \dotsc "
-    r"; (-\infty,\infty) \R ; ^\circ \degree ; \, \quad \qquad"
+    r"\frac \dfrac \tfrac \cfrac ; \overline \bar ; \ldots \dots \cdots \dotsc ; \le \leq \leqslant <= =< "
+    r"; \ge \geq \geqslant >= ; \ne \neq != ; < \lt ; > \gt ; = == \approx \simeq \thickapprox \doteq "
+    r"; , \vee \lor \wedge \land ; | \vert \lvert \rvert \Vert \lVert \rVert \| ; \{ \lbrace ; \} \rbrace ; ( \langle "
+    r"; ) \rangle ; \{\} \emptyset \varnothing ; (-\infty,\infty) \R ; ^\circ \degree ; \, \quad \qquad"
 )
 _FONT = r"\\(?:math(?:bf|rm|it|sf|tt|normal)|boldsymbol|bm|underline|vec)\s*\{([^{}]*)\}"
 _WORDS = r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|operatorname\*?)\s*\{([^{}]*)\}"
@@ -54,51 +54,54 @@ def _braced(argument: str) -> str:
     return argument if argument.startswith("{") else f"{{{argument}}}"
 
 
+def _command(found: re.Match[str]) -> str:
+    """The one name of a command, or of a relation in ASCII."""
+    return _COMMANDS.get(found[0], found[0]) + " " * (found[0][0] != "\\")
+
+
 _RULES = [
-    (r"\\(?:boxed|fbox)\s*(?=\{)", ""),
+    (r"\\(?:boxed|fbox)\s*(?=\{)", ""),  # a box in the answer
     (r"(?<!\\)\$\$?(.*?)(?<!\\)\$\$?", r" \1 "),  # mathematics between dollars; another dollar is money
     (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|[lL]arge)(?![A-Za-z])\.?", ""),  # sizes
-    (r"\\(?:text)?color\s*\{\w*\}", ""),
-    (r"\\(?:[A-Za-z]+|\|)", lambda found: _COMMANDS.get(found[0], found[0])),
+    (r"\\(?:text)?color\s*\{\w*\}", ""),  # colours
+    (r"\\(?:[A-Za-z]+|\|)|[<>!=]=|=<", _command),  # commands that mean the same
+    (r"\\not\s*=", r"\\ne "),  # a relation struck through
     (r"(?<=[0-9])(?:,\s*\\!\s*|\{,\})(?=[0-9])", ","),  # 10,\!080 and 10{,}080
-    (r"\\!", ""),
+    (r"\\!", ""),  # negative space
     (r"(?<=[0-9])(?:\\[, ]|\s|~)(?=[0-9]{3}(?![0-9]))", ","),  # 10\,080 and 10 080
-    (r"\\[,;:> ]|[~\n\t]", " "),
-    (r"\\(?:mathbb|Bbb)\s*\{?\s*R\s*\}?", r"(-\\infty,\\infty)"),
+    (r"\\[,;:> ]|[~\n\t]", " "),  # spaces
+    (r"\\(?:mathbb|Bbb)\s*\{?\s*R\s*\}?", r"(-\\infty,\\infty)"),  # the real line
     (r"\\frac\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}", r"\\text{\1/\2}"),  # miles/hour
-    *[(_FONT, r"\1"), (_WORDS, rf" {TEXT}\1 ")] * 2,  # fonts nest
+    *[(_WORDS, rf" {TEXT}\1 "), (_FONT, r"\1")] * 2,  # fonts, which nest
     (r"\\?\^\s*\{?\s*\\circ(?![A-Za-z])\s*\}?(?:\s*[CF]\b)?", " "),  # degrees
     (r"(?<=[0-9A-Za-z)}])\*\*(?=[0-9A-Za-z({-])", "^"),  # Python's power
-    (r"\*\*|[`\"]|\\[()\[\]](?!\{)|(?<![A-Za-z0-9])_+(?=[0-9])|(?<=[0-9])_+$", " "),  # Markdown's bold, code
-    (r"~=|==", "="),
+    (r"\*\*|[`\"]|\\[()\[\]](?!\{)|(?<![A-Za-z0-9])_+(?=[0-9])|(?<=[0-9])_+$", " "),  # Markdown's bold, code; quotes
     (rf"(?<=[0-9])\s*\^?\s*\{{?\s*{TEXT}?\s*(?:st|nd|rd|th)\s*\}}{{0,2}}(?![A-Za-z}}])", " "),  # 12th
-    (r"(?<=[\])])\s*U\s*(?=[\[(])", r"\\cup "),
-    (rf"(?<![A-Za-z\\{{]){TEXT}?\s*(?:or|and)(?![A-Za-z}}])", " , "),
+    (r"(?<=[\])])\s*U\s*(?=[\[(])", r"\\cup "),  # a union that is typed
+    (rf"(?<![A-Za-z\\{{]){TEXT}?\s*(?:or|and)(?![A-Za-z}}])", " , "),  # "3 and 5"
     (r",(?:\s*,)+", ","),  # "3, 5, and 7"
-    (r"<=|=<", r"\\le "),
-    (r">=", r"\\ge "),
-    (r"!=|\\not\s*=", r"\\ne "),
-    (r"\.{3,}", r"\\ldots "),
+    (r"\.{3,}", r"\\ldots "),  # dots that are typed
     (
-        rf"[\[(]?\s*\\begin{_MATRIX}(?:\{{[clr|\s]*\}})?(.*?)\\end{_MATRIX}\s*[\])]?",
+        rf"[\[(]?\s*\\begin{_MATRIX}(?:\{{[clr|\s]*\}})?(.*?)\\end{_MATRIX}\s*[\])]?",  # matrices in any brackets
         r"\\begin{pmatrix}\1\\end{pmatrix}",
     ),
-    (r"(?<![A-Za-z\\])infinity(?![A-Za-z])", r"\\infty "),
+    (r"(?<![A-Za-z\\])infinity(?![A-Za-z])", r"\\infty "),  # a word for the sign
     (rf"(?<![A-Za-z\\])({_BARE})(?![A-Za-z])", r"\\\1 "),  # sin x without its backslash
-    (r"(?<![A-Za-z])(?:minus|negative)\s+(?=[0-9\\.$A-Za-z])", "-"),
-    (r"(?<![A-Za-z])(?:percent|pct)(?![A-Za-z])|(?<=[0-9])\s*%", r"\\%"),
-    (r"\\([_^])", r"\1"),
-    (r"\^\s*\(([^()]*)\)", r"^{\1}"),
+    (r"(?<![A-Za-z])(?:minus|negative)\s+(?=[0-9\\.$A-Za-z])", "-"),  # signs in words
+    (r"(?<![A-Za-z])(?:percent|pct)(?![A-Za-z])|(?<=[0-9])\s*%", r"\\%"),  # percent
+    (r"\\([_^])", r"\1"),  # escaped for nothing
+    (r"\^\s*\(([^()]*)\)", r"^{\1}"),  # x^(12)
     (r"([_^])\s*(-?[0-9]+|\\?[A-Za-z]+(?=\W|$)(?<=[_^ ][A-Za-z]))", r"\1{\2}"),  # x^12 as it is meant
-    (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-    (rf"\\sqrt\s*(\[[^\[\]]*\])?\s*{_ONE}", lambda found: rf"\sqrt{found[1] or ''}{_braced(found[2])}"),
+    (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),  # sqrt(2)
+    (rf"\\sqrt\s*(\[[^\[\]]*\])?\s*{_ONE}", lambda found: rf"\sqrt{found[1] or ''}{_braced(found[2])}"),  # \sqrt2
     (rf"\\(frac|binom)\s*{_ONE}\s*{_ONE}", lambda found: rf"\{found[1]}{_braced(found[2])}{_braced(found[3])}"),
-    (r"[.,;:\s]+$|^[=:\s]+", ""),
-    (r"(?<=\\log)_\{10\}", ""),
-    (r"^[{*]([^{}*]*)[}*]$", r"\1"),  # the whole in braces, or in Markdown's italics
+    (r"[.,;:\s]+$|^[=:\s]+", ""),  # punctuation around
+    (r"(?<=\\log)_\{10\}", ""),  # the base that goes without saying
+    (r"^[{*]([^{}*]*)[}*]$", r"\1"),  # braces or Markdown's stars around all
     (rf"^\s*{TEXT}\s*(?=[-+]?[0-9])", ""),  # a number in \text
-    (r"\+\s*(?=\\infty)", ""),
+    (r"\+\s*(?=\\infty)", ""),  # +\infty
 ]
+"""In this order: a pattern, its replacement, and what it is for."""
 _COMPILED = [(re.compile(pattern, re.DOTALL), replacement) for pattern, replacement in _RULES]
 
 

@@ -83,7 +83,7 @@ def region(text: str) -> tuple[str, str]:
     turned = {">": "<", r"\ge": r"\le"}
     sides = re.split(r"(>|\\ge(?![A-Za-z]))", text)
     bounds = _BOUNDS.fullmatch(" ".join(turned.get(side, side) for side in reversed(sides)).strip())
-    if not bounds or not (bounds[1] or bounds[5]) or bounds[3] in (bounds[1] or "") + (bounds[5] or ""):
+    if not bounds or not (bounds[1] or bounds[5]):
         return "", text
     left = ("[" if bounds[2] == r"\le" else "(") + (bounds[1] or r"-\infty")
     right = (bounds[5] or r"\infty") + ("]" if bounds[4] == r"\le" else ")")
@@ -115,16 +115,12 @@ def members(text: str) -> list[Member]:
 
 
 def _signs(text: str) -> list[str]:
-    r"""The values of an expression with up to three \pm; where there is a \mp too, all signs turn together."""
-    parts = re.split(r"\\(pm|mp)(?![A-Za-z])", text)
-    count = len(parts) // 2
-    if not 0 < count < 4:
+    r"""The values of an expression with up to three \pm."""
+    first, *others = re.split(r"\\(?:pm|mp)(?![A-Za-z])", text.strip())
+    if not 0 < len(others) < 4:
         return [text]
-    choices = [(sign,) * count for sign in "+-"] if r"\mp" in text else product("+-", repeat=count)
-    values = []
-    for choice in choices:
-        signs = [sign if kind == "pm" else "+-"[sign == "+"] for kind, sign in zip(parts[1::2], choice, strict=True)]
-        values.append("".join(part for pair in zip(["", *signs], parts[::2], strict=True) for part in pair).strip())
+    choices = product("+-", repeat=len(others))
+    values = (first + "".join(map("".join, zip(signs, others, strict=True))) for signs in choices)
     return [value.removeprefix("+") for value in values]
 
 
@@ -135,17 +131,17 @@ def named(text: str) -> tuple[str, str]:
     return (squeeze(sides[0]), sides[-1]) if name and sides[-1] else ("", text)
 
 
+_NAMED = r"^([fghpqFGHPQ]'*)(?:\^\{-1\})?\([^()]*\)$|^([a-wA-Z]'*)\(\w+\)$|^\|([A-Z]{2})\|$"
+"""f(2), f^{-1}(2), P(A); any letter of one sign, v(t); |AB|."""
+
+
 def is_name(text: str) -> bool:
     """Whether a left side only names its value: no expression such as 2x or xy."""
-    words, text = text, squeeze(text)
-    if re.fullmatch(r"\([A-Za-z](?:,[A-Za-z])+\)", text):  # (x, y)
-        return True
-    text = re.sub(r"^([fghFGH])\^\{-1\}(?=\()", r"\1", text)  # f^{-1}(3)
-    text = re.sub(r"^([fghpqFGHPQ]'*)\([^()]*\)$|^([a-wA-Z]'*)\(\w+\)$|^\|([A-Z]{2})\|$", r"\1\2\3", text)
-    commands = set(re.findall(r"\\([A-Za-z]+)", words))
-    letters = re.sub(r"\\[A-Za-z]+|_\{\w+\}", "", text)
+    commands = set(re.findall(r"\\([A-Za-z]+)", text))
+    letters = re.sub(r"\\[A-Za-z]+|_\{\w+\}", "", re.sub(_NAMED, r"\1\2\3", squeeze(text)))
     expression = re.search(r"[^A-Za-z'{},.()?:\[\]]", letters) or re.fullmatch(r"[a-z]{2}", letters)
-    turned = re.search(r"\bthan\b", words) or TURNED.search(re.sub(r"\\[A-Za-z]+", "", words))
+    words = re.sub(r"\\[A-Za-z]+", "", text)
+    turned = TURNED.search(words) or re.search(r"\bthan\b", words)
     return not (expression or turned or commands & _WORKED_OUT) and bool(letters or commands)
 
 
