@@ -24,6 +24,7 @@ _HOMES = {
     ),
     "diffpo.analysis.analyze": ("analyze",),
     "diffpo.analysis.settings": ("AnalysisConfig",),
+    "diffpo.functional.unmasking": ("Rule", "Seen"),
     "diffpo.evaluation.answers": ("Answer", "Point"),
     "diffpo.evaluation.evaluate": ("Evaluation", "evaluate"),
     "diffpo.evaluation.figures": ("frontier_figure",),
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from diffpo.evaluation.evaluate import Evaluation, evaluate
     from diffpo.evaluation.figures import frontier_figure
     from diffpo.evaluation.tables import comparison_table
+    from diffpo.functional.unmasking import Rule, Seen
     from diffpo.models.export import export
     from diffpo.models.inspection import inspect
     from diffpo.models.policy import Policy, create_policy, load_policy

@@ -80,8 +80,9 @@ class Judged:
 class Sampler:
     """Which masked positions one denoiser call commits: a rule and its number.
 
-    `entropy_bound` gamma in nats, `confidence` probability, `top_k` and `random` positions a call, `steps` calls a
-    canvas (LLaDA's schedule), `learned` none: gamma comes from the policy's threshold head.
+    `entropy_bound` gamma in nats, `confidence` probability, `top_k`, `margin` and `random` positions a call, `steps`
+    calls a canvas (LLaDA's schedule), `learned` none: gamma comes from the policy's threshold head. An own rule is
+    "PATH.py:CLASS" (`diffpo.rollout.rules`).
     """
 
     rule: str

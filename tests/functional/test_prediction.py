@@ -21,8 +21,8 @@ def draw(logits: torch.Tensor, temperature: torch.Tensor, uniforms: torch.Tensor
     return predict(logits, temperature, torch.ones(len(logits)), uniforms)[:2]
 
 
-def certainty(logits: torch.Tensor, temperature: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Entropies and largest probabilities."""
+def certainty(logits: torch.Tensor, temperature: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Entropies, largest probabilities and margins."""
     return predict(logits, torch.ones(len(logits)), temperature, torch.zeros(len(logits)))[2:]
 
 
@@ -77,21 +77,24 @@ def test_a_banned_distribution_is_renormalised() -> None:
     torch.testing.assert_close(scores[:, kept], logits.bfloat16().float()[:, kept].log_softmax(-1))
 
 
-def test_certainty_is_entropy_and_largest_probability() -> None:
+def test_certainty_is_entropy_largest_probability_and_margin() -> None:
     logits = ban(random_logits(40, 8), torch.tensor([7]))
     temperature = torch.linspace(0.05, 4, 40)
-    entropy, largest = certainty(logits, temperature)
+    entropy, largest, margin = certainty(logits, temperature)
     reference = torch.distributions.Categorical(logits=(logits / temperature[:, None])[:, :7])
     torch.testing.assert_close(entropy, reference.entropy(), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(largest, reference.probs.amax(-1))
+    ordered = reference.probs.sort(-1).values
+    torch.testing.assert_close(margin, ordered[:, -1] - ordered[:, -2])
     assert (entropy >= 0).all()
 
 
 def test_certainty_at_its_limits() -> None:
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1000.0, 0.0, 0.0, -torch.inf]])
-    entropy, largest = certainty(logits, torch.ones(2))
+    entropy, largest, margin = certainty(logits, torch.ones(2))
     torch.testing.assert_close(entropy, torch.tensor([4.0, 1.0]).log())
     torch.testing.assert_close(largest, torch.tensor([0.25, 1.0]))
+    torch.testing.assert_close(margin, torch.tensor([0.0, 1.0]))
 
 
 @pytest.mark.parametrize("vocab", [7, 97, 256, 480, 4096, 8192])

@@ -52,6 +52,7 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
             drawn[place] = (*draw_token(logits, request.temperature, draw), *certainty(logits, request))
         entropy = {place: row[2] for place, row in drawn.items()}
         max_prob = {place: row[3] for place, row in drawn.items()}
+        margin = {place: row[4] for place, row in drawn.items()}
         lottery = {i: float(uniform(fold(torch.tensor(request.key), 1, nfe, i))) for i in drawn}
 
         match request.sampler.rule:
@@ -61,6 +62,8 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
                 chosen = {*(i for i in max_prob if max_prob[i] >= value), *best(max_prob, 1)}
             case "top_k":
                 chosen = best(max_prob, int(value))
+            case "margin":
+                chosen = best(margin, int(value))
             case "random":
                 chosen = best(lottery, int(value))
             case "steps":
@@ -71,7 +74,7 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
 
         nfe += 1
         for place in chosen:
-            canvas[place], logprobs[place], entropies[place], _ = drawn[place]
+            canvas[place], logprobs[place], entropies[place], *_ = drawn[place]
             committed_at[place] = nfe
         ended = eos_id in canvas and mask_id not in canvas[: canvas.index(eos_id)]
         if ended and not nfe_until_eos:
@@ -128,10 +131,11 @@ def draw_token(logits: torch.Tensor, temperature: float, uniform_number: float) 
     raise AssertionError("the probabilities do not sum to one")
 
 
-def certainty(logits: torch.Tensor, request: Request) -> tuple[float, float]:
-    """Entropy and largest probability at the sampler's own temperature."""
+def certainty(logits: torch.Tensor, request: Request) -> tuple[float, float, float]:
+    """Entropy, largest probability and margin at the sampler's own temperature."""
     probabilities = (logits / request.entropy_temperature).softmax(-1).tolist()
-    return -sum(p * math.log(p) for p in probabilities if p > 0), max(probabilities)
+    first, second = sorted(probabilities, reverse=True)[:2]
+    return -sum(p * math.log(p) for p in probabilities if p > 0), first, first - second
 
 
 def best(score: dict[int, float], count: int) -> list[int]:

@@ -26,6 +26,7 @@ SAMPLERS = (
     "top_k:1",
     "top_k:3",
     "top_k:99",
+    "margin:2",
     "steps:1",
     "steps:5",
     "steps:99",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,23 +13,34 @@ SAMPLER_RULES = {
     "entropy_bound": "gamma in nats, >= 0",
     "confidence": "probability in [0, 1]",
     "top_k": "positions a call, an integer >= 1",
+    "margin": "positions a call, an integer >= 1",
     "steps": "calls a canvas, an integer >= 1",
     "random": "positions a call, an integer >= 1",
 }
 
 
 def parse_sampler(spec: str, where: str = "sampler") -> tuple[str, float]:
-    """Split "rule:number" into (rule, number); "learned" has none. ValueError names `where` and what is allowed."""
+    """Split "rule:number" into (rule, number); "learned" has none, an own rule is "PATH.py:CLASS".
+
+    ValueError names `where` and what is allowed.
+    """
     if spec == "learned":
         return spec, 0.0
-    rule, _, number = spec.partition(":")
-    if rule not in SAMPLER_RULES:
-        raise ValueError(f"{where} {spec!r}: unknown rule{suggest(rule, [*SAMPLER_RULES, 'learned'])}")
+    rule, _, number = spec.rpartition(":")
+    own = ".py:" in rule
+    if not own and (rule or number) not in SAMPLER_RULES:
+        raise ValueError(
+            f"{where} {spec!r}: unknown rule{suggest(rule or number, [*SAMPLER_RULES, 'learned'])}; "
+            "your own: PATH.py:CLASS:NUMBER"
+        )
     try:
         value = float(number)
     except ValueError:
-        value = -1.0
-    whole = rule in ("top_k", "steps", "random")
+        value = math.nan
+    if own:
+        check(math.isfinite(value), f"{where} {spec!r}: write PATH.py:CLASS:NUMBER")
+        return rule, value
+    whole = rule in ("top_k", "margin", "steps", "random")
     if not value >= whole or (whole and value % 1) or (rule == "confidence" and value > 1):
         raise ValueError(f"{where} {spec!r}: write {rule}:NUMBER, where NUMBER is {SAMPLER_RULES[rule]}")
     return rule, value
@@ -38,7 +50,7 @@ def parse_sampler(spec: str, where: str = "sampler") -> tuple[str, float]:
 class RolloutConfig(Knobs):
     """How completions are decoded."""
 
-    sampler: str = "learned"  # learned | entropy_bound:GAMMA | confidence:P | top_k:K | steps:S | random:K
+    sampler: str = "learned"  # learned | entropy_bound:GAMMA | confidence:P | top_k:K | margin:K | steps:S | random:K
     temperature: float = 1.0  # temperature of the draws; 0 is greedy
     entropy_temperature: float = 1.0
     """Temperature of the distribution whose entropy and confidence the sampler looks at."""

@@ -22,6 +22,8 @@ class Mode:
     """Whether all temperatures are 1 (of greedy rows, the entropy temperature)."""
     finite: bool = False
     """Whether no logit is -inf."""
+    margin: bool = True
+    """Whether margins are asked for."""
 
 
 def ban(
@@ -40,12 +42,13 @@ def predict(
     entropy_temperature: Float[Tensor, " N"],
     uniforms: Float[Tensor, " N"],
     mode: Mode | None = None,
-) -> tuple[Int64[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
-    """A drawn token a row, its log-probability, and the entropy (nats) and largest probability of the row.
+) -> tuple[Int64[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """A drawn token a row, its log-probability, and the row's entropy (nats), largest probability and margin.
 
     Token and log-probability are of softmax(logits / temperature), by inverse CDF; at temperature 0 the argmax, a point
-    mass of log-probability 0. The entropy and the largest probability are of softmax(logits / entropy_temperature).
-    Logits are finite, or -inf where nothing may be drawn. `mode` saves passes, and changes no number.
+    mass of log-probability 0. Entropy, largest probability, and margin, by which that is larger than the second, are of
+    softmax(logits / entropy_temperature). Logits are finite, or -inf where nothing may be drawn. `mode` saves passes,
+    and changes no number that is asked for: a margin that is not is 0.
     """
     mode = mode or Mode()
     looked_at = _log_softmax(logits, entropy_temperature, mode)
@@ -53,8 +56,9 @@ def predict(
     # 0 * -inf is no number: what is impossible adds nothing to the entropy
     entropies = -torch.linalg.vecdot(probs, looked_at if mode.finite else looked_at.clamp_min(-1e4))
     max_probs = looked_at.amax(-1).exp()
+    margins = -probs.topk(2).values.diff().squeeze(-1) if mode.margin else torch.zeros_like(max_probs)
     if mode.greedy == "all":
-        return logits.argmax(-1), torch.zeros_like(uniforms), entropies, max_probs
+        return logits.argmax(-1), torch.zeros_like(uniforms), entropies, max_probs, margins
     greedy = temperature == 0
     if mode.shared:
         logprobs = looked_at
@@ -66,7 +70,7 @@ def predict(
     if mode.greedy == "some":
         tokens = torch.where(greedy, logits.argmax(-1), tokens)
         chosen = chosen.masked_fill(greedy, 0.0)
-    return tokens, chosen, entropies, max_probs
+    return tokens, chosen, entropies, max_probs, margins
 
 
 def _log_softmax(logits: Tensor, temperature: Tensor, mode: Mode) -> Tensor:

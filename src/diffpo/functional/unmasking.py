@@ -1,11 +1,18 @@
-"""Which masked positions of the active block a denoiser call commits: four rules, vectorised, settings per row.
+"""Which masked positions of the active block a denoiser call commits: rules as values, and their arithmetic.
 
 B rows, K positions of the active block. `candidates` marks the positions that are still masked; a rule returns a
 subset of them, at least one where there is any. Rules look at predicted distributions, never at drawn tokens: only
 then is the behaviour log-probability of a rollout exact. Ties go to the leftmost position.
+
+A rule is a frozen dataclass of one number, the one behind the colon of `top_k:2`, and is called with what there is to
+see. RULES names those that come with diffpo; any other is `PATH.py:CLASS:NUMBER` (`diffpo.rollout.rules`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -58,3 +65,128 @@ def steps_count(
     LLaDA's rounding: the remainder goes to the first calls.
     """
     return (block_length // block_steps + (call < block_length % block_steps)).clamp_min(1)
+
+
+# --- rules as values -----------------------------------------------------------------------------------------------
+
+Look = Literal["margin", "lottery", "gamma"]
+"""What is made only for rules that look at it; all others are there in any case."""
+
+
+class Seen(NamedTuple):
+    """What a rule may look at. Distributions are those at the request's entropy_temperature."""
+
+    candidates: Bool[Tensor, "B K"]
+    entropy: Float[Tensor, "B K"]
+    """Nats."""
+    max_prob: Float[Tensor, "B K"]
+    margin: Float[Tensor, "B K"]
+    """The largest less the second largest probability."""
+    lottery: Float[Tensor, "B K"]
+    """Uniform numbers keyed by request, call and position."""
+    gamma: Float[Tensor, " B"]
+    """Threshold of the head, nats."""
+    call: Int64[Tensor, " B"]
+    """Calls made within the block before this one."""
+    block_length: Int64[Tensor, " B"]
+    """Positions of the active block."""
+    num_blocks: Int64[Tensor, " B"]
+    """Of the canvas."""
+
+    def rows(self, number: float, dtype: torch.dtype = torch.float32) -> Tensor:
+        """A setting as a column, [B]."""
+        return torch.full_like(self.gamma, number, dtype=dtype)
+
+
+class Rule:
+    """Chooses among the candidates of a call."""
+
+    looks_at: ClassVar[frozenset[Look]] = frozenset()
+
+    def __call__(self, seen: Seen) -> Bool[Tensor, "B K"]:
+        """Those to commit."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class EntropyBound(Rule):
+    """`entropy_bound` at gamma nats."""
+
+    gamma: float
+
+    def __call__(self, seen: Seen) -> Tensor:
+        return entropy_bound(seen.entropy, seen.candidates, seen.rows(self.gamma))
+
+
+@dataclass(frozen=True)
+class Learned(Rule):
+    """`entropy_bound` at the threshold that the policy's head chose."""
+
+    looks_at: ClassVar[frozenset[Look]] = frozenset(["gamma"])
+
+    def __call__(self, seen: Seen) -> Tensor:
+        return entropy_bound(seen.entropy, seen.candidates, seen.gamma)
+
+
+@dataclass(frozen=True)
+class Confidence(Rule):
+    """All whose largest probability reaches a threshold."""
+
+    threshold: float
+
+    def __call__(self, seen: Seen) -> Tensor:
+        return confidence(seen.max_prob, seen.candidates, seen.rows(self.threshold))
+
+
+@dataclass(frozen=True)
+class TopK(Rule):
+    """The k of the largest probability."""
+
+    count: float
+
+    def __call__(self, seen: Seen) -> Tensor:
+        return top_k(seen.max_prob, seen.candidates, seen.rows(self.count, torch.int64))
+
+
+@dataclass(frozen=True)
+class Margin(Rule):
+    """The k at which the first choice is furthest ahead of the second (Dream's topk_margin)."""
+
+    count: float
+    looks_at: ClassVar[frozenset[Look]] = frozenset(["margin"])
+
+    def __call__(self, seen: Seen) -> Tensor:
+        return top_k(seen.margin, seen.candidates, seen.rows(self.count, torch.int64))
+
+
+@dataclass(frozen=True)
+class Steps(Rule):
+    """So many of the largest probability that the canvas takes `count` calls (LLaDA's schedule)."""
+
+    count: float
+
+    def __call__(self, seen: Seen) -> Tensor:
+        calls = (seen.rows(self.count, torch.int64) // seen.num_blocks).clamp_min(1)
+        return top_k(seen.max_prob, seen.candidates, steps_count(seen.block_length, calls, seen.call))
+
+
+@dataclass(frozen=True)
+class Random(Rule):
+    """k at random."""
+
+    count: float
+    looks_at: ClassVar[frozenset[Look]] = frozenset(["lottery"])
+
+    def __call__(self, seen: Seen) -> Tensor:
+        return random(seen.lottery, seen.candidates, seen.rows(self.count, torch.int64))
+
+
+RULES: dict[str, Callable[[float], Rule]] = {
+    "entropy_bound": EntropyBound,
+    "confidence": Confidence,
+    "top_k": TopK,
+    "margin": Margin,
+    "steps": Steps,
+    "random": Random,
+    "learned": lambda _: Learned(),
+}

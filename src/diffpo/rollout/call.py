@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from diffpo.functional import unmasking
 from diffpo.functional.prediction import Mode, predict
 from diffpo.functional.random import fold, uniform
+from diffpo.functional.unmasking import Look, Rule, Seen
 from diffpo.models.policy import Policy
 from diffpo.models.transformer import to_device
 from diffpo.rollout.layout import MIN_ROWS, Layout
-from diffpo.rollout.slots import CONFIDENCE, ENTROPY_BOUND, LEARNED, RANDOM, RULES, STEPS, TOP_K, Slots
-from diffpo.types import Request
+from diffpo.rollout.slots import Slots
 
 # streams of random numbers of one request
 _DRAW, _ORDER, _GAMMA = range(3)
@@ -28,23 +27,22 @@ class Kind(NamedTuple):
     """What of a request decides which passes over rows and vocabulary a call needs."""
 
     rule: int
+    """The engine's number of it."""
     temperature: float
     entropy_temperature: float
-
-    @classmethod
-    def of(cls, request: Request) -> Kind:
-        return cls(RULES.index(request.sampler.rule), request.temperature, request.entropy_temperature)
 
 
 class Mix(NamedTuple):
     """Which passes the rows of a call need; those left out would change no number."""
 
-    rules: tuple[int, ...]
+    rules: dict[int, Rule]
     mode: Mode
 
     @classmethod
-    def of(cls, kinds: Iterable[Kind]) -> Mix:
+    def of(cls, kinds: Iterable[Kind], rules: Sequence[Rule]) -> Mix:
+        """Of rows of these kinds, whose rules are numbered as in `rules`."""
         kinds = list(kinds)
+        chosen = {kind.rule: rules[kind.rule] for kind in sorted(kinds)}
         greedy = {kind.temperature == 0 for kind in kinds}
         warm = [kind for kind in kinds if kind.temperature]
         mode = Mode(
@@ -52,8 +50,12 @@ class Mix(NamedTuple):
             shared=all(kind.temperature == kind.entropy_temperature for kind in warm),
             plain=all(kind.temperature == 1 for kind in warm) and all(kind.entropy_temperature == 1 for kind in kinds),
             finite=True,
+            margin=any("margin" in rule.looks_at for rule in chosen.values()),
         )
-        return cls(tuple(sorted({kind.rule for kind in kinds})), mode)
+        return cls(chosen, mode)
+
+    def looks_at(self, what: Look) -> bool:
+        return any(what in rule.looks_at for rule in self.rules.values())
 
 
 def open_blocks(slots: Slots) -> None:
@@ -76,7 +78,7 @@ def choose_thresholds(policy: Policy, slots: Slots, layout: Layout, hidden: Tens
     slots.features[rows, 0] = features
     slots.gamma_actions[rows, 0] = action
     slots.gamma_logprobs[rows, 0] = logprob
-    slots.value[rows] = policy.threshold.gamma(action)
+    slots.gamma[rows] = policy.threshold.gamma(action)
 
 
 def _choose_thresholds_by_state(policy: Policy, slots: Slots, hidden: Tensor, candidates: Tensor) -> None:
@@ -87,7 +89,7 @@ def _choose_thresholds_by_state(policy: Policy, slots: Slots, hidden: Tensor, ca
     total = (hidden.double() * candidates[..., None]).sum(1)
     features = (total / candidates.sum(-1, keepdim=True).clamp_min(1)).float()
     action, logprob = head.choose(features, fold(slots.key, _GAMMA, slots.nfe), slots.explore)
-    deciding = (slots.rule == LEARNED) & candidates.any(-1)
+    deciding = slots.learned & candidates.any(-1)
     rows = torch.arange(len(slots), device=slots.nfe.device)
     call = slots.nfe.clamp_max(slots.gamma_actions.shape[1] - 1)
     for column, made in (
@@ -97,7 +99,7 @@ def _choose_thresholds_by_state(policy: Policy, slots: Slots, hidden: Tensor, ca
     ):
         before = column[rows, call]
         column[rows, call] = torch.where(deciding[:, None] if made.ndim == 2 else deciding, made, before)
-    slots.value = torch.where(deciding, head.gamma(action), slots.value)
+    slots.gamma = torch.where(deciding, head.gamma(action), slots.gamma)
 
 
 def commit(policy: Policy, slots: Slots, layout: Layout, hidden: Tensor, mix: Mix) -> None:
@@ -112,7 +114,7 @@ def commit(policy: Policy, slots: Slots, layout: Layout, hidden: Tensor, mix: Mi
     in_row = (slots.prompt_length[rows] + canvas - policy.denoiser.config.shift).clamp_min(0)
     at = layout.first_query[rows] + torch.where(layout.asks_all[rows], in_row, columns)
     states = hidden[at.clamp_max(len(hidden) - 1)]  # a window may end before the widest does
-    if policy.threshold and policy.threshold.config.level == "state" and LEARNED in mix.rules:
+    if policy.threshold and policy.threshold.config.level == "state" and mix.looks_at("gamma"):
         grid = hidden.new_zeros(*candidates.shape, hidden.shape[-1]).index_put((rows, columns), states)
         _choose_thresholds_by_state(policy, slots, grid, candidates)
     tokens, *certainty = predict_tokens(
@@ -123,15 +125,32 @@ def commit(policy: Policy, slots: Slots, layout: Layout, hidden: Tensor, mix: Mi
         """Values of candidates, [B, K]."""
         return values.new_zeros(candidates.shape).index_put_((rows, columns), values)
 
-    logprobs, entropies, max_probs = map(spread, certainty)
-    chosen = _choose_positions(slots, entropies, max_probs, candidates, window, mix.rules)
+    logprobs, entropies, max_probs, margins = map(spread, certainty)
+    lottery = torch.zeros_like(entropies)
+    if mix.looks_at("lottery"):
+        lottery = uniform(fold(slots.key[:, None], _ORDER, slots.nfe[:, None], window))
+    block = slots.block_length.clamp_min(1)
+    seen = Seen(
+        candidates=candidates,
+        entropy=entropies,
+        max_prob=max_probs,
+        margin=margins,
+        lottery=lottery,
+        gamma=slots.gamma,
+        call=slots.block_call,
+        block_length=torch.minimum(block, slots.gen_length - slots.block_start),
+        num_blocks=(-(-slots.gen_length // block)).clamp_min(1),
+    )
+    chosen = torch.zeros_like(candidates)
+    for number, rule in mix.rules.items():
+        chosen |= rule(seen) & (slots.rule == number)[:, None]
 
     # from windows to canvases by looking back, so that nothing is written twice
     place = torch.arange(masked.shape[1], device=masked.device) - slots.window_start[:, None]
     inside = (place >= 0) & (place < slots.block_length[:, None])
     place = place.clamp(0, len(offset) - 1)
     chosen = chosen.gather(1, place) & inside
-    slots.broken = (candidates & ~entropies.isfinite()).any(-1) | slots.value.isnan()
+    slots.broken = (candidates & ~entropies.isfinite()).any(-1) | slots.gamma.isnan()
     slots.nfe += candidates.any(-1)
     slots.canvas.copy_(torch.where(chosen, spread(tokens).gather(1, place), slots.canvas))
     slots.committed_at = torch.where(chosen, slots.nfe[:, None], slots.committed_at)
@@ -164,34 +183,6 @@ def _logits(policy: Policy, hidden: Tensor) -> Tensor:
     missing = max(0, MIN_ROWS - len(hidden))
     padded = torch.nn.functional.pad(hidden, (0, 0, 0, missing)) if missing else hidden
     return policy.logits(padded, floor=-1e30)[: len(hidden)]
-
-
-def _choose_positions(
-    slots: Slots, entropy: Tensor, max_prob: Tensor, candidates: Tensor, window: Tensor, rules: Iterable[int]
-) -> Tensor:
-    """The candidates [B, K] that each row's own rule commits in this call."""
-    value, count = slots.value, slots.value.long()
-    block = slots.block_length.clamp_min(1)
-    span = torch.minimum(block, slots.gen_length - slots.block_start)
-    num_blocks = (-(-slots.gen_length // block)).clamp_min(1)
-    scheduled = unmasking.steps_count(span, (count // num_blocks).clamp_min(1), slots.block_call)
-
-    def by_lottery() -> Tensor:
-        lottery = uniform(fold(slots.key[:, None], _ORDER, slots.nfe[:, None], window))
-        return unmasking.random(lottery, candidates, count)
-
-    choose = {
-        ENTROPY_BOUND: lambda: unmasking.entropy_bound(entropy, candidates, value),
-        LEARNED: lambda: unmasking.entropy_bound(entropy, candidates, value),
-        CONFIDENCE: lambda: unmasking.confidence(max_prob, candidates, value),
-        TOP_K: lambda: unmasking.top_k(max_prob, candidates, count),
-        STEPS: lambda: unmasking.top_k(max_prob, candidates, scheduled),
-        RANDOM: by_lottery,
-    }
-    chosen = torch.zeros_like(candidates)
-    for rule in rules:
-        chosen |= choose[rule]() & (slots.rule == rule)[:, None]
-    return chosen
 
 
 def mark_finished(policy: Policy, slots: Slots) -> None:

@@ -24,14 +24,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diffpo.functional.unmasking import Rule
 from diffpo.models.finite import not_finite
 from diffpo.models.policy import Policy
 from diffpo.models.transformer import to_device
 from diffpo.rollout.cache import KeyValues
 from diffpo.rollout.call import Kind, Mix, choose_thresholds, commit, mark_finished, open_blocks
 from diffpo.rollout.layout import Layout, lay_out
+from diffpo.rollout.rules import load_rule
 from diffpo.rollout.slots import NO_CACHE, Roster, Slots, completions_of
-from diffpo.types import Completion, Request
+from diffpo.types import Completion, Request, Sampler
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +102,7 @@ class Engine:
         self._widths = (0, 0, 0)  # of prompts, canvases and decisions
         self._slots, self._free = Slots.empty(policy), list[int]()
         self._roster = Roster.of((), (), (), 0, by_state=False)
+        self._rules: dict[Sampler, Rule] = {}
         self._kinds: Counter[Kind] = Counter()
         self._at = self._roster.slot  # slots of the rows, on the device
         self._layout: Layout | None = None
@@ -116,10 +119,12 @@ class Engine:
     def submit(self, request: Request) -> int:
         """Queue a request; its ticket, which counts up from 0.
 
-        ValueError if it asks for a learned threshold, and the policy has no head or the prompt is empty, or if the
-        model cannot hold it.
+        ValueError if it asks for a learned threshold, and the policy has no head or the prompt is empty, if its rule
+        is not found, or if the model cannot hold it.
         """
         _check(self.policy, request)
+        if request.sampler not in self._rules:
+            self._rules[request.sampler] = load_rule(request.sampler)
         ticket, self._tickets = self._tickets, self._tickets + 1
         self.requests[ticket] = request
         self.waiting.append(ticket)
@@ -167,7 +172,7 @@ class Engine:
             layout = self._lay_out()
             hidden = self._denoise(layout)
             choose_thresholds(self.policy, self._slots, layout, hidden)
-            commit(self.policy, self._slots, layout, hidden, Mix.of(self._kinds))
+            commit(self.policy, self._slots, layout, hidden, Mix.of(self._kinds, list(self._rules.values())))
             mark_finished(self.policy, self._slots)
             report = self._report()
             self.steps += 1
@@ -179,6 +184,10 @@ class Engine:
     def _level(self) -> str:
         return self.policy.threshold.config.level if self.policy.threshold else "prompt"
 
+    def _kind(self, request: Request) -> Kind:
+        number = list(self._rules).index(request.sampler)
+        return Kind(number, request.temperature, request.entropy_temperature)
+
     def _admit(self) -> None:
         """Write waiting requests into free slots."""
         count = min(len(self.waiting), self.num_slots - len(self._roster))
@@ -188,9 +197,10 @@ class Engine:
         tickets = [self.waiting.popleft() for _ in range(count)]
         places, self._free = self._free[:count], self._free[count:]
         requests = [self.requests[ticket] for ticket in tickets]
-        self._slots.admit(self.policy, torch.tensor(places), requests)
+        kinds = [self._kind(request) for request in requests]
+        self._slots.admit(self.policy, torch.tensor(places), requests, [kind.rule for kind in kinds])
         new = Roster.of(tickets, places, requests, self.steps, self._level == "state")
-        self._kinds.update(map(Kind.of, requests))
+        self._kinds.update(kinds)
         self._seat(self._roster.join(new))
 
     def _make_room(self, count: int) -> None:
@@ -286,7 +296,7 @@ class Engine:
 
     def _let_go(self, gone: Tensor, requests: Sequence[Request]) -> None:
         self._free = sorted((*self._free, *self._roster.slot[gone].tolist()))
-        self._kinds -= Counter(map(Kind.of, requests))
+        self._kinds -= Counter(map(self._kind, requests))
         self._seat(self._roster.select(~gone))
 
     def _endings(self, report: _Report | None) -> Iterator[Finished]:

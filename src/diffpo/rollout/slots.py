@@ -12,14 +12,11 @@ from diffpo.models.policy import Policy
 from diffpo.models.transformer import to_device
 from diffpo.types import Completion, Request
 
-RULES = ("entropy_bound", "learned", "confidence", "top_k", "steps", "random")
-ENTROPY_BOUND, LEARNED, CONFIDENCE, TOP_K, STEPS, RANDOM = range(len(RULES))
-
 CACHES = ("none", "prefix", "dual")
 NO_CACHE, PREFIX, DUAL = range(len(CACHES))
 
-NUMBERS = ("key", "prompt_length", "gen_length", "block_length", "rule", "early_exit", "explore")
-SETTINGS = ("value", "temperature", "entropy_temperature")
+NUMBERS = ("key", "prompt_length", "gen_length", "block_length", "rule", "learned", "early_exit", "explore")
+SETTINGS = ("temperature", "entropy_temperature")
 
 
 @dataclass(eq=False)
@@ -34,8 +31,9 @@ class Slots:
     prompt_length: Tensor  # [B]
     gen_length: Tensor  # [B]
     block_length: Tensor  # [B]
-    rule: Tensor  # [B] index into RULES
-    value: Tensor  # [B] the rule's number: gamma, probability or count
+    rule: Tensor  # [B] the engine's number of the rule
+    learned: Tensor  # [B] bool: the rule's threshold comes from the head
+    gamma: Tensor  # [B] that threshold
     temperature: Tensor  # [B]
     entropy_temperature: Tensor  # [B]
     early_exit: Tensor  # [B] bool
@@ -71,7 +69,8 @@ class Slots:
             gen_length=zeros(),
             block_length=zeros(),
             rule=zeros(),
-            value=blank(),
+            learned=zeros().bool(),
+            gamma=blank(),
             temperature=blank(),
             entropy_temperature=blank(),
             early_exit=zeros().bool(),
@@ -120,17 +119,17 @@ class Slots:
         new.canvas[: len(self), : sizes[2]] = self.canvas
         return new
 
-    def admit(self, policy: Policy, places: Tensor, requests: Sequence[Request]) -> None:
+    def admit(self, policy: Policy, places: Tensor, requests: Sequence[Request], rules: Sequence[int]) -> None:
         """Write requests into the slots at `places`, on the CPU; on a GPU the host does not wait for it."""
         numbers = [
             (
                 *(request.key, len(request.prompt_ids), request.gen_length),
-                *(min(request.block_length, request.gen_length), RULES.index(request.sampler.rule)),
+                *(min(request.block_length, request.gen_length), rule, request.sampler.rule == "learned"),
                 *(request.early_exit, request.explore),
             )
-            for request in requests
+            for request, rule in zip(requests, rules, strict=True)
         ]
-        settings = [(request.sampler.value, request.temperature, request.entropy_temperature) for request in requests]
+        settings = [(request.temperature, request.entropy_temperature) for request in requests]
         sequences = torch.full((len(requests), self.sequence.shape[1]), policy.mask_id)
         for row, request in enumerate(requests):
             sequences[row, : len(request.prompt_ids)] = torch.tensor(request.prompt_ids, dtype=torch.int64)
@@ -144,7 +143,7 @@ class Slots:
         self.sequence[at] = sequences
         beyond = torch.arange(self.committed_at.shape[1], device=policy.device) >= self.gen_length[at][:, None]
         self.committed_at[at] = beyond.long().neg()
-        for column in (self.logprobs, self.entropies, self.nfe, self.nfe_until_eos, self.done, self.broken):
+        for column in (self.logprobs, self.entropies, self.nfe, self.nfe_until_eos, self.done, self.gamma):
             column.index_fill_(0, at, 0)
         self.block_start.index_fill_(0, at, -1)
 
@@ -229,10 +228,12 @@ def completions_of(
         learned = rule == "learned"
         by_state = policy.threshold is not None and policy.threshold.config.level == "state"
         made = nfe[row] if by_state else 1  # decisions: one a call, or one
-        actions, gamma = slots.gamma_actions[row, :made].clone(), float(slots.value[row])
-        if learned and by_state:
+        actions, gamma = slots.gamma_actions[row, :made].clone(), None
+        if learned:
             assert policy.threshold
-            gamma = float(policy.threshold.gamma(actions).mean())
+            gamma = float(policy.threshold.gamma(actions).mean()) if by_state else float(slots.gamma[row])
+        elif rule == "entropy_bound":
+            gamma = request.sampler.value
         completions.append(
             Completion(
                 tokens=tokens[row, :size].clone(),
@@ -242,7 +243,7 @@ def completions_of(
                 nfe=nfe[row],
                 nfe_until_eos=nfe_until_eos[row] or nfe[row],
                 length=length[row],
-                gamma=gamma if rule in ("entropy_bound", "learned") else None,
+                gamma=gamma,
                 gamma_actions=actions if learned else None,
                 gamma_logprobs=slots.gamma_logprobs[row, :made].clone() if learned else None,
                 features=slots.features[row, :made].clone() if learned else None,

@@ -23,7 +23,7 @@ def expected_nfe(sampler: str, gen_length: int, block_length: int) -> tuple[floa
     blocks = -(-gen_length // block_length)
     if rule == "steps":
         return value, True
-    if rule in ("top_k", "random"):
+    if rule in ("top_k", "margin", "random"):
         return blocks * -(-block_length // int(value)), True
     return gen_length / 2, False
 
