@@ -103,5 +103,5 @@ def test_other_mistakes_are_one_line(rules: str) -> None:
         Sampler.parse(f"{rules}:Surest")
     with pytest.raises(ValueError, match=r"absent.py: no such file; rollout.sampler takes PATH.py:CLASS:NUMBER"):
         load_rule(Sampler.parse("absent.py:Rule:1"))
-    with pytest.raises(ValueError, match=r"unknown rule.*did you mean top_k.*your own: PATH.py:CLASS:NUMBER"):
+    with pytest.raises(ValueError, match=r"unknown rule.*did you mean 'top_k'.*your own: PATH.py:CLASS:NUMBER"):
         Sampler.parse("topk:2")

@@ -88,7 +88,7 @@ class Eval(Knobs):
         task, lengths = load_task(self.task), self.eval.gen_lengths or (self.rollout.gen_length,)
         policy = load_policy(self.model, **vars(dataclasses.replace(self.load, device=str(world.device))))
         check_fit(task, policy.is_tiny)
-        files = {key: found for key, found in digests(self).items() if key.startswith("task.")}
+        files = {key: found for key, found in digests(self).items() if key not in ("model", "load.adapter")}
         depends = {
             "weights": policy.source and policy.source.fingerprint(),
             **{f"{n} (file)": f for n, f in files.items()},

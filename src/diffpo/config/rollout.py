@@ -26,13 +26,11 @@ def parse_sampler(spec: str, where: str = "sampler") -> tuple[str, float]:
     """
     if spec == "learned":
         return spec, 0.0
-    rule, _, number = spec.rpartition(":")
-    own = ".py:" in rule
-    if not own and (rule or number) not in SAMPLER_RULES:
-        raise ValueError(
-            f"{where} {spec!r}: unknown rule{suggest(rule or number, [*SAMPLER_RULES, 'learned'])}; "
-            "your own: PATH.py:CLASS:NUMBER"
-        )
+    own = ".py:" in spec
+    rule, _, number = spec.rpartition(":") if own else spec.partition(":")
+    if not own and rule not in SAMPLER_RULES:
+        known = suggest(rule, [*SAMPLER_RULES, "learned"])
+        raise ValueError(f"{where} {spec!r}: unknown rule{known}; your own: PATH.py:CLASS:NUMBER")
     try:
         value = float(number)
     except ValueError:

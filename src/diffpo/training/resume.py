@@ -17,7 +17,10 @@ FREE = (
     *("optim.micro_batch_tokens", "optim.gradient_checkpointing", "rollout.num_slots"),
 )
 """Settings and sections that a resumed run may change: how long it is, what it shows and keeps, memory, speed."""
-FILES = ("model", "load.adapter", "data", "eval_data", "task.data", "task.test_data", "task.reward")
+FILES = (
+    *("model", "load.adapter", "data", "eval_data", "task.data", "task.test_data", "task.reward"),
+    *("rollout.sampler", "eval.samplers"),
+)
 """Settings that name files. Where what they hold is the same, the name may be another: the files have moved."""
 WHOLE = 2**26
 """Bytes up to which a file's digest reads all of it; of a larger one only both ends and the size."""
