@@ -74,7 +74,9 @@ def test_other_settings_are_another_evaluation(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"other settings \(seed\): choose another output"):
         AnswerLog(tmp_path, {"model": "a", "seed": 1})
     (tmp_path / "completions.jsonl").write_text("{}\n")
-    with pytest.raises(ValueError, match=r"completions\.jsonl:1: not a row"):
+    with pytest.raises(
+        ValueError, match=r"completions\.jsonl:1: not a row .*: choose another output, or remove that file"
+    ):
         AnswerLog(tmp_path, {"model": "a", "seed": 0})
 
 

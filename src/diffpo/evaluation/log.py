@@ -53,7 +53,8 @@ class AnswerLog:
             try:
                 answer = Answer(**json.loads(line))
             except (ValueError, TypeError) as error:
-                raise ValueError(f"{self.path}:{number}: not a row of this evaluation: {error}") from None
+                mend = "choose another output, or remove that file"
+                raise ValueError(f"{self.path}:{number}: not a row of this evaluation ({error}): {mend}") from None
             self.answers[_key(answer)] = answer
         self.num_found = len(self.answers)
         if self.path.is_file() and not self.path.read_bytes().endswith(b"\n"):
