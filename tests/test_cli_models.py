@@ -71,3 +71,55 @@ def test_sft_then_export(model: str, capsys: pytest.CaptureFixture[str], tmp_pat
     with pytest.raises(SystemExit):
         main(["export", "runs/sft", "--output", "merged"])
     assert capsys.readouterr().err == "diffpo: merged is there already and no empty folder: choose another output\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["eval", "MODEL"], "no task: name one by task.name (gsm8k, math500, "),
+        (["sample", "MODEL"], "no task: name one by task.name (gsm8k, math500, "),
+        (["analyze", "MODEL"], "no task: name one by task.name (gsm8k, math500, "),
+        (
+            ["train", "--model", "MODEL"],
+            "a task of your own takes task.data FILE.jsonl and task.reward FILE.py:FUNCTION",
+        ),
+        (
+            ["bench", "--model", "MODEL"],
+            "a task of your own takes task.data FILE.jsonl and task.reward FILE.py:FUNCTION",
+        ),
+        (["sft", "--model", "MODEL"], "nothing to learn from: name rows by data"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_chat_model_has_no_task_by_default(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main([str(GOLDEN / "llada-tiny") if word == "MODEL" else word for word in arguments])
+    line = capsys.readouterr().err
+    assert ended.value.code == 2 and line.startswith(f"diffpo: {said}") and line.count("\n") == 1
+
+
+def test_a_tiny_model_brings_the_task_that_it_was_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shape = "--shape.hidden-size 16 --shape.num-layers 1 --shape.num-heads 2 --shape.mlp-size 16"
+    size = "--steps 1 --num-examples 8 --batch-size 2"
+    main(f"sft --task.name tiny_sudoku --task.easy 1 1 --output start {shape} {size}".split())
+    main(
+        [
+            "train",
+            "--model",
+            "start",
+            "--output",
+            "run",
+            "--steps",
+            "1",
+            "--prompts-per-step",
+            "2",
+            "--num-generations",
+            "2",
+        ]
+    )
+    task = json.loads((tmp_path / "run/config.json").read_text())["task"]
+    assert (task["name"], task["easy"]) == ("tiny_sudoku", [1, 1])

@@ -29,7 +29,6 @@ def commands() -> str:
     script = script.replace("diffpo train llada8b_own ", f"diffpo train llada8b_own {SMALL} --steps 2 ")
     script = script.replace("--steps 600", "--steps 4")
     script = re.sub(r"(diffpo eval \S+)", r"\1 --eval.num-prompts 1 --eval.samplers top_k:4 --eval.gammas", script)
-    script = re.sub(r"^diffpo plan .*\n", "", script, flags=re.MULTILINE)  # of an 8B model, which is not here
     return script.replace("diffpo ", f"{sys.executable} -m diffpo ")
 
 
@@ -46,5 +45,7 @@ def test_every_command_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     steps = read_metrics(tmp_path / "runs/llada8b_own/metrics.jsonl")
     assert len(steps) == 4 and {"rewards/accuracy/mean", "rewards/shortest/mean"} <= steps[-1].keys()
+    assert "data    my: 2 prompts; rewards rewards.py:accuracy, rewards.py:shortest=0.2" in done.stderr  # plan's
+    assert "fits: " in done.stdout and "one H100" in done.stdout
     assert "rewards.py" in done.stdout + done.stderr, "the resumed run says that the rewards changed"
     assert (tmp_path / "runs/llada8b_own/eval/evaluation.json").exists() or "evaluation.json" in done.stdout
