@@ -80,7 +80,7 @@ def test_sigterm_between_two_updates_saves_the_rollouts_in_hand(
         return original(*arguments)
 
     monkeypatch.setattr(loop, "update", interrupting)
-    with pytest.raises(KeyboardInterrupt, match="--resume goes on"):
+    with pytest.raises(KeyboardInterrupt, match="a resumed run goes on"):
         train(config, quiet=True)
     monkeypatch.setattr(loop, "update", original)
     newest, _ = latest_checkpoint(Path(config.output) / "checkpoints")

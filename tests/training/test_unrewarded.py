@@ -174,7 +174,7 @@ def test_a_run_stopped_with_such_a_batch_in_hand_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "update", stopping)
-        with pytest.raises(KeyboardInterrupt, match="--resume goes on"):
+        with pytest.raises(KeyboardInterrupt, match="a resumed run goes on"):
             train(config, quiet=True)
     held: list[Experience] = []
     monkeypatch.setattr(loop, "update", lambda state, *rest: held.append(state.experience) or update(state, *rest))
