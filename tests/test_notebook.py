@@ -46,7 +46,7 @@ def test_a_figure_is_a_picture_without_pyplot() -> None:
 
 def test_a_policy() -> None:
     policy = tiny_policy(learned=True)
-    policy.task, policy.rollout = TaskConfig(), RolloutConfig(gen_length=16)
+    policy.task, policy.rollout = TaskConfig("tiny_sudoku"), RolloutConfig(gen_length=16)
     words = ("from: fresh weights", "threshold head: a prompt", "task: tiny_sudoku", "decoding: learned, canvas 16")
     check_shown(policy, *words)
 
@@ -54,7 +54,7 @@ def test_a_policy() -> None:
 @pytest.mark.parametrize(
     ("config", "line"),
     [
-        (TaskConfig(hard=(9, 9), hard_share=0.25), "TinySudoku(easy 2 to 5, hard 9 to 9, 25% hard)"),
+        (TaskConfig("tiny_sudoku", hard=(9, 9), hard_share=0.25), "TinySudoku(easy 2 to 5, hard 9 to 9, 25% hard)"),
         (TaskConfig(name="tiny_arithmetic"), "TinyArithmetic(easy 2 to 3, hard 5 to 6, 50% hard)"),
         (TaskConfig(name="gsm8k", rules="d1"), "Gsm8k(name='gsm8k', rules='d1')"),
     ],
@@ -80,7 +80,8 @@ def write_run(folder: Path, config: TrainConfig | SftConfig, *steps: dict[str, f
 
 
 def test_a_run(tmp_path: Path) -> None:
-    run = read_run(write_run(tmp_path / "rl", TrainConfig(), {"reward": 0.25}, {"reward": 0.5}, {"reward": None}))
+    sudoku = TrainConfig(task=TaskConfig("tiny_sudoku"))
+    run = read_run(write_run(tmp_path / "rl", sudoku, {"reward": 0.25}, {"reward": 0.5}, {"reward": None}))
     check_shown(run, "steps: 3", "task: tiny_sudoku", picture=True)
     frame = run.to_pandas()
     assert frame.index.tolist() == [0, 1, 2] and frame.index.name == "step"

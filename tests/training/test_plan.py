@@ -287,6 +287,12 @@ def test_more_gpus_come_last() -> None:
     assert not list(RULES[-1](SAMPLER, H100))
 
 
+def test_a_plan_is_one_line() -> None:
+    found = plan_of()
+    assert repr(found).startswith(f"Plan({CONFIG.model}: {found.peak.bytes / 2**30:.1f} of ")
+    assert f"({found.peak.name}), {'fits' if found.fits else 'does not fit'}; " in repr(found)
+
+
 def test_gpus_have_names() -> None:
     assert find_gpu("A100_40GB") is GPUS["a100-40gb"]
     with pytest.raises(ValueError, match=r"gpu 'h10'.*'h100'"):

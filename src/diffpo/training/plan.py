@@ -15,6 +15,7 @@ from diffpo.models.families import FAMILIES, PUBLISHED, Family
 from diffpo.models.policy import tiny_shape
 from diffpo.models.transformer import TransformerConfig
 from diffpo.models.weights import Checkpoint, locate, read_json, tensor_shapes
+from diffpo.progress import duration
 from diffpo.tasks import load_solved_task
 from diffpo.training import memory
 from diffpo.training.plan_steps import rl_step, sft_step
@@ -45,6 +46,12 @@ class Plan:
     phases: tuple[Phase, ...]
     assumed: tuple[str, ...]
     """What was assumed rather than known."""
+
+    def __repr__(self) -> str:
+        peak, gpu = self.peak, self.cluster.gpu
+        need = f"{peak.bytes / 2**30:.1f} of {gpu.memory:g} GiB of {gpu.label} ({peak.name})"
+        fits = "fits" if self.fits else "does not fit"
+        return f"Plan({self.config.model}: {need}, {fits}; {duration(self.seconds)} a step)"
 
     @property
     def peak(self) -> Phase:
