@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,15 +16,19 @@ from diffpo.models.transformer import TransformerConfig, pack, windows
 SHAPE = TransformerConfig(
     vocab_size=40, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, mlp_size=64, max_length=64
 )
+SHAPES = {
+    "LLaDA": SHAPE,
+    "Dream": replace(SHAPE, shift=1, qkv_bias=True),
+    "A2D": replace(SHAPE, head_dim=16, qk_norm=True, tied=True),
+}
 LENGTHS = (3, 9, 5, 1)
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("family", SHAPES)
 @pytest.mark.parametrize("sampler", ["steps:8", "steps:6", "entropy_bound:0.8", "entropy_bound:0"])
-def test_greedy_tokens_are_the_engines(sampler: str, shift: int) -> None:
-    shape = TransformerConfig(**(vars(SHAPE) | {"shift": shift}))
-    policy = random_policy(shape, sharpness=8.0)
+def test_greedy_tokens_are_the_engines(sampler: str, family: str) -> None:
+    policy = random_policy(SHAPES[family], sharpness=8.0)
     requests = random_requests(policy, LENGTHS, sampler, 16, 8, temperature=0.0)
     ours = decode(policy, requests)
     canvases, calls = plain.decode(policy, requests)
@@ -30,9 +36,9 @@ def test_greedy_tokens_are_the_engines(sampler: str, shift: int) -> None:
     assert calls >= max(completion.nfe for completion in ours)
 
 
-@pytest.mark.parametrize("shift", [0, 1])
-def test_mean_field_log_probabilities_are_ours(shift: int) -> None:
-    policy = random_policy(TransformerConfig(**(vars(SHAPE) | {"shift": shift})), sharpness=20.0)
+@pytest.mark.parametrize("family", SHAPES)
+def test_mean_field_log_probabilities_are_ours(family: str) -> None:
+    policy = random_policy(SHAPES[family], sharpness=20.0)
     requests = random_requests(policy, LENGTHS, "steps:8", 16, 8, group=2)
     batch = batch_of(requests, decode(policy, requests))
     ids, real = plain.padded(policy, requests)
@@ -88,11 +94,13 @@ def test_turns_are_taken_and_the_first_of_short_work_does_not_count() -> None:
     assert "".join(seen) == "aabb" + "abab" and set(taken) == {"a", "b"}
 
 
+@pytest.mark.parametrize("family", ["LLaDA", "A2D"])
 @pytest.mark.parametrize("wanted", [12, 5])
-def test_operations_are_those_that_torch_counts(wanted: int) -> None:
+def test_operations_are_those_that_torch_counts(wanted: int, family: str) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    policy = random_policy(SHAPE)
+    shape = SHAPES[family]
+    policy = random_policy(shape)
     rows, length = 3, 12
     lengths, sizes = torch.full((rows,), length), torch.full((rows,), wanted)
     ids, packing = pack(torch.zeros(rows, length, dtype=torch.int64), lengths, sizes)
@@ -101,7 +109,7 @@ def test_operations_are_those_that_torch_counts(wanted: int) -> None:
         policy.denoiser.head(policy.denoiser(ids, packing, asked))
     # torch's counter leaves attention on a CPU out
     assert tally.linears + tally.head == counter.get_total_flops()
-    assert tally.attention == 4 * rows * length * SHAPE.hidden_size * ((SHAPE.num_layers - 1) * length + wanted)
+    assert tally.attention == 4 * rows * length * shape.query_size * ((SHAPE.num_layers - 1) * length + wanted)
     assert tally.rows == rows
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,16 @@ from helpers import GOLDEN, tiny_denoiser, tiny_shape
 from models.published_llada import golden, golden_checkpoint, logits_of
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from training.test_published import CoinTask
 
+from diffpo.config import LoadConfig, OptimConfig, RolloutConfig, TrainConfig
 from diffpo.models.export import export
 from diffpo.models.fused import token_logprobs
 from diffpo.models.policy import load_policy
 from diffpo.models.transformer import Transformer, pack
 from diffpo.models.weights import load_denoiser
+from diffpo.training import loop
+from diffpo.training.loop import train
 from diffpo.training.state import adamw
 
 TIED = ("a2d-qwen3", "a2d-qwen2", "a2d-llama")
@@ -125,3 +130,33 @@ def test_a_file_may_hold_it_twice_if_both_are_one(tmp_path: Path) -> None:
     golden_checkpoint(tmp_path / "untied", "a2d-qwen3", tie_word_embeddings=False)
     save_file(tensors, tmp_path / "untied" / "model.safetensors")
     assert load_denoiser(tmp_path / "untied").head.weight[3, 4] == tensors["lm_head.weight"][3, 4]
+
+
+def test_a_run_of_all_weights_saves_it_once_and_goes_on_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = golden_checkpoint(tmp_path / "base", "a2d-qwen3", tokenizer=True)
+    monkeypatch.setattr(loop, "load_task", lambda config: CoinTask())
+    config = TrainConfig(
+        model=str(model),
+        output=str(tmp_path / "run"),
+        train="model",
+        steps=2,
+        prompts_per_step=2,
+        num_generations=4,
+        save_every=1,
+        load=LoadConfig(dtype="float32"),
+        rollout=RolloutConfig(sampler="top_k:2", gen_length=4),
+        optim=OptimConfig(learning_rate=1e-2, warmup_steps=1),
+    )
+    straight = train(config, quiet=True)
+    last = tmp_path / "run" / "checkpoints" / "step_000002"
+    moments = load_file(last / "optimizer.safetensors")
+    assert moments["denoiser/embed.weight/exp_avg"].any() and not any("head" in name for name in moments)
+    assert "lm_head.weight" not in load_file(last / "policy" / "model.safetensors")
+    shutil.rmtree(last)
+    resumed = train(config, resume=True, quiet=True)
+    assert resumed.trainable().keys() == straight.trainable().keys()
+    for name, parameter in straight.trainable().items():
+        assert torch.equal(resumed.trainable()[name], parameter), name
+    assert resumed.denoiser.head.weight is resumed.denoiser.embed.weight

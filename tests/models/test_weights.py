@@ -24,6 +24,7 @@ from models.published_llada import (
 )
 from safetensors.torch import load_file, save_file
 
+from diffpo.models.families import PUBLISHED, check_known
 from diffpo.models.policy import load_policy
 from diffpo.models.weights import load_denoiser, read_tensors
 
@@ -289,6 +290,13 @@ def test_a_model_that_cannot_be_loaded_is_refused_with_the_reason(
     with pytest.raises(ValueError, match=rf"config\.json: this model .*{said}.*; diffpo loads .*a2d-qwen3") as error:
         load_denoiser(golden_checkpoint(tmp_path, "a2d-qwen3", **changes))
     assert one_line(error)
+
+
+def test_block_causal_models_whose_config_does_not_tell_are_known_by_their_hub_id() -> None:
+    config = PUBLISHED["dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1"]
+    check_known("someone/else", config)
+    with pytest.raises(ValueError, match="this model attends block by block"):
+        check_known("dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1", config)
 
 
 def test_an_unknown_family_is_an_error_that_suggests_one(tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def backward(model: Model, load: Load) -> Parts:
     again = last if load.checkpointing else 0
 
     head_gradient = 4 * model.in_head if all_learn else 0
-    # that of a tied head waits for the embeddings', and is added to .grad with it
+    # that of a tied head waits for the embeddings' before it comes to .grad
     waits = head_gradient if shape.tied else 0
     return _largest(
         # the forward pass under checkpointing, at its last whole block
@@ -258,8 +258,8 @@ def backward(model: Model, load: Load) -> Parts:
             "gradients": fixed["gradients"] - (head_gradient if load.micro_batches == 1 else 0) + waits,
             "cast weights": block_casts,
         },
-        # the gradient of the embeddings, dense
-        fixed | {"gradients": fixed["gradients"] + (head_gradient if load.micro_batches > 1 else 0) + waits},
+        # the gradient of the embeddings, dense; its sum with a tied head's is a third
+        fixed | {"gradients": fixed["gradients"] + (head_gradient if load.micro_batches > 1 else 0) + 2 * waits},
         load=load,
     )
 
