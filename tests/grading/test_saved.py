@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from grading.llada import FILES, FOLDER, needs_llada
 
 from diffpo.cli import main
+from diffpo.config import TaskConfig
 from diffpo.grading.saved import grade_row
 
 GRID = "3142243142131324"
@@ -116,6 +118,40 @@ def test_a_lost_reference_is_met_by_nothing() -> None:
     for answer in ("-10", "None", "nan"):
         row = {"question": "q", "generation": rf"\boxed{{{answer}}}", "ground_truth": None}
         assert not grade_row("gsm8k", "strict", row).correct and not grade_row("gsm8k", "d1", row).correct
+
+
+def evaluation(folder: Path) -> Path:
+    """What diffpo eval writes of two answers of two samplers to a problem."""
+    folder.mkdir()
+    rows = write(folder / "rows.jsonl", {"question": "q", "answer": "#### 18"})
+    config = dataclasses.asdict(TaskConfig(name="gsm8k", test_data=rows))
+    (folder / "settings.json").write_text(json.dumps({f"task.{name}": value for name, value in config.items()}))
+    answer = {"id": "gsm8k-test-0", "sample": 0, "text": r"so \boxed{18.0}"}
+    write(folder / "completions.jsonl", {**answer, "sampler": "eb"}, {**answer, "sampler": "steps:8", "text": "18"})
+    return folder
+
+
+@pytest.mark.parametrize("rules", ["strict", "d1"])
+def test_an_evaluation_is_graded_anew(rules: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(evaluation(tmp_path / "eval"))
+    main(["grade", folder, "--task", "gsm8k", "--rules", rules])
+    assert capsys.readouterr().out == "eb: correct 1 / 1, 100.00%\nsteps:8: correct 0 / 1, 0.00%\n"
+    main(["grade", folder, "--task", "gsm8k", "--rules", rules, "--json"])
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["sampler"], first["id"], first["correct"]) == ("eb", "gsm8k-test-0", True) and not second["correct"]
+
+
+def test_an_evaluation_that_cannot_be_graded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = evaluation(tmp_path / "eval")
+    for task, change, error in (
+        ("math500", lambda: None, "answers gsm8k, not math500"),
+        ("gsm8k", lambda: write(folder / "completions.jsonl", {"id": "gsm8k-test-7"}), "no test prompt 'gsm8k-test-7'"),
+        ("gsm8k", (folder / "settings.json").unlink, "no settings.json in it, so no evaluation"),
+    ):
+        change()
+        with pytest.raises(SystemExit) as ended:
+            main(["grade", str(folder), "--task", task])
+        assert ended.value.code == 2 and error in capsys.readouterr().err
 
 
 def test_tiny_tasks_are_graded_as_the_published_ones() -> None:
