@@ -120,7 +120,10 @@ def test_learned_is_left_out_without_a_head() -> None:
     def samplers(evaluation: Evaluation) -> list[str]:
         return [p.sampler for p in evaluation.points if not p.level]
 
-    assert samplers(evaluate(tiny_policy(), TASK, CONFIG)) == ["top_k:1", "top_k:4"]
+    usual = replace(CONFIG, samplers=EvalConfig.samplers)
+    assert samplers(evaluate(tiny_policy(), TASK, usual)) == ["top_k:1", "top_k:2", "top_k:4"]
+    with pytest.raises(ValueError, match=r"eval\.samplers: learned does nothing without a threshold head"):
+        evaluate(tiny_policy(), TASK, CONFIG)
     evaluation = evaluate(tiny_policy(head=True), TASK, CONFIG)
     assert samplers(evaluation) == ["top_k:1", "top_k:4", "learned"]
     assert evaluation.point("learned").gamma == pytest.approx(ThresholdConfig().gamma_init)
@@ -128,9 +131,9 @@ def test_learned_is_left_out_without_a_head() -> None:
 
 
 def test_calls_until_eos_are_no_more_than_those_of_the_full_canvas() -> None:
-    rollout = RolloutConfig(block_length=4)
-    full = evaluate(tiny_policy(), TASK, CONFIG, rollout)
-    exits = evaluate(tiny_policy(), TASK, replace(CONFIG, full_canvas=False), rollout)
+    rollout, config = RolloutConfig(block_length=4), replace(CONFIG, samplers=("top_k:1", "top_k:4"))
+    full = evaluate(tiny_policy(), TASK, config, rollout)
+    exits = evaluate(tiny_policy(), TASK, replace(config, full_canvas=False), rollout)
     for whole, early in zip((*full.points, *full.frontier), (*exits.points, *exits.frontier), strict=True):
         assert whole.nfe > whole.nfe_until_eos  # with random weights some row has an early EOS
         assert early.nfe == early.nfe_until_eos == whole.nfe_until_eos
