@@ -67,7 +67,7 @@ STEPS = (
     "full, A2D",
     "full, A2D, fp32, all at once",
     "sft, lora",
-    "sft, full",
+    "sft, lora, checkpointing",
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 from diffpo.config import SftConfig, TrainConfig, parse_sampler
 from diffpo.functional.latents import cut_by_tokens
@@ -165,16 +166,18 @@ class SftStep:
         return [len(part) for part in parts]
 
     def load(self) -> memory.Load:
-        """What the largest micro-batch holds: times rise along the batch, so that the last one has most masks."""
-        parts = self.micro_batches()
-        largest, least = max(parts), self.config.min_time
-        share = least + (1 - least) * (1 - largest / (2 * self.rows))
+        """What the largest micro-batch holds; times rise along the batch, so that later ones have more masks."""
+        parts, batch, least = self.micro_batches(), self.config.batch_size, self.config.min_time
+        ends = [batch - self.rows + end for end in accumulate(parts)]  # of the rank with the last rows
+        times = [least + (1 - least) * (end - size / 2) / batch for end, size in zip(ends, parts, strict=True)]
+        masked = [size * self.gen_length * time for size, time in zip(parts, times, strict=True)]
+        largest = max(parts)
         return memory.Load(
             decoded=0,
             candidates=0,
             tokens=largest * self.length,
             canvas=largest * self.length,  # the last block computes prompts as well
-            scored=max(1, round(largest * self.gen_length * share)),
+            scored=max(1, round(max(masked))),
             micro_batches=len(parts),
             checkpointing=self.config.optim.gradient_checkpointing,
             reference=False,
