@@ -179,19 +179,19 @@ def test_modules_of_the_house_are_on_the_map() -> None:
         assert name in ("__main__.py", "__pycache__/", "py.typed") or f"  {name} " in house, name
 
 
-def readme_program() -> str:
-    """README's blocks one after the other, with fewer steps, examples and test prompts."""
-    program = "\n".join(re.findall(r"^```python\n(.*?)^```", PAGES["README.md"], re.MULTILINE | re.DOTALL))
+def program_of(page: str) -> str:
+    """The page's blocks one after the other, with fewer steps, examples and test prompts."""
+    program = "\n".join(re.findall(r"^```python\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL))
+    program = program.replace('output="runs/start")', 'output="runs/start", steps=1, num_examples=64)')
     program = re.sub(r"\bsteps=\d+", "steps=1", program)
     program = re.sub(r"\bnum_prompts=\d+", "num_prompts=4", program)
     return program.replace("SftConfig(", "SftConfig(num_examples=64, ")
 
 
-def test_python_of_the_readme_runs(tmp_path: Path) -> None:
-    if not readme_program():
-        pytest.skip("README.md has no ```python block")
-    (tmp_path / "readme.py").write_text(readme_program())
-    done = subprocess.run([sys.executable, "readme.py"], cwd=tmp_path, capture_output=True, text=True)
+@pytest.mark.parametrize("page", ["README.md", "python.md"])
+def test_python_of_the_pages_runs(page: str, tmp_path: Path) -> None:
+    (tmp_path / "page.py").write_text(program_of(page))
+    done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

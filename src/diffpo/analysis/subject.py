@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffpo.analysis.settings import AnalysisConfig
-from diffpo.config import TrainConfig
+from diffpo.config import OptimConfig, TrainConfig
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
 from diffpo.rollout.local import collect
@@ -75,8 +75,15 @@ def look_at(
             f"analysis.num_prompts: {len(prompts)} test prompts are fewer than analysis.gradient_batches = "
             f"{settings.gradient_batches}: raise the one or lower the other"
         )
-    optim = replace(config.optim, micro_batch_tokens=settings.micro_batch_tokens)
-    config = replace(config, train="model", num_generations=settings.num_generations, optim=optim)
+    config = TrainConfig(  # of a run's settings, what its rollouts and its objective depend on
+        train="model",
+        seed=config.seed,
+        task=config.task,
+        rollout=config.rollout,
+        objective=config.objective,
+        num_generations=settings.num_generations,
+        optim=OptimConfig(micro_batch_tokens=settings.micro_batch_tokens),
+    )
     objective = config.objective
     speed = objective.speed_weight, objective.speed_gate
     key = make_key(config.seed, "analysis")
