@@ -20,7 +20,7 @@ from pathlib import Path
 
 from diffpo.grading.equality import same_answer, same_answers
 
-MAX_FALSE = 5
+MAX_FALSE = 1
 NOTATION = (
     (r"\\(?:left|right)(?![A-Za-z])", ""),  # the size of a bracket, with its partner or without
     (r"(?<=[0-9])(?:,\s*(?:\\[! ])?|\\!)\s*(?=[0-9]{3}(?![^()]*\)))", ""),  # what groups thousands
