@@ -21,7 +21,7 @@ from diffpo.evaluation.figures import frontier_figure, training_figure
 from diffpo.evaluation.tables import comparison_table
 from diffpo.folder import LOCK, owned
 from diffpo.models.policy import Policy
-from diffpo.recipe import find_recipe, load_config
+from diffpo.recipe import find_recipe, from_dict, load_config
 from diffpo.rollout.local import sample
 from diffpo.tasks import load_task
 from diffpo.training.loop import train
@@ -109,17 +109,16 @@ def recipes(config: DemoConfig) -> tuple[SftConfig, TrainConfig]:
         load=replace(pretraining.load, device=config.device),
     )
     training = load_config(TrainConfig, find_recipe("sudoku_tiny"))
-    fixed = f"entropy_bound:{training.threshold.gamma_init:g}"
-    training = replace(
-        training,
-        model=pretraining.output,
-        output=f"{config.output}/train",
-        seed=config.seed,
-        train=config.train,
-        load=replace(training.load, device=config.device),
-        rollout=replace(training.rollout, sampler=fixed) if config.train == "model" else training.rollout,
-    )
-    return pretraining, training
+    chosen: dict[str, Any] = {
+        "model": pretraining.output,
+        "output": f"{config.output}/train",
+        "seed": config.seed,
+        "train": config.train,
+        "load": {"device": config.device},
+    }
+    if config.train == "model":
+        chosen["rollout"] = {"sampler": f"entropy_bound:{training.threshold.gamma_init:g}"}
+    return pretraining, from_dict(TrainConfig, chosen, base=training)  # settings of what does not learn give way
 
 
 def summarize(evaluation: Evaluation, sampler: str) -> dict[str, Any]:

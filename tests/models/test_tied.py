@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from training.test_published import CoinTask
 
-from diffpo.config import LoadConfig, OptimConfig, RolloutConfig, TrainConfig
+from diffpo.config import LoadConfig, OptimConfig, RolloutConfig, TaskConfig, TrainConfig
 from diffpo.models.export import export
 from diffpo.models.fused import token_logprobs
 from diffpo.models.policy import load_policy
@@ -141,6 +141,7 @@ def test_a_run_of_all_weights_saves_it_once_and_goes_on_bit_for_bit(
         model=str(model),
         output=str(tmp_path / "run"),
         train="model",
+        task=TaskConfig(name="countdown_cd3"),  # CoinTask stands in for it
         steps=2,
         prompts_per_step=2,
         num_generations=4,

@@ -152,8 +152,10 @@ def test_accelerate_launch_with_the_recipe_that_ships(config: TrainConfig, tmp_p
     """The command of the README, on two processes of this machine."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"recipes/accelerate/{mode}.yaml"]
     launch += ["--num_processes", "2", "--main_process_port", "0", "-m", "diffpo"]
-    flags = f"--model {config.model} --output {tmp_path}/launched --task.easy 1 1 --task.hard 2 2 --steps 1"
-    flags += " --prompts-per-step 5 --num-generations 4 --num-threads 1 --load.device cpu"
+    flags = f"--model {config.model} --output {tmp_path}/launched --task.name tiny_sudoku --steps 1"
+    flags += (
+        " --task.easy 1 1 --task.hard 2 2 --prompts-per-step 5 --num-generations 4 --num-threads 1 --load.device cpu"
+    )
     done = subprocess.run(
         [*launch, "train", *flags.split()],
         cwd=ROOT,

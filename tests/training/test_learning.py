@@ -10,7 +10,8 @@ from diffpo.training.metrics import read_metrics
 
 
 def test_joint_training_answers_better(start: str, tmp_path: Path) -> None:
-    flags = "--task.easy 1 1 --task.hard 2 2 --steps 24 --prompts-per-step 16 --num-threads 2 --seed 1"
+    flags = "--task.name tiny_sudoku "
+    flags += "--task.easy 1 1 --task.hard 2 2 --steps 24 --prompts-per-step 16 --num-threads 2 --seed 1"
     flags += " --optim.learning-rate 1e-3 --threshold.learning-rate 0.02 --objective.num-iterations 2"
     main(["train", "--model", start, "--output", str(tmp_path / "run"), *flags.split()])
     steps = read_metrics(tmp_path / "run/metrics.jsonl")

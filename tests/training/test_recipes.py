@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from models.published_llada import golden_checkpoint
 
-from diffpo.config import LoadConfig, LoraConfig, TrainConfig
+from diffpo.config import TrainConfig
 from diffpo.models.families import PUBLISHED
 from diffpo.models.policy import load_policy
-from diffpo.recipe import find_recipe, load_config
+from diffpo.recipe import find_recipe, from_dict, load_config
 from diffpo.shipped import list_recipes
 from diffpo.tasks import load_task
 from diffpo.training import loop
@@ -52,20 +51,20 @@ def test_two_steps(name: str, rank: int, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(loop, "load_task", lambda config: with_coins(load_task(config)))
     fetched = recipe.task.name in ("gsm8k", "math500")
     sampler = recipe.rollout.sampler if recipe.train == "joint" else "steps:4"
-    config = replace(
-        recipe,
-        model=str(model),
-        output=str(tmp_path / "run"),
-        steps=2,
-        prompts_per_step=1,
-        num_generations=4,
-        load=LoadConfig(dtype="float32"),  # which a CPU is quicker in
-        lora=LoraConfig(rank=rank),
-        task=replace(recipe.task, data=str(tmp_path / "rows.jsonl") if fetched else None),
-        rollout=replace(recipe.rollout, sampler=sampler, gen_length=8, block_length=4),
-        objective=replace(recipe.objective, num_iterations=2),
-        threshold=replace(recipe.threshold, delay_steps=0),
-    )
+    small: dict[str, Any] = {
+        "model": str(model),
+        "output": str(tmp_path / "run"),
+        "steps": 2,
+        "prompts_per_step": 1,
+        "num_generations": 4,
+        "load": {"dtype": "float32"},  # which a CPU is quicker in
+        "lora": {"rank": rank},
+        "rollout": {"sampler": sampler, "gen_length": 8, "block_length": 4},
+        "objective": {"num_iterations": 2},
+        **({"task": {"data": str(tmp_path / "rows.jsonl")}} if fetched else {}),
+        **({"threshold": {"delay_steps": 0}} if recipe.train == "joint" else {}),
+    }
+    config = from_dict(TrainConfig, small, base=recipe)
     policy = train(config, quiet=True)
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [line["model/skipped"] for line in lines] == [0, 0] and all(line["model/grad_norm"] > 0 for line in lines)

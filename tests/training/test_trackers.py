@@ -65,7 +65,7 @@ def test_names_of_the_environment_and_of_the_user(monkeypatch: pytest.MonkeyPatc
 
 def test_alarms_name_only_knobs_that_the_run_has() -> None:
     metrics = {"frac_reward_zero_std": 1.0, "importance/clamped": 0.5}
-    (prompts, clamp) = alarms(metrics, TrainConfig()).values()
+    (prompts, clamp) = alarms(metrics, TrainConfig(task=TaskConfig(name="tiny_sudoku"))).values()
     assert "task.easy" in prompts and "threshold.sigma" in prompts and "num_latents" in clamp
     rollout = replace(TrainConfig().rollout, sampler="top_k:2")
     objective = ObjectiveConfig(surrogate="coupled")

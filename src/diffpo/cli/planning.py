@@ -47,12 +47,12 @@ class Plan(Knobs):
         from diffpo.training import plan as planning
         from diffpo.training.changes import changes, roomy_gpu
 
-        show_inputs(self.config)
         cluster = planning.Cluster(find_gpu(self.gpu), self.num_gpus, self.fsdp, self.mfu, self.nfe, self.prompt_length)
         config = with_task(self.config)
         start = planning.find_start(config)
         plan = planning.plan(config, start, cluster)
         mends = changes(plan, start)
+        show_inputs(self.config)
         if self.json:
             print(json.dumps(_plain(plan, mends), indent=2))
         else:

@@ -54,7 +54,7 @@ class OwnRule(Rule):
 def load_rule(sampler: Sampler) -> Rule:
     """The rule that a sampler names. ValueError says what its file lacks."""
     if sampler.rule in RULES:
-        return RULES[sampler.rule](sampler.value)
+        return RULES[sampler.rule](float(sampler.value))
     path, _, name = sampler.rule.rpartition(":")
     made = find_in_file(Path(path), name, "class", "rollout.sampler takes PATH.py:CLASS:NUMBER")
     if not (isinstance(made, type) and issubclass(made, Rule)):
