@@ -62,7 +62,7 @@ def test_the_readme_of_the_wheel_has_no_links_into_the_checkout(installed: Path)
 def test_wheel_trains(installed: Path) -> None:
     shape = ("--shape.hidden-size", 32, "--shape.num-layers", 1, "--shape.mlp-size", 32, "--shape.num-heads", 2)
     size = ("--steps", 2, "--batch-size", 8, "--num-examples", 64, "--num-threads", 1)
-    run("venv/bin/diffpo", "sft", "--output", "tiny", *size, *shape, cwd=installed)
+    run("venv/bin/diffpo", "sft", "--task.name", "tiny_sudoku", "--output", "tiny", *size, *shape, cwd=installed)
     assert list(installed.glob("tiny/**/*.safetensors"))
 
     size = ("--steps", 2, "--prompts-per-step", 2, "--num-generations", 2, "--num-threads", 1)

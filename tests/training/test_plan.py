@@ -60,12 +60,9 @@ SMALL = TransformerConfig(3000, hidden_size=192, num_layers=3, num_heads=6, num_
 STEPS = (
     "lora",
     "lora, checkpointing",
-    "lora, fp32",
     "full, a latent at a time",
     "full, fp32, checkpointing, all at once",
-    "lora, A2D",
     "full, A2D",
-    "full, A2D, fp32, all at once",
     "sft, lora",
     "sft, lora, checkpointing",
 )
@@ -76,9 +73,8 @@ def small(case: str) -> TrainConfig:
     return replace(config, lora=LoraConfig(rank=8 if "lora" in case else 0))
 
 
-@pytest.fixture(scope="module")
-def taken() -> dict[str, dict[str, float]]:
-    """Peaks of small steps, case by case, of a process of its own: checks of shapes would hold on to tensors."""
+def test_memory_is_within_15_percent_of_what_a_step_takes() -> None:
+    """Peaks of small steps, in a process of its own: checks of shapes would hold on to tensors."""
     code = f"""
 import json, sys
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]}
@@ -91,24 +87,20 @@ print(json.dumps(peaks))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-@pytest.mark.parametrize("case", STEPS)
-def test_memory_is_within_15_percent_of_what_a_step_takes(case: str, taken: dict[str, dict[str, float]]) -> None:
     bench = benchmark("plan_memory")
-    plan_of_it = bench.estimate(bench.shape_of(case, SMALL), small(case), prompt_length=24)
-    planned = {phase.name: phase.bytes for phase in plan_of_it.phases}
-    if case.startswith("sft"):  # planned for the most masks that rows may have; these have as many as they drew
-        assert all(0.95 * took <= planned[phase] <= 1.25 * took for phase, took in taken[case].items())
-    else:
-        assert planned == pytest.approx(taken[case], rel=0.15)
+    for case, taken in json.loads(done.stdout.splitlines()[-1]).items():
+        plan_of_it = bench.estimate(bench.shape_of(case, SMALL), small(case), prompt_length=24)
+        planned = {phase.name: phase.bytes for phase in plan_of_it.phases}
+        if case.startswith("sft"):  # planned for the most masks that rows may have; these have as many as they drew
+            assert all(0.95 * took <= planned[phase] <= 1.25 * took for phase, took in taken.items()), case
+        else:
+            assert planned == pytest.approx(taken, rel=0.15), case
 
 
 @pytest.mark.parametrize(
     "case",
     [
-        *("lora, KL, 1 latent, 4 slots", "full, checkpointing", "lora, coupled", "lora, ELBO, 2 pairs", "full, A2D"),
+        *("lora, KL, 1 latent, 4 slots", "full, checkpointing", "lora, ELBO, 2 pairs", "full, A2D"),
         "sft, lora",
     ],
 )
@@ -127,8 +119,6 @@ def test_operations_are_what_torch_counts(case: str) -> None:
     "case",
     [
         "LLaDA, LoRA 128, a group at once, checkpointing",
-        "Dream, all weights, 3 latents at once",
-        "Qwen3-0.6B, LoRA 128, a group at once",
         "Qwen3-0.6B, all weights, 3 latents at once, checkpointing",
     ],
 )
