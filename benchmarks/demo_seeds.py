@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -19,17 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from diffpo import Evaluation
+from diffpo.study.statistics import statistic
 
 EQUAL_NFE = 3.2
 """Where the arms' trained denoisers are compared under fixed thresholds: the joint arm's mean calls."""
-# quantile 0.975 of Student's t by degrees of freedom
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half-width of its 95 % interval."""
-    spread = statistics.stdev(values) / math.sqrt(len(values)) * STUDENT[len(values) - 1]
-    return statistics.fmean(values), spread
+def over_seeds(values: list[float]) -> dict[str, Any]:
+    """The values by seed, their mean, and the half-width of its 95 % interval."""
+    found = statistic(values)
+    if found is None:
+        raise ValueError("an interval over seeds wants two of them: --seeds 0 1")
+    return {"seeds": values, "mean": found.mean, "half_width": found.half_width}
 
 
 def figures(summary: dict[str, Any], own: Evaluation) -> dict[str, float]:
@@ -83,11 +82,7 @@ def main() -> None:
             figures(summaries[arm, seed], Evaluation.load(options.output / f"{arm}_{seed}" / "after"))
             for seed in options.seeds
         ]
-        results[arm] = {
-            name: {"seeds": [row[name] for row in rows], "mean": mean, "half_width": half}
-            for name in rows[0]
-            for mean, half in [interval([row[name] for row in rows])]
-        }
+        results[arm] = {name: over_seeds([row[name] for row in rows]) for name in rows[0]}
     (options.output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     print("| | " + " | ".join(options.arms) + " |\n|---|" + "---|" * len(options.arms))
     for name in results[options.arms[0]]:

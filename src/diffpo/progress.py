@@ -18,13 +18,16 @@ class Progress:
     """Context manager around a rich progress bar; `advance(name=value, ...)` shows the figures beside it.
 
     Where the output is no terminal (a log file, CI) it prints a line for the first step, for the last, and after
-    `every` seconds without one: when it was, steps, seconds a step, time left, figures. In a notebook that is one line,
-    written anew at most five times a second.
+    `every` seconds without one: when it was, steps, seconds a step (`unit`), time left, figures. In a notebook that is
+    one line, written anew at most five times a second.
     """
 
-    def __init__(self, title: str, total: int, quiet: bool = False, done: int = 0, every: float = 60.0) -> None:
+    def __init__(
+        self, title: str, total: int, quiet: bool = False, done: int = 0, every: float = 60.0, unit: str = "step"
+    ) -> None:
         self.console = Console(stderr=True, quiet=quiet)
         self.every = REWRITE_EVERY if self.console.is_jupyter else every
+        self.unit = unit
         self.width = 0  # of the line that is shown in a notebook
         self.title, self.total, self.done = title, total, done
         self.first = done + 1
@@ -56,7 +59,7 @@ class Progress:
         self.bar.update(self.task, advance=1, figures=line)
         if self.done in (self.first, self.total) or time.perf_counter() - self.said >= self.every:
             left = "" if self.done == self.total else f", {duration(seconds * (self.total - self.done))} left"
-            self._say(f"{duration(seconds)} a step{left}  {line}")
+            self._say(f"{duration(seconds)} a {self.unit}{left}  {line}")
 
     def _say(self, what: str) -> None:
         self.said = time.perf_counter()

@@ -14,6 +14,7 @@ from diffpo.places import find_policy
 from diffpo.recipe import find_training, from_dict
 
 C = TypeVar("C", SftConfig, TrainConfig)
+D = TypeVar("D", RolloutConfig, EvalConfig)
 
 FILE = "diffpo.json"
 TINY = {"sampler": "top_k:1"}
@@ -95,6 +96,19 @@ def anchored(task: TaskConfig) -> TaskConfig:
         test_data=_absolute(task.test_data),
         reward=tuple(map(_absolute_function, task.reward)),
     )
+
+
+def anchored_rules(config: D) -> D:
+    """The same for unmasking rules of the user's own."""
+    if isinstance(config, RolloutConfig):
+        return replace(config, sampler=_absolute_rule(config.sampler))
+    return replace(config, samplers=tuple(map(_absolute_rule, config.samplers)))
+
+
+def _absolute_rule(sampler: str) -> str:
+    """PATH.py:CLASS:NUMBER; what has no path is a rule that ships."""
+    path, own, rest = sampler.partition(".py:")
+    return f"{os.path.abspath(path)}{own}{rest}" if own else sampler
 
 
 def _absolute(path: str | None) -> str | None:

@@ -183,7 +183,6 @@ class Rollout:
     verdict: Verdict
     reward: float
     """What training maximises: the task's reward with its speed term; NaN where the verdict has none."""
-    policy_version: int = 0
 
     @property
     def rewarded(self) -> bool:

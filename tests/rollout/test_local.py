@@ -42,7 +42,7 @@ def test_groups_hold_the_scored_completions_of_their_prompts() -> None:
             assert torch.equal(rollout.completion.tokens, alone.tokens)
             assert rollout.text == policy.tokenizer.decode(alone.tokens.tolist())
             assert rollout.verdict == task.verify(group.prompt, rollout.text)
-            assert rollout.reward == rollout.verdict.reward and rollout.policy_version == 3
+            assert rollout.reward == rollout.verdict.reward and rollout.completion.versions == ((1, 3),)
 
 
 def test_groups_do_not_depend_on_the_other_prompts_and_differ_between_seeds() -> None:

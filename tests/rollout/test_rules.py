@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,11 @@ import torch
 from helpers import request, tiny_policy
 from rollout.test_engine import assert_same
 
+from diffpo.config import EvalConfig, RolloutConfig, TaskConfig, TrainConfig
+from diffpo.record import anchored_rules
 from diffpo.rollout.engine import generate
 from diffpo.rollout.rules import load_rule
+from diffpo.training.banner import open_inputs
 from diffpo.types import Sampler
 
 FILE = """
@@ -94,6 +98,28 @@ def test_a_rule_that_chooses_nothing_commits_the_surest(rules: str) -> None:
 def test_what_is_no_rule_is_one_line(rules: str, spec: str, error: str) -> None:
     with pytest.raises(ValueError, match=error):
         load_rule(Sampler.parse(f"{rules}:{spec}"))
+
+
+def test_an_own_rule_is_found_before_any_weight_is_read(rules: str) -> None:
+    config = TrainConfig(train="model", task=TaskConfig("tiny_sudoku"))
+    for spec, error in ((f"{rules}:Absent:1", "has no class"), ("absent.py:Rule:1", "no such file")):
+        for wrong in (
+            replace(config, rollout=RolloutConfig(sampler=spec)),
+            replace(config, rollout=RolloutConfig(sampler="top_k:1"), eval=EvalConfig(samplers=(spec,))),
+        ):
+            with pytest.raises(ValueError, match=error):
+                open_inputs(wrong)
+    right = replace(config, rollout=RolloutConfig(sampler=f"{rules}:Surest:2"))
+    assert open_inputs(right) == [f"rule    {rules}:Surest:2"]
+
+
+def test_a_policy_remembers_an_own_rule_wherever_it_is_loaded(rules: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(rules).parent)
+    assert anchored_rules(RolloutConfig(sampler="my_rules.py:Surest:2")).sampler == f"{rules}:Surest:2"
+    assert anchored_rules(EvalConfig(samplers=("top_k:1", "my_rules.py:Surest:2"))).samplers == (
+        "top_k:1",
+        f"{rules}:Surest:2",
+    )
 
 
 def test_other_mistakes_are_one_line(rules: str) -> None:

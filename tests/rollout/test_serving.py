@@ -30,19 +30,14 @@ def serve(engine: Engine, requests: list[Request], seed: int) -> dict[int, Compl
     return found
 
 
-@pytest.mark.parametrize("level", ["prompt", "state"])
-def test_requests_may_come_while_others_are_decoded(level: str) -> None:
+@pytest.mark.parametrize(
+    ("level", "requests", "num_slots"),
+    [("prompt", mixed_requests(70), 8), ("state", mixed_requests(70), 8), ("prompt", cached_requests(45), 5)],
+    ids=["prompt", "state", "caches"],
+)
+def test_requests_may_come_while_others_are_decoded(level: str, requests: list[Request], num_slots: int) -> None:
     policy = tiny_policy(2, learned=level)
-    requests = mixed_requests(70)
-    found = serve(Engine(policy, num_slots=8), requests, seed=0)
-    for ticket, expected in enumerate(generate(policy, requests)):
-        assert_same(found[ticket], expected, exact=True)
-
-
-def test_rows_with_caches_may_come_and_go() -> None:
-    policy = tiny_policy(2, learned=True)
-    requests = cached_requests(45)
-    found = serve(Engine(policy, num_slots=5), requests, seed=1)
+    found = serve(Engine(policy, num_slots), requests, seed=0)
     for ticket, expected in enumerate(generate(policy, requests)):
         assert_same(found[ticket], expected, exact=True)
 

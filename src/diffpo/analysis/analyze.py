@@ -44,7 +44,7 @@ def analyze(
     """
     settings = settings or AnalysisConfig()
     sections: list[Section] = []
-    with Progress("analyze", len(settings.parts) + 1, quiet) as progress:
+    with Progress("analyze", len(settings.parts) + 1, quiet, unit="part") as progress:
         subject = look_at(policy, task, config, settings, against, names)
         progress.advance()
         for part in settings.parts:

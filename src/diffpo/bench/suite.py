@@ -72,7 +72,7 @@ class Part:
 def published(size: Size, quiet: bool = False, parts: Sequence[Part] | None = None) -> Iterator[list[Row]]:
     """The rows that a CPU can measure, part by part; says first which parts there are and how long they take."""
     parts = parts or PARTS
-    with Progress("bench", len(parts), quiet) as progress:
+    with Progress("bench", len(parts), quiet, unit="part") as progress:
         call = one_call(size)
         expected = {part.name: part.expected(call, size.repeats) for part in parts}
         progress.note(f"about {_minutes(sum(expected.values()))} on an idle machine, in {len(parts)} parts:")

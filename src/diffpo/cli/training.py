@@ -32,8 +32,10 @@ def _say(line: str) -> None:
 
 
 def show_inputs(config: TrainConfig | SftConfig) -> None:
-    """Say on stderr what is in the data, rewards and adapter that a config names; nothing is imported for none."""
-    names = (config.task.data, config.task.test_data, *config.task.reward, config.load.adapter)
+    """Say on stderr what is in the data, rewards, rules and adapter that a config names, if it names any."""
+    names = [config.task.data, config.task.test_data, *config.task.reward, config.load.adapter]
+    if isinstance(config, TrainConfig):
+        names += [spec for spec in (config.rollout.sampler, *config.eval.samplers) if ".py:" in spec]
     if any(names) or config.task.name == "own" or (isinstance(config, SftConfig) and config.data):
         from diffpo.training.banner import open_inputs
 

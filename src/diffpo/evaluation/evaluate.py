@@ -215,7 +215,7 @@ def evaluate(
     num_known = len(log.answers) if log else 0
     if policy.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(policy.device)
-    with Progress("measure", len({*samplers, *fixed}), quiet or not ranks.is_main) as progress:
+    with Progress("measure", len({*samplers, *fixed}), quiet or not ranks.is_main, unit="sampler") as progress:
         for line in left_out:
             progress.note(line)
         for spec in dict.fromkeys((*samplers, *fixed)):

@@ -102,8 +102,10 @@ class Engine:
         self._widths = (0, 0, 0)  # of prompts, canvases and decisions
         self._slots, self._free = Slots.empty(policy), list[int]()
         self._roster = Roster.of((), (), (), 0, by_state=False)
-        self._rules: dict[Sampler, Rule] = {}
+        self._numbers: dict[Sampler, int] = {}  # of the rules below
+        self._rules: list[Rule] = []
         self._kinds: Counter[Kind] = Counter()
+        self._mix = Mix.of((), ())
         self._at = self._roster.slot  # slots of the rows, on the device
         self._layout: Layout | None = None
         self._caches: KeyValues | None = None
@@ -123,8 +125,9 @@ class Engine:
         is not found, or if the model cannot hold it.
         """
         _check(self.policy, request)
-        if request.sampler not in self._rules:
-            self._rules[request.sampler] = load_rule(request.sampler)
+        if request.sampler not in self._numbers:
+            self._rules.append(load_rule(request.sampler))
+            self._numbers[request.sampler] = len(self._rules) - 1
         ticket, self._tickets = self._tickets, self._tickets + 1
         self.requests[ticket] = request
         self.waiting.append(ticket)
@@ -172,7 +175,7 @@ class Engine:
             layout = self._lay_out()
             hidden = self._denoise(layout)
             choose_thresholds(self.policy, self._slots, layout, hidden)
-            commit(self.policy, self._slots, layout, hidden, Mix.of(self._kinds, list(self._rules.values())))
+            commit(self.policy, self._slots, layout, hidden, self._mix)
             mark_finished(self.policy, self._slots)
             report = self._report()
             self.steps += 1
@@ -185,8 +188,7 @@ class Engine:
         return self.policy.threshold.config.level if self.policy.threshold else "prompt"
 
     def _kind(self, request: Request) -> Kind:
-        number = list(self._rules).index(request.sampler)
-        return Kind(number, request.temperature, request.entropy_temperature)
+        return Kind(self._numbers[request.sampler], request.temperature, request.entropy_temperature)
 
     def _admit(self) -> None:
         """Write waiting requests into free slots."""
@@ -216,7 +218,7 @@ class Engine:
 
     def _seat(self, roster: Roster) -> None:
         """These are the rows of the next call."""
-        self._roster, self._layout = roster, None
+        self._roster, self._layout, self._mix = roster, None, Mix.of(self._kinds, self._rules)
         self._at = to_device(roster.slot, self.policy.device)
         if not bool((roster.cache != NO_CACHE).any()):
             self._caches = None

@@ -166,7 +166,7 @@ def collect(
         speed_gate,
     )
     rollouts = [
-        Rollout(completion, text, verdict, reward, policy.version)
+        Rollout(completion, text, verdict, reward)
         for completion, text, verdict, reward in zip(
             completions, texts, verdicts, rewards.flatten().tolist(), strict=True
         )

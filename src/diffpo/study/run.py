@@ -47,7 +47,7 @@ def _run_study(study: Study, folder: Path, jobs: int, quiet: bool) -> dict[str, 
     trials = [cell for found in tuning.values() for _, cells in found for cell in cells]
     runner.check([*bases, *trials])
     total = len(bases) + len(trials) + len(study.arms) * len(study.config.seeds)
-    with Progress(study.name, total, quiet) as progress:
+    with Progress(study.name, total, quiet, unit="cell") as progress:
         runner.run(bases, progress)
         runner.run(trials, progress)
         ready = [arm for arm in study.arms if not runner.failed_of(tuning[arm.name])]

@@ -9,12 +9,14 @@ from diffpo.models.policy import Policy
 from diffpo.models.source import find_source
 from diffpo.models.weights import locate, read_json
 from diffpo.progress import count
+from diffpo.rollout.rules import load_rule
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 from diffpo.tasks.chat import RowTask
 from diffpo.tasks.conversations import read_example
 from diffpo.tasks.data import Source, read_rows
 from diffpo.training.distributed import World
+from diffpo.types import Sampler
 
 
 def banner(config: TrainConfig | SftConfig, policy: Policy, world: World, data: str) -> list[str]:
@@ -68,8 +70,16 @@ def open_task(task: Task, config: TrainConfig) -> str:
     return f"{found}; {judge}"
 
 
+def open_rules(config: TrainConfig) -> list[str]:
+    """The unmasking rules of the user's own that a config names, found before any weight is read."""
+    own = [spec for spec in dict.fromkeys((config.rollout.sampler, *config.eval.samplers)) if ".py:" in spec]
+    for spec in own:
+        load_rule(Sampler.parse(spec))
+    return own
+
+
 def open_inputs(config: TrainConfig | SftConfig) -> list[str]:
-    """What the data, rewards and adapter that a config names hold, found before any weight is read.
+    """What the data, rewards, rules and adapter that a config names hold, found before any weight is read.
 
     ValueError names what cannot be opened, with the line of a row that cannot be read.
     """
@@ -84,6 +94,8 @@ def open_inputs(config: TrainConfig | SftConfig) -> list[str]:
         lines.append("data    not named yet: it takes task.data, rows with a prompt, and task.reward, functions")
     elif config.task.data or config.task.test_data or config.task.reward:
         lines.append(f"data    {open_task(load_task(config.task), config)}")
+    if isinstance(config, TrainConfig):
+        lines += [f"rule    {spec}" for spec in open_rules(config)]
     if config.load.adapter:
         found = read_json(locate(config.load.adapter) / "adapter_config.json")
         lines.append(f"adapter {config.load.adapter}: rank {found.get('r')}, of {found.get('base_model_name_or_path')}")

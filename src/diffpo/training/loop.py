@@ -16,13 +16,13 @@ from diffpo.functional.random import make_key
 from diffpo.functional.wd1 import wd1_advantages
 from diffpo.models.lora import merged_adapters
 from diffpo.models.policy import Policy
-from diffpo.record import anchored, with_task
+from diffpo.record import anchored, anchored_rules, with_task
 from diffpo.rewards.calls import TrainerState
 from diffpo.rollout.local import check_prompts, collect
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 from diffpo.tasks.chat import check_fit
-from diffpo.training.banner import check_named, open_task
+from diffpo.training.banner import check_named, open_rules, open_task
 from diffpo.training.distributed import World
 from diffpo.training.forwards import count_forwards
 from diffpo.training.metrics import Metrics, mean_of, summarize
@@ -50,12 +50,14 @@ def train(config: TrainConfig, resume: bool = False, quiet: bool = False) -> Pol
     with Run("train", config, world, resume, quiet) as run:
         check_named(config.task, config.model)
         task = load_task(config.task)
+        open_rules(config)
         data = world.on_main(lambda: open_task(task, config))
         policy = start_policy(config, world)
         check_fit(task, policy.is_tiny)
         run.lines += check_prompts(policy, task, ["train", "test"] if config.eval_every else ["train"], config.rollout)
         state = run.restore(policy, create_optimizers, data, keep_start=config.objective.beta > 0)
-        policy.task, policy.rollout, policy.eval = anchored(config.task), with_canvas(config.rollout, task), config.eval
+        policy.task, policy.rollout = anchored(config.task), with_canvas(anchored_rules(config.rollout), task)
+        policy.eval = anchored_rules(config.eval)
         for step in range(state.step, config.steps):
             if state.experience is None:
                 run.phase("rollouts")
