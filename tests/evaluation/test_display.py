@@ -27,7 +27,8 @@ def play(terminal: bool, columns: int | None = None, delay: float = 0.0, verdict
     with LiveUnmasking("1+1=", str, 4, delay, columns, console) as live:
         for call, tokens in enumerate(CALLS, start=1):
             positions, ids = torch.tensor(list(tokens)), torch.tensor(list(tokens.values()))
-            live.show(Committed(0, call, positions, ids, torch.zeros(len(ids))))
+            zeros = torch.zeros(len(ids))
+            live.show(Committed(0, call, positions, ids, zeros, zeros, gamma=0.0))
     committed_at = torch.tensor([1, 3, 2, 1])
     completion = Completion(
         torch.tensor([1, 4, 2, 3]), committed_at, torch.zeros(4), torch.zeros(4), 3, 3, 4, gamma=0.25, text="1423"

@@ -69,6 +69,9 @@ def test_a_stream_tells_what_each_call_commits() -> None:
             assert (completion.committed_at[commit.positions] == commit.call).all() and len(commit.positions)
             assert torch.equal(completion.tokens[commit.positions], commit.tokens)
             assert torch.equal(completion.behaviour_logprobs[commit.positions], commit.logprobs)
+            entropies = completion.entropies[commit.positions]
+            assert (commit.max_probs <= 1 + 1e-6).all() and (-commit.max_probs.log() <= entropies + 1e-5).all()
+            assert requests[event.ticket].sampler.rule != "learned" or commit.gamma == completion.gamma
         told = torch.cat([commit.positions for commit in seen])
         assert len(told.unique()) == len(told) >= completion.length
     assert not calls

@@ -20,9 +20,10 @@ from diffpo.cli.grading import Grade
 from diffpo.cli.models import Export, Inspect
 from diffpo.cli.planning import Plan, PlanSft
 from diffpo.cli.recipes import Recipes
+from diffpo.cli.serving import Serve
 from diffpo.cli.studying import Report, Study
 from diffpo.cli.training import Demo, Sft, Train, is_main
-from diffpo.config import SftConfig, TaskConfig, TrainConfig, suggest
+from diffpo.config import ServeConfig, SftConfig, TaskConfig, TrainConfig, suggest
 from diffpo.places import find_policy
 from diffpo.recipe import find_recipe, find_training, kind_at, load_config
 from diffpo.record import Record, decoding
@@ -39,6 +40,7 @@ COMMANDS: dict[str, type] = {
     "compare": Compare,
     "sample": Sample,
     "chat": Chat,
+    "serve": Serve,
     "study": Study,
     "analyze": Analyze,
     "report": Report,
@@ -125,6 +127,8 @@ def _defaults(kind: type, first: str, arguments: Sequence[str]) -> tuple[Any, Ca
         return _start(config, first, arguments), lambda config: kind(config=config)
     if kind in (Analyze, Chat, Eval, Sample) and first:
         return _from_policy(kind(model=first), Path(given(arguments, "--load.adapter") or first)), lambda base: base
+    if kind is Serve and first:
+        return _serving(first, arguments), lambda config: Serve(first, config)
     if kind in (Export, Inspect) and first:
         return kind(model=first), lambda base: base
     return (Demo() if kind is Demo else tyro.MISSING_NONPROP), lambda base: base
@@ -161,6 +165,13 @@ def _from_policy(command: Any, place: Path) -> Any:
     if config and isinstance(command, Analyze):
         changes["objective"] = config.objective
     return replace(command, **changes)
+
+
+def _serving(model: str, arguments: Sequence[str]) -> ServeConfig:
+    """A model is served as it answers in a chat, to as many at once as the server's own default says."""
+    chat, config = _from_policy(Chat(model), Path(given(arguments, "--load.adapter") or model)), ServeConfig()
+    rollout = replace(chat.rollout, num_slots=config.rollout.num_slots)
+    return replace(config, rollout=rollout, load=chat.load)
 
 
 def _is_tiny(folder: Path, task: TaskConfig | None) -> bool:

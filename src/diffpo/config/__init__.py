@@ -8,6 +8,7 @@ from diffpo.config.objective import ObjectiveConfig
 from diffpo.config.optim import OptimConfig
 from diffpo.config.rollout import SAMPLER_RULES, RolloutConfig, ThresholdConfig, parse_sampler
 from diffpo.config.runs import DemoConfig, SftConfig, TrackerConfig, TrainConfig
+from diffpo.config.serving import ServeConfig
 from diffpo.config.task import TASK_KNOBS, TaskConfig
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "ObjectiveConfig",
     "OptimConfig",
     "RolloutConfig",
+    "ServeConfig",
     "SftConfig",
     "TaskConfig",
     "ThresholdConfig",

@@ -156,6 +156,7 @@ def commit(policy: Policy, slots: Slots, layout: Layout, hidden: Tensor, mix: Mi
     slots.committed_at = torch.where(chosen, slots.nfe[:, None], slots.committed_at)
     slots.logprobs = torch.where(chosen, logprobs.gather(1, place), slots.logprobs)
     slots.entropies = torch.where(chosen, entropies.gather(1, place), slots.entropies)
+    slots.max_probs = torch.where(chosen, max_probs.gather(1, place), slots.max_probs)
 
 
 def _cells(candidates: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:

@@ -46,6 +46,9 @@ class Committed:
     positions: Tensor  # [K] on the canvas
     tokens: Tensor  # [K]
     logprobs: Tensor  # [K]
+    max_probs: Tensor  # [K] largest probability, at the entropy temperature: how sure the model was
+    gamma: float
+    """Threshold that the head chose for it; 0 of a rule without."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +70,7 @@ class _Report:
     tickets: Tensor  # [R]
     flags: Tensor  # [2, R] bool: done, broken
     canvases: tuple[Tensor, ...]
-    """Committed at, tokens and log-probs [R, L], and calls made [R], where somebody wants to see them."""
+    """Committed at, tokens, log-probs, largest probabilities [R, L], thresholds and calls made [R], if asked for."""
     arrival: torch.cuda.Event | None
 
     def wait(self) -> None:
@@ -124,7 +127,7 @@ class Engine:
         ValueError if it asks for a learned threshold, and the policy has no head or the prompt is empty, if its rule
         is not found, or if the model cannot hold it.
         """
-        _check(self.policy, request)
+        check_request(self.policy, request)
         if request.sampler not in self._numbers:
             self._rules.append(load_rule(request.sampler))
             self._numbers[request.sampler] = len(self._rules) - 1
@@ -251,7 +254,8 @@ class Engine:
         slots, at = self._slots, self._at
         on_gpu = at.is_cuda
         flags = torch.stack([slots.done, slots.broken])[:, at].to("cpu", non_blocking=True)  # to pinned memory
-        seen = (slots.committed_at, slots.canvas, slots.logprobs, slots.nfe) if self.stream else ()
+        columns = (slots.committed_at, slots.canvas, slots.logprobs, slots.max_probs, slots.gamma, slots.nfe)
+        seen = columns if self.stream else ()
         canvases = tuple(column[at].to("cpu", non_blocking=True) for column in seen)
         arrival = torch.cuda.Event() if on_gpu else None
         if arrival:
@@ -279,12 +283,13 @@ class Engine:
         """What the call wrote into each row that is still there: one that has retired made it in vain."""
         if not report.canvases:
             return
-        committed_at, tokens, logprobs, calls = report.canvases
+        committed_at, *columns, gammas, calls = report.canvases
         still = torch.isin(report.tickets, self._roster.ticket)
         for row in still.nonzero().squeeze(-1).tolist():
             call = int(calls[row])
             at = (committed_at[row] == call).nonzero().squeeze(-1)
-            yield Committed(int(report.tickets[row]), call, at, tokens[row, at], logprobs[row, at])
+            wrote = (column[row, at] for column in columns)
+            yield Committed(int(report.tickets[row]), call, at, *wrote, gamma=float(gammas[row]))
 
     def _retire(self, tickets: Tensor) -> None:
         """Send the rows that are done to the host, and free their slots."""
@@ -329,7 +334,7 @@ def generate(policy: Policy, requests: Sequence[Request], num_slots: int = 512) 
     return [found[ticket] for ticket in tickets]
 
 
-def _check(policy: Policy, request: Request) -> None:
+def check_request(policy: Policy, request: Request) -> None:
     """ValueError if the policy cannot decode the request."""
     head, length = policy.threshold, len(request.prompt_ids) + request.gen_length
     if length > policy.denoiser.config.max_length:

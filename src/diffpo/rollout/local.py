@@ -37,6 +37,19 @@ def make_request(
     ValueError if a number of steps does not spread evenly over the blocks.
     """
     prompt, prefill = (prompt.asked, prompt.prefill) if isinstance(prompt, Prompt) else (prompt, "")
+    prompt_ids = policy.encode(prompt, prefill, config.chat_template)
+    return request_for(prompt_ids, config, gen_length, key, explore, early_exit)
+
+
+def request_for(
+    prompt_ids: tuple[int, ...],
+    config: RolloutConfig,
+    gen_length: int,
+    key: int,
+    explore: bool = True,
+    early_exit: bool = True,
+) -> Request:
+    """The same of a prompt that is encoded already."""
     gen_length = config.gen_length or gen_length
     block_length = config.block_length or gen_length
     sampler, num_blocks = Sampler.parse(config.sampler), -(-gen_length // block_length)
@@ -46,7 +59,7 @@ def make_request(
             f"at most gen_length = {gen_length}"
         )
     return Request(
-        prompt_ids=policy.encode(prompt, prefill, config.chat_template),
+        prompt_ids=prompt_ids,
         key=key,
         gen_length=gen_length,
         block_length=block_length,

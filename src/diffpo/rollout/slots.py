@@ -41,6 +41,7 @@ class Slots:
     committed_at: Tensor  # [B, L] call that committed the position; 0: still masked; -1: beyond gen_length
     logprobs: Tensor  # [B, L]
     entropies: Tensor  # [B, L]
+    max_probs: Tensor  # [B, L]
     nfe: Tensor  # [B] calls made
     nfe_until_eos: Tensor  # [B] 0 until an EOS and everything before it stands
     done: Tensor  # [B] bool
@@ -78,6 +79,7 @@ class Slots:
             committed_at=zeros(canvas) - 1,
             logprobs=blank(canvas),
             entropies=blank(canvas),
+            max_probs=blank(canvas),
             nfe=zeros(),
             nfe_until_eos=zeros(),
             done=zeros().bool() | True,

@@ -1,0 +1,37 @@
+"""How a model is served over HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from diffpo.config.checks import bound, check, check_kinds
+from diffpo.config.idle import Idle, Knobs
+from diffpo.config.model import LoadConfig
+from diffpo.config.rollout import RolloutConfig
+
+
+@dataclass(frozen=True)
+class ServeConfig(Knobs):
+    """How a model is served over HTTP."""
+
+    host: str = "127.0.0.1"  # address to listen on; 0.0.0.0 is every network that the machine is on
+    port: int = 8000  # port to listen on; 0 takes a free one
+    name: str = ""  # what requests call the model; empty: the last part of its own name
+    max_waiting: int = 256  # completions that may wait for a slot; a request beyond is answered 429
+    timeout: float = 600.0  # seconds that a request may take, its wait included
+    max_length: int | None = None  # tokens of a prompt and its canvas together. None: as many as the model can hold
+    max_body: int = 1_000_000  # bytes of a request's body
+    api_key: str = ""  # what clients must send as `Authorization: Bearer KEY`; empty: nothing
+    api_key_file: str = ""  # file of such keys, one a line
+    cors: tuple[str, ...] = ()  # origins whose pages may call the server from a browser, such as https://example.org
+    rollout: RolloutConfig = field(default_factory=lambda: RolloutConfig(temperature=0.0, num_slots=64))
+    load: LoadConfig = field(default_factory=LoadConfig)
+
+    def __post_init__(self) -> None:
+        check_kinds(self)
+        check(0 <= self.port < 65536, f"port must lie between 0 and 65535, got {self.port}")
+        bound(self, "", "timeout", ">", 0)
+        bound(self, "", "max_waiting max_length max_body", ">=", 1)
+
+    def idle(self) -> Idle:
+        return {"rollout.merge_adapters": "outside of training"}

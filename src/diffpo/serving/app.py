@@ -1,0 +1,85 @@
+"""The paths of the server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi import Request as HttpRequest
+from fastapi.concurrency import run_in_threadpool
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from diffpo.config import ServeConfig
+from diffpo.serving.asking import Served
+from diffpo.serving.errors import answer_errors
+from diffpo.serving.gate import Gate, read_keys
+from diffpo.serving.schema import ChatRequest, CompletionRequest, TokenizeRequest
+from diffpo.serving.service import Service
+
+
+def create_app(served: Served, config: ServeConfig) -> FastAPI:
+    """The server of one policy, as an ASGI app. ValueError if its keys cannot be had."""
+    service = Service(served, config)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.scheduler.start()
+        try:
+            yield
+        finally:
+            await run_in_threadpool(service.scheduler.stop)
+
+    app = FastAPI(title="diffpo", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.service = service
+    _add_openai(app, service)
+    _add_state(app, service)
+    answer_errors(app)
+    app.add_middleware(Gate, read_keys(config), config.max_body, service.metrics)
+    if config.cors:
+        app.add_middleware(CORSMiddleware, allow_origins=config.cors, allow_methods=["*"], allow_headers=["*"])
+    return app
+
+
+def _add_openai(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/chat/completions", response_class=JSONResponse)
+    async def chat_completions(body: ChatRequest, request: HttpRequest) -> Response:
+        return await service.chat(body, request)
+
+    @app.post("/v1/completions", response_class=JSONResponse)
+    async def completions(body: CompletionRequest, request: HttpRequest) -> Response:
+        return await service.complete(body, request)
+
+    @app.post("/tokenize")
+    async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
+        return await service.tokenize(body)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [service.described(served) for served in service.models.values()]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        return service.described(service.find(name))
+
+
+def _add_state(app: FastAPI, service: Service) -> None:
+    @app.get("/health")
+    async def health() -> Response:
+        """Whether the engine's thread lives."""
+        alive = service.scheduler.alive
+        return JSONResponse({"status": "ok" if alive else "the engine has stopped"}, 200 if alive else 503)
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        """Whether a request would be taken now."""
+        able = service.scheduler.alive and not service.scheduler.full
+        return JSONResponse({"status": "ready" if able else "busy"}, 200 if able else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """What Prometheus scrapes."""
+        return Response(service.metrics.text, media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,144 @@
+"""From what a client asks to the engine's requests; what the policy cannot do is refused by the name of the field."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from diffpo.config import SAMPLER_RULES, RolloutConfig, parse_sampler, suggest
+from diffpo.functional.random import make_key
+from diffpo.models.policy import Policy
+from diffpo.rollout.engine import check_request
+from diffpo.rollout.local import GEN_LENGTH, TINY_LENGTH, request_for
+from diffpo.serving.errors import ApiError
+from diffpo.serving.schema import MAX_CHOICES, Asked, Message
+from diffpo.types import Request, Sampler
+
+MOST = 1e6
+"""What a rule's number may be at most: beyond, it means nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """A policy under the name by which requests ask for it, and how it answers unless they say otherwise."""
+
+    name: str
+    policy: Policy
+    rollout: RolloutConfig
+    limit: int | None = None
+    """Tokens of a prompt and its canvas, where fewer than the model can hold are allowed."""
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def max_length(self) -> int:
+        most = self.policy.denoiser.config.max_length
+        return min(most, self.limit or most)
+
+    @property
+    def gen_length(self) -> int:
+        return self.rollout.gen_length or (TINY_LENGTH if self.policy.is_tiny else GEN_LENGTH)
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """Of the weights that it was loaded with: the same wherever they lie."""
+        return self.policy.source.fingerprint()[:16] if self.policy.source else None
+
+
+def chat_ids(served: Served, messages: Sequence[Message]) -> tuple[int, ...]:
+    """The conversation under the model's template. One that has none takes a single message, as plain text."""
+    plain = [message.plain for message in messages]
+    tokenizer = served.policy.tokenizer
+    if not tokenizer.chats and (len(plain) > 1 or plain[0]["role"] != "user"):
+        what = "has no chat template: send a single user message, or use /v1/completions"
+        raise ApiError(400, f"messages: {served.name} {what}", "messages")
+    try:
+        return served.policy.encode(plain if tokenizer.chats else plain[0]["content"])
+    except ValueError as error:
+        raise ApiError(400, f"messages: {error}", "messages") from None
+
+
+def prompt_ids(
+    served: Served, prompt: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
+) -> list[tuple[int, ...]]:
+    """Each prompt as ids: texts as they stand, or ids of the model's vocabulary, none of them the mask."""
+    prompts = [prompt] if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)) else prompt
+    if not prompts:
+        raise ApiError(400, "prompt: an empty list", "prompt")
+    return [_ids(served.policy, each) for each in prompts]  # type: ignore[arg-type]
+
+
+def _ids(policy: Policy, prompt: str | Sequence[int]) -> tuple[int, ...]:
+    if isinstance(prompt, str):
+        try:
+            return policy.tokenizer.encode(prompt)
+        except ValueError as error:
+            raise ApiError(400, f"prompt: {error}", "prompt") from None
+    wrong = [token for token in prompt if not 0 <= token < policy.tokenizer.vocab_size or token == policy.mask_id]
+    if wrong:
+        most = policy.tokenizer.vocab_size - 1
+        raise ApiError(400, f"prompt: no token {wrong[0]}: ids are 0 to {most}, but for the mask's", "prompt")
+    return tuple(prompt)
+
+
+def requests_for(
+    served: Served, asked: Asked, max_tokens: int | None, prompts: Sequence[tuple[int, ...]]
+) -> tuple[list[Request], int]:
+    """n requests a prompt, in order, and the seed of their random numbers.
+
+    Completion i has the key that `diffpo.sample` gives to prompt i of a list, so the same seed gives the same tokens.
+    """
+    count = len(prompts) * (asked.n or 1)
+    if count > MAX_CHOICES:
+        raise ApiError(400, f"n: {count} completions are asked for, at most {MAX_CHOICES} can be", "n")
+    gen_length, config = max_tokens or served.gen_length, _decoding(served, asked)
+    longest = max(map(len, prompts))
+    if longest + gen_length > served.max_length:
+        said = f"max_tokens: a prompt of {longest} tokens and a canvas of {gen_length} exceed {served.max_length}"
+        raise ApiError(400, f"{said}: shorten the prompt or max_tokens", "max_tokens", "context_length_exceeded")
+    seed = secrets.randbits(48) if asked.seed is None else asked.seed
+    rule = next((name for name in ("steps", "entropy_bound", "sampler") if getattr(asked, name) is not None), "sampler")
+    try:
+        plain = [request_for(ids, config, gen_length, key=0, explore=False) for ids in prompts]
+        for request in plain:
+            check_request(served.policy, request)
+    except ValueError as error:
+        raise ApiError(400, str(error).removeprefix("rollout."), rule) from None
+    each = [request for request in plain for _ in range(asked.n or 1)]
+    return [replace(request, key=make_key(seed, at)) for at, request in enumerate(each)], seed
+
+
+def _decoding(served: Served, asked: Asked) -> RolloutConfig:
+    """The server's decoding with what the request says of it; the canvas is not in it."""
+    said = {
+        "sampler": _sampler(asked),
+        "temperature": asked.temperature,
+        "block_length": asked.block_length,
+        "cache": asked.cache,
+    }
+    if (asked.cache or served.rollout.cache) == "none":
+        said["cache_refresh"] = 0
+    return replace(served.rollout, gen_length=None, **{name: v for name, v in said.items() if v is not None})
+
+
+def _sampler(asked: Asked) -> str | None:
+    """The rule that a request names. Those of a file's own are the server's to choose, not a client's."""
+    if asked.entropy_bound is not None:
+        return f"entropy_bound:{asked.entropy_bound!r}"
+    if asked.steps is not None:
+        return f"steps:{asked.steps}"
+    spec = asked.sampler
+    if spec is None:
+        return None
+    rule, names = spec.partition(":")[0], [*SAMPLER_RULES, "learned"]
+    if rule not in names or ".py:" in spec:
+        raise ApiError(400, f"sampler {spec!r}: unknown rule{suggest(rule, names)}", "sampler")
+    try:
+        parsed = Sampler(*parse_sampler(spec))
+    except ValueError as error:
+        raise ApiError(400, str(error), "sampler") from None
+    if parsed.value > MOST:
+        raise ApiError(400, f"sampler {spec!r}: its number may be {MOST:g} at most", "sampler")
+    return spec

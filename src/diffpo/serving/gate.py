@@ -1,0 +1,90 @@
+"""What every request passes before it is read: keys, the size of its body, the time its body may take."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Sequence
+from pathlib import Path
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from diffpo.config import ServeConfig
+from diffpo.serving.errors import ApiError
+from diffpo.serving.metrics import Metrics
+
+OPEN = {"/", "/health", "/ready", "/metrics"}
+"""Paths that want no key."""
+BODY_SECONDS = 30
+"""That a body may take to arrive."""
+
+
+def read_keys(config: ServeConfig) -> list[str]:
+    """The keys that are accepted; none if none are asked for. ValueError if the file of them has none."""
+    if not config.api_key_file:
+        return [config.api_key] if config.api_key else []
+    lines = [line.strip() for line in Path(config.api_key_file).read_text().splitlines()]
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys:
+        raise ValueError(f"{config.api_key_file}: no key in it, one a line")
+    return [*([config.api_key] if config.api_key else []), *keys]
+
+
+class Gate:
+    """ASGI middleware. It names the client, by key or by address, in `request.state.client`, and counts answers."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str], max_body: int, metrics: Metrics) -> None:
+        self.app, self.max_body, self.metrics = app, max_body, metrics
+        self.keys = [key.encode() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = scope.get("route")
+                self.metrics.answered(route.path if route else "other", message["status"])
+            await send(message)
+
+        try:
+            scope.setdefault("state", {})["client"] = self._client(scope)
+            body = await self._body(scope, receive)
+        except ApiError as error:
+            await error.response(scope, receive, counted)
+            return
+        await self.app(scope, _replay(body, receive), counted)
+
+    def _client(self, scope: Scope) -> str:
+        if not self.keys or scope["path"] in OPEN:
+            return scope["client"][0] if scope.get("client") else ""
+        sent = dict(scope["headers"]).get(b"authorization", b"").removeprefix(b"Bearer ").strip()
+        # every key is compared, and each in constant time: how long it takes says nothing
+        matches = [hmac.compare_digest(sent, key) for key in self.keys]
+        if not any(matches):
+            said = "no such API key: send Authorization: Bearer KEY"
+            raise ApiError(401, said, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        return f"key {matches.index(True)}"
+
+    async def _body(self, scope: Scope, receive: Receive) -> list[Message]:
+        """The messages of the whole body, or the word that the client is gone."""
+        said = dict(scope["headers"]).get(b"content-length", b"")
+        size, messages = int(said) if said.isdigit() else 0, list[Message]()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while size <= self.max_body:
+                    messages.append(await receive())
+                    size = sum(len(message.get("body", b"")) for message in messages)
+                    if not messages[-1].get("more_body"):
+                        return messages
+        except TimeoutError:
+            raise ApiError(408, f"the body took more than {BODY_SECONDS} s to arrive", code="timeout") from None
+        raise ApiError(413, f"a body may have {self.max_body} bytes at most", code="body_too_large")
+
+
+def _replay(messages: list[Message], receive: Receive) -> Receive:
+    async def again() -> Message:
+        return messages.pop(0) if messages else await receive()
+
+    return again

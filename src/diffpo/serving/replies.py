@@ -1,0 +1,138 @@
+"""What clients get: OpenAI's objects, with each completion's calls, threshold and version of the weights."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffpo.rollout.engine import Committed
+from diffpo.serving.answer import Answer, Token
+from diffpo.serving.asking import Served
+
+DONE = b"data: [DONE]\n\n"
+
+
+def event(data: Mapping[str, Any]) -> bytes:
+    """One server-sent event."""
+    return f"data: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """How one request is answered: whole, or in chunks."""
+
+    served: Served
+    answers: Sequence[Answer]
+    seed: int
+    prompt_tokens: int
+    logprobs: bool
+    chat: bool
+    id: str = field(default_factory=lambda: secrets.token_hex(12))
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": f"{'chatcmpl' if self.chat else 'cmpl'}-{self.id}",
+            "object": kind,
+            "created": self.created,
+            "model": self.served.name,
+            "system_fingerprint": self.served.fingerprint,
+            "seed": self.seed,
+        }
+
+    @property
+    def usage(self) -> dict[str, int]:
+        completion = sum(answer.settled for answer in self.answers)
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": completion,
+            "total_tokens": self.prompt_tokens + completion,
+            "denoiser_calls": sum(answer.denoiser_calls for answer in self.answers),
+        }
+
+    def whole(self) -> dict[str, Any]:
+        """The answer in one piece."""
+        choices = []
+        for index, answer in enumerate(self.answers):
+            said = {"message": {"role": "assistant", "content": answer.text}} if self.chat else {"text": answer.text}
+            choices.append({"index": index, **said, "logprobs": self._logprobs(answer), **_ending(answer)})
+        kind = "chat.completion" if self.chat else "text_completion"
+        return {**self._head(kind), "choices": choices, "usage": self.usage}
+
+    # --- in chunks -------------------------------------------------------------------------------------------------
+
+    def _chunk(self, *choices: Mapping[str, Any], **more: Any) -> bytes:
+        kind = "chat.completion.chunk" if self.chat else "text_completion"
+        return event({**self._head(kind), "choices": choices, **more})
+
+    def opening(self) -> list[bytes]:
+        """Chats begin by saying who speaks."""
+        said = {"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+        return [self._chunk({"index": index, **said}) for index in range(len(self.answers))] if self.chat else []
+
+    def change(self, index: int) -> list[bytes]:
+        """What has become certain of an answer, if anything."""
+        answer = self.answers[index]
+        text = answer.delta()
+        if not (text or answer.over):
+            return []
+        logprobs = self._logprobs(answer)
+        said = {"delta": {"content": text} if text else {}} if self.chat else {"text": text}
+        ending = _ending(answer) if answer.over else {"finish_reason": None}
+        return [self._chunk({"index": index, **said, "logprobs": logprobs, **ending})]
+
+    def unmasking(self, index: int, call: Committed) -> bytes:
+        """What a call committed, settled or not: positions on the canvas, their tokens' texts, and how sure it was."""
+        decode = self.served.policy.tokenizer.decode
+        seen = {
+            "index": index,
+            "call": call.call,
+            "positions": call.positions.tolist(),
+            "tokens": [decode([token]) for token in call.tokens.tolist()],
+            "confidence": [round(share, 4) for share in call.max_probs.tolist()],
+            "canvas": len(self.answers[index].tokens),
+        }
+        return self._chunk(unmasking=seen)
+
+    def closing(self, usage: bool) -> list[bytes]:
+        return [*([self._chunk(usage=self.usage)] if usage else []), DONE]
+
+    def _logprobs(self, answer: Answer) -> dict[str, Any] | None:
+        """Of the tokens that were not told before."""
+        if not self.logprobs:
+            return None
+        tokens = answer.told()
+        if self.chat:
+            return {"content": [_content(token) for token in tokens], "refusal": None}
+        return {
+            "tokens": [token.text for token in tokens],
+            "token_logprobs": [token.logprob for token in tokens],
+            "top_logprobs": None,
+            "text_offset": [token.start for token in tokens],
+            "calls": [token.call for token in tokens],
+        }
+
+
+def _ending(answer: Answer) -> dict[str, Any]:
+    return {
+        "finish_reason": answer.finish_reason,
+        "denoiser_calls": answer.denoiser_calls,
+        "gamma": answer.gamma,
+        "version": answer.version,
+    }
+
+
+def _content(token: Token) -> dict[str, Any]:
+    """`bytes` are None where the token is no whole text."""
+    whole = "�" not in token.text
+    return {
+        "token": token.text,
+        "logprob": token.logprob,
+        "bytes": list(token.text.encode()) if whole else None,
+        "top_logprobs": [],
+        "call": token.call,
+    }

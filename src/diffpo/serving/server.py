@@ -1,0 +1,54 @@
+"""Serving until told to stop."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from diffpo.config import ServeConfig
+from diffpo.models.policy import Policy, load_policy
+from diffpo.rollout.engine import check_request
+from diffpo.rollout.local import request_for
+from diffpo.rollout.rules import load_rule
+from diffpo.serving.app import create_app
+from diffpo.serving.asking import Served
+from diffpo.types import Sampler
+
+
+def serve(model: str, config: ServeConfig) -> None:
+    """Serve a model until SIGINT or SIGTERM; requests that were accepted are answered first.
+
+    ValueError or OSError if the model, the keys or the address cannot be had.
+    """
+    listener = bind(config.host, config.port)
+    policy = load_policy(model, **vars(config.load))
+    app = app_of(policy, Path(model).resolve().name, config)
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    print(f"serving {model} at http://{shown}:{port}; {policy!r}", flush=True)
+    settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=int(config.timeout) + 1)
+    uvicorn.Server(settings).run(sockets=[listener])
+
+
+def app_of(policy: Policy, name: str, config: ServeConfig) -> FastAPI:
+    """The app of a policy, called `name` unless the config says so. ValueError if it cannot answer as that says."""
+    served = Served(config.name or name, policy, config.rollout, config.max_length)
+    load_rule(Sampler.parse(config.rollout.sampler))
+    check_request(policy, request_for((policy.eos_id,), config.rollout, served.gen_length, key=0))
+    return create_app(served, config)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at this address, which listens once the server does; OSError if it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(f"{host}:{port}: {error.strerror}: choose another port, or host") from None
+    return listener

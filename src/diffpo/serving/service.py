@@ -1,0 +1,152 @@
+"""What the server does: finds the model, lets it answer, whole or in a stream, and forgets clients that are gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from fastapi import Request as HttpRequest
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from diffpo.config import ServeConfig, suggest
+from diffpo.serving.asking import Served, chat_ids, prompt_ids, requests_for
+from diffpo.serving.errors import ApiError
+from diffpo.serving.exchange import Exchange
+from diffpo.serving.metrics import Metrics
+from diffpo.serving.replies import Reply, event
+from diffpo.serving.scheduler import Scheduler
+from diffpo.serving.schema import Asked, ChatRequest, CompletionRequest, StreamOptions, TokenizeRequest
+
+GONE = 499
+"""Status of an answer that nobody is there to read."""
+
+
+class Service:
+    """The models of one server and the scheduler that they share."""
+
+    def __init__(self, served: Served, config: ServeConfig) -> None:
+        self.config = config
+        self.models = {served.name: served}
+        self.metrics = Metrics()
+        self.metrics.version.set_function(lambda: served.policy.version)
+        self.scheduler = Scheduler(config.rollout.num_slots, config.max_waiting, self.metrics)
+
+    def find(self, name: str | None) -> Served:
+        """The model that a request names; the first if it names none."""
+        if name is None:
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            raise ApiError(404, f"model: no {name!r} here{suggest(name, self.models)}", "model", "model_not_found")
+        return self.models[name]
+
+    def described(self, served: Served) -> dict[str, Any]:
+        """An entry of /v1/models."""
+        return {
+            "id": served.name,
+            "object": "model",
+            "created": served.created,
+            "owned_by": "diffpo",
+            "max_model_len": served.max_length,
+            "version": served.policy.version,
+            "chat": served.policy.tokenizer.chats,
+            "decoding": {
+                "sampler": served.rollout.sampler,
+                "temperature": served.rollout.temperature,
+                "max_tokens": served.gen_length,
+                "block_length": served.rollout.block_length,
+                "cache": served.rollout.cache,
+            },
+        }
+
+    async def tokenize(self, body: TokenizeRequest) -> dict[str, Any]:
+        served = self.find(body.model)
+        if body.messages is not None:
+            ids = await run_in_threadpool(chat_ids, served, body.messages)
+        else:
+            (ids,) = await run_in_threadpool(prompt_ids, served, body.prompt or "")
+        return {"count": len(ids), "max_model_len": served.max_length, "tokens": ids}
+
+    async def chat(self, body: ChatRequest, request: HttpRequest) -> Response:
+        served = self.find(body.model)
+        ids = await run_in_threadpool(chat_ids, served, body.messages)
+        max_tokens = body.max_tokens or body.max_completion_tokens
+        return await self._answer(request, served, body, max_tokens, [ids], bool(body.logprobs), chat=True)
+
+    async def complete(self, body: CompletionRequest, request: HttpRequest) -> Response:
+        served = self.find(body.model)
+        prompts = await run_in_threadpool(prompt_ids, served, body.prompt)
+        return await self._answer(
+            request, served, body, body.max_tokens, prompts, body.logprobs is not None, chat=False
+        )
+
+    async def _answer(
+        self,
+        request: HttpRequest,
+        served: Served,
+        asked: Asked,
+        max_tokens: int | None,
+        prompts: Sequence[tuple[int, ...]],
+        logprobs: bool,
+        chat: bool,
+    ) -> Response:
+        requests, seed = requests_for(served, asked, max_tokens, prompts)
+        exchange = Exchange(self.scheduler, served, requests, asked.stops, request.state.client)
+        reply = Reply(served, exchange.answers, seed, sum(map(len, prompts)), logprobs, chat)
+        exchange.submit()
+        if asked.stream:
+            return EventStream(exchange, self._chunks(exchange, reply, asked.stream_options or StreamOptions()))
+        with exchange:
+            there = await unless_gone(request, exchange, self.config.timeout)
+        return JSONResponse(reply.whole()) if there else Response(status_code=GONE)
+
+    async def _chunks(self, exchange: Exchange, reply: Reply, options: StreamOptions) -> AsyncIterator[bytes]:
+        for chunk in reply.opening():
+            yield chunk
+        try:
+            async for index, call in exchange.run(self.config.timeout):
+                if options.include_unmasking:
+                    yield reply.unmasking(index, call)
+                for chunk in reply.change(index):
+                    yield chunk
+        except ApiError as error:  # the status has been sent
+            yield event(error.body)
+            return
+        for chunk in reply.closing(bool(options.include_usage)):
+            yield chunk
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events of an exchange, which ends with them, or with the client."""
+
+    def __init__(self, exchange: Exchange, chunks: AsyncIterator[bytes]) -> None:
+        super().__init__(chunks, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self.exchange = exchange
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self.exchange:
+            await super().__call__(scope, receive, send)
+
+
+async def unless_gone(request: HttpRequest, exchange: Exchange, timeout: float) -> bool:
+    """Wait until all answers are over, as long as the client is there; whether it still is."""
+
+    async def run() -> None:
+        async for _ in exchange.run(timeout):
+            pass
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = work, _ = asyncio.create_task(run()), asyncio.create_task(watch())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            work.result()
+        return work.done()
+    finally:
+        for task in tasks:
+            task.cancel()
