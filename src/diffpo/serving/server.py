@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -23,14 +26,35 @@ def serve(model: str, config: ServeConfig) -> None:
 
     ValueError or OSError if the model, the keys or the address cannot be had.
     """
-    listener = bind(config.host, config.port)
-    policy = load_policy(model, **vars(config.load))
-    app = app_of(policy, Path(model).resolve().name, config)
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    print(f"serving {model} at http://{shown}:{port}; {policy!r}", flush=True)
-    settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=int(config.timeout) + 1)
-    uvicorn.Server(settings).run(sockets=[listener])
+    with bind(config.host, config.port) as listener:
+        policy = load_policy(model, **vars(config.load))
+        app = app_of(policy, Path(model).resolve().name, config)
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=int(config.timeout) + 1)
+        Server(settings, f"serving {model} at http://{shown}:{port}; {policy!r}").run(sockets=[listener])
+
+
+class Server(uvicorn.Server):
+    """Says a line once it listens. Told to stop, it answers what it has accepted and returns."""
+
+    def __init__(self, config: uvicorn.Config, line: str) -> None:
+        super().__init__(config)
+        self.line = line
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(self.line, flush=True)
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        # uvicorn's own would raise the signal again at the end, and make a failure of it
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def app_of(policy: Policy, name: str, config: ServeConfig) -> FastAPI:
