@@ -13,10 +13,10 @@ import sys
 import torch
 
 from diffpo.config import TrainConfig
-from diffpo.functional.latents import Latents, cut_latents
+from diffpo.functional.latents import Latents
 from diffpo.functional.random import fold, make_key
-from diffpo.functional.surrogate import draw_cuts
 from diffpo.recipe import find_recipe, load_config
+from diffpo.surrogates import load_surrogate
 from diffpo.types import Batch
 
 PROMPT_LENGTH = 200
@@ -47,8 +47,7 @@ def random_batch(config: TrainConfig) -> Batch:
 
 def latents_of(batch: Batch, config: TrainConfig) -> Latents:
     keys = fold(torch.tensor(make_key(0, "cuts")), torch.arange(len(batch)))
-    cuts = draw_cuts(batch.nfe, config.objective.num_latents, keys)
-    return cut_latents(batch, cuts, -1, config.objective.prompt_mask_prob, keys)
+    return load_surrogate(config.objective.surrogate).draw(batch, keys, -1)
 
 
 def line(name: str, cut: str, parts: list[Latents]) -> str:

@@ -149,10 +149,19 @@ def test_a_dry_run_prints_the_config_and_touches_no_disk(
 
 def test_flags_override_the_recipe(elsewhere: Path) -> None:
     recipe = elsewhere / "mine.toml"
-    recipe.write_text("steps = 5\nseed = 3\n[objective]\nepsilon = 0.5\nbeta = 0.04\n[rollout]\nnum_slots = 7\n")
-    flags = ["--seed", "4", "--objective.epsilon", "0.1", "--eval.gammas", "0.5", "--objective.importance-clamp", "inf"]
+    recipe.write_text('steps = 5\nseed = 3\n[objective]\nloss = "clipped:0.5"\nbeta = 0.04\n[rollout]\nnum_slots = 7\n')
+    flags = [
+        "--seed",
+        "4",
+        "--objective.loss",
+        "clipped:0.1",
+        "--eval.gammas",
+        "0.5",
+        "--objective.importance-clamp",
+        "inf",
+    ]
     config = parse("train", str(recipe), *flags).config
-    assert (config.steps, config.seed, config.objective.epsilon, config.objective.beta) == (5, 4, 0.1, 0.04)
+    assert (config.steps, config.seed, config.objective.loss, config.objective.beta) == (5, 4, "clipped:0.1", 0.04)
     assert config.eval.gammas == (0.5,) and config.objective.importance_clamp == float("inf")
     assert config.rollout == RolloutConfig(num_slots=7)
 

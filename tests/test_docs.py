@@ -22,6 +22,8 @@ from types import ModuleType
 import pytest
 
 import diffpo.functional
+import diffpo.losses
+import diffpo.surrogates
 from diffpo.config import ModelConfig, ObjectiveConfig, SftConfig, TaskConfig, ThresholdConfig, TrainConfig
 from diffpo.training.loop import train
 from diffpo.training.metrics import ALARMS, read_metrics
@@ -77,11 +79,12 @@ def test_every_function_of_the_equations_exists() -> None:
 
 def test_every_equation_has_a_row() -> None:
     named = set(functions_and_tests()[0])
-    for info in pkgutil.iter_modules(diffpo.functional.__path__):
-        module = importlib.import_module(f"diffpo.functional.{info.name}")
-        for name, value in inspect.getmembers(module, inspect.isfunction):
-            if value.__module__ == module.__name__ and not name.startswith("_"):
-                assert f"functional.{info.name}.{name}" in named
+    for package in (diffpo.functional, diffpo.surrogates, diffpo.losses):
+        for info in pkgutil.iter_modules(package.__path__):
+            module = importlib.import_module(f"{package.__name__}.{info.name}")
+            for name, value in inspect.getmembers(module, inspect.isfunction):
+                if value.__module__ == module.__name__ and not name.startswith("_"):
+                    assert f"{module.__name__}.{name}".removeprefix("diffpo.") in named
 
 
 def names_of_tests(path: Path) -> set[str]:

@@ -24,11 +24,13 @@ _HOMES = {
     ),
     "diffpo.analysis.analyze": ("analyze",),
     "diffpo.analysis.settings": ("AnalysisConfig",),
+    "diffpo.functional.latents": ("Latents", "masked_latents"),
     "diffpo.functional.unmasking": ("Rule", "Seen"),
     "diffpo.evaluation.answers": ("Answer", "Point"),
     "diffpo.evaluation.evaluate": ("Evaluation", "evaluate"),
     "diffpo.evaluation.figures": ("frontier_figure",),
     "diffpo.evaluation.tables": ("comparison_table",),
+    "diffpo.losses": ("Lines", "Loss"),
     "diffpo.models.export": ("export",),
     "diffpo.models.inspection": ("inspect",),
     "diffpo.models.policy": ("Policy", "create_policy", "load_policy"),
@@ -36,10 +38,11 @@ _HOMES = {
     "diffpo.report.sources": ("read_run", "read_study"),
     "diffpo.rollout.engine": ("Committed", "Engine", "Finished", "generate"),
     "diffpo.rollout.local": ("collect", "sample", "stream"),
+    "diffpo.surrogates": ("Cost", "Surrogate"),
     "diffpo.tasks": ("load_task",),
     "diffpo.training.loop": ("train",),
     "diffpo.training.sft": ("fine_tune",),
-    "diffpo.types": ("Completion", "Prompt", "Request", "Rollout", "RolloutGroup", "Sampler", "Verdict"),
+    "diffpo.types": ("Batch", "Completion", "Prompt", "Request", "Rollout", "RolloutGroup", "Sampler", "Verdict"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -65,7 +68,9 @@ if TYPE_CHECKING:
     from diffpo.evaluation.evaluate import Evaluation, evaluate
     from diffpo.evaluation.figures import frontier_figure
     from diffpo.evaluation.tables import comparison_table
+    from diffpo.functional.latents import Latents, masked_latents
     from diffpo.functional.unmasking import Rule, Seen
+    from diffpo.losses import Lines, Loss
     from diffpo.models.export import export
     from diffpo.models.inspection import inspect
     from diffpo.models.policy import Policy, create_policy, load_policy
@@ -73,10 +78,11 @@ if TYPE_CHECKING:
     from diffpo.report.sources import read_run, read_study
     from diffpo.rollout.engine import Committed, Engine, Finished, generate
     from diffpo.rollout.local import collect, sample, stream
+    from diffpo.surrogates import Cost, Surrogate
     from diffpo.tasks import load_task
     from diffpo.training.loop import train
     from diffpo.training.sft import fine_tune
-    from diffpo.types import Completion, Prompt, Request, Rollout, RolloutGroup, Sampler, Verdict
+    from diffpo.types import Batch, Completion, Prompt, Request, Rollout, RolloutGroup, Sampler, Verdict
 
 
 def __getattr__(name: str) -> Any:

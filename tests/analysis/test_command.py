@@ -87,11 +87,11 @@ def test_a_run_is_analysed_as_it_was_trained(tmp_path: Path) -> None:
         "train": "model",
         "task": {"name": "tiny_countdown"},
         "rollout": {"sampler": "top_k:2", "temperature": 0.7},
-        "objective": {"num_latents": 3},
+        "objective": {"surrogate": "mean_field:3"},
     }
     (tmp_path / "config.json").write_text(json.dumps(run))
     parsed = parse("analyze", str(tmp_path))
-    assert parsed.task.name == "tiny_countdown" and parsed.objective.num_latents == 3
+    assert parsed.task.name == "tiny_countdown" and parsed.objective.surrogate == "mean_field:3"
     assert parsed.rollout.sampler == "top_k:2" and parsed.rollout.temperature == 0.7
     assert parse("analyze", str(tmp_path), "--rollout.temperature", "0.9").rollout.temperature == 0.9
 

@@ -60,7 +60,7 @@ def test_directions_are_cosines_to_the_exact_gradient_of_the_same_batch() -> Non
 
 
 def test_gradients_are_reinforces_where_the_likelihood_is_exact() -> None:
-    subject = some_subject(num_latents=0, speed_weight=0.0)
+    subject = some_subject(surrogate="mean_field:0", speed_weight=0.0)
     own = subject.config.objective
     found = gradients(subject, {"": own, **clamp_variants(own, (0.0, 2.0))})
     assert found[""].shape[:2] == (SETTINGS.gradient_batches, SETTINGS.gradient_draws)
@@ -77,12 +77,11 @@ def test_gradients_are_reinforces_where_the_likelihood_is_exact() -> None:
 
 
 def test_every_surrogate_and_clamp_is_a_variant_once() -> None:
-    plain = surrogate_variants(ObjectiveConfig(cut_law="tokens"), (1, 2, 3))
+    plain = surrogate_variants(ObjectiveConfig(), (1, 2, 3), ("coupled", "elbo"))
     assert list(plain) == ["mean field", "2-MF", "3-MF", "exact", "coupled", "elbo"]
-    assert plain["3-MF"].cut_law == "tokens" and plain["exact"].num_latents == 0
-    d1 = ObjectiveConfig(num_latents=1, prompt_mask_prob=0.15, beta=0.1, importance_clamp=0.0)
-    assert surrogate_variants(d1, (1, 2))[CONFIGURED].prompt_mask_prob == 0.15
-    assert surrogate_variants(ObjectiveConfig(surrogate="elbo", num_pairs=3), (1,))["elbo"].num_pairs == 3
+    assert plain["3-MF"].surrogate == "mean_field:3" and plain["exact"].surrogate == "mean_field:0"
+    d1 = ObjectiveConfig(surrogate="mean_field:1,prompt_mask_prob=0.15", beta=0.1, importance_clamp=0.0)
+    assert surrogate_variants(d1, (1, 2), ())[CONFIGURED].surrogate == d1.surrogate
     weighted = ObjectiveConfig(importance_level="sequence", self_normalize=True)
     assert {name: o.importance_clamp for name, o in clamp_variants(weighted, (math.inf, 0.0, 2.0)).items()} == {
         "off": 0.0,
@@ -91,7 +90,7 @@ def test_every_surrogate_and_clamp_is_a_variant_once() -> None:
     }
 
 
-@pytest.mark.parametrize("objective", [{}, {"num_latents": 1, "prompt_mask_prob": 0.3, "importance_clamp": 0.0}])
+@pytest.mark.parametrize("objective", [{}, {"surrogate": "mean_field:1,prompt_mask_prob=0.3", "importance_clamp": 0.0}])
 def test_sections_of_gradients(objective: dict) -> None:
     subject = some_subject(**objective)
     by_surrogate, towards, by_clamp, clamped_towards = gradient_sections(subject)

@@ -13,7 +13,7 @@ from diffpo.models.likelihood import surrogate_logprobs
 
 
 def test_weights_are_surrogate_over_behaviour() -> None:
-    subject = some_subject(num_latents=1)
+    subject = some_subject(surrogate="mean_field:1")
     batch = subject.batch
     cuts = torch.zeros(len(batch), 1, dtype=torch.int64)
     logprobs = surrogate_logprobs(subject.policy, batch, cuts, 1.0).detach()
@@ -34,7 +34,7 @@ def test_weights_are_surrogate_over_behaviour() -> None:
 
 
 def test_the_exact_trajectory_needs_no_weights() -> None:
-    mean, use = weight_sections(some_subject(num_latents=0))
+    mean, use = weight_sections(some_subject(surrogate="mean_field:0"))
     assert mean.series[0].y == pytest.approx([1.0] * len(mean.series[0].x), abs=1e-4)
     assert use.figures["effective sample size, no clamp"] == pytest.approx(1, abs=1e-4)
     assert use.figures["cut by C = 2"] == 0
@@ -47,7 +47,7 @@ def test_the_exact_trajectory_needs_no_weights() -> None:
         {"importance_clamp": math.inf, "self_normalize": True},
         {"loss": "wd1", "importance_clamp": 0.0},
         {"surrogate": "coupled", "importance_level": "sequence"},
-        {"beta": 0.1, "num_latents": 3, "cut_law": "tokens"},
+        {"beta": 0.1, "surrogate": "mean_field:3,cut_law=tokens"},
     ],
 )
 def test_weights_of_any_objective(objective: dict) -> None:

@@ -50,13 +50,13 @@ SETTINGS: dict[str, Change] = {
     "sampler": lambda config: replace(config, train="sampler", optim=OptimConfig()),
     "a threshold a call": lambda config: replace(config, threshold=replace(config.threshold, level="state")),
     "KL to the start": objective(beta=0.05),
-    "d1": objective(num_latents=1, prompt_mask_prob=0.15, importance_clamp=0.0),
-    "wd1": lambda config: objective(loss="wd1", num_latents=1, importance_clamp=0.0)(
+    "d1": objective(surrogate="mean_field:1,prompt_mask_prob=0.15", importance_clamp=0.0),
+    "wd1": lambda config: objective(surrogate="mean_field:1", loss="wd1", importance_clamp=0.0)(
         replace(config, train="model", rollout=FIXED, threshold=ThresholdConfig())
     ),
-    "coupled": objective(surrogate="coupled", num_pairs=1, importance_clamp=0.0),
-    "ELBO": objective(surrogate="elbo", num_pairs=1, ratio_level="sequence", importance_clamp=0.0),
-    "exact": objective(num_latents=0),
+    "coupled": objective(surrogate="coupled:1", importance_clamp=0.0),
+    "ELBO": objective(surrogate="elbo:1", loss="clipped:0.2,ratio_level=sequence", importance_clamp=0.0),
+    "exact": objective(surrogate="mean_field:0"),
     "adapters": lambda config: replace(config, lora=LoraConfig(rank=2, alpha=4)),
     "dual cache": lambda config: replace(config, rollout=replace(config.rollout, cache="dual")),
 }
@@ -171,5 +171,5 @@ def test_waits_of_a_step_are_those_we_know(cuda: None, models: dict[str, Path], 
         found[parts] = waits(replace(config, optim=replace(config.optim, micro_batch_tokens=tokens)))
     print(found)
     micro_batch = (found[8][1] - found[2][1]) / 6
-    assert found[2][1] == found[1][1] + micro_batch + 2  # cut, once
-    assert (micro_batch, found[1][1] - micro_batch, found[1][0]) == (6, 14, 24)
+    assert found[2][1] == found[1][1] + micro_batch + 3  # cut, and whether a ratio is torn, once
+    assert (micro_batch, found[1][1] - micro_batch, found[1][0]) == (6, 15, 23)

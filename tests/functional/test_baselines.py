@@ -12,8 +12,6 @@ from helpers import canvases, chi_square_z, keys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffpo.functional.coupled import TIMES, coupled_masks
-from diffpo.functional.elbo import elbo_masks
 from diffpo.functional.objective import (
     clipped_surrogate,
     group_advantages,
@@ -22,7 +20,9 @@ from diffpo.functional.objective import (
     self_normalize,
     token_weights,
 )
-from diffpo.functional.wd1 import wd1_advantages, weighted_likelihood
+from diffpo.losses.wd1 import wd1_advantages, weighted_likelihood
+from diffpo.surrogates.coupled import TIMES, coupled_masks
+from diffpo.surrogates.elbo import elbo_masks
 
 T = torch.tensor
 

@@ -8,8 +8,9 @@ from helpers import keys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffpo.functional.latents import Latents, coupled_latents, cut_by_tokens, cut_latents, elbo_latents
+from diffpo.functional.latents import Latents, cut_by_tokens, cut_latents
 from diffpo.functional.surrogate import draw_cuts
+from diffpo.surrogates import load_surrogate
 from diffpo.types import Batch
 
 MASK = 9
@@ -101,8 +102,8 @@ def group_batch(num_groups: int = 3, size: int = 4, canvas: int = 6) -> Batch:
 def surrogates(batch: Batch) -> dict[str, Latents]:
     cut = {f"{m}-MF": cut_latents(batch, draw_cuts(batch.nfe, m, keys(len(batch))), MASK) for m in (1, 2, 0)}
     d1 = cut_latents(batch, draw_cuts(batch.nfe, 1, keys(12)), MASK, 0.5, keys(12, "mask"))
-    pairs = {"coupled": coupled_latents, "elbo": elbo_latents}
-    return cut | {"d1": d1} | {name: draw(batch, keys(len(batch)), 2, MASK) for name, draw in pairs.items()}
+    others = ("coupled:2", "elbo:2")
+    return cut | {"d1": d1} | {spec: load_surrogate(spec).draw(batch, keys(len(batch)), MASK) for spec in others}
 
 
 @pytest.mark.parametrize("max_tokens", [1, 8, 20, 60, 1000])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,15 @@ from helpers import chi_square_z, keys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffpo.functional.surrogate import assign_cuts, cut_weights, draw_cuts, latents
+from diffpo.functional.surrogate import (
+    assign_cuts,
+    best_calls,
+    cut_weights,
+    draw_cuts,
+    even_cuts,
+    latents,
+    mean_by_call,
+)
 
 MASK = 9
 
@@ -132,7 +141,7 @@ def test_all_latents_score_each_token_just_before_its_own_call() -> None:
 def test_the_worked_example_of_the_docs() -> None:
     """Each row of its table: the cuts, then sigma of the four tokens."""
     page = (Path(__file__).parents[2] / "docs/algorithm.md").read_text()
-    table = page.split("### Four tokens, worked")[1].split("Nothing outside")[0]
+    table = page.split("### Four tokens, worked")[1].split("With `prompt_mask_prob`")[0]
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("| ")
     ]
@@ -142,3 +151,35 @@ def test_the_worked_example_of_the_docs() -> None:
         taus = torch.tensor([[int(cut) for cut in cuts.split(",")]])
         assigned = assign_cuts(torch.tensor([[2, 1, 3, 2]]), taus)
         assert taus[0][assigned[0]].tolist() == [int(sigma) for sigma in scored]
+
+
+@pytest.mark.parametrize("num_latents", [1, 2, 3, 7, 0])
+def test_even_cuts_are_those_of_a_slow_loop(num_latents: int) -> None:
+    nfe = torch.tensor([1, 2, 5, 8, 8])
+    for row, cuts in zip(nfe.tolist(), even_cuts(nfe, num_latents).tolist(), strict=True):
+        m = min(num_latents or 8, row)
+        by_hand = [j * row // m for j in range(m)]
+        assert cuts == by_hand + [row] * (len(cuts) - m) and len(set(by_hand)) == m
+
+
+def test_means_by_call_are_those_of_a_slow_loop() -> None:
+    values = torch.tensor([[1.0, 2.0, 4.0, 9.0], [3.0, 5.0, 7.0, 9.0]])
+    calls, mask = torch.tensor([[1, 1, 3, 2], [2, 1, 2, 3]]), torch.tensor([[True, True, True, False], [True] * 4])
+    nothing = -torch.inf
+    assert mean_by_call(values, calls, mask).tolist() == [[1.5, nothing, 4.0], [5.0, 5.0, 9.0]]
+
+
+def test_calls_are_chosen_by_score_or_drawn_by_it() -> None:
+    scores = torch.tensor([[1.0, 3.0, -torch.inf, 2.0]])
+    assert best_calls(scores, 2, keys(1), 0.0).tolist() == [[2, 4]]
+    assert best_calls(scores, 4, keys(1), 0.0).tolist() == [[2, 4, 1, 5]]  # there are three: the fourth is no call
+    count, temperature = 20_000, 0.7
+    drawn = best_calls(scores.expand(count, -1), 2, keys(count), temperature)
+    rates = {call: math.exp(scores[0, call - 1] / temperature) for call in (1, 2, 4)}
+    total = sum(rates.values())
+    pairs = [(a, b) for a in rates for b in rates if a != b]
+    law = torch.tensor([rates[a] / total * rates[b] / (total - rates[a]) for a, b in pairs])
+    seen = torch.tensor([int((drawn == torch.tensor(pair)).all(-1).sum()) for pair in pairs])
+    assert seen.sum() == count and abs(chi_square_z(seen, law)) < 4
+    alone = best_calls(scores, 2, keys(count)[7:8], temperature)
+    assert torch.equal(alone[0], drawn[7])

@@ -9,17 +9,19 @@ import torch
 from helpers import keys, prompt_of, tiny_policy
 from models.test_likelihood import VARIANTS, some_batch
 
-from diffpo.functional.coupled import coupled_masks
-from diffpo.functional.elbo import elbo_masks
-from diffpo.functional.latents import coupled_latents, elbo_latents, masked_latents
+from diffpo.functional.latents import masked_latents
 from diffpo.functional.prediction import ban
+from diffpo.functional.random import fold
 from diffpo.functional.surrogate import draw_cuts
 from diffpo.models.likelihood import score, surrogate_logprobs
 from diffpo.models.policy import Policy
 from diffpo.models.transformer import pack
+from diffpo.surrogates import load_surrogate
+from diffpo.surrogates.coupled import coupled_masks
+from diffpo.surrogates.elbo import elbo_masks
 from diffpo.types import Batch
 
-SURROGATES = [coupled_latents, elbo_latents]
+SURROGATES = ["coupled:2", "elbo:2"]
 
 
 def masked_logprobs(
@@ -60,12 +62,16 @@ def test_log_probabilities_are_those_of_the_slow_twin(changes: dict, num_pairs: 
     batch = some_batch(policy)
     width = batch.tokens.shape[1]
     for temperature in (1.0, 0.6):
-        ours = score(policy, elbo_latents(batch, keys(12), num_pairs, policy.mask_id), temperature).detach()
-        masks, weights = elbo_masks(keys(12), num_pairs, batch.gen_lengths, width)
+        ours = score(
+            policy, load_surrogate(f"elbo:{num_pairs}").draw(batch, keys(12), policy.mask_id), temperature
+        ).detach()
+        masks, weights = elbo_masks(fold(keys(12), 1), num_pairs, batch.gen_lengths, width)
         slow = slow_masked_logprobs(policy, batch, masks, weights, temperature).detach()
         torch.testing.assert_close(ours, slow, atol=1e-4, rtol=1e-5)
-        ours = score(policy, coupled_latents(batch, keys(12), num_pairs, policy.mask_id), temperature).detach()
-        masks, weights = coupled_masks(keys(12), num_pairs, width)
+        ours = score(
+            policy, load_surrogate(f"coupled:{num_pairs}").draw(batch, keys(12), policy.mask_id), temperature
+        ).detach()
+        masks, weights = coupled_masks(fold(keys(12), 1), num_pairs, width)
         whole, ones = all_masked(batch)
         masks, weights = torch.cat([masks, whole], 1), torch.cat([weights, ones / (num_pairs + 1)], 1)
         slow = slow_masked_logprobs(policy, batch, masks, weights, temperature).detach()
@@ -106,17 +112,17 @@ def test_the_elbo_of_one_token_is_its_log_probability() -> None:
     one = replace(batch, **canvas, gen_lengths=torch.ones_like(batch.nfe))
     mean_field = surrogate_logprobs(policy, one, torch.zeros(12, 1, dtype=torch.int64), 1.0).detach()
     for num_pairs in (1, 3):
-        ours = score(policy, elbo_latents(one, keys(12), num_pairs, policy.mask_id), 1.0).detach()
+        ours = score(policy, load_surrogate(f"elbo:{num_pairs}").draw(one, keys(12), policy.mask_id), 1.0).detach()
         torch.testing.assert_close(ours, mean_field, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("draw", SURROGATES)
-def test_rows_do_not_depend_on_their_batch(draw) -> None:
+@pytest.mark.parametrize("spec", SURROGATES)
+def test_rows_do_not_depend_on_their_batch(spec: str) -> None:
     policy = tiny_policy()
     batch = some_batch(policy)
 
     def logprobs(part: Batch, of_rows: torch.Tensor) -> torch.Tensor:
-        return score(policy, draw(part, of_rows, 2, policy.mask_id), 1.0).detach()
+        return score(policy, load_surrogate(spec).draw(part, of_rows, policy.mask_id), 1.0).detach()
 
     whole = logprobs(batch, keys(12))
     assert not torch.equal(whole, logprobs(batch, keys(12, "other")))

@@ -32,7 +32,7 @@ gammas = [0.5, 3.0]
 [[arms]]
 name = "one"
 label = "MF"
-objective.num_latents = 1
+objective.surrogate = "mean_field:1"
 [[arms]]
 name = "two"
 label = "2-MF"

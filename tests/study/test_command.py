@@ -27,7 +27,9 @@ def test_a_dry_run_prints_the_grid_and_touches_nothing(
     monkeypatch.chdir(tmp_path)
     main(["study", str(path), "--dry-run", "--jobs", "3"])
     shown = capsys.readouterr().out
-    assert "objective.num_latents = 1" in shown and "12 runs; 3 at a time" in shown and "minutes in all" in shown
+    assert (
+        "objective.surrogate = mean_field:1" in shown and "12 runs; 3 at a time" in shown and "minutes in all" in shown
+    )
     assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.toml"]
 
 

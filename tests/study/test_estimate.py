@@ -15,8 +15,8 @@ from diffpo.study.plan import Cell
         (ObjectiveConfig(), 1 + BACKWARD, 1 + 1 / 8),
         (ObjectiveConfig(beta=0.1), 2 + BACKWARD, 1 + 1 / 8),
         (ObjectiveConfig(surrogate="coupled"), 1 + BACKWARD, 2 + 1 / 8),
-        (ObjectiveConfig(surrogate="elbo", num_pairs=2), 1 + BACKWARD, 4),
-        (ObjectiveConfig(loss="wd1", importance_clamp=0, num_latents=1), BACKWARD, 1 / 8),
+        (ObjectiveConfig(surrogate="elbo:2"), 1 + BACKWARD, 4),
+        (ObjectiveConfig(surrogate="mean_field:1", loss="wd1", importance_clamp=0), BACKWARD, 1 / 8),
     ],
     ids=["2-MF", "KL", "coupled", "espo", "wd1"],
 )

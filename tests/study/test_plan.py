@@ -20,8 +20,8 @@ def test_arms_differ_from_the_recipe_in_what_they_say(tmp_path: Path) -> None:
     study = load_study(write_study(tmp_path))
     one, two = study.arms
     assert study.train.steps == 2 and study.train.objective.num_iterations == 2  # the study's, the recipe's
-    assert one.config == replace(study.train, objective=replace(study.train.objective, num_latents=1))
-    assert (one.label, dict(one.changes), dict(one.tune)) == ("MF", {"objective.num_latents": 1}, {})
+    assert one.config == replace(study.train, objective=replace(study.train.objective, surrogate="mean_field:1"))
+    assert (one.label, dict(one.changes), dict(one.tune)) == ("MF", {"objective.surrogate": "mean_field:1"}, {})
     assert two.config == study.train and dict(two.tune) == {"optim.learning_rate": (1e-4, 3e-4)}
 
 
@@ -66,7 +66,7 @@ def test_settings_are_plain_and_leave_out_what_the_runner_sets(tmp_path: Path) -
     study = load_study(write_study(tmp_path))
     settings = study.cells(study.arms[0], {})[0].settings()
     assert json.loads(json.dumps(settings)) == settings
-    assert "output" not in settings["train"] and settings["train"]["objective"]["num_latents"] == 1
+    assert "output" not in settings["train"] and settings["train"]["objective"]["surrogate"] == "mean_field:1"
 
 
 def test_an_own_sampler_is_measured_and_tracked(tmp_path: Path) -> None:
@@ -93,8 +93,9 @@ def test_a_recipe_beside_the_study_comes_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "error"),
     [
-        ("num_latents = 1", "num_latentz = 1", "arm 'one': unknown key 'objective.num_latentz'; did you mean"),
-        ("num_latents = 1", "num_latents = -1", "arm 'one': objective.num_latents must be >= 0, got -1"),
+        ("objective.surrogate", "objective.surrogat", "arm 'one': unknown key 'objective.surrogat'; did you mean"),
+        ("mean_field:1", "meanfield", "arm 'one': objective.surrogate 'meanfield': no such name; did you mean"),
+        ("mean_field:1", "mean_field:-1", "arm 'one': objective.surrogate 'mean_field:-1': num_latents must be >= 0"),
         ("[1e-4, 3e-4]", "[1e-4, -1.0]", "arm 'two': optim.learning_rate must be > 0, got -1.0"),
         ("[1e-4, 3e-4]", "3e-4", "arm 'two': tune: optim.learning_rate takes a list of values, got 0.0003"),
         ('name = "two"', 'name = "one"', "arms: 'one' is named twice"),

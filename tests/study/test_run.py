@@ -108,13 +108,13 @@ def test_arms_of_a_start_that_failed_are_left_out(study: Study, folder: Path) ->
 
 def test_cells_of_other_settings_are_refused(study: Study, folder: Path, tmp_path: Path) -> None:
     run_all(Runner(study, folder, jobs=2), study)
-    changed = TINY.replace("num_latents = 1", "num_latents = 3").replace("num_prompts = 24", "num_prompts = 25")
+    changed = TINY.replace("mean_field:1", "mean_field:3").replace("num_prompts = 24", "num_prompts = 25")
     other = load_study(write_study(tmp_path, changed))
     runner = Runner(other, folder, jobs=1)
     with pytest.raises(ValueError) as caught:
         runner.check(other.cells(other.arms[0], {}))
     assert str(caught.value).startswith(f"{folder}/one/seed_0 was made with other settings")
-    assert "(train.objective.num_latents, num_prompts)" in str(caught.value)
+    assert "(train.objective.surrogate, num_prompts)" in str(caught.value)
     Runner(study, folder, jobs=1).check(study.cells(study.arms[0], {}))
 
 
@@ -122,7 +122,7 @@ def test_a_setting_that_is_new_since_then_is_at_its_default(study: Study, folder
     run_all(Runner(study, folder, jobs=2), study)
     path = folder / "one/seed_0/cell.json"
     record = json.loads(path.read_text())
-    del record["train"]["objective"]["epsilon"]  # 0.2
+    del record["train"]["objective"]["beta"]  # 0
     path.write_text(json.dumps(record))
     Runner(study, folder, jobs=1).check(study.cells(study.arms[0], {}))
     record["train"]["objective"]["gone"] = 3

@@ -161,7 +161,9 @@ def test_other_prompts_are_refused(study: Study, summary: dict, tmp_path: Path) 
 
 
 def test_infinity_survives_json(tmp_path: Path) -> None:
-    study = load_study(write_study(tmp_path, TINY.replace("num_latents = 1", "importance_clamp = inf"), "inf"))
+    study = load_study(
+        write_study(tmp_path, TINY.replace('surrogate = "mean_field:1"', "importance_clamp = inf"), "inf")
+    )
     assert study.arms[0].config.objective.importance_clamp == float("inf")
 
 

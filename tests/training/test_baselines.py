@@ -10,20 +10,26 @@ from training.test_update import CONFIG, gradients, state_of
 
 from diffpo.config import ObjectiveConfig, OptimConfig
 from diffpo.functional.objective import importance_weights, pool_log_ratios, token_weights
+from diffpo.losses import load_loss
 from diffpo.models.likelihood import score
 from diffpo.models.policy import Policy, load_policy
+from diffpo.objective import Objective
 from diffpo.training.checkpoint import _flatten_experience, _restore_experience
 from diffpo.training.distributed import World
 from diffpo.training.update import latents_of, policy_backward, update
 
 OBJECTIVES = {
-    "d1": ObjectiveConfig(num_latents=1, prompt_mask_prob=0.15, importance_clamp=0.0),
-    "coupled": ObjectiveConfig(surrogate="coupled", num_pairs=2, importance_clamp=0.0),
-    "wd1": ObjectiveConfig(loss="wd1", num_latents=1, prompt_mask_prob=0.15, importance_clamp=0.0),
-    "espo": ObjectiveConfig(surrogate="elbo", num_pairs=2, ratio_level="sequence", importance_clamp=0.0),
-    "exact": ObjectiveConfig(num_latents=0, importance_clamp=0.0),
-    "2-MF, weights of a call": ObjectiveConfig(importance_level="call", ratio_level="call", cut_law="middle"),
-    "2-MF, weights of a sequence": ObjectiveConfig(importance_level="sequence", self_normalize=True, cut_law="tokens"),
+    "d1": ObjectiveConfig(surrogate="mean_field:1,prompt_mask_prob=0.15", importance_clamp=0.0),
+    "coupled": ObjectiveConfig(surrogate="coupled:2", importance_clamp=0.0),
+    "wd1": ObjectiveConfig(surrogate="mean_field:1,prompt_mask_prob=0.15", loss="wd1", importance_clamp=0.0),
+    "espo": ObjectiveConfig(surrogate="elbo:2", loss="clipped:0.2,ratio_level=sequence", importance_clamp=0.0),
+    "exact": ObjectiveConfig(surrogate="mean_field:0", importance_clamp=0.0),
+    "2-MF, weights of a call": ObjectiveConfig(
+        importance_level="call", surrogate="mean_field:2,cut_law=middle", loss="clipped:0.2,ratio_level=call"
+    ),
+    "2-MF, weights of a sequence": ObjectiveConfig(
+        importance_level="sequence", self_normalize=True, surrogate="mean_field:2,cut_law=tokens"
+    ),
     "ELBO with weights": ObjectiveConfig(surrogate="elbo", importance_level="sequence", loss_type="bnpo"),
     "wd1 with weights": ObjectiveConfig(loss="wd1", surrogate="coupled", self_normalize=True, scale_rewards=True),
 }
@@ -63,7 +69,7 @@ def test_at_ratio_one_the_gradient_is_reinforce(policy: Policy, name: str) -> No
     policy.denoiser.zero_grad()
     live = experience.live
     batch = experience.batch
-    latents = latents_of(experience, 1, range(len(live)), objective, policy.mask_id)
+    latents = latents_of(experience, 1, range(len(live)), Objective.of(objective), policy.mask_id)
     logprobs = score(policy, latents, config.rollout.temperature)
     weights = token_weights(batch.loss_mask, batch.gen_lengths, objective.loss_type)[live]
     factors = weights * batch.advantages[live, None]
@@ -77,7 +83,7 @@ def test_at_ratio_one_the_gradient_is_reinforce(policy: Policy, name: str) -> No
             importance = importance / ((weights * importance).sum() / weights.sum())
         # a completion's ratio gives every token the mean of the gradients, so of the weights too
         factors = factors * importance
-        assert objective.ratio_level == objective.importance_level or objective.ratio_level == "token"
+        assert load_loss(objective.loss).level in (objective.importance_level, "token")
     (-(factors * logprobs).sum()).backward()
     for parameter, gradient in gradient_of(policy).items():
         torch.testing.assert_close(ours[parameter], gradient, rtol=1e-4, atol=1e-6)
@@ -121,7 +127,7 @@ def test_iterations_draw_fresh_latents(policy: Policy) -> None:
 
 def test_the_exact_trajectory_needs_no_weight_at_any_level(policy: Policy) -> None:
     for level in ("token", "call", "sequence"):
-        objective = ObjectiveConfig(num_latents=0, importance_level=level, self_normalize=True)
+        objective = ObjectiveConfig(surrogate="mean_field:0", importance_level=level, self_normalize=True)
         metrics = update(
             state_of(policy, replace(CONFIG, objective=objective)), replace(CONFIG, objective=objective), World()
         )

@@ -6,44 +6,41 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from functional.test_latents import MASK, batch_of
 from helpers import keys
 
 from diffpo.config import ObjectiveConfig, RolloutConfig, TaskConfig, TrainConfig
-from diffpo.functional.surrogate import draw_cuts
 from diffpo.models.policy import load_policy
+from diffpo.surrogates import load_surrogate
 from diffpo.tasks import load_task
 from diffpo.training.distributed import World
-from diffpo.training.forwards import expected_latents
 from diffpo.training.loop import gather, train
 from diffpo.training.metrics import read_metrics
-from diffpo.training.state import Experience, Optimizers, TrainState
-from diffpo.training.update import latents_of, update
+from diffpo.training.state import Optimizers, TrainState
+from diffpo.training.update import update
 
 
 @pytest.mark.parametrize(
     ("objective", "latents"),
     [
-        (ObjectiveConfig(num_latents=1), 1 / 4),
-        (ObjectiveConfig(num_latents=1, prompt_mask_prob=0.15), 1),
-        (ObjectiveConfig(num_latents=2), 1 + 1 / 4),
-        (ObjectiveConfig(num_latents=9), 3 + 1 / 4),
-        (ObjectiveConfig(num_latents=0), 3 + 1 / 4),
-        (ObjectiveConfig(surrogate="coupled", num_pairs=2), 4 + 1 / 4),
-        (ObjectiveConfig(surrogate="elbo", num_pairs=3), 6),
+        (ObjectiveConfig(surrogate="mean_field:1"), 1 / 4),
+        (ObjectiveConfig(surrogate="mean_field:1,prompt_mask_prob=0.15"), 1),
+        (ObjectiveConfig(surrogate="mean_field:2"), 1 + 1 / 4),
+        (ObjectiveConfig(surrogate="mean_field:9"), 3 + 1 / 4),
+        (ObjectiveConfig(surrogate="mean_field:0"), 3 + 1 / 4),
+        (ObjectiveConfig(surrogate="coupled:2"), 4 + 1 / 4),
+        (ObjectiveConfig(surrogate="elbo:3"), 6),
     ],
     ids=["mean field", "d1", "2-MF", "more latents than calls", "exact", "coupled", "espo"],
 )
 def test_expected_latents_by_hand_and_as_counted(objective: ObjectiveConfig, latents: float) -> None:
     """Of rows of four calls, a canvas long enough that hardly any latent scores nothing."""
-    assert expected_latents(objective, nfe=4, rows=32, prompts=8) == 32 * latents
+    surrogate = load_surrogate(objective.surrogate)
+    assert surrogate.cost(nfe=4).latents(rows=32, prompts=8) == 32 * latents
     batch = batch_of([str(row // 4) for row in range(32)], [[1, 2, 3, 4] * 8] * 32, [32] * 32)
-    everyone, one = torch.arange(32), keys(32)[None]
-    cuts = draw_cuts(batch.nfe, objective.num_latents, one[0])[None] if objective.surrogate == "mean_field" else None
-    experience = Experience(batch, everyone, cuts, None, None, one, {})
-    counted = len(latents_of(experience, 0, range(32), objective, MASK))
-    assert counted / 32 == pytest.approx(latents, rel=0.03)
+    drawn = surrogate.draw(batch, keys(32), MASK)
+    assert len(drawn) / 32 == pytest.approx(latents, rel=0.03)
+    assert len(drawn.source) / batch.tokens.numel() == pytest.approx(surrogate.cost(nfe=4).scorings, rel=0.03)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
@@ -56,7 +53,7 @@ def test_a_run_adds_them_up_and_goes_on_adding_after_a_resume(beta: float, start
         prompts_per_step=3,
         num_generations=4,
         rollout=RolloutConfig(sampler="top_k:4"),
-        objective=ObjectiveConfig(num_latents=1, num_iterations=2, beta=beta),
+        objective=ObjectiveConfig(surrogate="mean_field:1", num_iterations=2, beta=beta),
         task=TaskConfig("tiny_sudoku", easy=(1, 1), hard=(2, 2)),
     )
     train(config, quiet=True)
@@ -78,12 +75,12 @@ def test_a_run_adds_them_up_and_goes_on_adding_after_a_resume(beta: float, start
 @pytest.mark.parametrize(
     ("objective", "passes"),
     [
-        (ObjectiveConfig(num_latents=2), 2),
-        (ObjectiveConfig(num_latents=1, prompt_mask_prob=0.15), 2),
-        (ObjectiveConfig(num_latents=0, beta=0.1), 3),
-        (ObjectiveConfig(surrogate="coupled", num_pairs=2), 2),
-        (ObjectiveConfig(surrogate="elbo", ratio_level="sequence", importance_level="sequence"), 2),
-        (ObjectiveConfig(num_latents=1, loss="wd1", importance_clamp=0), 1),
+        (ObjectiveConfig(surrogate="mean_field:2"), 2),
+        (ObjectiveConfig(surrogate="mean_field:1,prompt_mask_prob=0.15"), 2),
+        (ObjectiveConfig(surrogate="mean_field:0", beta=0.1), 3),
+        (ObjectiveConfig(surrogate="coupled:2"), 2),
+        (ObjectiveConfig(surrogate="elbo", loss="clipped:0.2,ratio_level=sequence", importance_level="sequence"), 2),
+        (ObjectiveConfig(surrogate="mean_field:1", loss="wd1", importance_clamp=0), 1),
     ],
     ids=["2-MF", "d1", "exact", "coupled", "espo", "wd1"],
 )

@@ -135,8 +135,10 @@ def test_a_folder_is_one_run(config: TrainConfig) -> None:
     train(config, quiet=True)
     with pytest.raises(ValueError, match="already holds a run: resume it"):
         train(config, quiet=True)
-    with pytest.raises(ValueError, match=r"differs from this config in num_generations, objective.epsilon, obj"):
-        train(replace(config, num_generations=8, objective=ObjectiveConfig(epsilon=0.3)), resume=True, quiet=True)
+    with pytest.raises(ValueError, match=r"differs from this config in num_generations, objective.loss, obj"):
+        train(
+            replace(config, num_generations=8, objective=ObjectiveConfig(loss="clipped:0.3")), resume=True, quiet=True
+        )
 
 
 def test_a_start_that_fails_claims_no_folder(config: TrainConfig) -> None:

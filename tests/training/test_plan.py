@@ -201,7 +201,7 @@ def test_latents_share_a_group() -> None:
     for tokens in (1, 456, 4104, 10**6):
         optim = replace(CONFIG.optim, micro_batch_tokens=tokens)
         assert plan_of(replace(CONFIG, optim=optim)).phases[1].forwards == 4 * (128 + 16)
-    masked = replace(CONFIG, objective=replace(CONFIG.objective, prompt_mask_prob=0.1))
+    masked = replace(CONFIG, objective=replace(CONFIG.objective, surrogate="mean_field:2,prompt_mask_prob=0.1"))
     assert plan_of(masked).phases[1].forwards == 4 * 256
 
 

@@ -66,10 +66,10 @@ def test_names_of_the_environment_and_of_the_user(monkeypatch: pytest.MonkeyPatc
 def test_alarms_name_only_knobs_that_the_run_has() -> None:
     metrics = {"frac_reward_zero_std": 1.0, "importance/clamped": 0.5}
     (prompts, clamp) = alarms(metrics, TrainConfig(task=TaskConfig(name="tiny_sudoku"))).values()
-    assert "task.easy" in prompts and "threshold.sigma" in prompts and "num_latents" in clamp
+    assert "task.easy" in prompts and "threshold.sigma" in prompts and "objective.surrogate" in clamp
     rollout = replace(TrainConfig().rollout, sampler="top_k:2")
-    objective = ObjectiveConfig(surrogate="coupled")
+    objective = ObjectiveConfig(speed_weight=0.0)
     config = TrainConfig(train="model", task=TaskConfig(name="countdown_cd3"), rollout=rollout, objective=objective)
     (prompts, clamp) = alarms(metrics, config).values()
     assert "task." not in prompts and "threshold" not in prompts and "rollout.temperature" in prompts
-    assert "num_latents" not in clamp and "importance_clamp" in clamp
+    assert "importance_clamp" in clamp

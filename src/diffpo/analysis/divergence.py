@@ -8,6 +8,7 @@ sigma = s - 1, and at m = 1 and s = 1.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -16,13 +17,15 @@ from diffpo.analysis.sections import Section, Series, means_by, surrogate_name
 from diffpo.analysis.subject import Subject
 from diffpo.functional.latents import with_prompts
 from diffpo.functional.random import fold, make_key
-from diffpo.functional.surrogate import CutLaw, assign_cuts, cut_weights, draw_cuts, latents
+from diffpo.functional.surrogate import CutLaw, assign_cuts, cut_weights, draw_cuts, even_cuts, latents
 from diffpo.models.fused import MAX_LOGITS
 from diffpo.models.likelihood import canvas_states
 from diffpo.models.policy import Policy
+from diffpo.surrogates import load_surrogate
+from diffpo.surrogates.mean_field import MeanField
 from diffpo.types import Batch
 
-LAWS: tuple[CutLaw, ...] = ("uniform", "middle", "tokens")
+LAWS: tuple[CutLaw, ...] = get_args(CutLaw)
 
 
 @torch.no_grad()
@@ -67,8 +70,8 @@ def cut_sets(
     One cut is enumerated, more are drawn `num_draws` times by `keys` [B].
     """
     nfe = batch.nfe
-    if num_latents == 1:
-        yield torch.zeros_like(nfe)[:, None], torch.ones(len(nfe), device=nfe.device)
+    if num_latents == 1 or law == "even":
+        yield even_cuts(nfe, num_latents), torch.ones(len(nfe), device=nfe.device)
         return
     weights = cut_weights(nfe, batch.committed_at, batch.loss_mask, law)
     if num_latents > 2:
@@ -109,8 +112,9 @@ def kl_sections(subject: Subject) -> list[Section]:
     def expected(num_latents: int, law: CutLaw = "uniform") -> Tensor:
         return expected_divergence(table, batch, num_latents, law, keys, settings.num_draws)
 
-    by_m = {surrogate_name(m): expected(m) for m in settings.latents}
-    num_latents = max(2, config.objective.num_latents if config.objective.surrogate == "mean_field" else 2)
+    by_m = {surrogate_name(f"mean_field:{m}"): expected(m) for m in settings.latents}
+    own = load_surrogate(config.objective.surrogate)
+    num_latents = max(2, own.num_latents if isinstance(own, MeanField) else 2)
     by_law: dict[str, Tensor] = {law: expected(num_latents, law) for law in LAWS}
     figures: dict[str, float | None] = {name: _mean(kl, batch) for name, kl in by_m.items()}
     if {"mean field", "2-MF"} <= by_m.keys():
@@ -130,9 +134,9 @@ def kl_sections(subject: Subject) -> list[Section]:
         _by_cut(table, subject),
         Section(
             "kl_by_cut_law",
-            f"Laws of the cut, {surrogate_name(num_latents)}",
-            "The same KL where the cuts fall uniformly over the calls, towards the middle, or by the tokens that each "
-            "call committed (objective.cut_law).",
+            f"Laws of the cut, {surrogate_name(f'mean_field:{num_latents}')}",
+            "The same KL where the cuts fall uniformly over the calls, towards the middle, by the tokens that each "
+            "call committed, or evenly (cut_law of objective.surrogate mean_field).",
             "call that committed the token",
             "KL (nats)",
             [_by_call(name, kl, subject) for name, kl in by_law.items()],

@@ -21,6 +21,7 @@ from torch import Tensor
 from diffpo.analysis.sections import Section, Series, surrogate_name
 from diffpo.analysis.subject import Subject
 from diffpo.config import ObjectiveConfig
+from diffpo.losses import load_loss
 from diffpo.models.policy import Policy
 from diffpo.study.statistics import student_quantile
 from diffpo.training.state import Optimizers, TrainState
@@ -32,18 +33,17 @@ Measured = dict[str, tuple[float, float]]
 """Value and half-width by name."""
 
 
-def surrogate_variants(objective: ObjectiveConfig, latents: Sequence[int]) -> dict[str, ObjectiveConfig]:
-    """`objective` with each surrogate in turn, by name; its own is among them."""
-    default = ObjectiveConfig()
-    plain = {"surrogate": "mean_field", "num_pairs": 1, "prompt_mask_prob": 0.0, "beta": 0.0}
-    laws = {m: objective.cut_law if m >= 2 else default.cut_law for m in (*latents, 0)}
-    found = {surrogate_name(m): plain | {"num_latents": m, "cut_law": law} for m, law in laws.items()}
-    for name in ("coupled", "elbo"):
-        pairs = objective.num_pairs if objective.surrogate == name else 1
-        masks = {"surrogate": name, "num_latents": default.num_latents, "num_pairs": pairs, "cut_law": default.cut_law}
-        found[name] = plain | masks
-    variants = {name: replace(objective, **changes) for name, changes in found.items()}
+def surrogate_variants(
+    objective: ObjectiveConfig, latents: Sequence[int], others: Sequence[str]
+) -> dict[str, ObjectiveConfig]:
+    """`objective` with each surrogate in turn, by name; its own is among them.
+
+    On policy every loss of a ratio has the same gradient; one that takes no weights is measured as it is alone.
+    """
     own = replace(objective, beta=0.0)
+    plain = own if load_loss(own.loss).takes_importance else replace(own, loss=ObjectiveConfig.loss)
+    specs = (*(f"mean_field:{m}" for m in (*latents, 0)), *others)
+    variants = {surrogate_name(spec): replace(plain, surrogate=spec) for spec in specs}
     return variants if own in variants.values() else {CONFIGURED: own} | variants
 
 
@@ -136,7 +136,7 @@ def gradient_sections(subject: Subject) -> list[Section]:
     if not subject.policy.trainable():
         return []
     objective, settings = subject.config.objective, subject.settings
-    variants = surrogate_variants(objective, settings.latents)
+    variants = surrogate_variants(objective, settings.latents, settings.surrogates)
     own = replace(objective, beta=0.0)
     exact = gradients(subject, {"exact": variants["exact"]})["exact"]
     by_surrogate, by_clamp = {}, {}
@@ -144,7 +144,8 @@ def gradient_sections(subject: Subject) -> list[Section]:
         if name == "exact":
             by_surrogate[name] = _measure(exact, exact)
             continue
-        clamped = clamp_variants(own, settings.clamps) if variant == own else {}
+        weighed = variant == own and load_loss(own.loss).takes_importance
+        clamped = clamp_variants(own, settings.clamps) if weighed else {}
         found = gradients(subject, {"": variant, **clamped})
         by_surrogate[name] = _measure(found[""], exact)
         by_clamp |= {clamp: _measure(found[clamp], exact) for clamp in clamped}

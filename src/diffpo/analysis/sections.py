@@ -110,6 +110,9 @@ def means_by(values: Tensor, bins: Tensor, clusters: Tensor, least: int = 2) -> 
     return Means(names[keep].tolist(), mean[keep].tolist(), (quantile * spread[keep]).tolist())
 
 
-def surrogate_name(num_latents: int) -> str:
-    """What the surrogate of m latents is called; 0 takes them all."""
-    return {0: "exact", 1: "mean field"}.get(num_latents, f"{num_latents}-MF")
+def surrogate_name(spec: str) -> str:
+    """What a surrogate is called: mean field, 2-MF, exact; others as they are written."""
+    name, _, m = spec.partition(":")
+    if name != "mean_field" or not m.isdigit():
+        return spec
+    return {"0": "exact", "1": "mean field"}.get(m, f"{m}-MF")

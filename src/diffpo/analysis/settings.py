@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from diffpo.config.objective import SURROGATES
+from diffpo.config.specs import parse_spec
+
 Part = Literal["kl", "weights", "gradients", "calibration", "thresholds", "order"]
 
 
@@ -19,6 +22,8 @@ class AnalysisConfig:
     num_generations: int = 8  # G: completions a prompt
     latents: tuple[int, ...] = (1, 2, 3, 4)
     """Numbers of latents m whose surrogates are measured; the exact trajectory is always among the gradients."""
+    surrogates: tuple[str, ...] = ("coupled", "elbo")
+    """More surrogates whose gradients are measured, written as objective.surrogate is."""
     clamps: tuple[float, ...] = (0.0, 1.0, 2.0, 5.0, 10.0, math.inf)
     """Clamps C of the importance weights under which gradients are measured; 0 leaves the weights out."""
     gammas: tuple[float, ...] = (0.03, 0.1, 0.3, 0.5, 1.0, 2.0)  # fixed thresholds whose commitments are measured, nats
@@ -37,6 +42,8 @@ class AnalysisConfig:
         self._check("latents", bool(self.latents) and min(self.latents) >= 1, "one or more numbers >= 1")
         self._check("clamps", bool(self.clamps) and all(clamp >= 0 for clamp in self.clamps), "one or more, each >= 0")
         self._check("gammas", bool(self.gammas) and all(gamma >= 0 for gamma in self.gammas), "one or more, each >= 0")
+        for spec in self.surrogates:
+            parse_spec(spec, SURROGATES, "analysis.surrogates")
         self._check("parts", bool(self.parts), "one or more")
 
     def _check(self, name: str, fine: bool, wanted: str) -> None:

@@ -12,10 +12,11 @@ from diffpo.analysis.settings import AnalysisConfig
 from diffpo.config import OptimConfig, TrainConfig
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
+from diffpo.objective import Objective
 from diffpo.rollout.local import collect
+from diffpo.surrogates import load_surrogate
 from diffpo.tasks.base import Task
 from diffpo.training.distributed import World
-from diffpo.training.loop import ADVANTAGES
 from diffpo.types import Batch, Prompt, RolloutGroup
 
 
@@ -69,6 +70,9 @@ def look_at(
     names: tuple[str, str] = ("model", "before"),
 ) -> Subject:
     """Decode the test prompts as training would, and make a subject of it. ValueError if the task has too few."""
+    loss = Objective.of(config.objective).loss
+    for spec in settings.surrogates:  # what is not there is said before anything is decoded
+        load_surrogate(spec)
     prompts = task.prompts("test", settings.num_prompts)
     if "gradients" in settings.parts and len(prompts) < settings.gradient_batches:
         raise ValueError(
@@ -89,7 +93,7 @@ def look_at(
     key = make_key(config.seed, "analysis")
     groups = collect(policy, task, prompts, settings.num_generations, config.rollout, key, *speed)
     rewards = torch.tensor([[rollout.reward for rollout in group.rollouts] for group in groups])
-    advantages = ADVANTAGES[objective.loss](rewards, objective.scale_rewards).flatten()
+    advantages = loss.advantages(rewards, objective.scale_rewards).flatten()
     batch = Batch.from_groups(groups, advantages).to(policy.device)
     if not len(batch):
         raise ValueError(f"no reward for any of the {advantages.numel()} rollouts: analyze another task or reward")

@@ -19,7 +19,7 @@ from diffpo.training.update import prepare
 def raw_weights(subject: Subject) -> Tensor:
     """w = pi^_old / b of every token before any clamp, pooled as `objective.importance_level` says, [R, B, L]."""
     config, batch, draws = subject.config, subject.batch, subject.settings.weight_draws
-    objective = replace(config.objective, loss="clipped", beta=0.0, num_iterations=draws)
+    objective = replace(config.objective, loss="clipped:0.2", beta=0.0, num_iterations=draws)
     everyone = replace(batch, advantages=torch.ones_like(batch.advantages))
     state = TrainState(subject.policy, Optimizers())
     old = prepare(state, everyone, {}, replace(config, objective=objective), subject.world).old_logprobs
@@ -55,7 +55,7 @@ def weight_sections(subject: Subject) -> list[Section]:
     return [
         Section(
             "weights_by_call",
-            f"Importance weights, surrogate {_named(subject)}",
+            f"Importance weights, surrogate {surrogate_name(objective.surrogate)}",
             "Mean weight w from the surrogate to the policy that drew the tokens, and clamped as in training: 1 where "
             "the cuts know nothing of the token.",
             x,
@@ -65,7 +65,7 @@ def weight_sections(subject: Subject) -> list[Section]:
         ),
         Section(
             "weights_in_use",
-            f"What importance weights leave, surrogate {_named(subject)}",
+            f"What importance weights leave, surrogate {surrogate_name(objective.surrogate)}",
             "Effective sample size as a share of the tokens, without a clamp and with the one of training, and the "
             "share of tokens whose weight that clamp cuts.",
             x,
@@ -86,10 +86,3 @@ def _overall(weights: Tensor, limits: Sequence[float]) -> dict[str, float | None
         if limit < math.inf:
             figures[f"cut by {label}"] = float((weights > limit).float().mean())
     return figures
-
-
-def _named(subject: Subject) -> str:
-    objective = subject.config.objective
-    if objective.surrogate != "mean_field":
-        return f"{objective.surrogate}, {objective.num_pairs} pairs"
-    return surrogate_name(objective.num_latents)

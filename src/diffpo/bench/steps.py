@@ -17,6 +17,7 @@ from diffpo.functional.random import make_key
 from diffpo.models.pointwise import is_wanted
 from diffpo.models.policy import Policy
 from diffpo.models.transformer import TransformerConfig
+from diffpo.objective import Objective
 from diffpo.progress import Progress
 from diffpo.record import with_task
 from diffpo.rollout.local import collect
@@ -26,7 +27,7 @@ from diffpo.tasks.chat import check_fit
 from diffpo.training.distributed import World
 from diffpo.training.loop import start_policy
 from diffpo.training.state import Optimizers, TrainState
-from diffpo.training.update import prepare, update
+from diffpo.training.update import latents_of, prepare, update
 from diffpo.types import Batch, RolloutGroup
 
 
@@ -105,13 +106,13 @@ class Bench:
 
     def scored(self) -> int:
         """Log-probs of tokens that one pass over the batch takes, all iterations together."""
-        objective, experience = self.config.objective, self.state.experience
+        objective, experience = Objective.of(self.config.objective), self.state.experience
         assert experience is not None
         if self.config.train == "sampler":
             return 0
-        once = int(experience.batch.loss_mask.sum()) * objective.num_iterations
-        per_token = {"mean_field": 1, "elbo": objective.num_pairs, "coupled": 1 + objective.num_pairs}
-        return once * per_token[objective.surrogate]
+        rows, iterations = range(len(experience.live)), range(self.config.objective.num_iterations)
+        drawn = (latents_of(experience, iteration, rows, objective, self.policy.mask_id) for iteration in iterations)
+        return sum(len(latents.source) for latents in drawn)
 
 
 def open_bench(config: TrainConfig, shape: TransformerConfig | None = None, sharpness: float = 1.0) -> Bench:

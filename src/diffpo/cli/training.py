@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from diffpo.config import DemoConfig, SftConfig, TrainConfig
+from diffpo.config import DemoConfig, ObjectiveConfig, SftConfig, TrainConfig
 from diffpo.recipe import to_json
 
 RECIPE = (
@@ -36,6 +36,8 @@ def show_inputs(config: TrainConfig | SftConfig) -> None:
     names = [config.task.data, config.task.test_data, *config.task.reward, config.load.adapter]
     if isinstance(config, TrainConfig):
         names += [spec for spec in (config.rollout.sampler, *config.eval.samplers) if ".py:" in spec]
+        named, plain = config.objective, ObjectiveConfig  # knobs of these are known where they are opened
+        names += [named.surrogate != plain.surrogate, named.loss != plain.loss]
     if any(names) or config.task.name == "own" or (isinstance(config, SftConfig) and config.data):
         from diffpo.training.banner import open_inputs
 

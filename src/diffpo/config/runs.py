@@ -28,9 +28,8 @@ OF_THE_DENOISER = """
     lora schedule_steps
     optim.learning_rate optim.warmup_steps optim.lr_schedule optim.weight_decay
     optim.micro_batch_tokens optim.gradient_checkpointing
-    objective.surrogate objective.num_latents objective.cut_law objective.num_pairs objective.prompt_mask_prob
-    objective.ratio_level objective.importance_clamp objective.importance_level objective.self_normalize
-    objective.epsilon objective.beta objective.loss_type
+    objective.surrogate objective.loss objective.loss_type objective.beta
+    objective.importance_clamp objective.importance_level objective.self_normalize
 """
 """Knobs of how the denoiser learns."""
 
@@ -86,8 +85,6 @@ class TrainConfig(Knobs):
             check(ok, f"train={self.train!r} learns the sampler: set rollout.sampler to learned, not a fixed rule")
         frozen = self.load.four_bit and not self.lora.rank and not self.load.adapter
         check(not frozen or self.train == "sampler", "load.four_bit: 4-bit weights do not learn: set lora.rank > 0")
-        wd1 = "objective.loss wd1 weighs the denoiser's likelihood alone: set train to model"
-        check(self.train == "model" or self.objective.loss != "wd1", wd1)
         if self.rollout.merge_adapters:
             check(not self.load.four_bit, "rollout.merge_adapters: adapters do not merge into 4-bit weights: drop one")
             why = "rollout.merge_adapters: importance weights mend its rounding: set objective.importance_clamp > 0"

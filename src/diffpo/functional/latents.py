@@ -13,8 +13,6 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from diffpo.functional.coupled import coupled_masks
-from diffpo.functional.elbo import elbo_masks
 from diffpo.functional.random import fold, uniform
 from diffpo.functional.surrogate import cut_masks
 from diffpo.types import Batch
@@ -33,18 +31,18 @@ class Latents:
     owners: Tensor  # [R] row of the batch
     groups: Tensor  # [R] first row of the same prompt
     source: Tensor  # [N] the latent that a term is scored given
-    rows: Tensor  # [N] row of its token
+    rows: Tensor  # [N] line of its token: the row, or where a row has M lines one of those from M times the row on
     positions: Tensor  # [N] and its position in the canvas
     tokens: Tensor  # [N] and its id
     weights: Tensor  # [N] what its log-probability counts
     shape: tuple[int, int]
-    """(B, L)."""
+    """(lines, L)."""
 
     def __len__(self) -> int:
         return len(self.sequences)
 
     @property
-    def scored(self) -> Bool[Tensor, "B L"]:
+    def scored(self) -> Bool[Tensor, "N L"]:
         """The tokens that have a term."""
         found = torch.zeros(self.shape, dtype=torch.bool, device=self.rows.device)
         return found.index_put((self.rows, self.positions), torch.ones_like(self.rows, dtype=torch.bool))
@@ -118,21 +116,8 @@ def cut_latents(
     assert mask_keys is not None
     place = torch.arange(batch.prompts.shape[1], device=cuts.device)
     hidden = uniform(fold(mask_keys[:, None], place)) < prompt_mask_prob
-    return masked_latents(batch, masks, scored, mask_id, hidden_prompts=hidden)
-
-
-def coupled_latents(batch: Batch, keys: Int64[Tensor, " B"], num_pairs: int, mask_id: int) -> Latents:
-    """Those of coupled-GRPO: z_T, which the rows of a prompt share, and pairs of complementary masks keyed by row."""
-    masks, weights = coupled_masks(keys, num_pairs, batch.tokens.shape[1])
-    whole = torch.ones_like(masks[:, :1])
-    masks, weights = torch.cat([whole, masks], 1), torch.cat([whole / (num_pairs + 1), weights], 1)
-    return masked_latents(batch, masks, weights, mask_id, shares_first=True)
-
-
-def elbo_latents(batch: Batch, keys: Int64[Tensor, " B"], num_pairs: int, mask_id: int) -> Latents:
-    """Those of ESPO: pairs of complementary masks keyed by row, over the whole canvas whatever the loss sees."""
-    masks, weights = elbo_masks(keys, num_pairs, batch.gen_lengths, batch.tokens.shape[1])
-    return masked_latents(batch, masks, weights, mask_id)
+    first = torch.arange(cuts.shape[1], device=cuts.device) == 0
+    return masked_latents(batch, masks, scored, mask_id, hidden_prompts=hidden[:, None] & first[:, None])
 
 
 def masked_latents(
@@ -141,15 +126,17 @@ def masked_latents(
     weights: Float[Tensor, "B M L"] | Bool[Tensor, "B M L"],
     mask_id: int,
     shares_first: bool = False,
-    hidden_prompts: Bool[Tensor, "B P"] | None = None,
+    hidden_prompts: Bool[Tensor, "B M P"] | None = None,
+    apart: bool = False,
 ) -> Latents:
     """Canvases under each of M masks, with a term for each token of the loss whose weight there is not 0.
 
     A latent without a term is left out. `shares_first`: the first masks hide everything, and rows of a prompt share
-    what they leave. `hidden_prompts` are tokens of the prompt that the first masks hide as well.
+    what they leave. `hidden_prompts` are tokens of the prompt that masks hide as well. `apart`: what is scored given
+    each is not added up but has a line of its own, so that a row has M.
     """
     rows, positions, latent = ((weights > 0) & batch.loss_mask[:, None]).transpose(1, 2).nonzero(as_tuple=True)
-    groups = _first_of_prompt(batch)
+    groups, num_lines = _first_of_prompt(batch), masks.shape[1] if apart else 1
     owners = torch.where(latent == 0, groups[rows], rows) if shares_first else rows
     wanted, source = (owners * masks.shape[1] + latent).unique(return_inverse=True)
     owner, which = wanted // masks.shape[1], wanted % masks.shape[1]
@@ -157,9 +144,9 @@ def masked_latents(
         batch, owner, batch.tokens[owner].masked_fill(masks[owner, which], mask_id)
     )
     if hidden_prompts is not None:
-        hide = hidden_prompts[owner] & (which == 0)[:, None]
-        hide &= torch.arange(hide.shape[1], device=hide.device) < prompt_lengths[:, None]
-        sequences[:, : hide.shape[1]].masked_fill_(hide, mask_id)
+        hide = hidden_prompts[owner, which]
+        inside = torch.arange(hide.shape[1], device=hide.device) < prompt_lengths[:, None]
+        sequences[:, : hide.shape[1]].masked_fill_(hide & inside, mask_id)
     return Latents(
         sequences,
         prompt_lengths,
@@ -167,11 +154,11 @@ def masked_latents(
         owner,
         groups[owner],
         source,
-        rows,
+        rows * num_lines + latent if apart else rows,
         positions,
         batch.tokens[rows, positions],
         weights[rows, latent, positions].float(),
-        (len(batch), batch.tokens.shape[1]),
+        (len(batch) * num_lines, batch.tokens.shape[1]),
     )
 
 

@@ -19,8 +19,28 @@ from torch import Tensor
 
 from diffpo.functional.random import fold, uniform
 
-CutLaw = Literal["uniform", "middle", "tokens"]
+CutLaw = Literal["uniform", "middle", "tokens", "even"]
 """How cuts fall on a rollout's calls."""
+
+
+def draw_steps(
+    last: Int64[Tensor, " B"],
+    count: int,
+    keys: Int64[Tensor, " B"],
+    weights: Float[Tensor, "B T"] | None = None,
+) -> Int64[Tensor, "B K"]:
+    """`count` distinct steps of {1..last} of each row, ascending, or all where there are fewer.
+
+    They are drawn one after the other, without replacement, uniformly or by the `weights` > 0 of steps 1, 2, ... What
+    a row lacks is last + 1.
+    """
+    steps = torch.arange(1, max(1, int(last.max()) + 1), device=last.device)
+    lottery = uniform(fold(keys[:, None], steps))
+    if weights is not None:  # a race of exponential clocks: the first to ring are drawn by their rates
+        lottery = -torch.log1p(-lottery) / weights
+    lottery = lottery.masked_fill(steps > last[:, None], torch.inf)
+    chosen = lottery.argsort(dim=-1, stable=True)[:, :count] + 1
+    return torch.minimum(chosen, last[:, None] + 1).sort(dim=-1).values
 
 
 def draw_cuts(
@@ -31,19 +51,44 @@ def draw_cuts(
 ) -> Int64[Tensor, "B M"]:
     """Cuts of each row, ascending: 0 and m - 1 distinct steps of {1..T-1}. `num_latents` 0 takes them all.
 
-    Steps are drawn one after the other, without replacement, uniformly or by the `weights` > 0 of steps 1, 2, ...
-    A row with fewer than m calls gets every step; its unused cuts equal T, below which nothing was committed later.
+    Steps are drawn as `draw_steps` does. A row with fewer than m calls gets every step; its unused cuts equal T, below
+    which nothing was committed later.
     """
-    longest = int(nfe.max())
-    m = min(num_latents or longest, longest)
-    inner = torch.arange(1, longest, device=nfe.device)
-    lottery = uniform(fold(keys[:, None], inner))
-    if weights is not None:  # a race of exponential clocks: the first to ring are drawn by their rates
-        lottery = -torch.log1p(-lottery) / weights
-    lottery = lottery.masked_fill(inner >= nfe[:, None], torch.inf)
-    chosen = lottery.argsort(dim=-1, stable=True)[:, : m - 1] + 1
-    chosen = torch.minimum(chosen, nfe[:, None]).sort(dim=-1).values
-    return torch.cat([torch.zeros_like(nfe)[:, None], chosen], dim=-1)
+    m = num_latents or int(nfe.max())
+    return torch.cat([torch.zeros_like(nfe)[:, None], draw_steps(nfe - 1, m - 1, keys, weights)], dim=-1)
+
+
+def even_cuts(nfe: Int64[Tensor, " B"], num_latents: int) -> Int64[Tensor, "B M"]:
+    """Cuts as `draw_cuts` returns them, at floor(j T / m): m segments of equal length (StepMerge, arXiv 2509.21474)."""
+    m = torch.full_like(nfe, num_latents or int(nfe.max())).minimum(nfe)[:, None]
+    index = torch.arange(int(m.max()), device=nfe.device)
+    return torch.where(index < m, index * nfe[:, None] // m, nfe[:, None])
+
+
+def best_calls(
+    scores: Float[Tensor, "B T"], count: int, keys: Int64[Tensor, " B"], temperature: float
+) -> Int64[Tensor, "B K"]:
+    """`count` distinct calls of each row by their `scores`, -inf for calls that cannot be chosen, or all there are.
+
+    At `temperature` 0 those of highest score; else drawn one after the other, without replacement, with probabilities
+    proportional to exp(score / temperature): the largest sums of it and a Gumbel variable. What a row lacks is T + 1.
+    """
+    longest = scores.shape[1]
+    if temperature:
+        lottery = uniform(fold(keys[:, None], torch.arange(longest, device=keys.device))).clamp_min(2.0**-25)
+        scores = scores / temperature - torch.log(-torch.log(lottery))
+    found = scores.sort(dim=-1, descending=True, stable=True)
+    return torch.where(found.values > -torch.inf, found.indices + 1, longest + 1)[:, :count]
+
+
+def mean_by_call(
+    values: Float[Tensor, "B L"], committed_at: Int64[Tensor, "B L"], mask: Bool[Tensor, "B L"]
+) -> Float[Tensor, "B T"]:
+    """Mean of the `values` of the tokens in `mask` that calls 1, 2, ... committed; -inf where a call has none."""
+    empty = torch.zeros(len(values), int(committed_at.max()) + 1, device=values.device)
+    total = empty.scatter_add(1, committed_at, values * mask)
+    count = empty.scatter_add(1, committed_at, mask.float())
+    return torch.where(count > 0, total / count.clamp_min(1), -torch.inf)[:, 1:]
 
 
 def cut_weights(
@@ -54,9 +99,9 @@ def cut_weights(
     "middle" draws where the surrogate is closest to the truth; "tokens" halves tokens rather than calls on average. A
     step that committed nothing in `mask` weighs little, not nothing: a row has as many cuts as under any law.
     """
-    inner = torch.arange(1, int(nfe.max()), device=nfe.device)
-    if law == "uniform":
+    if law in ("uniform", "even"):
         return None
+    inner = torch.arange(1, int(nfe.max()), device=nfe.device)
     if law == "middle":
         return (inner * (nfe[:, None] - inner)).clamp_min(1).float()
     counts = torch.zeros(len(nfe), int(nfe.max()) + 1, device=nfe.device)

@@ -82,7 +82,7 @@ class Run:
             clamp = config.objective.importance_clamp
             facts["task"] = config.task.name
             facts["learns"] = {"joint": "denoiser and sampler", "model": "denoiser", "sampler": "sampler"}[config.train]
-            facts["surrogate"] = surrogate_name(config.objective.num_latents)
+            facts["surrogate"] = surrogate_name(config.objective.surrogate)
             facts["importance weights"] = f"C = {clamp:g}" if clamp else "off"
             facts["rollouts"] = config.rollout.sampler
         edge = max(1, len(self.metrics) // EDGE)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 from diffpo.config import suggest
+from diffpo.own import find_in_file
 from diffpo.rewards.builtin import BUILTIN
 from diffpo.rewards.calls import Reward, RewardFunction, Rewards
 
@@ -45,25 +43,3 @@ def parse_reward(spec: str) -> Reward:
 
 def _find(path: Path, name: str) -> RewardFunction:
     return find_in_file(path, name, "function", "task.reward takes PATH.py:FUNCTION")
-
-
-def find_in_file(path: Path, name: str, kind: str, takes: str) -> Callable[..., Any]:
-    """The `kind` (function, class) of that name in the user's file. ValueError names what is missing."""
-    found = {key: value for key, value in vars(_load(path, takes)).items() if callable(value) and key[0] != "_"}
-    if name not in found:
-        raise ValueError(f"{path} has no {kind} {name!r}{suggest(name, found)}; it has {', '.join(found) or 'none'}")
-    return found[name]
-
-
-def _load(path: Path, takes: str) -> ModuleType:
-    """The user's file, run as Python runs a module."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; {takes}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ValueError(f"{path} does not import: {error!r}") from error
-    return module

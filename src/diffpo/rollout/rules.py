@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from diffpo.functional.unmasking import RULES, Look, Rule, Seen, top_k
-from diffpo.rewards.functions import find_in_file
+from diffpo.own import find_in_file
 from diffpo.types import Sampler
 
 

@@ -14,10 +14,10 @@ from rich.text import Text
 
 from diffpo.models.policy import create_policy
 from diffpo.models.transformer import pack
+from diffpo.objective import Objective
 from diffpo.study.origin import num_cores
 from diffpo.study.plan import BASE, Cell, Study
 from diffpo.tasks import load_solved_task, load_task
-from diffpo.training.forwards import expected_latents
 from diffpo.training.plan_steps import expected_nfe
 
 LIVE = 0.8
@@ -43,9 +43,9 @@ def rows_of(cell: Cell, gen_length: int) -> float:
         config = cell.train
         group = config.prompts_per_step * config.num_generations
         nfe = calls(config.rollout.sampler)
-        objective = config.objective
-        passes = (objective.has_old_policy + (objective.beta > 0) + BACKWARD) * objective.num_iterations
-        latents = expected_latents(objective, nfe, rows=group, prompts=config.prompts_per_step)
+        objective = Objective.of(config.objective)
+        passes = (objective.needs_old + (config.objective.beta > 0) + BACKWARD) * config.objective.num_iterations
+        latents = objective.surrogate.cost(nfe).latents(group, config.prompts_per_step)
         updates = 0.0 if config.train == "sampler" else LIVE * passes * latents
         rows += config.steps * (group * nfe + updates)
     ends = sum(calls(sampler) for sampler in (*cell.samplers, *("learned" for _ in cell.gammas)))

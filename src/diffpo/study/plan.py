@@ -242,6 +242,8 @@ def _recipe(path: Path, name: str) -> Path:
 def _arm(values: Mapping[str, Any], config: StudyConfig, train: TrainConfig) -> Arm:
     own = {key: value for key, value in values.items() if key not in ("name", "label", "tune")}
     tune = flat(values.get("tune", config.tune.values))
+    from diffpo.objective import Objective  # which imports torch
+
     try:
         for key, entry in tune.items():
             _check(isinstance(entry, list) and bool(entry), f"tune: {key} takes a list of values, got {entry!r}")
@@ -253,8 +255,8 @@ def _arm(values: Mapping[str, Any], config: StudyConfig, train: TrainConfig) -> 
             tune={key: tuple(entry) for key, entry in tune.items()},
         )
         _check_free(own)
-        for _ in arm.tuned():  # every value must be one that its setting takes
-            pass
+        for _, tuned in arm.tuned():  # every value must be one that its setting takes
+            Objective.of(tuned.objective)
     except ValueError as error:
         raise ValueError(f"arm {values['name']!r}: {error}") from None
     return arm

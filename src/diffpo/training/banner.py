@@ -8,6 +8,7 @@ from diffpo.config import SftConfig, TaskConfig, TrainConfig
 from diffpo.models.policy import Policy
 from diffpo.models.source import find_source
 from diffpo.models.weights import locate, read_json
+from diffpo.objective import open_objective
 from diffpo.progress import count
 from diffpo.rollout.rules import load_rule
 from diffpo.tasks import load_task
@@ -96,6 +97,7 @@ def open_inputs(config: TrainConfig | SftConfig) -> list[str]:
         lines.append(f"data    {open_task(load_task(config.task), config)}")
     if isinstance(config, TrainConfig):
         lines += [f"rule    {spec}" for spec in open_rules(config)]
+        open_objective(config)
     if config.load.adapter:
         found = read_json(locate(config.load.adapter) / "adapter_config.json")
         lines.append(f"adapter {config.load.adapter}: rank {found.get('r')}, of {found.get('base_model_name_or_path')}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffpo.config import ObjectiveConfig, TrainConfig
+from diffpo.config import TrainConfig
+from diffpo.objective import Objective
 from diffpo.training.state import Experience, TrainState
 from diffpo.training.update import latents_of
 from diffpo.types import RolloutGroup
@@ -24,20 +25,7 @@ def count_forwards(
     if config.train != "sampler" and len(experience.live):
         num_passes = 1 + (experience.old_logprobs is not None) + (experience.ref_logprobs is not None)
         rows, mask_id = range(len(experience.live)), state.policy.mask_id
-        iterations = range(config.objective.num_iterations)
-        updates = num_passes * sum(len(latents_of(experience, i, rows, config.objective, mask_id)) for i in iterations)
+        iterations, objective = range(config.objective.num_iterations), Objective.of(config.objective)
+        updates = num_passes * sum(len(latents_of(experience, i, rows, objective, mask_id)) for i in iterations)
     state.forwards += rollouts + updates
     return {"forwards": state.forwards, "forwards/rollouts": rollouts, "forwards/updates": updates}
-
-
-def expected_latents(objective: ObjectiveConfig, nfe: float, rows: int, prompts: int) -> float:
-    """Latents of one scoring of `rows` rows of `nfe` calls, before there are any: as if each scored a token.
-
-    The empty canvas of each of the `prompts` is one latent, unless each row masks its prompt in its own way.
-    """
-    empty = rows if objective.prompt_mask_prob else prompts
-    return {
-        "mean_field": empty + rows * (min(objective.num_latents or nfe, nfe) - 1),
-        "coupled": empty + rows * 2 * objective.num_pairs,
-        "elbo": rows * 2 * objective.num_pairs,
-    }[objective.surrogate]

@@ -11,11 +11,11 @@ import torch
 
 from diffpo.config import RolloutConfig, ThresholdConfig, TrainConfig
 from diffpo.evaluation.answers import answer, asked, points_of
-from diffpo.functional.objective import group_advantages
 from diffpo.functional.random import make_key
-from diffpo.functional.wd1 import wd1_advantages
+from diffpo.losses import load_loss
 from diffpo.models.lora import merged_adapters
 from diffpo.models.policy import Policy
+from diffpo.objective import open_objective
 from diffpo.record import anchored, anchored_rules, with_task
 from diffpo.rewards.calls import TrainerState
 from diffpo.rollout.local import check_prompts, collect
@@ -32,8 +32,6 @@ from diffpo.training.update import prepare, update
 from diffpo.types import Batch, RolloutGroup
 
 OnGroups = Callable[[Sequence[RolloutGroup]], None]
-ADVANTAGES = {"clipped": group_advantages, "wd1": wd1_advantages}
-"""What a completion's reward is worth beside its group's, by loss."""
 
 
 def train(config: TrainConfig, resume: bool = False, quiet: bool = False) -> Policy:
@@ -51,6 +49,7 @@ def train(config: TrainConfig, resume: bool = False, quiet: bool = False) -> Pol
         check_named(config.task, config.model)
         task = load_task(config.task)
         open_rules(config)
+        open_objective(config)
         data = world.on_main(lambda: open_task(task, config))
         policy = start_policy(config, world)
         check_fit(task, policy.is_tiny)
@@ -134,7 +133,7 @@ def gather(
     if on_groups:
         on_groups(groups)
     rewards = torch.tensor([[rollout.reward for rollout in group.rollouts] for group in groups])
-    advantages = ADVANTAGES[config.objective.loss](rewards, config.objective.scale_rewards).flatten()
+    advantages = load_loss(config.objective.loss).advantages(rewards, config.objective.scale_rewards).flatten()
     batch = Batch.from_groups(groups, advantages).to(world.device)
     if config.train != "model" and policy.threshold and policy.threshold.untrained and batch.features is not None:
         policy.threshold.observe(batch.features[batch.decided])

@@ -122,7 +122,6 @@ ABSENT: dict[str, Callable[[TrainConfig], bool]] = {
     "task.easy": lambda config: "easy" not in TASK_KNOBS.get(config.task.name.partition(":")[0], ""),
     "threshold.sigma": lambda config: config.rollout.sampler != "learned",
     "threshold.learning_rate": lambda config: config.train == "model",
-    "objective.num_latents": lambda config: config.objective.surrogate != "mean_field",
     "objective.speed_weight": lambda config: not config.objective.speed_weight,
     "optim.learning_rate": lambda config: config.train == "sampler",
 }
@@ -159,7 +158,7 @@ ALARMS = (
         "importance/clamped",
         lambda share: share > 0.2,
         "the surrogate is far from the behaviour policy",
-        ("raise objective.num_latents", "raise objective.importance_clamp"),
+        ("give objective.surrogate more latents", "raise objective.importance_clamp"),
     ),
     Alarm(
         "importance/ess",

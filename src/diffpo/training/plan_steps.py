@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 from diffpo.config import SftConfig, TrainConfig, parse_sampler
 from diffpo.functional.latents import cut_by_tokens
+from diffpo.objective import Objective
+from diffpo.surrogates import Cost
 from diffpo.tasks import load_solved_task, load_task
 from diffpo.training import memory
 from diffpo.training.work import Cluster, Phase, Work
@@ -66,16 +69,12 @@ class RlStep:
 
     def micro_batches(self) -> list[list[float]]:
         """Positions scored given each latent, micro-batch by micro-batch; z_0 is a group's, other latents a row's."""
-        objective, size = self.config.objective, self.config.num_generations
-        own = 2 * objective.num_pairs
-        if objective.surrogate == "mean_field":
-            own = round(min(objective.num_latents or self.nfe, self.nfe)) - 1
-        each = self.gen_length * {"mean_field": 1 / (own + 1), "coupled": 0.5, "elbo": 0.5}[objective.surrogate]
-        first = {"mean_field": each, "coupled": self.gen_length, "elbo": 0.0}[objective.surrogate]
+        cost, size = self.cost, self.config.num_generations
         groups, owners, scored = list[int](), list[int](), list[float]()
         for row in range(self.rows):
-            shared = 1 if objective.prompt_mask_prob else 0 if row % size else min(size, self.rows - row)
-            latents = [*([first * shared] if first and shared else []), *[each] * own]
+            sharing = 0 if row % size else min(size, self.rows - row)  # of them the first owns what they share
+            latents = [self.gen_length * cost.shared * sharing] if cost.shared and sharing else []
+            latents += [self.gen_length * cost.scored] * round(cost.own)
             scored += latents
             groups += [row // size] * len(latents)
             owners += [row] * len(latents)
@@ -83,10 +82,14 @@ class RlStep:
         parts = cut_by_tokens([length] * len(scored), max_tokens, groups, owners)
         return [[scored[index] for index in part] for part in parts]
 
-    def scorings(self) -> int:
-        """How often each token of a row is scored."""
-        objective = self.config.objective
-        return {"mean_field": 1, "elbo": objective.num_pairs, "coupled": 1 + objective.num_pairs}[objective.surrogate]
+    @cached_property
+    def objective(self) -> Objective:
+        return Objective.of(self.config.objective)
+
+    @property
+    def cost(self) -> Cost:
+        """Of one scoring of a row."""
+        return self.objective.surrogate.cost(round(self.nfe))
 
     def load(self) -> memory.Load:
         """What the largest call and the largest micro-batch hold."""
@@ -124,10 +127,10 @@ class RlStep:
         if model.learns == "nothing":
             return
         passes = objective.num_iterations
-        scored = passes * self.rows * self.gen_length * self.scorings()
+        scored = passes * self.rows * self.gen_length * self.cost.scorings
         forwards, calls = passes * sum(map(len, self.micro_batches())), passes * load.micro_batches
         flops = work.forward(forwards, scored, self.gen_length)
-        if objective.has_old_policy:
+        if self.objective.needs_old:
             yield work.phase("old log-probs", memory.scoring(model, load), forwards, flops, calls)
         if load.reference:
             yield work.phase("reference log-probs", memory.scoring(model, load), forwards, flops, calls)

@@ -19,7 +19,7 @@ FREE = (
 """Settings and sections that a resumed run may change: how long it is, what it shows and keeps, memory, speed."""
 FILES = (
     *("model", "load.adapter", "data", "eval_data", "task.data", "task.test_data", "task.reward"),
-    *("rollout.sampler", "eval.samplers"),
+    *("rollout.sampler", "eval.samplers", "objective.surrogate", "objective.loss"),
 )
 """Settings that name files. Where what they hold is the same, the name may be another: the files have moved."""
 WHOLE = 2**26

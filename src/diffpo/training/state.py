@@ -23,10 +23,9 @@ class Experience:
 
     batch: Batch
     live: Tensor  # [B'] rows that have a gradient
-    cuts: Tensor | None  # [mu, B', M]; None where latents are random masks
-    old_logprobs: Tensor | None  # [mu, B', L]
-    ref_logprobs: Tensor | None  # [mu, B', L]
-    mask_keys: Tensor  # [mu, B'] keys of random masks
+    keys: Tensor  # [mu, B'] of what the surrogate draws, again whenever it is needed
+    old_logprobs: Tensor | None  # [mu, B' M, L], M lines a row
+    ref_logprobs: Tensor | None  # [mu, B' M, L]
     summary: dict[str, float]
     """Metrics of the rollouts."""
     updates: list[dict[str, float]] = field(default_factory=list)

@@ -11,23 +11,21 @@ import torch
 from torch import Tensor
 
 from diffpo.config import ObjectiveConfig, TrainConfig
-from diffpo.functional.latents import Latents, coupled_latents, cut_latents, elbo_latents
+from diffpo.functional.latents import Latents
 from diffpo.functional.objective import (
-    clipped_surrogate,
     effective_sample_size,
     importance_weights,
     kl_k3,
-    pool_log_ratios,
     self_normalize,
     threshold_objective,
     token_weights,
 )
 from diffpo.functional.random import fold, make_key
-from diffpo.functional.surrogate import cut_weights, draw_cuts
-from diffpo.functional.wd1 import weighted_likelihood
+from diffpo.losses import Lines
 from diffpo.models.finite import not_finite
 from diffpo.models.likelihood import score
 from diffpo.models.policy import Policy
+from diffpo.objective import Objective, lines_of
 from diffpo.training.distributed import World
 from diffpo.training.state import (
     Experience,
@@ -54,22 +52,17 @@ def in_step(parts: Sequence[T], num_passes: int, idle: Callable[[], T]) -> Itera
 def prepare(
     state: TrainState, batch: Batch, summary: dict[str, float], config: TrainConfig, world: World
 ) -> Experience:
-    """Draw the cuts of all mu iterations and score the rollouts at each, before anything moves."""
-    objective, device = config.objective, batch.tokens.device
+    """Draw the latents of all mu iterations and score the rollouts given each, before anything moves."""
+    objective, device = Objective.of(config.objective), batch.tokens.device
     # without a KL term a row of zero advantage has no gradient: it is left out, exactly
-    live = torch.arange(len(batch), device=device) if objective.beta else batch.advantages.nonzero().squeeze(-1)
+    everyone = bool(config.objective.beta)
+    live = torch.arange(len(batch), device=device) if everyone else batch.advantages.nonzero().squeeze(-1)
     rows = fold(torch.tensor(make_key(config.seed, "update", state.step), device=device), live)
-    iterations = torch.arange(objective.num_iterations, device=device)[:, None]
-    keys = fold(rows, iterations, 0)
-    mask_keys = fold(rows, iterations, 1)
-    experience = Experience(batch, live, None, None, None, mask_keys, summary)
+    keys = fold(rows, torch.arange(config.objective.num_iterations, device=device)[:, None])
+    experience = Experience(batch, live, keys, None, None, summary)
     if config.train == "sampler" or not len(live):
         return experience
-    part = batch.take(live)
-    if objective.surrogate == "mean_field":
-        law = cut_weights(part.nfe, part.committed_at, part.loss_mask, objective.cut_law)
-        experience.cuts = torch.stack([draw_cuts(part.nfe, objective.num_latents, key, law) for key in keys])
-    if objective.has_old_policy:
+    if objective.needs_old:
         experience.old_logprobs = _score(state.policy, experience, config, world)
     if state.start is not None:
         with state.at_start() as reference:
@@ -78,15 +71,17 @@ def prepare(
 
 
 def _score(policy: Policy, experience: Experience, config: TrainConfig, world: World) -> Tensor:
-    """Surrogate log-probs of all live rows at each iteration's cuts, [mu, B', L]; each rank scores its share.
+    """Log-probs of all live rows given each iteration's latents, [mu, B' M, L]; each rank scores its share.
 
     FloatingPointError if they are not finite.
     """
+    objective = Objective.of(config.objective)
     rows, canvas = world.share(len(experience.live)), experience.batch.tokens.shape[1]
-    scores = torch.zeros(len(experience.mask_keys), len(rows), canvas, device=world.device)
+    num_lines = len(rows) * objective.surrogate.num_lines
+    scores = torch.zeros(len(experience.keys), num_lines, canvas, device=world.device)
     with world.gathered(policy.denoiser):
         for iteration, found in enumerate(scores):
-            for part in _parts(policy, experience, iteration, rows, config):
+            for part in _parts(policy, experience, iteration, rows, objective, config):
                 found += score(policy, part, config.rollout.temperature)
     gathered = torch.cat(world.gather([scores.cpu()]), dim=1)
     if not gathered.isfinite().all():
@@ -94,24 +89,20 @@ def _score(policy: Policy, experience: Experience, config: TrainConfig, world: W
     return gathered.to(world.device)
 
 
-def _parts(policy: Policy, experience: Experience, iteration: int, rows: range, config: TrainConfig) -> list[Latents]:
+def _parts(
+    policy: Policy, experience: Experience, iteration: int, rows: range, objective: Objective, config: TrainConfig
+) -> list[Latents]:
     """The latents of `rows` in an iteration, as many at a time as go through the denoiser at once."""
     if not rows:
         return []
-    latents = latents_of(experience, iteration, rows, config.objective, policy.mask_id)
+    latents = latents_of(experience, iteration, rows, objective, policy.mask_id)
     return latents.split(config.optim.micro_batch_tokens)
 
 
-def latents_of(
-    experience: Experience, iteration: int, rows: range, objective: ObjectiveConfig, mask_id: int
-) -> Latents:
-    """The latents at which `iteration` scores live `rows`."""
+def latents_of(experience: Experience, iteration: int, rows: range, objective: Objective, mask_id: int) -> Latents:
+    """The latents given which `iteration` scores live `rows`."""
     some = slice(rows.start, rows.stop)
-    batch, keys = experience.batch.take(experience.live[some]), experience.mask_keys[iteration, some]
-    if experience.cuts is not None:
-        return cut_latents(batch, experience.cuts[iteration, some], mask_id, objective.prompt_mask_prob, keys)
-    draw = {"coupled": coupled_latents, "elbo": elbo_latents}[objective.surrogate]
-    return draw(batch, keys, objective.num_pairs, mask_id)
+    return objective.draw(experience.batch.take(experience.live[some]), experience.keys[iteration, some], mask_id)
 
 
 def update(state: TrainState, config: TrainConfig, world: World) -> dict[str, float]:
@@ -138,18 +129,23 @@ def update(state: TrainState, config: TrainConfig, world: World) -> dict[str, fl
 
 @dataclass(frozen=True, eq=False)
 class _Share:
-    """The live rows of a rank in one iteration, b of them, and what weighs their tokens in J."""
+    """N scored lines and what weighs their tokens in J."""
 
-    batch: Batch
-    old: Tensor | None  # [b, L]
-    ref: Tensor | None  # [b, L]
-    weights: Tensor  # [b, L]
-    importance: Tensor  # [b, L]
+    lines: Lines
+    weights: Tensor  # [N, L]
+    importance: Tensor  # [N, L]
 
-    def only(self, mask: Tensor) -> _Share:
-        """The same where J sees no other tokens than those of `mask`."""
-        others = (self.old, self.ref, self.weights, self.importance)
-        return _Share(replace(self.batch, loss_mask=mask), *(None if t is None else t * mask for t in others))  # type: ignore[arg-type]
+    def part(self, lines: slice) -> _Share:
+        """Some of the lines."""
+        whole = self.lines
+        index = torch.arange(len(self.weights), device=self.weights.device)[lines]
+        old, ref = (None if t is None else t[lines] for t in (whole.old, whole.ref))
+        some = replace(whole, batch=whole.batch.take(index), mask=whole.mask[lines], old=old, ref=ref)
+        return _Share(some, self.weights[lines], self.importance[lines])
+
+    def only(self, scored: Tensor) -> _Share:
+        """The same where J sees no other tokens than those `scored`."""
+        return _Share(self.lines.only(scored), self.weights * scored, self.importance * scored)
 
 
 def policy_backward(
@@ -160,22 +156,16 @@ def policy_backward(
     Latents go through the denoiser in parts. Where what a token adds to J hangs on latents of several parts, all are
     scored first, without gradients, and J's slopes taken there.
     """
-    objective, live, temperature = config.objective, experience.live, config.rollout.temperature
-    weights = token_weights(experience.batch.loss_mask, experience.batch.gen_lengths, objective.loss_type)[live]
-    importance, metrics = _importance(experience, weights, iteration, objective)
-    rows = world.share(len(live))
-    some = slice(rows.start, rows.stop)
-    old, ref = (None if t is None else t[iteration, some] for t in (experience.old_logprobs, experience.ref_logprobs))
-    share = _Share(experience.batch.take(live[some]), old, ref, weights[some], importance[some])
-    clipped = ("clip_ratio",) if objective.loss == "clipped" else ()
-    names = [*clipped, *(("surrogate_kl",) if old is not None else ()), *(("kl",) if ref is not None else ())]
-    totals = {name: torch.zeros((), device=world.device) for name in names}
+    objective, temperature = Objective.of(config.objective), config.rollout.temperature
+    whole, metrics = _whole(experience, iteration, objective)
+    rows, num_lines = world.share(len(experience.live)), objective.surrogate.num_lines
+    share = whole.part(slice(rows.start * num_lines, rows.stop * num_lines))
+    totals = {name: torch.zeros((), device=world.device) for name in _measures(whole.lines, objective)}
 
-    parts, slopes = _parts(policy, experience, iteration, rows, config), None
-    apart = objective.surrogate == "mean_field" and objective.ratio_level != "sequence"
-    if not apart and world.any(_tear_rows(parts)):
+    parts, slopes = _parts(policy, experience, iteration, rows, objective, config), None
+    if world.any(_torn(parts, share.lines.units(objective.loss.unit))):
         with torch.no_grad(), world.gathered(policy.denoiser):
-            logprobs = sum((score(policy, part, temperature) for part in parts), torch.zeros_like(weights[some]))
+            logprobs = sum((score(policy, part, temperature) for part in parts), torch.zeros_like(share.weights))
         logprobs = logprobs.requires_grad_()
         loss, totals = _loss(share, logprobs, objective)
         (slopes,) = torch.autograd.grad(loss, logprobs)
@@ -195,66 +185,71 @@ def policy_backward(
             loss, sums = _loss(share.only(part.scored), logprobs, objective)
             totals = {name: total + sums[name] for name, total in totals.items()}
         loss.backward()
-    count = experience.batch.loss_mask[live].sum()
+    count = whole.lines.mask.sum()
     return {name: float(total / count) for name, total in world.sum(totals).items()} | metrics
 
 
-def _tear_rows(parts: Sequence[Latents]) -> bool:
-    """Whether tokens of one row are scored in several parts."""
-    rows = [part.rows.unique() for part in parts]
-    return len(parts) > 1 and sum(map(len, rows)) > len(torch.cat(rows).unique())
+def _torn(parts: Sequence[Latents], units: Tensor) -> bool:
+    """Whether what is scored as one, `units` [N, L] by number, is scored in several parts."""
+    if len(parts) < 2:
+        return False
+    found = torch.cat([units[part.rows, part.positions] for part in parts])
+    which = torch.cat([torch.full_like(part.rows, index) for index, part in enumerate(parts)])
+    empty = torch.zeros(units.shape[0] * (units.shape[1] + 1), dtype=which.dtype, device=which.device)
+    first = empty.scatter_reduce(0, found, which, "amin", include_self=False)
+    return bool((first < empty.scatter_reduce(0, found, which, "amax", include_self=False)).any())
 
 
-def _loss(share: _Share, logprobs: Tensor, objective: ObjectiveConfig) -> tuple[Tensor, dict[str, Tensor]]:
+def _whole(experience: Experience, iteration: int, objective: Objective) -> tuple[_Share, dict[str, float]]:
+    """All live rows in one iteration, and metrics of their importance weights."""
+    surrogate, batch = objective.surrogate, experience.batch.take(experience.live)
+    old, ref = (None if t is None else t[iteration] for t in (experience.old_logprobs, experience.ref_logprobs))
+    of_tokens = token_weights(experience.batch.loss_mask, experience.batch.gen_lengths, objective.config.loss_type)
+    weights = of_tokens[experience.live].repeat_interleave(surrogate.num_lines, 0)
+    lines = lines_of(batch, surrogate)
+    mask, counts = lines.loss_mask, surrogate.counts(batch, experience.keys[iteration], old)
+    if counts is not None:
+        mask, weights = mask & (counts > 0), weights * counts
+    whole = Lines(lines, mask, old, ref, surrogate.num_lines)
+    importance, metrics = _importance(whole, weights, objective.config)
+    return _Share(whole, weights, importance), metrics
+
+
+def _measures(lines: Lines, objective: Objective) -> list[str]:
+    """Names of what `_loss` measures."""
+    surrogate_kl = ("surrogate_kl",) if lines.old is not None else ()
+    return [*objective.loss.measures, *surrogate_kl, *(("kl",) if lines.ref is not None else ())]
+
+
+def _loss(share: _Share, logprobs: Tensor, objective: Objective) -> tuple[Tensor, dict[str, Tensor]]:
     """The part of -J that the tokens of `share` make, and sums over them of what is measured."""
-    gain, measured = _gain(logprobs, share, objective)
+    lines, loss = share.lines, objective.loss
+    gain, measured = loss.gain(logprobs, lines)
     gain = share.importance * gain
-    if share.ref is not None:
-        gain = gain - objective.beta * measured["kl"]
-    sums = {name: values.detach().where(share.batch.loss_mask, 0).sum() for name, values in measured.items()}
+    if lines.old is not None:  # KL(old, now)
+        log_ratio = lines.log_ratio(logprobs, lines.old, loss.level).detach()
+        measured["surrogate_kl"] = kl_k3(torch.zeros_like(log_ratio), log_ratio)
+    if lines.ref is not None:
+        measured["kl"] = loss.kl(logprobs, lines.ref, lines)
+        gain = gain - objective.config.beta * measured["kl"]
+    sums = {name: values.detach().where(lines.mask, 0).sum() for name, values in measured.items()}
     return -(share.weights * gain).sum(), sums
 
 
-def _gain(logprobs: Tensor, share: _Share, objective: ObjectiveConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """What each token adds to J before its weights, [b, L]; metrics of the tokens, the KL among them."""
-    batch = share.batch
-    advantages, zero = batch.advantages[:, None].expand_as(logprobs), torch.zeros_like(logprobs)
-    measured: dict[str, Tensor] = {}
-
-    def log_ratio(others: Tensor) -> Tensor:
-        return pool_log_ratios(logprobs - others, batch.loss_mask, batch.committed_at, objective.ratio_level)
-
-    # k3 knows its arguments by their difference alone, here a log-ratio that is pooled already
-    if share.old is not None:
-        measured["surrogate_kl"] = kl_k3(zero, log_ratio(share.old).detach())  # KL(old, now)
-    if share.ref is not None:
-        measured["kl"] = kl_k3(log_ratio(share.ref), zero)  # KL(now, reference)
-    if objective.loss == "wd1":
-        return weighted_likelihood(logprobs, advantages), measured
-    assert share.old is not None
-    ratio = log_ratio(share.old).exp()
-    measured["clip_ratio"] = ((ratio.detach() - 1) * advantages.sign() > objective.epsilon).float()
-    return clipped_surrogate(ratio, advantages, objective.epsilon), measured
-
-
-def _importance(
-    experience: Experience, weights: Tensor, iteration: int, objective: ObjectiveConfig
-) -> tuple[Tensor, dict[str, float]]:
-    """Importance weights of the live rows, [B', L]; how far the surrogate is from the behaviour policy."""
-    if experience.old_logprobs is None:
+def _importance(lines: Lines, weights: Tensor, objective: ObjectiveConfig) -> tuple[Tensor, dict[str, float]]:
+    """Importance weights of the lines, [N, L]; how far the surrogate is from the behaviour policy."""
+    if lines.old is None:
         return torch.ones_like(weights), {}
-    batch, clamp = experience.batch, objective.importance_clamp
-    mask, committed_at = batch.loss_mask[experience.live], batch.committed_at[experience.live]
-    gap = experience.old_logprobs[iteration] - batch.behaviour_logprobs[experience.live]
-    gap = pool_log_ratios(gap, mask, committed_at, objective.importance_level)
+    clamp, behaviour = objective.importance_clamp, lines.batch.behaviour_logprobs
+    gap = lines.log_ratio(lines.old, behaviour, objective.importance_level)
     importance = importance_weights(gap, clamp)
     if objective.self_normalize:
         importance = self_normalize(importance, weights)
-    raw, limit = gap.exp()[mask], clamp or math.inf
+    raw, limit = gap.exp()[lines.mask], clamp or math.inf
     return importance, {
         "importance/mean": float(raw.mean()),
         "importance/clamped": float((raw > limit).float().mean()),
-        "importance/ess": float(effective_sample_size(importance[mask])),
+        "importance/ess": float(effective_sample_size(importance[lines.mask])),
     }
 
 

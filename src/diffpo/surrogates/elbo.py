@@ -7,16 +7,39 @@ Draw l ~ U{0..L} and mask l positions at random; the twin masks the other L - l.
 
 Its mean over l and masks is the bound of any-order models, sum_l E 1/l sum_{masked} log pi(o_i | c, z_l), which is
 log pi(o | c) itself where the predictions are conditionals of one distribution. One token's share of the sum stands for
-its log-probability; ESPO exponentiates the whole, over the length (`objective.ratio_level` = "sequence").
+its log-probability; ESPO exponentiates the whole, over the length (`ratio_level=sequence` of the clipped loss).
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from diffpo.config.checks import bound
+from diffpo.functional.latents import Latents, masked_latents
 from diffpo.functional.random import fold, uniform
+from diffpo.surrogates.base import Cost, Surrogate
+from diffpo.types import Batch
+
+
+@dataclass(frozen=True)
+class Elbo(Surrogate):
+    """Pairs of complementary masks over the whole canvas, whatever the loss sees."""
+
+    num_pairs: int = 1
+
+    def __post_init__(self) -> None:
+        bound(self, "", "num_pairs", ">=", 1)
+
+    def draw(self, batch: Batch, keys: Tensor, mask_id: int) -> Latents:
+        masks, weights = elbo_masks(fold(keys, 1), self.num_pairs, batch.gen_lengths, batch.tokens.shape[1])
+        return masked_latents(batch, masks, weights, mask_id)
+
+    def cost(self, nfe: float) -> Cost:
+        return Cost(2 * self.num_pairs, 0.5)
 
 
 def elbo_masks(

@@ -11,14 +11,39 @@ At t = 1 the pair is z_T again, and the surrogate is the mean field. The latents
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from diffpo.config.checks import bound
+from diffpo.functional.latents import Latents, masked_latents
 from diffpo.functional.random import fold, uniform
+from diffpo.surrogates.base import Cost, Surrogate
+from diffpo.types import Batch
 
 TIMES = 0.2, 0.8
 """Range of t: both latents of a pair keep something, and no weight exceeds 5."""
+
+
+@dataclass(frozen=True)
+class Coupled(Surrogate):
+    """Pairs of complementary masks, and the empty canvas, which the rows of a prompt share."""
+
+    num_pairs: int = 1
+
+    def __post_init__(self) -> None:
+        bound(self, "", "num_pairs", ">=", 1)
+
+    def draw(self, batch: Batch, keys: Tensor, mask_id: int) -> Latents:
+        masks, weights = coupled_masks(fold(keys, 1), self.num_pairs, batch.tokens.shape[1])
+        whole = torch.ones_like(masks[:, :1])
+        masks, weights = torch.cat([whole, masks], 1), torch.cat([whole / (self.num_pairs + 1), weights], 1)
+        return masked_latents(batch, masks, weights, mask_id, shares_first=True)
+
+    def cost(self, nfe: float) -> Cost:
+        return Cost(2 * self.num_pairs, 0.5, shared=1)
 
 
 def coupled_masks(

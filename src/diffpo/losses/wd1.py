@@ -8,11 +8,25 @@ are small, w+ - w- = 2 A / G, and J is REINFORCE's objective.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from diffpo.functional.objective import group_advantages
+from diffpo.losses.base import Lines, Loss
+
+
+@dataclass(frozen=True)
+class Wd1(Loss):
+    """Imitate what is good, unlearn what is bad."""
+
+    def gain(self, logprobs: Tensor, lines: Lines) -> tuple[Tensor, dict[str, Tensor]]:
+        return weighted_likelihood(logprobs, lines.advantages.expand_as(logprobs)), {}
+
+    def advantages(self, rewards: Tensor, scale: bool) -> Tensor:
+        return wd1_advantages(rewards, scale)
 
 
 def wd1_advantages(rewards: Float[Tensor, "P G"], scale: bool = False) -> Float[Tensor, "P G"]:

@@ -1,0 +1,83 @@
+"""What a setting names: a function or class of the user's own file, or a class that ships, with its knobs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import Field, fields, is_dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from diffpo.config import suggest
+from diffpo.config.checks import check
+from diffpo.config.specs import Spec
+
+T = TypeVar("T")
+
+
+def build(spec: Spec, classes: Mapping[str, str], package: str, kind: type[T]) -> T:
+    """The value that a spec describes, of a frozen dataclass whose fields are its knobs.
+
+    `classes` name the class in the file of each name in `package`; others are in the user's own file. ValueError names
+    a knob that it lacks, or a value that the knob does not take.
+    """
+    if spec.path:
+        made = find_in_file(Path(spec.path), spec.name, "class", f"{spec.where} takes PATH.py:CLASS")
+        if not (isinstance(made, type) and issubclass(made, kind)):
+            raise ValueError(f"{spec}: {spec.name} is no diffpo.{kind.__name__}: class {spec.name}({kind.__name__})")
+    else:
+        made = getattr(importlib.import_module(f"{package}.{spec.name}"), classes[spec.name])
+    knobs = _knobs(made)
+    allowed = f"it has {', '.join(knobs) or 'none'}"
+    check(len(spec.values) <= len(knobs), f"{spec}: more values than {spec.name} has knobs; {allowed}")
+    given = dict(zip(knobs, spec.values, strict=False))
+    for name, value in spec.named.items():
+        check(name in knobs, f"{spec}: {spec.name} has no knob {name!r}{suggest(name, knobs)}")
+        check(name not in given, f"{spec}: {name} is given twice")
+        given[name] = value
+    try:
+        return made(**{name: _convert(knobs[name], value) for name, value in given.items()})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{spec}: {error}") from None
+
+
+def _knobs(kind: type) -> dict[str, Field[Any]]:
+    return {knob.name: knob for knob in fields(kind)} if is_dataclass(kind) else {}
+
+
+def _convert(knob: Field[Any], text: str) -> Any:
+    """`text` as the knob holds it: int, float, bool, or else text."""
+    kind = getattr(knob.type, "__name__", knob.type)
+    if kind == "bool":
+        check(text in ("true", "false"), f"{knob.name} must be true or false, got {text}")
+        return text == "true"
+    if kind in ("int", "float"):
+        try:
+            return {"int": int, "float": float}[kind](text)
+        except ValueError:
+            raise ValueError(f"{knob.name} must be {kind}, got {text}") from None
+    return text
+
+
+def find_in_file(path: Path, name: str, kind: str, takes: str) -> Callable[..., Any]:
+    """The `kind` (function, class) of that name in the user's file. ValueError names what is missing."""
+    found = {key: value for key, value in vars(_load(path, takes)).items() if callable(value) and key[0] != "_"}
+    if name not in found:
+        raise ValueError(f"{path} has no {kind} {name!r}{suggest(name, found)}; it has {', '.join(found) or 'none'}")
+    return found[name]
+
+
+def _load(path: Path, takes: str) -> ModuleType:
+    """The user's file, run as Python runs a module."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; {takes}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path} does not import: {error!r}") from error
+    return module

@@ -1,0 +1,84 @@
+"""Surrogates and losses by name: what a spec says, and every mistake in one line before any weight is read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from diffpo.cli import main
+from diffpo.config import ObjectiveConfig, TaskConfig, TrainConfig
+from diffpo.config.objective import LOSSES, SURROGATES
+from diffpo.losses import Loss, load_loss
+from diffpo.losses.clipped import Clipped
+from diffpo.objective import Objective
+from diffpo.surrogates import Surrogate, load_surrogate
+from diffpo.surrogates.mean_field import MeanField
+from diffpo.training.loop import train
+
+TASK = TaskConfig("tiny_sudoku")
+
+
+def test_a_spec_is_a_call_without_brackets() -> None:
+    assert load_surrogate("mean_field:3") == load_surrogate("mean_field:num_latents=3") == MeanField(3)
+    assert load_surrogate("mean_field: 3, tokens ,prompt_mask_prob=0.15") == MeanField(3, "tokens", 0.15)
+    assert load_surrogate("mean_field") == MeanField() and load_loss("clipped:inf").epsilon == float("inf")
+    assert load_loss("clipped:ratio_level=call") == Clipped(ratio_level="call")
+    default = ObjectiveConfig()
+    assert Objective.of(default) == Objective(MeanField(2), Clipped(0.2), default)
+
+
+def test_whatever_ships_is_there() -> None:
+    assert all(isinstance(load_surrogate(name), Surrogate) for name in SURROGATES)
+    assert all(isinstance(load_loss(name), Loss) for name in LOSSES)
+
+
+WRONG = [
+    ("surrogate", "mean_fields", "no such name; did you mean 'mean_field'?"),
+    ("surrogate", "mean_field:num_latent=3", "mean_field has no knob 'num_latent'; did you mean 'num_latents'?"),
+    ("surrogate", "mean_field:two", "num_latents must be int, got two"),
+    ("surrogate", "mean_field:1.5", "num_latents must be int, got 1.5"),
+    ("surrogate", "mean_field:-1", "num_latents must be >= 0, got -1"),
+    ("surrogate", "mean_field:2,num_latents=3", "num_latents is given twice"),
+    ("surrogate", "mean_field:2,cut_law=token", "no cut_law 'token'; did you mean 'tokens'?"),
+    ("surrogate", "mean_field:1,tokens", "cut_law does nothing without cuts"),
+    ("surrogate", "mean_field:2,prompt_mask_prob=1", "prompt_mask_prob must lie in [0, 1), got 1.0"),
+    ("surrogate", "mean_field:2,prompt_mask_prob=nan", "prompt_mask_prob must lie in [0, 1), got nan"),
+    ("surrogate", "coupled:0", "num_pairs must be >= 1, got 0"),
+    ("surrogate", "elbo:1,2", "more values than elbo has knobs; it has num_pairs"),
+    ("surrogate", "elbo:num_pairs=1,2", "write elbo, and behind a colon VALUE,KNOB=VALUE"),
+    ("surrogate", "none.py:Mine", "none.py: no such file; objective.surrogate takes PATH.py:CLASS"),
+    ("loss", "clipped:0", "epsilon must be > 0, got 0.0"),
+    ("loss", "clipped:nan", "epsilon must be > 0, got nan"),
+    ("loss", "clipped:0.2,sequences", "no ratio_level 'sequences'; did you mean 'sequence'?"),
+    ("loss", "wd1:0.2", "more values than wd1 has knobs; it has none"),
+]
+
+
+@pytest.mark.parametrize(("knob", "spec", "error"), WRONG, ids=[spec for _, spec, _ in WRONG])
+def test_a_mistake_is_one_line_before_any_weight_is_read(
+    knob: str, spec: str, error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "sudoku_tiny", f"--objective.{knob}", spec, "--dry-run"])
+    assert ended.value.code == 2 and error in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(ValueError, match=re.escape(error)):
+        train(TrainConfig(model="nowhere", task=TASK, objective=ObjectiveConfig(**{knob: spec})))
+
+
+def test_wd1_has_no_objective_for_the_sampler() -> None:
+    with pytest.raises(ValueError, match=r"objective\.loss wd1 .*: set train to model"):
+        train(TrainConfig(model="nowhere", task=TASK, objective=ObjectiveConfig(loss="wd1")))
+
+
+def test_a_file_without_the_class(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("class Mine: ...\nclass Half(__import__('diffpo').Surrogate): ...\n")
+    for name, error in (
+        ("Mien", "has no class 'Mien'; did you mean 'Mine'?"),
+        ("Mine", "Mine is no diffpo.Surrogate: class Mine(Surrogate)"),
+        ("Half", "abstract"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(error)):
+            load_surrogate(f"{file}:{name}")
