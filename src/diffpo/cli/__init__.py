@@ -20,7 +20,7 @@ from diffpo.cli.grading import Grade
 from diffpo.cli.models import Export, Inspect
 from diffpo.cli.planning import Plan, PlanSft
 from diffpo.cli.recipes import Recipes
-from diffpo.cli.serving import Serve
+from diffpo.cli.serving import Generate, Serve
 from diffpo.cli.studying import Report, Study
 from diffpo.cli.training import Demo, Sft, Train, is_main
 from diffpo.config import ServeConfig, SftConfig, TaskConfig, TrainConfig, suggest
@@ -41,6 +41,7 @@ COMMANDS: dict[str, type] = {
     "sample": Sample,
     "chat": Chat,
     "serve": Serve,
+    "generate": Generate,
     "study": Study,
     "analyze": Analyze,
     "report": Report,
@@ -127,8 +128,11 @@ def _defaults(kind: type, first: str, arguments: Sequence[str]) -> tuple[Any, Ca
         return _start(config, first, arguments), lambda config: kind(config=config)
     if kind in (Analyze, Chat, Eval, Sample) and first:
         return _from_policy(kind(model=first), Path(given(arguments, "--load.adapter") or first)), lambda base: base
-    if kind is Serve and first:
-        return _serving(first, arguments), lambda config: Serve(first, config)
+    if kind in (Serve, Generate) and first:
+        chat = _from_policy(Chat(first), Path(given(arguments, "--load.adapter") or first))
+        if kind is Serve:
+            return _serving(chat), lambda config: Serve(first, config)
+        return chat, lambda chat: Generate(first, tyro.MISSING, tyro.MISSING, chat.rollout, chat.seed, chat.load)
     if kind in (Export, Inspect) and first:
         return kind(model=first), lambda base: base
     return (Demo() if kind is Demo else tyro.MISSING_NONPROP), lambda base: base
@@ -167,9 +171,9 @@ def _from_policy(command: Any, place: Path) -> Any:
     return replace(command, **changes)
 
 
-def _serving(model: str, arguments: Sequence[str]) -> ServeConfig:
+def _serving(chat: Chat) -> ServeConfig:
     """A model is served as it answers in a chat, to as many at once as the server's own default says."""
-    chat, config = _from_policy(Chat(model), Path(given(arguments, "--load.adapter") or model)), ServeConfig()
+    config = ServeConfig()
     rollout = replace(chat.rollout, num_slots=config.rollout.num_slots)
     return replace(config, rollout=rollout, load=chat.load)
 

@@ -1,4 +1,4 @@
-"""Commands that answer others: serve."""
+"""Commands that answer many: serve, generate."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
+from diffpo.cli.answering import UNMERGED
 from diffpo.cli.training import FLAT
-from diffpo.config import ServeConfig
+from diffpo.config import LoadConfig, RolloutConfig, ServeConfig
+from diffpo.config.idle import Idle, Knobs
 
 
 @dataclass(frozen=True)
@@ -29,3 +31,30 @@ class Serve:
         from diffpo.serving.server import serve
 
         serve(self.model, self.config)
+
+
+@dataclass(frozen=True)
+class Generate(Knobs):
+    """Answer every prompt of a file in a line of another; a run that was stopped goes on where it was."""
+
+    model: Positional[str]
+    """A run, checkpoint or adapter folder, or a model on the Hugging Face hub."""
+    prompts: Positional[str]
+    """Rows with a prompt or messages: a .jsonl, .json, .csv, .tsv or .parquet file, or a data set of the hub."""
+    output: str
+    """File of the answers, JSON lines in the order of the rows; what stands in it is not made again."""
+    rollout: RolloutConfig = field(default_factory=lambda: RolloutConfig(temperature=0.0))
+    seed: int = 0
+    load: LoadConfig = field(default_factory=LoadConfig)
+
+    def idle(self) -> Idle:
+        return UNMERGED
+
+    def run(self) -> None:
+        from diffpo.models.policy import load_policy
+        from diffpo.rollout.offline import generate_file
+
+        policy = load_policy(self.model, **vars(self.load))
+        written = generate_file(policy, self.prompts, self.output, self.rollout, self.seed)
+        reused = f", {written.reused} of them there before" if written.reused else ""
+        print(f"saved {self.output}: {written.answers} answers, {written.errors} errors{reused}")

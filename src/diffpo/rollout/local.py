@@ -23,6 +23,11 @@ GEN_LENGTH, TINY_LENGTH = 128, 16
 """Canvas where no task and no setting says how long it is, of a published model and of a tiny one."""
 
 
+def default_length(policy: Policy) -> int:
+    """The canvas where no task and no setting says how long it is."""
+    return TINY_LENGTH if policy.is_tiny else GEN_LENGTH
+
+
 def make_request(
     policy: Policy,
     prompt: Prompt | str | Messages,
@@ -140,7 +145,7 @@ def stream(
 def _asked(
     policy: Policy, prompts: Sequence[Prompt | str | Messages], config: RolloutConfig, gen_length: int | None, seed: int
 ) -> list[Request]:
-    gen_length = gen_length or (TINY_LENGTH if policy.is_tiny else GEN_LENGTH)
+    gen_length = gen_length or default_length(policy)
     keys = [make_key(seed, prompt.id if isinstance(prompt, Prompt) else at) for at, prompt in enumerate(prompts)]
     return [
         make_request(policy, prompt, config, gen_length, key, explore=False)

@@ -12,7 +12,7 @@ from diffpo.config import SAMPLER_RULES, RolloutConfig, parse_sampler, suggest
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
 from diffpo.rollout.engine import check_request
-from diffpo.rollout.local import GEN_LENGTH, TINY_LENGTH, request_for
+from diffpo.rollout.local import default_length, request_for
 from diffpo.serving.errors import ApiError
 from diffpo.serving.schema import MAX_CHOICES, Asked, Message
 from diffpo.types import Request, Sampler
@@ -39,7 +39,7 @@ class Served:
 
     @property
     def gen_length(self) -> int:
-        return self.rollout.gen_length or (TINY_LENGTH if self.policy.is_tiny else GEN_LENGTH)
+        return self.rollout.gen_length or default_length(self.policy)
 
     @cached_property
     def fingerprint(self) -> str | None:

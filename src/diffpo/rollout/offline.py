@@ -1,0 +1,141 @@
+"""Prompts of a file to answers in a file: a line a row, in order; what a run that was stopped has written stands."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from diffpo.config import RolloutConfig
+from diffpo.folder import append
+from diffpo.functional.random import make_key
+from diffpo.models.policy import Policy
+from diffpo.progress import Progress
+from diffpo.rollout.engine import Engine, Finished
+from diffpo.rollout.local import default_length, make_request
+from diffpo.tasks.conversations import read_example
+from diffpo.tasks.data import Row, Source, read_rows
+from diffpo.types import Completion, Request
+
+AHEAD = 8
+"""Rows beyond the first unwritten one that are decoded, in slots: so many answers at most wait in memory."""
+
+
+class Written(NamedTuple):
+    """What stands in the file."""
+
+    answers: int
+    errors: int
+    reused: int
+    """Lines that were there before."""
+
+
+def generate_file(
+    policy: Policy, prompts: str, output: str | Path, config: RolloutConfig, seed: int = 0, quiet: bool = False
+) -> Written:
+    """Answer every row of `prompts` (prompt, messages, ... as training reads them) in a line of `output`.
+
+    Row i gets the answer that `sample` gives to prompt i of a list. A row that cannot be answered has an `error` in its
+    line. ValueError if the rows cannot be read, or if `output` holds other answers; KeyboardInterrupt says what stands.
+    """
+    rows = read_rows(Source.parse(prompts, "test"), "prompt or messages", "prompts")
+    config = replace(config, gen_length=config.gen_length or default_length(policy))
+    work = _Work(policy, rows, Path(output), config, seed)
+    try:
+        work.run(quiet)
+    except KeyboardInterrupt:
+        said = f"{work.written} answers stand in {output}, and the same command goes on from them"
+        raise KeyboardInterrupt(f"interrupted: {said}") from None
+    return Written(work.written - work.errors, work.errors, work.reused)
+
+
+class _Work:
+    def __init__(self, policy: Policy, rows: Sequence[Row], output: Path, config: RolloutConfig, seed: int) -> None:
+        self.policy, self.rows, self.output, self.config, self.seed = policy, rows, output, config, seed
+        free = replace(config, num_slots=1)
+        self.depends = (policy.source.fingerprint() if policy.source else "", free, seed)
+        self.errors = 0
+        self.reused = self.written = self._check_output()
+
+    def _check_output(self) -> int:
+        """Lines that stand, after one that a kill cut short is taken away; ValueError if they answer something else."""
+        if not self.output.exists():
+            return 0
+        data = self.output.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        lines = whole.decode("utf-8", "replace").split("\n")[:-1]
+        for at, line in enumerate(lines):
+            found = _read(line)
+            if at >= len(self.rows) or found.get("key") != self._key(at):
+                what = "no answer to this row by these weights and settings"
+                raise ValueError(f"{self.output}, line {at + 1}: {what}: choose another output, or remove it")
+            self.errors += "error" in found
+        if len(whole) < len(data):
+            self.output.write_bytes(whole)
+        return len(lines)
+
+    def run(self, quiet: bool) -> None:
+        engine, lines, tickets, at = Engine(self.policy, self.config.num_slots), dict[int, str](), {}, self.written
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        with Progress("generate", len(self.rows), quiet, done=self.written, unit="row") as progress:
+            while self.written < len(self.rows):
+                ahead = self.written + AHEAD * self.config.num_slots
+                while at < min(len(self.rows), ahead) and len(engine.requests) < 2 * self.config.num_slots:
+                    try:
+                        tickets[engine.submit(self._request(at))] = at
+                    except ValueError as error:
+                        lines[at] = self._line(at, {"error": str(error)})
+                    at += 1
+                for event in engine.step():
+                    assert isinstance(event, Finished)
+                    row = tickets.pop(event.ticket)
+                    lines[row] = self._line(row, self._answer(event.completion))
+                self._write(lines, progress)
+
+    def _request(self, at: int) -> Request:
+        prompt = read_example(self.rows[at]).prompt
+        length = self.config.gen_length or default_length(self.policy)
+        return make_request(self.policy, prompt, self.config, length, make_key(self.seed, at), explore=False)
+
+    def _answer(self, completion: Completion) -> dict[str, Any]:
+        return {
+            "text": self.policy.tokenizer.decode(completion.tokens.tolist()),
+            "tokens": completion.length,
+            "denoiser_calls": completion.nfe,
+            "gamma": completion.gamma,
+        }
+
+    def _line(self, at: int, found: dict[str, Any]) -> str:
+        named = {"id": self.rows[at].values["id"]} if "id" in self.rows[at].values else {}
+        return json.dumps({"row": at + 1, **named, **found, "key": self._key(at)}, ensure_ascii=False) + "\n"
+
+    def _key(self, at: int) -> str:
+        """Of all that the answer depends on."""
+        told = repr((*self.depends, at, sorted(self.rows[at].values.items())))
+        return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+
+    def _write(self, lines: dict[int, str], progress: Progress) -> None:
+        """Add the lines that follow those that stand."""
+        ready = []
+        while self.written + len(ready) in lines:
+            ready.append(lines.pop(self.written + len(ready)))
+        if not ready:
+            return
+        append(self.output, "".join(ready).encode())
+        self.written += len(ready)
+        for line in ready:
+            found = json.loads(line)
+            self.errors += "error" in found
+            progress.advance(calls=found.get("denoiser_calls", 0))
+
+
+def _read(line: str) -> dict[str, Any]:
+    """A line of answers; empty if it is none."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

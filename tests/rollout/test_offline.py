@@ -1,0 +1,91 @@
+"""Prompts of a file to answers in a file: those of `sample`, in order, whatever stopped it on the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+from helpers import tiny_policy
+
+from diffpo.cli import main
+from diffpo.config import RolloutConfig
+from diffpo.rollout.local import sample
+from diffpo.rollout.offline import Written, generate_file
+
+CONFIG = RolloutConfig(temperature=0.9, sampler="random:1", gen_length=8, num_slots=3)
+NUM = 14
+PROMPTS = ["".join(Random(seed).choices("0123456", k=1 + seed % 9)) for seed in range(NUM)]
+
+
+def write(path: Path, prompts: list[str] = PROMPTS) -> str:
+    path.write_text("".join(json.dumps({"id": f"q{at}", "prompt": text}) + "\n" for at, text in enumerate(prompts)))
+    return str(path)
+
+
+def test_the_answers_of_a_file_are_those_of_sample(tmp_path: Path) -> None:
+    policy, output = tiny_policy(1), tmp_path / "deep" / "answers.jsonl"
+    assert generate_file(policy, write(tmp_path / "prompts.jsonl"), output, CONFIG, seed=3, quiet=True) == (NUM, 0, 0)
+    found = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [(line["row"], line["id"]) for line in found] == [(at + 1, f"q{at}") for at in range(NUM)]
+    for line, expected in zip(found, sample(policy, PROMPTS, CONFIG, seed=3), strict=True):
+        assert line["text"] == expected.text and line["tokens"] == expected.length
+        assert line["denoiser_calls"] == expected.nfe
+
+
+@pytest.mark.parametrize("kept", [1, 700, -1])
+def test_a_file_that_was_cut_is_completed(kept: int, tmp_path: Path) -> None:
+    policy, output = tiny_policy(1), tmp_path / "answers.jsonl"
+    prompts = write(tmp_path / "prompts.jsonl")
+    generate_file(policy, prompts, output, CONFIG, quiet=True)
+    whole = output.read_bytes()
+    output.write_bytes(whole[:kept])
+    found = generate_file(policy, prompts, output, CONFIG, quiet=True)
+    assert output.read_bytes() == whole and found == Written(NUM, 0, whole[:kept].count(b"\n"))
+    output.write_bytes(whole)
+    assert generate_file(policy, prompts, output, CONFIG, quiet=True).reused == NUM
+
+
+def test_a_row_that_cannot_be_answered_says_why(tmp_path: Path) -> None:
+    prompts = write(tmp_path / "prompts.jsonl", ["0", "x", "", "0" * 60, "1"])
+    with open(prompts, "a") as file:
+        file.write('{"question": "0"}\n{"messages": [{"role": "user", "content": "2"}]}\n')
+    output = tmp_path / "answers.jsonl"
+    assert generate_file(tiny_policy(), prompts, output, CONFIG, quiet=True) == (2, 5, 0)
+    said = [json.loads(line).get("error", "") for line in output.read_text().splitlines()]
+    for error, part in zip(
+        said,
+        [
+            "",
+            "alphabet lacks 'x'",
+            "must be text or a list, got ''",
+            "exceeds the model's 64",
+            "",
+            "columns: question",
+            "no chat template",
+        ],
+        strict=True,
+    ):
+        assert part in error and bool(part) == bool(error)
+    assert generate_file(tiny_policy(), prompts, output, CONFIG, quiet=True) == (2, 5, 7)
+
+
+def test_answers_to_something_else_are_not_touched(tmp_path: Path) -> None:
+    prompts, output = write(tmp_path / "prompts.jsonl"), tmp_path / "answers.jsonl"
+    generate_file(tiny_policy(), prompts, output, CONFIG, quiet=True)
+    before = output.read_bytes()
+    with pytest.raises(ValueError, match=r"line 1: no answer to this row .* choose another output"):
+        generate_file(tiny_policy(), prompts, output, CONFIG, seed=1, quiet=True)
+    with pytest.raises(ValueError, match="line 2: no answer"):
+        generate_file(tiny_policy(), write(tmp_path / "others.jsonl", [PROMPTS[0], "5"]), output, CONFIG, quiet=True)
+    assert output.read_bytes() == before
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_policy().save_pretrained("tiny")
+    write(Path("prompts.jsonl"), ["0", "x"])
+    for reused in ("", ", 2 of them there before"):
+        main(["generate", "tiny", "prompts.jsonl", "--output", "answers.jsonl", "--rollout.gen-length", "4"])
+        assert capsys.readouterr().out == f"saved answers.jsonl: 1 answers, 1 errors{reused}\n"
