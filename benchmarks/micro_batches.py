@@ -40,8 +40,8 @@ def random_batch(config: TrainConfig) -> Batch:
         nfe=torch.full((rows,), canvas // 2),
         advantages=torch.ones(rows),
         features=None,
-        gamma_actions=None,
-        gamma_logprobs=None,
+        actions=None,
+        action_logprobs=None,
     )
 
 

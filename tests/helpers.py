@@ -12,10 +12,9 @@ import torch
 from matplotlib.image import imread
 from torch import Tensor
 
-from diffpo.config import ThresholdConfig
+from diffpo.config import BernoulliConfig, ThresholdConfig
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
-from diffpo.models.threshold import ThresholdHead
 from diffpo.models.tokenizer import CharTokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
 from diffpo.rewards.calls import Rewards
@@ -63,16 +62,24 @@ def tiny_denoiser(shape: TransformerConfig, seed: int = 0, sharpness: float = 12
 
 
 def tiny_policy(seed: int = 0, padding: int = 3, learned: bool | str = False, **changes: int) -> Policy:
-    """A policy over seven digits, with `padding` vocabulary entries that no token uses; `learned` may name a level."""
+    """A policy over seven digits, with `padding` vocabulary entries that no token uses.
+
+    `learned` is a sampler head: "prompt", "state", "bernoulli", or True for the first.
+    """
     tokenizer = CharTokenizer(ALPHABET)
     denoiser = tiny_denoiser(tiny_shape(tokenizer.vocab_size + padding, **changes), seed)
     policy = Policy(denoiser, tokenizer)
-    if learned:
-        policy.threshold = ThresholdHead(
-            denoiser.config.hidden_size, ThresholdConfig(level="prompt" if learned is True else learned)
-        )
+    generator = torch.Generator().manual_seed(seed)
+    if learned == "bernoulli":
+        policy.add_head(BernoulliConfig(width=8, chance_init=0.3), seed)
         with torch.no_grad():
-            policy.threshold.weight.normal_(std=3.0, generator=torch.Generator().manual_seed(seed))
+            for name, parameter in policy.sampler_head.named_parameters():
+                size = {"out.weight": 2.0, "out.bias": 0.0}.get(name, 0.4)
+                parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+    elif learned:
+        policy.add_head(ThresholdConfig(level="prompt" if learned is True else learned))
+        with torch.no_grad():
+            policy.sampler_head.weight.normal_(std=3.0, generator=generator)
     return policy
 
 

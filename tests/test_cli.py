@@ -181,7 +181,7 @@ def test_a_model_without_a_head_is_decoded_greedily(elsewhere: Path) -> None:
     assert parse("sample", str(elsewhere)).rollout.sampler == "top_k:1"
     assert parse("sample", str(elsewhere), "--rollout.sampler", "steps:4").rollout.sampler == "steps:4"
     (elsewhere / "policy").mkdir()
-    (elsewhere / "policy/threshold.safetensors").touch()
+    (elsewhere / "policy/diffpo.json").write_text('{"threshold": {}}')
     assert parse("sample", str(elsewhere)).rollout.sampler == "learned"
 
 

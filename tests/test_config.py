@@ -18,6 +18,7 @@ import pytest
 from diffpo import config as module
 from diffpo.config import (
     SAMPLER_RULES,
+    BernoulliConfig,
     DemoConfig,
     EvalConfig,
     LoraConfig,
@@ -190,6 +191,18 @@ BAD = [
             "gamma_init": (0.0, 3.0, NAN),
             "sigma": (0.0, NAN),
             "bound": (0.0, NAN),
+            "learning_rate": (0.0, NAN),
+            "delay_steps": (-1,),
+            "epsilon": (0.0, NAN),
+            "max_log_ratio": (0.0, NAN),
+        },
+    ),
+    (
+        BernoulliConfig,
+        "bernoulli.",
+        {
+            "width": (0, 6),
+            "chance_init": (0.0, 1.0, NAN),
             "learning_rate": (0.0, NAN),
             "delay_steps": (-1,),
             "epsilon": (0.0, NAN),

@@ -121,11 +121,14 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         threshold=ThresholdConfig(delay_steps=1),
     )
     train(replace(config, eval=replace(config.eval, num_prompts=8)), quiet=True)
+    head = {"sampler_head": "bernoulli", "threshold": ThresholdConfig()}
+    train(replace(config, output=f"{folder}/bernoulli", steps=1, eval_every=0, **head), quiet=True)
     rows = folder / "rows.jsonl"
     rows.write_text('{"prompt": "01=", "completion": "2"}\n')
     sft = SftConfig(model=start.output, data=str(rows), eval_data=str(rows), output=f"{folder}/sft", steps=1)
     fine_tune(replace(sft, batch_size=2), quiet=True)
-    return set().union(*read_metrics(folder / "run/metrics.jsonl"), *read_metrics(folder / "sft/metrics.jsonl"))
+    runs = (folder / name / "metrics.jsonl" for name in ("run", "bernoulli", "sft"))
+    return set().union(*(step for run in runs for step in read_metrics(run)))
 
 
 def documented() -> dict[str, str]:

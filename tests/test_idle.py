@@ -14,6 +14,7 @@ from helpers import tiny_policy
 
 from diffpo.cli import parse
 from diffpo.config import (
+    BernoulliConfig,
     EvalConfig,
     IdleKnobs,
     LoadConfig,
@@ -38,6 +39,7 @@ from diffpo.training.loop import start_policy
 FIXED = RolloutConfig(sampler="top_k:2")
 MODEL: dict[str, Any] = {"train": "model", "rollout": FIXED}
 SAMPLER: dict[str, Any] = {"train": "sampler"}
+BERNOULLI: dict[str, Any] = {"sampler_head": "bernoulli"}
 ROWS: dict[str, Any] = {"model": "m", "data": "rows.jsonl"}
 
 IDLE: list[tuple[type, dict[str, Any], str]] = [
@@ -61,6 +63,10 @@ IDLE: list[tuple[type, dict[str, Any], str]] = [
     ],
     (TrainConfig, {"train": "model", "threshold": ThresholdConfig(learning_rate=0.02)}, "threshold.learning_rate"),
     (TrainConfig, {"train": "model", "threshold": ThresholdConfig(delay_steps=1)}, "threshold.delay_steps"),
+    (TrainConfig, {"bernoulli": BernoulliConfig(width=32)}, "bernoulli.width"),
+    (TrainConfig, BERNOULLI | {"threshold": ThresholdConfig(level="state")}, "threshold.level"),
+    (TrainConfig, BERNOULLI | {"train": "model", "bernoulli": BernoulliConfig(epsilon=0.1)}, "bernoulli.epsilon"),
+    (TrainConfig, MODEL | BERNOULLI, "sampler_head"),
     (TrainConfig, SAMPLER | {"lora": LoraConfig(rank=4)}, "lora.rank"),
     (TrainConfig, SAMPLER | {"objective": ObjectiveConfig(surrogate="mean_field:3")}, "objective.surrogate"),
     (TrainConfig, SAMPLER | {"objective": ObjectiveConfig(importance_clamp=math.inf)}, "objective.importance_clamp"),
@@ -94,7 +100,14 @@ def test_an_idle_knob_is_refused_by_name(cls: type, settings: dict[str, Any], na
 
 
 def test_idle_knobs_have_names_that_exist() -> None:
-    for config in (TrainConfig(), TrainConfig(**SAMPLER), TrainConfig(**MODEL), SftConfig(), SftConfig(**ROWS)):
+    for config in (
+        TrainConfig(),
+        TrainConfig(**SAMPLER),
+        TrainConfig(**MODEL),
+        TrainConfig(**BERNOULLI),
+        SftConfig(),
+        SftConfig(**ROWS),
+    ):
         for name in idle_knobs(config):
             default_of(type(config), name)
 
@@ -182,15 +195,24 @@ def test_a_run_goes_on_with_its_settings_less_what_is_idle_now(tmp_path: Path, m
 
 def test_a_learned_sampler_that_is_asked_for_takes_a_head() -> None:
     policy, task = tiny_policy(), load_task("tiny_sudoku")
-    with pytest.raises(ValueError, match=r"^eval\.samplers: learned does nothing without a threshold head"):
+    with pytest.raises(ValueError, match=r"^eval\.samplers: learned does nothing without a sampler head"):
         evaluate(policy, task, EvalConfig(samplers=("learned", "top_k:1"), gammas=()))
 
 
-def test_thresholds_beside_a_head_of_the_models_own(tmp_path: Path) -> None:
+def test_settings_beside_a_head_of_the_models_own(tmp_path: Path) -> None:
     tiny_policy(learned=True).save_pretrained(tmp_path)
     config = TrainConfig(model=str(tmp_path), load=LoadConfig(device="cpu"))
-    assert start_policy(config, World()).threshold
+    assert start_policy(config, World()).sampler_head
     for settings in ({"gamma_max": 1.5}, {"level": "state"}):
         other = dataclasses.replace(config, threshold=ThresholdConfig(**settings))
         with pytest.raises(ValueError, match=rf"^threshold\.{next(iter(settings))} = .* does nothing: .*own threshold"):
             start_policy(other, World())
+    with pytest.raises(ValueError, match=r"^sampler_head = bernoulli: .* its own threshold head: say threshold$"):
+        start_policy(dataclasses.replace(config, sampler_head="bernoulli"), World())
+    tiny_policy(learned="bernoulli").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"^sampler_head = threshold: .* its own bernoulli head: say bernoulli$"):
+        start_policy(config, World())
+    config = dataclasses.replace(config, sampler_head="bernoulli")
+    assert start_policy(config, World()).sampler_head
+    with pytest.raises(ValueError, match=r"^bernoulli\.width = 64 does nothing: .*own bernoulli head, with 8"):
+        start_policy(dataclasses.replace(config, bernoulli=BernoulliConfig(width=64)), World())

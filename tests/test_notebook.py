@@ -47,7 +47,12 @@ def test_a_figure_is_a_picture_without_pyplot() -> None:
 def test_a_policy() -> None:
     policy = tiny_policy(learned=True)
     policy.task, policy.rollout = TaskConfig("tiny_sudoku"), RolloutConfig(gen_length=16)
-    words = ("from: fresh weights", "threshold head: a prompt", "task: tiny_sudoku", "decoding: learned, canvas 16")
+    words = (
+        "from: fresh weights",
+        "sampler head: a threshold a prompt",
+        "task: tiny_sudoku",
+        "decoding: learned, canvas 16",
+    )
     check_shown(policy, *words)
 
 

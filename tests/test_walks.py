@@ -126,7 +126,7 @@ def test_own_data_on_llada(folder: Path) -> None:
     assert "fits: " in plan and "data    my: 3 prompts" in plan
     for word in (
         "model   ./model",
-        "adapters and the threshold head",
+        "adapters and the sampler head",
         "output  runs/mine",
         "train 2/2",
         "next: diffpo eval",

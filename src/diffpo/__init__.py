@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # Names are imported when they are first used, so that `import diffpo` and `diffpo --help` load no torch.
 _HOMES = {
     "diffpo.config": (
+        "BernoulliConfig",
         "EvalConfig",
         "LoadConfig",
         "LoraConfig",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from diffpo.analysis.analyze import analyze
     from diffpo.analysis.settings import AnalysisConfig
     from diffpo.config import (
+        BernoulliConfig,
         EvalConfig,
         LoadConfig,
         LoraConfig,

@@ -59,7 +59,7 @@ def _run_demo(config: DemoConfig, output: Path) -> dict[str, Any]:
     pretrain_seconds = time.perf_counter() - started
 
     console.print("[bold]2/4[/bold] measure it on puzzles whose grids it has not seen")
-    policy.add_threshold(training.threshold)
+    policy.add_head(training.head, training.seed)
     before = evaluate(policy, task, measurement, training.rollout)
     before.save(output / "before")
 

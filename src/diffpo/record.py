@@ -9,7 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from diffpo.config import EvalConfig, RolloutConfig, SftConfig, TaskConfig, ThresholdConfig, TrainConfig
+from diffpo.config import (
+    BernoulliConfig,
+    EvalConfig,
+    HeadConfig,
+    RolloutConfig,
+    SftConfig,
+    TaskConfig,
+    ThresholdConfig,
+    TrainConfig,
+)
 from diffpo.places import find_policy
 from diffpo.recipe import find_training, from_dict
 
@@ -24,7 +33,7 @@ PUBLISHED = {"sampler": "entropy_bound:0.1", "block_length": 32}
 
 @dataclass(frozen=True)
 class Base:
-    """The weights that a folder of adapters, or of a threshold head alone, stands on."""
+    """The weights that a folder of adapters, or of a sampler head alone, stands on."""
 
     name: str  # an absolute folder, or a hub id
     revision: str | None = None  # commit on the hub
@@ -38,7 +47,8 @@ class Record:
     """diffpo.json; of a folder that has none, and so is not diffpo's, nothing is known."""
 
     version: int = 0  # updates that the policy has been through
-    threshold: ThresholdConfig | None = None  # of its threshold head, if it has one
+    threshold: ThresholdConfig | None = None  # of its sampler head, if it has one of this kind
+    bernoulli: BernoulliConfig | None = None  # the same
     task: TaskConfig | None = None  # what it was trained on
     rollout: RolloutConfig | None = None  # how it was decoded in training
     eval: EvalConfig | None = None  # how it was measured
@@ -56,6 +66,11 @@ class Record:
         except (ValueError, AttributeError) as error:
             raise ValueError(f"{path}: not a record of diffpo's: {error}") from None
 
+    @property
+    def head(self) -> HeadConfig | None:
+        """Settings of the sampler head."""
+        return self.threshold or self.bernoulli
+
     def write(self, folder: Path) -> None:
         (folder / FILE).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
@@ -63,7 +78,7 @@ class Record:
 def decoding(rollout: RolloutConfig | None, head: bool, tiny: bool) -> RolloutConfig:
     """How a policy answers unless told otherwise: greedily, and else as in training (`rollout`) where that is known.
 
-    Where it is not: by its threshold head, one position a call (`tiny`), or as published models are decoded.
+    Where it is not: by its sampler head, one position a call (`tiny`), or as published models are decoded.
     """
     known = replace(rollout or RolloutConfig(), temperature=0.0)
     if head and (rollout is None or rollout.sampler == "learned"):

@@ -81,7 +81,7 @@ class Sampler:
     """Which masked positions one denoiser call commits: a rule and its number.
 
     `entropy_bound` gamma in nats, `confidence` probability, `top_k`, `margin` and `random` positions a call, `steps`
-    calls a canvas (LLaDA's schedule), `learned` none: gamma comes from the policy's threshold head. An own rule is
+    calls a canvas (LLaDA's schedule), `learned` none: the policy's sampler head decides. An own rule is
     "PATH.py:CLASS" (`diffpo.rollout.rules`).
     """
 
@@ -112,7 +112,7 @@ class Request:
     early_exit: bool = True
     """Stop once an EOS and everything before it is committed; False decodes the full canvas."""
     explore: bool = True
-    """Draw the learned threshold with noise; False takes its mean."""
+    """Draw what a sampler head decides; False takes it without noise."""
     cache: str = "none"
     """Keys and values that are not computed in every call (`diffpo.rollout.cache`): none, prefix or dual."""
     refresh_every: int = 0
@@ -137,13 +137,15 @@ class Completion:
     length: int
     """Tokens up to and including the first EOS."""
     gamma: float | None = None
-    """The threshold; where each call has its own, their mean."""
-    gamma_actions: Tensor | None = None
-    """a of each decision, [K], with gamma = gamma_max * sigmoid(a): one a prompt, or one a call."""
-    gamma_logprobs: Tensor | None = None
+    """The threshold, where there is one; where each call has its own, their mean."""
+    actions: Tensor | None = None
+    """The K decisions of a sampler head, one for the prompt or one a call: a of gamma = gamma_max * sigmoid(a), [K], or
+    which of the W positions of a block are committed, [K, W] bool."""
+    action_logprobs: Tensor | None = None
     """log-probability of each, [K]."""
     features: Tensor | None = None
-    """What each was made on, [K, D]: the pooled hidden states of the prompt, or of a block's masks before the call."""
+    """What each was made on: hidden states, pooled over the prompt or over a block's masks before the call, [K, D]; or
+    largest probabilities, [K, W] (`diffpo.models.bernoulli`)."""
     versions: tuple[tuple[int, int], ...] = ((1, 0),)
     """Versions of the weights that made it, each with its first call: more than one where they changed on the way."""
     prompt: str = ""
@@ -219,9 +221,9 @@ class Batch:
     gen_lengths: Tensor  # [B]
     nfe: Tensor  # [B]
     advantages: Tensor  # [B]
-    features: Tensor | None  # [B, K, D]
-    gamma_actions: Tensor | None  # [B, K]
-    gamma_logprobs: Tensor | None  # [B, K]
+    features: Tensor | None  # [B, K, D] or [B, K, W]
+    actions: Tensor | None  # [B, K] or [B, K, W]
+    action_logprobs: Tensor | None  # [B, K]
 
     @classmethod
     def from_groups(cls, groups: Sequence[RolloutGroup], advantages: Tensor) -> Batch:
@@ -233,10 +235,13 @@ class Batch:
         rollouts = [(group.prompt_ids, rollout) for group in groups for rollout in group.rollouts]
         kept = [index for index, (_, rollout) in enumerate(rollouts) if rollout.rewarded]
         rows = [rollouts[index][1].completion for index in kept]
-        learned = bool(rows) and rows[0].gamma_actions is not None
+        learned = bool(rows) and rows[0].actions is not None
 
         def pad(tensors: list[Tensor], empty: torch.dtype) -> Tensor:
             tensors = tensors or [torch.empty(0, dtype=empty)]
+            if tensors[0].ndim == 2:  # blocks of several lengths
+                width = max(tensor.shape[1] for tensor in tensors)
+                tensors = [torch.nn.functional.pad(tensor, (0, width - tensor.shape[1])) for tensor in tensors]
             return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)[: len(rows)]
 
         def stack(name: str, empty: torch.dtype = torch.float32) -> Tensor:
@@ -259,15 +264,15 @@ class Batch:
             nfe=column(row.nfe for row in rows),
             advantages=advantages[column(kept)],
             features=stack("features") if learned else None,
-            gamma_actions=stack("gamma_actions") if learned else None,
-            gamma_logprobs=stack("gamma_logprobs") if learned else None,
+            actions=stack("actions") if learned else None,
+            action_logprobs=stack("action_logprobs") if learned else None,
         )
 
     @property
     def decided(self) -> Tensor:
-        """Which of the K decisions of a threshold were made, [B, K] bool: one a prompt, or one a call."""
-        assert self.gamma_actions is not None
-        return torch.arange(self.gamma_actions.shape[1], device=self.nfe.device) < self.nfe[:, None]
+        """Which of the K decisions of a sampler head were made, [B, K] bool: one a prompt, or one a call."""
+        assert self.actions is not None
+        return torch.arange(self.actions.shape[1], device=self.nfe.device) < self.nfe[:, None]
 
     def __len__(self) -> int:
         return len(self.tokens)

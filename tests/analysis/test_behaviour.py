@@ -39,7 +39,7 @@ def test_thresholds_are_the_means_of_the_head() -> None:
     subject = some_subject(learned=True)
     (section,) = threshold_sections(subject)
     gammas = [rollouts.rollouts[0].completion for rollouts in decode(subject, subject.policy, "learned")]
-    head = subject.policy.threshold
+    head = subject.policy.sampler_head
     means = [head.gamma(head(completion.features)).mean().item() for completion in gammas]
     assert section.figures["mean gamma"] == pytest.approx(sum(means) / len(means), rel=1e-5)
     assert section.figures["prompts"] == len(subject.prompts)

@@ -68,6 +68,6 @@ def test_a_study_s_cells_stay_on_the_cpu_unless_it_names_a_device(cuda: None, de
 
 def test_a_threshold_head_is_where_its_policy_is(cuda: None, tmp_path: Path) -> None:
     policy = tiny_policy().to("cuda")
-    policy.add_threshold(ThresholdConfig())
-    assert policy.threshold
-    assert {tensor.device.type for tensor in policy.threshold.state_dict().values()} == {"cuda"}
+    policy.add_head(ThresholdConfig())
+    assert policy.sampler_head
+    assert {tensor.device.type for tensor in policy.sampler_head.state_dict().values()} == {"cuda"}

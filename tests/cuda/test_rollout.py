@@ -43,20 +43,20 @@ def both(policy: Policy, requests: list[Request], num_slots: int = 512) -> tuple
     return completions, watch
 
 
-@pytest.mark.parametrize("sampler", RULES)
-def test_no_rule_waits(cuda: None, sampler: str) -> None:
+@pytest.mark.parametrize(("sampler", "head"), [*((rule, "prompt") for rule in RULES), ("learned", "bernoulli")])
+def test_no_rule_waits(cuda: None, sampler: str, head: str) -> None:
     requests = [
         request("012"[: 1 + key % 3], key, sampler, 8, block_length=(8, 3)[key % 2], temperature=(1.3, 0)[key // 2 % 2])
         for key in range(4)
     ]
-    _, watch = both(tiny_policy(learned=True), requests, num_slots=3)
+    _, watch = both(tiny_policy(learned=head), requests, num_slots=3)
     assert watch.by_function() == END
 
 
-@pytest.mark.parametrize(("level", "shift"), [("prompt", 1), ("state", 0)])
-def test_mixed_requests_do_not_wait(cuda: None, level: str, shift: int) -> None:
+@pytest.mark.parametrize(("head", "shift"), [("prompt", 1), ("state", 0), ("bernoulli", 1)])
+def test_mixed_requests_do_not_wait(cuda: None, head: str, shift: int) -> None:
     """Rows come and go, windows differ in width: one wait at the end of all."""
-    _, watch = both(tiny_policy(1, learned=level, shift=shift), mixed_requests(18), num_slots=5)
+    _, watch = both(tiny_policy(1, learned=head, shift=shift), mixed_requests(18), num_slots=5)
     assert watch.by_function() == END
 
 

@@ -97,7 +97,7 @@ def on(config: TrainConfig, device: str) -> TrainConfig:
 
 
 def learned(policy: Policy) -> dict[str, Tensor]:
-    head = dict(policy.threshold.named_parameters()) if policy.threshold else {}
+    head = dict(policy.sampler_head.named_parameters()) if policy.sampler_head else {}
     return {name: tensor.detach().cpu() for name, tensor in {**policy.denoiser.state_dict(), **head}.items()}
 
 

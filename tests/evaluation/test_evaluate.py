@@ -28,7 +28,7 @@ class Coin(TinySudoku):
 def tiny_policy(head: bool = False) -> Policy:
     policy = create_policy(TinySudoku.alphabet, ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32))
     if head:
-        policy.threshold = ThresholdHead(32, ThresholdConfig())
+        policy.sampler_head = ThresholdHead(32, ThresholdConfig())
     return policy
 
 
@@ -122,7 +122,7 @@ def test_learned_is_left_out_without_a_head() -> None:
 
     usual = replace(CONFIG, samplers=EvalConfig.samplers)
     assert samplers(evaluate(tiny_policy(), TASK, usual)) == ["top_k:1", "top_k:2", "top_k:4"]
-    with pytest.raises(ValueError, match=r"eval\.samplers: learned does nothing without a threshold head"):
+    with pytest.raises(ValueError, match=r"eval\.samplers: learned does nothing without a sampler head"):
         evaluate(tiny_policy(), TASK, CONFIG)
     evaluation = evaluate(tiny_policy(head=True), TASK, CONFIG)
     assert samplers(evaluation) == ["top_k:1", "top_k:4", "learned"]

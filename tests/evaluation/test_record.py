@@ -52,11 +52,11 @@ def test_a_head_alone_names_its_base_and_moves_with_it(tmp_path: Path) -> None:
     assert not list((tmp_path / "tree/head").glob("model*"))
     shutil.move(tmp_path / "tree", tmp_path / "moved")
     again = load_policy(tmp_path / "moved/head", device="cpu")
-    assert torch.equal(again.denoiser.head.weight, policy.denoiser.head.weight) and again.threshold
+    assert torch.equal(again.denoiser.head.weight, policy.denoiser.head.weight) and again.sampler_head
     shutil.move(tmp_path / "moved/base", tmp_path / "away")
     with pytest.raises(ValueError, match=r"its base model .* is not there: name its place with load\.base"):
         load_policy(tmp_path / "moved/head", device="cpu")
-    assert load_policy(tmp_path / "moved/head", device="cpu", base=tmp_path / "away").threshold
+    assert load_policy(tmp_path / "moved/head", device="cpu", base=tmp_path / "away").sampler_head
 
 
 def test_another_base_is_a_warning(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ def batch_of(prompts: list[str], committed_at: list[list[int]], lengths: list[in
         nfe=calls.max(-1).values,
         advantages=torch.ones(len(prompts)),
         features=None,
-        gamma_actions=None,
-        gamma_logprobs=None,
+        actions=None,
+        action_logprobs=None,
     )
 
 

@@ -17,8 +17,8 @@ from diffpo.functional.objective import (
     group_advantages,
     importance_weights,
     kl_k3,
+    sampler_objective,
     speed_reward,
-    threshold_objective,
     token_weights,
 )
 
@@ -185,7 +185,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert check(lambda x: kl_k3(x, other), logprobs)
     row = logprobs[0].detach().requires_grad_()
     assert check(lambda x: gaussian_logprob(other[0], x, 0.7), row)
-    assert check(lambda x: threshold_objective(x, other[0], other[1], 0.2, 0.5), row)
+    assert check(lambda x: sampler_objective(x, other[0], other[1], 0.2, 0.5), row)
 
 
 @given(st.floats(-20, 10, width=32), st.floats(-20, 10, width=32))
@@ -220,7 +220,7 @@ def test_gaussian_logprob_is_that_of_torch() -> None:
 def threshold_slopes(log_ratios: list[float], advantage: float, max_log_ratio: float = 1.0) -> tuple[Tensor, Tensor]:
     """Value and slope of the sampler's objective at some log-ratios."""
     logprobs = T(log_ratios, requires_grad=True)
-    gain = threshold_objective(
+    gain = sampler_objective(
         logprobs, torch.zeros(len(log_ratios)), T([advantage] * len(log_ratios)), 0.2, max_log_ratio
     )
     gain.sum().backward()
@@ -228,7 +228,7 @@ def threshold_slopes(log_ratios: list[float], advantage: float, max_log_ratio: f
     return gain.detach(), logprobs.grad
 
 
-def test_threshold_objective_case_by_case() -> None:
+def test_sampler_objective_case_by_case() -> None:
     e = math.e
     # equality; a little up; far up, where its tangent stands for the ratio; down beyond the clip
     gain, slope = threshold_slopes([0.0, 0.1, 10.0, -0.5], -2.0)

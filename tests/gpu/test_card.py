@@ -32,10 +32,10 @@ def both(policy: Policy, requests: list[Request]) -> tuple[list[Completion], lis
     return generate(policy.to("cuda"), requests, 9), expected
 
 
-@pytest.mark.parametrize("level", ["prompt", "state"])
-def test_tokens_in_fp32_are_the_cpus(level: str) -> None:
+@pytest.mark.parametrize("head", ["prompt", "state", "bernoulli"])
+def test_tokens_in_fp32_are_the_cpus(head: str) -> None:
     """But where a draw or a threshold lies within rounding of the next: in one row of twenty at most."""
-    completions, expected = both(tiny_policy(1, learned=level), mixed_requests(84))
+    completions, expected = both(tiny_policy(1, learned=head), mixed_requests(84))
     same = [
         torch.equal(ours.tokens, theirs.tokens) and torch.equal(ours.committed_at, theirs.committed_at)
         for ours, theirs in zip(completions, expected, strict=True)

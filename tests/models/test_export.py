@@ -159,17 +159,18 @@ def test_shards_of_a_base_become_one_file(tmp_path: Path) -> None:
 def test_the_threshold_head_goes_along(merge: bool, tmp_path: Path) -> None:
     policy = load_policy(GOLDEN / "llada-tiny", device="cpu")
     policy.add_adapters(LoraConfig(rank=2))
-    policy.threshold = ThresholdHead(64, ThresholdConfig(gamma_max=2.0))
-    torch.nn.init.ones_(policy.threshold.weight)
+    policy.sampler_head = ThresholdHead(64, ThresholdConfig(gamma_max=2.0))
+    torch.nn.init.ones_(policy.sampler_head.weight)
     policy.save_pretrained(tmp_path / "run")
     export(tmp_path / "run", tmp_path / "out", merge)
     again = load_policy(tmp_path / "out", device="cpu")
-    assert again.threshold and (again.threshold.weight == 1).all() and again.threshold.config.gamma_max == 2
+    assert again.sampler_head and (again.sampler_head.weight == 1).all() and again.sampler_head.config.gamma_max == 2
     assert (again.adapter is None) == merge
 
 
-def test_a_tiny_policy_of_diffpo(tmp_path: Path) -> None:
-    policy = tiny_policy(learned=True)
+@pytest.mark.parametrize("head", ["prompt", "bernoulli"])
+def test_a_tiny_policy_of_diffpo(tmp_path: Path, head: str) -> None:
+    policy = tiny_policy(learned=head)
     policy.save_pretrained(tmp_path / "run" / "policy")
     files = export(tmp_path / "run", tmp_path / "out", merge=True)
     assert {file.name for file in files} == {file.name for file in (tmp_path / "run/policy").iterdir()} | {"README.md"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -47,14 +48,14 @@ def test_rollouts_with_caches_too(cache: str) -> None:
         generate(spoiled("norm.weight"), [request(block_length=4, cache=cache)])
 
 
-@pytest.mark.parametrize("level", ["prompt", "state"])
-def test_a_threshold_that_is_no_number_ends_rollouts(level: str) -> None:
-    """It would commit nothing, for ever."""
-    policy = tiny_policy(learned=level)
-    assert policy.threshold
+@pytest.mark.parametrize(("head", "name"), [("prompt", "weight"), ("state", "weight"), ("bernoulli", "embed.weight")])
+def test_a_decision_that_is_no_number_ends_rollouts(head: str, name: str) -> None:
+    """A threshold that is none would commit nothing, for ever."""
+    policy = tiny_policy(learned=head)
+    assert policy.sampler_head
     with torch.no_grad():
-        policy.threshold.weight[0] = math.nan
-    with pytest.raises(FloatingPointError, match=r"the weight threshold\.weight is not finite"):
+        policy.sampler_head.get_parameter(name).view(-1)[0] = math.nan
+    with pytest.raises(FloatingPointError, match=rf"the weight sampler_head\.{re.escape(name)} is not finite"):
         generate(policy, [request(sampler="learned")])
 
 

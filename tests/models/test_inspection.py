@@ -85,7 +85,7 @@ def test_another_kind_of_adapter_is_described_as_far_as_it_goes(tmp_path: Path) 
 
 def test_a_run_is_described_by_its_policy(tmp_path: Path) -> None:
     policy = load_policy(GOLDEN / "llada-tiny", device="cpu")
-    policy.threshold = ThresholdHead(64, ThresholdConfig(gamma_max=2.0))
+    policy.sampler_head = ThresholdHead(64, ThresholdConfig(gamma_max=2.0))
     policy.save_pretrained(tmp_path / "whole" / "policy")
     policy.add_adapters(LoraConfig(rank=3, targets=("q_proj",)))
     policy.save_pretrained(tmp_path / "adapters" / "policy")
@@ -100,6 +100,9 @@ def test_a_tiny_policy_and_shards(tmp_path: Path) -> None:
     policy.save_pretrained(tmp_path / "tiny")
     said = inspect(tmp_path / "tiny")
     assert said["family"] == "diffpo" and said["tokenizer"] == "CharTokenizer" and said["threshold"]
+    assert said["bernoulli"] is None
+    tiny_policy(learned="bernoulli").save_pretrained(tmp_path / "other")
+    assert inspect(tmp_path / "other")["bernoulli"]["width"] == 8 and inspect(tmp_path / "other")["threshold"] is None
     assert said["parameters"] == sum(parameter.numel() for parameter in policy.denoiser.parameters())
     assert said["lora_targets"] == TARGETS["dream"]
     config = llada_config()

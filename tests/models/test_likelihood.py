@@ -8,6 +8,7 @@ from helpers import FirstDigitTask, keys, prompt_of, request, tiny_policy
 from rollout.slow_engine import run
 
 from diffpo.config import RolloutConfig
+from diffpo.functional.bernoulli import positions_logprob
 from diffpo.functional.latents import cut_latents
 from diffpo.functional.prediction import ban
 from diffpo.functional.random import fold, uniform
@@ -140,18 +141,23 @@ def test_rows_do_not_depend_on_their_batch() -> None:
             torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("level", ["prompt", "state"])
-def test_a_collected_batch_is_scored_as_it_was_drawn(level: str) -> None:
+@pytest.mark.parametrize("kind", ["prompt", "state", "bernoulli"])
+def test_a_collected_batch_is_scored_as_it_was_drawn(kind: str) -> None:
     """From task to batch: nothing is lost on the way."""
-    policy, task = tiny_policy(learned=level), FirstDigitTask()
+    policy, task = tiny_policy(learned=kind), FirstDigitTask()
     config = RolloutConfig(sampler="learned", temperature=1.2, block_length=4)
     groups = collect(policy, task, task.prompts("train", 4), 3, config, seed=0)
     batch = Batch.from_groups(groups, torch.zeros(12))
     exact = surrogate_logprobs(policy, batch, draw_cuts(batch.nfe, 0, keys(12)), 1.2).detach()
     torch.testing.assert_close(exact[batch.loss_mask], batch.behaviour_logprobs[batch.loss_mask], atol=1e-5, rtol=1e-5)
-    logprobs, decided = policy.threshold.logprob(batch.gamma_actions, policy.threshold(batch.features)), batch.decided
-    torch.testing.assert_close(logprobs[decided], batch.gamma_logprobs[decided])
-    assert decided.sum(-1).tolist() == ([1] * 12 if level == "prompt" else batch.nfe.tolist())
+    head, decided = policy.sampler_head, batch.decided
+    features, actions = batch.features[decided], batch.actions[decided]
+    if kind == "bernoulli":
+        logprobs = positions_logprob(head(features), features > 0, actions).float()
+    else:
+        logprobs = head.logprob(actions, head(features))
+    torch.testing.assert_close(logprobs, batch.action_logprobs[decided])
+    assert decided.sum(-1).tolist() == ([1] * 12 if kind == "prompt" else batch.nfe.tolist())
     lengths = [r.completion.length for group in groups for r in group.rollouts]
     assert batch.loss_mask.sum(-1).tolist() == lengths
     assert all(prompt_of(batch, row) == list(groups[row // 3].prompt_ids) for row in range(12))

@@ -22,30 +22,31 @@ from diffpo.models.threshold import ThresholdHead
 LLADA = GOLDEN / "llada-tiny"
 
 
-@pytest.mark.parametrize("learned", [False, True])
-def test_a_policy_survives_its_folder_bit_for_bit(tmp_path: Path, learned: bool) -> None:
-    policy = tiny_policy(learned=learned, learned_positions=learned)
+@pytest.mark.parametrize("learned", [False, "prompt", "bernoulli"])
+def test_a_policy_survives_its_folder_bit_for_bit(tmp_path: Path, learned: bool | str) -> None:
+    policy = tiny_policy(learned=learned, learned_positions=bool(learned))
     policy.version = 7
-    if policy.threshold:
-        policy.threshold.observe(torch.randn(9, 16, generator=torch.Generator().manual_seed(0)))
+    if policy.sampler_head:
+        policy.sampler_head.observe(torch.randn(9, 16, generator=torch.Generator().manual_seed(0)))
     policy.save_pretrained(tmp_path / "a" / "b")
     loaded = load_policy(tmp_path / "a" / "b")
     assert loaded.denoiser.config == policy.denoiser.config and loaded.version == 7
     assert vars(loaded.tokenizer) == vars(policy.tokenizer)
     pairs = [(policy.denoiser, loaded.denoiser)]
-    assert (loaded.threshold is not None) == learned
-    if policy.threshold and loaded.threshold:
-        assert loaded.threshold.config == policy.threshold.config
-        pairs.append((policy.threshold, loaded.threshold))
+    assert (loaded.sampler_head is not None) == bool(learned)
+    if policy.sampler_head and loaded.sampler_head:
+        assert loaded.sampler_head.config == policy.sampler_head.config
+        pairs.append((policy.sampler_head, loaded.sampler_head))
     for ours, theirs in pairs:
         assert ours.state_dict().keys() == theirs.state_dict().keys()
         assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in ours.state_dict().items())
 
 
 def test_saving_over_a_learned_policy_leaves_no_head_behind(tmp_path: Path) -> None:
-    tiny_policy(learned=True).save_pretrained(tmp_path)
-    tiny_policy().save_pretrained(tmp_path)
-    assert load_policy(tmp_path).threshold is None
+    for learned in (True, "bernoulli", False):
+        tiny_policy(learned=learned).save_pretrained(tmp_path)
+        head = load_policy(tmp_path).sampler_head
+        assert (head and head.kind) == {True: "threshold", "bernoulli": "bernoulli", False: None}[learned]
 
 
 def test_a_run_folder_loads_its_policy(tmp_path: Path) -> None:
@@ -58,9 +59,9 @@ def test_a_folder_that_is_no_policy_is_an_error_that_names_it(tmp_path: Path) ->
         load_policy(tmp_path)
 
 
-@pytest.mark.parametrize("lost", ["model.safetensors", "threshold.safetensors", "config.json"])
+@pytest.mark.parametrize("lost", ["model.safetensors", "threshold.safetensors", "bernoulli.safetensors", "config.json"])
 def test_a_lost_file_is_an_error_that_names_the_folder(tmp_path: Path, lost: str) -> None:
-    tiny_policy(learned=True).save_pretrained(tmp_path)
+    tiny_policy(learned="bernoulli" if "bernoulli" in lost else "prompt").save_pretrained(tmp_path)
     (tmp_path / lost).unlink()
     with pytest.raises(ValueError, match=tmp_path.name):
         load_policy(tmp_path)
@@ -69,8 +70,8 @@ def test_a_lost_file_is_an_error_that_names_the_folder(tmp_path: Path, lost: str
 def test_a_head_of_another_shape_or_version_is_an_error_that_names_it(tmp_path: Path) -> None:
     policy = tiny_policy(learned=True)
     policy.save_pretrained(tmp_path)
-    assert policy.threshold is not None
-    head = policy.threshold.state_dict()
+    assert policy.sampler_head is not None
+    head = policy.sampler_head.state_dict()
     old = {name.replace("variance", "square"): tensor for name, tensor in head.items()}
     for saved in (old, {name: tensor.repeat(2) if tensor.ndim else tensor for name, tensor in head.items()}):
         save_file(saved, tmp_path / "threshold.safetensors")
@@ -112,19 +113,19 @@ def test_a_fresh_policy_is_a_function_of_its_seed() -> None:
 def state(policy: Policy) -> dict[str, Tensor]:
     """All that a policy computes with, by name."""
     parts = {f"denoiser.{name}": tensor for name, tensor in policy.denoiser.state_dict().items()}
-    if policy.threshold:
-        parts |= {f"threshold.{name}": tensor for name, tensor in policy.threshold.state_dict().items()}
+    if policy.sampler_head:
+        parts |= {f"sampler_head.{name}": tensor for name, tensor in policy.sampler_head.state_dict().items()}
     return {name: tensor.clone() for name, tensor in parts.items()}
 
 
-def add_threshold(policy: Policy) -> None:
-    policy.threshold = ThresholdHead(policy.denoiser.config.hidden_size, ThresholdConfig(gamma_max=2.0))
+def add_head(policy: Policy) -> None:
+    policy.sampler_head = ThresholdHead(policy.denoiser.config.hidden_size, ThresholdConfig(gamma_max=2.0))
 
 
 def stir(policy: Policy, seed: int = 1) -> None:
     """Move all that learns, as training would."""
     generator = torch.Generator().manual_seed(seed)
-    head = policy.threshold.parameters() if policy.threshold else ()
+    head = policy.sampler_head.parameters() if policy.sampler_head else ()
     with torch.no_grad():
         for parameter in (*policy.trainable().values(), *head):
             parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter.dtype) * 0.1)
@@ -155,7 +156,7 @@ def adapted(policy: Policy) -> Policy:
 def test_what_is_saved_is_loaded_and_restored_bit_for_bit(kind: str, learned: bool, tmp_path: Path) -> None:
     policy = KINDS[kind](tmp_path / "base")
     if learned:
-        add_threshold(policy)
+        add_head(policy)
     stir(policy)
     policy.save_pretrained(tmp_path / "saved")
     saved, names = state(policy), set(policy.trainable())
@@ -163,7 +164,7 @@ def test_what_is_saved_is_loaded_and_restored_bit_for_bit(kind: str, learned: bo
     moved = {name for name, tensor in state(policy).items() if not torch.equal(tensor, saved[name])}
     assert len(moved) == len(names) + learned * 2
     if learned:
-        add_threshold(policy)
+        add_head(policy)
     policy.restore(tmp_path / "saved")
     # bases are read in the dtype of the policy; adapters and heads are fp32 whatever the base is
     loaded = load_policy(tmp_path / "saved", policy.denoiser.head.weight.dtype, "cpu")
@@ -172,9 +173,9 @@ def test_what_is_saved_is_loaded_and_restored_bit_for_bit(kind: str, learned: bo
         assert state(other).keys() == saved.keys()
         assert all(torch.equal(tensor, saved[name]) for name, tensor in state(other).items())
         assert all(tensor.dtype == saved[name].dtype for name, tensor in state(other).items())
-        assert (other.threshold is not None) == learned
-    if policy.threshold and loaded.threshold:
-        assert loaded.threshold.config == policy.threshold.config == ThresholdConfig(gamma_max=2.0)
+        assert (other.sampler_head is not None) == learned
+    if policy.sampler_head and loaded.sampler_head:
+        assert loaded.sampler_head.config == policy.sampler_head.config == ThresholdConfig(gamma_max=2.0)
     assert loaded.denoiser.compute_dtype == policy.denoiser.compute_dtype
     ids = torch.arange(5)[None]
     assert torch.equal(logits_of(loaded.denoiser, ids), logits_of(policy.denoiser, ids))
@@ -195,10 +196,10 @@ def test_restoring_a_folder_of_another_policy_is_an_error(tmp_path: Path) -> Non
 
 
 def test_an_adapter_folder_follows_its_base(tmp_path: Path) -> None:
-    """The base's threshold head comes with it, where the adapter has none."""
+    """The base's sampler head comes with it, where the adapter has none."""
     base = golden_checkpoint(tmp_path / "base")
     with_head = load_policy(base, "float32", "cpu")
-    add_threshold(with_head)
+    add_head(with_head)
     with_head.save_pretrained(base)
     adapter = golden_adapter(tmp_path / "adapter", base_model_name_or_path=str(base))
     followed = load_policy(adapter, "float32", "cpu")
@@ -207,7 +208,7 @@ def test_an_adapter_folder_follows_its_base(tmp_path: Path) -> None:
     ids, logits = golden("llada", adapter=True)
     for policy in (followed, given):
         torch.testing.assert_close(logits_of(policy.denoiser, ids), logits, atol=1e-4, rtol=0)
-    assert followed.threshold and not given.threshold
+    assert followed.sampler_head and not given.sampler_head
     assert followed.base and followed.base.name == str(base)
 
 

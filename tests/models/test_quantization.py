@@ -173,7 +173,7 @@ def test_four_bit_weights_do_not_learn() -> None:
 def test_a_head_learns_upon_four_bits_and_is_saved_with_the_weights_it_saw(tmp_path: Path) -> None:
     """The sampler alone learns: a checkpoint of the run is the head, on the base that was loaded in four bits."""
     policy = four_bit()
-    policy.threshold = ThresholdHead(64, ThresholdConfig())
+    policy.sampler_head = ThresholdHead(64, ThresholdConfig())
     policy.version = 3
     assert policy.trainable() == {}
     policy.save_pretrained(tmp_path, policy.trainable())
@@ -181,13 +181,13 @@ def test_a_head_learns_upon_four_bits_and_is_saved_with_the_weights_it_saw(tmp_p
     again = four_bit(tmp_path)
     ids, _ = golden("llada")
     assert torch.equal(logits_of(again.denoiser, ids), logits_of(policy.denoiser, ids))
-    assert again.threshold and torch.equal(again.threshold.weight, policy.threshold.weight)
+    assert again.sampler_head and torch.equal(again.sampler_head.weight, policy.sampler_head.weight)
     before = unpacked(policy)
     with torch.no_grad():
-        policy.threshold.weight.add_(1.0)
+        policy.sampler_head.weight.add_(1.0)
     policy.version = 9
     policy.restore(tmp_path)
-    assert policy.version == again.version == 3 and not policy.threshold.weight.any()
+    assert policy.version == again.version == 3 and not policy.sampler_head.weight.any()
     assert all(torch.equal(weight, before[name]) for name, weight in unpacked(policy).items())
 
 

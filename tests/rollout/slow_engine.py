@@ -12,9 +12,11 @@ import torch
 
 from diffpo.functional.random import fold, normal, uniform
 from diffpo.models.policy import Policy
+from diffpo.models.threshold import ThresholdHead
 from diffpo.models.transformer import pack
 from diffpo.types import Completion, Request
 
+LEVELS = ("prompt", "state")
 Denoise = Callable[[Policy, list[int]], torch.Tensor]
 
 
@@ -29,17 +31,18 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
     value = request.sampler.value
     nfe, nfe_until_eos, calls_in_block = 0, 0, {}
     decisions = []
-    by_state = policy.threshold is not None and policy.threshold.config.level == "state"
+    head = policy.sampler_head if request.sampler.rule == "learned" else None
+    kind = head.config.level if isinstance(head, ThresholdHead) else head and head.kind
 
     while mask_id in canvas:
         hidden = denoise(policy, [*request.prompt_ids, *canvas])
         block = canvas.index(mask_id) // block_length
         places = range(block * block_length, min((block + 1) * block_length, size))
-        if request.sampler.rule == "learned" and (by_state or nfe == 0):
+        if kind == "state" or (kind == "prompt" and nfe == 0):
             sources = [max(start + i - policy.denoiser.config.shift, 0) for i in places if canvas[i] == mask_id]
-            features = hidden[sources if by_state else slice(start)].mean(0)
-            decisions.append((*choose_gamma(policy, request, features, nfe if by_state else None), features))
-            value = policy.threshold.config.gamma_max / (1 + math.exp(-decisions[-1][0]))
+            features = hidden[sources if kind == "state" else slice(start)].mean(0)
+            decisions.append((*choose_gamma(policy, request, features, nfe if kind == "state" else None), features))
+            value = head.config.gamma_max / (1 + math.exp(-decisions[-1][0]))
         calls_in_block[block] = calls_in_block.get(block, 0) + 1
 
         drawn = {}
@@ -56,6 +59,10 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
         lottery = {i: float(uniform(fold(torch.tensor(request.key), 1, nfe, i))) for i in drawn}
 
         match request.sampler.rule:
+            case "learned" if kind == "bernoulli":
+                window = range(places.stop - block_length, places.stop) if len(places) < block_length else places
+                decisions.append(choose_positions(policy, request, max_prob, window, places, nfe))
+                chosen = {i for i, bit in zip(window, decisions[-1][0].tolist(), strict=True) if bit}
             case "entropy_bound" | "learned":
                 chosen = bounded_prefix(entropy, value)
             case "confidence":
@@ -90,9 +97,9 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
         nfe=nfe,
         nfe_until_eos=nfe_until_eos or nfe,
         length=canvas.index(eos_id) + 1 if eos_id in canvas else size,
-        gamma=mean_gamma(policy, decisions) if decisions else value if "bound" in request.sampler.rule else None,
-        gamma_actions=torch.tensor([row[0] for row in decisions]) if decisions else None,
-        gamma_logprobs=torch.tensor([row[1] for row in decisions]) if decisions else None,
+        gamma=mean_gamma(policy, decisions) if kind in LEVELS else value if "bound" in request.sampler.rule else None,
+        actions=torch.stack([torch.as_tensor(row[0]) for row in decisions]) if decisions else None,
+        action_logprobs=torch.tensor([row[1] for row in decisions]) if decisions else None,
         features=torch.stack([row[2] for row in decisions]) if decisions else None,
     )
 
@@ -105,17 +112,37 @@ def run(policy: Policy, sequence: list[int]) -> torch.Tensor:
 
 
 def mean_gamma(policy: Policy, decisions: list[tuple]) -> float:
-    return sum(policy.threshold.config.gamma_max / (1 + math.exp(-row[0])) for row in decisions) / len(decisions)
+    return sum(policy.sampler_head.config.gamma_max / (1 + math.exp(-row[0])) for row in decisions) / len(decisions)
 
 
 def choose_gamma(
     policy: Policy, request: Request, features: torch.Tensor, call: int | None = None
 ) -> tuple[float, float]:
-    mean = float(policy.threshold(features[None]).detach())
-    sigma = policy.threshold.config.sigma
+    mean = float(policy.sampler_head(features[None]).detach())
+    sigma = policy.sampler_head.config.sigma
     counters = (2,) if call is None else (2, call)
     noise = float(normal(fold(torch.tensor(request.key), *counters))) if request.explore else 0.0
     return mean + sigma * noise, -0.5 * noise**2 - math.log(sigma) - 0.5 * math.log(2 * math.pi)
+
+
+def choose_positions(
+    policy: Policy, request: Request, max_prob: dict[int, float], window: range, places: range, call: int
+) -> tuple[torch.Tensor, float, torch.Tensor]:
+    """What a Bernoulli head commits of a window, its log-probability summed over all draws that lead there, features.
+
+    A uniform number a candidate; if nothing is drawn, the likeliest.
+    """
+    features = torch.tensor([max_prob.get(i, -1.0 * (i in places)) for i in window])
+    f = dict(zip(window, policy.sampler_head(features[None])[0].tolist(), strict=True))
+    chance = {i: 1 / (1 + math.exp(-f[i])) for i in max_prob}
+    draws = {i: float(uniform(fold(torch.tensor(request.key), 2, call, i))) for i in max_prob}
+    drawn = {i for i in max_prob if (draws[i] < chance[i] if request.explore else f[i] > 0)}
+    fallback = set(best(chance, 1))
+    committed = drawn or fallback
+    odds = math.prod(chance[i] if i in committed else 1 - chance[i] for i in chance)
+    if committed == fallback:
+        odds += math.prod(1 - u for u in chance.values())
+    return torch.tensor([i in committed for i in window]), math.log(odds), features
 
 
 def draw_token(logits: torch.Tensor, temperature: float, uniform_number: float) -> tuple[int, float]:

@@ -73,8 +73,9 @@ def test_each_sampler_decodes_as_its_slow_twin(sampler: str, temperature: float)
 
 
 @pytest.mark.parametrize("shift", [0, 1])
-def test_a_threshold_a_call_decodes_as_its_slow_twin(shift: int) -> None:
-    check_against_twins(tiny_policy(learned="state", shift=shift), "learned", 1.3)
+@pytest.mark.parametrize("head", ["state", "bernoulli"])
+def test_a_decision_a_call_decodes_as_its_slow_twin(head: str, shift: int) -> None:
+    check_against_twins(tiny_policy(learned=head, shift=shift), "learned", 1.3)
 
 
 def check_against_twins(policy: Policy, sampler: str, temperature: float) -> None:
@@ -87,9 +88,9 @@ def check_against_twins(policy: Policy, sampler: str, temperature: float) -> Non
 
 
 @pytest.mark.parametrize("changes", [{}, {"shift": 1}, {"learned_positions": True}, {"num_kv_heads": 4}])
-@pytest.mark.parametrize("level", ["prompt", "state"])
-def test_mixed_requests_decode_as_their_slow_twins(changes: dict[str, int], level: str) -> None:
-    policy = tiny_policy(1, learned=level, **changes)
+@pytest.mark.parametrize("head", ["prompt", "state", "bernoulli"])
+def test_mixed_requests_decode_as_their_slow_twins(changes: dict[str, int], head: str) -> None:
+    policy = tiny_policy(1, learned=head, **changes)
     requests = mixed_requests(84)
     completions = generate(policy, requests, num_slots=9)
     for asked, completion in zip(requests, completions, strict=True):
@@ -98,10 +99,10 @@ def test_mixed_requests_decode_as_their_slow_twins(changes: dict[str, int], leve
     assert len(early) > 5, "too few rows ended early for this test to mean anything"
 
 
-@pytest.mark.parametrize("level", ["prompt", "state"])
-def test_a_row_does_not_depend_on_its_batch(level: str) -> None:
+@pytest.mark.parametrize("head", ["prompt", "state", "bernoulli"])
+def test_a_row_does_not_depend_on_its_batch(head: str) -> None:
     """Alone, in small and large batches, permuted, and through few slots: the same bits."""
-    policy = tiny_policy(2, learned=level)
+    policy = tiny_policy(2, learned=head)
     requests = mixed_requests(64)
     expected = [generate(policy, [asked])[0] for asked in requests]
     order = torch.randperm(64, generator=torch.Generator().manual_seed(0)).tolist()
@@ -232,30 +233,30 @@ def test_drawn_tokens_follow_the_softmax(temperature: float) -> None:
 @pytest.mark.parametrize("level", ["prompt", "state"])
 def test_a_learned_threshold_is_that_of_the_head(level: str) -> None:
     policy = tiny_policy(learned=level)
-    head = policy.threshold
+    head = policy.sampler_head
     requests = [request(PROMPTS[key % 5], key, "learned", explore=key % 4 > 0) for key in range(40)]
     completions = generate(policy, requests)
     for asked, completion in zip(requests, completions, strict=True):
-        mean, actions = head(completion.features).detach(), completion.gamma_actions
+        mean, actions = head(completion.features).detach(), completion.actions
         assert len(actions) == (1 if level == "prompt" else completion.nfe)
         torch.testing.assert_close(completion.gamma, float(head.gamma(actions).mean()))
-        torch.testing.assert_close(completion.gamma_logprobs, head.logprob(actions, mean))
+        torch.testing.assert_close(completion.action_logprobs, head.logprob(actions, mean))
         assert asked.explore != torch.equal(actions, mean)
-    explored = [a for c, asked in zip(completions, requests, strict=True) if asked.explore for a in c.gamma_actions]
+    explored = [a for c, asked in zip(completions, requests, strict=True) if asked.explore for a in c.actions]
     assert len({*map(float, explored)}) == len(explored)
     if level == "state":
-        assert max(len(completion.gamma_actions) for completion in completions) > 2
+        assert max(len(completion.actions) for completion in completions) > 2
 
 
 def test_a_fixed_bound_is_recorded_and_other_rules_have_none() -> None:
     policy = tiny_policy()
     bounded, other = generate(policy, [request(sampler="entropy_bound:0.5"), request(sampler="top_k:2")])
     assert bounded.gamma == 0.5 and other.gamma is None
-    assert bounded.gamma_actions is bounded.gamma_logprobs is bounded.features is None
+    assert bounded.actions is bounded.action_logprobs is bounded.features is None
 
 
 def test_a_learned_threshold_needs_a_head() -> None:
-    with pytest.raises(ValueError, match="no threshold head"):
+    with pytest.raises(ValueError, match="no sampler head"):
         generate(tiny_policy(), [request(sampler="learned")])
 
 

@@ -31,12 +31,17 @@ def serve(engine: Engine, requests: list[Request], seed: int) -> dict[int, Compl
 
 
 @pytest.mark.parametrize(
-    ("level", "requests", "num_slots"),
-    [("prompt", mixed_requests(70), 8), ("state", mixed_requests(70), 8), ("prompt", cached_requests(45), 5)],
-    ids=["prompt", "state", "caches"],
+    ("head", "requests", "num_slots"),
+    [
+        ("prompt", mixed_requests(70), 8),
+        ("state", mixed_requests(70), 8),
+        ("bernoulli", mixed_requests(70), 8),
+        ("prompt", cached_requests(45), 5),
+    ],
+    ids=["prompt", "state", "bernoulli", "caches"],
 )
-def test_requests_may_come_while_others_are_decoded(level: str, requests: list[Request], num_slots: int) -> None:
-    policy = tiny_policy(2, learned=level)
+def test_requests_may_come_while_others_are_decoded(head: str, requests: list[Request], num_slots: int) -> None:
+    policy = tiny_policy(2, learned=head)
     found = serve(Engine(policy, num_slots), requests, seed=0)
     for ticket, expected in enumerate(generate(policy, requests)):
         assert_same(found[ticket], expected, exact=True)

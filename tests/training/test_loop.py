@@ -152,21 +152,21 @@ def test_sampler_mode_moves_the_head_alone(config: TrainConfig) -> None:
     before = load_policy(config.model).denoiser.state_dict()
     after = policy.denoiser.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert policy.threshold is not None and not policy.threshold.untrained
+    assert policy.sampler_head is not None and not policy.sampler_head.untrained
 
 
 def test_model_mode_moves_the_denoiser_alone(config: TrainConfig) -> None:
     config = replace(config, threshold=ThresholdConfig(), train="model", rollout=RolloutConfig(sampler="top_k:2"))
     policy = train(config, quiet=True)
     before, after = load_policy(config.model).denoiser.state_dict(), policy.denoiser.state_dict()
-    assert policy.threshold is None
+    assert policy.sampler_head is None
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
 def test_the_head_waits_for_its_delay(config: TrainConfig) -> None:
     policy = train(replace(config, threshold=ThresholdConfig(delay_steps=4)), quiet=True)
-    assert policy.threshold is not None and policy.threshold.untrained
-    assert int(policy.threshold.count) == 4 * 4 * 4  # and has looked at every rollout meanwhile
+    assert policy.sampler_head is not None and policy.sampler_head.untrained
+    assert int(policy.sampler_head.count) == 4 * 4 * 4  # and has looked at every rollout meanwhile
 
 
 def test_non_finite_gradients_are_skipped_and_end_the_run(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:

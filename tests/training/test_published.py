@@ -81,7 +81,7 @@ def test_a_joint_run_with_adapters_goes_home(config: TrainConfig, tmp_path: Path
     shutil.rmtree(Path(config.output) / "checkpoints" / "step_000003")
     resumed = train(config, resume=True, quiet=True)
     again = load_policy(config.output, dtype="float32")
-    assert again.threshold is not None and again.version == policy.version
+    assert again.sampler_head is not None and again.version == policy.version
     for other in (resumed, again):
         assert all(torch.equal(value, other.trainable()[name]) for name, value in policy.trainable().items())
 

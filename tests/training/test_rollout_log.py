@@ -64,7 +64,7 @@ def test_what_is_to_be_seen_is_shown(short_run: TrainConfig, capsys: pytest.Capt
     assert said.count("step 0, best: reward") == 1 and "step 0, worst: reward" in said and "step 1, best" not in said
     for word in (
         "model   ",
-        "the threshold head",
+        "the sampler head",
         "where   cpu, float32",
         "data    tiny_sudoku",
         "steps   2, each of 4 prompts x 4",

@@ -76,7 +76,7 @@ def config(easy_task: TaskConfig) -> TrainConfig:
 def state_of(start: str, config: TrainConfig) -> TrainState:
     policy = load_policy(start)
     if config.rollout.sampler == "learned":
-        policy.threshold = ThresholdHead(policy.denoiser.config.hidden_size, config.threshold)
+        policy.sampler_head = ThresholdHead(policy.denoiser.config.hidden_size, config.threshold)
     state = TrainState(policy, Optimizers.create(policy, config))
     if config.objective.beta:
         state.start = {name: parameter.detach().clone() for name, parameter in policy.trainable().items()}
@@ -84,7 +84,7 @@ def state_of(start: str, config: TrainConfig) -> TrainState:
 
 
 def gradients(policy: Policy) -> dict[str, torch.Tensor | None]:
-    modules = {"denoiser": policy.denoiser, "threshold": policy.threshold}
+    modules = {"denoiser": policy.denoiser, "threshold": policy.sampler_head}
     return {
         f"{name}.{key}": parameter.grad
         for name, module in modules.items()
@@ -124,8 +124,8 @@ def test_a_step_is_that_of_the_rewarded_rollouts_alone(
         if group.rollouts
     ]
     batch = Batch.from_groups(kept, torch.cat([values.flatten() for values in advantages]))
-    assert twin.policy.threshold is not None and batch.features is not None
-    twin.policy.threshold.observe(batch.features[batch.decided])
+    assert twin.policy.sampler_head is not None and batch.features is not None
+    twin.policy.sampler_head.observe(batch.features[batch.decided])
     twin.experience = prepare(twin, batch, {}, config, World())
     for iteration in range(2):
         state.iteration = twin.iteration = iteration
@@ -157,7 +157,7 @@ def test_a_batch_without_any_reward_moves_nothing_and_is_no_error(
     policy = train(config, quiet=True)
     before = load_policy(start).denoiser.state_dict()
     assert all(torch.equal(tensor, before[name]) for name, tensor in policy.denoiser.state_dict().items())
-    assert policy.threshold is not None and policy.threshold.untrained and not policy.threshold.count
+    assert policy.sampler_head is not None and policy.sampler_head.untrained and not policy.sampler_head.count
     steps = read_metrics(tmp_path / "run/metrics.jsonl")
     assert [step["forwards/updates"] for step in steps] == [0, 0] and steps[0]["forwards/rollouts"] > 0
     assert steps[0]["frac_reward_none"] == 1 and "reward" not in steps[0]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from diffpo.config import (
+    BernoulliConfig,
     LoraConfig,
     ObjectiveConfig,
     OptimConfig,
@@ -18,6 +19,8 @@ from diffpo.config import (
     ThresholdConfig,
     TrainConfig,
 )
+from diffpo.functional.bernoulli import positions_logprob
+from diffpo.models.bernoulli import BernoulliHead
 from diffpo.models.policy import Policy, load_policy
 from diffpo.models.threshold import ThresholdHead
 from diffpo.tasks import load_task
@@ -132,7 +135,7 @@ def test_weights_that_are_off_have_the_full_sample_size(policy: Policy) -> None:
 def test_the_heads_gradient_is_that_of_all_its_decisions(policy: Policy, level: str) -> None:
     """On policy the clipped objective has REINFORCE's gradient: sum of A grad log pi over the decisions, in a loop."""
     settings = ThresholdConfig(level=level, delay_steps=0)
-    policy.threshold = head = ThresholdHead(policy.denoiser.config.hidden_size, settings)
+    policy.sampler_head = head = ThresholdHead(policy.denoiser.config.hidden_size, settings)
     config = replace(CONFIG, train="sampler", threshold=settings, rollout=RolloutConfig(), objective=ObjectiveConfig())
     state = state_of(policy, config)
     with torch.no_grad():
@@ -143,12 +146,50 @@ def test_the_heads_gradient_is_that_of_all_its_decisions(policy: Policy, level: 
     for row in range(len(batch)):
         for made in range(int(batch.nfe[row]) if level == "state" else 1):
             mean = head(batch.features[row, made])
-            total = total - batch.advantages[row] * head.logprob(batch.gamma_actions[row, made], mean) / len(batch)
+            total = total - batch.advantages[row] * head.logprob(batch.actions[row, made], mean) / len(batch)
     wanted = torch.autograd.grad(total, [head.weight, head.bias])
     silent = replace(config, optim=OptimConfig(max_grad_norm=1e9))
     metrics = update(state, silent, World())
     assert metrics["sampler/kl"] == 0
     torch.testing.assert_close([head.weight.grad, head.bias.grad], list(wanted), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("positions", [2**14, 20])
+def test_a_bernoulli_heads_gradient_is_that_of_its_calls(
+    policy: Policy, positions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On policy: the mean over rows of A times the mean over calls of grad log P(what the call committed), in a loop.
+
+    However many calls are read at once.
+    """
+    monkeypatch.setattr("diffpo.training.sampler.MAX_POSITIONS", positions)
+    settings = BernoulliConfig(width=8, chance_init=0.3)
+    policy.add_head(settings)
+    head = policy.sampler_head
+    assert isinstance(head, BernoulliHead)
+    with torch.no_grad():
+        head.out.weight.normal_(std=0.5, generator=torch.Generator().manual_seed(0))
+    config = replace(CONFIG, train="sampler", rollout=RolloutConfig(block_length=6), objective=ObjectiveConfig())
+    config = replace(config, sampler_head="bernoulli", threshold=ThresholdConfig(), bernoulli=settings)
+    state = state_of(policy, config)
+    batch = state.experience.batch
+    advantages = torch.randn(len(batch), generator=torch.Generator().manual_seed(1)) * (
+        torch.arange(len(batch)) % 3 > 0
+    )
+    batch = replace(batch, advantages=advantages)
+    state.experience = replace(state.experience, batch=batch, live=advantages.nonzero().squeeze(-1))
+    total = torch.zeros((), dtype=torch.float64)
+    for row in range(len(batch)):
+        for call in range(nfe := int(batch.nfe[row])):
+            features, action = batch.features[row, call][None], batch.actions[row, call][None]
+            logprob = positions_logprob(head(features), features > 0, action)
+            total = total - batch.advantages[row] * logprob[0] / nfe / len(batch)
+    wanted = torch.autograd.grad(total, list(head.parameters()), allow_unused=True)
+    silent = replace(config, optim=OptimConfig(max_grad_norm=1e9))
+    metrics = update(state, silent, World())
+    assert metrics["sampler/kl"] == pytest.approx(0, abs=1e-12) and metrics["sampler/clip_ratio"] == 0
+    for (name, parameter), gradient in zip(head.named_parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-9, msg=lambda text, n=name: n + text)
 
 
 def test_rows_without_advantage_are_left_out_exactly(policy: Policy) -> None:

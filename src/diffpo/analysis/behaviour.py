@@ -11,19 +11,20 @@ import torch
 from diffpo.analysis.calibration import CAREFUL
 from diffpo.analysis.sections import Section, Series, means_by
 from diffpo.analysis.subject import Subject, decode
+from diffpo.models.threshold import ThresholdHead
 from diffpo.types import RolloutGroup
 
 NUM_RESAMPLES = 1000
 
 
 def threshold_sections(subject: Subject) -> list[Section]:
-    """Thresholds against difficulty; none where the policy has no head.
+    """Thresholds against difficulty; none where the policy has no head for them.
 
     A prompt is as difficult as its share of wrong answers at one token a call, drawn at the rollouts' temperature:
     that does not depend on the threshold.
     """
-    head = subject.policy.threshold
-    if head is None:
+    head = subject.policy.sampler_head
+    if not isinstance(head, ThresholdHead):
         return []
     completions = [group.rollouts[0].completion for group in decode(subject, subject.policy, "learned")]
     made_on = [c.features.to(subject.policy.device) for c in completions if c.features is not None]

@@ -90,8 +90,8 @@ class Bench:
         """Old log-probs, and the reference's. Every row counts, whatever its reward: good and bad in turn."""
         rows = sum(len(group.rollouts) for group in self.groups)
         batch = Batch.from_groups(self.groups, torch.tensor([1.0, -1.0]).repeat(rows)[:rows]).to(self.world.device)
-        if self.policy.threshold is not None and self.policy.threshold.untrained and batch.features is not None:
-            self.policy.threshold.observe(batch.features[batch.decided])
+        if self.policy.sampler_head and batch.features is not None:
+            self.policy.sampler_head.observe(batch.features[batch.decided])
         self.state.experience = prepare(self.state, batch, {}, self.config, self.world)
 
     def learn(self) -> None:
@@ -130,7 +130,7 @@ def open_bench(config: TrainConfig, shape: TransformerConfig | None = None, shar
         policy.use_master_weights()
     policy.denoiser.gradient_checkpointing = config.optim.gradient_checkpointing
     if config.rollout.sampler == "learned":
-        policy.add_threshold(config.threshold)
+        policy.add_head(config.head, config.seed)
     if is_wanted(config.load.compile, world.device):
         policy.denoiser.fuse()
     lengths = [PROMPT_LENGTHS[index % len(PROMPT_LENGTHS)] for index in range(config.prompts_per_step)]

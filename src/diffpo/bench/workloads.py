@@ -109,7 +109,7 @@ class IdsTask:
 
 def joint_step(policy: Policy, requests: Sequence[Request], num_iterations: int, group: int) -> TrainState:
     """A state from which `run_step` makes whole steps of joint DiFFPO on these requests' prompts."""
-    policy.add_threshold(ThresholdConfig(delay_steps=0))
+    policy.add_head(ThresholdConfig(delay_steps=0))
     return TrainState(policy, Optimizers.create(policy, step_config(requests, num_iterations, group)))
 
 

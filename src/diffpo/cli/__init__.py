@@ -156,7 +156,7 @@ def _from_policy(command: Any, place: Path) -> Any:
     folder = find_policy(place)[0]
     record, (config, task) = Record.read(folder) or Record(), find_training(place)
     rollout = record.rollout or (config.rollout if config else None)
-    greedy = decoding(rollout, _has_threshold(folder), _is_tiny(folder, task))
+    greedy = decoding(rollout, record.head is not None, _is_tiny(folder, task))
     changes: dict[str, Any] = {"rollout": replace(greedy, temperature=command.rollout.temperature)}
     if isinstance(command, Analyze):
         changes["rollout"] = replace(greedy, temperature=rollout.temperature if rollout else 1.0)
@@ -182,7 +182,3 @@ def _is_tiny(folder: Path, task: TaskConfig | None) -> bool:
     """Whether a folder holds one of diffpo's own models."""
     file = folder / "config.json"
     return file.is_file() and ('"model_type": "diffpo"' in file.read_text() or task is not None)
-
-
-def _has_threshold(folder: Path) -> bool:
-    return (folder / "threshold.safetensors").is_file()

@@ -124,7 +124,7 @@ def _headings(plan: planning.Plan) -> Iterator[str]:
     learns = {
         "all": "all learn",
         "adapters": f"{_count(model.in_adapters)} more learn (LoRA, rank {model.rank})",
-        "nothing": "only the threshold head learns",
+        "nothing": "only the sampler head learns",
     }[model.learns]
     yield f"{plan.config.model or 'fresh weights'}: {_count(count)} parameters, {learns}"
     yield plan.heading

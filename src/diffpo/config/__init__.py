@@ -6,7 +6,14 @@ from diffpo.config.idle import IdleKnobs
 from diffpo.config.model import LoadConfig, LoraConfig, ModelConfig
 from diffpo.config.objective import ObjectiveConfig
 from diffpo.config.optim import OptimConfig
-from diffpo.config.rollout import SAMPLER_RULES, RolloutConfig, ThresholdConfig, parse_sampler
+from diffpo.config.rollout import (
+    SAMPLER_RULES,
+    BernoulliConfig,
+    HeadConfig,
+    RolloutConfig,
+    ThresholdConfig,
+    parse_sampler,
+)
 from diffpo.config.runs import DemoConfig, SftConfig, TrackerConfig, TrainConfig
 from diffpo.config.serving import ServeConfig
 from diffpo.config.task import TASK_KNOBS, TaskConfig
@@ -14,8 +21,10 @@ from diffpo.config.task import TASK_KNOBS, TaskConfig
 __all__ = [
     "SAMPLER_RULES",
     "TASK_KNOBS",
+    "BernoulliConfig",
     "DemoConfig",
     "EvalConfig",
+    "HeadConfig",
     "IdleKnobs",
     "LoadConfig",
     "LoraConfig",

@@ -18,7 +18,7 @@ class OptimConfig:
     """After warm-up: constant, or a cosine from there to 0 at schedule_steps, or the last step."""
     adam_betas: tuple[float, float] = (0.9, 0.99)  # decay of AdamW's first and second moments
     weight_decay: float = 0.0  # AdamW's decoupled weight decay of the denoiser's matrices; norms and biases have none
-    max_grad_norm: float = 1.0  # gradients are clipped to this norm, denoiser and threshold head each on its own
+    max_grad_norm: float = 1.0  # gradients are clipped to this norm, denoiser and sampler head each on its own
     micro_batch_tokens: int = 32768
     """Tokens, of prompts and canvases, that a backward pass holds at once; changes memory, not results."""
     gradient_checkpointing: bool = False

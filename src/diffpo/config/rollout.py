@@ -1,4 +1,4 @@
-"""How completions are decoded: the sampler's rule, the canvas, the adaptive threshold."""
+"""How completions are decoded: the sampler's rule, the canvas, the heads that learn to sample."""
 
 from __future__ import annotations
 
@@ -96,3 +96,27 @@ class ThresholdConfig:
         bound(self, "threshold.", "delay_steps", ">=", 0)
         inside = 0 < self.gamma_init < self.gamma_max
         check(inside, f"threshold.gamma_init must lie between 0 and gamma_max, got {self.gamma_init}")
+
+
+@dataclass(frozen=True)
+class BernoulliConfig:
+    """The sampler of arXiv 2512.09106: every masked position of a block has a chance of being committed by a call."""
+
+    width: int = 128  # of its transformer block, which has 2 heads
+    chance_init: float = 0.12  # chance of every position at the start
+    learning_rate: float = 1e-3  # learning rate of the head
+    delay_steps: int = 0  # steps before the head trains
+    epsilon: float = 0.5  # clip range of a call's ratio
+    max_log_ratio: float = 1.0
+    """Log-ratio of a call up to which its ratio grows exponentially; beyond, along its tangent."""
+
+    def __post_init__(self) -> None:
+        bound(self, "bernoulli.", "learning_rate epsilon max_log_ratio", ">", 0)
+        bound(self, "bernoulli.", "delay_steps", ">=", 0)
+        inside = 0 < self.chance_init < 1
+        check(inside, f"bernoulli.chance_init must lie between 0 and 1, got {self.chance_init}")
+        check(self.width > 0 and self.width % 4 == 0, f"bernoulli.width must be a multiple of 4, got {self.width}")
+
+
+HeadConfig = ThresholdConfig | BernoulliConfig
+"""Settings of a sampler head, of whatever kind."""

@@ -11,7 +11,7 @@ from diffpo.config.idle import Idle, Knobs, refuse_idle
 from diffpo.config.model import LoadConfig, LoraConfig, ModelConfig
 from diffpo.config.objective import ObjectiveConfig
 from diffpo.config.optim import OptimConfig
-from diffpo.config.rollout import RolloutConfig, ThresholdConfig
+from diffpo.config.rollout import BernoulliConfig, HeadConfig, RolloutConfig, ThresholdConfig
 from diffpo.config.task import TaskConfig
 
 
@@ -32,6 +32,11 @@ OF_THE_DENOISER = """
     objective.importance_clamp objective.importance_level objective.self_normalize
 """
 """Knobs of how the denoiser learns."""
+OF_THE_LEARNING_HEAD = """
+    threshold.learning_rate threshold.delay_steps threshold.epsilon threshold.max_log_ratio
+    bernoulli.learning_rate bernoulli.delay_steps bernoulli.epsilon bernoulli.max_log_ratio
+"""
+"""Knobs of how the sampler head learns."""
 
 
 def _idle_trackers(log_with: tuple[str, ...]) -> dict[str, str | bool]:
@@ -49,7 +54,9 @@ class TrainConfig(Knobs):
     model: str = "runs/sft"  # policy to start from: a folder, or a model on the Hugging Face hub
     output: str = "runs/train"  # folder of the run: config, metrics, checkpoints
     train: Literal["joint", "model", "sampler"] = "joint"
-    """What learns: the denoiser and the threshold head, the denoiser alone, or the head alone."""
+    """What learns: the denoiser and the sampler head, the denoiser alone, or the head alone."""
+    sampler_head: Literal["threshold", "bernoulli"] = "threshold"
+    """What a learned sampler is: an entropy bound for each prompt or call, or a chance for each masked position."""
     steps: int = 30  # steps of the run, each one batch of rollouts
     schedule_steps: int | None = None
     """Length of the cosine schedule; None: steps. With it a resumed run may take more steps than it was to have."""
@@ -72,6 +79,7 @@ class TrainConfig(Knobs):
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
+    bernoulli: BernoulliConfig = field(default_factory=BernoulliConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
@@ -92,14 +100,21 @@ class TrainConfig(Knobs):
         check(self.rollout.temperature > 0, "rollout.temperature must be > 0 in training: greedy groups do not differ")
         refuse_idle(self)
 
+    @property
+    def head(self) -> HeadConfig:
+        """Settings of the sampler head, of the kind that `sampler_head` names."""
+        return {"threshold": self.threshold, "bernoulli": self.bernoulli}[self.sampler_head]
+
     def idle(self) -> Idle:
-        of_head = self.train == "model" and "with train model, which leaves the threshold head as it is"
-        no_head = self.rollout.sampler != "learned" and "with a fixed rollout.sampler, which has no threshold head"
+        of_head = self.train == "model" and "with train model, which leaves the sampler head as it is"
+        no_head = self.rollout.sampler != "learned" and "with a fixed rollout.sampler, which has no head"
+        other = {"threshold": "bernoulli", "bernoulli": "threshold"}[self.sampler_head]
         return {
             "schedule_steps": self.optim.lr_schedule == "constant" and "with optim.lr_schedule constant",
             OF_THE_DENOISER: self.train == "sampler" and "with train sampler, which leaves the denoiser as it is",
-            "threshold.learning_rate threshold.delay_steps threshold.epsilon threshold.max_log_ratio": of_head,
-            "threshold": no_head,
+            OF_THE_LEARNING_HEAD: of_head,
+            other: f"with sampler_head {self.sampler_head}",
+            "sampler_head threshold bernoulli": no_head,
         } | _idle_trackers(self.log_with)
 
 
@@ -183,7 +198,7 @@ class DemoConfig:
     output: str = "runs/demo"  # folder for everything the demo writes; an earlier demo there is replaced
     seed: int = 0  # seed of pre-training and of the reinforcement learning
     train: Literal["joint", "model", "sampler"] = "joint"
-    """What learns: the denoiser and the threshold head, the denoiser alone, or the head alone."""
+    """What learns: the denoiser and the sampler head, the denoiser alone, or the head alone."""
     device: str = "cpu"
     """Where it runs, such as cuda; auto: the GPU if there is one. So small a model gains nothing there."""
     num_threads: int = 2  # CPU threads of torch

@@ -194,18 +194,18 @@ def evaluate(
     """Measure `policy` on test prompts: each of config.samplers, then config.gammas as fixed entropy bounds.
 
     `rollout` gives lengths and the entropies' temperature; its sampler and temperature are config's. None stands for
-    what the policy was trained with, and measured by. Without a threshold head a learned sampler is left out, or a
+    what the policy was trained with, and measured by. Without a sampler head a learned sampler is left out, or a
     ValueError if it was asked for. Answers that `log` holds are not made again; `ranks` share the rest. The result
     depends on neither, nor on how many rows are decoded at once; N answers a prompt are the first N of more. On Ctrl-C
     `log` has the answers made so far.
     """
     config, rollout, ranks = config or policy.eval or EvalConfig(), rollout or policy.decoding, ranks or Alone()
     check_fit(task, policy.is_tiny)
-    if policy.threshold is None and "learned" in config.samplers:
+    if policy.sampler_head is None and "learned" in config.samplers:
         usual = (EvalConfig.samplers, policy.eval.samplers if policy.eval else ())
         if config.samplers not in usual:
-            raise ValueError("eval.samplers: learned does nothing without a threshold head, which this model lacks")
-    samplers = [spec for spec in config.samplers if spec != "learned" or policy.threshold]
+            raise ValueError("eval.samplers: learned does nothing without a sampler head, which this model lacks")
+    samplers = [spec for spec in config.samplers if spec != "learned" or policy.sampler_head]
     fixed = [f"entropy_bound:{gamma:g}" for gamma in sorted(config.gammas)]
     left_out = check_prompts(policy, task, ["test"], rollout)
     wanted = asked(task.prompts("test", config.num_prompts), config.num_samples)

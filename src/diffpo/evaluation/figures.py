@@ -139,7 +139,7 @@ def _frontier_legend(evaluations: Mapping[str, Evaluation]) -> list[Line2D]:
     if samplers - {"learned"}:
         handles.append(_mark([], [], False, INK, 0.9, "fixed rule"))
     if "learned" in samplers:
-        handles.append(_mark([], [], True, INK, 0.7, "learned thresholds"))
+        handles.append(_mark([], [], True, INK, 0.7, "learned sampler"))
     return handles
 
 

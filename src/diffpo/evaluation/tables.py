@@ -80,7 +80,7 @@ def samples_table(evaluations: Mapping[str, Evaluation], levels: bool = False) -
 
 
 def comparison_table(before: Evaluation, after: Evaluation) -> Table:
-    """What changed, sampler by sampler; below, learned thresholds against the fixed ones of the model before.
+    """What changed, sampler by sampler; below, the learned sampler against the fixed thresholds of the model before.
 
     The last rows compare at equal NFE: accuracy before is the frontier's at the calls that the learned sampler makes.
     """
@@ -104,8 +104,7 @@ def comparison_table(before: Evaluation, after: Evaluation) -> Table:
         table.add_row(label, *cells, f"{_calls(nfe)} → {_calls(point.nfe)}", _gain(_percent(nfe, point.nfe), -1, " %"))
     gain = 100 * (learned[0].accuracy - before.frontier_accuracy(learned[0].nfe))
     table.caption += (
-        "\nvs fixed: learned thresholds after training against fixed thresholds before, at equal NFE: "
-        f"{gain:+.1f} points"
+        f"\nvs fixed: learned sampler after training against fixed thresholds before, at equal NFE: {gain:+.1f} points"
     )
     return table
 

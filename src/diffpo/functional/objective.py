@@ -118,14 +118,14 @@ def gaussian_logprob(action: Float[Tensor, "*S"], mean: Float[Tensor, "*S"], sig
     return -0.5 * ((action - mean) / sigma) ** 2 - math.log(sigma * math.sqrt(2 * math.pi))
 
 
-def threshold_objective(
+def sampler_objective(
     logprobs: Float[Tensor, " B"],
     old_logprobs: Float[Tensor, " B"],
     advantages: Float[Tensor, " B"],
     epsilon: float,
     max_log_ratio: float,
 ) -> Float[Tensor, " B"]:
-    """The clipped objective of the sampler's action a, one a row, of a ratio that cannot explode.
+    """The clipped objective of a sampler head's action a, one a row, of a ratio that cannot explode.
 
         l = log pi_phi(a) - log pi_old(a)    rho = exp(l) up to l = l_max, its tangent exp(l_max) (1 + l - l_max) beyond
 

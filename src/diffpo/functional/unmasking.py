@@ -69,7 +69,7 @@ def steps_count(
 
 # --- rules as values -----------------------------------------------------------------------------------------------
 
-Look = Literal["margin", "lottery", "gamma"]
+Look = Literal["margin", "lottery", "learned"]
 """What is made only for rules that look at it; all others are there in any case."""
 
 
@@ -84,8 +84,8 @@ class Seen(NamedTuple):
     """The largest less the second largest probability."""
     lottery: Float[Tensor, "B K"]
     """Uniform numbers keyed by request, call and position."""
-    gamma: Float[Tensor, " B"]
-    """Threshold of the head, nats."""
+    learned: Bool[Tensor, "B K"]
+    """What the policy's sampler head commits."""
     call: Int64[Tensor, " B"]
     """Calls made within the block before this one."""
     block_length: Int64[Tensor, " B"]
@@ -95,7 +95,7 @@ class Seen(NamedTuple):
 
     def rows(self, number: float, dtype: torch.dtype = torch.float32) -> Tensor:
         """A setting as a column, [B]."""
-        return torch.full_like(self.gamma, number, dtype=dtype)
+        return torch.full_like(self.call, number, dtype=dtype)
 
 
 class Rule:
@@ -120,12 +120,12 @@ class EntropyBound(Rule):
 
 @dataclass(frozen=True)
 class Learned(Rule):
-    """`entropy_bound` at the threshold that the policy's head chose."""
+    """What the policy's sampler head commits."""
 
-    looks_at: ClassVar[frozenset[Look]] = frozenset(["gamma"])
+    looks_at: ClassVar[frozenset[Look]] = frozenset(["learned"])
 
     def __call__(self, seen: Seen) -> Tensor:
-        return entropy_bound(seen.entropy, seen.candidates, seen.gamma)
+        return seen.learned
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""The denoiser, its threshold head, tokenizers, and their files on disk."""
+"""The denoiser, its sampler heads, tokenizers, and their files on disk."""

@@ -13,12 +13,16 @@ def model_card(policy: Policy) -> str:
     kind = "adapters (PEFT)" if policy.adapter else "weights"
     front = ["library_name: peft" if policy.adapter else "library_name: diffpo"]
     front += [f"base_model: {json.dumps(base)}"] if base else []
-    head = "\nIts threshold head is in threshold.safetensors: it picks the entropy threshold of the sampler.\n"
+    head = policy.sampler_head
+    does = {
+        "threshold": "picks the entropy threshold of the sampler",
+        "bernoulli": "says how likely each masked position is committed",
+    }
     return "\n".join(
         [
             *("---", *front, "tags: [diffusion-language-model, reinforcement-learning, diffpo]", "---", ""),
             f"A masked diffusion language model: {kind}{f' on {base}' if base else ''}, {policy.version} updates.",
-            head if policy.threshold else "",
+            f"\nIts sampler head is in {head.kind}.safetensors: it {does[head.kind]}.\n" if head else "",
             "```python",
             "from diffpo import load_policy, sample",
             "",

@@ -16,7 +16,7 @@ def export(name: str | Path, output: str | Path, merge: bool = False, base: str 
 
     With `merge` adapters are folded into the weights and the folder is a whole model in the dtype of its base, which
     the published modelling code loads. Without, a policy with adapters becomes a PEFT folder that names its base. The
-    threshold head goes along for diffpo's own sampling; others ignore it. `base` stands in for the base that an
+    sampler head goes along for diffpo's own sampling; others ignore it. `base` stands in for the base that an
     adapter's folder names.
     """
     output = Path(output)

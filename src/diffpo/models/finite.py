@@ -7,7 +7,7 @@ from diffpo.models.policy import Policy
 
 def bad_weight(policy: Policy) -> str | None:
     """The first weight that holds NaN or infinity, by name."""
-    parts = {"": policy.denoiser} | ({"threshold.": policy.threshold} if policy.threshold else {})
+    parts = {"": policy.denoiser} | ({"sampler_head.": policy.sampler_head} if policy.sampler_head else {})
     for prefix, module in parts.items():
         for name, values in module.named_parameters():
             if not values.isfinite().all():

@@ -52,6 +52,7 @@ def inspect(name: str | Path, revision: str | None = None) -> dict[str, Any]:
         "lora_targets": short_names(linears),
         "lora_parameters_per_rank": per_rank,
         "threshold": asdict(record.threshold) if record and record.threshold else None,
+        "bernoulli": asdict(record.bernoulli) if record and record.bernoulli else None,
         "task": record.task.name if record and record.task else None,
         "memory": {
             "float32": 4 * num_parameters,

@@ -1,4 +1,4 @@
-"""A policy: denoiser, tokenizer and threshold head, loaded from and saved to one folder."""
+"""A policy: denoiser, tokenizer and sampler head, loaded from and saved to one folder."""
 
 from __future__ import annotations
 
@@ -13,10 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffpo.config import EvalConfig, LoraConfig, ModelConfig, RolloutConfig, TaskConfig, ThresholdConfig
+from diffpo.config import (
+    EvalConfig,
+    HeadConfig,
+    LoraConfig,
+    ModelConfig,
+    RolloutConfig,
+    TaskConfig,
+    ThresholdConfig,
+)
 from diffpo.functional.prediction import ban
 from diffpo.functional.random import make_key
 from diffpo.models import lora
+from diffpo.models.bernoulli import BernoulliHead
 from diffpo.models.families import FAMILIES, Family
 from diffpo.models.fused import head_logits
 from diffpo.models.pointwise import is_wanted
@@ -42,7 +51,7 @@ class Policy:
 
     denoiser: Transformer
     tokenizer: Tokenizer
-    threshold: ThresholdHead | None = None
+    sampler_head: ThresholdHead | BernoulliHead | None = None
     version: int = 0
     """Updates that this policy has been through."""
     task: TaskConfig | None = None
@@ -87,7 +96,7 @@ class Policy:
     @property
     def decoding(self) -> RolloutConfig:
         """How it answers unless told otherwise: greedily, and else as it was trained."""
-        return decoding(self.rollout, self.threshold is not None, self.is_tiny)
+        return decoding(self.rollout, self.sampler_head is not None, self.is_tiny)
 
     @property
     def num_parameters(self) -> int:
@@ -102,7 +111,7 @@ class Policy:
             "from": self.base.name if self.base else "fresh weights",
             "parameters": f"{count(self.num_parameters)} {dtype} on {self.device}",
             "adapters": f"rank {self.adapter['r']}" if self.adapter else "",
-            "threshold head": f"a {self.threshold.config.level}" if self.threshold else "",
+            "sampler head": self.sampler_head.spoken if self.sampler_head else "",
             "updates": f"{self.version}",
             "task": self.task.name if self.task else "",
             "decoding": how.sampler + (f", canvas {how.gen_length}" if how.gen_length else ""),
@@ -148,9 +157,13 @@ class Policy:
             return lora.adapter_parameters(self.denoiser)
         return {} if is_packed(self.denoiser) else dict(self.denoiser.named_parameters())
 
-    def add_threshold(self, config: ThresholdConfig) -> None:
-        """Put a fresh threshold head where the denoiser is."""
-        self.threshold = ThresholdHead(self.denoiser.config.hidden_size, config).to(self.device)
+    def add_head(self, config: HeadConfig, seed: int = 0) -> None:
+        """Put a fresh sampler head of the kind that `config` is for where the denoiser is."""
+        if isinstance(config, ThresholdConfig):
+            head = ThresholdHead(self.denoiser.config.hidden_size, config)
+        else:
+            head = BernoulliHead(config, seed)
+        self.sampler_head = head.to(self.device)
 
     def add_adapters(self, config: LoraConfig, seed: int = 0) -> None:
         """Put fresh LoRA adapters onto the denoiser, which leaves what it computes as it was."""
@@ -177,15 +190,15 @@ class Policy:
     def to(self, device: torch.device | str) -> Policy:
         """Move everything to `device`."""
         self.denoiser.to(device)
-        if self.threshold:
-            self.threshold.to(device)
+        if self.sampler_head:
+            self.sampler_head.to(device)
         self.banned = self.banned.to(device)
         return self
 
     def save_pretrained(self, folder: str | Path, tensors: Mapping[str, Tensor] | None = None) -> None:
         """Write what `load_policy` reads: adapters alone if there are any, else a checkpoint in the base's own layout.
 
-        Beside them diffpo.json and, with a head, threshold.safetensors. Adapters name the base that was loaded. A run
+        Beside them diffpo.json and the sampler head, KIND.safetensors. Adapters name the base that was loaded. A run
         passes the whole values of `trainable()` as `tensors`: its parameters may hold shares. Where nothing of the
         denoiser learned there are none, and the folder holds the head and names what that stands on.
         Four-bit weights are written with the values they compute with.
@@ -210,15 +223,22 @@ class Policy:
             self.tokenizer.save(folder)
             if self.base:
                 _copy_missing(self.base.folder, folder)
-        head = self.threshold
-        settings = head.config if head else None
-        Record(self.version, settings, self.task, self.rollout, self.eval, base).write(folder)
+        head = self.sampler_head
+        Record(
+            version=self.version,
+            threshold=head.config if isinstance(head, ThresholdHead) else None,
+            bernoulli=head.config if isinstance(head, BernoulliHead) else None,
+            task=self.task,
+            rollout=self.rollout,
+            eval=self.eval,
+            base=base,
+        ).write(folder)
         if head:
-            save_file(head.state_dict(), folder / "threshold.safetensors")
+            save_file(head.state_dict(), folder / f"{head.kind}.safetensors")
 
     @torch.no_grad()
     def restore(self, folder: str | Path) -> None:
-        """Take over the trained tensors, threshold head and version of a folder that `save_pretrained` wrote."""
+        """Take over the trained tensors, sampler head and version of a folder that `save_pretrained` wrote."""
         folder = Path(folder)
         parameters = self.trainable()
         saved: dict[str, Tensor] = {}
@@ -234,13 +254,13 @@ class Policy:
 
     @torch.no_grad()
     def load_weights(self, tensors: Mapping[str, Tensor], version: int) -> None:
-        """Copy new values in, by the names of `trainable` and, of the head's state, behind "threshold.".
+        """Copy new values in, by the names of `trainable` and, of the head's state, behind "sampler_head.".
 
         ValueError names those that are not there or have another shape.
         """
         own: dict[str, Tensor] = {**self._own()}
-        if self.threshold:
-            own |= {f"threshold.{name}": tensor for name, tensor in self.threshold.state_dict().items()}
+        if self.sampler_head:
+            own |= {f"sampler_head.{name}": tensor for name, tensor in self.sampler_head.state_dict().items()}
         strange = [name for name, tensor in tensors.items() if name not in own or own[name].shape != tensor.shape]
         if strange:
             raise ValueError(
@@ -251,22 +271,22 @@ class Policy:
         self.version = version
 
     def _load_record(self, folder: Path) -> None:
-        """Read diffpo.json and the threshold head; a checkpoint that others wrote has neither."""
+        """Read diffpo.json and the sampler head; a checkpoint that others wrote has neither."""
         record = Record.read(folder)
         if record is None:
             return
-        self.version, self.threshold = record.version, None
+        self.version, self.sampler_head = record.version, None
         self.task, self.rollout, self.eval = record.task, record.rollout, record.eval
-        if record.threshold:
-            file = folder / "threshold.safetensors"
+        if record.head:
+            self.add_head(record.head)
+            assert self.sampler_head
+            file = folder / f"{self.sampler_head.kind}.safetensors"
             if not file.is_file():
-                raise ValueError(f"{folder}: this policy lacks threshold.safetensors")
-            self.add_threshold(record.threshold)
-            assert self.threshold
+                raise ValueError(f"{folder}: this policy lacks {file.name}")
             saved, width = read_tensors(file), self.denoiser.config.hidden_size
-            if _shapes(saved) != _shapes(self.threshold.state_dict()):
+            if _shapes(saved) != _shapes(self.sampler_head.state_dict()):
                 raise ValueError(f"{file}: no head of this version for a model of width {width}: train the head again")
-            self.threshold.load_state_dict(saved)
+            self.sampler_head.load_state_dict(saved)
 
     def _named_base(self) -> dict[str, Any]:
         """What adapter_config.json says of the base: the one that was loaded, whatever a file named before."""

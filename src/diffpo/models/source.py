@@ -1,4 +1,4 @@
-"""What a name stands for: a checkpoint, adapters on one, or a threshold head on one. No tensor is read to find it."""
+"""What a name stands for: a checkpoint, adapters on one, or a sampler head on one. No tensor is read to find it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def find_source(
     if not (is_adapter or named):
         return Source(Checkpoint.open(name, revision, weights), None, folder)  # which says what is missing
     if adapter:
-        what = "an adapter" if is_adapter else "a threshold head"
+        what = "an adapter" if is_adapter else "a sampler head"
         raise ValueError(f"{name} is {what} itself: name a base model to put {adapter} on")
     settings = read_json(folder / "adapter_config.json") if is_adapter else {}
     checkpoint = _open_base(folder, settings, named, base, weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from diffpo.config import ThresholdConfig
 from diffpo.functional.objective import gaussian_logprob
 from diffpo.functional.random import normal
+from diffpo.models.sampler_head import SamplerHead
 
 BASE_WIDTH = 96
 """Width of the tiny models, at which `threshold.learning_rate` was chosen."""
@@ -17,7 +19,7 @@ MIN_STD, MIN_RELATIVE_STD = 1e-3, 1e-5
 """Smallest deviation of a feature, absolute and over its mean: what varies less varies by rounding."""
 
 
-class ThresholdHead(nn.Module):
+class ThresholdHead(SamplerHead):
     """gamma = gamma_max * sigmoid(a), a ~ N(f(h), sigma^2).
 
     h is the pooled hidden state of the prompt, for one gamma a completion, or (`config.level` "state") that of the
@@ -29,6 +31,9 @@ class ThresholdHead(nn.Module):
     Adam moves every weight by about the learning rate, so that of D features the step of z = w . x would grow with D.
     They are divided by D, as in muP (arXiv 2203.03466), in units of BASE_WIDTH: one rate for models of any width.
     """
+
+    kind: ClassVar[str] = "threshold"
+    action_dtype: ClassVar[torch.dtype] = torch.float32
 
     def __init__(self, hidden_size: int, config: ThresholdConfig) -> None:
         super().__init__()
@@ -57,6 +62,17 @@ class ThresholdHead(nn.Module):
         return self.config.bound * torch.tanh(z / self.config.bound)
 
     @property
+    def by_state(self) -> bool:
+        return self.config.level == "state"
+
+    @property
+    def spoken(self) -> str:
+        return f"a threshold a {'call' if self.by_state else 'prompt'}"
+
+    def shapes(self, window: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return tuple(self.weight.shape), ()
+
+    @property
     def untrained(self) -> bool:
         """Whether the weights are still zero, so that every prompt has the same mean."""
         return not bool(self.weight.any())
@@ -76,11 +92,11 @@ class ThresholdHead(nn.Module):
 
     @torch.no_grad()
     def observe(self, features: Tensor) -> None:
-        """Gather the mean and variance of features [N, D]; call only while the weights are zero.
+        """Gather the mean and variance of features [N, D] while the weights are zero; then they stay as they are.
 
         Two samples are merged as by Chan, Golub and LeVeque (1979): no difference of large squares is taken.
         """
-        if not len(features):
+        if not len(features) or not self.untrained:
             return
         self.count += len(features)
         share = len(features) / self.count

@@ -72,7 +72,7 @@ def read_examples(model: Path, config: TrainConfig, num: int) -> list[Example]:
 def sampler_of(policy: Policy, config: TrainConfig) -> str:
     """The run's sampler; without a head for it, the threshold that a head starts at, for all prompts."""
     sampler = config.rollout.sampler
-    return sampler if sampler != "learned" or policy.threshold else f"entropy_bound:{config.threshold.gamma_init:g}"
+    return sampler if sampler != "learned" or policy.sampler_head else f"entropy_bound:{config.threshold.gamma_init:g}"
 
 
 def choose_prompts(prompts: Sequence[Prompt], num: int) -> list[Prompt]:

@@ -115,8 +115,8 @@ def add_study(page: Page, study: StudyResult, num_examples: int) -> None:
         page.figure(
             partial(study_frontier_figure, summary),
             f"{summary['name']} frontier",
-            "Accuracy against denoiser calls at the end of training. Lines are fixed thresholds, stars learned ones; "
-            "means over seeds. The band is the baseline's 95 % interval (Student's t).",
+            "Accuracy against denoiser calls at the end of training. Lines are fixed thresholds, stars learned "
+            "samplers; means over seeds. The band is the baseline's 95 % interval (Student's t).",
         ),
         page.figure(
             partial(differences_figure, summary),
@@ -163,7 +163,7 @@ def add_evaluations(page: Page, measured: Mapping[str, Measured]) -> None:
                 partial(frontier_figure, {name: found.evaluation for name, found in group.items()}),
                 f"{task} frontier",
                 "Accuracy against denoiser calls. Lines are fixed thresholds, rings fixed rules, stars learned "
-                "thresholds; 95 % Wilson intervals over prompts, as bands where they are few.",
+                "samplers; 95 % Wilson intervals over prompts, as bands where they are few.",
             ),
         ]
         for name, found in group.items():

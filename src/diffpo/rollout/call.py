@@ -1,4 +1,4 @@
-"""What one denoiser call does to the rows, in order: thresholds, draws, commits, ends. Pure arithmetic on slots."""
+"""What one denoiser call does to the rows, in order: decisions, draws, commits, ends. Pure arithmetic on slots."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from torch import Tensor
 
 from diffpo.functional.prediction import Mode, predict
 from diffpo.functional.random import fold, uniform
-from diffpo.functional.unmasking import Look, Rule, Seen
+from diffpo.functional.unmasking import Look, Rule, Seen, entropy_bound
+from diffpo.models.bernoulli import TOKEN, BernoulliHead
 from diffpo.models.policy import Policy
+from diffpo.models.threshold import ThresholdHead
 from diffpo.models.transformer import to_device
 from diffpo.rollout.layout import MIN_ROWS, Layout
 from diffpo.rollout.slots import Slots
 
 # streams of random numbers of one request
-_DRAW, _ORDER, _GAMMA = range(3)
+_DRAW, _ORDER, _HEAD = range(3)
 
 MAX_LOGITS = {"cpu": 2**20, "cuda": 2**26}
 """Logits held at once, fp32: on a CPU they stay in its cache, on a GPU they are 256 MB, and as much for temporaries."""
@@ -68,38 +70,59 @@ def open_blocks(slots: Slots) -> None:
 
 def choose_thresholds(policy: Policy, slots: Slots, layout: Layout, hidden: Tensor) -> None:
     """Set gamma of the learned rows that are in their first call, from the hidden states that call has made anyway."""
-    if policy.threshold is None or not layout.prompts:
+    head = policy.sampler_head
+    if not layout.prompts or not isinstance(head, ThresholdHead):
         return
     pooled = [hidden[start : start + length].float().mean(0) for start, length, _ in layout.prompts]
     shared = torch.tensor([place for place, (*_, rows) in enumerate(layout.prompts) for _ in rows])
     rows = to_device(torch.tensor([row for *_, sharing in layout.prompts for row in sharing]), policy.device)
     features = torch.stack(pooled)[to_device(shared, policy.device)]
-    action, logprob = policy.threshold.choose(features, fold(slots.key[rows], _GAMMA), slots.explore[rows])
+    action, logprob = head.choose(features, fold(slots.key[rows], _HEAD), slots.explore[rows])
     slots.features[rows, 0] = features
-    slots.gamma_actions[rows, 0] = action
-    slots.gamma_logprobs[rows, 0] = logprob
-    slots.gamma[rows] = policy.threshold.gamma(action)
+    slots.actions[rows, 0] = action
+    slots.action_logprobs[rows, 0] = logprob
+    slots.gamma[rows] = head.gamma(action)
 
 
-def _choose_thresholds_by_state(policy: Policy, slots: Slots, hidden: Tensor, candidates: Tensor) -> None:
+def _choose_thresholds_by_state(head: ThresholdHead, slots: Slots, hidden: Tensor, candidates: Tensor) -> None:
     """Set gamma of the learned rows for this call, from the mean hidden state of their candidates [B, K, D]."""
-    head = policy.threshold
-    assert head
     # summed in fp64: how many windows stand beside a row's must not show
     total = (hidden.double() * candidates[..., None]).sum(1)
     features = (total / candidates.sum(-1, keepdim=True).clamp_min(1)).float()
-    action, logprob = head.choose(features, fold(slots.key, _GAMMA, slots.nfe), slots.explore)
+    action, logprob = head.choose(features, fold(slots.key, _HEAD, slots.nfe), slots.explore)
     deciding = slots.learned & candidates.any(-1)
-    rows = torch.arange(len(slots), device=slots.nfe.device)
-    call = slots.nfe.clamp_max(slots.gamma_actions.shape[1] - 1)
-    for column, made in (
-        (slots.features, features),
-        (slots.gamma_actions, action),
-        (slots.gamma_logprobs, logprob),
-    ):
-        before = column[rows, call]
-        column[rows, call] = torch.where(deciding[:, None] if made.ndim == 2 else deciding, made, before)
+    _record(slots, torch.arange(len(slots), device=slots.nfe.device), deciding, features, action, logprob)
     slots.gamma = torch.where(deciding, head.gamma(action), slots.gamma)
+
+
+def _choose_positions(
+    head: BernoulliHead, slots: Slots, layout: Layout, window: Tensor, candidates: Tensor, max_probs: Tensor
+) -> Tensor:
+    """What a Bernoulli head commits of the candidates [B, K] at canvas positions `window`."""
+    rows = layout.slots
+    offset = torch.arange(layout.width, device=rows.device)
+    in_block = (window >= slots.block_start[:, None]) & (offset < slots.block_length[:, None])
+    features = torch.where(candidates, max_probs, TOKEN * in_block)[rows]
+    uniforms = uniform(fold(slots.key[rows, None], _HEAD, slots.nfe[rows, None], window[rows]))
+    committed, logprob = head.choose(features, uniforms, slots.explore[rows])
+    missing = (0, slots.features.shape[-1] - layout.width)  # rows without a head may have wider windows
+    _record(
+        slots,
+        rows,
+        (slots.learned & candidates.any(-1))[rows],
+        torch.nn.functional.pad(features, missing),
+        torch.nn.functional.pad(committed, missing),
+        logprob,
+    )
+    return torch.zeros_like(candidates).index_copy_(0, rows, committed)
+
+
+def _record(slots: Slots, rows: Tensor, deciding: Tensor, features: Tensor, action: Tensor, logprob: Tensor) -> None:
+    """Keep the decisions of this call in the slots `rows`, where they are `deciding`."""
+    call = slots.nfe[rows].clamp_max(slots.actions.shape[1] - 1)
+    for column, made in ((slots.features, features), (slots.actions, action), (slots.action_logprobs, logprob)):
+        wanted = deciding.reshape(-1, *[1] * (made.ndim - 1))
+        column[rows, call] = torch.where(wanted, made, column[rows, call])
 
 
 def commit(policy: Policy, slots: Slots, layout: Layout, hidden: Tensor, mix: Mix) -> None:
@@ -114,9 +137,6 @@ def commit(policy: Policy, slots: Slots, layout: Layout, hidden: Tensor, mix: Mi
     in_row = (slots.prompt_length[rows] + canvas - policy.denoiser.config.shift).clamp_min(0)
     at = layout.first_query[rows] + torch.where(layout.asks_all[rows], in_row, columns)
     states = hidden[at.clamp_max(len(hidden) - 1)]  # a window may end before the widest does
-    if policy.threshold and policy.threshold.config.level == "state" and mix.looks_at("gamma"):
-        grid = hidden.new_zeros(*candidates.shape, hidden.shape[-1]).index_put((rows, columns), states)
-        _choose_thresholds_by_state(policy, slots, grid, candidates)
     tokens, *certainty = predict_tokens(
         policy, states, slots.temperature[rows], slots.entropy_temperature[rows], uniform(keys), mix.mode
     )
@@ -129,6 +149,16 @@ def commit(policy: Policy, slots: Slots, layout: Layout, hidden: Tensor, mix: Mi
     lottery = torch.zeros_like(entropies)
     if mix.looks_at("lottery"):
         lottery = uniform(fold(slots.key[:, None], _ORDER, slots.nfe[:, None], window))
+    learned = torch.zeros_like(candidates)
+    if mix.looks_at("learned"):
+        head = policy.sampler_head
+        if isinstance(head, BernoulliHead):
+            learned = _choose_positions(head, slots, layout, window, candidates, max_probs)
+        elif head:
+            if head.by_state:
+                grid = hidden.new_zeros(*candidates.shape, hidden.shape[-1]).index_put((rows, columns), states)
+                _choose_thresholds_by_state(head, slots, grid, candidates)
+            learned = entropy_bound(entropies, candidates, slots.gamma)
     block = slots.block_length.clamp_min(1)
     seen = Seen(
         candidates=candidates,
@@ -136,7 +166,7 @@ def commit(policy: Policy, slots: Slots, layout: Layout, hidden: Tensor, mix: Mi
         max_prob=max_probs,
         margin=margins,
         lottery=lottery,
-        gamma=slots.gamma,
+        learned=learned,
         call=slots.block_call,
         block_length=torch.minimum(block, slots.gen_length - slots.block_start),
         num_blocks=(-(-slots.gen_length // block)).clamp_min(1),
@@ -150,7 +180,7 @@ def commit(policy: Policy, slots: Slots, layout: Layout, hidden: Tensor, mix: Mi
     inside = (place >= 0) & (place < slots.block_length[:, None])
     place = place.clamp(0, len(offset) - 1)
     chosen = chosen.gather(1, place) & inside
-    slots.broken = (candidates & ~entropies.isfinite()).any(-1) | slots.gamma.isnan()
+    slots.broken = (candidates & ~entropies.isfinite()).any(-1) | slots.action_logprobs.isnan().any(-1)
     slots.nfe += candidates.any(-1)
     slots.canvas.copy_(torch.where(chosen, spread(tokens).gather(1, place), slots.canvas))
     slots.committed_at = torch.where(chosen, slots.nfe[:, None], slots.committed_at)

@@ -102,7 +102,7 @@ class Engine:
         self.waiting: deque[int] = deque()
         self.steps = 0
         self._tickets = 0
-        self._widths = (0, 0, 0)  # of prompts, canvases and decisions
+        self._widths = self._room = (0, 0, 0, 0)  # of prompts, canvases, decisions and their windows; of the slots
         self._slots, self._free = Slots.empty(policy), list[int]()
         self._roster = Roster.of((), (), (), 0, by_state=False)
         self._numbers: dict[Sampler, int] = {}  # of the rules below
@@ -124,8 +124,8 @@ class Engine:
     def submit(self, request: Request) -> int:
         """Queue a request; its ticket, which counts up from 0.
 
-        ValueError if it asks for a learned threshold, and the policy has no head or the prompt is empty, if its rule
-        is not found, or if the model cannot hold it.
+        ValueError if it asks for a sampler head, and the policy has none or reads it off a prompt that is empty, if
+        its rule is not found, or if the model cannot hold it.
         """
         check_request(self.policy, request)
         if request.sampler not in self._numbers:
@@ -134,8 +134,10 @@ class Engine:
         ticket, self._tickets = self._tickets, self._tickets + 1
         self.requests[ticket] = request
         self.waiting.append(ticket)
-        decisions = {"prompt": 1, "state": request.gen_length}[self._level] * (request.sampler.rule == "learned")
-        sizes = (len(request.prompt_ids), request.gen_length, decisions)
+        learned = request.sampler.rule == "learned"
+        decisions = (request.gen_length if self._by_state else 1) * learned
+        window = min(request.block_length, request.gen_length) * learned
+        sizes = (len(request.prompt_ids), request.gen_length, decisions, window)
         self._widths = tuple(map(max, self._widths, sizes))
         return ticket
 
@@ -187,8 +189,8 @@ class Engine:
     # --- rows come -------------------------------------------------------------------------------------------------
 
     @property
-    def _level(self) -> str:
-        return self.policy.threshold.config.level if self.policy.threshold else "prompt"
+    def _by_state(self) -> bool:
+        return self.policy.sampler_head is not None and self.policy.sampler_head.by_state
 
     def _kind(self, request: Request) -> Kind:
         return Kind(self._numbers[request.sampler], request.temperature, request.entropy_temperature)
@@ -204,7 +206,7 @@ class Engine:
         requests = [self.requests[ticket] for ticket in tickets]
         kinds = [self._kind(request) for request in requests]
         self._slots.admit(self.policy, torch.tensor(places), requests, [kind.rule for kind in kinds])
-        new = Roster.of(tickets, places, requests, self.steps, self._level == "state")
+        new = Roster.of(tickets, places, requests, self.steps, self._by_state)
         self._kinds.update(kinds)
         self._seat(self._roster.join(new))
 
@@ -214,9 +216,8 @@ class Engine:
         rows = len(slots)
         if count > len(self._free):
             rows = min(self.num_slots, max(2 * rows, len(self._roster) + count))
-        widths = (slots.prompt_width, slots.committed_at.shape[1], slots.gamma_actions.shape[1])
-        if rows > len(slots) or any(map(int.__lt__, widths, self._widths)):
-            self._slots = slots.widened(self.policy, rows, *self._widths)
+        if rows > len(slots) or self._room != self._widths:
+            self._slots, self._room = slots.widened(self.policy, rows, *self._widths), self._widths
             self._free += range(len(slots), rows)
 
     def _seat(self, roster: Roster) -> None:
@@ -336,7 +337,7 @@ def generate(policy: Policy, requests: Sequence[Request], num_slots: int = 512) 
 
 def check_request(policy: Policy, request: Request) -> None:
     """ValueError if the policy cannot decode the request."""
-    head, length = policy.threshold, len(request.prompt_ids) + request.gen_length
+    head, length = policy.sampler_head, len(request.prompt_ids) + request.gen_length
     if length > policy.denoiser.config.max_length:
         raise ValueError(
             f"a row of {length} tokens exceeds the model's {policy.denoiser.config.max_length}: shorten the prompt or "
@@ -346,10 +347,10 @@ def check_request(policy: Policy, request: Request) -> None:
         return
     if head is None:
         raise ValueError(
-            "sampler 'learned': this policy has no threshold head; train one (train = joint or sampler) or choose a "
+            "sampler 'learned': this policy has no sampler head; train one (train = joint or sampler) or choose a "
             "fixed rule such as entropy_bound:0.1"
         )
-    if head.config.level == "prompt" and not request.prompt_ids:
+    if not head.by_state and not request.prompt_ids:
         raise ValueError(
             "sampler 'learned' reads the threshold off the prompt, but a prompt is empty: use a fixed rule"
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffpo.models.policy import Policy
+from diffpo.models.threshold import ThresholdHead
 from diffpo.models.transformer import to_device
 from diffpo.types import Completion, Request
 
@@ -32,8 +33,8 @@ class Slots:
     gen_length: Tensor  # [B]
     block_length: Tensor  # [B]
     rule: Tensor  # [B] the engine's number of the rule
-    learned: Tensor  # [B] bool: the rule's threshold comes from the head
-    gamma: Tensor  # [B] that threshold
+    learned: Tensor  # [B] bool: the policy's sampler head decides
+    gamma: Tensor  # [B] its threshold, where it has one
     temperature: Tensor  # [B]
     entropy_temperature: Tensor  # [B]
     early_exit: Tensor  # [B] bool
@@ -45,17 +46,20 @@ class Slots:
     nfe: Tensor  # [B] calls made
     nfe_until_eos: Tensor  # [B] 0 until an EOS and everything before it stands
     done: Tensor  # [B] bool
-    broken: Tensor  # [B] bool: logits or threshold of the last call were not finite
+    broken: Tensor  # [B] bool: logits or decisions of the last call were not finite
     block_start: Tensor  # [B] canvas position at which the active block starts; -1 before the first call
     block_call: Tensor  # [B] calls made within the active block before this one
-    features: Tensor  # [B, K, D] what each decision on gamma was made on (learned rows)
-    gamma_actions: Tensor  # [B, K]
-    gamma_logprobs: Tensor  # [B, K]
+    features: Tensor  # [B, K, ...] what each decision of the head was made on (learned rows)
+    actions: Tensor  # [B, K, ...] what it decided
+    action_logprobs: Tensor  # [B, K]
 
     @classmethod
-    def empty(cls, policy: Policy, rows: int = 0, prompt: int = 0, canvas: int = 0, decisions: int = 0) -> Slots:
-        """Slots without rows; with `decisions` K of a learned threshold."""
-        device = policy.device
+    def empty(
+        cls, policy: Policy, rows: int = 0, prompt: int = 0, canvas: int = 0, decisions: int = 0, window: int = 0
+    ) -> Slots:
+        """Slots without rows; with `decisions` K of a sampler head, in blocks of `window` positions."""
+        device, head = policy.device, policy.sampler_head
+        features, action = head.shapes(window) if head else ((), ())
 
         def zeros(*size: int) -> Tensor:
             return torch.zeros(rows, *size, dtype=torch.int64, device=device)
@@ -86,9 +90,9 @@ class Slots:
             broken=zeros().bool(),
             block_start=zeros(),
             block_call=zeros(),
-            features=blank(decisions, policy.denoiser.config.hidden_size),
-            gamma_actions=blank(decisions),
-            gamma_logprobs=blank(decisions),
+            features=blank(decisions, *features),
+            actions=blank(decisions, *action).to(head.action_dtype if head else torch.float32),
+            action_logprobs=blank(decisions),
         )
 
     def __len__(self) -> int:
@@ -109,16 +113,15 @@ class Slots:
         """Canvas position [B] at which the row's window of block_length positions starts: the active block is in it."""
         return torch.minimum(self.block_start, self.gen_length - self.block_length)
 
-    def widened(self, policy: Policy, rows: int, prompt: int, canvas: int, decisions: int) -> Slots:
-        """A copy with room for so many, and never for fewer than now."""
-        sizes = (len(self), self.prompt_width, self.committed_at.shape[1], self.gamma_actions.shape[1])
-        new = Slots.empty(policy, *map(max, (rows, prompt, canvas, decisions), sizes))
+    def widened(self, policy: Policy, rows: int, prompt: int, canvas: int, decisions: int, window: int) -> Slots:
+        """A copy with room for so many, none of which are fewer than now."""
+        new = Slots.empty(policy, rows, prompt, canvas, decisions, window)
         for field in fields(Slots):
             old, target = getattr(self, field.name), getattr(new, field.name)
             if field.name != "sequence":
                 target[tuple(map(slice, old.shape))] = old
         new.sequence[: len(self), : self.prompt_width] = self.sequence[:, : self.prompt_width]
-        new.canvas[: len(self), : sizes[2]] = self.canvas
+        new.canvas[: len(self), : self.committed_at.shape[1]] = self.canvas
         return new
 
     def admit(self, policy: Policy, places: Tensor, requests: Sequence[Request], rules: Sequence[int]) -> None:
@@ -228,14 +231,17 @@ def completions_of(
     for row, request in enumerate(requests):
         rule, size = request.sampler.rule, request.gen_length
         learned = rule == "learned"
-        by_state = policy.threshold is not None and policy.threshold.config.level == "state"
-        made = nfe[row] if by_state else 1  # decisions: one a call, or one
-        actions, gamma = slots.gamma_actions[row, :made].clone(), None
+        gamma = request.sampler.value if rule == "entropy_bound" else None
+        features = actions = logprobs = None
         if learned:
-            assert policy.threshold
-            gamma = float(policy.threshold.gamma(actions).mean()) if by_state else float(slots.gamma[row])
-        elif rule == "entropy_bound":
-            gamma = request.sampler.value
+            head = policy.sampler_head
+            assert head
+            made = slice(nfe[row] if head.by_state else 1)
+            own = [tuple(map(slice, shape)) for shape in head.shapes(min(request.block_length, size))]
+            features, actions = slots.features[row, made, *own[0]].clone(), slots.actions[row, made, *own[1]].clone()
+            logprobs = slots.action_logprobs[row, made].clone()
+            if isinstance(head, ThresholdHead):
+                gamma = float(head.gamma(actions).mean()) if head.by_state else float(slots.gamma[row])
         completions.append(
             Completion(
                 tokens=tokens[row, :size].clone(),
@@ -246,9 +252,9 @@ def completions_of(
                 nfe_until_eos=nfe_until_eos[row] or nfe[row],
                 length=length[row],
                 gamma=gamma,
-                gamma_actions=actions if learned else None,
-                gamma_logprobs=slots.gamma_logprobs[row, :made].clone() if learned else None,
-                features=slots.features[row, :made].clone() if learned else None,
+                actions=actions,
+                action_logprobs=logprobs,
+                features=features,
                 versions=versions[row],
             )
         )

@@ -102,7 +102,7 @@ def _measure(cell: dict[str, Any], folder: Path, step: int, model: Path, last: b
     policy, task = load_policy(model, device="cpu"), load_task(from_dict(TaskConfig, cell["task"]))
     prompts = distinct_prompts(task, cell["num_prompts"], cell["skip_prompts"])
     rollout = from_dict(RolloutConfig, cell["rollout"] | {"temperature": 0.0})
-    samplers = [spec for spec in dict.fromkeys(wanted) if spec != "learned" or policy.threshold]
+    samplers = [spec for spec in dict.fromkeys(wanted) if spec != "learned" or policy.sampler_head]
     fixed = [f"entropy_bound:{gamma:g}" for gamma in gammas]
     answers = {spec: _answers(policy, task, prompts, rollout, spec) for spec in dict.fromkeys((*samplers, *fixed))}
     points = {spec: points_of(spec, found) for spec, found in answers.items()}

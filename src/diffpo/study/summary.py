@@ -27,8 +27,8 @@ def figures(folder: Path, cell: Cell, study: Study) -> Figures:
     for point in (*evaluation.points, *evaluation.frontier):
         name = f"{point.sampler}/{point.level}" if point.level else point.sampler
         found |= {f"accuracy/{name}": point.accuracy, f"nfe/{name}": point.nfe}
-        if point.sampler == "learned":
-            found[f"gamma/{name}"] = point.gamma or 0.0
+        if point.sampler == "learned" and point.gamma is not None:
+            found[f"gamma/{name}"] = point.gamma
     for calls in study.config.measure.at_nfe:
         if (accuracy := read_off(_frontier(evaluation), calls)) is not None:
             found[f"frontier/{calls:g}"] = accuracy

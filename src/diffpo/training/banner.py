@@ -26,7 +26,7 @@ def banner(config: TrainConfig | SftConfig, policy: Policy, world: World, data: 
     what = {
         "all weights": learn and not policy.adapter,
         f"{count(learn)} of adapters": learn and policy.adapter,
-        "the threshold head": isinstance(config, TrainConfig) and config.train != "model",
+        "the sampler head": isinstance(config, TrainConfig) and config.train != "model",
     }
     dtype = str(policy.denoiser.head.weight.dtype).removeprefix("torch.")
     ranks = f", {world.num_ranks} processes, {'sharded' if world.shards else 'each with the whole model'}"

@@ -1,7 +1,7 @@
 """Checkpoints of a training run: everything that a resumed run needs, written atomically, verified when read.
 
     RUN/checkpoints/step_000012[_iteration_02]/
-        policy/                config, weights, tokenizer, threshold head (a folder that load_policy reads)
+        policy/                config, weights, tokenizer, sampler head (a folder that load_policy reads)
         optimizer.safetensors  moments and step counts, by parameter name
         experience.safetensors the batch in hand, where the run was stopped between two updates of a step
         config.json            the settings that led here

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from diffpo.config import RolloutConfig, ThresholdConfig, TrainConfig
+from diffpo.config import RolloutConfig, TrainConfig
 from diffpo.evaluation.answers import answer, asked, points_of
 from diffpo.functional.random import make_key
 from diffpo.losses import load_loss
@@ -32,6 +32,11 @@ from diffpo.training.update import prepare, update
 from diffpo.types import Batch, RolloutGroup
 
 OnGroups = Callable[[Sequence[RolloutGroup]], None]
+OWN_OF_HEAD = {
+    "threshold": ("level", "gamma_max", "gamma_init", "sigma", "bound"),
+    "bernoulli": ("width", "chance_init"),
+}
+"""Settings that a sampler head keeps for life."""
 
 
 def train(config: TrainConfig, resume: bool = False, quiet: bool = False) -> Policy:
@@ -86,22 +91,27 @@ def with_canvas(rollout: RolloutConfig, task: Task) -> RolloutConfig:
 def start_policy(config: TrainConfig, world: World) -> Policy:
     """The policy at the start of a run, on the rank's device: config.model with what config adds to it."""
     policy = load_start(config, world, learns=config.train != "sampler")
-    if config.rollout.sampler == "learned" and policy.threshold is None:
-        policy.add_threshold(config.threshold)
+    if config.rollout.sampler == "learned" and policy.sampler_head is None:
+        policy.add_head(config.head, config.seed)
     elif config.rollout.sampler == "learned":
         _check_head(policy, config)
     return policy
 
 
 def _check_head(policy: Policy, config: TrainConfig) -> None:
-    """ValueError for a threshold that is asked for where the model brings a head of its own, with another."""
-    assert policy.threshold
-    for name in ("level", "gamma_max", "gamma_init", "sigma", "bound"):
-        asked, own = getattr(config.threshold, name), getattr(policy.threshold.config, name)
-        if asked not in (own, getattr(ThresholdConfig, name)):
+    """ValueError for a head that is asked for where the model brings one of its own, of another kind or shape."""
+    head = policy.sampler_head
+    assert head
+    if head.kind != config.sampler_head:
+        raise ValueError(
+            f"sampler_head = {config.sampler_head}: {config.model} brings its own {head.kind} head: say {head.kind}"
+        )
+    for name in OWN_OF_HEAD[head.kind]:
+        asked, own = getattr(config.head, name), getattr(head.config, name)
+        if asked not in (own, getattr(type(head.config), name)):
             raise ValueError(
-                f"threshold.{name} = {asked} does nothing: {config.model} brings its own threshold head, with {own}: "
-                "leave it out"
+                f"{head.kind}.{name} = {asked} does nothing: {config.model} brings its own {head.kind} head, with "
+                f"{own}: leave it out"
             )
 
 
@@ -135,8 +145,8 @@ def gather(
     rewards = torch.tensor([[rollout.reward for rollout in group.rollouts] for group in groups])
     advantages = load_loss(config.objective.loss).advantages(rewards, config.objective.scale_rewards).flatten()
     batch = Batch.from_groups(groups, advantages).to(world.device)
-    if config.train != "model" and policy.threshold and policy.threshold.untrained and batch.features is not None:
-        policy.threshold.observe(batch.features[batch.decided])
+    if config.train != "model" and policy.sampler_head and batch.features is not None:
+        policy.sampler_head.observe(batch.features[batch.decided])
     experience = prepare(state, batch, summarize(groups, config), config, world)
     experience.summary |= count_forwards(state, experience, groups, config)
     return experience

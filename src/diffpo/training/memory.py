@@ -137,8 +137,8 @@ class Load:
     host: bool = False
     one_temperature: bool = True
     """Whether tokens are drawn at the temperature of the entropies."""
-    remembered: int = 0
-    """Values that the slots keep for the threshold head."""
+    remembered: float = 0
+    """Values of 4 bytes that the slots keep for the sampler head."""
 
     def predicted(self, vocab_size: int) -> int:
         """Positions whose logits the engine holds at once."""

@@ -69,7 +69,7 @@ def _with_rewards(group: RolloutGroup) -> RolloutGroup:
 
 def _learned_gammas(groups: Sequence[RolloutGroup]) -> list[float]:
     completions = [rollout.completion for group in groups for rollout in group.rollouts]
-    return [c.gamma for c in completions if c.gamma is not None and c.gamma_actions is not None]
+    return [c.gamma for c in completions if c.gamma is not None and c.actions is not None]
 
 
 def doubts(groups: Sequence[RolloutGroup]) -> list[str]:
@@ -120,8 +120,9 @@ class Alarm:
 
 ABSENT: dict[str, Callable[[TrainConfig], bool]] = {
     "task.easy": lambda config: "easy" not in TASK_KNOBS.get(config.task.name.partition(":")[0], ""),
-    "threshold.sigma": lambda config: config.rollout.sampler != "learned",
-    "threshold.learning_rate": lambda config: config.train == "model",
+    "threshold.sigma": lambda config: config.rollout.sampler != "learned" or config.sampler_head != "threshold",
+    "threshold.learning_rate": lambda config: config.train == "model" or config.sampler_head != "threshold",
+    "bernoulli.learning_rate": lambda config: config.train == "model" or config.sampler_head != "bernoulli",
     "objective.speed_weight": lambda config: not config.objective.speed_weight,
     "optim.learning_rate": lambda config: config.train == "sampler",
 }
@@ -188,7 +189,7 @@ ALARMS = (
         "sampler/skipped",
         lambda count: count > 0,
         "the head's gradient was not finite and its update was skipped",
-        ("lower threshold.learning_rate",),
+        ("lower threshold.learning_rate", "lower bernoulli.learning_rate"),
     ),
 )
 

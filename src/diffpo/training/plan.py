@@ -80,7 +80,7 @@ class Plan:
 def on_disk(model: memory.Model, keep_checkpoints: int) -> dict[str, float]:
     """Bytes of what a run leaves: what learns in fp32 and, in checkpoints, AdamW's two moments of it.
 
-    A merged export has the dtype of the base. Tokenizers, logs and a threshold head are next to nothing.
+    A merged export has the dtype of the base. Tokenizers, logs and a sampler head are next to nothing.
     """
     policy = 4.0 * model.learning
     whole = float((model.in_blocks + model.in_root + model.in_head) * model.base)

@@ -107,12 +107,17 @@ class RlStep:
             reference=self.config.objective.beta > 0,
             shards=self.cluster.num_gpus if self.cluster.shards and self.model.learns != "nothing" else 1,
             host=self.cluster.gpu.host,
-            remembered=slots * self.gen_length * self.model.shape.hidden_size if self._decides_by_state() else 0,
+            remembered=slots * self.gen_length * self._recorded(),
             one_temperature=self.config.rollout.temperature == self.config.rollout.entropy_temperature,
         )
 
-    def _decides_by_state(self) -> bool:
-        return self.config.rollout.sampler == "learned" and self.config.threshold.level == "state"
+    def _recorded(self) -> float:
+        """Values of 4 bytes that a sampler head's decision on a call leaves behind."""
+        if self.config.rollout.sampler != "learned":
+            return 0
+        if self.config.sampler_head == "bernoulli":
+            return 1.25 * self.block_length  # a number and a bool a position
+        return self.model.shape.hidden_size if self.config.threshold.level == "state" else 0
 
     def phases(self) -> Iterator[Phase]:
         load, model, objective = self.load(), self.model, self.config.objective

@@ -34,10 +34,10 @@ class Experience:
 
 @dataclass(eq=False)
 class Optimizers:
-    """AdamW over the denoiser and over the threshold head; None for what does not learn."""
+    """AdamW over the denoiser and over the sampler head; None for what does not learn."""
 
     denoiser: torch.optim.AdamW | None = None
-    threshold: torch.optim.AdamW | None = None
+    sampler: torch.optim.AdamW | None = None
 
     @classmethod
     def create(cls, policy: Policy, config: TrainConfig) -> Optimizers:
@@ -48,9 +48,7 @@ class Optimizers:
                 parameters["denoiser"].values(), optim.learning_rate, optim.adam_betas, optim.weight_decay
             )
         if config.train != "model":
-            optimizers.threshold = adamw(
-                parameters["threshold"].values(), config.threshold.learning_rate, optim.adam_betas, 0.0
-            )
+            optimizers.sampler = adamw(parameters["sampler"].values(), config.head.learning_rate, optim.adam_betas, 0.0)
         return optimizers
 
     def items(self) -> Iterator[tuple[str, torch.optim.AdamW]]:
@@ -92,8 +90,8 @@ def learning_rate_factor(config: TrainConfig | SftConfig, step: int) -> float:
 
 def learning_parameters(policy: Policy) -> dict[str, dict[str, nn.Parameter]]:
     """Parameters by the optimiser that is for them and by name."""
-    head = policy.threshold
-    return {"denoiser": policy.trainable(), "threshold": dict(head.named_parameters()) if head else {}}
+    head = policy.sampler_head
+    return {"denoiser": policy.trainable(), "sampler": dict(head.named_parameters()) if head else {}}
 
 
 def optimizer_step(

@@ -17,7 +17,6 @@ from diffpo.functional.objective import (
     importance_weights,
     kl_k3,
     self_normalize,
-    threshold_objective,
     token_weights,
 )
 from diffpo.functional.random import fold, make_key
@@ -27,6 +26,7 @@ from diffpo.models.likelihood import score
 from diffpo.models.policy import Policy
 from diffpo.objective import Objective, lines_of
 from diffpo.training.distributed import World
+from diffpo.training.sampler import sampler_backward
 from diffpo.training.state import (
     Experience,
     TrainState,
@@ -118,11 +118,11 @@ def update(state: TrainState, config: TrainConfig, world: World) -> dict[str, fl
         rate = config.optim.learning_rate * learning_rate_factor(config, state.step)
         world.sum_gradients(parameters["denoiser"].values())
         metrics |= optimizer_step(optimizers.denoiser, parameters["denoiser"], rate, max_norm, "model", world)
-    if optimizers.threshold and state.step >= config.threshold.delay_steps and len(experience.live):
+    if optimizers.sampler and state.step >= config.head.delay_steps and len(experience.live):
         # the head is tiny: every rank computes the gradient of the whole batch, and nothing is sent
-        metrics |= _threshold_backward(policy, experience, config)
-        rate = config.threshold.learning_rate
-        metrics |= optimizer_step(optimizers.threshold, parameters["threshold"], rate, max_norm, "sampler", world)
+        metrics |= sampler_backward(policy, experience, config.head)
+        rate = config.head.learning_rate
+        metrics |= optimizer_step(optimizers.sampler, parameters["sampler"], rate, max_norm, "sampler", world)
     policy.version += 1
     return metrics
 
@@ -251,19 +251,3 @@ def _importance(lines: Lines, weights: Tensor, objective: ObjectiveConfig) -> tu
         "importance/clamped": float((raw > limit).float().mean()),
         "importance/ess": float(effective_sample_size(importance[lines.mask])),
     }
-
-
-def _threshold_backward(policy: Policy, experience: Experience, config: TrainConfig) -> dict[str, float]:
-    """The head's clipped objective, from features recorded at the rollout: no gradient enters the denoiser."""
-    batch, head = experience.batch, policy.threshold
-    assert head is not None and batch.features is not None
-    assert batch.gamma_actions is not None and batch.gamma_logprobs is not None
-    made = head.logprob(batch.gamma_actions, head(batch.features))
-    # the sampler's action is all of a completion's decisions: their log-probabilities add up
-    logprobs, old = (values.masked_fill(~batch.decided, 0.0).sum(-1) for values in (made, batch.gamma_logprobs))
-    settings = config.threshold
-    gain = threshold_objective(logprobs, old, batch.advantages, settings.epsilon, settings.max_log_ratio)
-    (-gain.mean()).backward()
-    log_ratio = (logprobs - old).detach()
-    outside = (log_ratio.exp() - 1) * batch.advantages.sign() > settings.epsilon
-    return {"sampler/clip_ratio": float(outside.float().mean()), "sampler/kl": float(log_ratio.square().mean() / 2)}
