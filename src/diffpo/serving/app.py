@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.concurrency import run_in_threadpool
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from diffpo.config import ServeConfig
@@ -19,6 +20,10 @@ from diffpo.serving.errors import answer_errors
 from diffpo.serving.gate import Gate, read_keys
 from diffpo.serving.schema import ChatRequest, CompletionRequest, TokenizeRequest
 from diffpo.serving.service import Service
+
+PAGE = Path(__file__).with_name("playground.html")
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+"""What the page may load: itself, and this server's answers."""
 
 
 def create_app(served: Served, config: ServeConfig) -> FastAPI:
@@ -37,6 +42,7 @@ def create_app(served: Served, config: ServeConfig) -> FastAPI:
     app.state.service = service
     _add_openai(app, service)
     _add_state(app, service)
+    _add_page(app, service)
     answer_errors(app)
     app.add_middleware(Gate, read_keys(config), config.max_body, service.metrics)
     if config.cors:
@@ -83,3 +89,16 @@ def _add_state(app: FastAPI, service: Service) -> None:
     async def metrics() -> Response:
         """What Prometheus scrapes."""
         return Response(service.metrics.text, media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_page(app: FastAPI, service: Service) -> None:
+    @app.get("/", include_in_schema=False)
+    async def playground() -> Response:
+        """The page to ask and to watch."""
+        headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
+        return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers=headers)
+
+    @app.get("/examples")
+    async def examples() -> dict[str, list[str]]:
+        """Prompts of the task that the model was trained on, if it is at hand."""
+        return {"prompts": await run_in_threadpool(service.examples)}

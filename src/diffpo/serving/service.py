@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -19,7 +20,10 @@ from diffpo.serving.metrics import Metrics
 from diffpo.serving.replies import Reply, event
 from diffpo.serving.scheduler import Scheduler
 from diffpo.serving.schema import Asked, ChatRequest, CompletionRequest, StreamOptions, TokenizeRequest
+from diffpo.tasks import load_task
 
+NUM_EXAMPLES = 12
+log = logging.getLogger("diffpo.serving")
 GONE = 499
 """Status of an answer that nobody is there to read."""
 
@@ -60,6 +64,17 @@ class Service:
                 "cache": served.rollout.cache,
             },
         }
+
+    def examples(self) -> list[str]:
+        """Test prompts of the task that the first model was trained on; none where that, or its data, is not known."""
+        policy = next(iter(self.models.values())).policy
+        if policy.task is None:
+            return []
+        try:
+            return [prompt.text for prompt in load_task(policy.task).prompts("test", NUM_EXAMPLES)]
+        except (ValueError, OSError) as error:  # rows or rewards that are elsewhere
+            log.info("no prompts of %s: %s", policy.task.name, error)
+            return []
 
     async def tokenize(self, body: TokenizeRequest) -> dict[str, Any]:
         served = self.find(body.model)
