@@ -42,6 +42,16 @@ def test_a_completion_is_that_of_sample(live: Live) -> None:
             }
 
 
+@pytest.mark.parametrize("head", ["state", "bernoulli"])
+def test_other_heads_answer_as_well(head: str) -> None:
+    policy = tiny_policy(3, learned=head)
+    (expected,) = sample(policy, ["012"], GREEDY)
+    with serving(policy, ServeConfig(rollout=GREEDY)) as live:
+        (choice,) = live.complete(seed=0)["choices"]
+    assert choice["text"] == expected.text and choice["denoiser_calls"] == expected.nfe
+    assert choice["gamma"] == (expected.gamma and pytest.approx(expected.gamma, rel=1e-5))
+
+
 def test_a_chat_without_a_template_is_a_prompt(live: Live) -> None:
     chat = live.post("/v1/chat/completions", messages=[{"role": "user", "content": "012"}], seed=3, temperature=1)
     (choice,) = chat.json()["choices"]

@@ -144,7 +144,7 @@ def test_the_command_answers_all_it_has_accepted(tmp_path: Path) -> None:
         (["--port", "70000"], "port must lie between 0 and 65535, got 70000"),
         (["--host", "no.such.host.invalid"], "no.such.host.invalid:8000: "),
         (["--api-key-file", "empty", "--port", "0"], "empty: no key in it, one a line"),
-        (["--rollout.sampler", "learned", "--port", "0"], "this policy has no threshold head"),
+        (["--rollout.sampler", "learned", "--port", "0"], "this policy has no sampler head"),
         (["--rollout.gen-length", "64", "--port", "0"], "exceeds the model's 64"),
     ],
 )

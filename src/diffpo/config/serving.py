@@ -23,6 +23,11 @@ class ServeConfig(Knobs):
     max_body: int = 1_000_000  # bytes of a request's body
     api_key: str = ""  # what clients must send as `Authorization: Bearer KEY`; empty: nothing
     api_key_file: str = ""  # file of such keys, one a line
+    adapter: tuple[str, ...] = ()
+    """Adapters to serve beside the model, each NAME=PATH; a request's `model` names one."""
+    adapter_root: str = ""
+    """Folder below which clients may load further adapters from; empty: they may not."""
+    follow: str = ""  # a run whose newest weights are taken over as they come
     cors: tuple[str, ...] = ()  # origins whose pages may call the server from a browser, such as https://example.org
     rollout: RolloutConfig = field(default_factory=lambda: RolloutConfig(temperature=0.0, num_slots=64))
     load: LoadConfig = field(default_factory=LoadConfig)

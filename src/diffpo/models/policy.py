@@ -172,7 +172,11 @@ class Policy:
                 "lora.rank: the model carries adapters already: set lora.rank = 0 to go on training those, or merge "
                 "them first (diffpo export --merge)"
             )
-        self.adapter = lora.add_adapters(self.denoiser, self.family, config, seed) | self._named_base()
+        self.take_adapter(lora.add_adapters(self.denoiser, self.family, config, seed))
+
+    def take_adapter(self, settings: dict[str, Any]) -> None:
+        """Know of adapters that were put on the denoiser; they stand on the base that was loaded."""
+        self.adapter = settings | self._named_base()
         self._compute_in_base_dtype()
 
     def merge_adapters(self) -> None:
@@ -241,16 +245,19 @@ class Policy:
         """Take over the trained tensors, sampler head and version of a folder that `save_pretrained` wrote."""
         folder = Path(folder)
         parameters = self.trainable()
-        saved: dict[str, Tensor] = {}
-        files = sorted(folder.glob("adapter_model.safetensors" if self.adapter else "model*.safetensors"))
-        for file in files if parameters else ():
-            saved |= read_tensors(file)
-        saved = {self.family.native(name.removeprefix(lora.PREFIX)): tensor for name, tensor in saved.items()}
+        saved = self.read_own(folder) if parameters else {}
         if saved.keys() != parameters.keys():
             raise ValueError(f"{folder}: does not hold the tensors that this policy trains")
         for name, parameter in parameters.items():
             parameter.copy_(saved[name])
-        self._load_record(folder)
+        self.load_record(folder)
+
+    def read_own(self, folder: Path) -> dict[str, Tensor]:
+        """The denoiser's tensors that `save_pretrained` wrote to a folder, by our names: adapters, or all."""
+        saved: dict[str, Tensor] = {}
+        for file in sorted(folder.glob("adapter_model.safetensors" if self.adapter else "model*.safetensors")):
+            saved |= read_tensors(file)
+        return {self.family.native(name.removeprefix(lora.PREFIX)): tensor for name, tensor in saved.items()}
 
     @torch.no_grad()
     def load_weights(self, tensors: Mapping[str, Tensor], version: int) -> None:
@@ -270,7 +277,7 @@ class Policy:
             own[name].copy_(tensor)
         self.version = version
 
-    def _load_record(self, folder: Path) -> None:
+    def load_record(self, folder: Path) -> None:
         """Read diffpo.json and the sampler head; a checkpoint that others wrote has neither."""
         record = Record.read(folder)
         if record is None:
@@ -325,10 +332,9 @@ def load_policy(
     policy = Policy(denoiser, load_tokenizer(checkpoint.folder, checkpoint.config, vocab_size, own_ids))
     policy.source = source
     if source.adapter:
-        policy.adapter = lora.load_adapters(denoiser, checkpoint.family, source.adapter) | policy._named_base()
-        policy._compute_in_base_dtype()
+        policy.take_adapter(lora.load_adapters(denoiser, checkpoint.family, source.adapter))
     for folder in source.folders:
-        policy._load_record(folder)
+        policy.load_record(folder)
     return policy
 
 

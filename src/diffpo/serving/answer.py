@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from diffpo.models.policy import Policy
+from diffpo.models.threshold import ThresholdHead
 from diffpo.rollout.engine import Committed
 from diffpo.types import Request
 
@@ -52,7 +53,7 @@ class Answer:
     @property
     def gamma(self) -> float | None:
         """The threshold; of one that each call chooses, the mean."""
-        if self.request.sampler.rule == "learned":
+        if self.request.sampler.rule == "learned" and isinstance(self.policy.sampler_head, ThresholdHead):
             return self._gammas / max(1, self.denoiser_calls)
         return self.request.sampler.value if self.request.sampler.rule == "entropy_bound" else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,8 +19,9 @@ from diffpo.config import ServeConfig
 from diffpo.serving.asking import Served
 from diffpo.serving.errors import answer_errors
 from diffpo.serving.gate import Gate, read_keys
-from diffpo.serving.schema import ChatRequest, CompletionRequest, TokenizeRequest
+from diffpo.serving.schema import ChatRequest, CompletionRequest, LoadAdapter, TokenizeRequest, UnloadAdapter
 from diffpo.serving.service import Service
+from diffpo.serving.weights import add_adapters, follow, load_adapter, unload_adapter
 
 PAGE = Path(__file__).with_name("playground.html")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
@@ -29,18 +31,23 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 def create_app(served: Served, config: ServeConfig) -> FastAPI:
     """The server of one policy, as an ASGI app. ValueError if its keys cannot be had."""
     service = Service(served, config)
+    add_adapters(service, config)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.scheduler.start()
+        following = asyncio.create_task(follow(service, Path(config.follow))) if config.follow else None
         try:
             yield
         finally:
+            if following:
+                following.cancel()
             await run_in_threadpool(service.scheduler.stop)
 
     app = FastAPI(title="diffpo", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     _add_openai(app, service)
+    _add_adapters(app, service)
     _add_state(app, service)
     _add_page(app, service)
     answer_errors(app)
@@ -70,6 +77,16 @@ def _add_openai(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         return service.described(service.find(name))
+
+
+def _add_adapters(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/load_lora_adapter")
+    async def load(body: LoadAdapter) -> dict[str, str]:
+        return await load_adapter(service, body)
+
+    @app.post("/v1/unload_lora_adapter")
+    async def unload(body: UnloadAdapter) -> dict[str, str]:
+        return await unload_adapter(service, body)
 
 
 def _add_state(app: FastAPI, service: Service) -> None:

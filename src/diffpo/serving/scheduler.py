@@ -106,6 +106,7 @@ class Scheduler:
         self._stopping = False
         self._engines: dict[Policy, Engine] = {}  # the thread's own, as what follows
         self._rows: dict[tuple[Policy, int], Row] = {}  # by ticket
+        self._retired: set[Policy] = set()
         self._seconds = 0.0  # that a row is in a slot, on average
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="diffpo-engine", daemon=True)
@@ -178,6 +179,10 @@ class Scheduler:
             self._engines[policy] = Engine(policy, self.num_slots, stream=True)
         return self._engines[policy]
 
+    def retire(self, policy: Policy) -> None:
+        """Let go of a policy once its rows are over; only for work between calls."""
+        self._retired.add(policy)
+
     def _run(self) -> None:
         while True:
             with self._wake:
@@ -193,6 +198,9 @@ class Scheduler:
             for policy, engine in list(self._engines.items()):
                 if engine.busy:
                     news += self._step(policy, engine)
+                elif policy in self._retired:
+                    del self._engines[policy]
+                    self._retired.remove(policy)
             assert self._loop
             if news:
                 self._loop.call_soon_threadsafe(_tell, news)

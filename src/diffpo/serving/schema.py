@@ -173,6 +173,16 @@ class TokenizeRequest(Body):
         return self
 
 
+class LoadAdapter(Body):
+    lora_name: Annotated[str, Field(min_length=1)]
+    lora_path: str
+    """Folder below the server's `adapter_root`."""
+
+
+class UnloadAdapter(Body):
+    lora_name: str
+
+
 def _wrong(name: str, why: str) -> PydanticCustomError:
     """An error of one field among those of an object."""
     return PydanticCustomError("wrong_field", "{why}", {"name": name, "why": why})
