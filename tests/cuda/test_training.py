@@ -16,6 +16,7 @@ from torch import Tensor
 from training.test_published import CoinTask
 
 from diffpo.config import (
+    BernoulliConfig,
     LoadConfig,
     LoraConfig,
     ModelConfig,
@@ -49,6 +50,9 @@ SETTINGS: dict[str, Change] = {
     "model": lambda config: replace(config, train="model", rollout=FIXED, threshold=ThresholdConfig()),
     "sampler": lambda config: replace(config, train="sampler", optim=OptimConfig()),
     "a threshold a call": lambda config: replace(config, threshold=replace(config.threshold, level="state")),
+    "a chance a position": lambda config: replace(
+        config, sampler_head="bernoulli", bernoulli=BernoulliConfig(width=8), threshold=ThresholdConfig()
+    ),
     "KL to the start": objective(beta=0.05),
     "d1": objective(surrogate="mean_field:1,prompt_mask_prob=0.15", importance_clamp=0.0),
     "wd1": lambda config: objective(surrogate="mean_field:1", loss="wd1", importance_clamp=0.0)(

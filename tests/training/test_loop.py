@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffpo.config import (
+    BernoulliConfig,
     EvalConfig,
     LoadConfig,
     LoraConfig,
@@ -29,7 +30,8 @@ from diffpo.models.policy import load_policy
 from diffpo.places import find_damage, latest_checkpoint
 from diffpo.tasks import load_task
 from diffpo.training import checkpoint, loop
-from diffpo.training.loop import train
+from diffpo.training.distributed import World
+from diffpo.training.loop import start_policy, train
 from diffpo.training.metrics import read_metrics
 
 
@@ -153,6 +155,25 @@ def test_sampler_mode_moves_the_head_alone(config: TrainConfig) -> None:
     after = policy.denoiser.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert policy.sampler_head is not None and not policy.sampler_head.untrained
+
+
+def test_a_bernoulli_head_learns_alone_and_goes_on_bit_for_bit(config: TrainConfig, tmp_path: Path) -> None:
+    """As if it had never stopped; its folder holds the head alone, and answers."""
+    head = {"sampler_head": "bernoulli", "bernoulli": BernoulliConfig(width=8), "threshold": ThresholdConfig()}
+    config = replace(config, train="sampler", **head)
+    straight = replace(config, output=str(tmp_path / "straight"))
+    policy = train(straight, quiet=True)
+    train(replace(config, steps=2), quiet=True)
+    train(config, resume=True, quiet=True)
+    assert_same_run(config.output, straight.output)
+    fresh = start_policy(config, World()).sampler_head
+    assert policy.sampler_head and fresh
+    moved = policy.sampler_head.state_dict()
+    assert all(not torch.equal(tensor, moved[name]) for name, tensor in fresh.state_dict().items() if "out." in name)
+    loaded = load_policy(config.output)
+    assert loaded.sampler_head and loaded.decoding.sampler == "learned"
+    evaluation = evaluate(loaded, load_task(config.task), replace(config.eval, num_prompts=8, gammas=()), quiet=True)
+    assert evaluation.point("learned").gamma is None
 
 
 def test_model_mode_moves_the_denoiser_alone(config: TrainConfig) -> None:

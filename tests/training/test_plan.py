@@ -12,13 +12,22 @@ from types import ModuleType
 
 import pytest
 import torch
-from helpers import GOLDEN
+from helpers import GOLDEN, tiny_policy
 
 from diffpo.cli import main
-from diffpo.config import LoadConfig, LoraConfig, ObjectiveConfig, OptimConfig, RolloutConfig, TrainConfig
+from diffpo.config import (
+    LoadConfig,
+    LoraConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    RolloutConfig,
+    ThresholdConfig,
+    TrainConfig,
+)
 from diffpo.models.families import PUBLISHED
 from diffpo.models.policy import load_policy
 from diffpo.models.transformer import TransformerConfig
+from diffpo.rollout.slots import Slots
 from diffpo.training.changes import RULES, changes, roomy_gpu
 from diffpo.training.checkpoint import save_checkpoint
 from diffpo.training.distributed import World
@@ -213,6 +222,20 @@ def test_phases_are_those_of_the_recipe() -> None:
     assert names(CONFIG) == every
     assert names(replace(CONFIG, objective=ObjectiveConfig())) == [name for name in every if "reference" not in name]
     assert names(SAMPLER) == ["rollouts"]
+
+
+@pytest.mark.parametrize("kind", ["prompt", "state", "bernoulli"])
+def test_what_a_head_remembers_is_what_its_slots_hold(kind: str) -> None:
+    threshold = ThresholdConfig() if kind == "bernoulli" else ThresholdConfig(level=kind)
+    head = "bernoulli" if kind == "bernoulli" else "threshold"
+    planned = plan_of(replace(CONFIG, sampler_head=head, threshold=threshold)).phases[0].parts
+    fixed = replace(CONFIG, rollout=replace(CONFIG.rollout, sampler="top_k:1"), train="model")
+    without = plan_of(fixed).phases[0].parts
+    policy = tiny_policy(learned=kind)
+    slots = Slots.empty(policy, 64, 8, 256, decisions=1 if kind == "prompt" else 256, window=32)
+    held = 0 if kind == "prompt" else slots.features.nbytes + (slots.actions.nbytes if kind == "bernoulli" else 0)
+    scale = 4096 / 16 if kind == "state" else 1  # the widths of the planned and of the tiny model
+    assert sum(planned.values()) - sum(without.values()) == pytest.approx(held * scale, rel=0.11)  # a tenth of room
 
 
 def test_gpus_share_the_work_and_fsdp_the_weights() -> None:

@@ -54,7 +54,7 @@ def _bernoulli_backward(head: BernoulliHead, batch: Batch, live: Tensor, setting
         gain = sampler_objective(logprobs, old, advantages, settings.epsilon, settings.max_log_ratio)
         (-(gain / batch.nfe[at[0]]).sum() / len(batch)).backward()
         log_ratios.append((logprobs - old).detach())
-        chance = chance + torch.sigmoid(f.detach())[masked].sum()
+        chance = chance + (torch.sigmoid(f.detach()) * masked).sum()
         num_masked = num_masked + masked.sum()
     told = _told(torch.cat(log_ratios), batch.advantages[rows], settings)
     return told | {"sampler/chance": float(chance / num_masked)}
