@@ -32,6 +32,7 @@ PATHS: dict[str, tuple[bool | str, str, dict[str, object]]] = {
     "random": (False, "random:1", {}),
     "learned, a prompt": (True, "learned", {}),
     "learned, a call": ("state", "learned", {}),
+    "learned, a position": ("bernoulli", "learned", {}),
     "prefix cache": (False, "top_k:1", {"block_length": 4, "cache": "prefix"}),
     "dual cache": (False, "top_k:1", {"block_length": 4, "cache": "dual"}),
 }

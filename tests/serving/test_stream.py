@@ -108,3 +108,8 @@ def test_what_was_said_is_never_taken_back(name: str, tmp_path) -> None:
 
 def test_overlaps_are_beginnings() -> None:
     assert [overlap("xab", stop) for stop in ("abc", "bc", "ab", "c", "xabx")] == [2, 1, 0, 0, 3]
+
+
+def test_a_head_without_thresholds_has_none_to_tell() -> None:
+    for head, gamma in (("prompt", 0.0), ("bernoulli", None)):
+        assert Answer(tiny_policy(learned=head), request(sampler="learned"), ()).gamma == gamma

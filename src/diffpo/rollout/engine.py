@@ -48,7 +48,7 @@ class Committed:
     logprobs: Tensor  # [K]
     max_probs: Tensor  # [K] largest probability, at the entropy temperature: how sure the model was
     gamma: float
-    """Threshold that the head chose for it; 0 of a rule without."""
+    """Threshold that a sampler head chose for it; 0 where none did."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,7 +52,7 @@ class Answer:
 
     @property
     def gamma(self) -> float | None:
-        """The threshold; of one that each call chooses, the mean."""
+        """The threshold, where there is one; of one that each call chooses, the mean."""
         if self.request.sampler.rule == "learned" and isinstance(self.policy.sampler_head, ThresholdHead):
             return self._gammas / max(1, self.denoiser_calls)
         return self.request.sampler.value if self.request.sampler.rule == "entropy_bound" else None
