@@ -35,6 +35,7 @@ def random_batch(config: TrainConfig) -> Batch:
         tokens=torch.zeros_like(order),
         committed_at=order // 2 + 1,
         behaviour_logprobs=nothing,
+        entropies=nothing,
         loss_mask=torch.ones(rows, canvas, dtype=torch.bool),
         gen_lengths=torch.full((rows,), canvas),
         nfe=torch.full((rows,), canvas // 2),

@@ -217,6 +217,7 @@ class Batch:
     tokens: Tensor  # [B, L]
     committed_at: Tensor  # [B, L]
     behaviour_logprobs: Tensor  # [B, L]
+    entropies: Tensor  # [B, L] nats, of what each was drawn from
     loss_mask: Tensor  # [B, L] bool: tokens up to and including the first EOS
     gen_lengths: Tensor  # [B]
     nfe: Tensor  # [B]
@@ -259,6 +260,7 @@ class Batch:
             tokens=tokens,
             committed_at=stack("committed_at", torch.int64),
             behaviour_logprobs=stack("behaviour_logprobs"),
+            entropies=stack("entropies"),
             loss_mask=torch.arange(tokens.shape[1]) < lengths[:, None],
             gen_lengths=column(len(row.tokens) for row in rows),
             nfe=column(row.nfe for row in rows),

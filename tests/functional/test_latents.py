@@ -26,6 +26,7 @@ def batch_of(prompts: list[str], committed_at: list[list[int]], lengths: list[in
         tokens=torch.ones_like(calls),
         committed_at=calls,
         behaviour_logprobs=nothing,
+        entropies=nothing,
         loss_mask=torch.arange(calls.shape[1]) < torch.tensor(lengths)[:, None],
         gen_lengths=torch.full((len(prompts),), calls.shape[1]),
         nfe=calls.max(-1).values,

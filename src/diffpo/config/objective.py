@@ -13,11 +13,18 @@ SURROGATES = {
     "mean_field": "MeanField",  # d1, DiFFPO, d2, the exact trajectory
     "coupled": "Coupled",  # coupled-GRPO
     "elbo": "Elbo",  # ESPO
+    "agrpo": "Agrpo",
+    "egspo": "Egspo",
+    "rldf": "Rldf",
+    "gdsd": "Gdsd",
+    "spg": "Spg",
 }
 """Surrogates by name, and the class in the file of that name below diffpo/surrogates: what can be drawn and scored."""
 LOSSES = {
     "clipped": "Clipped",  # PPO, GRPO
     "wd1": "Wd1",
+    "gdsd": "Gdsd",
+    "spg": "Spg",
 }
 """Losses likewise, below diffpo/losses: what can be made of it."""
 

@@ -120,6 +120,22 @@ def cut_latents(
     return masked_latents(batch, masks, scored, mask_id, hidden_prompts=hidden[:, None] & first[:, None])
 
 
+def call_latents(batch: Batch, calls: Int64[Tensor, "B K"], mask_id: int, forward: bool = False) -> Latents:
+    """What each of the `calls` saw; given it the tokens that it committed are scored.
+
+    `forward`: all that was still masked is scored, and each call has a line of its own.
+    """
+    masks, own = call_masks(batch.committed_at, calls)
+    return masked_latents(batch, masks, masks if forward else own, mask_id, apart=forward)
+
+
+def call_masks(
+    committed_at: Int64[Tensor, "B L"], calls: Int64[Tensor, "B K"]
+) -> tuple[Bool[Tensor, "B K L"], Bool[Tensor, "B K L"]]:
+    """What was masked when each call was made, and which of it the call committed."""
+    return committed_at[:, None] >= calls[:, :, None], committed_at[:, None] == calls[:, :, None]
+
+
 def masked_latents(
     batch: Batch,
     masks: Bool[Tensor, "B M L"],

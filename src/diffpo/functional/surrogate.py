@@ -76,7 +76,8 @@ def best_calls(
     longest = scores.shape[1]
     if temperature:
         lottery = uniform(fold(keys[:, None], torch.arange(longest, device=keys.device))).clamp_min(2.0**-25)
-        scores = scores / temperature - torch.log(-torch.log(lottery))
+        drawn = scores / temperature - torch.log(-torch.log(lottery))
+        scores = drawn.where(scores > -torch.inf, -torch.inf)
     found = scores.sort(dim=-1, descending=True, stable=True)
     return torch.where(found.values > -torch.inf, found.indices + 1, longest + 1)[:, :count]
 
@@ -89,6 +90,12 @@ def mean_by_call(
     total = empty.scatter_add(1, committed_at, values * mask)
     count = empty.scatter_add(1, committed_at, mask.float())
     return torch.where(count > 0, total / count.clamp_min(1), -torch.inf)[:, 1:]
+
+
+def count_by_call(committed_at: Int64[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
+    """Tokens in `mask` that were committed by the call of each token."""
+    empty = torch.zeros(len(mask), int(committed_at.max()) + 1, dtype=torch.int64, device=mask.device)
+    return empty.scatter_add(1, committed_at, mask.long()).gather(1, committed_at)
 
 
 def cut_weights(
