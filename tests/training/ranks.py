@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from diffpo.config import TrainConfig
+from diffpo.losses import Loss
 from diffpo.models import fused
 from diffpo.recipe import from_dict
 from diffpo.training import loop
@@ -58,7 +59,8 @@ def run_job(job: Job) -> str:
         patch.setattr(loop, "update", interrupted)
         patch.setitem(fused.MAX_LOGITS, "cpu", job.max_logits)
         if job.one_row:
-            patch.setattr(loop, "group_advantages", lambda rewards, _: torch.eye(rewards.numel())[-1].view_as(rewards))
+            last = lambda _, rewards, __: torch.eye(rewards.numel())[-1].view_as(rewards)  # noqa: E731
+            patch.setattr(Loss, "advantages", last)
         try:
             policy = loop.train(job.config, job.resume, quiet=True)
         except (KeyboardInterrupt, ValueError) as end:
