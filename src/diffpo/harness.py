@@ -1,0 +1,160 @@
+"""diffpo's models in EleutherAI's evaluation harness: `lm_eval --model diffpo --model_args pretrained=FOLDER`.
+
+Versions of lm_eval that look for entry points find it by themselves; for others `python -m diffpo.harness` is their
+command with this model known to it. It is the only place of lm_eval.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
+from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
+from torch import Tensor
+
+from diffpo.functional.masking import forward_process, nelbo, stratified_times
+from diffpo.functional.random import fold, make_key, uniform
+from diffpo.models.likelihood import canvas_states, score_tokens
+from diffpo.models.policy import load_policy
+from diffpo.rollout.engine import generate
+from diffpo.rollout.local import default_length, make_request
+
+MIN_TIME = 1e-3
+"""Least share of masks of the bound, as in fine-tuning."""
+log = logging.getLogger("diffpo.harness")
+
+
+class Chat(str):
+    """A conversation as JSON: what the harness takes for a rendered prompt."""
+
+
+@register_model("diffpo")
+class DiffpoLM(LM):
+    """Answers as `diffpo.sample` does, greedily unless told otherwise; likelihoods are bounds (`loglikelihood`)."""
+
+    def __init__(
+        self,
+        pretrained: str,
+        adapter: str | None = None,
+        device: str | None = None,
+        dtype: str = "auto",
+        sampler: str | None = None,
+        gen_length: int | None = None,
+        block_length: int | None = None,
+        seed: int = 0,
+        nelbo_samples: int = 32,
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+    ) -> None:
+        """`sampler`, `gen_length` (over the task's max_gen_toks) and `block_length`: as in `RolloutConfig`.
+
+        `nelbo_samples` masks are drawn of each continuation. `batch_size`: rows that are decoded at once.
+        """
+        super().__init__()
+        self.policy = load_policy(pretrained, adapter=adapter, device=device or "auto", dtype=dtype)
+        self.gen_length, self.seed, self.nelbo_samples = gen_length, seed, nelbo_samples
+        said = {"sampler": sampler, "block_length": block_length}
+        self.config = replace(self.policy.decoding, **{name: value for name, value in said.items() if value})
+        self.num_slots = int(batch_size) if batch_size and str(batch_size).isdigit() else self.config.num_slots
+
+    @property
+    def tokenizer_name(self) -> str:
+        """What tells chat templates apart in the harness' cache."""
+        return self.policy.base.name if self.policy.base else "diffpo"
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        """The model's own is applied where the ids are made."""
+        return ""
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return Chat(json.dumps(chat_history))
+
+    # --- answers ---------------------------------------------------------------------------------------------------
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """The text of each request up to the first of its stops."""
+        made = []
+        for at, asked in enumerate(requests):
+            context, settings = asked.args
+            length = self.gen_length or settings.get("max_gen_toks") or self.config.gen_length
+            warm = settings.get("temperature", 0.0) if settings.get("do_sample", True) else 0.0
+            config = replace(self.config, gen_length=length, temperature=float(warm))
+            prompt = json.loads(context) if isinstance(context, Chat) else context
+            key = make_key(self.seed, at)
+            config = replace(config, chat_template=isinstance(context, Chat))
+            made.append(make_request(self.policy, prompt, config, default_length(self.policy), key, explore=False))
+        found = generate(self.policy, made, self.num_slots)
+        texts = [self.policy.tokenizer.decode(completion.tokens.tolist()) for completion in found]
+        stops = [asked.args[1].get("until") or [] for asked in requests]
+        return [
+            _cut(text, [until] if isinstance(until, str) else until) for text, until in zip(texts, stops, strict=True)
+        ]
+
+    # --- likelihoods -----------------------------------------------------------------------------------------------
+
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """The evidence lower bound of each continuation, in nats, and False: no greedy decoding is asked for.
+
+        It is the mean over `nelbo_samples` masks with times in equal strata (LLaDA, arXiv 2502.09992, Eq. 3); its
+        standard error is logged.
+        """
+        encode = self.policy.tokenizer.encode
+        pairs = [(encode(context), encode(continuation)) for context, continuation in (r.args for r in requests)]
+        return [(value, False) for value in self._bounds(pairs)]
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+        """The bound of each text: of pieces as long as the model can hold, each on its own."""
+        longest, sums = self.policy.denoiser.config.max_length, list[float]()
+        for asked in requests:
+            ids = self.policy.tokenizer.encode(asked.args[0])
+            pieces = [((), ids[start : start + longest]) for start in range(0, len(ids), longest)]
+            sums.append(sum(self._bounds(pieces)))
+        return sums
+
+    def _bounds(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
+        drawn = [self._draws(at, *pair) for at, pair in enumerate(pairs)]
+        errors = [float(each.std() / len(each) ** 0.5) for each in drawn if len(each) > 1]
+        if errors:
+            mean = sum(errors) / len(errors)
+            log.warning("%d likelihoods are bounds, their standard error %.3g nats on average", len(pairs), mean)
+        return [-float(each.mean()) for each in drawn]
+
+    @torch.no_grad()
+    def _draws(self, at: int, context: Sequence[int], continuation: Sequence[int]) -> Tensor:
+        """Negative bounds [M] of a continuation, one a mask; random numbers are keyed by (seed, its place)."""
+        length, count, policy = len(continuation), self.nelbo_samples, self.policy
+        if not length:
+            return torch.zeros(1)
+        room = policy.denoiser.config.max_length - length
+        if room < 0:
+            raise ValueError(f"a continuation of {length} tokens exceeds the model's {length + room}")
+        context = context[max(0, len(context) - room) :]
+        key = torch.tensor(make_key(self.seed, "nelbo", at))
+        rows = torch.arange(count)
+        times = stratified_times(uniform(fold(key, rows, 1)), MIN_TIME)
+        lottery = uniform(fold(key, rows[:, None] * length + torch.arange(length), 2))
+        masked = forward_process(times, lottery, torch.ones(count, length, dtype=torch.bool)).to(policy.device)
+        tokens = torch.tensor([*continuation], device=policy.device).expand(count, length)
+        prompt = torch.tensor([*context], dtype=torch.int64, device=policy.device).expand(count, len(context))
+        sequences = torch.cat([prompt, tokens.masked_fill(masked, policy.mask_id)], dim=1)
+        lengths = [torch.full((count,), size, device=policy.device) for size in (len(context), length)]
+        hidden, begins = canvas_states(policy, sequences, *lengths)
+        row, place = masked.nonzero(as_tuple=True)
+        logprobs = torch.zeros(count, length, device=policy.device)
+        logprobs[row, place] = score_tokens(policy, hidden[begins[row] + place], tokens[row, place], 1.0)
+        return nelbo(logprobs, masked, times.to(policy.device)).cpu()
+
+
+def _cut(text: str, stops: Sequence[str]) -> str:
+    return text[: min((at for stop in stops if stop and (at := text.find(stop)) >= 0), default=len(text))]
+
+
+if __name__ == "__main__":
+    from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
+
+    cli_evaluate()

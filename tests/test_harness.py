@@ -1,0 +1,78 @@
+"""The model in lm_eval: answers are those of `sample`, likelihoods are bounds that enumeration confirms."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import tiny_policy
+
+from diffpo.models.policy import load_policy
+from diffpo.models.transformer import pack
+from diffpo.rollout.local import sample
+
+pytest.importorskip("lm_eval")
+
+from diffpo.harness import Chat, DiffpoLM
+
+
+@dataclass
+class Instance:
+    args: tuple[Any, ...]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_policy(1).save_pretrained(folder)
+    return str(folder)
+
+
+def test_answers_are_those_of_sample(model: str) -> None:
+    lm, policy = DiffpoLM(model, sampler="top_k:2", gen_length=8, batch_size=3), load_policy(model)
+    found = lm.generate_until([Instance((text, {"until": ["3"], "do_sample": False})) for text in ("012", "45", "6")])
+    assert found == [each.text.partition("3")[0] for each in sample(policy, ["012", "45", "6"], lm.config, 8)]
+    chat = lm.apply_chat_template([{"role": "user", "content": "012"}])
+    assert isinstance(chat, Chat)
+    with pytest.raises(ValueError, match="no chat template"):
+        lm.generate_until([Instance((chat, {}))])
+
+
+def test_a_bound_is_the_expectation_over_masks(model: str) -> None:
+    """Of a continuation of two tokens, by enumeration: E_t[1/t sum over masks of P(mask) -log p]."""
+    policy, context, tokens = load_policy(model), [0, 1, 2], [3, 4]
+    policy.denoiser.requires_grad_(False)
+
+    def cost(masked: tuple[bool, bool]) -> float:
+        shown = [policy.mask_id if hide else token for token, hide in zip(tokens, masked, strict=True)]
+        ids, packing = pack(torch.tensor([[*context, *shown]]), torch.tensor([5]))
+        logprobs = policy.logits(policy.denoiser(ids, packing)).log_softmax(-1)
+        return -sum(float(logprobs[3 + at, token]) for at, token in enumerate(tokens) if masked[at])
+
+    exact = (cost((True, False)) + cost((False, True))) / 2 + cost((True, True)) / 2  # times integrated out
+    lm = DiffpoLM(model, nelbo_samples=20_000)
+    (bound, greedy), (again, _) = lm.loglikelihood([Instance(("012", "34")), Instance(("012", "34"))])
+    assert not greedy and math.isclose(-bound, exact, rel_tol=0.05) and math.isclose(-again, exact, rel_tol=0.05)
+    assert lm.loglikelihood([Instance(("", ""))]) == [(0.0, False)]
+    (rolling,) = lm.loglikelihood_rolling([Instance(("0123456",))])
+    assert math.isfinite(rolling) and rolling < 0
+
+
+def test_the_harness_runs_it_on_rows_of_a_file(model: str, tmp_path: Path) -> None:
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"q": "{at}12", "a": "{at}"}}\n' for at in range(6)))
+    (tmp_path / "digits.yaml").write_text(
+        f"task: digits\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path}/rows.jsonl}}}}\n"
+        "test_split: test\noutput_type: generate_until\ndoc_to_text: '{{q}}'\ndoc_to_target: '{{a}}'\n"
+        "generation_kwargs: {until: ['3'], do_sample: false, max_gen_toks: 8}\n"
+        "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n"
+    )
+    tasks = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    found = simple_evaluate("diffpo", f"pretrained={model}", tasks=["digits"], task_manager=tasks)
+    assert 0 <= found["results"]["digits"]["exact_match,none"] <= 1 and found["n-samples"]["digits"]["effective"] == 6
