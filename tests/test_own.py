@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from functional.test_latents import batch_of
+from helpers import keys
 
 from diffpo.cli import main
 from diffpo.config import ObjectiveConfig, TaskConfig, TrainConfig
@@ -70,6 +72,19 @@ def test_a_mistake_is_one_line_before_any_weight_is_read(
 def test_wd1_has_no_objective_for_the_sampler() -> None:
     with pytest.raises(ValueError, match=r"objective\.loss wd1 .*: set train to model"):
         train(TrainConfig(model="nowhere", task=TASK, objective=ObjectiveConfig(loss="wd1")))
+
+
+def test_what_a_file_draws_is_looked_at(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from diffpo import Cost, Surrogate\n"
+        "class Mine(Surrogate):\n"
+        "    def draw(self, batch, keys, mask_id): return batch.tokens\n"
+        "    def cost(self, nfe): return Cost(1, 1)\n"
+    )
+    objective = Objective.of(ObjectiveConfig(surrogate=f"{file}:Mine"))
+    with pytest.raises(ValueError, match=r"mine\.py:Mine: draw returns Latents of \(1, 3\), got tensor"):
+        objective.draw(batch_of(["0"], [[1, 2, 3]], [3]), keys(1), 9)
 
 
 def test_a_file_without_the_class(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -106,3 +107,14 @@ def test_sections_of_gradients(objective: dict) -> None:
     again = dict(zip(clamped_towards.series[0].x, clamped_towards.series[0].y, strict=True))
     assert again[at] == pytest.approx(cosines[own])
     assert all(parameter.grad is None for parameter in subject.policy.denoiser.parameters())
+
+
+def test_any_surrogate_is_measured_beside_any_loss() -> None:
+    objective = {"surrogate": "spg:2,block_length=4", "loss": "spg", "importance_clamp": 0.0, "loss_type": "bnpo"}
+    subject = some_subject(**objective)
+    named = ("agrpo:3", "egspo:2", "rldf:2", "gdsd")
+    subject = replace(subject, settings=replace(subject.settings, latents=(1,), surrogates=named))
+    noise_of, direction = gradient_sections(subject)  # a loss without weights has no clamps to compare
+    assert noise_of.series[0].x == [CONFIGURED, "mean field", "exact", *named]
+    cosines = dict(zip(noise_of.series[0].x, direction.series[0].y, strict=True))
+    assert cosines["agrpo:3"] > 0.3 and all(abs(cosine) <= 1 + 1e-6 for cosine in cosines.values())

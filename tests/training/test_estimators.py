@@ -212,6 +212,33 @@ def test_the_gradient_is_that_of_the_equation(policy: Policy, name: str, micro_b
         assert 0 < metrics["clip_ratio"] < 1
 
 
+@dataclass(frozen=True)
+class Half(World):
+    """The rows of one of two ranks, without the other."""
+
+    which: int = 0
+
+    def share(self, count: int) -> range:
+        return range(count // 2) if self.which == 0 else range(count // 2, count)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_two_ranks_make_one_gradient(policy: Policy, name: str) -> None:
+    """Each has the lines of its rows, and weights of the whole batch."""
+    config = replace(CONFIG, prompts_per_step=4, rollout=ROLLOUT, objective=replace(SPECS[name][0], beta=0.1))
+    experience, _ = moved(policy, config)
+    found = []
+    for world in (World(), Half(which=0), Half(which=1)):
+        policy.denoiser.zero_grad()
+        found.append((policy_backward(policy, experience, config, 1, world), gradient_of(policy)))
+    (metrics, whole), *halves = found
+    for parameter, gradient in whole.items():
+        torch.testing.assert_close(sum(half[parameter] for _, half in halves), gradient, rtol=1e-3, atol=1e-6)
+    for measure in ("kl", "clip_ratio"):
+        if measure in metrics:
+            assert sum(half[measure] for half, _ in halves) == pytest.approx(metrics[measure], rel=1e-4)
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_rows_draw_for_themselves_and_iterations_anew(policy: Policy, name: str) -> None:
     config = replace(CONFIG, prompts_per_step=4, rollout=ROLLOUT, objective=SPECS[name][0])

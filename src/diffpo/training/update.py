@@ -202,17 +202,21 @@ def _torn(parts: Sequence[Latents], units: Tensor) -> bool:
 
 def _whole(experience: Experience, iteration: int, objective: Objective) -> tuple[_Share, dict[str, float]]:
     """All live rows in one iteration, and metrics of their importance weights."""
-    surrogate, batch = objective.surrogate, experience.batch.take(experience.live)
-    old, ref = (None if t is None else t[iteration] for t in (experience.old_logprobs, experience.ref_logprobs))
+    whole, counts = lines_in(experience, iteration, objective)
     of_tokens = token_weights(experience.batch.loss_mask, experience.batch.gen_lengths, objective.config.loss_type)
-    weights = of_tokens[experience.live].repeat_interleave(surrogate.num_lines, 0)
-    lines = lines_of(batch, surrogate)
-    mask, counts = lines.loss_mask, surrogate.counts(batch, experience.keys[iteration], old)
-    if counts is not None:
-        mask, weights = mask & (counts > 0), weights * counts
-    whole = Lines(lines, mask, old, ref, surrogate.num_lines)
+    weights = of_tokens[experience.live].repeat_interleave(whole.num_lines, 0)
+    weights = weights if counts is None else weights * counts
     importance, metrics = _importance(whole, weights, objective.config)
     return _Share(whole, weights, importance), metrics
+
+
+def lines_in(experience: Experience, iteration: int, objective: Objective) -> tuple[Lines, Tensor | None]:
+    """The lines of all live rows, and what each token counts, [B' M, L]; None: once."""
+    surrogate, batch = objective.surrogate, experience.batch.take(experience.live)
+    old, ref = (None if t is None else t[iteration] for t in (experience.old_logprobs, experience.ref_logprobs))
+    lines, counts = lines_of(batch, surrogate), surrogate.counts(batch, experience.keys[iteration], old)
+    mask = lines.loss_mask if counts is None else lines.loss_mask & (counts > 0)
+    return Lines(lines, mask, old, ref, surrogate.num_lines), counts
 
 
 def _measures(lines: Lines, objective: Objective) -> list[str]:
