@@ -12,15 +12,17 @@ import argparse
 import hashlib
 import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffpo import Policy, Request, Sampler, export, generate, load_policy
-from diffpo.models.transformer import pack
+from diffpo import Policy, Request, Rule, Sampler, Seen, export, generate, load_policy
+from diffpo.models.attention import pack
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 
@@ -28,8 +30,9 @@ GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 @torch.no_grad()
 def logits(policy: Policy, ids: Tensor) -> Tensor:
     """Logits [B, S, V] as the published code returns them: unshifted, nothing banned."""
-    rows, length = ids.shape
-    hidden = policy.denoiser(*pack(ids, torch.full((rows,), length)))
+    (rows, length), size = ids.shape, policy.denoiser.config.block_length
+    labels = 2 * (torch.arange(length) // size).expand(ids.shape) if size else None  # blocks begin with the row
+    hidden = policy.denoiser(*pack(ids, torch.full((rows,), length), labels=labels))
     with policy.denoiser.autocast():
         return policy.denoiser.head(hidden).view(rows, length, -1).float()
 
@@ -68,29 +71,66 @@ def check_family(family: str, exports: Path) -> None:
     (exports / f"{family}.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
-def check_generations() -> None:
-    folder = GOLDEN / "llada-tiny"
+@dataclass(frozen=True)
+class Tied(Rule):
+    """SDAR's static schedule at temperature 0: all likeliest tokens count as certain, and torch.topk breaks the ties."""
+
+    count: float
+
+    def __call__(self, seen: Seen) -> Tensor:
+        chosen = torch.zeros_like(seen.candidates)
+        for row in seen.candidates.any(-1).nonzero().flatten().tolist():
+            certain = torch.where(seen.candidates[row], 1.0, -torch.inf)
+            chosen[row, certain.topk(int(self.count)).indices] = True
+        return chosen
+
+
+def llada_rows(case: dict[str, Any], tensors: dict[str, Tensor], index: str) -> tuple[Sampler, list[Tensor]]:
+    """How a case is decoded, and prompts and outputs of its rows in turn."""
+    pairs = zip(tensors[f"prompt_{index}"], tensors[f"output_{index}"], strict=True)
+    return Sampler("steps", case["steps"]), [row for prompt, output in pairs for row in (prompt, output[len(prompt) :])]
+
+
+def bd3lm_rows(case: dict[str, Any], tensors: dict[str, Tensor], index: str) -> tuple[Sampler, list[Tensor]]:
+    names = [f"{part}_{index}_{row}" for row in range(case["rows"]) for part in ("prompt", "completion")]
+    return Sampler("steps", case["steps"]), [tensors[name] for name in names]
+
+
+def sdar_rows(case: dict[str, Any], tensors: dict[str, Tensor], index: str) -> tuple[Sampler, list[Tensor]]:
+    _, rows = llada_rows(case | {"steps": 1}, tensors, index)
+    if case["rule"] == "low_confidence_dynamic":
+        return Sampler("confidence", case["confidence_threshold"]), rows
+    return Sampler(f"{__file__}:Tied", case["block_length"] / case["denoising_steps"]), rows
+
+
+GENERATED = {"llada": llada_rows, "bd3lm": bd3lm_rows, "sdar": sdar_rows}
+
+
+def check_generations(family: str, cache: str) -> None:
+    folder = GOLDEN / f"{family}-tiny"
     policy = load_policy(folder, "float32")
     cases, tensors = json.loads((folder / "generate.json").read_text()), load_file(folder / "generate.safetensors")
-    equal = 0
+    equal = total = 0
     for index, case in cases.items():
-        prompts, outputs = tensors[f"prompt_{index}"], tensors[f"output_{index}"]
+        sampler, rows = GENERATED[family](case, tensors, index)
         requests = [
             Request(
-                prompt_ids=tuple(prompt),
+                prompt_ids=tuple(prompt.tolist()),
                 key=0,
-                gen_length=case["gen_length"],
+                gen_length=len(output),
                 block_length=case["block_length"],
-                sampler=Sampler("steps", case["steps"]),
+                sampler=sampler,
                 temperature=0.0,
+                entropy_temperature=1e-5 if family == "sdar" else 1.0,  # certainty as its loop sees it
                 early_exit=False,
+                cache=cache,
             )
-            for prompt in prompts.tolist()
+            for prompt, output in zip(rows[::2], rows[1::2], strict=True)
         ]
-        for prompt, output, completion in zip(prompts, outputs, generate(policy, requests), strict=True):
-            equal += torch.equal(torch.cat([prompt, completion.tokens]), output)
-    total = sum(len(tensors[f"prompt_{index}"]) for index in cases)
-    print(f"\nGenerations of the published loop at temperature 0, equal token for token: {equal} of {total}.")
+        for completion, output in zip(generate(policy, requests), rows[1::2], strict=True):
+            equal += torch.equal(completion.tokens, output)
+            total += 1
+    print(f"| {family}, cache {cache} | {equal} of {total} |")
 
 
 if __name__ == "__main__":
@@ -98,6 +138,8 @@ if __name__ == "__main__":
     parser.add_argument("--export", type=Path, help="folder for the merged exports")
     folder = parser.parse_args().export or Path(tempfile.mkdtemp())
     print("| checkpoint | largest difference of a logit | same argmax |\n| --- | --- | --- |")
-    for name in ("llada", "dream", "a2d-qwen3", "a2d-qwen2", "a2d-llama"):
+    for name in ("llada", "dream", "a2d-qwen3", "a2d-qwen2", "a2d-llama", "bd3lm", "sdar"):
         check_family(name, folder)
-    check_generations()
+    print("\n| generations of the published loop at temperature 0 | equal token for token |\n| --- | --- |")
+    for name, cache in (("llada", "none"), ("bd3lm", "none"), ("bd3lm", "exact"), ("sdar", "none"), ("sdar", "exact")):
+        check_generations(name, cache)

@@ -20,10 +20,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from diffpo.bench.measure import Alive
 from diffpo.config import LoraConfig, ObjectiveConfig, OptimConfig, RolloutConfig, TrainConfig
 from diffpo.functional.prediction import Mode
+from diffpo.models.attention import Packing, Run
 from diffpo.models.likelihood import score_tokens
 from diffpo.models.policy import Policy
 from diffpo.models.tokenizer import CharTokenizer
-from diffpo.models.transformer import Packing, Run, Transformer, TransformerConfig
+from diffpo.models.transformer import Transformer, TransformerConfig
 from diffpo.rollout.call import predict_tokens
 from diffpo.training.gpus import GPUS
 from diffpo.training.plan import Cluster, find_start, plan

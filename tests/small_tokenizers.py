@@ -176,7 +176,8 @@ def write_dream_tokenizer(folder: Path) -> None:
     (folder / "tokenization_dream.py").write_text('raise RuntimeError("remote code ran")\n')
 
 
-TOKENIZERS = {"llada": write_llada_tokenizer, "dream": write_dream_tokenizer, "a2d-qwen3": write_qwen_tokenizer}
+TOKENIZERS = {"llada": write_llada_tokenizer, "dream": write_dream_tokenizer}
+TOKENIZERS |= dict.fromkeys(("a2d-qwen3", "bd3lm", "sdar"), write_qwen_tokenizer)
 """By golden checkpoint."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
@@ -73,9 +74,10 @@ def _load(path: Path, takes: str) -> ModuleType:
     """The user's file, run as Python runs a module."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; {takes}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # under a name that no import has; dataclasses look their module up by it
+    spec = importlib.util.spec_from_file_location(f"diffpo.user:{path.resolve()}", path)
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -40,6 +40,7 @@ class Base:
     adapter: str | None = None  # frozen adapters in between: an absolute folder, or a hub id
     fingerprint: str | None = None  # of all of these
     nearby: str | None = None  # the base's folder as seen from this one: both may have been moved together
+    block_length: int | None = None  # of block-causal attention, whether or not the base's own config.json says it
 
 
 @dataclass(frozen=True)
@@ -75,17 +76,18 @@ class Record:
         (folder / FILE).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
 
-def decoding(rollout: RolloutConfig | None, head: bool, tiny: bool) -> RolloutConfig:
+def decoding(rollout: RolloutConfig | None, head: bool, tiny: bool, own_blocks: bool = False) -> RolloutConfig:
     """How a policy answers unless told otherwise: greedily, and else as in training (`rollout`) where that is known.
 
-    Where it is not: by its sampler head, one position a call (`tiny`), or as published models are decoded.
+    Where it is not: by its sampler head, one position a call (`tiny`), or as published models are decoded, in blocks of
+    their own if they have such (`own_blocks`).
     """
     known = replace(rollout or RolloutConfig(), temperature=0.0)
     if head and (rollout is None or rollout.sampler == "learned"):
         return replace(known, sampler="learned")
     if known.sampler != "learned":
         return known
-    default = TINY if tiny else PUBLISHED
+    default = TINY if tiny else PUBLISHED | ({"block_length": None} if own_blocks else {})
     return replace(known, **default) if rollout is None else replace(known, sampler=default["sampler"])
 
 

@@ -97,6 +97,17 @@ class Sampler:
         return self.rule if self.rule == "learned" else f"{self.rule}:{self.value:g}"
 
 
+class Blocks(NamedTuple):
+    """Blocks of a row's canvas: position i lies in block (i + offset) // length.
+
+    Positions of the prompt are negative, and so are numbers of blocks that end before the canvas.
+    """
+
+    length: int
+    offset: int = 0
+    """Tokens of the prompt in the block in which the canvas begins."""
+
+
 @dataclass(frozen=True)
 class Request:
     """One completion to decode. Every setting is the row's own."""
@@ -114,7 +125,7 @@ class Request:
     explore: bool = True
     """Draw what a sampler head decides; False takes it without noise."""
     cache: str = "none"
-    """Keys and values that are not computed in every call (`diffpo.rollout.cache`): none, prefix or dual."""
+    """Keys and values that are not computed in every call (`diffpo.rollout.cache`): none, exact, prefix or dual."""
     refresh_every: int = 0
     """Calls after which a cache is computed anew, beside the first call of each block; 0: only then."""
 
@@ -146,6 +157,8 @@ class Completion:
     features: Tensor | None = None
     """What each was made on: hidden states, pooled over the prompt or over a block's masks before the call, [K, D]; or
     largest probabilities, [K, W] (`diffpo.models.bernoulli`)."""
+    blocks: Blocks | None = None
+    """Where attention is block-causal: its blocks, for likelihoods."""
     versions: tuple[tuple[int, int], ...] = ((1, 0),)
     """Versions of the weights that made it, each with its first call: more than one where they changed on the way."""
     prompt: str = ""
@@ -225,6 +238,7 @@ class Batch:
     features: Tensor | None  # [B, K, D] or [B, K, W]
     actions: Tensor | None  # [B, K] or [B, K, W]
     action_logprobs: Tensor | None  # [B, K]
+    blocks: Tensor | None = None  # [B, 2] `Blocks` of each row where attention is block-causal
 
     @classmethod
     def from_groups(cls, groups: Sequence[RolloutGroup], advantages: Tensor) -> Batch:
@@ -268,6 +282,7 @@ class Batch:
             features=stack("features") if learned else None,
             actions=stack("actions") if learned else None,
             action_logprobs=stack("action_logprobs") if learned else None,
+            blocks=torch.tensor([row.blocks for row in rows]) if rows and rows[0].blocks else None,
         )
 
     @property

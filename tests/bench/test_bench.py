@@ -21,7 +21,8 @@ from diffpo.bench.workloads import random_policy, random_requests
 from diffpo.cli import main
 from diffpo.config import LoadConfig, LoraConfig, ObjectiveConfig, RolloutConfig, TrainConfig
 from diffpo.drawing import save_figure
-from diffpo.models.transformer import Run, TransformerConfig
+from diffpo.models.attention import Run
+from diffpo.models.transformer import TransformerConfig
 
 SHAPE = TransformerConfig(
     vocab_size=64, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, mlp_size=64, max_length=512

@@ -10,8 +10,9 @@ import torch
 from diffpo.bench import plain
 from diffpo.bench.measure import Tally, in_turn, peak_bytes
 from diffpo.bench.workloads import batch_of, decode, joint_step, random_policy, random_requests, run_step, score
+from diffpo.models.attention import pack, queries_of
 from diffpo.models.likelihood import surrogate_logprobs
-from diffpo.models.transformer import TransformerConfig, pack, windows
+from diffpo.models.transformer import TransformerConfig
 
 SHAPE = TransformerConfig(
     vocab_size=40, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, mlp_size=64, max_length=64
@@ -104,7 +105,7 @@ def test_operations_are_those_that_torch_counts(wanted: int, family: str) -> Non
     rows, length = 3, 12
     lengths, sizes = torch.full((rows,), length), torch.full((rows,), wanted)
     ids, packing = pack(torch.zeros(rows, length, dtype=torch.int64), lengths, sizes)
-    asked = windows(packing, torch.zeros_like(sizes), sizes)[0]
+    asked = queries_of(packing, torch.arange(wanted).expand(rows, -1), sizes)[0]
     with FlopCounterMode(display=False) as counter, Tally(policy) as tally, torch.no_grad():
         policy.denoiser.head(policy.denoiser(ids, packing, asked))
     # torch's counter leaves attention on a CPU out

@@ -32,11 +32,11 @@ def forward(
     debug: bool,
     **settings: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Attention of packed rows; queries and keys of row i lie between bounds i and i + 1."""
+    """Attention of packed rows; queries and keys of row i lie between bounds i and i + 1, or its first `seqused_k`."""
     assert not (dropout or causal or debug) and settings.get("scale") is None
     assert settings.get("window_size_left") in (None, -1) and settings.get("window_size_right") in (None, -1)
     _check(query, key, value, ends_q, ends_k, max_q, max_k)
-    out = _attend(query, key, value, ends_q, ends_k)
+    out = _attend(query, key, value, ends_q, ends_k, settings.get("seqused_k"))
     lse = query.new_zeros(query.shape[1], len(query), dtype=torch.float32)  # no one reads it but the twin below
     nothing = torch.zeros(2, dtype=torch.uint64, device=query.device)
     return out, lse, nothing, nothing, query.new_empty(0)
@@ -60,9 +60,12 @@ def backward(
     return by_query, by_key, by_value
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, ends_q: Tensor, ends_k: Tensor) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, ends_q: Tensor, ends_k: Tensor, used: Tensor | None) -> Tensor:
     out = torch.empty_like(query)
-    for at_q, at_k in _rows(ends_q, ends_k):
+    for row, (at_q, at_k) in enumerate(_rows(ends_q, ends_k)):
+        if used is not None:
+            at_k = slice(at_k.start, at_k.start + int(used[row]))
+            assert at_q.start == at_q.stop or used[row] > 0
         _, _, v, weights = _weights(query[at_q], key[at_k], value[at_k])
         out[at_q] = (weights @ v).transpose(0, 1).to(query.dtype)
     return out

@@ -8,7 +8,7 @@ import math
 import torch
 from helpers import chi_square_z, keys
 
-from diffpo.functional.masking import forward_process, nelbo, stratified_times
+from diffpo.functional.masking import block_times, forward_process, nelbo, stratified_times
 from diffpo.functional.random import fold, uniform
 
 LENGTH, VOCAB = 3, 3
@@ -26,7 +26,7 @@ def test_times_are_stratified_and_uniform() -> None:
 
 def test_positions_are_masked_at_rate_t_and_only_where_they_may_be() -> None:
     rows = 20_000
-    times = torch.tensor([0.2, 0.7]).repeat(rows // 2)
+    times = torch.tensor([0.2, 0.7]).repeat(rows // 2)[:, None].expand(rows, 4)
     maskable = torch.tensor([True, True, False, True]).expand(rows, 4)
     masked = forward_process(times, uniform(fold(keys(rows)[:, None], torch.arange(4))), maskable)
     assert not masked[:, 2].any()
@@ -39,8 +39,26 @@ def test_positions_are_masked_at_rate_t_and_only_where_they_may_be() -> None:
 
 def test_time_one_masks_everything_and_time_zero_nothing() -> None:
     uniforms = torch.tensor([[0.0, 0.5, 1 - 2.0**-24]]).expand(2, 3)
-    masked = forward_process(torch.tensor([1.0, 0.0]), uniforms, torch.ones(2, 3, dtype=torch.bool))
+    masked = forward_process(torch.tensor([[1.0], [0.0]]).expand(2, 3), uniforms, torch.ones(2, 3, dtype=torch.bool))
     assert masked.all(-1).tolist() == [True, False] and not masked[1].any()
+
+
+def test_each_block_has_a_time_of_its_own_and_they_are_spread_evenly() -> None:
+    rows, blocks = 4000, torch.tensor([[4, 0], [4, 3]]).repeat(2000, 1)
+    lengths = torch.tensor([8, 9]).repeat(2000)
+    row_times = stratified_times(uniform(fold(keys(rows), 0)), 0.1)
+    times = block_times(row_times[:, None].expand(rows, 9), blocks, lengths, 0.1)
+    for offset, count in ((0, 2), (1, 3)):
+        own = times[offset::2]
+        begins = [0, 4] if offset == 0 else [0, 1, 5]  # of the blocks: the second row's first holds one position
+        for begin, end in itertools.pairwise([*begins, int(lengths[offset])]):
+            assert (own[:, begin:end] == own[:, begin : begin + 1]).all()
+        of_blocks = (own[:, begins] - 0.1) / 0.9
+        gaps = of_blocks.sort(-1).values.diff(dim=-1)
+        torch.testing.assert_close(gaps, torch.full_like(gaps, 1 / count), atol=1e-5, rtol=0)
+        for block in of_blocks.T:  # uniform, each of them
+            cells = (block * 10).long().clamp_max(9).bincount(minlength=10)
+            assert chi_square_z(cells, torch.full((10,), 0.1)) < 4  # the rows' times are stratified: no lower bound
 
 
 def all_masks() -> torch.Tensor:
@@ -62,7 +80,7 @@ def expected_nelbo(joint: torch.Tensor, tokens: tuple[int, ...], time: float) ->
     """E over q(z_t | x) of the one-sample estimate at a fixed time."""
     masks = all_masks()
     scores = torch.stack([exact_logprobs(joint, tokens, mask) for mask in masks])
-    estimates = nelbo(scores, masks, torch.full((len(masks),), time, dtype=scores.dtype))
+    estimates = nelbo(scores, masks, torch.full_like(scores, time))
     law = time ** masks.sum(-1).double() * (1 - time) ** (~masks).sum(-1).double()
     return float((law * estimates).sum())
 
@@ -75,9 +93,9 @@ def a_joint() -> torch.Tensor:
 def test_nelbo_is_the_weighted_sum_over_masked_positions() -> None:
     masked = all_masks()
     scores = -torch.arange(1.0, 25.0).reshape(8, 3)
-    times = torch.linspace(0.1, 1, 8)
+    times = torch.linspace(0.1, 1, 24).reshape(8, 3)
     for row in range(8):
-        slow = sum(-float(scores[row, i]) for i in range(3) if masked[row, i]) / float(times[row])
+        slow = sum(-float(scores[row, i] / times[row, i]) for i in range(3) if masked[row, i])
         assert math.isclose(nelbo(scores, masked, times)[row], slow, rel_tol=1e-6)
 
 

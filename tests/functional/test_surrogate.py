@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from diffpo.functional.surrogate import (
     assign_cuts,
     best_calls,
+    block_places,
+    cut_masks,
     cut_weights,
+    draw_block_cuts,
     draw_cuts,
     even_cuts,
     latents,
@@ -183,3 +186,52 @@ def test_calls_are_chosen_by_score_or_drawn_by_it() -> None:
     assert seen.sum() == count and abs(chi_square_z(seen, law)) < 4
     alone = best_calls(scores, 2, keys(count)[7:8], temperature)
     assert torch.equal(alone[0], drawn[7])
+
+
+BLOCKS = torch.tensor([[3, 0], [3, 2], [4, 1]])
+# calls of the blocks of rows of 7: decoded one block after the other
+BY_BLOCK = torch.tensor([[2, 1, 1, 3, 5, 4, 6], [1, 3, 2, 2, 4, 6, 5], [3, 1, 2, 5, 4, 5, 5]])
+
+
+def test_blocks_of_a_canvas_are_counted_from_its_row_or_from_itself() -> None:
+    number, place = block_places(BLOCKS, 7)
+    for row, (length, offset) in enumerate(BLOCKS.tolist()):
+        assert number[row].tolist() == [(i + offset) // length for i in range(7)]
+        assert place[row].tolist() == [(i + offset) % length for i in range(7)]
+
+
+@pytest.mark.parametrize("num_latents", [0, 1, 2, 3])
+def test_a_block_is_cut_as_a_rollout_of_its_own(num_latents: int) -> None:
+    mask = torch.ones_like(BY_BLOCK, dtype=torch.bool)
+    cuts = draw_block_cuts(BY_BLOCK, mask, BLOCKS, num_latents, keys(3))
+    masks, scored = cut_masks(BY_BLOCK, cuts)
+    number, _ = block_places(BLOCKS, 7)
+    for row, calls in enumerate(BY_BLOCK.tolist()):
+        for block in number[row].unique().tolist():
+            places = (number[row] == block).nonzero().flatten().tolist()
+            own = {calls[place] for place in places}
+            assert len({tuple(cuts[row, place].tolist()) for place in places}) == 1
+            used = cuts_below(cuts[row, places[0]], max(own))
+            assert used[0] == min(own) - 1 and set(used[1:]) <= own  # from the empty block on
+            assert len(used) == min(num_latents or len(own), len(own))
+            for place in places:
+                last = max(cut for cut in used if cut < calls[place])
+                index = cuts[row, place].tolist().index(last)
+                assert scored[row, :, place].nonzero().flatten().tolist() == [index]
+                assert masks[row, index, [p for p in places if calls[p] <= last]].sum() == 0
+
+
+@pytest.mark.parametrize("law", ["uniform", "middle", "tokens"])
+def test_cuts_of_a_block_follow_their_law(law: str) -> None:
+    """As those of a rollout that is that block alone, in law."""
+    count = 6000
+    commits = torch.tensor([[1, 1, 2, 3, 4, 4, 5, 6, 7, 7, 8, 8]]).repeat(count, 1)
+    blocks = torch.tensor([[6, 0]]).repeat(count, 1)
+    mask = torch.ones_like(commits, dtype=torch.bool)
+    cuts = draw_block_cuts(commits, mask, blocks, 2, keys(count), law)
+    for places, calls, before in ((range(6), 4, 0), (range(6, 12), 4, 4)):
+        alone = commits[:, places] - before
+        weights = cut_weights(torch.full((count,), calls), alone, mask[:, places], law)
+        share = torch.ones(calls - 1) if weights is None else weights[0]
+        seen = (cuts[:, places[0], 1] - before).bincount(minlength=calls)[1:]
+        assert abs(chi_square_z(seen, share / share.sum())) < 4

@@ -7,8 +7,8 @@ import torch
 from helpers import request, tiny_policy
 from rollout.test_engine import mixed_requests
 
+from diffpo.models.attention import pack
 from diffpo.models.policy import Policy
-from diffpo.models.transformer import pack
 from diffpo.rollout import engine
 from diffpo.rollout.engine import generate
 from diffpo.types import Completion, Request

@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 from small_tokenizers import TOKENIZERS
 from torch import Tensor
 
-from diffpo.models.transformer import Transformer, pack
+from diffpo.models.attention import pack
+from diffpo.models.transformer import Transformer
 
 FAMILIES = ("llada", "dream", "a2d-qwen3")
 """Of the golden checkpoints, those with an adapter."""
-GOLDENS = (*FAMILIES, "a2d-qwen2", "a2d-llama")
+GOLDENS = (*FAMILIES, "a2d-qwen2", "a2d-llama", "bd3lm", "sdar")
 
 
 def published_logits(config: Mapping[str, Any], tensors: Mapping[str, Tensor], ids: Tensor) -> Tensor:
@@ -175,7 +176,12 @@ def golden(family: str, adapter: bool = False) -> tuple[Tensor, Tensor]:
 
 
 def logits_of(denoiser: Transformer, ids: Tensor) -> Tensor:
-    """Logits [R, N, V] of rows of ids [R, N], nothing banned, in fp32. Dream's are unshifted, as its own code's."""
-    lengths = torch.full((len(ids),), ids.shape[1])
+    """Logits [R, N, V] of rows of ids [R, N], nothing banned, in fp32. Dream's are unshifted, as its own code's.
+
+    Blocks, where attention has them, begin with the row.
+    """
+    lengths, labels, size = torch.full((len(ids),), ids.shape[1]), None, denoiser.config.block_length
+    if size:
+        labels = 2 * (torch.arange(ids.shape[1]) // size).expand(ids.shape)
     with denoiser.autocast():
-        return denoiser.head(denoiser(*pack(ids, lengths))).float().view(*ids.shape, -1)
+        return denoiser.head(denoiser(*pack(ids, lengths, labels=labels))).float().view(*ids.shape, -1)

@@ -13,9 +13,9 @@ from diffpo.functional.latents import masked_latents
 from diffpo.functional.prediction import ban
 from diffpo.functional.random import fold
 from diffpo.functional.surrogate import draw_cuts
+from diffpo.models.attention import pack
 from diffpo.models.likelihood import score, surrogate_logprobs
 from diffpo.models.policy import Policy
-from diffpo.models.transformer import pack
 from diffpo.surrogates import load_surrogate
 from diffpo.surrogates.coupled import coupled_masks
 from diffpo.surrogates.elbo import elbo_masks

@@ -11,9 +11,9 @@ import torch
 from helpers import GOLDEN, tiny_denoiser, tiny_shape
 
 from diffpo.config import LoraConfig
+from diffpo.models.attention import pack
 from diffpo.models.pointwise import is_wanted
 from diffpo.models.policy import load_policy
-from diffpo.models.transformer import pack
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile takes a C++ compiler")
 

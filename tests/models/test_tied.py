@@ -17,10 +17,11 @@ from torch import Tensor
 from training.test_published import CoinTask
 
 from diffpo.config import LoadConfig, OptimConfig, RolloutConfig, TaskConfig, TrainConfig
+from diffpo.models.attention import pack
 from diffpo.models.export import export
 from diffpo.models.fused import token_logprobs
 from diffpo.models.policy import load_policy
-from diffpo.models.transformer import Transformer, pack
+from diffpo.models.transformer import Transformer
 from diffpo.models.weights import load_denoiser
 from diffpo.training import loop
 from diffpo.training.loop import train

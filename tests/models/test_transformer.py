@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from helpers import tiny_denoiser, tiny_shape
 
-from diffpo.models import transformer
+from diffpo.models import attention
+from diffpo.models.attention import pack
 from diffpo.models.pointwise import rotate
-from diffpo.models.transformer import Transformer, pack, rotation_table
+from diffpo.models.transformer import Transformer, rotation_table
 
 VOCAB = 11
 LENGTHS = torch.tensor([5, 3, 5, 12, 1, 3, 9])
@@ -168,12 +169,12 @@ def test_attention_over_rows_of_any_length_is_attention_row_by_row(
             rows.append(F.scaled_dot_product_attention(*(t.transpose(0, 1) for t in parts), **groups).transpose(0, 1))
         return torch.cat(rows)
 
-    monkeypatch.setattr(transformer, "varlen_attn", kernel)
-    monkeypatch.setattr(transformer, "TAKES_GROUPS", takes_groups)
+    monkeypatch.setattr(attention, "varlen_attn", kernel)
+    monkeypatch.setattr(attention, "TAKES_GROUPS", takes_groups)
     _, packing = pack(torch.zeros(3, 7, dtype=torch.int64), torch.tensor([7, 4, 7]))
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(18, heads, 4, generator=generator).bfloat16() for heads in (4, 2, 2))
-    ours = transformer.attend(q.as_subclass(OnGpu), k, v, packing, "fresh")
-    torch.testing.assert_close(ours.float(), transformer.attend(q.float(), k.float(), v.float(), packing, "fresh"))
-    padded = transformer.attend(torch.cat([q, q[:2]]).as_subclass(OnGpu), k, v, packing, "fresh")
+    ours = attention.attend(q.as_subclass(OnGpu), k, v, packing, "fresh")
+    torch.testing.assert_close(ours.float(), attention.attend(q.float(), k.float(), v.float(), packing, "fresh"))
+    padded = attention.attend(torch.cat([q, q[:2]]).as_subclass(OnGpu), k, v, packing, "fresh")
     assert padded.shape == (20, 16) and not padded[18:].any()

@@ -24,7 +24,7 @@ def stirred(policy: Policy, seed: int) -> Policy:
 
 
 def hidden(policy: Policy) -> torch.Tensor:
-    from diffpo.models.transformer import pack
+    from diffpo.models.attention import pack
 
     with torch.no_grad():
         return policy.denoiser(*pack(torch.arange(6)[None], torch.tensor([6])))

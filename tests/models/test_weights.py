@@ -24,7 +24,7 @@ from models.published_llada import (
 )
 from safetensors.torch import load_file, save_file
 
-from diffpo.models.families import PUBLISHED, check_known
+from diffpo.models.families import PUBLISHED, with_blocks
 from diffpo.models.policy import load_policy
 from diffpo.models.weights import load_denoiser, read_tensors
 
@@ -279,8 +279,7 @@ def test_the_base_of_rope_is_read_from_either_place(moved: bool, tmp_path: Path)
         ({"model_type": "llada2_moe"}, "edits committed tokens"),
         ({"model_type": "llada", "num_experts": 64}, r"mixtures of experts \(num_experts = 64\)"),
         ({"model_type": "diffusion_gemma"}, "has no mask token"),
-        ({"model_type": "sdar"}, "block-causal"),
-        ({"block_size": 32}, "block-causal"),
+        ({"model_type": "Fast_dLLM_Qwen"}, "sub-blocks"),
         ({"model_type": "qwen3"}, "predicts the next token"),
     ],
 )
@@ -294,9 +293,9 @@ def test_a_model_that_cannot_be_loaded_is_refused_with_the_reason(
 
 def test_block_causal_models_whose_config_does_not_tell_are_known_by_their_hub_id() -> None:
     config = PUBLISHED["dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1"]
-    check_known("someone/else", config)
-    with pytest.raises(ValueError, match="this model attends block by block"):
-        check_known("dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1", config)
+    assert "block_size" not in with_blocks("someone/else", config)
+    assert with_blocks("dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1", config)["block_size"] == 32
+    assert with_blocks("someone/else", config, block_length=8)["block_size"] == 8
 
 
 def test_an_unknown_family_is_an_error_that_suggests_one(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 
 from diffpo.functional.random import fold, normal, uniform
+from diffpo.models.attention import pack
 from diffpo.models.policy import Policy
 from diffpo.models.threshold import ThresholdHead
-from diffpo.models.transformer import pack
-from diffpo.types import Completion, Request
+from diffpo.types import Blocks, Completion, Request
 
 LEVELS = ("prompt", "state")
 Denoise = Callable[[Policy, list[int]], torch.Tensor]
@@ -27,7 +27,10 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
     start = len(request.prompt_ids)
     canvas = [mask_id] * size
     committed_at, logprobs, entropies = [0] * size, [0.0] * size, [0.0] * size
-    block_length = min(request.block_length, size)
+    shape = policy.denoiser.config
+    blockwise = shape.block_length is not None
+    offset = start % request.block_length if blockwise and shape.blocks_from == "row" else 0
+    blocks = [(place + offset) // request.block_length for place in range(size)]
     value = request.sampler.value
     nfe, nfe_until_eos, calls_in_block = 0, 0, {}
     decisions = []
@@ -36,8 +39,8 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
 
     while mask_id in canvas:
         hidden = denoise(policy, [*request.prompt_ids, *canvas])
-        block = canvas.index(mask_id) // block_length
-        places = range(block * block_length, min((block + 1) * block_length, size))
+        block = blocks[canvas.index(mask_id)]
+        places = [place for place in range(size) if blocks[place] == block]
         if kind == "state" or (kind == "prompt" and nfe == 0):
             sources = [max(start + i - policy.denoiser.config.shift, 0) for i in places if canvas[i] == mask_id]
             features = hidden[sources if kind == "state" else slice(start)].mean(0)
@@ -60,7 +63,8 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
 
         match request.sampler.rule:
             case "learned" if kind == "bernoulli":
-                window = range(places.stop - block_length, places.stop) if len(places) < block_length else places
+                width, end = min(request.block_length, size), places[-1] + 1
+                window = range(max(0, end - width), max(end, width))  # of a block's length, within the canvas
                 decisions.append(choose_positions(policy, request, max_prob, window, places, nfe))
                 chosen = {i for i, bit in zip(window, decisions[-1][0].tolist(), strict=True) if bit}
             case "entropy_bound" | "learned":
@@ -74,8 +78,7 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
             case "random":
                 chosen = best(lottery, int(value))
             case "steps":
-                num_blocks = math.ceil(size / block_length)
-                steps = max(1, int(value) // num_blocks)
+                steps = max(1, int(value) // len(set(blocks)))
                 base, remainder = divmod(len(places), steps)
                 chosen = best(max_prob, max(1, base + (calls_in_block[block] <= remainder)))
 
@@ -101,6 +104,7 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
         actions=torch.stack([torch.as_tensor(row[0]) for row in decisions]) if decisions else None,
         action_logprobs=torch.tensor([row[1] for row in decisions]) if decisions else None,
         features=torch.stack([row[2] for row in decisions]) if decisions else None,
+        blocks=Blocks(request.block_length, offset) if blockwise else None,
     )
 
 

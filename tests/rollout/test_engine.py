@@ -11,8 +11,8 @@ from helpers import chi_square_z, request, tiny_policy
 from rollout.slow_engine import decode, run
 
 from diffpo.functional.prediction import ban
+from diffpo.models.attention import Packing
 from diffpo.models.policy import Policy
-from diffpo.models.transformer import Packing
 from diffpo.rollout.engine import generate
 from diffpo.types import Completion, Request
 

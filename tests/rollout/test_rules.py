@@ -18,6 +18,7 @@ from diffpo.training.banner import open_inputs
 from diffpo.types import Sampler
 
 FILE = """
+from __future__ import annotations
 from dataclasses import dataclass
 import torch
 from diffpo import Rule, Seen

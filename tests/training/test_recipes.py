@@ -21,8 +21,8 @@ from diffpo.training.loop import train
 from diffpo.training.metrics import read_metrics
 from diffpo.types import Prompt, Verdict
 
-GOLDENS = {"llada": "llada", "Dream": "dream", "a2d-qwen3": "a2d-qwen3"}
-SMALL = [recipe.name for recipe in list_recipes() if recipe.name.startswith("qwen06b")]
+GOLDENS = {"llada": "llada", "Dream": "dream", "a2d-qwen3": "a2d-qwen3", "sdar": "sdar"}
+SMALL = [recipe.name for recipe in list_recipes() if recipe.name.startswith(("qwen06b", "sdar17b"))]
 """Those that learn with all weights, or with adapters."""
 OTHERS = ["llada8b_math500_diffpo", "llada8b_sudoku_d1", "dream7b_countdown_diffpo"]
 """Of the others, which differ by family, task and method alone, one each."""
@@ -44,7 +44,8 @@ def with_coins(task: Any) -> Any:
 @pytest.mark.parametrize(("name", "rank"), [*((name, 0) for name in SMALL), *((name, 4) for name in SMALL + OTHERS)])
 def test_two_steps(name: str, rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_config(TrainConfig, find_recipe(name))
-    family = GOLDENS[PUBLISHED[recipe.model]["model_type"]]
+    published = PUBLISHED[recipe.model]
+    family = "bd3lm" if "bd3lm" in recipe.model else GOLDENS[published["model_type"]]
     longer = {"max_sequence_length" if family == "llada" else "max_position_embeddings": 2048}
     model = golden_checkpoint(tmp_path / "model", family, True, **longer)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
@@ -59,7 +60,7 @@ def test_two_steps(name: str, rank: int, tmp_path: Path, monkeypatch: pytest.Mon
         "num_generations": 4,
         "load": {"dtype": "float32"},  # which a CPU is quicker in
         "lora": {"rank": rank},
-        "rollout": {"sampler": sampler, "gen_length": 8, "block_length": 4},
+        "rollout": {"sampler": sampler, "gen_length": 8, **({} if "block_size" in published else {"block_length": 4})},
         "objective": {"num_iterations": 2},
         **({"task": {"data": str(tmp_path / "rows.jsonl")}} if fetched else {}),
         **({"threshold": {"delay_steps": 0}} if recipe.train == "joint" else {}),
@@ -70,5 +71,6 @@ def test_two_steps(name: str, rank: int, tmp_path: Path, monkeypatch: pytest.Mon
     assert [line["model/skipped"] for line in lines] == [0, 0] and all(line["model/grad_norm"] > 0 for line in lines)
     assert recipe.train == "model" or lines[-1]["sampler/grad_norm"] > 0
     again = load_policy(tmp_path / "run", "saved")
-    assert bool(again.adapter) == bool(rank) and again.denoiser.config.tied == (name in SMALL)
+    assert bool(again.adapter) == bool(rank) and again.denoiser.config.tied == name.startswith("qwen06b")
+    assert (again.denoiser.config.block_length is None) == ("block_size" not in published)
     assert again.trainable().keys() == policy.trainable().keys()

@@ -195,7 +195,7 @@ def _uniforms(key: torch.Tensor) -> torch.Tensor:
 
 
 def _alone(length: int):
-    from diffpo.models.transformer import pack
+    from diffpo.models.attention import pack
 
     return pack(torch.zeros(1, length, dtype=torch.int64), torch.tensor([length]))[1]
 

@@ -16,8 +16,8 @@ from diffpo.bench.measure import Tally, in_turn, matmul_peak, now, peak_bytes, s
 from diffpo.bench.steps import Bench, backward_flops, open_bench
 from diffpo.bench.workloads import PROMPT_LENGTHS, batch_of, decode, random_policy, random_requests
 from diffpo.config import TrainConfig
+from diffpo.functional.latents import draw_batch_cuts
 from diffpo.functional.random import fold
-from diffpo.functional.surrogate import draw_cuts
 from diffpo.models.families import FAMILIES
 from diffpo.models.likelihood import surrogate_logprobs
 from diffpo.models.pointwise import is_wanted
@@ -218,7 +218,7 @@ def alone_and_batched(size: Size) -> Iterator[Figure]:
     completions = decode(policy, requests)
     batch = batch_of(requests, completions).to(device)
     keys = fold(torch.zeros_like(batch.nfe), torch.arange(len(batch), device=device))
-    cuts = draw_cuts(batch.nfe, 2, keys)
+    cuts = draw_batch_cuts(batch, 2, keys)
     with torch.no_grad():
         together = surrogate_logprobs(policy, batch, cuts, 1.0)
         alone = torch.cat([_one(policy, batch, cuts, row) for row in range(len(batch))])

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from diffpo.models.attention import Run
 from diffpo.models.policy import Policy
-from diffpo.models.transformer import Run, TransformerConfig
+from diffpo.models.transformer import TransformerConfig
 
 WARM = 5.0
 """Seconds of work beside which what only a first run does is nothing."""

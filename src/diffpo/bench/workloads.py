@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from diffpo.config import LoadConfig, ObjectiveConfig, OptimConfig, RolloutConfig, ThresholdConfig, TrainConfig
+from diffpo.functional.latents import draw_batch_cuts
 from diffpo.functional.random import fold
-from diffpo.functional.surrogate import draw_cuts
 from diffpo.models.likelihood import surrogate_logprobs
 from diffpo.models.policy import Policy
 from diffpo.models.tokenizer import IdTokenizer
@@ -86,7 +86,7 @@ def batch_of(requests: Sequence[Request], completions: Sequence[Completion]) -> 
 def score(policy: Policy, batch: Batch, num_latents: int = 2) -> None:
     """Surrogate log-probabilities forward and backward."""
     keys = fold(torch.zeros_like(batch.nfe), torch.arange(len(batch)).to(batch.nfe.device))
-    surrogate_logprobs(policy, batch, draw_cuts(batch.nfe, num_latents, keys), 1.0).sum().backward()
+    surrogate_logprobs(policy, batch, draw_batch_cuts(batch, num_latents, keys), 1.0).sum().backward()
 
 
 class IdsTask:

@@ -163,7 +163,7 @@ def _from_policy(command: Any, place: Path) -> Any:
     if not isinstance(command, Chat):
         changes["task"] = record.task or task or command.task
     if config:
-        changes["load"] = replace(config.load, adapter=None, revision=None, base=None)
+        changes["load"] = replace(config.load, adapter=None, revision=None, base=None, block_length=None)
     if isinstance(command, Eval):
         changes["eval"] = record.eval or (config.eval if config else command.eval)
     if config and isinstance(command, Analyze):

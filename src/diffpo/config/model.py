@@ -22,6 +22,9 @@ class LoadConfig:
     four_bit: bool = False  # keep the blocks' weights in 4 bits (nf4, bitsandbytes); training then takes lora.rank > 0
     compile: bool | None = None
     """Fuse what lies between matrix products with torch.compile. None: on a GPU, where Triton and a C compiler are."""
+    block_length: int | None = None
+    """Attention is block-causal, in blocks of so many tokens: for copies of bd3lm weights, whose config.json does not
+    say it. None: as config.json says."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,9 @@ class ModelConfig:
     num_layers: int = 4  # transformer blocks
     num_heads: int = 4  # attention heads
     mlp_size: int = 256  # inner width of SwiGLU
+    block_length: int | None = None  # attention is block-causal, in blocks of so many tokens; None: to the whole row
 
     def __post_init__(self) -> None:
-        bound(self, "shape.", "hidden_size num_layers num_heads mlp_size", ">=", 1)
+        bound(self, "shape.", "hidden_size num_layers num_heads mlp_size block_length", ">=", 1)
         even = self.hidden_size % (2 * self.num_heads) == 0
         check(even, f"shape.hidden_size must be a multiple of 2 * num_heads, got {self.hidden_size}, {self.num_heads}")

@@ -53,10 +53,12 @@ class RolloutConfig(Knobs):
     entropy_temperature: float = 1.0
     """Temperature of the distribution whose entropy and confidence the sampler looks at."""
     gen_length: int | None = None  # canvas length in tokens. None: the task's own
-    block_length: int | None = None  # length of the blocks that are decoded left to right. None: one block
+    block_length: int | None = None
+    """Length of the blocks that are decoded left to right. None: those of the model's attention, or a single one."""
     num_slots: int = 512  # rows decoded at once; finished rows leave and waiting ones take their place
-    cache: Literal["none", "prefix", "dual"] = "none"
-    """Approximate: keep keys and values of what stands before the active block, or also of what stands after it."""
+    cache: Literal["auto", "none", "exact", "prefix", "dual"] = "auto"
+    """Keys and values that are kept. Where attention is block-causal: exact, those of finished blocks. Where it is not:
+    approximate, of what stands before the active block (prefix), or after it too (dual). auto: exact, or none."""
     cache_refresh: int = 0  # calls between refreshes of the cache within a block; 0: only at the start of each block
     merge_adapters: bool = False
     """Decode with adapters merged into copies of the weights: faster; importance weights correct for the rounding."""
@@ -71,7 +73,8 @@ class RolloutConfig(Knobs):
         refuse_idle(self, "rollout.")
 
     def idle(self) -> Idle:
-        return {"cache_refresh": self.cache == "none" and "without rollout.cache"}
+        exact = self.cache not in ("prefix", "dual")
+        return {"cache_refresh": exact and "without an approximate rollout.cache (prefix or dual)"}
 
 
 @dataclass(frozen=True)

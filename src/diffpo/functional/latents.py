@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from diffpo.functional.random import fold, uniform
-from diffpo.functional.surrogate import cut_masks
+from diffpo.functional.surrogate import CutLaw, cut_masks, cut_weights, draw_block_cuts, draw_cuts, even_cuts
 from diffpo.types import Batch
 
 
@@ -37,6 +37,8 @@ class Latents:
     weights: Tensor  # [N] what its log-probability counts
     shape: tuple[int, int]
     """(lines, L)."""
+    clean: Tensor | None = None  # [R, L] the canvas with all its tokens, where attention is block-causal
+    blocks: Tensor | None = None  # [R, 2] and its blocks: each is scored given its mask and the clean ones before it
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -55,14 +57,17 @@ class Latents:
         terms = (source >= 0).nonzero().squeeze(-1)
         of_latents = (self.sequences, self.prompt_lengths, self.gen_lengths, self.owners, self.groups)
         of_terms = (source, self.rows, self.positions, self.tokens, self.weights)
-        return Latents(*(t[index] for t in of_latents), *(t[terms] for t in of_terms), shape=self.shape)
+        clean, blocks = (None if t is None else t[index] for t in (self.clean, self.blocks))
+        of_each = (*(t[index] for t in of_latents), *(t[terms] for t in of_terms))
+        return Latents(*of_each, shape=self.shape, clean=clean, blocks=blocks)
 
     def split(self, max_tokens: int) -> list[Latents]:
         """In parts of at most `max_tokens` tokens, or of a single latent that has more.
 
         Groups stay whole where one fits, so that what their rows share is computed once; else rows do.
         """
-        columns = (self.groups, self.owners, self.prompt_lengths + self.gen_lengths)
+        copies = 1 if self.blocks is None else 2
+        columns = (self.groups, self.owners, self.prompt_lengths + copies * self.gen_lengths)
         groups, owners, sizes = torch.stack(columns).tolist()
         parts = cut_by_tokens(sizes, max_tokens, groups, owners)
         if len(parts) == 1:
@@ -98,14 +103,26 @@ def cut_by_tokens(sizes: Sequence[int], max_tokens: int, *units: Sequence[int]) 
     return [sorted(part) for part in parts]
 
 
+def draw_batch_cuts(
+    batch: Batch, num_latents: int, keys: Int64[Tensor, " B"], law: CutLaw = "uniform"
+) -> Int64[Tensor, "B M"] | Int64[Tensor, "B L M"]:
+    """Cuts of each rollout, or where attention is block-causal of each position's block."""
+    if batch.blocks is not None:
+        return draw_block_cuts(batch.committed_at, batch.loss_mask, batch.blocks, num_latents, keys, law)
+    if law == "even":
+        return even_cuts(batch.nfe, num_latents)
+    weights = cut_weights(batch.nfe, batch.committed_at, batch.loss_mask, law)
+    return draw_cuts(batch.nfe, num_latents, keys, weights)
+
+
 def cut_latents(
     batch: Batch,
-    cuts: Int64[Tensor, "B M"],
+    cuts: Int64[Tensor, "B M"] | Int64[Tensor, "B L M"],
     mask_id: int,
     prompt_mask_prob: float = 0.0,
     mask_keys: Int64[Tensor, " B"] | None = None,
 ) -> Latents:
-    """Those of the m-times mean field, at `cuts` as `draw_cuts` returns them: each token is scored at its own cut.
+    """Those of the m-times mean field, at `cuts` (`draw_batch_cuts`): each token is scored at its own cut.
 
     z_0 (prompt, all masks) is the same for every row of a prompt. With `prompt_mask_prob` each row masks that share of
     its prompt in z_0 instead (d1), keyed by `mask_keys`.
@@ -148,12 +165,13 @@ def masked_latents(
     """Canvases under each of M masks, with a term for each token of the loss whose weight there is not 0.
 
     A latent without a term is left out. `shares_first`: the first masks hide everything, and rows of a prompt share
-    what they leave. `hidden_prompts` are tokens of the prompt that masks hide as well. `apart`: what is scored given
-    each is not added up but has a line of its own, so that a row has M.
+    what they leave, unless blocks see those before them. `hidden_prompts` are tokens of the prompt that masks hide as
+    well. `apart`: what is scored given each is not added up but has a line of its own, so that a row has M.
     """
+    blocks = batch.blocks
     rows, positions, latent = ((weights > 0) & batch.loss_mask[:, None]).transpose(1, 2).nonzero(as_tuple=True)
     groups, num_lines = _first_of_prompt(batch), masks.shape[1] if apart else 1
-    owners = torch.where(latent == 0, groups[rows], rows) if shares_first else rows
+    owners = torch.where(latent == 0, groups[rows], rows) if shares_first and blocks is None else rows
     wanted, source = (owners * masks.shape[1] + latent).unique(return_inverse=True)
     owner, which = wanted // masks.shape[1], wanted % masks.shape[1]
     sequences, prompt_lengths = with_prompts(
@@ -175,6 +193,8 @@ def masked_latents(
         batch.tokens[rows, positions],
         weights[rows, latent, positions].float(),
         (len(batch) * num_lines, batch.tokens.shape[1]),
+        clean=None if blocks is None else batch.tokens[owner],
+        blocks=None if blocks is None else blocks[owner],
     )
 
 

@@ -116,18 +116,62 @@ def cut_weights(
     return counts[:, 1:-1].clamp_min(1e-3)
 
 
-def assign_cuts(committed_at: Int64[Tensor, "B L"], cuts: Int64[Tensor, "B M"]) -> Int64[Tensor, "B L"]:
+def draw_block_cuts(
+    committed_at: Int64[Tensor, "B L"],
+    mask: Bool[Tensor, "B L"],
+    blocks: Int64[Tensor, "B 2"],
+    num_latents: int,
+    keys: Int64[Tensor, " B"],
+    law: CutLaw = "uniform",
+) -> Int64[Tensor, "B L M"]:
+    """Cuts of each position where attention is block-causal: each block is a rollout of its own, with m cuts.
+
+    Blocks are decoded one after the other, and one forward pass scores a cut in every block. `num_latents` 0 takes as
+    many as the block of most calls has.
+    """
+    number, place = block_places(blocks, committed_at.shape[1])
+    last = torch.zeros(len(blocks), int(number.max()) + 1, dtype=torch.int64, device=blocks.device)
+    last = last.scatter_reduce(1, number, committed_at, "amax").cummax(-1).values
+    before = torch.nn.functional.pad(last[:, :-1], (1, 0))
+    local = (committed_at - before.gather(1, number)).clamp_min(0)
+    grid = local.new_zeros(*last.shape, int(place.max()) + 1)
+    row = torch.arange(len(blocks), device=blocks.device)[:, None]
+    in_grid, of_loss = (grid.index_put((row, number, place), t.long()).flatten(0, 1) for t in (local, mask))
+    nfe = (last - before).clamp_min(1).flatten()
+    names = fold(keys[:, None], torch.arange(last.shape[1], device=keys.device)).flatten()
+    if law == "even":
+        cuts = even_cuts(nfe, num_latents)
+    else:
+        cuts = draw_cuts(nfe, num_latents, names, cut_weights(nfe, in_grid, of_loss.bool(), law))
+    return (cuts.unflatten(0, last.shape) + before[..., None])[row, number]
+
+
+def block_places(blocks: Int64[Tensor, "B 2"], length: int) -> tuple[Int64[Tensor, "B L"], Int64[Tensor, "B L"]]:
+    """The block of each canvas position, and its place within."""
+    size, offset = blocks[:, :1], blocks[:, 1:]
+    place = torch.arange(length, device=blocks.device) + offset
+    return place // size, place % size
+
+
+def assign_cuts(
+    committed_at: Int64[Tensor, "B L"], cuts: Int64[Tensor, "B M"] | Int64[Tensor, "B L M"]
+) -> Int64[Tensor, "B L"]:
     """Index j of the cut each position is scored at: the largest with tau_j < s_i."""
-    return (cuts[:, None, :] < committed_at[:, :, None]).sum(-1) - 1
+    return (_by_position(cuts) < committed_at[:, :, None]).sum(-1) - 1
 
 
 def cut_masks(
-    committed_at: Int64[Tensor, "B L"], cuts: Int64[Tensor, "B M"]
+    committed_at: Int64[Tensor, "B L"], cuts: Int64[Tensor, "B M"] | Int64[Tensor, "B L M"]
 ) -> tuple[Bool[Tensor, "B M L"], Bool[Tensor, "B M L"]]:
     """What z_tau masks at each cut, and which positions are scored there."""
-    masks = committed_at[:, None] > cuts[:, :, None]
-    index = torch.arange(cuts.shape[1], device=cuts.device)
+    masks = (committed_at[:, :, None] > _by_position(cuts)).transpose(1, 2)
+    index = torch.arange(cuts.shape[-1], device=cuts.device)
     return masks, assign_cuts(committed_at, cuts)[:, None] == index[:, None]
+
+
+def _by_position(cuts: Tensor) -> Tensor:
+    """Cuts of rows, or of their positions, [B, 1 or L, M]."""
+    return cuts[:, None] if cuts.ndim == 2 else cuts
 
 
 def latents(

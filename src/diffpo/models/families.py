@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from diffpo.config import suggest
 from diffpo.models.transformer import TransformerConfig
@@ -50,13 +50,11 @@ def _check(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         raise ValueError(f"config.json asks for {', '.join(others)}, which diffpo's transformer does not have")
 
 
-def check_known(name: str, config: Mapping[str, Any]) -> None:
-    """ValueError for a model that cannot be loaded, with the reason where one is known; `name` is a hub id, or any."""
+def check_known(config: Mapping[str, Any]) -> None:
+    """ValueError for a model that cannot be loaded, with the reason where one is known."""
     kind = str(config.get("model_type"))
     experts = next((f"{key} = {config[key]}" for key in EXPERTS if config.get(key)), None)
-    reason = f"has mixtures of experts ({experts})" if experts else LACKING.get(name) or LACKING.get(kind)
-    if config.get("block_size"):
-        reason = _BLOCKS
+    reason = f"has mixtures of experts ({experts})" if experts else LACKING.get(kind)
     if reason:
         raise ValueError(f"this model {reason}; diffpo loads {', '.join(FAMILIES)}")
     if kind not in FAMILIES:
@@ -83,7 +81,12 @@ def _llada_shape(config: Mapping[str, Any]) -> TransformerConfig:
 
 
 def _qwen_shape(
-    config: Mapping[str, Any], qkv_bias: bool = False, qk_norm: bool = False, shift: int = 0
+    config: Mapping[str, Any],
+    qkv_bias: bool = False,
+    qk_norm: bool = False,
+    shift: int = 0,
+    block_length: int | None = None,
+    blocks_from: Literal["canvas", "row"] = "canvas",
 ) -> TransformerConfig:
     """What Qwen and Llama write; the arguments are what their code has and their config.json does not say."""
     off = ("use_sliding_window", "attention_bias", "mlp_bias")
@@ -105,6 +108,8 @@ def _qwen_shape(
         qk_norm=qk_norm,
         tied=config.get("tie_word_embeddings", False),
         shift=shift,
+        block_length=config.get("block_size", block_length),
+        blocks_from=blocks_from,
     )
 
 
@@ -171,24 +176,21 @@ FAMILIES = {
     "a2d-qwen2": Family(partial(_qwen_shape, qkv_bias=True), _QWEN, own_ids=True),
     "a2d-qwen3": Family(partial(_qwen_shape, qk_norm=True), _QWEN, own_ids=True),
     "a2d-llama": Family(_qwen_shape, _QWEN, own_ids=True),
+    "sdar": Family(partial(_qwen_shape, qk_norm=True, block_length=4, blocks_from="row"), _QWEN, own_ids=True),
 }
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """Keys of config.json by which mixtures of experts are known, whatever their model_type."""
-_BLOCKS = "attends block by block (block-causal), where diffpo's transformer attends to the whole row"
 _CAUSAL = "predicts the next token: it is no masked diffusion model unless it is made one first (A2D)"
 LACKING = {
-    "sdar": _BLOCKS,
-    "Fast_dLLM_Qwen": _BLOCKS,
+    "Fast_dLLM_Qwen": "fills its blocks by sub-blocks, which diffpo's engine does not",
     "llada2_moe": "has mixtures of experts, and from 2.1 on edits committed tokens, which have no one log-probability",
     "diffusion_gemma": "has no mask token: it renoises from all tokens, so that none has a commit to be scored at",
     "qwen2": _CAUSAL,
     "qwen3": _CAUSAL,
     "llama": _CAUSAL,
-    "dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1": _BLOCKS,
-    "dllm-hub/Qwen2.5-Coder-0.5B-Instruct-diffusion-bd3lm-v0.1": _BLOCKS,
 }
-"""Why models that people try cannot be loaded: by model_type, or by hub id where config.json does not tell."""
+"""Why models that people try cannot be loaded, by model_type."""
 
 _LLADA_8B = {
     "model_type": "llada",
@@ -243,6 +245,21 @@ _A2D_QWEN2 = _A2D_QWEN3 | {
     "intermediate_size": 4864,
     "max_position_embeddings": 32768,
 }
+_SDAR_1_7B = _A2D_QWEN3 | {
+    "model_type": "sdar",
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "max_position_embeddings": 32768,
+    "block_size": 4,
+}
+_SDAR_4B = _SDAR_1_7B | {
+    "hidden_size": 2560,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "intermediate_size": 9728,
+}
+_SDAR_8B = _SDAR_4B | {"hidden_size": 4096, "intermediate_size": 12288, "tie_word_embeddings": False}
+_BLOCKS_OF_32 = {"block_size": 32}
 PUBLISHED = {
     "GSAI-ML/LLaDA-8B-Base": _LLADA_8B,
     "GSAI-ML/LLaDA-8B-Instruct": _LLADA_8B,
@@ -255,6 +272,22 @@ PUBLISHED = {
     "apple/DiffuCoder-7B-Instruct": _DREAM_7B,
     "apple/DiffuCoder-7B-cpGRPO": _DREAM_7B,
     "dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1": _A2D_QWEN3,
+    "dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1": _A2D_QWEN3 | _BLOCKS_OF_32,
     "dllm-hub/Qwen2.5-Coder-0.5B-Instruct-diffusion-mdlm-v0.1": _A2D_QWEN2,
+    "dllm-hub/Qwen2.5-Coder-0.5B-Instruct-diffusion-bd3lm-v0.1": _A2D_QWEN2 | _BLOCKS_OF_32,
+    "JetLM/SDAR-1.7B-Chat": _SDAR_1_7B,
+    "JetLM/SDAR-4B-Chat": _SDAR_4B,
+    "JetLM/SDAR-8B-Chat": _SDAR_8B,
+    "Gen-Verse/TraDo-4B-Instruct": _SDAR_4B,
+    "Gen-Verse/TraDo-8B-Instruct": _SDAR_8B,
 }
 """What the config.json of well-known hub models says of their shape, for estimates before anything is downloaded."""
+
+
+def with_blocks(name: str, config: Mapping[str, Any], block_length: int | None = None) -> dict[str, Any]:
+    """config.json of the model `name`, in blocks of `block_length` where somebody says so.
+
+    bd3lm's config.json does not tell it from mdlm's: its hub ids are known, and of a copy somebody has to say it.
+    """
+    known = {key: value for key, value in PUBLISHED.get(name, {}).items() if key == "block_size"}
+    return {**known, **config} | ({"block_size": block_length} if block_length else {})

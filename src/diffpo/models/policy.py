@@ -96,7 +96,8 @@ class Policy:
     @property
     def decoding(self) -> RolloutConfig:
         """How it answers unless told otherwise: greedily, and else as it was trained."""
-        return decoding(self.rollout, self.sampler_head is not None, self.is_tiny)
+        in_blocks = self.denoiser.config.block_length is not None
+        return decoding(self.rollout, self.sampler_head is not None, self.is_tiny, in_blocks)
 
     @property
     def num_parameters(self) -> int:
@@ -314,16 +315,21 @@ def load_policy(
     four_bit: bool = False,
     compile: bool | None = None,
     base: str | Path | None = None,
+    block_length: int | None = None,
 ) -> Policy:
     """Load a checkpoint, an adapter or a head on its base, or a run's newest policy, from a folder or the hub.
 
     `dtype` is "bfloat16", "float32", "saved", or "auto": bfloat16 for published models, as saved for diffpo's own.
     `device` "auto" is the GPU if there is one. `adapter` is put onto the checkpoint. `compile` fuses what lies between
-    matrix products (None: on a GPU, where it can be). `base` stands in for the base that an adapter's folder names. A
-    warning says so where a run is not at its end, or an adapter was trained on other weights. ValueError names what is
-    missing or does not fit.
+    matrix products (None: on a GPU, where it can be). `base` stands in for the base that an adapter's folder names.
+    `block_length` says of weights with block-causal attention what their config.json does not (bd3lm). A warning says
+    so where a run is not at its end, or an adapter was trained on other weights. ValueError names what is missing or
+    does not fit.
     """
     source = find_source(name, revision, adapter, base)
+    named = source.record.base if source.record else None
+    if blocks := block_length or (named.block_length if named else None):
+        source = source.in_blocks(blocks)
     checkpoint = source.checkpoint
     denoiser = load_denoiser(checkpoint, _dtype(dtype, checkpoint), _device(device), four_bit)
     if is_wanted(compile, denoiser.head.weight.device):
@@ -381,6 +387,7 @@ def tiny_shape(alphabet: str, config: ModelConfig) -> TransformerConfig:
         max_length=256,
         rope_theta=10_000.0,
         learned_positions=True,
+        block_length=config.block_length,
     )
 
 

@@ -8,10 +8,11 @@ import math
 import os
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diffpo.models.families import with_blocks
 from diffpo.models.weights import Checkpoint, locate, read_json
 from diffpo.places import find_policy
 from diffpo.record import Base, Record
@@ -49,6 +50,14 @@ class Source:
         """What is known of the policy; None if nothing is."""
         return next((record for folder in reversed(self.folders) if (record := Record.read(folder))), None)
 
+    def in_blocks(self, length: int) -> Source:
+        """The same, with attention in blocks of `length`; ValueError if the family has none."""
+        checkpoint = replace(self.checkpoint, config=with_blocks(self.checkpoint.name, self.checkpoint.config, length))
+        if checkpoint.family.shape(checkpoint.config).block_length != length:
+            kind = checkpoint.config["model_type"]
+            raise ValueError(f"load.block_length: a {kind} model attends to the whole row: leave it out")
+        return replace(self, checkpoint=checkpoint)
+
     def fingerprint(self) -> str:
         """A digest of what is read: weights, adapters, head, tokenizer, settings. The same wherever the folders lie."""
         return fingerprint(self.folders)
@@ -63,6 +72,7 @@ class Source:
             adapter=str(with_adapter.resolve()) if with_adapter else None,
             fingerprint=fingerprint([here, *([with_adapter] if with_adapter else [])]),
             nearby=os.path.relpath(here, folder.resolve()) if self.checkpoint.is_local else None,
+            block_length=self.checkpoint.config.get("block_size"),
         )
 
 

@@ -1,29 +1,25 @@
-"""One bidirectional transformer for every family: RMSNorm, half-split RoPE, grouped-query attention, SwiGLU.
+"""One transformer for every family: RMSNorm, half-split RoPE, grouped-query attention, SwiGLU.
 
-Options of a family: biases of queries, keys and values; their norm by heads; a size of heads of its own; a tied head.
+Options of a family: biases of queries, keys and values; their norm by heads; a size of heads of its own; a tied head;
+attention to the whole row or block by block.
 
-Rows of any length are packed end to end without padding, so no row ever sees another: N tokens in all. Attention runs
-over runs of rows of equal length, everything else over the N tokens.
+Rows of any length are packed end to end without padding, N tokens in all: `diffpo.models.attention` says who sees whom.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from inspect import signature
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.varlen import varlen_attn
 from torch.utils.checkpoint import checkpoint
 
+from diffpo.models.attention import LayerCache, Packing, attend
 from diffpo.models.pointwise import EAGER, compiled
-
-TAKES_GROUPS = "enable_gqa" in signature(varlen_attn).parameters
-"""Whether varlen_attn takes fewer keys than queries: not in torch 2.11."""
+from diffpo.types import Blocks
 
 Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of RoPE's angles at each token, [N, 1, D / 2]."""
@@ -53,6 +49,12 @@ class TransformerConfig:
     """Add a learned embedding of the absolute position, which a tiny model on a fixed layout learns faster with."""
     shift: int = 0
     """Hidden state at position p predicts the token at p + shift (Dream: 1)."""
+    block_length: int | None = None
+    """Attention is block-causal: a token sees its block of so many, and those before it. None: the whole row.
+
+    A request may have blocks of another length."""
+    blocks_from: Literal["canvas", "row"] = "canvas"
+    """Where blocks are counted from: bd3lm's where the canvas begins, SDAR's where the row does."""
 
     @property
     def head_size(self) -> int:
@@ -67,78 +69,15 @@ class TransformerConfig:
     def kv_size(self) -> int:
         return self.num_kv_heads * self.head_size
 
-
-class Run(NamedTuple):
-    """Neighbouring rows of a packing that are alike."""
-
-    rows: int
-    length: int
-    """Tokens of each row."""
-    fresh: int
-    """Tokens of each row that go through the blocks; keys and values of the others come from a cache."""
-    wanted: int
-    """Tokens of each row whose final hidden state is asked for."""
-
-
-@dataclass(frozen=True, eq=False)
-class Packing:
-    """Where R rows lie in N packed tokens. Rows are stored run by run, by ascending length."""
-
-    positions: Tensor  # [N] position of each token in its row
-    starts: Tensor  # [R] first token of each row, in the caller's order of rows
-    runs: tuple[Run, ...]
-
-    @cached_property
-    def bounds(self) -> dict[str, Tensor]:
-        """Where each stored row ends, for kernels that want it: cumulative sums [R + 1], int32, by field of `Run`."""
-        rows = torch.tensor([run.rows for run in self.runs])
-        bounds = {}
-        for name in ("length", "fresh", "wanted"):
-            sizes = torch.tensor([getattr(run, name) for run in self.runs]).repeat_interleave(rows)
-            bounds[name] = to_device(torch.nn.functional.pad(sizes.cumsum(0), (1, 0)).int(), self.starts.device)
-        return bounds
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on `device`; the host does not wait for it."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-def pack(sequences: Tensor, lengths: Tensor, wanted: Tensor | None = None) -> tuple[Tensor, Packing]:
-    """Pack right-padded rows [R, S] of `lengths` [R] into token ids [N] and their packing.
-
-    `wanted` [R] says of how many tokens of each row the final hidden states will be asked for; all unless given.
-    """
-    wanted = lengths if wanted is None else wanted
-    shape = (lengths << 32) + wanted
-    order = shape.argsort(stable=True)
-    keep = torch.arange(sequences.shape[1], device=sequences.device) < lengths[order][:, None]
-    kinds, counts = shape[order].unique_consecutive(return_counts=True)
-    ends = lengths[order].cumsum(0)
-    numbers = torch.stack([counts, kinds >> 32, kinds >> 32, kinds & 0xFFFFFFFF], dim=1)
-    packing = Packing(
-        positions=keep.nonzero()[:, 1],
-        starts=torch.empty_like(ends).scatter(0, order, ends - lengths[order]),
-        runs=tuple(Run(*run) for run in numbers.tolist()),
-    )
-    return sequences[order][keep], packing
-
-
-def windows(packing: Packing, first: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens of `wanted` [R] positions of each row from `first` [R] on, as `Transformer` takes them: [Q].
-
-    And where among them those of each row begin, [R]. `wanted` is that of `pack`.
-    """
-    order = packing.starts.argsort()
-    ends = wanted[order].cumsum(0)
-    begins = torch.empty_like(ends).scatter(0, order, ends - wanted[order])
-    row = order.repeat_interleave(wanted[order])
-    offset = torch.arange(len(row), device=row.device) - begins[row]
-    return packing.starts[row] + (first[row] + offset).clamp_min(0), begins
+    def blocks(self, prompt_length: int, block_length: int) -> Blocks | None:
+        """Who sees whom in a row that is decoded in blocks of `block_length`; None: all see each other."""
+        if self.block_length is None:
+            return None
+        return Blocks(block_length, prompt_length % block_length if self.blocks_from == "row" else 0)
 
 
 class Attention(nn.Module):
-    """Full bidirectional attention within each row."""
+    """Each token's attention to the keys of its row that it sees."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -159,45 +98,12 @@ class Attention(nn.Module):
         v = self.v_proj(x).unflatten(-1, (-1, self.head_size))
         if cache is not None:
             k, v = cache.update(k, v)
+        labels = None
         if queries is not None:
             x, rotation = x[queries], (rotation[0][queries], rotation[1][queries])
+            labels = packing.labels[queries] if packing.labels is not None else None
         q = rotate(self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.head_size))), *rotation)
-        return self.o_proj(attend(q, k, v, packing, "fresh" if queries is None else "wanted"))
-
-
-class LayerCache(Protocol):
-    """Keys and values of one block from an earlier call (`diffpo.rollout.cache`)."""
-
-    def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Take those of the tokens computed now, [M, H, D], and return those of all, [N, H, D]."""
-        ...
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Literal["fresh", "wanted"]) -> Tensor:
-    """Attention of queries [Q, H, D] to the keys of their own row [N, H', D]; [Q, H D]. Queries beyond the runs: 0."""
-    runs, grouped = packing.runs, q.shape[1] != k.shape[1]
-    if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
-        sizes = [getattr(run, asking) for run in runs]
-        total = sum(size * run.rows for size, run in zip(sizes, runs, strict=True))
-        bounds, longest = packing.bounds, max(run.length for run in runs)
-        if grouped and not TAKES_GROUPS:
-            k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
-        groups = {"enable_gqa": True} if grouped and TAKES_GROUPS else {}
-        out: Any = varlen_attn(q[:total], k, v, bounds[asking], bounds["length"], max(sizes), longest, **groups)  # type: ignore[arg-type]
-        out = out.flatten(1)
-        return F.pad(out, (0, 0, 0, len(q) - total)) if total < len(q) else out  # by nothing it would still copy
-    outputs, start, key_start = [], 0, 0
-    for run in runs:
-        size = getattr(run, asking)
-        part, key_part = slice(start, start + run.rows * size), slice(key_start, key_start + run.rows * run.length)
-        q_run = q[part].unflatten(0, (run.rows, size)).transpose(1, 2)
-        k_run, v_run = (t[key_part].unflatten(0, (run.rows, run.length)).transpose(1, 2) for t in (k, v))
-        out = F.scaled_dot_product_attention(q_run, k_run, v_run, enable_gqa=grouped)
-        outputs.append(out.transpose(1, 2).reshape(run.rows * size, -1))
-        start, key_start = part.stop, key_part.stop
-    if start < len(q):
-        outputs.append(q.new_zeros(len(q) - start, q.shape[1] * q.shape[2]))
-    return torch.cat(outputs)
+        return self.o_proj(attend(q, k, v, packing, "fresh" if queries is None else "wanted", labels))
 
 
 def rotation_table(length: int, head_size: int, theta: float) -> Tensor:

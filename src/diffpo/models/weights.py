@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from diffpo.models.families import FAMILIES, Family, check_known
+from diffpo.models.families import FAMILIES, Family, check_known, with_blocks
 from diffpo.models.transformer import Transformer
 from diffpo.shipped import maker_of
 
@@ -62,7 +62,7 @@ class Checkpoint:
         """Find a checkpoint and read its config.json; ValueError if there is none or its family is unknown."""
         folder = locate(name, revision, weights)
         name = name if is_snapshot(folder) and not Path(name).is_dir() else folder.resolve()
-        return cls(str(name), folder, read_config(folder, str(name)), revision)
+        return cls(str(name), folder, with_blocks(str(name), read_config(folder)), revision)
 
     @property
     def is_local(self) -> bool:
@@ -127,8 +127,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_config(folder: Path, name: str) -> dict[str, Any]:
-    """config.json of the folder of checkpoint `name`; ValueError if there is none or diffpo cannot load such a one."""
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a checkpoint's folder; ValueError if there is none or diffpo cannot load such a one."""
     path = folder / "config.json"
     if not path.is_file():
         maker = maker_of(folder)
@@ -136,7 +136,7 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
         raise ValueError(f"{folder}: no checkpoint here (no config.json); {mend}")
     config = read_json(path)
     try:
-        check_known(name, config)
+        check_known(config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return config

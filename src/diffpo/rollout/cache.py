@@ -1,8 +1,12 @@
-"""Approximate key-value caches of the rollout engine, opt-in: what lies outside a row's window is not computed anew.
+"""Key-value caches of the rollout engine: what a call need not compute anew.
 
-`prefix` keeps keys and values of what stands before the active block, `dual` also of what stands after it, as Fast-dLLM
-does (arXiv 2505.22618). They are refreshed in the first call of a block, and every `refresh_every` calls within it. The
-behaviour log-probabilities that are recorded are those of the cached model, which drew the tokens.
+`exact`, for models whose attention is block-causal: finished blocks never see later ones, so their keys and values stay
+as they are. A block is stored by the call that opens the next one, in which both are computed; no call is spent on
+storing, NFE and tokens are those without a cache, and log-probabilities to rounding.
+
+`prefix` and `dual` are approximate and opt-in. They keep what stands before the active block, or also what stands after
+it, as Fast-dLLM does (arXiv 2505.22618), and are refreshed in the first call of a block, and every `refresh_every`
+calls within it. The behaviour log-probabilities that are recorded are those of the cached model, which drew the tokens.
 """
 
 from __future__ import annotations
@@ -12,69 +16,100 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffpo.functional.surrogate import draw_cuts
+from diffpo.functional.latents import draw_batch_cuts
 from diffpo.models.likelihood import surrogate_logprobs
 from diffpo.models.policy import Policy
-from diffpo.models.transformer import to_device
-from diffpo.rollout.layout import Layout, lay_out
-from diffpo.rollout.slots import Roster, Slots
+from diffpo.rollout.layout import Layout, Span, lay_out
+from diffpo.rollout.slots import DUAL, EXACT, NO_CACHE, Roster, Slots
 from diffpo.types import Batch
 
 
 class KeyValues:
-    """Keys and values of all N tokens in every block, [N, H, D] each."""
+    """Keys and values of every row in every block, [B, S, H, D]: a place for each position of each slot."""
 
     def __init__(self, num_layers: int) -> None:
-        self.layers = [Layer() for _ in range(num_layers)]
+        self.layers = [Layer(self) for _ in range(num_layers)]
+        self.labels: Tensor | None = None  # [B, S] of the tokens there (`attention.sees`)
+        self._kept: tuple[Tensor, Tensor] | None = None  # of the call's tokens those that are kept, and where
 
-    def take(self, index: Tensor | None) -> list[Layer]:
-        """The blocks' caches for a call that computes the tokens at `index` [M], or all."""
-        for layer in self.layers:
-            layer.index = index
-        return self.layers
+    def lay_out(self, roster: Roster, slots: Slots, at: Tensor, shift: int, blockwise: bool) -> Layout:
+        """The layout of a call whose rows, in the slots `at` [R], go on from what is kept of them.
 
-    def move(self, source: Tensor) -> None:
-        """Lay the tokens out anew: the N' tokens of the next call are those at `source` [N'] now."""
-        for layer in self.layers:
-            if layer.keys is not None and layer.values is not None:
-                layer.keys, layer.values = layer.keys[source], layer.values[source]
-
-    def lay_out(self, roster: Roster, slots: Slots, at: Tensor, shift: int) -> Layout:
-        """The layout of a call whose rows, in the slots `at` [R], may read their caches, which are laid out like it.
-
-        Which rows refresh depends on where their blocks begin: the host waits for that, once.
+        What they compute depends on where their blocks begin: the host waits for that, once.
         """
-        block_call, window_start = torch.stack([slots.block_call[at], slots.window_start[at]]).cpu()
+        columns = (slots.block_call, slots.window_start, slots.block_start, slots.block_end)
+        block_call, window_start, block_start, block_end = torch.stack(columns)[:, at].cpu()
         due = (roster.refresh_every > 0) & (roster.age + 1 >= roster.refresh_every)
-        roster.age = torch.where((block_call == 0) | due | (roster.home < 0), 0, roster.age + 1)
-        layout = lay_out(roster, slots, shift, window_start)
-        if not torch.equal(layout.home, roster.home) and layout.cached_at is not None:
-            source = torch.zeros(sum(run.rows * run.length for run in layout.packing.runs), dtype=torch.int64)
-            for new, old, length in zip(*(c.tolist() for c in (layout.home, roster.home, roster.length)), strict=True):
-                if old >= 0:
-                    source[new : new + length] = torch.arange(old, old + length)
-            self.move(to_device(source, slots.key.device))
-        roster.home = layout.home
+        roster.age = torch.where((block_call == 0) | due | ~roster.kept, 0, roster.age + 1)
+        span = Span.whole(roster, blockwise)
+        if blockwise:
+            span = _from_block(roster, span, shift, block_start, block_end)
+        else:
+            span = _from_window(roster, span, shift, window_start)
+        self.labels = _grown(self.labels, slots.sequence.shape, slots.key)
+        layout = lay_out(roster, slots, span, self.labels)
+        self._kept, labels = layout.kept, layout.packing.labels
+        if labels is not None:
+            self.keep(self.labels, labels)
+        roster.kept = torch.ones_like(roster.kept)
         return layout
+
+    def keep(self, old: Tensor | None, new: Tensor) -> Tensor:
+        """`old` [B, S, ...] with what is kept of the call's tokens, `new` [M, ...], in its places."""
+        assert self.labels is not None and self._kept is not None
+        tokens, places = self._kept
+        whole = _grown(old, self.labels.shape, new)
+        whole.flatten(0, 1).index_copy_(0, places, new[tokens])
+        return whole
 
 
 @dataclass(eq=False)
 class Layer:
     """One block's part."""
 
+    of: KeyValues
     keys: Tensor | None = None
     values: Tensor | None = None
-    index: Tensor | None = None
 
     def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Take those of the tokens computed now, [M, H, D], and return those of all, [N, H, D]."""
-        if self.index is None or self.keys is None or self.values is None:
-            self.keys, self.values = k, v
-        else:
-            count = len(self.index)  # what makes up a number behind them is left out
-            self.keys.index_copy_(0, self.index, k[:count].to(self.keys.dtype))
-            self.values.index_copy_(0, self.index, v[:count].to(self.values.dtype))
+        """Take those of the tokens computed now, [M, H, D], and return those of all slots, [B, S, H, D]."""
+        self.keys, self.values = self.of.keep(self.keys, k), self.of.keep(self.values, v)
         return self.keys, self.values
+
+
+def _grown(old: Tensor | None, size: torch.Size, like: Tensor) -> Tensor:
+    """`old` [B', S', ...] with places for [B, S], each like an entry of `like`; what it holds stays where it is."""
+    if old is not None and old.shape[:2] == size:
+        return old
+    new = like.new_zeros(*size, *like.shape[1:])
+    if old is not None:
+        new[: old.shape[0], : old.shape[1]] = old
+    return new
+
+
+def _from_window(roster: Roster, whole: Span, shift: int, window_start: Tensor) -> Span:
+    """Rows of approximate caches, between refreshes: from the window on, or (dual) the window alone."""
+    cached = (roster.cache != NO_CACHE) & (roster.age > 0)
+    window = roster.prompt_length + window_start
+    first = (window - shift).clamp_min(0)
+    end = torch.where(roster.cache == DUAL, window + roster.window, roster.length)
+    return whole._replace(
+        first=torch.where(cached, first, whole.first), computed=torch.where(cached, end - first, whole.computed)
+    )
+
+
+def _from_block(roster: Roster, whole: Span, shift: int, block_start: Tensor, block_end: Tensor) -> Span:
+    """Rows of the exact cache: the active block, in its first call with the one that is to be stored."""
+    cached, start = roster.cache == EXACT, roster.prompt_length + block_start
+    stored = torch.where(roster.age == 0, roster.block_length, 0)
+    first = torch.where(roster.kept, start - stored - shift, 0).clamp_min(0)
+    end = roster.prompt_length + block_end
+    return Span(
+        torch.where(cached, first, whole.first),
+        torch.where(cached, end - first, whole.computed),
+        torch.where(cached, end, whole.keys),
+        torch.where(cached, first < start, whole.masked),
+    )
 
 
 @torch.no_grad()
@@ -85,5 +120,5 @@ def cache_kl(policy: Policy, batch: Batch, temperature: float) -> Tensor:
     token under the uncached model at the very state it was drawn in.
     """
     keys = torch.zeros(len(batch), dtype=torch.int64, device=batch.tokens.device)
-    exact = surrogate_logprobs(policy, batch, draw_cuts(batch.nfe, 0, keys), temperature)
+    exact = surrogate_logprobs(policy, batch, draw_batch_cuts(batch, 0, keys), temperature)
     return (batch.behaviour_logprobs - exact)[batch.loss_mask].mean()

@@ -11,10 +11,10 @@ from torch import Tensor
 from diffpo.functional.prediction import Mode, predict
 from diffpo.functional.random import fold, uniform
 from diffpo.functional.unmasking import Look, Rule, Seen, entropy_bound
+from diffpo.models.attention import to_device
 from diffpo.models.bernoulli import TOKEN, BernoulliHead
 from diffpo.models.policy import Policy
 from diffpo.models.threshold import ThresholdHead
-from diffpo.models.transformer import to_device
 from diffpo.rollout.layout import MIN_ROWS, Layout
 from diffpo.rollout.slots import Slots
 
@@ -63,7 +63,7 @@ class Mix(NamedTuple):
 def open_blocks(slots: Slots) -> None:
     """Move each row to the block of its first mask."""
     first = (slots.committed_at == 0).int().argmax(-1)
-    start = first - first % slots.block_length.clamp_min(1)
+    start = first - (first + slots.block_offset) % slots.block_length.clamp_min(1)
     slots.block_call = torch.where(start == slots.block_start, slots.block_call + 1, 0)
     slots.block_start = start
 
@@ -101,7 +101,8 @@ def _choose_positions(
     """What a Bernoulli head commits of the candidates [B, K] at canvas positions `window`."""
     rows = layout.slots
     offset = torch.arange(layout.width, device=rows.device)
-    in_block = (window >= slots.block_start[:, None]) & (offset < slots.block_length[:, None])
+    in_block = (window >= slots.block_start[:, None]) & (window < slots.block_end[:, None])
+    in_block &= offset < slots.block_length[:, None]
     features = torch.where(candidates, max_probs, TOKEN * in_block)[rows]
     uniforms = uniform(fold(slots.key[rows, None], _HEAD, slots.nfe[rows, None], window[rows]))
     committed, logprob = head.choose(features, uniforms, slots.explore[rows])
@@ -130,7 +131,8 @@ def commit(policy: Policy, slots: Slots, layout: Layout, hidden: Tensor, mix: Mi
     masked = (slots.committed_at == 0) & ~slots.done[:, None]
     offset = torch.arange(layout.width, device=masked.device)
     window = (slots.window_start[:, None] + offset).clamp_max(masked.shape[1] - 1)  # [B, K] canvas positions
-    candidates = masked.gather(1, window) & (offset < slots.block_length[:, None])
+    block_start, block_end = slots.block_start.clamp_min(0), slots.block_end
+    candidates = masked.gather(1, window) & (offset < slots.block_length[:, None]) & (window < block_end[:, None])
     rows, columns = _cells(candidates, layout)
     canvas = window[rows, columns]
     keys = fold(slots.key[rows], _DRAW, slots.nfe[rows], canvas)
@@ -168,8 +170,8 @@ def commit(policy: Policy, slots: Slots, layout: Layout, hidden: Tensor, mix: Mi
         lottery=lottery,
         learned=learned,
         call=slots.block_call,
-        block_length=torch.minimum(block, slots.gen_length - slots.block_start),
-        num_blocks=(-(-slots.gen_length // block)).clamp_min(1),
+        block_length=block_end - block_start,
+        num_blocks=(-(-(slots.gen_length + slots.block_offset) // block)).clamp_min(1),
     )
     chosen = torch.zeros_like(candidates)
     for number, rule in mix.rules.items():

@@ -25,14 +25,14 @@ import torch
 from torch import Tensor
 
 from diffpo.functional.unmasking import Rule
+from diffpo.models.attention import to_device
 from diffpo.models.finite import not_finite
 from diffpo.models.policy import Policy
-from diffpo.models.transformer import to_device
 from diffpo.rollout.cache import KeyValues
 from diffpo.rollout.call import Kind, Mix, choose_thresholds, commit, mark_finished, open_blocks
-from diffpo.rollout.layout import Layout, lay_out
+from diffpo.rollout.layout import Layout, Span, lay_out
 from diffpo.rollout.rules import load_rule
-from diffpo.rollout.slots import NO_CACHE, Roster, Slots, completions_of
+from diffpo.rollout.slots import CACHES, NO_CACHE, Roster, Slots, completions_of
 from diffpo.types import Completion, Request, Sampler
 
 
@@ -104,7 +104,7 @@ class Engine:
         self._tickets = 0
         self._widths = self._room = (0, 0, 0, 0)  # of prompts, canvases, decisions and their windows; of the slots
         self._slots, self._free = Slots.empty(policy), list[int]()
-        self._roster = Roster.of((), (), (), 0, by_state=False)
+        self._roster = Roster.of(policy, (), (), (), 0)
         self._numbers: dict[Sampler, int] = {}  # of the rules below
         self._rules: list[Rule] = []
         self._kinds: Counter[Kind] = Counter()
@@ -160,7 +160,7 @@ class Engine:
         """
         self.policy.load_weights(tensors, version)
         self._versions.append((self.steps, version))
-        self._roster.home.fill_(-1)  # what caches hold comes from other weights
+        self._roster.kept.fill_(False)  # what caches hold comes from other weights
 
     def run(self) -> Iterator[Event]:
         """Step until nothing is left to do; more may be submitted meanwhile."""
@@ -192,6 +192,10 @@ class Engine:
     def _by_state(self) -> bool:
         return self.policy.sampler_head is not None and self.policy.sampler_head.by_state
 
+    @property
+    def _blockwise(self) -> bool:
+        return self.policy.denoiser.config.block_length is not None
+
     def _kind(self, request: Request) -> Kind:
         return Kind(self._numbers[request.sampler], request.temperature, request.entropy_temperature)
 
@@ -206,7 +210,7 @@ class Engine:
         requests = [self.requests[ticket] for ticket in tickets]
         kinds = [self._kind(request) for request in requests]
         self._slots.admit(self.policy, torch.tensor(places), requests, [kind.rule for kind in kinds])
-        new = Roster.of(tickets, places, requests, self.steps, self._by_state)
+        new = Roster.of(self.policy, tickets, places, requests, self.steps)
         self._kinds.update(kinds)
         self._seat(self._roster.join(new))
 
@@ -226,24 +230,24 @@ class Engine:
         self._at = to_device(roster.slot, self.policy.device)
         if not bool((roster.cache != NO_CACHE).any()):
             self._caches = None
-            roster.home.fill_(-1)
+            roster.kept.fill_(False)
         elif self._caches is None:
             self._caches = KeyValues(self.policy.denoiser.config.num_layers)
 
     # --- a call ----------------------------------------------------------------------------------------------------
 
     def _lay_out(self) -> Layout:
-        shift = self.policy.denoiser.config.shift
         if self._caches:
-            return self._caches.lay_out(self._roster, self._slots, self._at, shift)
+            shift = self.policy.denoiser.config.shift
+            return self._caches.lay_out(self._roster, self._slots, self._at, shift, self._blockwise)
         if self._layout is None:
-            self._layout = lay_out(self._roster, self._slots, shift)
+            self._layout = lay_out(self._roster, self._slots, Span.whole(self._roster, self._blockwise))
         return self._layout
 
     def _denoise(self, layout: Layout) -> Tensor:
         """Hidden states of the positions that predict the rows' windows, [Q, D]."""
         denoiser, slots = self.policy.denoiser, self._slots
-        layers = self._caches.take(layout.cached_at) if self._caches else None
+        layers = self._caches.layers if self._caches else None
         ids = slots.sequence.flatten()[layout.tokens]
         hidden = denoiser(ids, layout.packing, layout.queries(slots, denoiser.config.shift), layers)
         if self._roster.fresh.any():  # rows of a group part ways now
@@ -338,6 +342,13 @@ def generate(policy: Policy, requests: Sequence[Request], num_slots: int = 512) 
 def check_request(policy: Policy, request: Request) -> None:
     """ValueError if the policy cannot decode the request."""
     head, length = policy.sampler_head, len(request.prompt_ids) + request.gen_length
+    blockwise = policy.denoiser.config.block_length is not None
+    if request.cache not in CACHES:
+        raise ValueError(f"cache {request.cache!r}: choose among {', '.join(CACHES)}")
+    if request.cache == "exact" and not blockwise:
+        raise ValueError("cache 'exact' is for models whose attention is block-causal: this one takes prefix or dual")
+    if request.cache in ("prefix", "dual") and blockwise:
+        raise ValueError(f"cache {request.cache!r}: where attention is block-causal there is one that is exact: exact")
     if length > policy.denoiser.config.max_length:
         raise ValueError(
             f"a row of {length} tokens exceeds the model's {policy.denoiser.config.max_length}: shorten the prompt or "

@@ -3,136 +3,166 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from diffpo.models.transformer import Packing, Run, to_device
-from diffpo.rollout.slots import DUAL, NO_CACHE, Roster, Slots
+from diffpo.models.attention import Packing, Run, Store, label, to_device
+from diffpo.rollout.slots import Roster, Slots
 
 # Below this many rows BLAS sums a matrix product in another order, and a row's logits would depend on its batch.
 MIN_ROWS = 32
 
 
+class Span(NamedTuple):
+    """What a call computes of each row, [R] each."""
+
+    first: Tensor  # position of the first token that goes through the denoiser
+    computed: Tensor  # tokens that do
+    keys: Tensor  # tokens, from the start of the row, that they see
+    masked: Tensor  # bool: though some of them do not see all of those
+
+    @classmethod
+    def whole(cls, roster: Roster, blockwise: bool) -> Span:
+        """Everything, in models whose attention is block-causal (`blockwise`) or not."""
+        return cls(
+            torch.zeros_like(roster.length), roster.length, roster.length, torch.full_like(roster.fresh, blockwise)
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """A packed call of the R rows in B slots; the same for every call until rows come or go, or refresh their caches.
+    """A packed call of the R rows in B slots; the same for every call until rows come or go, or there are caches.
 
-    S sequences are denoised: rows of one group that make their first call are one. M of their N tokens go through the
-    denoiser, all but those whose keys and values are cached. Q hidden states come back: of each row's window, or of all
-    its tokens where the threshold is read off them.
+    S sequences are denoised: rows of one group that make their first call are one. M tokens go through the denoiser,
+    all but those whose keys and values are cached. Q hidden states come back: of each row's window, or of all its
+    tokens where the threshold is read off them.
     """
 
     packing: Packing
     slots: Tensor  # [R] slot of each row
     width: int  # K, positions of the widest window
     tokens: Tensor  # [M] index of each token in the flattened `Slots.sequence`
-    cached_at: Tensor | None  # [M] index of each token among the N; None: M = N
     query_slot: Tensor  # [Q] slot whose window the query belongs to
     query_base: Tensor  # [Q] where in M the first token of the query's row stands, or would
+    query_first: Tensor  # [Q] positions in its row of the first and the last token that is computed
+    query_last: Tensor
     query_offset: Tensor  # [Q] place in the window, or in the row where all of it is asked for
     query_all: Tensor  # [Q] bool: all tokens of the row are asked for
     first_query: Tensor  # [B] first query of each slot's row
     asks_all: Tensor  # [B] bool
     prompts: tuple[tuple[int, int, list[int]], ...]
     """First query and prompt length of each prompt whose threshold is read off, and the slots that share it."""
-    home: Tensor  # [R] first of each row's N tokens, on the CPU
+    kept: tuple[Tensor, Tensor]  # [T] each: which of the M tokens a cache keeps, and where, by row
 
     def queries(self, slots: Slots, shift: int) -> Tensor:
         """Which of the M tokens predict the window of each row, [Q]."""
         start = (slots.prompt_length + slots.window_start - shift)[self.query_slot]
-        place = torch.where(self.query_all, self.query_offset, (start + self.query_offset).clamp_min(0))
-        return self.query_base + place
+        place = torch.where(self.query_all, self.query_offset, start + self.query_offset)
+        return self.query_base + torch.minimum(torch.maximum(place, self.query_first), self.query_last)
 
 
-def lay_out(roster: Roster, slots: Slots, shift: int, window_start: Tensor | None = None) -> Layout:
-    """The layout of the next call. `window_start` [R] on the CPU is wanted where a row may read its cache."""
-    first, computed = _span(roster, shift, window_start)
+def lay_out(roster: Roster, slots: Slots, span: Span, store: Tensor | None = None) -> Layout:
+    """The layout of the next call, which computes `span`. `store` [B, S] are the labels of keys that caches keep."""
     asks_all = roster.fresh & roster.learned
-    wanted = torch.where(asks_all, roster.length, roster.window)
-    order, place, runs = _sequences(roster, computed, wanted, window_start is not None)
+    wanted = torch.where(asks_all, span.keys, roster.window)
+    # a GPU's kernel goes through the slots of a store one after the other
+    order, place, runs = _sequences(roster, span, wanted, store is not None and slots.key.is_cuda)
 
     # of each sequence, in the order in which they are stored
     slot, prompt_length, all_of = roster.slot[order], roster.prompt_length[order], asks_all[order]
-    length, computed, wanted, first = (column[order] for column in (roster.length, computed, wanted, first))
-    home, first_token, first_query = (column.cumsum(0) - column for column in (length, computed, wanted))
+    first, computed, wanted = span.first[order], span.computed[order], wanted[order]
+    first_token, first_query = (column.cumsum(0) - column for column in (computed, wanted))
     base = first_token - first  # where its first token stands, or would
 
-    token, of_token = _places(computed)
-    query, of_query = _places(wanted)
+    token, of_token = _padded(*_places(computed))
+    query, of_query = _padded(*_places(wanted))
     positions = token - base[of_token]
     in_canvas = positions - prompt_length[of_token]
     columns = torch.where(in_canvas < 0, positions, slots.prompt_width + in_canvas)
+    row = (roster.prompt_length, roster.block_length, roster.block_offset)
     by_slot = torch.zeros(2, len(slots), dtype=torch.int64)
     by_slot[:, roster.slot] = torch.stack([first_query[place], asks_all.long()])
-    cached = bool((computed < length).any())
+    kept, kept_at = _kept(roster, span, base[place], store)
     on_device = _ship(
         slots.key.device,
         positions=positions,
-        starts=home,
+        labels=label(positions, *(column[order][of_token] for column in row)),
+        starts=first_token,
         slots=roster.slot,
+        stored=slot,
         tokens=slot[of_token] * slots.sequence.shape[1] + columns,
-        cached_at=(home[of_token] + positions)[: int(computed.sum())] if cached else home[:0],
         query_slot=slot[of_query],
         query_base=base[of_query],
+        query_first=first[of_query],
+        query_last=(first + computed - 1)[of_query],
         query_offset=query - first_query[of_query],
         query_all=all_of[of_query].long(),
         first_query=by_slot[0],
         asks_all=by_slot[1],
+        kept=kept,
+        kept_at=kept_at,
     )
     return Layout(
-        packing=Packing(on_device["positions"], on_device["starts"], runs),
+        packing=Packing(
+            positions=on_device["positions"],
+            starts=on_device["starts"],
+            runs=runs,
+            labels=on_device["labels"] if any(run.masked for run in runs) else None,
+            store=None if store is None else Store(slot, on_device["stored"], store),
+        ),
         slots=on_device["slots"],
         width=int(roster.window.max()),
         tokens=on_device["tokens"],
-        cached_at=on_device["cached_at"] if cached else None,
         query_slot=on_device["query_slot"],
         query_base=on_device["query_base"],
+        query_first=on_device["query_first"],
+        query_last=on_device["query_last"],
         query_offset=on_device["query_offset"],
         query_all=on_device["query_all"].bool(),
         first_query=on_device["first_query"],
         asks_all=on_device["asks_all"].bool(),
         prompts=_prompts(roster, asks_all, first_query[place]),
-        home=home[place],
+        kept=(on_device["kept"], on_device["kept_at"]),
     )
 
 
-def _span(roster: Roster, shift: int, window_start: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The tokens of each row that go through the denoiser: the first and their number, [R] each."""
-    if window_start is None:
-        return torch.zeros_like(roster.length), roster.length
-    whole = (roster.cache == NO_CACHE) | (roster.age == 0)
-    window = roster.prompt_length + window_start
-    first = (window - shift).clamp_min(0)
-    end = torch.where(roster.cache == DUAL, window + roster.window, roster.length)
-    return first.masked_fill(whole, 0), torch.where(whole, roster.length, end - first)
-
-
-def _sequences(
-    roster: Roster, computed: Tensor, wanted: Tensor, caching: bool
-) -> tuple[Tensor, Tensor, tuple[Run, ...]]:
+def _sequences(roster: Roster, span: Span, wanted: Tensor, by_slot: bool) -> tuple[Tensor, Tensor, tuple[Run, ...]]:
     """A row of each sequence, in the order in which they are stored, [S]; the sequence of each row, [R]; their runs."""
     # below zero: a group's first call must not be taken for the lead's own, when that row is already further on
     identity = torch.where(roster.fresh, -1 - roster.lead, roster.slot)
     _, source = identity.unique(return_inverse=True)
     distinct = torch.empty(int(source.max()) + 1, dtype=torch.int64).scatter(0, source, torch.arange(len(roster)))
-    shape = (roster.length << 40) + (wanted << 20) + computed
-    # caches lie in the order of the rows, which must not change with what is computed
-    kind = (roster.length << 20) + roster.window if caching else shape
-    ranks = kind[distinct].argsort(stable=True)
+    shape = (span.keys << 41) + (span.masked.long() << 40) + (wanted << 20) + span.computed
+    ranks = (roster.slot if by_slot else shape)[distinct].argsort(stable=True)
     order = distinct[ranks]
     counts = shape[order].unique_consecutive(return_counts=True)[1]
     heads = order[counts.cumsum(0) - counts]
-    numbers = [counts, *(column[heads] for column in (roster.length, computed, wanted))]
-    runs = tuple(Run(*run) for run in torch.stack(numbers, dim=1).tolist())
+    numbers = [counts, *(column[heads] for column in (span.keys, span.computed, wanted, span.masked.long()))]
+    runs = tuple(Run(*run, masked=bool(masked)) for *run, masked in torch.stack(numbers, dim=1).tolist())
     return order, ranks.argsort()[source], runs
 
 
+def _kept(roster: Roster, span: Span, base: Tensor, store: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Which tokens a cache keeps and where, [T] each; rows that share a call, whose first token is `base`, each do."""
+    if store is None:
+        return base[:0], base[:0]
+    place, row = _places(span.computed)
+    position = place - (span.computed.cumsum(0) - span.computed - span.first)[row]
+    return base[row] + position, roster.slot[row] * store.shape[1] + position
+
+
 def _places(sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """Places in sequences of these sizes, end to end, and whose each is; up to MIN_ROWS the last again."""
+    """Places in sequences of these sizes, end to end, and whose each is."""
     owners = torch.arange(len(sizes)).repeat_interleave(sizes)
-    places = torch.arange(max(MIN_ROWS, len(owners))).clamp_max(len(owners) - 1)
-    return places, owners[places]
+    return torch.arange(len(owners)), owners
+
+
+def _padded(*columns: Tensor) -> list[Tensor]:
+    """The columns up to MIN_ROWS, the last entry again."""
+    index = torch.arange(max(MIN_ROWS, len(columns[0]))).clamp_max(len(columns[0]) - 1)
+    return [column[index] for column in columns]
 
 
 def _prompts(roster: Roster, asking: Tensor, first_query: Tensor) -> tuple[tuple[int, int, list[int]], ...]:

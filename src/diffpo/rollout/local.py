@@ -56,7 +56,9 @@ def request_for(
 ) -> Request:
     """The same of a prompt that is encoded already."""
     gen_length = config.gen_length or gen_length
-    block_length = config.block_length or gen_length
+    in_blocks = policy.denoiser.config.block_length
+    block_length = config.block_length or in_blocks or gen_length
+    cache = ("exact" if in_blocks else "none") if config.cache == "auto" else config.cache
     sampler, num_blocks = Sampler.parse(config.sampler), -(-gen_length // block_length)
     if sampler.rule == "steps" and (sampler.value % num_blocks or sampler.value > gen_length):
         raise ValueError(
@@ -73,7 +75,7 @@ def request_for(
         entropy_temperature=config.entropy_temperature,
         explore=explore,
         early_exit=early_exit,
-        cache=config.cache,
+        cache=cache,
         refresh_every=config.cache_refresh,
     )
 

@@ -8,16 +8,28 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from diffpo.models.attention import to_device
 from diffpo.models.policy import Policy
 from diffpo.models.threshold import ThresholdHead
-from diffpo.models.transformer import to_device
-from diffpo.types import Completion, Request
+from diffpo.types import Blocks, Completion, Request
 
-CACHES = ("none", "prefix", "dual")
-NO_CACHE, PREFIX, DUAL = range(len(CACHES))
+CACHES = ("none", "exact", "prefix", "dual")
+NO_CACHE, EXACT, PREFIX, DUAL = range(len(CACHES))
 
-NUMBERS = ("key", "prompt_length", "gen_length", "block_length", "rule", "learned", "early_exit", "explore")
+NUMBERS = (
+    *("key", "prompt_length", "gen_length", "block_length", "block_offset"),
+    *("rule", "learned", "early_exit", "explore"),
+)
 SETTINGS = ("temperature", "entropy_temperature")
+
+BEFORE = -(2**40)
+"""Where no block is active yet."""
+
+
+def blocks_of(policy: Policy, request: Request) -> Blocks:
+    """The blocks in which a request is decoded, left to right; where attention is block-causal, those it has."""
+    blocks = policy.denoiser.config.blocks(len(request.prompt_ids), request.block_length)
+    return blocks or Blocks(min(request.block_length, request.gen_length))
 
 
 @dataclass(eq=False)
@@ -32,6 +44,7 @@ class Slots:
     prompt_length: Tensor  # [B]
     gen_length: Tensor  # [B]
     block_length: Tensor  # [B]
+    block_offset: Tensor  # [B] tokens of the prompt in the block in which the canvas begins
     rule: Tensor  # [B] the engine's number of the rule
     learned: Tensor  # [B] bool: the policy's sampler head decides
     gamma: Tensor  # [B] its threshold, where it has one
@@ -47,7 +60,7 @@ class Slots:
     nfe_until_eos: Tensor  # [B] 0 until an EOS and everything before it stands
     done: Tensor  # [B] bool
     broken: Tensor  # [B] bool: logits or decisions of the last call were not finite
-    block_start: Tensor  # [B] canvas position at which the active block starts; -1 before the first call
+    block_start: Tensor  # [B] canvas position where the active block starts, < 0 in the prompt; at first BEFORE
     block_call: Tensor  # [B] calls made within the active block before this one
     features: Tensor  # [B, K, ...] what each decision of the head was made on (learned rows)
     actions: Tensor  # [B, K, ...] what it decided
@@ -73,6 +86,7 @@ class Slots:
             prompt_length=zeros(),
             gen_length=zeros(),
             block_length=zeros(),
+            block_offset=zeros(),
             rule=zeros(),
             learned=zeros().bool(),
             gamma=blank(),
@@ -111,7 +125,12 @@ class Slots:
     @property
     def window_start(self) -> Tensor:
         """Canvas position [B] at which the row's window of block_length positions starts: the active block is in it."""
-        return torch.minimum(self.block_start, self.gen_length - self.block_length)
+        return torch.minimum(self.block_start, self.gen_length - self.block_length).clamp_min(0)
+
+    @property
+    def block_end(self) -> Tensor:
+        """Canvas position [B] at which the active block ends."""
+        return torch.minimum(self.block_start + self.block_length, self.gen_length)
 
     def widened(self, policy: Policy, rows: int, prompt: int, canvas: int, decisions: int, window: int) -> Slots:
         """A copy with room for so many, none of which are fewer than now."""
@@ -128,9 +147,8 @@ class Slots:
         """Write requests into the slots at `places`, on the CPU; on a GPU the host does not wait for it."""
         numbers = [
             (
-                *(request.key, len(request.prompt_ids), request.gen_length),
-                *(min(request.block_length, request.gen_length), rule, request.sampler.rule == "learned"),
-                *(request.early_exit, request.explore),
+                *(request.key, len(request.prompt_ids), request.gen_length, *blocks_of(policy, request)),
+                *(rule, request.sampler.rule == "learned", request.early_exit, request.explore),
             )
             for request, rule in zip(requests, rules, strict=True)
         ]
@@ -150,7 +168,7 @@ class Slots:
         self.committed_at[at] = beyond.long().neg()
         for column in (self.logprobs, self.entropies, self.nfe, self.nfe_until_eos, self.done, self.gamma):
             column.index_fill_(0, at, 0)
-        self.block_start.index_fill_(0, at, -1)
+        self.block_start.index_fill_(0, at, BEFORE)
 
     def vacate(self, place: int) -> None:
         """Let go of the row in a slot, done or not."""
@@ -172,34 +190,38 @@ class Roster:
     lead: Tensor  # slot of the first row of the same prompt and canvas that came with it: they share their first call
     prompt_length: Tensor
     length: Tensor  # prompt and canvas
-    window: Tensor  # positions of a block
+    block_length: Tensor
+    block_offset: Tensor
+    window: Tensor  # positions of the canvas that a call may commit, no more than a block
     learned: Tensor  # bool: the threshold is read off the prompt in the first call
     fresh: Tensor  # bool: the row has made no call
     cache: Tensor  # index into CACHES
     refresh_every: Tensor  # calls between refreshes of the row's cache beside those at the start of a block; 0: none
     age: Tensor  # calls since the last refresh
-    home: Tensor  # first token of the row in the cache; -1: none
+    kept: Tensor  # bool: the row's keys of earlier calls are there, and come from the weights of now
 
     @classmethod
     def of(
-        cls, tickets: Sequence[int], places: Sequence[int], requests: Sequence[Request], step: int, by_state: bool
+        cls, policy: Policy, tickets: Sequence[int], places: Sequence[int], requests: Sequence[Request], step: int
     ) -> Roster:
-        """Rows that come together. `by_state`: thresholds are not read off the prompt, but off each call's state."""
+        """Rows that come together."""
+        by_state = policy.sampler_head is not None and policy.sampler_head.by_state
         first: dict[tuple[object, ...], int] = {}
         rows = []
         for ticket, place, request in zip(tickets, places, requests, strict=True):
-            window, learned = min(request.block_length, request.gen_length), request.sampler.rule == "learned"
-            lead = first.setdefault((request.prompt_ids, request.gen_length, window, learned, request.cache), place)
+            blocks, learned = blocks_of(policy, request), request.sampler.rule == "learned"
+            lead = first.setdefault((request.prompt_ids, request.gen_length, blocks, learned, request.cache), place)
             prompt = len(request.prompt_ids)
             rows.append(
                 (
-                    *(ticket, place, step, lead, prompt, prompt + request.gen_length, window),
-                    *(learned and not by_state, True, CACHES.index(request.cache), request.refresh_every, 0, -1),
+                    *(ticket, place, step, lead, prompt, prompt + request.gen_length),
+                    *(*blocks, min(blocks.length, request.gen_length), learned and not by_state, True),
+                    *(CACHES.index(request.cache), request.refresh_every, 0, False),
                 )
             )
         columns = torch.tensor(rows, dtype=torch.int64).reshape(len(rows), len(fields(cls))).T.contiguous()
         named = dict(zip((field.name for field in fields(cls)), columns, strict=True))
-        return cls(**named | {"learned": named["learned"].bool(), "fresh": named["fresh"].bool()})
+        return cls(**named | {name: named[name].bool() for name in ("learned", "fresh", "kept")})
 
     def __len__(self) -> int:
         return len(self.ticket)
@@ -255,6 +277,7 @@ def completions_of(
                 actions=actions,
                 action_logprobs=logprobs,
                 features=features,
+                blocks=policy.denoiser.config.blocks(len(request.prompt_ids), request.block_length),
                 versions=versions[row],
             )
         )

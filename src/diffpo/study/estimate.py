@@ -12,8 +12,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from diffpo.models.attention import pack
 from diffpo.models.policy import create_policy
-from diffpo.models.transformer import pack
 from diffpo.objective import Objective
 from diffpo.study.origin import num_cores
 from diffpo.study.plan import BASE, Cell, Study

@@ -3,7 +3,8 @@
     log pi^(o_i) = log pi(o_i | c, z_sigma(i)),    sigma(i) = max{tau_j : tau_j < s_i}
 
 m = 1 is the mean field of d1 (arXiv 2504.12216), m = 2 DiFFPO's 2-MF, m = T the exact likelihood of the trajectory;
-even cuts are d2's StepMerge (arXiv 2509.21474). How cuts are drawn is in `functional.surrogate`.
+even cuts are d2's StepMerge (arXiv 2509.21474). How cuts are drawn is in `functional.surrogate`; where attention is
+block-causal each block is a trajectory of its own.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import get_args
 from torch import Tensor
 
 from diffpo.config.checks import bound, check, suggest
-from diffpo.functional.latents import Latents, cut_latents
+from diffpo.functional.latents import Latents, cut_latents, draw_batch_cuts
 from diffpo.functional.random import fold
-from diffpo.functional.surrogate import CutLaw, cut_weights, draw_cuts, even_cuts
+from diffpo.functional.surrogate import CutLaw
 from diffpo.surrogates.base import Cost, Surrogate
 from diffpo.types import Batch
 
@@ -44,11 +45,8 @@ class MeanField(Surrogate):
         return cut_latents(batch, self.cuts(batch, keys), mask_id, self.prompt_mask_prob, fold(keys, 1))
 
     def cuts(self, batch: Batch, keys: Tensor) -> Tensor:
-        """Cuts of each row, [B, M]."""
-        if self.cut_law == "even":
-            return even_cuts(batch.nfe, self.num_latents)
-        weights = cut_weights(batch.nfe, batch.committed_at, batch.loss_mask, self.cut_law)
-        return draw_cuts(batch.nfe, self.num_latents, fold(keys, 0), weights)
+        """Cuts of each row, [B, M], or of the block of each position, [B, L, M]."""
+        return draw_batch_cuts(batch, self.num_latents, fold(keys, 0), self.cut_law)
 
     def cost(self, nfe: float) -> Cost:
         m = min(self.num_latents or nfe, nfe)

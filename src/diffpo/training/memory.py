@@ -139,6 +139,8 @@ class Load:
     """Whether tokens are drawn at the temperature of the entropies."""
     remembered: float = 0
     """Values of 4 bytes that the slots keep for the sampler head."""
+    cached: int = 0
+    """Tokens whose keys and values are kept between calls."""
 
     def predicted(self, vocab_size: int) -> int:
         """Positions whose logits the engine holds at once."""
@@ -179,6 +181,7 @@ def rollout(model: Model, load: Load) -> Parts:
     logits = (16 if load.one_temperature else 20) * load.predicted(shape.vocab_size) * shape.vocab_size
     # the hidden states of the call before are let go only when those of this one are there
     kept = load.candidates * stream + 4 * load.remembered
+    kept += 2 * model.base * load.cached * shape.num_layers * shape.kv_size
     return _largest(
         fixed | _casts(model) | {"activations": forward_bytes(model) * load.decoded + kept + _unpacked(model)},
         # the canvas's hidden states, and those of the candidates among them
@@ -328,13 +331,15 @@ def saved_bytes_last(model: Model, tokens: int, asked: int) -> float:
     )
     # queries, output, its statistics, and the output once more in o_proj
     attention = 3 * c * queries + 4 * shape.num_heads
+    # kernels that take a mask want a key for each query head
+    repeated = 2 * c * (queries - keys) if shape.block_length else 0
     # the norm of heads: its input and its scale in fp32, and where it learns its output before the weight
     by_head = (4 + (c if learns else 0) + 4 / shape.head_size) if shape.qk_norm else 0
     swiglu = 4 * c * mlp  # gate, silu(gate), up, product
     adapters = c * model.rank * len(model.adapted)
     # a window's queries read a copy of the norm's output
     copies = c * wide if asked < tokens else 0
-    of_tokens = first + (2 * c + by_head) * keys
+    of_tokens = first + (2 * c + by_head) * keys + repeated
     of_queries = attention + by_head * queries + second + swiglu + adapters + copies
     return tokens * of_tokens + asked * of_queries
 

@@ -7,11 +7,11 @@ docs/plan.md says how far the figures were checked.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from diffpo.config import SftConfig, TrainConfig
-from diffpo.models.families import FAMILIES, PUBLISHED, Family
+from diffpo.models.families import FAMILIES, PUBLISHED, Family, with_blocks
 from diffpo.models.policy import tiny_shape
 from diffpo.models.transformer import TransformerConfig
 from diffpo.models.weights import Checkpoint, locate, read_json, tensor_shapes
@@ -109,10 +109,12 @@ def find_start(config: TrainConfig | SftConfig) -> Start:
     if config.load.adapter:
         adapter = read_json(locate(config.load.adapter, weights=False) / "adapter_config.json")
     if name in PUBLISHED:
-        values = PUBLISHED[name]
+        values = with_blocks(name, PUBLISHED[name], config.load.block_length)
         family = FAMILIES[values["model_type"]]
         return Start(family.shape(values), family, 2, adapter)
     checkpoint = Checkpoint.open(name, config.load.revision, weights=False)
+    if config.load.block_length:
+        checkpoint = replace(checkpoint, config=with_blocks(name, checkpoint.config, config.load.block_length))
     local = [file for file in checkpoint.folder.glob("model*.safetensors") if file.is_file()]
     dtypes = [dtype for *_, dtype in tensor_shapes(local[:1])] or [
         str(checkpoint.config.get("torch_dtype", "bfloat16"))

@@ -50,6 +50,23 @@ class RlStep:
         return self.prompt_length + self.gen_length
 
     @property
+    def in_blocks(self) -> bool:
+        """Attention is block-causal: a call computes a block, and a canvas is scored behind a clean copy of it."""
+        return self.model.shape.block_length is not None
+
+    @property
+    def scored_length(self) -> int:
+        """Tokens of a latent."""
+        return self.length + (self.gen_length if self.in_blocks else 0)
+
+    @property
+    def call_length(self) -> float:
+        """Tokens of a row in a denoiser call, on average: its prompt and each finished block are computed once more."""
+        if not self.in_blocks or self.config.rollout.cache == "none":
+            return self.length
+        return self.block_length + (self.length - self.block_length) / self.nfe
+
+    @property
     def heading(self) -> str:
         config = self.config
         return (
@@ -72,13 +89,14 @@ class RlStep:
         cost, size = self.cost, self.config.num_generations
         groups, owners, scored = list[int](), list[int](), list[float]()
         for row in range(self.rows):
-            sharing = 0 if row % size else min(size, self.rows - row)  # of them the first owns what they share
+            alone = 1 if self.in_blocks else size  # rows that share the empty canvas
+            sharing = 0 if row % alone else min(alone, self.rows - row)  # of them the first owns what they share
             latents = [self.gen_length * cost.shared * sharing] if cost.shared and sharing else []
             latents += [self.gen_length * cost.scored] * round(cost.own)
             scored += latents
             groups += [row // size] * len(latents)
             owners += [row] * len(latents)
-        length, max_tokens = self.length, self.config.optim.micro_batch_tokens
+        length, max_tokens = self.scored_length, self.config.optim.micro_batch_tokens
         parts = cut_by_tokens([length] * len(scored), max_tokens, groups, owners)
         return [[scored[index] for index in part] for part in parts]
 
@@ -97,9 +115,11 @@ class RlStep:
         parts = self.micro_batches()
         largest = max(map(len, parts))
         return memory.Load(
-            decoded=slots * self.length,
+            decoded=slots
+            * (self.length if self.call_length == self.length else self.prompt_length + self.block_length),
+            cached=slots * self.length if self.call_length < self.length else 0,
             candidates=slots * self.block_length,
-            tokens=largest * self.length,
+            tokens=largest * self.scored_length,
             canvas=largest * self.gen_length,
             scored=int(max(map(sum, parts))),
             micro_batches=len(parts),
@@ -126,7 +146,7 @@ class RlStep:
         forwards = rows * self.nfe - (rows - rows / generations)
         scored = rows * self.nfe * (self.block_length + self.gen_length / self.nfe) / 2
         calls = -(-rows // min(rows, self.config.rollout.num_slots)) * self.nfe
-        work = Work(model, self.cluster, self.length)
+        work = Work(model, self.cluster, self.call_length)
         flops = work.forward(forwards, scored, self.block_length)
         yield work.phase("rollouts", memory.rollout(model, load), forwards, flops, calls)
         if model.learns == "nothing":
@@ -134,6 +154,7 @@ class RlStep:
         passes = objective.num_iterations
         scored = passes * self.rows * self.gen_length * self.cost.scorings
         forwards, calls = passes * sum(map(len, self.micro_batches())), passes * load.micro_batches
+        work = Work(model, self.cluster, self.scored_length)
         flops = work.forward(forwards, scored, self.gen_length)
         if self.objective.needs_old:
             yield work.phase("old log-probs", memory.scoring(model, load), forwards, flops, calls)
@@ -156,8 +177,8 @@ class SftStep:
 
     @property
     def length(self) -> int:
-        """Tokens of a row."""
-        return self.prompt_length + self.gen_length
+        """Tokens of a row; where attention is block-causal with a clean copy of its canvas."""
+        return self.prompt_length + self.gen_length * (1 if self.model.shape.block_length is None else 2)
 
     @property
     def heading(self) -> str:
@@ -218,7 +239,7 @@ def rl_step(config: TrainConfig, model: memory.Model, cluster: Cluster) -> tuple
     gen_length, assumed = config.rollout.gen_length, list[str]()
     if gen_length is None:
         gen_length = load_task(config.task).gen_length
-    block_length = min(config.rollout.block_length or gen_length, gen_length)
+    block_length = min(config.rollout.block_length or model.shape.block_length or gen_length, gen_length)
     nfe, exact = expected_nfe(config.rollout.sampler, gen_length, block_length)
     if cluster.nfe is not None:
         nfe = min(cluster.nfe, gen_length)

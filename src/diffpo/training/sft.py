@@ -12,11 +12,10 @@ from torch import Tensor
 
 from diffpo.config import SftConfig
 from diffpo.functional.latents import cut_by_tokens
-from diffpo.functional.masking import forward_process, nelbo, stratified_times
+from diffpo.functional.masking import block_times, forward_process, nelbo, stratified_times
 from diffpo.functional.random import fold, make_key, uniform
-from diffpo.models.likelihood import score_tokens
+from diffpo.models.likelihood import canvas_states, score_tokens
 from diffpo.models.policy import Policy, create_policy
-from diffpo.models.transformer import pack
 from diffpo.record import anchored, with_task
 from diffpo.tasks import load_solved_task
 from diffpo.tasks.chat import check_fit
@@ -158,14 +157,20 @@ def losses(policy: Policy, examples: Examples, rows: Tensor, part: Tensor, key: 
     """NELBO a canvas position (nats) of the rows of a batch that `part` indexes; differentiable, [len(part)].
 
     Times are stratified over the batch, and masks keyed by a row's place in it: a row's loss does not depend on how
-    the batch is divided. Prompts stay unmasked, or nearly (prompt_mask_prob); what follows the canvas is left out.
+    the batch is divided. Where attention is block-causal each block has its time, and sees the clean ones before it.
+    Prompts stay unmasked, or nearly (prompt_mask_prob); what follows the canvas is left out.
     """
-    device = policy.device
-    times = stratified_times(uniform(fold(key, torch.arange(len(rows)), 1)), config.min_time)[part]
+    device, shape = policy.device, policy.denoiser.config
     chosen = rows[part]
     prompts, prompt_lengths = examples.prompts[chosen], examples.prompt_lengths[chosen]
     answers, lengths = examples.canvases[chosen], examples.canvas_lengths[chosen]
     canvas = torch.arange(answers.shape[1])
+    strata, blocks, clean = uniform(fold(key, torch.arange(len(rows)), 1)), None, None
+    times = stratified_times(strata, config.min_time)[part][:, None].expand(answers.shape)
+    if shape.block_length:
+        pairs = [shape.blocks(length, shape.block_length) for length in prompt_lengths.tolist()]
+        blocks, clean = torch.tensor(pairs).to(device), answers.to(device)
+        times = block_times(times, torch.tensor(pairs), lengths, config.min_time)
     masked = forward_process(
         times, uniform(fold(key, part[:, None] * answers.shape[1] + canvas, 2)), canvas < lengths[:, None]
     )
@@ -178,10 +183,8 @@ def losses(policy: Policy, examples: Examples, rows: Tensor, part: Tensor, key: 
     sequences = torch.nn.functional.pad(prompts, (0, answers.shape[1]))
     place = prompt_lengths[:, None] + canvas
     sequences = sequences.scatter(1, place, answers.masked_fill(masked, policy.mask_id)).to(device)
-    ids, packing = pack(sequences, (prompt_lengths + lengths).to(device))
-    hidden = policy.denoiser(ids, packing)
+    hidden, begins = canvas_states(policy, sequences, prompt_lengths.to(device), lengths.to(device), clean, blocks)
     at_row, at = (index.to(device) for index in masked.nonzero(as_tuple=True))
-    before = (prompt_lengths.to(device)[at_row] + at - policy.denoiser.config.shift).clamp_min(0)
-    scores = score_tokens(policy, hidden[packing.starts[at_row] + before], answers.to(device)[at_row, at], 1.0)
+    scores = score_tokens(policy, hidden[begins[at_row] + at], answers.to(device)[at_row, at], 1.0)
     logprobs = torch.zeros(answers.shape, device=device).index_put((at_row, at), scores)
     return nelbo(logprobs, masked.to(device), times.to(device)) / lengths.to(device)

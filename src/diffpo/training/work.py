@@ -60,7 +60,7 @@ class Work:
 
     model: memory.Model
     cluster: Cluster
-    length: int
+    length: float
     """Tokens of a row."""
 
     def forward(self, rows: float, scored: float, wanted: int) -> float:

@@ -1,0 +1,248 @@
+"""Who sees whom: rows of any length packed end to end, and the pattern of attention within each as a value.
+
+No row ever sees another, and there is no padding. Within a row a token sees what its label lets it see (`sees`). Where
+attention is block-causal the label is the number of the token's block, and a likelihood adds a second, noised copy of
+the canvas, of which each block sees itself and the clean blocks before it (BD3-LM, arXiv 2503.09573). Rows ask down,
+keys across; a prompt of 2, a canvas of 4 in blocks of 2:
+
+    all of the row       block-causal         a noised copy behind it
+                         block  0 1 2         block  0 1 2  1 2 noised
+    ■ ■ ■ ■ ■ ■          0      ■ ■ · · · ·   0      ■ ■ · · · ·  · · · ·
+    ■ ■ ■ ■ ■ ■          0      ■ ■ · · · ·   0      ■ ■ · · · ·  · · · ·
+    ■ ■ ■ ■ ■ ■          1      ■ ■ ■ ■ · ·   1      ■ ■ ■ ■ · ·  · · · ·
+    ■ ■ ■ ■ ■ ■          1      ■ ■ ■ ■ · ·   1      ■ ■ ■ ■ · ·  · · · ·
+    ■ ■ ■ ■ ■ ■          2      ■ ■ ■ ■ ■ ■   2      ■ ■ ■ ■ ■ ■  · · · ·
+    ■ ■ ■ ■ ■ ■          2      ■ ■ ■ ■ ■ ■   2      ■ ■ ■ ■ ■ ■  · · · ·
+                                              1 n.   ■ ■ · · · ·  ■ ■ · ·
+                                              1 n.   ■ ■ · · · ·  ■ ■ · ·
+                                              2 n.   ■ ■ ■ ■ · ·  · · ■ ■
+                                              2 n.   ■ ■ ■ ■ · ·  · · ■ ■
+
+Engines keep keys and values between calls (`diffpo.rollout.cache`): the same rows of these pictures are computed later,
+and where a cache is approximate some of their keys are stale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from inspect import signature
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
+
+ARGUMENTS = signature(varlen_attn).parameters
+TAKES_GROUPS = "enable_gqa" in ARGUMENTS
+"""Whether varlen_attn takes fewer keys than queries: not in torch 2.11."""
+TAKES_USED = "seqused_k" in ARGUMENTS
+"""Whether it takes keys that are a part of what lies in a row's place: not in torch 2.11."""
+
+
+def label(position: Tensor, prompt_length: Tensor, length: Tensor, offset: Tensor) -> Tensor:
+    """What `sees` goes by: of tokens by their position in a row, with the numbers of its `Blocks`; int64."""
+    return 2 * torch.div(position - prompt_length + offset, length, rounding_mode="floor")
+
+
+def sees(query: Tensor, key: Tensor) -> Tensor:
+    """Whether tokens of these labels see those: twice the number of a block, and one more in the noised copy."""
+    return (key == query) | ((key % 2 == 0) & (key < query - query % 2))
+
+
+class Run(NamedTuple):
+    """Neighbouring rows of a packing that are alike."""
+
+    rows: int
+    length: int
+    """Keys of each row."""
+    fresh: int
+    """Tokens of each row that go through the blocks; keys and values of the others come from a cache."""
+    wanted: int
+    """Tokens of each row whose final hidden state is asked for."""
+    masked: bool = False
+    """Some of those tokens do not see some of the keys."""
+
+
+@dataclass(frozen=True, eq=False)
+class Packing:
+    """Where R rows lie in N packed tokens. Rows are stored run by run."""
+
+    positions: Tensor  # [N] position of each token in its row
+    starts: Tensor  # [R] first token of each row, in the caller's order of rows
+    runs: tuple[Run, ...]
+    labels: Tensor | None = None  # [N] of each token (`sees`); None: the tokens of a row see each other
+    store: Store | None = None
+    """Where keys come from a cache: where in it."""
+
+    @cached_property
+    def bounds(self) -> dict[str, Tensor]:
+        """Where each stored row ends, for kernels that want it: cumulative sums [R + 1], int32, by field of `Run`."""
+        rows = torch.tensor([run.rows for run in self.runs])
+        bounds = {}
+        for name in ("length", "fresh", "wanted"):
+            sizes = torch.tensor([getattr(run, name) for run in self.runs]).repeat_interleave(rows)
+            if self.store:  # a slot without a row has no queries
+                sizes = torch.zeros(len(self.store.labels), dtype=torch.int64).scatter(0, self.store.rows, sizes)
+            ends = sizes if self.store and name == "length" else F.pad(sizes.cumsum(0), (1, 0))
+            bounds[name] = to_device(ends.int(), self.positions.device)
+        return bounds
+
+    @cached_property
+    def masks(self) -> list[Tensor | None]:
+        """By run, which keys each fresh token sees: [rows, 1, fresh, length]; None: all."""
+        return self.masks_of("fresh", self.labels)
+
+    def masks_of(self, asking: Asking, labels: Tensor | None) -> list[Tensor | None]:
+        """The same of the tokens that are `asking`, which have these `labels`."""
+        masks: list[Tensor | None] = []
+        for run, part, keys in self.parts[asking]:
+            if not run.masked:
+                masks.append(None)
+                continue
+            assert labels is not None and self.labels is not None
+            own = labels[part].view(run.rows, 1, -1, 1)
+            others = self.labels[keys].view(run.rows, -1) if self.store is None else self.store.labels_of(keys, run)
+            masks.append(sees(own, others[:, None, None]))
+        return masks
+
+    @cached_property
+    def parts(self) -> dict[Asking, list[tuple[Run, slice, slice]]]:
+        """Each run with its part of the tokens that are asking, and of the keys, or of the rows in the store."""
+        return {"fresh": self._parts("fresh"), "wanted": self._parts("wanted")}
+
+    def _parts(self, asking: Asking) -> list[tuple[Run, slice, slice]]:
+        parts, at, key = [], 0, 0
+        for run in self.runs:
+            num_keys = run.rows * (1 if self.store else run.length)
+            end, key_end = at + run.rows * getattr(run, asking), key + num_keys
+            parts.append((run, slice(at, end), slice(key, key_end)))
+            at, key = end, key_end
+        return parts
+
+
+Asking = Literal["fresh", "wanted"]
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """Where the stored rows of a packing have their keys, in B slots of S places each; on a GPU in ascending order."""
+
+    rows: Tensor  # [R] slot of each, on the CPU
+    slots: Tensor  # [R] the same, on the device
+    labels: Tensor  # [B, S] of the tokens whose keys lie there
+
+    def labels_of(self, part: slice, run: Run) -> Tensor:
+        """Those of a run's keys, [rows, length]."""
+        return self.labels[self.slots[part], : run.length]
+
+
+class LayerCache(Protocol):
+    """Keys and values of one block from earlier calls (`diffpo.rollout.cache`)."""
+
+    def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Take those of the tokens computed now, [M, H, D], and return those of all slots, [B, S, H, D]."""
+        ...
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on `device`; the host does not wait for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def pack(
+    sequences: Tensor,
+    lengths: Tensor,
+    wanted: Tensor | None = None,
+    positions: Tensor | None = None,
+    labels: Tensor | None = None,
+) -> tuple[Tensor, Packing]:
+    """Pack right-padded rows [R, S] of `lengths` [R] into token ids [N] and their packing, by ascending length.
+
+    `wanted` [R] says of how many tokens of each row the final hidden states will be asked for; all unless given.
+    `positions` [R, S] are 0, 1, ... unless given; with `labels` [R, S] not every token of a row sees every other.
+    """
+    wanted = lengths if wanted is None else wanted
+    shape = (lengths << 32) + wanted
+    order = shape.argsort(stable=True)
+    keep = torch.arange(sequences.shape[1], device=sequences.device) < lengths[order][:, None]
+    kinds, counts = shape[order].unique_consecutive(return_counts=True)
+    ends = lengths[order].cumsum(0)
+    numbers = torch.stack([counts, kinds >> 32, kinds >> 32, kinds & 0xFFFFFFFF], dim=1)
+    packing = Packing(
+        positions=keep.nonzero()[:, 1] if positions is None else positions[order][keep],
+        starts=torch.empty_like(ends).scatter(0, order, ends - lengths[order]),
+        runs=tuple(Run(*run, masked=labels is not None) for run in numbers.tolist()),
+        labels=None if labels is None else labels[order][keep],
+    )
+    return sequences[order][keep], packing
+
+
+def queries_of(packing: Packing, places: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens at the first `wanted` [R] of `places` [R, W] in each row, as `Transformer` takes them: [Q].
+
+    And where among them those of each row begin, [R]. `wanted` is that of `pack`.
+    """
+    order = packing.starts.argsort()
+    ends = wanted[order].cumsum(0)
+    begins = torch.empty_like(ends).scatter(0, order, ends - wanted[order])
+    keep = torch.arange(places.shape[1], device=places.device) < wanted[order][:, None]
+    return (packing.starts[:, None] + places)[order][keep], begins
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Asking, labels: Tensor | None = None) -> Tensor:
+    """Attention of queries [Q, H, D] to the keys of their own row; [Q, H D]. Queries beyond the runs: 0.
+
+    Keys and values are [N, H', D], or those of a store, [B, S, H', D]. `labels` [Q] are the queries' where they are
+    not all fresh tokens.
+    """
+    on_card = q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and (TAKES_USED or packing.store is None)
+    masks = packing.masks if labels is None else packing.masks_of(asking, labels)
+    fast = _flash(q, k, v, packing, asking) if on_card and any(mask is None for mask in masks) else None
+    if fast is not None and all(mask is None for mask in masks):
+        return fast
+    outputs, end = [], 0
+    for (run, part, keys), mask in zip(packing.parts[asking], masks, strict=True):
+        end = part.stop
+        if fast is not None and mask is None:
+            outputs.append(fast[part])
+            continue
+        q_run = q[part].unflatten(0, (run.rows, -1)).transpose(1, 2)
+        k_run, v_run = (_keys_of(t, run, keys, packing.store) for t in (k, v))
+        grouped = q.shape[1] != k.shape[-2]
+        if grouped and q.is_cuda:  # kernels that take a mask take no groups
+            k_run, v_run = (t.repeat_interleave(q.shape[1] // k.shape[-2], dim=1) for t in (k_run, v_run))
+        out = F.scaled_dot_product_attention(q_run, k_run, v_run, mask, enable_gqa=grouped and not q.is_cuda)
+        outputs.append(out.transpose(1, 2).reshape(part.stop - part.start, -1))
+    if end < len(q):
+        outputs.append(q.new_zeros(len(q) - end, q.shape[1] * q.shape[2]))
+    return torch.cat(outputs)
+
+
+def _keys_of(t: Tensor, run: Run, part: slice, store: Store | None) -> Tensor:
+    """Keys, or values, of a run's rows: [rows, H', length, D]."""
+    rows = t[part].unflatten(0, (run.rows, run.length)) if store is None else t[store.slots[part], : run.length]
+    return rows.transpose(1, 2)
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Asking) -> Tensor:
+    """All queries to all keys of their row, in one kernel of a GPU."""
+    runs, bounds, grouped = packing.runs, packing.bounds, q.shape[1] != k.shape[-2]
+    sizes = [getattr(run, asking) for run in runs]
+    total, longest = (
+        sum(size * run.rows for size, run in zip(sizes, runs, strict=True)),
+        max(run.length for run in runs),
+    )
+    if grouped and not TAKES_GROUPS:
+        k, v = (t.repeat_interleave(q.shape[1] // k.shape[-2], dim=-2) for t in (k, v))
+    settings: dict[str, Any] = {"enable_gqa": True} if grouped and TAKES_GROUPS else {}
+    ends = bounds["length"]
+    if packing.store:
+        settings["seqused_k"] = bounds["length"]
+        slots, longest = k.shape[:2]
+        ends = torch.arange(slots + 1, dtype=torch.int32, device=q.device) * longest
+        k, v = k.flatten(0, 1), v.flatten(0, 1)
+    out: Any = varlen_attn(q[:total], k, v, bounds[asking], ends, max(sizes), longest, **settings)
+    out = out.flatten(1)
+    return F.pad(out, (0, 0, 0, len(q) - total)) if total < len(q) else out  # by nothing it would still copy
