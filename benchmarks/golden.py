@@ -73,7 +73,7 @@ def check_family(family: str, exports: Path) -> None:
 
 @dataclass(frozen=True)
 class Tied(Rule):
-    """SDAR's static schedule at temperature 0: all likeliest tokens count as certain, and torch.topk breaks the ties."""
+    """SDAR's static schedule at temperature 0: each likeliest token counts as certain, torch.topk breaks the ties."""
 
     count: float
 

@@ -43,10 +43,11 @@ def make_request(
     """
     prompt, prefill = (prompt.asked, prompt.prefill) if isinstance(prompt, Prompt) else (prompt, "")
     prompt_ids = policy.encode(prompt, prefill, config.chat_template)
-    return request_for(prompt_ids, config, gen_length, key, explore, early_exit)
+    return request_for(policy, prompt_ids, config, gen_length, key, explore, early_exit)
 
 
 def request_for(
+    policy: Policy,
     prompt_ids: tuple[int, ...],
     config: RolloutConfig,
     gen_length: int,

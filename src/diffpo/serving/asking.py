@@ -101,7 +101,7 @@ def requests_for(
     seed = secrets.randbits(48) if asked.seed is None else asked.seed
     rule = next((name for name in ("steps", "entropy_bound", "sampler") if getattr(asked, name) is not None), "sampler")
     try:
-        plain = [request_for(ids, config, gen_length, key=0, explore=False) for ids in prompts]
+        plain = [request_for(served.policy, ids, config, gen_length, key=0, explore=False) for ids in prompts]
         for request in plain:
             check_request(served.policy, request)
     except ValueError as error:
@@ -118,7 +118,7 @@ def _decoding(served: Served, asked: Asked) -> RolloutConfig:
         "block_length": asked.block_length,
         "cache": asked.cache,
     }
-    if (asked.cache or served.rollout.cache) == "none":
+    if (asked.cache or served.rollout.cache) not in ("prefix", "dual"):
         said["cache_refresh"] = 0
     return replace(served.rollout, gen_length=None, **{name: v for name, v in said.items() if v is not None})
 

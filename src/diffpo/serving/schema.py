@@ -104,7 +104,7 @@ class Asked(Body):
     """Short for sampler steps:S: denoiser calls for the canvas."""
     block_length: Annotated[int, Field(ge=1)] | None = None
     """Positions of the blocks that are filled left to right; at most the canvas."""
-    cache: Literal["none", "prefix", "dual"] | None = None
+    cache: Literal["auto", "none", "exact", "prefix", "dual"] | None = None
 
     @model_validator(mode="after")
     def _agrees(self) -> Asked:

@@ -61,7 +61,7 @@ def app_of(policy: Policy, name: str, config: ServeConfig) -> FastAPI:
     """The app of a policy, called `name` unless the config says so. ValueError if it cannot answer as that says."""
     served = Served(config.name or name, policy, config.rollout, config.max_length)
     load_rule(Sampler.parse(config.rollout.sampler))
-    check_request(policy, request_for((policy.eos_id,), config.rollout, served.gen_length, key=0))
+    check_request(policy, request_for(policy, (policy.eos_id,), config.rollout, served.gen_length, key=0))
     return create_app(served, config)
 
 
