@@ -27,6 +27,7 @@ from diffpo.recipe import load_config
 from diffpo.surrogates import load_surrogate
 from diffpo.surrogates.elbo import elbo_masks
 from diffpo.surrogates.spg import block_masks
+from diffpo.training.checkpoint import _flatten_experience, _restore_experience
 from diffpo.training.distributed import World
 from diffpo.training.update import policy_backward, prepare
 from diffpo.types import Batch
@@ -237,6 +238,20 @@ def test_two_ranks_make_one_gradient(policy: Policy, name: str) -> None:
     for measure in ("kl", "clip_ratio"):
         if measure in metrics:
             assert sum(half[measure] for half, _ in halves) == pytest.approx(metrics[measure], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_batch_in_hand_survives_a_checkpoint(policy: Policy, name: str) -> None:
+    """Nothing that was drawn is in it but keys: it is drawn again."""
+    config = replace(CONFIG, prompts_per_step=4, rollout=ROLLOUT, objective=SPECS[name][0])
+    experience, _ = moved(policy, config)
+    found = []
+    for batch_in_hand in (experience, _restore_experience(*_flatten_experience(experience))):
+        policy.denoiser.zero_grad()
+        metrics = policy_backward(policy, batch_in_hand, config, 1, World())
+        found.append((metrics, gradient_of(policy)))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(found[1][1][parameter], gradient) for parameter, gradient in found[0][1].items())
 
 
 @pytest.mark.parametrize("name", SPECS)
