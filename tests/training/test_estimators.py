@@ -20,8 +20,8 @@ from diffpo.config import ObjectiveConfig, OptimConfig, RolloutConfig, TrainConf
 from diffpo.functional.prediction import ban
 from diffpo.functional.random import fold
 from diffpo.losses import load_loss
+from diffpo.models.attention import pack
 from diffpo.models.policy import Policy, load_policy
-from diffpo.models.transformer import pack
 from diffpo.objective import Objective
 from diffpo.recipe import load_config
 from diffpo.surrogates import load_surrogate
