@@ -74,7 +74,7 @@ def tiny_policy(seed: int = 0, padding: int = 3, learned: bool | str = False, **
         policy.add_head(BernoulliConfig(width=8, chance_init=0.3), seed)
         with torch.no_grad():
             for name, parameter in policy.sampler_head.named_parameters():
-                size = {"out.weight": 2.0, "out.bias": 0.0}.get(name, 0.4)
+                size = {"out.weight": 0.5, "out.bias": 0.0, "norm.bias": 0.0}.get(name, 0.4)
                 parameter.add_(size * torch.randn(parameter.shape, generator=generator))
     elif learned:
         policy.add_head(ThresholdConfig(level="prompt" if learned is True else learned))

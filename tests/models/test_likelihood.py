@@ -141,6 +141,18 @@ def test_rows_do_not_depend_on_their_batch() -> None:
             torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-3)
 
 
+def test_blocks_of_several_lengths_stand_in_one_batch() -> None:
+    """What pads their decisions is no position, and changes no log-probability."""
+    policy = tiny_policy(learned="bernoulli")
+    batch = some_batch(policy, sampler="learned")  # canvases of 5 to 8 positions, each one block
+    decided = batch.decided
+    features, actions = batch.features[decided], batch.actions[decided]
+    widths = batch.gen_lengths[decided.nonzero()[:, 0]]
+    assert batch.features.shape[-1] == 8 and torch.equal((features != 0).sum(-1), widths)
+    logprobs = positions_logprob(policy.sampler_head(features), features > 0, actions).float()
+    torch.testing.assert_close(logprobs, batch.action_logprobs[decided])
+
+
 @pytest.mark.parametrize("kind", ["prompt", "state", "bernoulli"])
 def test_a_collected_batch_is_scored_as_it_was_drawn(kind: str) -> None:
     """From task to batch: nothing is lost on the way."""

@@ -14,7 +14,7 @@ from diffpo.functional.prediction import ban
 from diffpo.models.attention import Packing
 from diffpo.models.policy import Policy
 from diffpo.rollout.engine import generate
-from diffpo.types import Completion, Request
+from diffpo.types import Completion, Request, Sampler
 
 SAMPLERS = (
     "entropy_bound:0",
@@ -116,6 +116,19 @@ def test_a_row_does_not_depend_on_its_batch(head: str) -> None:
     for completions in ways.values():
         for alone, together in zip(expected, completions, strict=True):
             assert_same(alone, together, exact=True)
+
+
+def test_a_chance_a_position_does_not_depend_on_the_windows_beside_it() -> None:
+    """Blocks of 1 to 12 positions in one batch, through few slots and alone: the same bits, and the slow twin's."""
+    policy = tiny_policy(1, learned="bernoulli")
+    requests = [dataclasses.replace(asked, sampler=Sampler("learned")) for asked in mixed_requests(36)]
+    together, through_five = generate(policy, requests), generate(policy, requests, num_slots=5)
+    for asked, one, other in zip(requests, together, through_five, strict=True):
+        assert_same(one, other, exact=True)
+        assert_same(one, generate(policy, [asked])[0], exact=True)
+        assert_same(one, decode(policy, asked))
+    sizes = [int(call.sum()) for completion in together for call in completion.actions]
+    assert 1 in sizes and max(sizes) > 3, "the chances are too low or too high for this test to mean anything"
 
 
 @pytest.mark.parametrize("num_slots", [1, 3, 6])
