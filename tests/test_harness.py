@@ -33,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_answers_are_those_of_sample(model: str) -> None:
-    lm, policy = DiffpoLM(model, sampler="top_k:2", gen_length=8, batch_size=3), load_policy(model)
+    lm, policy = DiffpoLM(model, sampler="top_k:2", gen_length=8, num_slots=3), load_policy(model)
     found = lm.generate_until([Instance((text, {"until": ["3"], "do_sample": False})) for text in ("012", "45", "6")])
     assert found == [each.text.partition("3")[0] for each in sample(policy, ["012", "45", "6"], lm.config, 8)]
     chat = lm.apply_chat_template([{"role": "user", "content": "012"}])

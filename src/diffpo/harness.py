@@ -48,19 +48,24 @@ class DiffpoLM(LM):
         block_length: int | None = None,
         seed: int = 0,
         nelbo_samples: int = 32,
+        num_slots: int = 64,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
     ) -> None:
         """`sampler`, `gen_length` (over the task's max_gen_toks) and `block_length`: as in `RolloutConfig`.
 
-        `nelbo_samples` masks are drawn of each continuation. `batch_size`: rows that are decoded at once.
+        `nelbo_samples` masks are drawn of each continuation; `num_slots` rows are decoded at once. The harness' own batch
+        sizes say nothing here: no answer depends on one.
         """
         super().__init__()
-        self.policy = load_policy(pretrained, adapter=adapter, device=device or "auto", dtype=dtype)
+        # the harness says cuda:0 where nobody says anything
+        if not device or (device.startswith("cuda") and not torch.cuda.is_available()):
+            device = "auto"
+        self.policy = load_policy(pretrained, adapter=adapter, device=device, dtype=dtype)
         self.gen_length, self.seed, self.nelbo_samples = gen_length, seed, nelbo_samples
         said = {"sampler": sampler, "block_length": block_length}
         self.config = replace(self.policy.decoding, **{name: value for name, value in said.items() if value})
-        self.num_slots = int(batch_size) if batch_size and str(batch_size).isdigit() else self.config.num_slots
+        self.num_slots = num_slots
 
     @property
     def tokenizer_name(self) -> str:
