@@ -54,8 +54,8 @@ class DiffpoLM(LM):
     ) -> None:
         """`sampler`, `gen_length` (over the task's max_gen_toks) and `block_length`: as in `RolloutConfig`.
 
-        `nelbo_samples` masks are drawn of each continuation; `num_slots` rows are decoded at once. The harness' own batch
-        sizes say nothing here: no answer depends on one.
+        `nelbo_samples` masks are drawn of each continuation; `num_slots` rows are decoded at once. The harness' own
+        batch sizes say nothing here: no answer depends on one.
         """
         super().__init__()
         # the harness says cuda:0 where nobody says anything
@@ -122,6 +122,10 @@ class DiffpoLM(LM):
         return sums
 
     def _bounds(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
+        if self.policy.denoiser.config.block_length:
+            raise ValueError(
+                "loglikelihood: not known of block-causal models, whose bound is one of blocks: generate_until"
+            )
         drawn = [self._draws(at, *pair) for at, pair in enumerate(pairs)]
         errors = [float(each.std() / len(each) ** 0.5) for each in drawn if len(each) > 1]
         if errors:

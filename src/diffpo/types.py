@@ -128,6 +128,13 @@ class Request:
     """Keys and values that are not computed in every call (`diffpo.rollout.cache`): none, exact, prefix or dual."""
     refresh_every: int = 0
     """Calls after which a cache is computed anew, beside the first call of each block; 0: only then."""
+    suffix_ids: tuple[int, ...] = ()
+    """What stands behind the canvas, which is filled in between: the model sees both sides."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt, canvas and suffix."""
+        return len(self.prompt_ids) + self.gen_length + len(self.suffix_ids)
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,7 +38,7 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
     kind = head.config.level if isinstance(head, ThresholdHead) else head and head.kind
 
     while mask_id in canvas:
-        hidden = denoise(policy, [*request.prompt_ids, *canvas])
+        hidden = denoise(policy, [*request.prompt_ids, *canvas, *request.suffix_ids])
         block = blocks[canvas.index(mask_id)]
         places = [place for place in range(size) if blocks[place] == block]
         if kind == "state" or (kind == "prompt" and nfe == 0):

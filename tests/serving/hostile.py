@@ -74,6 +74,7 @@ SENSIBLE: dict[str, tuple[Any, ...]] = {
     "model": ("tiny",),
     "prompt": ("012", "3", ["0", "1"], [0, 1, 2], [[0], [1, 2]]),
     "messages": ([{"role": "user", "content": "012"}], [{"role": "user", "content": [{"type": "text", "text": "0"}]}]),
+    "suffix": ("0", "12"),
     "max_tokens": (1, 4, 8, 30),
     "n": (1, 2, 5),
     "stop": ("3", ["1", "20"]),

@@ -114,6 +114,18 @@ def test_logprobs_are_those_of_the_calls_that_committed(live: Live) -> None:
     assert all(-2.3 < value < 0 for value in greedy)  # of the likeliest of nine tokens: the model's, not a point mass's
 
 
+def test_a_suffix_is_seen(live: Live) -> None:
+    """The model fills in between: the twin of `tests/rollout/test_infill.py` says with what."""
+    said = {"seed": 1, "temperature": 1, "sampler": "top_k:1"}
+    plain, empty, behind = (live.complete("012", **said, **more) for more in ({}, {"suffix": ""}, {"suffix": "6540"}))
+    assert plain["choices"] == empty["choices"] != behind["choices"]
+    assert behind["usage"]["prompt_tokens"] == 7 and len(behind["choices"][0]["text"]) <= 8
+    assert live.error(prompt="0", suffix="x")["param"] == "suffix"
+    assert "a prompt and a suffix of 60 tokens" in live.error(prompt="0", suffix="0" * 59)["message"]
+    messages = [{"role": "user", "content": "0"}]
+    assert "no such field" in live.error("/v1/chat/completions", messages=messages, suffix="1")["message"]
+
+
 def test_finish_reasons(live: Live) -> None:
     reasons = {choice["finish_reason"] for choice in live.complete(n=32, temperature=2, max_tokens=2)["choices"]}
     assert reasons == {"stop", "length"}
@@ -164,7 +176,8 @@ def test_what_asks_for_nothing_is_taken(live: Live) -> None:
         ({"sampler": "top_k:1", "steps": 4}, "steps", "an unmasking rule, and sampler names another"),
         ({"steps": 3, "block_length": 4}, "steps", "must be a multiple of the 2 block(s)"),
         ({"entropy_bound": -1}, "entropy_bound", "greater than or equal to 0"),
-        ({"cache": "prefx"}, "cache", "'none', 'prefix' or 'dual'"),
+        ({"cache": "prefx"}, "cache", "'exact', 'prefix' or 'dual'"),
+        ({"cache": "exact"}, "cache", "for models whose attention is block-causal"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "does nothing without stream"),
         ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage", "mean 'include_usage'?"),
         ({"top_p": 0.9}, "top_p", "nucleus sampling"),

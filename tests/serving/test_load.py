@@ -52,6 +52,7 @@ def bodies(count: int) -> list[dict[str, Any]]:
             "temperature": random.choice([0, 0.7, 1.5]),
             "n": random.choice([1, 1, 3]),
             "stop": random.choice([None, "3", ["01", "2"]]),
+            "suffix": random.choice(["", "", "65", "0123"]),
             "logprobs": 0,
             "seed": seed,
         }

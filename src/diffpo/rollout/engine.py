@@ -137,7 +137,7 @@ class Engine:
         learned = request.sampler.rule == "learned"
         decisions = (request.gen_length if self._by_state else 1) * learned
         window = min(request.block_length, request.gen_length) * learned
-        sizes = (len(request.prompt_ids), request.gen_length, decisions, window)
+        sizes = (len(request.prompt_ids), request.gen_length + len(request.suffix_ids), decisions, window)
         self._widths = tuple(map(max, self._widths, sizes))
         return ticket
 
@@ -341,7 +341,7 @@ def generate(policy: Policy, requests: Sequence[Request], num_slots: int = 512) 
 
 def check_request(policy: Policy, request: Request) -> None:
     """ValueError if the policy cannot decode the request."""
-    head, length = policy.sampler_head, len(request.prompt_ids) + request.gen_length
+    head, length = policy.sampler_head, request.length
     blockwise = policy.denoiser.config.block_length is not None
     if request.cache not in CACHES:
         raise ValueError(f"cache {request.cache!r}: choose among {', '.join(CACHES)}")
@@ -349,6 +349,8 @@ def check_request(policy: Policy, request: Request) -> None:
         raise ValueError("cache 'exact' is for models whose attention is block-causal: this one takes prefix or dual")
     if request.cache in ("prefix", "dual") and blockwise:
         raise ValueError(f"cache {request.cache!r}: where attention is block-causal there is one that is exact: exact")
+    if request.suffix_ids and blockwise:
+        raise ValueError("suffix: where attention is block-causal no canvas sees what is behind it: leave it out")
     if length > policy.denoiser.config.max_length:
         raise ValueError(
             f"a row of {length} tokens exceeds the model's {policy.denoiser.config.max_length}: shorten the prompt or "

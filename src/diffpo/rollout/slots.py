@@ -52,7 +52,7 @@ class Slots:
     entropy_temperature: Tensor  # [B]
     early_exit: Tensor  # [B] bool
     explore: Tensor  # [B] bool
-    committed_at: Tensor  # [B, L] call that committed the position; 0: still masked; -1: beyond gen_length
+    committed_at: Tensor  # [B, L] call that committed the position; 0: still masked; -1: beyond gen_length, or suffix
     logprobs: Tensor  # [B, L]
     entropies: Tensor  # [B, L]
     max_probs: Tensor  # [B, L]
@@ -156,6 +156,9 @@ class Slots:
         sequences = torch.full((len(requests), self.sequence.shape[1]), policy.mask_id)
         for row, request in enumerate(requests):
             sequences[row, : len(request.prompt_ids)] = torch.tensor(request.prompt_ids, dtype=torch.int64)
+            behind = self.prompt_width + request.gen_length
+            suffix = torch.tensor(request.suffix_ids, dtype=torch.int64)
+            sequences[row, behind : behind + len(suffix)] = suffix
         at, columns, values, sequences = (
             to_device(tensor, policy.device)
             for tensor in (places, torch.tensor(numbers).T.contiguous(), torch.tensor(settings).T, sequences)
@@ -189,7 +192,7 @@ class Roster:
     since: Tensor  # the engine's step that made the row's first call
     lead: Tensor  # slot of the first row of the same prompt and canvas that came with it: they share their first call
     prompt_length: Tensor
-    length: Tensor  # prompt and canvas
+    length: Tensor  # prompt, canvas and suffix
     block_length: Tensor
     block_offset: Tensor
     window: Tensor  # positions of the canvas that a call may commit, no more than a block
@@ -210,11 +213,12 @@ class Roster:
         rows = []
         for ticket, place, request in zip(tickets, places, requests, strict=True):
             blocks, learned = blocks_of(policy, request), request.sampler.rule == "learned"
-            lead = first.setdefault((request.prompt_ids, request.gen_length, blocks, learned, request.cache), place)
+            seen = (request.prompt_ids, request.suffix_ids, request.gen_length)
+            lead = first.setdefault((*seen, blocks, learned, request.cache), place)
             prompt = len(request.prompt_ids)
             rows.append(
                 (
-                    *(ticket, place, step, lead, prompt, prompt + request.gen_length),
+                    *(ticket, place, step, lead, prompt, request.length),
                     *(*blocks, min(blocks.length, request.gen_length), learned and not by_state, True),
                     *(CACHES.index(request.cache), request.refresh_every, 0, False),
                 )

@@ -70,6 +70,14 @@ def prompt_ids(
     return [_ids(served.policy, each) for each in prompts]  # type: ignore[arg-type]
 
 
+def suffix_ids(served: Served, suffix: str | None) -> tuple[int, ...]:
+    """What stands behind the canvas, as ids."""
+    try:
+        return served.policy.tokenizer.encode(suffix or "")
+    except ValueError as error:
+        raise ApiError(400, f"suffix: {error}", "suffix") from None
+
+
 def _ids(policy: Policy, prompt: str | Sequence[int]) -> tuple[int, ...]:
     if isinstance(prompt, str):
         try:
@@ -84,7 +92,11 @@ def _ids(policy: Policy, prompt: str | Sequence[int]) -> tuple[int, ...]:
 
 
 def requests_for(
-    served: Served, asked: Asked, max_tokens: int | None, prompts: Sequence[tuple[int, ...]]
+    served: Served,
+    asked: Asked,
+    max_tokens: int | None,
+    prompts: Sequence[tuple[int, ...]],
+    suffix: tuple[int, ...] = (),
 ) -> tuple[list[Request], int]:
     """n requests a prompt, in order, and the seed of their random numbers.
 
@@ -94,18 +106,22 @@ def requests_for(
     if count > MAX_CHOICES:
         raise ApiError(400, f"n: {count} completions are asked for, at most {MAX_CHOICES} can be", "n")
     gen_length, config = max_tokens or served.gen_length, _decoding(served, asked)
-    longest = max(map(len, prompts))
+    longest = max(map(len, prompts)) + len(suffix)
     if longest + gen_length > served.max_length:
-        said = f"max_tokens: a prompt of {longest} tokens and a canvas of {gen_length} exceed {served.max_length}"
+        what = "prompt and a suffix" if suffix else "prompt"
+        said = f"max_tokens: a {what} of {longest} tokens and a canvas of {gen_length} exceed {served.max_length}"
         raise ApiError(400, f"{said}: shorten the prompt or max_tokens", "max_tokens", "context_length_exceeded")
     seed = secrets.randbits(48) if asked.seed is None else asked.seed
     rule = next((name for name in ("steps", "entropy_bound", "sampler") if getattr(asked, name) is not None), "sampler")
     try:
         plain = [request_for(served.policy, ids, config, gen_length, key=0, explore=False) for ids in prompts]
+        plain = [replace(request, suffix_ids=suffix) for request in plain]
         for request in plain:
             check_request(served.policy, request)
     except ValueError as error:
-        raise ApiError(400, str(error).removeprefix("rollout."), rule) from None
+        said = str(error).removeprefix("rollout.")
+        named = said.split()[0].rstrip(":")
+        raise ApiError(400, said, named if named in ("cache", "suffix") else rule) from None
     each = [request for request in plain for _ in range(asked.n or 1)]
     return [replace(request, key=make_key(seed, at)) for at, request in enumerate(each)], seed
 

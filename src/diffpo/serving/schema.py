@@ -157,6 +157,8 @@ class ChatRequest(Asked):
 
 class CompletionRequest(Asked):
     prompt: str | list[str] | list[int] | list[list[int]]
+    suffix: str | None = None
+    """What follows the canvas: the model sees both sides, and fills in between."""
     logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
     """0: of each token that was drawn."""
 

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from diffpo.config import ServeConfig, suggest
-from diffpo.serving.asking import Served, chat_ids, prompt_ids, requests_for
+from diffpo.serving.asking import Served, chat_ids, prompt_ids, requests_for, suffix_ids
 from diffpo.serving.errors import ApiError
 from diffpo.serving.exchange import Exchange
 from diffpo.serving.metrics import Metrics
@@ -93,9 +93,9 @@ class Service:
     async def complete(self, body: CompletionRequest, request: HttpRequest) -> Response:
         served = self.find(body.model)
         prompts = await run_in_threadpool(prompt_ids, served, body.prompt)
-        return await self._answer(
-            request, served, body, body.max_tokens, prompts, body.logprobs is not None, chat=False
-        )
+        suffix = await run_in_threadpool(suffix_ids, served, body.suffix)
+        logprobs = body.logprobs is not None
+        return await self._answer(request, served, body, body.max_tokens, prompts, logprobs, chat=False, suffix=suffix)
 
     async def _answer(
         self,
@@ -106,10 +106,12 @@ class Service:
         prompts: Sequence[tuple[int, ...]],
         logprobs: bool,
         chat: bool,
+        suffix: tuple[int, ...] = (),
     ) -> Response:
-        requests, seed = requests_for(served, asked, max_tokens, prompts)
+        requests, seed = requests_for(served, asked, max_tokens, prompts, suffix)
         exchange = Exchange(self.scheduler, served, requests, asked.stops, request.state.client)
-        reply = Reply(served, exchange.answers, seed, sum(map(len, prompts)), logprobs, chat)
+        seen = sum(len(ids) + len(suffix) for ids in prompts)
+        reply = Reply(served, exchange.answers, seed, seen, logprobs, chat)
         exchange.submit()
         if asked.stream:
             return EventStream(exchange, self._chunks(exchange, reply, asked.stream_options or StreamOptions()))
