@@ -41,3 +41,9 @@ def test_a_suffix_takes_room() -> None:
     asked = replace(infilling(3)[2], gen_length=58)
     with pytest.raises(ValueError, match="exceeds the model's 64"):
         generate(tiny_policy(learned=True), [asked])
+
+
+def test_block_causal_models_see_nothing_behind() -> None:
+    asked = replace(infilling(3)[2], cache="exact")
+    with pytest.raises(ValueError, match="suffix: where attention is block-causal"):
+        generate(tiny_policy(learned=True, block_length=4), [asked])
