@@ -73,6 +73,15 @@ def load(
         return [each for took in pool.map(work, range(clients)) for each in took]
 
 
+def calls(port: int) -> tuple[float, float]:
+    """Denoiser calls so far, and those of each completion summed: a call that ten share counts ten times."""
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    client.request("GET", "/metrics")
+    lines = [line.rpartition(" ") for line in client.getresponse().read().decode().splitlines()]
+    found = {name: float(value) for name, _, value in lines if not name.startswith("#")}
+    return found["diffpo_denoiser_calls_total"], found["diffpo_nfe_sum"]
+
+
 def megabytes(pid: int) -> float:
     """Resident memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
@@ -83,19 +92,24 @@ def measure(port: int, pid: int, options: argparse.Namespace) -> None:
     alone = [client.ask(body) for body in asked]
     rates: dict[int, list[float]] = {clients: [] for clients in options.clients}
     took: dict[int, list[float]] = {clients: [] for clients in options.clients}
+    shared: dict[int, float] = {}
     for _ in range(2):
         for clients in options.clients:
+            before = calls(port)
             found = load(port, clients, asked, alone, options.seconds)
+            made, summed = (now - then for now, then in zip(calls(port), before, strict=True))
+            shared[clients] = summed / made
             rates[clients].append(len(found) / options.seconds)
             took[clients] += found
-    print("clients  requests/s  against one  p50 ms  p99 ms")
+    print("clients  rows a call  requests/s  against one  p50 ms  p99 ms")
     for clients in options.clients:
         rate, cuts = sum(rates[clients]) / 2, quantiles(took[clients], n=100)
         ratio = rate / (sum(rates[options.clients[0]]) / 2)
-        print(f"{clients:7}  {rate:10.1f}  {ratio:11.2f}  {1000 * median(took[clients]):6.1f}  {1000 * cuts[98]:6.1f}")
-    before = megabytes(pid)
+        times = f"{1000 * median(took[clients]):6.1f}  {1000 * cuts[98]:6.1f}"
+        print(f"{clients:7}  {shared[clients]:11.2f}  {rate:10.1f}  {ratio:11.2f}  {times}")
+    size = megabytes(pid)
     load(port, 8, asked, alone, 10**6, options.requests)
-    print(f"memory before and after {options.requests} requests: {before:.0f} MB, {megabytes(pid):.0f} MB")
+    print(f"memory before and after {options.requests} requests: {size:.0f} MB, {megabytes(pid):.0f} MB")
     print("every answer was that of the same request alone")
 
 

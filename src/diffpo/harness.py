@@ -17,15 +17,12 @@ from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
 from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-from diffpo.functional.masking import forward_process, nelbo, stratified_times
-from diffpo.functional.random import fold, make_key, uniform
-from diffpo.models.likelihood import canvas_states, score_tokens
+from diffpo.functional.random import make_key
+from diffpo.models.bounds import evidence_bounds
 from diffpo.models.policy import load_policy
 from diffpo.rollout.engine import generate
 from diffpo.rollout.local import default_length, make_request
 
-MIN_TIME = 1e-3
-"""Least share of masks of the bound, as in fine-tuning."""
 log = logging.getLogger("diffpo.harness")
 
 
@@ -105,8 +102,7 @@ class DiffpoLM(LM):
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """The evidence lower bound of each continuation, in nats, and False: no greedy decoding is asked for.
 
-        It is the mean over `nelbo_samples` masks with times in equal strata (LLaDA, arXiv 2502.09992, Eq. 3); its
-        standard error is logged.
+        It is the mean over `nelbo_samples` masks (`evidence_bounds`); its standard error is logged.
         """
         encode = self.policy.tokenizer.encode
         pairs = [(encode(context), encode(continuation)) for context, continuation in (r.args for r in requests)]
@@ -122,41 +118,15 @@ class DiffpoLM(LM):
         return sums
 
     def _bounds(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
-        if self.policy.denoiser.config.block_length:
-            raise ValueError(
-                "loglikelihood: not known of block-causal models, whose bound is one of blocks: generate_until"
-            )
-        drawn = [self._draws(at, *pair) for at, pair in enumerate(pairs)]
-        errors = [float(each.std() / len(each) ** 0.5) for each in drawn if len(each) > 1]
-        if errors:
-            mean = sum(errors) / len(errors)
-            log.warning("%d likelihoods are bounds, their standard error %.3g nats on average", len(pairs), mean)
-        return [-float(each.mean()) for each in drawn]
-
-    @torch.no_grad()
-    def _draws(self, at: int, context: Sequence[int], continuation: Sequence[int]) -> Tensor:
-        """Negative bounds [M] of a continuation, one a mask; random numbers are keyed by (seed, its place)."""
-        length, count, policy = len(continuation), self.nelbo_samples, self.policy
-        if not length:
-            return torch.zeros(1)
-        room = policy.denoiser.config.max_length - length
-        if room < 0:
-            raise ValueError(f"a continuation of {length} tokens exceeds the model's {length + room}")
-        context = context[max(0, len(context) - room) :]
-        key = torch.tensor(make_key(self.seed, "nelbo", at))
-        rows = torch.arange(count)
-        times = stratified_times(uniform(fold(key, rows, 1)), MIN_TIME)
-        lottery = uniform(fold(key, rows[:, None] * length + torch.arange(length), 2))
-        masked = forward_process(times, lottery, torch.ones(count, length, dtype=torch.bool)).to(policy.device)
-        tokens = torch.tensor([*continuation], device=policy.device).expand(count, length)
-        prompt = torch.tensor([*context], dtype=torch.int64, device=policy.device).expand(count, len(context))
-        sequences = torch.cat([prompt, tokens.masked_fill(masked, policy.mask_id)], dim=1)
-        lengths = [torch.full((count,), size, device=policy.device) for size in (len(context), length)]
-        hidden, begins = canvas_states(policy, sequences, *lengths)
-        row, place = masked.nonzero(as_tuple=True)
-        logprobs = torch.zeros(count, length, device=policy.device)
-        logprobs[row, place] = score_tokens(policy, hidden[begins[row] + place], tokens[row, place], 1.0)
-        return nelbo(logprobs, masked, times.to(policy.device)).cpu()
+        longest, drawn = self.policy.denoiser.config.max_length, list[Tensor]()
+        for at, (context, continuation) in enumerate(pairs):
+            context = context[max(0, len(context) + len(continuation) - longest) :]
+            key = make_key(self.seed, "nelbo", at)
+            drawn.append(evidence_bounds(self.policy, context, continuation, self.nelbo_samples, key))
+        if drawn and self.nelbo_samples > 1:
+            error = sum(float(each.std()) for each in drawn) / len(drawn) / self.nelbo_samples**0.5
+            log.warning("%d likelihoods are bounds, their standard error %.3g nats on average", len(drawn), error)
+        return [float(each.mean()) for each in drawn]
 
 
 def _cut(text: str, stops: Sequence[str]) -> str:
