@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from weakref import WeakSet
 
 from diffpo.models.policy import Policy
 from diffpo.rollout.engine import Committed, Engine, Finished
@@ -106,7 +107,7 @@ class Scheduler:
         self._stopping = False
         self._engines: dict[Policy, Engine] = {}  # the thread's own, as what follows
         self._rows: dict[tuple[Policy, int], Row] = {}  # by ticket
-        self._retired: set[Policy] = set()
+        self._retired: WeakSet[Policy] = WeakSet()
         self._seconds = 0.0  # that a row is in a slot, on average
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="diffpo-engine", daemon=True)
@@ -200,7 +201,6 @@ class Scheduler:
                     news += self._step(policy, engine)
                 elif policy in self._retired:
                     del self._engines[policy]
-                    self._retired.remove(policy)
             assert self._loop
             if news:
                 self._loop.call_soon_threadsafe(_tell, news)
