@@ -13,6 +13,7 @@ from rollout.test_cache import SlowCache, cached_requests
 from rollout.test_engine import assert_same, mixed_requests, mixed_requests_without_a_head
 
 from diffpo.models.policy import Policy
+from diffpo.rollout import engine as rollout_engine
 from diffpo.rollout.engine import Committed, Engine, Finished, generate
 from diffpo.types import Completion, Request
 
@@ -54,6 +55,20 @@ def test_slots_are_used_again() -> None:
     found = serve(engine, requests, seed=2)
     assert len(found) == len(requests) and not engine.requests and not engine.busy
     assert len(engine._slots) == 8 and engine._slots.sequence.shape[1] == 7 + 12
+    for ticket, expected in enumerate(generate(policy, requests)):
+        assert_same(found[ticket], expected, exact=True)
+
+
+def test_rules_that_nobody_uses_any_more_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every request with a threshold of its own: they still decode as alone."""
+    monkeypatch.setattr(rollout_engine, "MAX_RULES", 8)
+    policy = tiny_policy()
+    requests = [request("012", key, f"entropy_bound:{0.1 + key / 50}", temperature=key % 2) for key in range(60)]
+    engine = Engine(policy, num_slots=4)
+    found: dict[int, Completion] = {}
+    for start in range(0, 60, 6):
+        found |= serve(engine, requests[start : start + 6], seed=1)
+        assert len(engine._rules) == len(engine._numbers) <= 8 + 6
     for ticket, expected in enumerate(generate(policy, requests)):
         assert_same(found[ticket], expected, exact=True)
 

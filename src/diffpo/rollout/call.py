@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -41,7 +41,7 @@ class Mix(NamedTuple):
     mode: Mode
 
     @classmethod
-    def of(cls, kinds: Iterable[Kind], rules: Sequence[Rule]) -> Mix:
+    def of(cls, kinds: Iterable[Kind], rules: Mapping[int, Rule]) -> Mix:
         """Of rows of these kinds, whose rules are numbered as in `rules`."""
         kinds = list(kinds)
         chosen = {kind.rule: rules[kind.rule] for kind in sorted(kinds)}

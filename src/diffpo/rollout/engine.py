@@ -35,6 +35,9 @@ from diffpo.rollout.rules import load_rule
 from diffpo.rollout.slots import CACHES, NO_CACHE, Roster, Slots, completions_of
 from diffpo.types import Completion, Request, Sampler
 
+MAX_RULES = 256
+"""Rules that an engine knows at once, unless its requests have more: clients choose their numbers."""
+
 
 @dataclass(frozen=True, eq=False)
 class Committed:
@@ -106,9 +109,9 @@ class Engine:
         self._slots, self._free = Slots.empty(policy), list[int]()
         self._roster = Roster.of(policy, (), (), (), 0)
         self._numbers: dict[Sampler, int] = {}  # of the rules below
-        self._rules: list[Rule] = []
+        self._rules: dict[int, Rule] = {}
         self._kinds: Counter[Kind] = Counter()
-        self._mix = Mix.of((), ())
+        self._mix = Mix.of((), {})
         self._at = self._roster.slot  # slots of the rows, on the device
         self._layout: Layout | None = None
         self._caches: KeyValues | None = None
@@ -129,8 +132,7 @@ class Engine:
         """
         check_request(self.policy, request)
         if request.sampler not in self._numbers:
-            self._rules.append(load_rule(request.sampler))
-            self._numbers[request.sampler] = len(self._rules) - 1
+            self._number(request.sampler)
         ticket, self._tickets = self._tickets, self._tickets + 1
         self.requests[ticket] = request
         self.waiting.append(ticket)
@@ -140,6 +142,16 @@ class Engine:
         sizes = (len(request.prompt_ids), request.gen_length + len(request.suffix_ids), decisions, window)
         self._widths = tuple(map(max, self._widths, sizes))
         return ticket
+
+    def _number(self, sampler: Sampler) -> None:
+        """Give a rule a number; when there are many, those that no request has any more lose theirs."""
+        rule = load_rule(sampler)
+        if len(self._rules) >= MAX_RULES:
+            used = {request.sampler for request in self.requests.values()}
+            self._numbers = {sampler: number for sampler, number in self._numbers.items() if sampler in used}
+            self._rules = {number: self._rules[number] for number in self._numbers.values()}
+        number = 1 + max(self._rules, default=-1)
+        self._numbers[sampler], self._rules[number] = number, rule
 
     def cancel(self, ticket: int) -> None:
         """Forget a request that waits or is decoded: nothing more is reported of it. One that has ended has ended."""
