@@ -25,6 +25,9 @@ import diffpo.functional
 import diffpo.losses
 import diffpo.surrogates
 from diffpo.config import ModelConfig, ObjectiveConfig, SftConfig, TaskConfig, ThresholdConfig, TrainConfig
+from diffpo.config.objective import LOSSES, SURROGATES
+from diffpo.losses import load_loss
+from diffpo.surrogates import load_surrogate
 from diffpo.training.loop import train
 from diffpo.training.metrics import ALARMS, read_metrics
 from diffpo.training.sft import fine_tune
@@ -169,6 +172,14 @@ def test_every_knob_that_is_named_exists(page: str) -> None:
     for section, knob in re.findall(r"`(?:--)?([a-z]+)\.([a-z_-]+)(?= = |`)", PAGES[page]):
         if section in SECTIONS:
             assert knob.replace("-", "_") in typing.get_type_hints(SECTIONS[section]), f"{section}.{knob}"
+
+
+def test_every_surrogate_and_loss_is_listed_with_its_knobs() -> None:
+    listed = set(quoted(PAGES["algorithm.md"].split("all of them, at their defaults:")[1].split("## ")[0]))
+    made = [load_surrogate(name) for name in SURROGATES], [load_loss(name) for name in LOSSES]
+    for name, value in zip([*SURROGATES, *LOSSES], itertools.chain(*made), strict=True):
+        knobs = ",".join(f"{knob}={setting}" for knob, setting in vars(value).items())
+        assert f"{name}:{knobs}".rstrip(":") in listed, name
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -53,7 +53,7 @@ class Objective:
 def open_objective(config: TrainConfig) -> Objective:
     """The objective of a run, opened before any weight is read. ValueError as `Objective.of`, or for the sampler's."""
     objective = Objective.of(config.objective)
-    mine = not objective.loss.is_denoisers or config.train == "model"
+    mine = not objective.loss.has_own_advantages or config.train == "model"
     check(mine, f"objective.loss {config.objective.loss} weighs the denoiser's likelihood alone: set train to model")
     return objective
 

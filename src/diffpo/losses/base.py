@@ -41,10 +41,6 @@ class Lines:
         """Log-ratios to `others`, each the mean of what `level` treats as one, [N, L]."""
         return pool_log_ratios(logprobs - others, self.mask, self.batch.committed_at, level)
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Mean of each line over what J sees of it, [N, 1]."""
-        return (values * self.mask).sum(-1, keepdim=True) / self.mask.sum(-1, keepdim=True).clamp_min(1)
-
     def units(self, unit: Unit) -> Tensor:
         """Number of the unit of each token, [N, L]: tokens of one number are scored as one."""
         number, length = self.mask.shape  # of which no call commits nothing: there are at most `length`
@@ -100,8 +96,8 @@ class Loss(ABC):
         return 1
 
     @property
-    def is_denoisers(self) -> bool:
-        """Whether its advantages are the denoiser's alone, so that the sampler cannot learn from them."""
+    def has_own_advantages(self) -> bool:
+        """Whether it makes something else of rewards, which is the denoiser's alone: no sampler can learn from it."""
         return type(self).advantages is not Loss.advantages
 
     def advantages(self, rewards: Tensor, scale: bool) -> Tensor:
