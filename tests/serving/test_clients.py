@@ -142,6 +142,7 @@ def test_the_command_answers_all_it_has_accepted(tmp_path: Path) -> None:
     ("flags", "said"),
     [
         (["--port", "70000"], "port must lie between 0 and 65535, got 70000"),
+        (["--timeout", "inf"], "timeout must be a number of seconds > 0, got inf"),
         (["--host", "no.such.host.invalid"], "no.such.host.invalid:8000: "),
         (["--api-key-file", "empty", "--port", "0"], "empty: no key in it, one a line"),
         (["--rollout.sampler", "learned", "--port", "0"], "this policy has no sampler head"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from diffpo.config.checks import bound, check, check_kinds
@@ -35,7 +36,7 @@ class ServeConfig(Knobs):
     def __post_init__(self) -> None:
         check_kinds(self)
         check(0 <= self.port < 65536, f"port must lie between 0 and 65535, got {self.port}")
-        bound(self, "", "timeout", ">", 0)
+        check(0 < self.timeout < math.inf, f"timeout must be a number of seconds > 0, got {self.timeout}")
         bound(self, "", "max_waiting max_length max_body", ">=", 1)
 
     def idle(self) -> Idle:

@@ -75,17 +75,17 @@ async def unload_adapter(service: Service, body: UnloadAdapter) -> dict[str, str
 
 async def follow(service: Service, run: Path) -> None:
     """Take over the newest weights of a run between two calls, as they come; never returns."""
-    policy, seen = next(iter(service.models.values())).policy, None
+    policy, seen = next(iter(service.models.values())).policy, ([], False)
     while True:
         there = [path.name for path in list_checkpoints(run / "checkpoints")], (run / "policy").is_dir()
         if there != seen:
+            seen = there
             try:
                 tensors, version = await run_in_threadpool(lambda: saved_weights(policy, find_policy(run)[0]))
                 if version > policy.version:
                     await service.scheduler.between_calls(
                         lambda found=(tensors, version): service.scheduler.engine(policy).load_weights(*found)
                     )
-                seen = there
-            except (ValueError, OSError) as error:  # nothing there yet, or a checkpoint that has just been dropped
+            except (ValueError, OSError) as error:  # of another model, or a checkpoint that has just been dropped
                 log.warning("%s: %s", run, error)
         await asyncio.sleep(EVERY)
