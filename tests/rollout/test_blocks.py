@@ -71,7 +71,7 @@ class SlowBlocks:
         for layer in denoiser.blocks:
             attn, h = layer.attn, layer.attn_norm(x)
             q, k, v = (p(h).unflatten(-1, (-1, attn.head_size)) for p in (attn.q_proj, attn.k_proj, attn.v_proj))
-            q, k = (attn.pointwise.rotate(t, angles.cos(), angles.sin()) for t in (q, k))
+            q, k = (attn.pointwise.rotate(t, angles.cos(), angles.sin()) for t in (attn.q_norm(q), attn.k_norm(k)))
             k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
             scores = torch.einsum("qhd,khd->hqk", q, k) / attn.head_size**0.5
             weights = scores.masked_fill(unseen, -torch.inf).softmax(-1)

@@ -208,6 +208,15 @@ def growth(size: Size, heard: Heard) -> Iterator[Row]:
         yield Row(f"growth with {name}: the FLOP count", large, predicted, predicted / large, 0.8)
 
 
+def exact_cache(size: Size, heard: Heard) -> Iterator[Row]:
+    """Block-causal attention in blocks of 4, as SDAR's, a token a call: with the exact cache and without one."""
+    policy = random_policy(replace(size.shape, qk_norm=True, block_length=4, blocks_from="row"))
+    requests = random_requests(policy, size.lengths, "top_k:1", gen_length=128, block_length=4, cache="exact")
+    without = [replace(request, cache="none") for request in requests]
+    name = "block-causal rollouts, exact cache: the same without"
+    yield compare(name, 6.0, lambda: decode(policy, requests), lambda: decode(policy, without), size.repeats, heard)
+
+
 def tiny_rollouts() -> tuple[Policy, list[Request]]:
     """The demo's model, random weights, and the requests of one of its steps."""
     shape = TransformerConfig(
@@ -247,5 +256,6 @@ PARTS = (
     Part("2-MF log-probs", surrogate, (0.7, 0.9)),
     Part("joint step", whole_step, (9, 82)),
     Part("growth", growth, (6.2, 1.7, 0.5, 0.8, 0.7, 0.5, 2.4, 1.2, 0.6, 1.3, 0.6, 0.3)),
+    Part("exact cache", exact_cache, (2, 12)),
     Part("tiny model", tiny_model, (1.1, 1.1)),
 )
