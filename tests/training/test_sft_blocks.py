@@ -60,7 +60,7 @@ def test_the_loss_is_the_slow_twins(config: SftConfig) -> None:
     examples, key = read_examples(config.data, policy, config), torch.tensor(7)
     rows, seen = torch.arange(2), []
     hook = policy.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
-    found = losses(policy, examples, rows, rows, key, config)
+    found = losses(policy, examples, rows, rows, key, config).detach()
     hook.remove()
     ids, packing, _ = seen[0]
     times = config.min_time + (1 - config.min_time) * (rows + uniform(fold(key, rows, 1))) / 2
