@@ -25,7 +25,7 @@ def inspect(name: str | Path, revision: str | None = None) -> dict[str, Any]:
     folder = find_policy(locate(name, revision, weights=False))[0]
     if _is_adapter(folder) and not read_json(folder / "adapter_config.json").get("base_model_name_or_path"):
         return _describe_adapter(folder) | {"base": None}
-    source = find_source(name, revision, weights=False)
+    source = find_source(name, revision, weights=False).in_blocks()
     checkpoint, record = source.checkpoint, source.record
     model = checkpoint.empty_denoiser()
     files = [file for file in checkpoint.folder.glob("*.safetensors") if file.name.startswith("model")]

@@ -326,10 +326,7 @@ def load_policy(
     so where a run is not at its end, or an adapter was trained on other weights. ValueError names what is missing or
     does not fit.
     """
-    source = find_source(name, revision, adapter, base)
-    named = source.record.base if source.record else None
-    if blocks := block_length or (named.block_length if named else None):
-        source = source.in_blocks(blocks)
+    source = find_source(name, revision, adapter, base).in_blocks(block_length)
     checkpoint = source.checkpoint
     denoiser = load_denoiser(checkpoint, _dtype(dtype, checkpoint), _device(device), four_bit)
     if is_wanted(compile, denoiser.head.weight.device):

@@ -50,8 +50,15 @@ class Source:
         """What is known of the policy; None if nothing is."""
         return next((record for folder in reversed(self.folders) if (record := Record.read(folder))), None)
 
-    def in_blocks(self, length: int) -> Source:
-        """The same, with attention in blocks of `length`; ValueError if the family has none."""
+    def in_blocks(self, length: int | None = None) -> Source:
+        """The same, with attention in blocks of `length`, or as the policy's folder says of its base, if either does.
+
+        ValueError if the family has no blocks.
+        """
+        named = self.record.base if self.record else None
+        length = length or (named.block_length if named else None)
+        if not length:
+            return self
         checkpoint = replace(self.checkpoint, config=with_blocks(self.checkpoint.name, self.checkpoint.config, length))
         if checkpoint.family.shape(checkpoint.config).block_length != length:
             kind = checkpoint.config["model_type"]
