@@ -174,7 +174,7 @@ def test_the_loss_is_the_slow_twins(config: SftConfig) -> None:
     body = policy.denoiser.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
     fast = losses(policy, examples, rows, rows, key, config)
     body.remove()
-    ids, packing = seen[0]
+    ids, packing, _ = seen[0]
     times = config.min_time + (1 - config.min_time) * (torch.arange(5) + _uniforms(key)) / 5
     for row in range(5):
         start, prompt, length = packing.starts[row], examples.prompt_lengths[row], examples.canvas_lengths[row]

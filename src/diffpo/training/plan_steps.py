@@ -205,7 +205,7 @@ class SftStep:
             decoded=0,
             candidates=0,
             tokens=largest * self.length,
-            canvas=largest * self.length,  # the last block computes prompts as well
+            canvas=largest * self.gen_length,
             scored=max(1, round(max(masked))),
             micro_batches=len(parts),
             checkpointing=self.config.optim.gradient_checkpointing,
@@ -217,7 +217,7 @@ class SftStep:
     def phases(self) -> Iterator[Phase]:
         load, work = self.load(), Work(self.model, self.cluster, self.length)
         scored = self.rows * self.gen_length * (1 + self.config.min_time) / 2
-        update = work.update(self.rows, scored, self.length, load)
+        update = work.update(self.rows, scored, self.gen_length, load)
         yield work.phase("update", memory.backward(self.model, load), *update, 3 * load.micro_batches)
         yield work.phase("optimiser", memory.optimiser(self.model, load), 0, 0, 1)
 
