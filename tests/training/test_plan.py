@@ -369,7 +369,7 @@ def test_fine_tuning_is_planned_too(way: list[str], tmp_path: Path, monkeypatch,
     assert "336 M more learn" in shown and "a step: 8 rows of 200 + 256 tokens" in shown and "rollouts" not in shown
     assert "3.75 GiB each" in shown and "diffpo export --merge 14.9 GiB" in shown
     assert shown.splitlines()[-1].startswith("fits: ")
-    main(["plan", *way, "--gpu", "l4", "--json"])
+    main(["plan", *way, "--gpu", "rtx-4080", "--json"])
     shown = json.loads(capsys.readouterr().out)
     assert not shown["fits"] and shown["changes"][-1]["fits"] and shown["disk_bytes"]["policy"] == 4 * 335_544_320
 
