@@ -40,9 +40,16 @@ def analyze(
 ) -> list[Section]:
     """Measure `policy` on test prompts of `task` under the objective and rollouts of `config`.
 
-    Entropies and order are compared with those of `against`; `names` are what the two are called.
+    Entropies and order are compared with those of `against`; `names` are what the two are called. ValueError if a part
+    is not for such a model.
     """
     settings = settings or AnalysisConfig()
+    if "kl" in settings.parts and policy.denoiser.config.block_length:
+        others = " ".join(part for part in settings.parts if part != "kl") or "weights"
+        raise ValueError(
+            "analysis.parts: kl cuts the whole canvas, where a block-causal model cuts each block: "
+            f"--analysis.parts {others}"
+        )
     sections: list[Section] = []
     with Progress("analyze", len(settings.parts) + 1, quiet, unit="part") as progress:
         subject = look_at(policy, task, config, settings, against, names)
