@@ -15,6 +15,7 @@ NAMES = [
     "AnalysisConfig",
     "Answer",
     "Batch",
+    "BernoulliConfig",
     "Committed",
     "Completion",
     "Cost",
