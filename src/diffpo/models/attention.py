@@ -222,7 +222,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Asking, la
 
 def _keys_of(t: Tensor, run: Run, part: slice, store: Store | None) -> Tensor:
     """Keys, or values, of a run's rows: [rows, H', length, D]."""
-    rows = t[part].unflatten(0, (run.rows, run.length)) if store is None else t[store.slots[part], : run.length]
+    if store is None:
+        rows = t[part].unflatten(0, (run.rows, run.length))
+    elif run.rows == 1:  # nothing to gather
+        rows = t[slice(slot := int(store.rows[part.start]), slot + 1), : run.length]
+    else:
+        rows = t[store.slots[part], : run.length]
     return rows.transpose(1, 2)
 
 
