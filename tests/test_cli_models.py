@@ -11,7 +11,10 @@ import pytest
 from helpers import GOLDEN
 from small_tokenizers import TOKENIZERS
 
-from diffpo.cli import main
+from diffpo.cli import _start, main
+from diffpo.config import TrainConfig
+from diffpo.models.families import has_blocks
+from diffpo.models.policy import load_policy
 
 
 @pytest.fixture(params=["llada", "dream", "a2d-qwen3"])
@@ -123,3 +126,26 @@ def test_a_tiny_model_brings_the_task_that_it_was_trained_on(tmp_path: Path, mon
     )
     task = json.loads((tmp_path / "run/config.json").read_text())["task"]
     assert (task["name"], task["easy"]) == ("tiny_sudoku", [1, 1])
+
+
+@pytest.mark.parametrize("flags", [[], ["--rollout.block-length", "8"]])
+def test_block_causal_models_are_decoded_in_their_own_blocks(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SDAR's blocks of 4 begin with the row: of a prompt of 3 tokens the first holds one position of the canvas."""
+    model = GOLDEN / "sdar-tiny"
+    main(["sample", str(model), "5 17 42", "--rollout.gen-length", "10", "--rollout.sampler", "top_k:1", *flags])
+    canvases = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if line.startswith("call")]
+    assert canvases[0].endswith("_" * 9) == (not flags)
+    assert load_policy(model).decoding.block_length is None
+
+
+def test_blocks_are_known_by_config_and_by_hub_id() -> None:
+    assert has_blocks("JetLM/SDAR-1.7B-Chat", {}) and has_blocks("dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1", {})
+    assert has_blocks("x", {"model_type": "a2d-qwen3", "block_size": 8})
+    assert not has_blocks("GSAI-ML/LLaDA-8B-Instruct", {}) and not has_blocks("x", {"model_type": "a2d-qwen3"})
+
+
+def test_a_run_of_a_block_causal_model_keeps_its_blocks() -> None:
+    for model, length in (("JetLM/SDAR-1.7B-Chat", None), ("GSAI-ML/LLaDA-8B-Instruct", 32)):
+        assert _start(TrainConfig, "", ["train", "--model", model]).rollout.block_length == length

@@ -27,7 +27,7 @@ from diffpo.config import ServeConfig, SftConfig, TaskConfig, TrainConfig, sugge
 from diffpo.places import find_policy
 from diffpo.recipe import find_recipe, find_training, kind_at, load_config
 from diffpo.record import Record, decoding
-from diffpo.shipped import defaults_for
+from diffpo.shipped import defaults_for, is_published
 
 COMMANDS: dict[str, type] = {
     "demo": Demo,
@@ -127,9 +127,9 @@ def _defaults(kind: type, first: str, arguments: Sequence[str]) -> tuple[Any, Ca
         config = SftConfig if kind in (Sft, PlanSft) else TrainConfig
         return _start(config, first, arguments), lambda config: kind(config=config)
     if kind in (Analyze, Chat, Eval, Sample) and first:
-        return _from_policy(kind(model=first), Path(given(arguments, "--load.adapter") or first)), lambda base: base
+        return _from_policy(kind(model=first), arguments), lambda base: base
     if kind in (Serve, Generate) and first:
-        chat = _from_policy(Chat(first), Path(given(arguments, "--load.adapter") or first))
+        chat = _from_policy(Chat(first), arguments)
         if kind is Serve:
             return _serving(chat), lambda config: Serve(first, config)
         return chat, lambda chat: Generate(first, tyro.MISSING, tyro.MISSING, chat.rollout, chat.seed, chat.load)
@@ -148,15 +148,20 @@ def _start(config: Any, first: str, arguments: Sequence[str]) -> Any:
     if first:
         return load_config(config, find_recipe(first))
     model = given(arguments, "--model") or config().model
-    return defaults_for(config, model, given(arguments, "--load.adapter"))
+    found = defaults_for(config, model, given(arguments, "--load.adapter"))
+    if isinstance(found, TrainConfig) and (given(arguments, "--load.block-length") or _has_blocks(model)):
+        found = replace(found, rollout=replace(found.rollout, block_length=None))  # the model's own
+    return found
 
 
-def _from_policy(command: Any, place: Path) -> Any:
+def _from_policy(command: Any, arguments: Sequence[str]) -> Any:
     """A model is asked what it was trained on, decoded as it was trained, and measured as its run measures it."""
+    place = Path(given(arguments, "--load.adapter") or command.model)
     folder = find_policy(place)[0]
     record, (config, task) = Record.read(folder) or Record(), find_training(place)
     rollout = record.rollout or (config.rollout if config else None)
-    greedy = decoding(rollout, record.head is not None, _is_tiny(folder, task))
+    in_blocks = rollout is None and (bool(given(arguments, "--load.block-length")) or _has_blocks(command.model))
+    greedy = decoding(rollout, record.head is not None, _is_tiny(folder, task), in_blocks)
     changes: dict[str, Any] = {"rollout": replace(greedy, temperature=command.rollout.temperature)}
     if isinstance(command, Analyze):
         changes["rollout"] = replace(greedy, temperature=rollout.temperature if rollout else 1.0)
@@ -176,6 +181,17 @@ def _serving(chat: Chat) -> ServeConfig:
     config = ServeConfig()
     rollout = replace(chat.rollout, num_slots=config.rollout.num_slots)
     return replace(config, rollout=rollout, load=chat.load)
+
+
+def _has_blocks(model: str) -> bool:
+    """Whether a model of somebody else's attends block by block, as far as its name or its config.json says."""
+    if not is_published(model):
+        return False
+    path = find_policy(Path(model))[0] / "config.json"
+    from diffpo.models.families import has_blocks  # as slow to import as the command itself
+    from diffpo.models.weights import read_json
+
+    return has_blocks(model, read_json(path) if path.is_file() else {})
 
 
 def _is_tiny(folder: Path, task: TaskConfig | None) -> bool:

@@ -284,6 +284,12 @@ PUBLISHED = {
 """What the config.json of well-known hub models says of their shape, for estimates before anything is downloaded."""
 
 
+def has_blocks(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether the model `name` is block-causal by its config.json, or {}, by what is known of its hub id."""
+    config = with_blocks(name, config or PUBLISHED.get(name, {}))
+    return bool(config.get("block_size")) or config.get("model_type") == "sdar"
+
+
 def with_blocks(name: str, config: Mapping[str, Any], block_length: int | None = None) -> dict[str, Any]:
     """config.json of the model `name`, in blocks of `block_length` where somebody says so.
 

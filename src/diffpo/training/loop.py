@@ -58,6 +58,9 @@ def train(config: TrainConfig, resume: bool = False, quiet: bool = False) -> Pol
         data = world.on_main(lambda: open_task(task, config))
         policy = start_policy(config, world)
         check_fit(task, policy.is_tiny)
+        own, asked = policy.denoiser.config.block_length, config.rollout.block_length
+        if own and asked not in (None, own):
+            run.lines.append(f"attention is in blocks of {asked} (rollout.block_length): the model's own have {own}")
         run.lines += check_prompts(policy, task, ["train", "test"] if config.eval_every else ["train"], config.rollout)
         state = run.restore(policy, create_optimizers, data, keep_start=config.objective.beta > 0)
         policy.task, policy.rollout = anchored(config.task), with_canvas(anchored_rules(config.rollout), task)
