@@ -57,7 +57,7 @@ def test_too_few_prompts_are_refused_where_gradients_are_wanted() -> None:
 def test_block_causal_models_have_all_parts_but_the_divergence() -> None:
     """Its surrogates cut each block, which weights and gradients ask them to."""
     policy = tiny_policy(learned=True, block_length=4)
-    with pytest.raises(ValueError, match=r"kl cuts the whole canvas.*--analysis.parts weights gradients"):
+    with pytest.raises(ValueError, match=r"kl cuts the whole canvas.*analysis.parts = weights gradients"):
         analyze(policy, FirstDigitTask(), CONFIG, replace(SETTINGS, parts=("kl", "weights", "gradients")), quiet=True)
     parts = ("weights", "gradients", "calibration", "thresholds", "order")
     sections = analyze(policy, FirstDigitTask(), CONFIG, replace(SETTINGS, parts=parts), quiet=True)

@@ -47,8 +47,8 @@ def analyze(
     if "kl" in settings.parts and policy.denoiser.config.block_length:
         others = " ".join(part for part in settings.parts if part != "kl") or "weights"
         raise ValueError(
-            "analysis.parts: kl cuts the whole canvas, where a block-causal model cuts each block: "
-            f"--analysis.parts {others}"
+            "analysis.parts: kl cuts the whole canvas, where a block-causal model cuts each block: set "
+            f"analysis.parts = {others}"
         )
     sections: list[Section] = []
     with Progress("analyze", len(settings.parts) + 1, quiet, unit="part") as progress:
