@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import request, tiny_policy
 from rollout.slow_engine import decode
-from rollout.test_cache import batch_of
+from rollout.test_cache import batch_of, cached_requests
 from rollout.test_engine import PROMPTS, assert_same
 
 from diffpo.functional.latents import draw_batch_cuts
@@ -28,21 +28,8 @@ NAMES = ("canvas", "row", "shift", "row, shift")
 
 
 def block_requests(count: int, caches: tuple[str, ...] = ("exact",)) -> list[Request]:
-    """Requests of every rule and temperature, whose blocks do not always divide the canvas, or exceed it."""
-    samplers = ("entropy_bound:0.7", "top_k:1", "learned", "confidence:0.4", "steps:12", "random:2")
-    return [
-        request(
-            PROMPTS[index % 5],
-            index,
-            samplers[index % 6],
-            gen_length=(8, 10, 12)[index % 3],
-            block_length=(4, 3, 16, 1)[index // 2 % 4],
-            temperature=(1.0, 0.0, 0.6)[index // 3 % 3],
-            early_exit=index % 4 > 0,
-            cache=caches[index % len(caches)],
-        )
-        for index in range(count)
-    ]
+    """The same, with blocks that may exceed the canvas and a rule that counts them."""
+    return cached_requests(count, caches, blocks=(4, 3, 16, 1), refreshes=(0,), rule="steps:12")
 
 
 def block_of(policy: Policy, asked: Request, position: int) -> int:

@@ -21,20 +21,26 @@ from diffpo.types import Batch, Completion, Prompt, Request, Rollout, RolloutGro
 SHAPES = ({}, {"shift": 1}, {"num_kv_heads": 4, "learned_positions": True}, {"num_layers": 1})
 
 
-def cached_requests(count: int, caches: tuple[str, ...] = ("none", "prefix", "dual")) -> list[Request]:
-    """Requests of every cache, sampler and temperature."""
-    samplers = ("entropy_bound:0.7", "top_k:1", "learned", "confidence:0.4", "top_k:3", "random:2")
+def cached_requests(
+    count: int,
+    caches: tuple[str, ...] = ("none", "prefix", "dual"),
+    blocks: tuple[int, ...] = (4, 3, 12, 1),
+    refreshes: tuple[int, ...] = (0, 2, 3),
+    rule: str = "top_k:3",
+) -> list[Request]:
+    """Requests of every cache, sampler and temperature; blocks do not always divide the canvas."""
+    samplers = ("entropy_bound:0.7", "top_k:1", "learned", "confidence:0.4", rule, "random:2")
     return [
         request(
             PROMPTS[index % 5],
             index,
             samplers[index % 6],
             gen_length=(8, 10, 12)[index % 3],
-            block_length=(4, 3, 12, 1)[index // 2 % 4],
+            block_length=blocks[index // 2 % len(blocks)],
             temperature=(1.0, 0.0, 0.6)[index // 3 % 3],
             early_exit=index % 4 > 0,
             cache=caches[index % len(caches)],
-            refresh_every=(0, 2, 3)[index // 5 % 3],
+            refresh_every=refreshes[index // 5 % len(refreshes)],
         )
         for index in range(count)
     ]
