@@ -67,6 +67,25 @@ def test_a_run_repeats_itself(config: TrainConfig, tmp_path: Path) -> None:
     assert_same_run(config.output, str(tmp_path / "again"))
 
 
+def test_a_task_in_python_trains_as_by_its_name(config: TrainConfig, tmp_path: Path) -> None:
+    train(config, quiet=True)
+    steps: list[tuple[int, dict[str, float]]] = []
+    unnamed = replace(config, output=str(tmp_path / "given"), task=TaskConfig())
+    policy = train(
+        unnamed,
+        quiet=True,
+        task=load_task(config.task),
+        on_step=lambda state, metrics: steps.append((state.step, metrics)),
+    )
+    assert_same_run(config.output, unnamed.output)
+    assert policy.task is None, "nobody could load it again by name"
+    assert [step for step, _ in steps] == [1, 2, 3, 4]
+    for (_, told), written in zip(steps, read_metrics(Path(config.output) / "metrics.jsonl"), strict=True):
+        assert told.items() <= written.items()
+    with pytest.raises(ValueError, match=r"task: tiny_sudoku is given, and config\.task says tiny_sudoku too"):
+        train(replace(config, output=str(tmp_path / "both")), quiet=True, task=load_task(config.task))
+
+
 @pytest.mark.parametrize("stop_after", [1, 3, 4])
 def test_sigterm_between_two_updates_saves_the_rollouts_in_hand(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int

@@ -9,7 +9,8 @@ from functools import partial
 
 import torch
 
-from diffpo.config import RolloutConfig, TrainConfig
+from diffpo.config import RolloutConfig, TaskConfig, TrainConfig
+from diffpo.config.checks import check
 from diffpo.evaluation.answers import answer, asked, points_of
 from diffpo.functional.random import make_key
 from diffpo.losses import load_loss
@@ -32,6 +33,7 @@ from diffpo.training.update import prepare, update
 from diffpo.types import Batch, RolloutGroup
 
 OnGroups = Callable[[Sequence[RolloutGroup]], None]
+OnStep = Callable[[TrainState, Metrics], None]
 OWN_OF_HEAD = {
     "threshold": ("level", "gamma_max", "gamma_init", "sigma", "bound"),
     "bernoulli": ("width", "chance_init"),
@@ -39,20 +41,27 @@ OWN_OF_HEAD = {
 """Settings that a sampler head keeps for life."""
 
 
-def train(config: TrainConfig, resume: bool = False, quiet: bool = False) -> Policy:
+def train(
+    config: TrainConfig,
+    resume: bool = False,
+    quiet: bool = False,
+    *,
+    task: Task | None = None,
+    on_step: OnStep | None = None,
+) -> Policy:
     """Train a policy as `config` says and return it; `resume` goes on from the last good checkpoint in config.output.
 
-    Under `accelerate launch` every process calls it, and they train together. ValueError if the output folder holds
-    another run, FloatingPointError if gradients stay non-finite.
+    `task` is one of your own, in place of what config.task names. `on_step(state, metrics)` is called once a step is
+    made and logged, before it is saved. Under `accelerate launch` every process calls `train`, and they train together.
+    ValueError if the output folder holds another run, FloatingPointError if gradients stay non-finite.
     """
-    config = with_task(config)
+    config = config if task else with_task(config)
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     world = World.join(config.load.device)
     create_optimizers = partial(Optimizers.create, config=config)
     with Run("train", config, world, resume, quiet) as run:
-        check_named(config.task, config.model)
-        task = load_task(config.task)
+        task = task_of(config, task)
         open_rules(config)
         open_objective(config)
         data = world.on_main(lambda: open_task(task, config))
@@ -63,7 +72,8 @@ def train(config: TrainConfig, resume: bool = False, quiet: bool = False) -> Pol
             run.lines.append(f"attention is in blocks of {asked} (rollout.block_length): the model's own have {own}")
         run.lines += check_prompts(policy, task, ["train", "test"] if config.eval_every else ["train"], config.rollout)
         state = run.restore(policy, create_optimizers, data, keep_start=config.objective.beta > 0)
-        policy.task, policy.rollout = anchored(config.task), with_canvas(anchored_rules(config.rollout), task)
+        policy.task = anchored(config.task) if config.task != TaskConfig() else None
+        policy.rollout = with_canvas(anchored_rules(config.rollout), task)
         policy.eval = anchored_rules(config.eval)
         for step in range(state.step, config.steps):
             if state.experience is None:
@@ -80,10 +90,23 @@ def train(config: TrainConfig, resume: bool = False, quiet: bool = False) -> Pol
                 run.stop_if_asked()
             state.step, state.iteration, state.experience = step + 1, 0, None
             evaluation = evaluate_if_due(state, task, config, world)
-            run.log(step, experience.summary | mean_of(experience.updates) | evaluation)
+            metrics = experience.summary | mean_of(experience.updates) | evaluation
+            run.log(step, metrics)
+            if on_step:
+                on_step(state, metrics)
             if run.due(config.save_every):
                 run.save()
     return state.policy
+
+
+def task_of(config: TrainConfig, given: Task | None) -> Task:
+    """The task of a run: the one that is `given` in Python, else what config.task names. ValueError for two of them."""
+    if given is None:
+        check_named(config.task, config.model)
+        return load_task(config.task)
+    named = config.task.name
+    check(config.task == TaskConfig(), f"task: {given.name} is given, and config.task says {named} too: drop one")
+    return given
 
 
 def with_canvas(rollout: RolloutConfig, task: Task) -> RolloutConfig:
