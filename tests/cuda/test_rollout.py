@@ -10,6 +10,7 @@ import torch
 from helpers import request, tiny_policy
 from rollout.test_engine import mixed_requests
 
+from diffpo.models import attention
 from diffpo.models.policy import Policy
 from diffpo.rollout import engine
 from diffpo.rollout.cache import KeyValues
@@ -78,6 +79,31 @@ def test_half_precision_attends_as_on_a_card(cuda: None, level: str) -> None:
     assert sum(int(both.sum()) for both in first) > 3
     for ours, theirs, at in zip(completions, expected, first, strict=True):
         torch.testing.assert_close(ours.behaviour_logprobs[at], theirs.behaviour_logprobs[at], atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("settings", [{"cache": "dual"}, {"cache": "prefix"}, {"cache": "exact", "blocks": 4}])
+def test_a_kernel_that_knows_no_stores_gets_the_rows_keys(
+    cuda: None, settings: dict[str, str | int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of torch 2.11: keys are gathered, once a block, and all rows still go through one kernel."""
+    cache, blocks = settings["cache"], settings.get("blocks")
+    policy = tiny_policy(num_heads=2, num_kv_heads=1, block_length=blocks)
+    policy.denoiser.bfloat16()
+    policy.to("cuda")
+    requests = [
+        request("0123"[: 1 + key % 4], key, "top_k:1", 8, block_length=4, cache=str(cache), early_exit=False)
+        for key in range(6)
+    ]
+    kernels, answers, original = [], [], attention.varlen_attn
+    monkeypatch.setattr(attention, "varlen_attn", lambda *given, **more: kernels.append(1) or original(*given, **more))
+    for takes_used in (True, False):
+        monkeypatch.setattr(attention, "TAKES_USED", takes_used)
+        kernels.clear()
+        answers.append((generate(policy, requests, 4), len(kernels)))
+    (expected, stored), (gathered, packed) = answers
+    assert stored == packed > 0
+    for ours, theirs in zip(gathered, expected, strict=True):
+        assert_alike(ours, theirs)
 
 
 @pytest.mark.parametrize("cache", ["prefix", "dual"])

@@ -16,6 +16,7 @@ from diffpo.types import Completion, Request
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
 ]
 RULES = ("entropy_bound:0.7", "learned", "confidence:0.4", "top_k:3", "steps:5", "random:2")
 

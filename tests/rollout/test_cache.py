@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from rollout.test_engine import PROMPTS, assert_same
 from diffpo.functional.objective import group_advantages
 from diffpo.models.pointwise import rotate
 from diffpo.models.policy import Policy
-from diffpo.rollout.cache import cache_kl
+from diffpo.rollout.cache import KeyValues, cache_kl
 from diffpo.rollout.engine import generate
 from diffpo.types import Batch, Completion, Prompt, Request, Rollout, RolloutGroup, Verdict
 
@@ -120,6 +122,27 @@ def test_a_cached_row_does_not_depend_on_its_batch() -> None:
         completions = generate(policy, [requests[index] for index in order], slots)
         for index, completion in zip(order, completions, strict=True):
             assert_same(completion, expected[index], exact=True)
+
+
+def test_keys_are_free_when_the_last_row_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the garbage collector, which does not know that a GPU is full."""
+    made, original = [], KeyValues.__init__
+
+    def watched(keys: KeyValues, num_layers: int) -> None:
+        original(keys, num_layers)
+        made.append(weakref.ref(keys))
+
+    monkeypatch.setattr(KeyValues, "__init__", watched)
+    policy, requests = tiny_policy(), [request("012", key, "top_k:2", 8, cache="dual") for key in range(4)]
+    gc.collect()
+    gc.disable()
+    try:
+        generate(policy, requests, num_slots=4)
+        generate(policy, requests[:2], num_slots=1)
+        alive = [keys() for keys in made]
+    finally:
+        gc.enable()
+    assert len(alive) == 3 and alive == [None] * 3
 
 
 def test_caches_save_tokens() -> None:

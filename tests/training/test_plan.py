@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from helpers import GOLDEN, tiny_policy
+from helpers import GOLDEN, request, tiny_policy
 
 from diffpo.cli import main
 from diffpo.config import (
@@ -27,13 +27,14 @@ from diffpo.config import (
 from diffpo.models.families import PUBLISHED
 from diffpo.models.policy import load_policy
 from diffpo.models.transformer import TransformerConfig
+from diffpo.rollout.engine import generate
 from diffpo.rollout.slots import Slots
 from diffpo.training.changes import RULES, changes, roomy_gpu
 from diffpo.training.checkpoint import save_checkpoint
 from diffpo.training.distributed import World
 from diffpo.training.gpus import GPUS, find_gpu
 from diffpo.training.plan import Cluster, Plan, find_start, make_model, plan
-from diffpo.training.plan_steps import expected_nfe
+from diffpo.training.plan_steps import expected_nfe, rl_step
 from diffpo.training.state import Optimizers, TrainState, load_start
 
 LLADA = "GSAI-ML/LLaDA-8B-Instruct"
@@ -222,6 +223,31 @@ def test_phases_are_those_of_the_recipe() -> None:
     assert names(CONFIG) == every
     assert names(replace(CONFIG, objective=ObjectiveConfig())) == [name for name in every if "reference" not in name]
     assert names(SAMPLER) == ["rollouts"]
+
+
+@pytest.mark.parametrize(("cache", "refresh"), [("dual", 0), ("dual", 3), ("prefix", 0), ("prefix", 2)])
+def test_what_an_approximate_cache_keeps_and_saves(cache: str, refresh: int) -> None:
+    """The keys of all slots; and of a row in each call the tokens that the engine computes."""
+    rollout = replace(CONFIG.rollout, sampler="steps:128")
+    kept = replace(rollout, cache=cache, cache_refresh=refresh)
+    without, cached = (plan_of(replace(CONFIG, train="model", rollout=r)).phases[0] for r in (rollout, kept))
+    keys = 2 * 2 * 64 * (200 + 256) * 32 * 4096  # keys and values in bf16
+    assert cached.bytes - without.bytes == pytest.approx(1.1 * keys)
+
+    policy, seen = tiny_policy(), list[int]()
+    policy.denoiser.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    prompts = ["".join(str(number // 7**place % 7) for place in range(5)) for number in range(48)]  # they share no call
+    asked = [
+        request(prompt, key, "steps:12", 24, block_length=8, cache=cache, refresh_every=refresh, early_exit=False)
+        for key, prompt in enumerate(prompts)
+    ]
+    generate(policy, asked)
+    step = rl_step(
+        replace(CONFIG, train="model", rollout=replace(kept, sampler="steps:12", gen_length=24, block_length=8)),
+        make_model(CONFIG, find_start(CONFIG)),
+        Cluster(find_gpu("h100"), prompt_length=5),
+    )[0]
+    assert sum(seen) == pytest.approx(len(asked) * 12 * step.call_length)
 
 
 @pytest.mark.parametrize("kind", ["prompt", "state", "bernoulli"])

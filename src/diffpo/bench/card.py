@@ -80,7 +80,7 @@ class Size:
     device: str = "cpu"
     matmul: int = 8192
     """Rows of the square matrices whose product is the peak."""
-    tests: tuple[str, ...] = ("-m", "gpu")
+    tests: tuple[str, ...] = ("tests/gpu", "-m", "gpu")
     """What pytest is told."""
 
     def requests(self, policy: Policy, calls: int, canvas: int, group: int) -> list[Request]:

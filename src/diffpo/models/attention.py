@@ -83,11 +83,20 @@ class Packing:
         bounds = {}
         for name in ("length", "fresh", "wanted"):
             sizes = torch.tensor([getattr(run, name) for run in self.runs]).repeat_interleave(rows)
-            if self.store:  # a slot without a row has no queries
+            if self.store and TAKES_USED:  # a slot without a row has no queries
                 sizes = torch.zeros(len(self.store.labels), dtype=torch.int64).scatter(0, self.store.rows, sizes)
-            ends = sizes if self.store and name == "length" else F.pad(sizes.cumsum(0), (1, 0))
+            ends = sizes if self.store and TAKES_USED and name == "length" else F.pad(sizes.cumsum(0), (1, 0))
             bounds[name] = to_device(ends.int(), self.positions.device)
         return bounds
+
+    @cached_property
+    def stored(self) -> Tensor:
+        """Where the rows' keys lie in the store, its slots end to end: row by row, [sum of lengths]."""
+        assert self.store
+        lengths = torch.cat([torch.full((run.rows,), run.length) for run in self.runs])
+        within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        starts = self.store.rows * self.store.labels.shape[1]
+        return to_device(starts.repeat_interleave(lengths) + within, self.positions.device)
 
     @cached_property
     def masks(self) -> list[Tensor | None]:
@@ -197,7 +206,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Asking, la
     Keys and values are [N, H', D], or those of a store, [B, S, H', D]. `labels` [Q] are the queries' where they are
     not all fresh tokens.
     """
-    on_card = q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and (TAKES_USED or packing.store is None)
+    on_card = q.is_cuda and q.dtype in (torch.bfloat16, torch.float16)
     masks = packing.masks if labels is None else packing.masks_of(asking, labels)
     fast = _flash(q, k, v, packing, asking) if on_card and any(mask is None for mask in masks) else None
     if fast is not None and all(mask is None for mask in masks):
@@ -243,7 +252,9 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Asking) ->
         k, v = (t.repeat_interleave(q.shape[1] // k.shape[-2], dim=-2) for t in (k, v))
     settings: dict[str, Any] = {"enable_gqa": True} if grouped and TAKES_GROUPS else {}
     ends = bounds["length"]
-    if packing.store:
+    if packing.store and not TAKES_USED:
+        k, v = (t.flatten(0, 1)[packing.stored] for t in (k, v))
+    elif packing.store:
         settings["seqused_k"] = bounds["length"]
         slots, longest = k.shape[:2]
         ends = torch.arange(slots + 1, dtype=torch.int32, device=q.device) * longest

@@ -24,13 +24,30 @@ from diffpo.rollout.slots import DUAL, EXACT, NO_CACHE, Roster, Slots
 from diffpo.types import Batch
 
 
+@dataclass(eq=False)
+class Places:
+    """What a call keeps, and where: told to all blocks at once."""
+
+    size: torch.Size  # B slots, S places
+    tokens: Tensor  # [T] which of the call's tokens
+    at: Tensor  # [T] in the flattened places of the slots
+
+    def keep(self, old: Tensor | None, new: Tensor) -> Tensor:
+        """`old` [B, S, ...] with what is kept of the call's tokens, `new` [M, ...], in its places."""
+        whole = _grown(old, self.size, new)
+        whole.flatten(0, 1).index_copy_(0, self.at, new[self.tokens])
+        return whole
+
+
 class KeyValues:
-    """Keys and values of every row in every block, [B, S, H, D]: a place for each position of each slot."""
+    """Keys and values of every row in every block, [B, S, H, D]: a place for each position of each slot.
+
+    Nothing in it refers to itself: gigabytes of a GPU are free as soon as the last row with a cache has ended.
+    """
 
     def __init__(self, num_layers: int) -> None:
-        self.layers = [Layer(self) for _ in range(num_layers)]
+        self.layers = [Layer() for _ in range(num_layers)]
         self.labels: Tensor | None = None  # [B, S] of the tokens there (`attention.sees`)
-        self._kept: tuple[Tensor, Tensor] | None = None  # of the call's tokens those that are kept, and where
 
     def lay_out(self, roster: Roster, slots: Slots, at: Tensor, shift: int, blockwise: bool) -> Layout:
         """The layout of a call whose rows, in the slots `at` [R], go on from what is kept of them.
@@ -48,32 +65,27 @@ class KeyValues:
             span = _from_window(roster, span, shift, window_start)
         self.labels = _grown(self.labels, slots.sequence.shape, slots.key)
         layout = lay_out(roster, slots, span, self.labels)
-        self._kept, labels = layout.kept, layout.packing.labels
+        places, labels = Places(self.labels.shape, *layout.kept), layout.packing.labels
         if labels is not None:
-            self.keep(self.labels, labels)
+            places.keep(self.labels, labels)
+        for layer in self.layers:
+            layer.places = places
         roster.kept = torch.ones_like(roster.kept)
         return layout
-
-    def keep(self, old: Tensor | None, new: Tensor) -> Tensor:
-        """`old` [B, S, ...] with what is kept of the call's tokens, `new` [M, ...], in its places."""
-        assert self.labels is not None and self._kept is not None
-        tokens, places = self._kept
-        whole = _grown(old, self.labels.shape, new)
-        whole.flatten(0, 1).index_copy_(0, places, new[tokens])
-        return whole
 
 
 @dataclass(eq=False)
 class Layer:
     """One block's part."""
 
-    of: KeyValues
     keys: Tensor | None = None
     values: Tensor | None = None
+    places: Places | None = None
 
     def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Take those of the tokens computed now, [M, H, D], and return those of all slots, [B, S, H, D]."""
-        self.keys, self.values = self.of.keep(self.keys, k), self.of.keep(self.values, v)
+        assert self.places is not None
+        self.keys, self.values = self.places.keep(self.keys, k), self.places.keep(self.values, v)
         return self.keys, self.values
 
 

@@ -61,10 +61,22 @@ class RlStep:
 
     @property
     def call_length(self) -> float:
-        """Tokens of a row in a denoiser call, on average: its prompt and each finished block are computed once more."""
-        if not self.in_blocks or self.config.rollout.cache == "none":
+        """Tokens of a row in a denoiser call, on average: all of them, or with a cache all of them now and then."""
+        rollout, block = self.config.rollout, self.block_length
+        if not self.caches:
             return self.length
-        return self.block_length + (self.length - self.block_length) / self.nfe
+        if self.in_blocks:  # the prompt and each finished block are computed once more
+            return block + (self.length - block) / self.nfe
+        calls = self.nfe * block / self.gen_length  # of a block
+        refreshes = -(-calls // rollout.cache_refresh) if rollout.cache_refresh else 1
+        between = block if rollout.cache == "dual" else (self.gen_length + block) / 2
+        return between + (self.length - between) * min(1.0, refreshes / calls)
+
+    @property
+    def caches(self) -> bool:
+        """Whether keys and values are kept between calls: `auto` does where that is exact."""
+        cache = self.config.rollout.cache
+        return cache in ("prefix", "dual") or (self.in_blocks and cache != "none")
 
     @property
     def heading(self) -> str:
@@ -115,9 +127,8 @@ class RlStep:
         parts = self.micro_batches()
         largest = max(map(len, parts))
         return memory.Load(
-            decoded=slots
-            * (self.length if self.call_length == self.length else self.prompt_length + self.block_length),
-            cached=slots * self.length if self.call_length < self.length else 0,
+            decoded=slots * (self.prompt_length + self.block_length if self.caches and self.in_blocks else self.length),
+            cached=slots * self.length if self.caches else 0,
             candidates=slots * self.block_length,
             tokens=largest * self.scored_length,
             canvas=largest * self.gen_length,
