@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffpo.bench.growth import Point, growth_figure
+from diffpo.bench.growth import GrowthPoint, growth_figure
 from diffpo.drawing import save_figure
 
 ROOT = Path(__file__).parents[1]
@@ -75,11 +75,11 @@ def written(page: str) -> str:
     return fill(page, "gpu", gpu([json.loads(path.read_text()) for path in sorted(RESULTS.glob("gpu_*.json"))]))
 
 
-def growth() -> dict[str, list[Point]]:
+def growth() -> dict[str, list[GrowthPoint]]:
     """The points of growth.json by axis."""
-    points: dict[str, list[Point]] = {}
+    points: dict[str, list[GrowthPoint]] = {}
     for row in json.loads((RESULTS / "growth.json").read_text()):
-        points.setdefault(row["axis"], []).append(Point(row["size"], row["seconds"], row["flops"]))
+        points.setdefault(row["axis"], []).append(GrowthPoint(row["size"], row["seconds"], row["flops"]))
     return points
 
 

@@ -154,7 +154,7 @@ def test_growth_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_growth_can_be_read_off_in_milliseconds(tmp_path: Path) -> None:
-    points = [growth.Point(8, 0.0351, 1.0), growth.Point(16, 0.694, 2.0), growth.Point(32, 1.38, 4.0)]
+    points = [growth.GrowthPoint(8, 0.0351, 1.0), growth.GrowthPoint(16, 0.694, 2.0), growth.GrowthPoint(32, 1.38, 4.0)]
     save_figure(growth.growth_figure({"NFE": points}), tmp_path / "growth.svg")
     drawn = (tmp_path / "growth.svg").read_text()
     assert all(f">{tick}<" in drawn for tick in ("35.1", "694", "1,380"))

@@ -33,7 +33,7 @@ from diffpo.training import loop
 from diffpo.training.distributed import World
 from diffpo.training.loop import train
 from diffpo.training.sft import fine_tune
-from diffpo.training.state import Optimizers, TrainState
+from diffpo.training.state import TrainState
 from diffpo.training.update import prepare, update
 
 Change = Callable[[TrainConfig], TrainConfig]
@@ -156,11 +156,10 @@ def waits(config: TrainConfig) -> tuple[int, int]:
     """Waits of the host before the updates of a step, after its rollouts, and in one update."""
     world = World.join("cuda")
     policy = loop.start_policy(config, world)
-    state = TrainState(policy, Optimizers.create(policy, config=config))
+    state = TrainState.begin(policy, config)
     state.experience = loop.gather(state, CoinTask(), config, world)
-    batch, summary = state.experience.batch, state.experience.summary
     with fakecuda.Watch() as before:
-        prepare(state, batch, summary, config, world)
+        prepare(state, state.experience.batch, config, world)
     with fakecuda.Watch() as during:
         update(state, config, world)
     return before.waits.total(), during.waits.total()

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffpo.cli import main
-from diffpo.evaluation.evaluate import Cost, Evaluation
+from diffpo.evaluation.evaluate import Effort, Evaluation
 from diffpo.evaluation.paired import Difference
 from diffpo.evaluation.tables import comparison_table, difference_table, evaluation_table, side_by_side_table
 
@@ -87,7 +87,7 @@ def test_beyond_the_frontier_its_end_is_shown() -> None:
 
 
 def test_side_by_side_table_names_each_evaluation_once() -> None:
-    cost = Cost({"top_k:2": 3.21, "top_k:4": 1.0, "learned": 2.0}, 600, 12_340_000_000, "cpu")
+    cost = Effort({"top_k:2": 3.21, "top_k:4": 1.0, "learned": 2.0}, 600, 12_340_000_000, "cpu")
     table = side_by_side_table({"base": evaluation(learned=False), "ours": replace(evaluation(gain=0.1), cost=cost)})
     lines = [" ".join(words) for words in render(table)]
     assert "base top_k:2 55.0 [50, 60] 8.00 8.00 0.0 2.00" in lines
@@ -97,7 +97,7 @@ def test_side_by_side_table_names_each_evaluation_once() -> None:
 
 
 def test_a_long_name_has_several_lines_and_no_figure_is_cut() -> None:
-    cost = Cost({"top_k:2": 123.4}, 600, 12_340_000_000, "cpu")
+    cost = Effort({"top_k:2": 123.4}, 600, 12_340_000_000, "cpu")
     name = "a_run_with_a_name_that_goes_on_and_on/eval/step_000030"
     lines = render(side_by_side_table({name: replace(evaluation(), cost=cost)}))  # has no …
     assert ["55.0", "[50,", "60]", "8.00", "8.00", "0.0", "2.00", "123.4", "12.34"] in [words[-9:] for words in lines]

@@ -92,7 +92,7 @@ def test_equations_as_python_evaluates_them(equation: str) -> None:
         expected = eval(equation, {"__builtins__": None}) if re.match(r"^[\d+\-*/().\s]+$", equation) else None
     except Exception:
         expected = None
-    assert d1.evaluate(equation) == expected
+    assert d1.value_of(equation) == expected
 
 
 # --- quirks ------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from diffpo.config import RolloutConfig, ServeConfig
 from diffpo.models.policy import Policy
 from diffpo.models.tokenizer import load_tokenizer
 from diffpo.rollout.engine import Committed
-from diffpo.serving.answer import Answer, overlap
+from diffpo.serving.answer import Transcript, overlap
 
 SAID = {"temperature": 1.0, "sampler": "random:2", "max_tokens": 24, "block_length": 12, "seed": 4, "n": 3}
 
@@ -92,7 +92,7 @@ def test_what_was_said_is_never_taken_back(name: str, tmp_path) -> None:
         ids = [0 if token == policy.mask_id else token for token in ids]
         stops = [["th", "e"], [], ["<|", "end"]][trial % 3]
         order, said = random.sample(range(length), length), ""
-        answer = Answer(policy, request(gen_length=length), stops)
+        answer = Transcript(policy, request(gen_length=length), stops)
         for call, position in enumerate(order, start=1):
             if not answer.over:
                 at = torch.tensor([position])
@@ -112,4 +112,4 @@ def test_overlaps_are_beginnings() -> None:
 
 def test_a_head_without_thresholds_has_none_to_tell() -> None:
     for head, gamma in (("prompt", 0.0), ("bernoulli", None)):
-        assert Answer(tiny_policy(learned=head), request(sampler="learned"), ()).gamma == gamma
+        assert Transcript(tiny_policy(learned=head), request(sampler="learned"), ()).gamma == gamma

@@ -342,7 +342,7 @@ def test_justgrpo_is_its_published_loop(policy: Policy) -> None:
     batch = replace(state.experience.batch, advantages=advantages)
     order = (torch.arange(length) + 1).expand_as(batch.tokens)
     assert torch.equal(batch.committed_at[batch.loss_mask], order[batch.loss_mask])
-    experience = prepare(state, batch, {}, config, World())
+    experience = prepare(state, batch, config)
     policy.denoiser.zero_grad()
     policy_backward(policy, experience, config, 0, World())
     ours = gradient_of(policy)

@@ -16,7 +16,7 @@ from diffpo.tasks import load_task
 from diffpo.training.distributed import World
 from diffpo.training.loop import gather, train
 from diffpo.training.metrics import read_metrics
-from diffpo.training.state import Optimizers, TrainState
+from diffpo.training.state import TrainState
 from diffpo.training.update import update
 
 
@@ -113,9 +113,7 @@ def test_an_update_forwards_what_is_counted(objective: ObjectiveConfig, passes: 
         task=TaskConfig("tiny_sudoku", easy=(1, 1), hard=(2, 2)),
     )
     policy = load_policy(start)
-    state = TrainState(policy, Optimizers.create(policy, config))
-    if objective.beta:
-        state.start = {name: parameter.detach().clone() for name, parameter in policy.trainable().items()}
+    state = TrainState.begin(policy, config)
     state.experience = gather(state, load_task(config.task), config, World())
     seen = 0
 
@@ -124,6 +122,6 @@ def test_an_update_forwards_what_is_counted(objective: ObjectiveConfig, passes: 
         seen += len(arguments[1].starts)
 
     policy.denoiser.register_forward_pre_hook(watch)
-    for state.iteration in range(2):
-        update(state, config, World())
+    for _ in range(2):
+        update(state, config)
     assert seen > 0 and state.experience.summary["forwards/updates"] == passes * seen

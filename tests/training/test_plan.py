@@ -35,7 +35,7 @@ from diffpo.training.distributed import World
 from diffpo.training.gpus import GPUS, find_gpu
 from diffpo.training.plan import Cluster, Plan, find_start, make_model, plan
 from diffpo.training.plan_steps import expected_nfe, rl_step
-from diffpo.training.state import Optimizers, TrainState, load_start
+from diffpo.training.state import TrainState, load_start
 
 LLADA = "GSAI-ML/LLaDA-8B-Instruct"
 CONFIG = TrainConfig(
@@ -177,7 +177,7 @@ def test_what_is_on_disk(rank: int, tmp_path: Path) -> None:
     )
     planned = plan_of(config).disk
     policy = load_start(config, World())
-    state = TrainState(policy, Optimizers.create(policy, config))
+    state = TrainState.begin(policy, config)
     assert state.optimizers.denoiser
     for parameter in policy.trainable().values():
         parameter.grad = torch.zeros_like(parameter)

@@ -24,7 +24,7 @@ from diffpo.training import loop
 from diffpo.training.distributed import World
 from diffpo.training.loop import gather, train
 from diffpo.training.metrics import read_metrics
-from diffpo.training.state import Experience, Optimizers, TrainState
+from diffpo.training.state import Experience, TrainState
 from diffpo.training.update import prepare, update
 from diffpo.types import Batch, RolloutGroup
 
@@ -77,10 +77,7 @@ def state_of(start: str, config: TrainConfig) -> TrainState:
     policy = load_policy(start)
     if config.rollout.sampler == "learned":
         policy.sampler_head = ThresholdHead(policy.denoiser.config.hidden_size, config.threshold)
-    state = TrainState(policy, Optimizers.create(policy, config))
-    if config.objective.beta:
-        state.start = {name: parameter.detach().clone() for name, parameter in policy.trainable().items()}
-    return state
+    return TrainState.begin(policy, config)
 
 
 def gradients(policy: Policy) -> dict[str, torch.Tensor | None]:
@@ -124,11 +121,8 @@ def test_a_step_is_that_of_the_rewarded_rollouts_alone(
         if group.rollouts
     ]
     batch = Batch.from_groups(kept, torch.cat([values.flatten() for values in advantages]))
-    assert twin.policy.sampler_head is not None and batch.features is not None
-    twin.policy.sampler_head.observe(batch.features[batch.decided])
-    twin.experience = prepare(twin, batch, {}, config, World())
-    for iteration in range(2):
-        state.iteration = twin.iteration = iteration
+    twin.experience = prepare(twin, batch, config)
+    for _ in range(2):
         assert update(state, config, World()) == update(twin, config, World())
     ours, theirs = gradients(state.policy), gradients(twin.policy)
     for name, gradient in ours.items():

@@ -27,7 +27,7 @@ from diffpo.tasks import load_task
 from diffpo.training.distributed import World
 from diffpo.training.loop import gather
 from diffpo.training.metrics import ALARMS, alarms, mean_of
-from diffpo.training.state import Optimizers, TrainState, adamw, learning_rate_factor
+from diffpo.training.state import TrainState, adamw, learning_rate_factor
 from diffpo.training.update import policy_backward, update
 
 TASK = TaskConfig("tiny_sudoku", easy=(1, 1), hard=(2, 2))
@@ -47,9 +47,7 @@ def policy(start: str) -> Policy:
 
 def state_of(policy: Policy, config: TrainConfig) -> TrainState:
     """The policy, its own reference, with a batch in hand."""
-    state = TrainState(policy, Optimizers.create(policy, config))
-    if config.objective.beta:
-        state.start = {name: parameter.detach().clone() for name, parameter in policy.trainable().items()}
+    state = TrainState.begin(policy, config)
     state.experience = gather(state, load_task(TASK), config, World())
     return state
 

@@ -70,7 +70,7 @@ def gradients(subject: Subject, objectives: Mapping[str, ObjectiveConfig]) -> di
     found: dict[str, list[Tensor]] = {name: [] for name in objectives}
     for index, batch in enumerate(split_batch(subject)):
         state = TrainState(subject.policy, Optimizers(), step=index)
-        experience = prepare(state, batch, {}, configs[""], subject.world)
+        experience = prepare(state, batch, configs[""], subject.world)
         for name, rows in found.items():
             for draw in range(settings.gradient_draws):
                 subject.policy.denoiser.zero_grad(set_to_none=True)

@@ -27,7 +27,7 @@ def raw_weights(subject: Subject) -> Tensor:
     settings = replace(config.objective, loss=ObjectiveConfig.loss, beta=0.0, num_iterations=draws)
     objective, everyone = Objective.of(settings), replace(batch, advantages=torch.ones_like(batch.advantages))
     state = TrainState(subject.policy, Optimizers())
-    experience = prepare(state, everyone, {}, replace(config, objective=settings), subject.world)
+    experience = prepare(state, everyone, replace(config, objective=settings), subject.world)
     found = []
     for draw in range(draws):
         lines, _ = lines_in(experience, draw, objective)

@@ -24,7 +24,7 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class Point:
+class GrowthPoint:
     """One size on an axis of growth."""
 
     size: int
@@ -36,10 +36,10 @@ class Point:
 
 def growth_points(
     repeats: int, shape: TransformerConfig = SMALL, heard: Heard = lambda name, spent: None
-) -> dict[str, list[Point]]:
+) -> dict[str, list[GrowthPoint]]:
     """Median seconds of rollouts along each axis, sizes in turn."""
     start = {"canvas": 64, "vocabulary": shape.vocab_size // 4, "batch": 8, "NFE": 16}
-    measured: dict[str, list[Point]] = {}
+    measured: dict[str, list[GrowthPoint]] = {}
     for axis, sizes in AXES.items():
         works, flops, calls = {}, {}, {}
         for size in sizes:
@@ -54,12 +54,12 @@ def growth_points(
             flops[size], calls[size] = tally.flops, 1 if axis == "NFE" else nfe
         taken = in_turn(works, repeats, torch.device("cpu"), heard)
         measured[axis] = [
-            Point(size, taken[f"{axis} {size}"] / calls[size], flops[size] / calls[size]) for size in sizes
+            GrowthPoint(size, taken[f"{axis} {size}"] / calls[size], flops[size] / calls[size]) for size in sizes
         ]
     return measured
 
 
-def growth_figure(measured: Mapping[str, Sequence[Point]]) -> Picture:
+def growth_figure(measured: Mapping[str, Sequence[GrowthPoint]]) -> Picture:
     """A panel an axis, both scales logarithmic: seconds measured, and the smallest size's times the operations."""
     figure = new_figure((2.9 * len(measured), 3.1))
     for index, (axis, points) in enumerate(measured.items()):

@@ -26,7 +26,7 @@ from diffpo.tasks.base import Task
 from diffpo.tasks.chat import check_fit
 from diffpo.training.distributed import World
 from diffpo.training.loop import start_policy
-from diffpo.training.state import Optimizers, TrainState
+from diffpo.training.state import TrainState
 from diffpo.training.update import latents_of, prepare, update
 from diffpo.types import Batch, RolloutGroup
 
@@ -74,9 +74,7 @@ class Bench:
     world: World
 
     def __post_init__(self) -> None:
-        self.state = TrainState(self.policy, Optimizers.create(self.policy, self.config))
-        if self.config.objective.beta:
-            self.state.start = {name: value.detach().clone() for name, value in self.policy.trainable().items()}
+        self.state = TrainState.begin(self.policy, self.config)
         self.groups: list[RolloutGroup] = []
 
     def roll_out(self) -> None:
@@ -89,17 +87,14 @@ class Bench:
     def score(self) -> None:
         """Old log-probs, and the reference's. Every row counts, whatever its reward: good and bad in turn."""
         rows = sum(len(group.rollouts) for group in self.groups)
-        batch = Batch.from_groups(self.groups, torch.tensor([1.0, -1.0]).repeat(rows)[:rows]).to(self.world.device)
-        if self.policy.sampler_head and batch.features is not None:
-            self.policy.sampler_head.observe(batch.features[batch.decided])
-        self.state.experience = prepare(self.state, batch, {}, self.config, self.world)
+        batch = Batch.from_groups(self.groups, torch.tensor([1.0, -1.0]).repeat(rows)[:rows])
+        self.state.experience = prepare(self.state, batch, self.config, self.world)
 
     def learn(self) -> None:
         """All mu updates."""
         self.state.iteration = 0
         while self.state.iteration < self.config.objective.num_iterations:
             update(self.state, self.config, self.world)
-            self.state.iteration += 1
 
     def phases(self) -> dict[str, Callable[[], None]]:
         return {"rollouts": self.roll_out, "old log-probs": self.score, "updates": self.learn}

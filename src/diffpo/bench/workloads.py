@@ -16,7 +16,7 @@ from diffpo.models.transformer import Transformer, TransformerConfig
 from diffpo.rollout.engine import generate
 from diffpo.training.distributed import World
 from diffpo.training.loop import gather
-from diffpo.training.state import Optimizers, TrainState
+from diffpo.training.state import TrainState
 from diffpo.training.update import update
 from diffpo.types import Batch, Completion, Prompt, Request, Rollout, RolloutGroup, Sampler, Verdict
 
@@ -110,7 +110,7 @@ class IdsTask:
 def joint_step(policy: Policy, requests: Sequence[Request], num_iterations: int, group: int) -> TrainState:
     """A state from which `run_step` makes whole steps of joint DiFFPO on these requests' prompts."""
     policy.add_head(ThresholdConfig(delay_steps=0))
-    return TrainState(policy, Optimizers.create(policy, step_config(requests, num_iterations, group)))
+    return TrainState.begin(policy, step_config(requests, num_iterations, group))
 
 
 def step_config(requests: Sequence[Request], num_iterations: int, group: int) -> TrainConfig:
@@ -132,7 +132,6 @@ def run_step(state: TrainState, requests: Sequence[Request], num_iterations: int
     state.experience = gather(state, IdsTask(requests), config, world)
     while state.iteration < num_iterations:
         update(state, config, world)
-        state.iteration += 1
 
 
 def decode(policy: Policy, requests: Sequence[Request], num_slots: int = 64) -> list[Completion]:

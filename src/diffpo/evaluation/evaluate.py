@@ -59,7 +59,7 @@ class Alone:
 
 
 @dataclass(frozen=True)
-class Cost:
+class Effort:
     """What the measuring took; not part of the result."""
 
     seconds: dict[str, float]
@@ -82,7 +82,7 @@ class Evaluation:
     task: str
     points: tuple[Point, ...]
     frontier: tuple[Point, ...] = field(default=())
-    cost: Cost | None = field(default=None, compare=False)
+    cost: Effort | None = field(default=None, compare=False)
     answers: tuple[Answer, ...] = field(default=(), compare=False)
     """Every answer, where it was just made: what is loaded has none, and completions.jsonl those of `diffpo eval`."""
 
@@ -171,7 +171,7 @@ class Evaluation:
             values["task"],
             tuple(map(_point, values["points"])),
             tuple(map(_point, values["frontier"])),
-            Cost(**values["cost"]) if values["cost"] else None,
+            Effort(**values["cost"]) if values["cost"] else None,
         )
 
 
@@ -230,7 +230,7 @@ def evaluate(
         return tuple(point for spec in specs for point in measured[spec])
 
     made = (len(log.answers) if log else len(wanted) * len(measured)) - num_known
-    cost = Cost(seconds, made, peak_memory(policy.device), str(policy.device))
+    cost = Effort(seconds, made, peak_memory(policy.device), str(policy.device))
     return Evaluation(task.name, points(samplers), points(fixed), cost, tuple(answers))
 
 

@@ -119,7 +119,7 @@ def countdown_answer(text: str) -> str:
 
 def countdown_correct(equation: str, numbers: Sequence[int], target: int) -> bool:
     """Whether the equation uses each number once and comes within 1e-5 of the target."""
-    return uses_numbers(equation, numbers) and near(evaluate(equation.strip()), target)
+    return uses_numbers(equation, numbers) and near(value_of(equation.strip()), target)
 
 
 def uses_numbers(equation: str, numbers: Sequence[int]) -> bool:
@@ -139,7 +139,7 @@ def near(value: Any, target: int) -> bool:
         return False
 
 
-def evaluate(equation: str) -> Any:
+def value_of(equation: str) -> Any:
     """What Python makes of digits, + - * / ** // ( ) . and white space; None where d1 fails, hangs or gets no number.
 
     Floats, as in d1: 1/3*3 is right. A power is evaluated only while its result stays small.

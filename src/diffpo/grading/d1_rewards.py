@@ -116,7 +116,7 @@ def countdown(columns: Columns, completion: str) -> Graded:
     numbers, target = list(columns["numbers"]), columns["target"]
     tag = last_tagged(PREFILL + completion)
     tag = None if tag is None else unboxed(tag)
-    right = tag is not None and d1.uses_numbers(tag, numbers) and d1.near(d1.evaluate(tag), target)
+    right = tag is not None and d1.uses_numbers(tag, numbers) and d1.near(d1.value_of(tag), target)
     reward = 0.0 if tag is None else 1.0 if right else 0.1
     equation = d1.countdown_answer(completion)
     return Graded(equation, d1.countdown_correct(equation, numbers, target), reward, {"equation": reward})

@@ -22,7 +22,7 @@ class Token(NamedTuple):
     call: int
 
 
-class Answer:
+class Transcript:
     """The completion of `request`, as far as it is known; it is over at an EOS, end of turn, stop, or the canvas's end.
 
     Positions are committed in any order. What stands left of the first mask is settled, and its text only grows.

@@ -9,7 +9,7 @@ from functools import partial
 from types import TracebackType
 
 from diffpo.rollout.engine import Committed
-from diffpo.serving.answer import Answer
+from diffpo.serving.answer import Transcript
 from diffpo.serving.asking import Served
 from diffpo.serving.errors import ApiError
 from diffpo.serving.scheduler import Failed, Full, Row, Scheduler, Told
@@ -26,7 +26,7 @@ class Exchange:
         self, scheduler: Scheduler, served: Served, requests: Sequence[Request], stops: Sequence[str], client: str
     ) -> None:
         self.scheduler, self.served = scheduler, served
-        self.answers = [Answer(served.policy, request, stops) for request in requests]
+        self.answers = [Transcript(served.policy, request, stops) for request in requests]
         self._news: asyncio.Queue[tuple[int, Told, int]] = asyncio.Queue()
         self._rows = [
             Row(client, served.policy, request, partial(self._hear, index)) for index, request in enumerate(requests)
@@ -81,7 +81,7 @@ class Exchange:
     def _hear(self, index: int, event: Told, version: int) -> None:
         self._news.put_nowait((index, event, version))
 
-    def _count(self, index: int, answer: Answer) -> None:
+    def _count(self, index: int, answer: Transcript) -> None:
         metrics, seconds = self.scheduler.metrics, time.monotonic() - self._began
         if index in self._in_first_block and (answer.over or answer.settled >= answer.request.block_length):
             self._in_first_block.remove(index)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffpo.rollout.engine import Committed
-from diffpo.serving.answer import Answer, Token
+from diffpo.serving.answer import Token, Transcript
 from diffpo.serving.asking import Served
 
 DONE = b"data: [DONE]\n\n"
@@ -26,7 +26,7 @@ class Reply:
     """How one request is answered: whole, or in chunks."""
 
     served: Served
-    answers: Sequence[Answer]
+    answers: Sequence[Transcript]
     seed: int
     prompt_tokens: int
     logprobs: bool
@@ -101,7 +101,7 @@ class Reply:
     def closing(self, usage: bool) -> list[bytes]:
         return [*([self._chunk(usage=self.usage)] if usage else []), DONE]
 
-    def _logprobs(self, answer: Answer) -> dict[str, Any] | None:
+    def _logprobs(self, answer: Transcript) -> dict[str, Any] | None:
         """Of the tokens that were not told before."""
         if not self.logprobs:
             return None
@@ -117,7 +117,7 @@ class Reply:
         }
 
 
-def _ending(answer: Answer) -> dict[str, Any]:
+def _ending(answer: Transcript) -> dict[str, Any]:
     return {
         "finish_reason": answer.finish_reason,
         "denoiser_calls": answer.denoiser_calls,

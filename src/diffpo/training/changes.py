@@ -93,8 +93,8 @@ def _more_gpus(config: Config, cluster: Cluster) -> Iterator[Edit]:
         yield from (Edit(num_gpus=number) for number in (2, 4, 8, 16, 32) if number > cluster.num_gpus)
 
 
-Rule = Callable[[Config, Cluster], Iterator[Edit]]
-RULES: tuple[Rule, ...] = (
+ChangeRule = Callable[[Config, Cluster], Iterator[Edit]]
+RULES: tuple[ChangeRule, ...] = (
     _smaller_micro_batches,
     _checkpointing,
     _fewer_slots,
@@ -129,9 +129,9 @@ def _excess(needed: Plan) -> float:
     return sum(max(0.0, phase.bytes - room) for phase in needed.phases)
 
 
-def _together(first: Plan, start: Start, rules: Sequence[Rule]) -> tuple[Change, ...]:
+def _together(first: Plan, start: Start, rules: Sequence[ChangeRule]) -> tuple[Change, ...]:
     """Edits by several rules, each no stronger than it has to be."""
-    now, taken = first, dict[Rule, Edit]()
+    now, taken = first, dict[ChangeRule, Edit]()
     for rule in rules:
         options = [(edit, edit.plan(now, start)) for edit in rule(now.config, now.cluster)]
         least = min((_excess(after) for _, after in options), default=_excess(now))

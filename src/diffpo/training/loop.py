@@ -83,12 +83,9 @@ def train(
             experience = state.experience
             while state.iteration < config.objective.num_iterations:
                 run.phase(f"update {state.iteration + 1}/{config.objective.num_iterations}")
-                metrics = update(state, config, world)
-                run.count_skipped(metrics)
-                experience.updates.append(metrics)
-                state.iteration += 1
+                run.count_skipped(update(state, config, world))
                 run.stop_if_asked()
-            state.step, state.iteration, state.experience = step + 1, 0, None
+            state.end_step()
             evaluation = evaluate_if_due(state, task, config, world)
             metrics = experience.summary | mean_of(experience.updates) | evaluation
             run.log(step, metrics)
@@ -170,10 +167,7 @@ def gather(
         on_groups(groups)
     rewards = torch.tensor([[rollout.reward for rollout in group.rollouts] for group in groups])
     advantages = load_loss(config.objective.loss).advantages(rewards, config.objective.scale_rewards).flatten()
-    batch = Batch.from_groups(groups, advantages).to(world.device)
-    if config.train != "model" and policy.sampler_head and batch.features is not None:
-        policy.sampler_head.observe(batch.features[batch.decided])
-    experience = prepare(state, batch, summarize(groups, config), config, world)
+    experience = prepare(state, Batch.from_groups(groups, advantages), config, world, summarize(groups, config))
     experience.summary |= count_forwards(state, experience, groups, config)
     return experience
 

@@ -144,6 +144,17 @@ class TrainState:
     forwards: int = 0
     """Rows sent through the denoiser so far, those of the step under way included."""
 
+    @classmethod
+    def begin(cls, policy: Policy, config: TrainConfig) -> TrainState:
+        """The first step of a run, in this process alone: optimisers for what learns, a KL term's reference."""
+        kept = policy.trainable() if config.objective.beta else {}
+        start = {name: parameter.detach().clone() for name, parameter in kept.items()}
+        return cls(policy, Optimizers.create(policy, config), start or None)
+
+    def end_step(self) -> None:
+        """Let go of the rollouts that were learned from."""
+        self.step, self.iteration, self.experience = self.step + 1, 0, None
+
     @contextmanager
     def at_start(self) -> Iterator[Policy]:
         """The policy as it was at the start of the run: the same modules, with values exchanged in place."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch
@@ -50,16 +51,28 @@ def in_step(parts: Sequence[T], num_passes: int, idle: Callable[[], T]) -> Itera
 
 @torch.no_grad()
 def prepare(
-    state: TrainState, batch: Batch, summary: dict[str, float], config: TrainConfig, world: World
+    state: TrainState,
+    batch: Batch,
+    config: TrainConfig,
+    world: World | None = None,
+    summary: Mapping[str, float] = MappingProxyType({}),
 ) -> Experience:
-    """Draw the latents of all mu iterations and score the rollouts given each, before anything moves."""
-    objective, device = Objective.of(config.objective), batch.tokens.device
+    """A batch to learn from: latents of all mu iterations are drawn, and scored before anything moves.
+
+    A sampler head that learns sees the features of its decisions first, to standardise them. `world` None is this
+    process alone; `summary` are metrics of the rollouts. FloatingPointError if scores are not finite.
+    """
+    world = world or World(device=state.policy.device)
+    batch, device = batch.to(world.device), world.device
+    objective, head = Objective.of(config.objective), state.policy.sampler_head
+    if head and state.optimizers.sampler and batch.features is not None:
+        head.observe(batch.features[batch.decided])
     # without a KL term a row of zero advantage has no gradient: it is left out, exactly
     everyone = bool(config.objective.beta)
     live = torch.arange(len(batch), device=device) if everyone else batch.advantages.nonzero().squeeze(-1)
     rows = fold(torch.tensor(make_key(config.seed, "update", state.step), device=device), live)
     keys = fold(rows, torch.arange(config.objective.num_iterations, device=device)[:, None])
-    experience = Experience(batch, live, keys, None, None, summary)
+    experience = Experience(batch, live, keys, None, None, dict(summary))
     if config.train == "sampler" or not len(live):
         return experience
     if objective.needs_old:
@@ -105,8 +118,12 @@ def latents_of(experience: Experience, iteration: int, rows: range, objective: O
     return objective.draw(experience.batch.take(experience.live[some]), experience.keys[iteration, some], mask_id)
 
 
-def update(state: TrainState, config: TrainConfig, world: World) -> dict[str, float]:
-    """One optimiser step on the whole batch in hand; returns its metrics. A non-finite gradient skips the step."""
+def update(state: TrainState, config: TrainConfig, world: World | None = None) -> dict[str, float]:
+    """One optimiser step on the whole batch in hand (`state.experience`), the next of its mu; returns its metrics.
+
+    A non-finite gradient leaves the weights as they are. `world` None is this process alone.
+    """
+    world = world or World(device=state.policy.device)
     policy, optimizers, experience = state.policy, state.optimizers, state.experience
     assert experience is not None
     parameters, max_norm = learning_parameters(policy), config.optim.max_grad_norm
@@ -124,6 +141,8 @@ def update(state: TrainState, config: TrainConfig, world: World) -> dict[str, fl
         rate = config.head.learning_rate
         metrics |= optimizer_step(optimizers.sampler, parameters["sampler"], rate, max_norm, "sampler", world)
     policy.version += 1
+    experience.updates.append(metrics)
+    state.iteration += 1
     return metrics
 
 
