@@ -113,6 +113,14 @@ def append(path: Path, content: bytes) -> None:
         raise OSError(f"{path}: could not be written ({reason(error)})") from error
 
 
+def new_folder(folder: str | Path) -> Path:
+    """A folder to write: ValueError unless it is empty, or not there."""
+    folder = Path(folder)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"{folder} is there already and no empty folder: choose another output")
+    return folder
+
+
 def write_folder(folder: Path, write: Callable[[Path], None], consolation: str = "") -> None:
     """Fill a folder through a draft beside it, which takes its place; a failure leaves what was there, and no draft.
 

@@ -12,8 +12,9 @@ import pytest
 from grading.llada import FOLDER, needs_llada
 
 from diffpo.config import TaskConfig
+from diffpo.grading.grade import formatted
 from diffpo.grading.saved import grade_row
-from diffpo.tasks import CHAT, load_solved_task, load_task
+from diffpo.tasks import CHAT, SOLVED, load_solved_task, load_task, load_tiny_task
 from diffpo.tasks.base import Split, Task
 from diffpo.tasks.chat import PREFILL
 from diffpo.tasks.tiny_sudoku import GRID_SET
@@ -240,9 +241,53 @@ def test_d1_test_sets() -> None:
 
 
 @pytest.mark.parametrize("name", CHAT)
-def test_no_solved_examples(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} has no solved examples for a tiny model: choose one of"):
+def test_a_task_for_chat_models_teaches_no_fresh_weights(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is no task for fresh weights: choose one of"):
+        load_tiny_task(TaskConfig(name=name))
+
+
+@pytest.mark.parametrize("name", ["math500", "own", "reasoning_gym:chain_sum"])
+def test_who_knows_no_solution_says_so(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} knows no solutions: choose one of gsm8k, "):
         load_solved_task(TaskConfig(name=name))
+
+
+def test_solutions_are_right_and_in_the_form_that_is_asked_for(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    answer = "She sold 48/2 = <<48/2=24>>24 in May.\nThat makes 48+24 = <<48+24=72>>72.\n#### 72"
+    rows.write_text(json.dumps({"question": "How many?", "answer": answer}) + "\n")
+    for name in SOLVED:
+        task = load_solved_task(TaskConfig(name=name, data=str(rows) if name == "gsm8k" else None))
+        for prompt in task.prompts("train", 20):
+            completion = prompt.prefill + task.solution(prompt)
+            verdict = task.verify(prompt, task.solution(prompt))
+            assert verdict.correct and formatted(completion), (name, prompt.columns, completion)
+            assert "<<" not in completion
+
+
+def test_a_row_without_a_solution_is_named(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"question": "How many?", "answer": 72}) + "\n")
+    task = load_solved_task(TaskConfig(name="gsm8k", data=str(rows)))
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: column 'answer' holds the number alone"):
+        task.solution(task.prompts("train", 1)[0])
+
+
+def test_kinds_of_problems_are_apart() -> None:
+    """New kinds are never among the known ones, on either side of the split; and each kind has both sides."""
+    found = {
+        (kinds, split): {
+            prompt.columns["kind"]
+            for prompt in load_task(TaskConfig("reasoning_gym:gsm_symbolic", kinds=kinds)).prompts(split, 40)
+        }
+        for kinds in ("known", "new")
+        for split in ("train", "test")
+    }
+    known, new = (found[kinds, "train"] | found[kinds, "test"] for kinds in ("known", "new"))
+    assert known and new and not known & new
+    assert found["new", "train"] & found["new", "test"]
+    with pytest.raises(ValueError, match=r"task\.kinds is for gsm_symbolic: the problems of chain_sum"):
+        load_task(TaskConfig("reasoning_gym:chain_sum", kinds="new"))
 
 
 @pytest.mark.parametrize(

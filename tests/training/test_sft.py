@@ -14,7 +14,7 @@ from diffpo.models.policy import create_policy, load_policy
 from diffpo.progress import Progress
 from diffpo.recipe import from_dict
 from diffpo.tasks import load_task
-from diffpo.training.examples import solved_examples
+from diffpo.training.examples import pretraining_examples
 from diffpo.training.sft import fine_tune
 
 OPTIM = OptimConfig(2e-3, warmup_steps=2, lr_schedule="cosine", weight_decay=0.01)
@@ -52,8 +52,8 @@ def test_the_policy_and_its_config_are_on_disk(tmp_path: Path) -> None:
 def test_label_noise_falls_on_open_positions_at_its_rate(name: str) -> None:
     task = load_task(TaskConfig(name=name))
     policy = create_policy(task.alphabet, SHAPE)
-    clean = solved_examples(policy, task, replace(CONFIG, label_noise=0.0)).canvases
-    noisy = solved_examples(policy, task, replace(CONFIG, label_noise=0.4)).canvases
+    clean = pretraining_examples(policy, task, replace(CONFIG, label_noise=0.0)).canvases
+    noisy = pretraining_examples(policy, task, replace(CONFIG, label_noise=0.4)).canvases
     is_open = torch.zeros_like(clean, dtype=torch.bool)
     for row, prompt in enumerate(task.prompts("train", 500)):
         is_open[row, list(task.open_positions(prompt))] = True

@@ -17,7 +17,7 @@ from diffpo.cli.answering import Chat, Compare, Eval, Sample
 from diffpo.cli.benching import Bench
 from diffpo.cli.flags import chain, given, read, typed
 from diffpo.cli.grading import Grade
-from diffpo.cli.models import Export, Inspect
+from diffpo.cli.models import Convert, Export, Inspect
 from diffpo.cli.planning import Plan, PlanSft
 from diffpo.cli.recipes import Recipes
 from diffpo.cli.serving import Generate, Serve
@@ -32,6 +32,7 @@ from diffpo.shipped import defaults_for, is_published
 COMMANDS: dict[str, type] = {
     "demo": Demo,
     "recipes": Recipes,
+    "convert": Convert,
     "sft": Sft,
     "plan": Plan,
     "bench": Bench,

@@ -1,14 +1,40 @@
-"""Commands about a model as such: inspect, export."""
+"""Commands about a model as such: convert, inspect, export."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
 from diffpo.config.idle import Idle, Knobs
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Make a masked diffusion LM of a Llama, Qwen2 or Qwen3 checkpoint, for `diffpo sft` to teach."""
+
+    model: Positional[str]
+    """A causal checkpoint: a folder, a model on the Hugging Face hub, or a .gguf file (pip install 'diffpo[gguf]')."""
+    output: Positional[str]
+    """Folder to write, empty or new."""
+    revision: str | None = None  # branch, tag or commit of a model on the hub
+    shift: bool = True  # position p predicts the token at p + 1, as the parent did; or else the token at p
+    block_length: int | None = None
+    """Attention is block-causal, in blocks of so many tokens: of 1, with shift, the model is its parent. None: every
+    token sees every other."""
+    mask_token: str = "<|mask|>"  # the token that stands for a mask, where the tokenizer has none yet
+    dtype: Literal["bfloat16", "float32"] | None = None  # of the weights; None: the parent's, bfloat16 for a GGUF
+
+    def run(self) -> None:
+        from diffpo.models.convert import convert
+
+        files = convert(
+            self.model, self.output, self.shift, self.block_length, self.mask_token, self.dtype, self.revision
+        )
+        for file in files:
+            print(f"{file.stat().st_size:>14,}  {file}")
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,9 @@ class SftConfig(Knobs):
     """Canvas in tokens, filled with EOS after the completion. None: the completion's, up to the next multiple of 32."""
     max_length: int | None = None
     """Longest prompt and canvas together, in tokens; longer completions are cut. None: what the model can hold."""
+    blocks: tuple[int, ...] = ()
+    """Attention is block-causal, in blocks of these lengths one after the other, each for an equal share of the steps:
+    a converted model's may grow. The last stays the model's. Empty: the model's own all along."""
     min_time: float = 0.05  # smallest share of masked positions; the 1/t weight is bounded by its inverse
     prompt_mask_prob: float = 0.0
     """In a fifth of the rows this share of the prompt is masked too, which d1's objective then does not surprise."""
@@ -170,6 +173,7 @@ class SftConfig(Knobs):
         bound(self, "", "save_every keep_checkpoints eval_every", ">=", 1)
         bound(self, "", "num_threads", ">=", 0)
         bound(self, "", "log_every", ">", 0)
+        check(all(length >= 1 for length in self.blocks), f"blocks must be >= 1, got {self.blocks}")
         check(0 < self.min_time < 1, f"min_time must lie in (0, 1), got {self.min_time}")
         check(0 <= self.label_noise < 1, f"label_noise must lie in [0, 1), got {self.label_noise}")
         check(0 <= self.prompt_mask_prob < 1, f"prompt_mask_prob must lie in [0, 1), got {self.prompt_mask_prob}")
@@ -178,13 +182,16 @@ class SftConfig(Knobs):
         refuse_idle(self)
 
     def idle(self) -> Idle:
-        unread = not (self.data or self.eval_data) and "without data: a task's examples have their own length"
+        tiny = self.task.name.startswith("tiny_") or not self.model
+        in_words = bool(self.task.name) and not tiny and not self.data
+        unread = tiny and not (self.data or self.eval_data) and "for a tiny task, whose examples have their own length"
         return {
             "shape": self.model and "beside model, which has its own",
             "load.dtype load.revision load.adapter load.base load.four_bit load.compile": (
                 not self.model and "without model: fresh weights are not loaded"
             ),
             "task label_noise num_examples": self.data and "beside data, which is what is learned",
+            "label_noise": in_words and f"for {self.task.name}, whose solutions are in words",
             "gen_length max_length overlong": unread,
             "eval_every": not self.eval_data and "without eval_data",
             "schedule_steps": self.optim.lr_schedule == "constant" and "with optim.lr_schedule constant",

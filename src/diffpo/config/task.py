@@ -11,7 +11,7 @@ from diffpo.config.idle import Idle, Knobs, refuse_idle
 TASK_KNOBS = {
     **dict.fromkeys(("tiny_sudoku", "tiny_countdown", "tiny_arithmetic"), "easy hard hard_share"),
     **dict.fromkeys(("gsm8k", "math500", "countdown_cd3", "sudoku_4x4"), "rules data test_data reward overlong"),
-    "reasoning_gym": "reward",
+    "reasoning_gym": "reward kinds",
     "own": "data test_data reward overlong",
 }
 """The knobs that each task reads beside the seed."""
@@ -39,6 +39,8 @@ class TaskConfig(Knobs):
     """Test rows, likewise. None: the task's own, or a tenth of the rows of a task of your own."""
     overlong: Literal["error", "drop"] = "error"
     """What becomes of a row whose prompt and completion the model cannot hold."""
+    kinds: Literal["all", "known", "new"] = "all"
+    """Problems of which kinds, where a data set has many (gsm_symbolic): a tenth of them are new, the others known."""
     reward: tuple[str, ...] = ()
     """Your own rewards, PATH.py:FUNCTION or PATH.py:FUNCTION=WEIGHT; number, math and code are built in."""
 

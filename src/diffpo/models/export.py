@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from diffpo.folder import write_folder
+from diffpo.folder import new_folder, write_folder
 from diffpo.models.card import model_card
 from diffpo.models.policy import load_policy
 from diffpo.models.weights import DTYPES
@@ -19,9 +19,7 @@ def export(name: str | Path, output: str | Path, merge: bool = False, base: str 
     sampler head goes along for diffpo's own sampling; others ignore it. `base` stands in for the base that an
     adapter's folder names.
     """
-    output = Path(output)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise ValueError(f"{output} is there already and no empty folder: choose another output")
+    output = new_folder(output)
     policy = load_policy(name, dtype="saved", device="cpu", base=base)
     if merge:
         policy.merge_adapters()

@@ -107,7 +107,7 @@ def _qwen_shape(
         head_dim=config.get("head_dim"),
         qk_norm=qk_norm,
         tied=config.get("tie_word_embeddings", False),
-        shift=shift,
+        shift=int(config.get("right_shift_logits", shift)),
         block_length=config.get("block_size", block_length),
         blocks_from=blocks_from,
     )

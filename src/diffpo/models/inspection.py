@@ -39,6 +39,7 @@ def inspect(name: str | Path, revision: str | None = None) -> dict[str, Any]:
         "model": checkpoint.name,
         "folder": str(checkpoint.folder),
         "family": checkpoint.config["model_type"],
+        "converted_from": (checkpoint.config.get("converted_from") or {}).get("name"),
         "known": checkpoint.name in PUBLISHED,
         "parameters": num_parameters,
         "shape": vars(model.config),

@@ -180,6 +180,12 @@ class Policy:
         self.adapter = settings | self._named_base()
         self._compute_in_base_dtype()
 
+    def use_blocks(self, length: int) -> None:
+        """Attend in blocks of `length` tokens from now on; ValueError if the family has none."""
+        if self.source:
+            self.source = self.source.in_blocks(length)
+        self.denoiser.config = dataclasses.replace(self.denoiser.config, block_length=length)
+
     def merge_adapters(self) -> None:
         """Fold the adapters into the weights below."""
         if self.adapter:

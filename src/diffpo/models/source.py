@@ -62,7 +62,9 @@ class Source:
         checkpoint = replace(self.checkpoint, config=with_blocks(self.checkpoint.name, self.checkpoint.config, length))
         if checkpoint.family.shape(checkpoint.config).block_length != length:
             kind = checkpoint.config["model_type"]
-            raise ValueError(f"load.block_length: a {kind} model attends to the whole row: leave it out")
+            raise ValueError(
+                f"a {kind} model attends to the whole row, not in blocks of {length}: leave the blocks out"
+            )
         return replace(self, checkpoint=checkpoint)
 
     def fingerprint(self) -> str:

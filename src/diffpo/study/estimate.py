@@ -17,7 +17,7 @@ from diffpo.models.policy import create_policy
 from diffpo.objective import Objective
 from diffpo.study.origin import num_cores
 from diffpo.study.plan import BASE, Cell, Study
-from diffpo.tasks import load_solved_task, load_task
+from diffpo.tasks import load_task, load_tiny_task
 from diffpo.training.plan_steps import expected_nfe
 
 LIVE = 0.8
@@ -57,7 +57,7 @@ def seconds_per_row(study: Study, prompt_length: int, gen_length: int) -> float 
     """One thread's time of a row, measured now; None where the study trains no model of its own."""
     if not study.sft:
         return None
-    policy = create_policy(load_solved_task(study.sft.task).alphabet, study.sft.shape, seed=0)
+    policy = create_policy(load_tiny_task(study.sft.task).alphabet, study.sft.shape, seed=0)
     threads, rows = torch.get_num_threads(), 256
     torch.set_num_threads(1)
     length = prompt_length + gen_length

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from diffpo.config import TaskConfig, suggest
 
 if TYPE_CHECKING:
-    from diffpo.tasks.base import SolvedTask, Task
+    from diffpo.tasks.base import PretrainingTask, SolvedTask, Task
 
 TINY = {
     "tiny_arithmetic": ("diffpo.tasks.tiny_arithmetic", "TinyArithmetic"),
@@ -25,6 +25,8 @@ CHAT = {
     "reasoning_gym": ("diffpo.tasks.gym", "Gym"),
 }
 """For chat models: one user message a prompt."""
+SOLVED = ("gsm8k", "countdown_cd3", "sudoku_4x4", "reasoning_gym:gsm_symbolic")
+"""Those of them that know solutions, written out, to fine-tune on."""
 TASKS = TINY | CHAT
 
 
@@ -36,13 +38,24 @@ def load_task(config: TaskConfig | str) -> Task:
 
 
 def load_solved_task(config: TaskConfig) -> SolvedTask:
-    """The task that `config` describes, if it is one that a tiny model can be pre-trained on; else ValueError."""
+    """The task that `config` describes, if it knows solutions; else ValueError."""
+    names = f"{', '.join(SOLVED)}; for tiny models {', '.join(TINY)}"
     if not config.name:
         raise ValueError(
-            f"nothing to learn from: name rows by data, or a task with solved examples by task.name ({', '.join(TINY)})"
+            f"nothing to learn from: name rows by data, or a task that knows solutions by task.name ({names})"
         )
-    if _kind(config.name) not in TINY:
-        raise ValueError(f"{config.name} has no solved examples for a tiny model: choose one of {', '.join(TINY)}")
+    if _kind(config.name) not in TINY and config.name not in SOLVED:
+        raise ValueError(f"{config.name} knows no solutions: choose one of {names}; or name rows by data")
+    return _load(config, *TASKS[_kind(config.name)])
+
+
+def load_tiny_task(config: TaskConfig) -> PretrainingTask:
+    """The task that `config` describes, if a tiny model can be pre-trained on it; else ValueError."""
+    if config.name and _kind(config.name) not in TINY:
+        raise ValueError(
+            f"{config.name} is no task for fresh weights: choose one of {', '.join(TINY)}, or name a model"
+        )
+    load_solved_task(config)  # which says that none is named
     return _load(config, *TINY[config.name])
 
 

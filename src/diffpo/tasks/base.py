@@ -1,4 +1,4 @@
-"""What a task is: prompts with a verifier or reward functions; for tiny models, solved examples to pre-train on."""
+"""What a task is: prompts with a verifier or reward functions, and solutions to learn from where it knows any."""
 
 from __future__ import annotations
 
@@ -52,14 +52,18 @@ class Task(Protocol):
 
 
 class SolvedTask(Task, Protocol):
-    """A task that knows right answers, for a tiny model to be pre-trained on."""
+    """A task that knows right answers, to fine-tune on."""
+
+    def solution(self, prompt: Prompt) -> str:
+        """A right completion, without the prompt's prefill. ValueError names a row that has none."""
+        ...
+
+
+class PretrainingTask(SolvedTask, Protocol):
+    """The same for a tiny model to be pre-trained on."""
 
     alphabet: str
     """Every character that a prompt or an answer can hold: the tiny model's vocabulary."""
-
-    def solution(self, prompt: Prompt) -> str:
-        """A right answer, as pre-training shows it."""
-        ...
 
     def open_positions(self, prompt: Prompt) -> Sequence[int]:
         """Positions of `solution(prompt)` that the prompt does not already give away; label noise falls on these."""

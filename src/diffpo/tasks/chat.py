@@ -36,6 +36,11 @@ def answer_form(answer: str) -> str:
     )
 
 
+def solved_form(thoughts: str, answer: str) -> str:
+    """A completion in that form, behind its PREFILL."""
+    return f"\n{thoughts}\n</reasoning>\n<answer>\n{answer}\n</answer>"
+
+
 def check_fit(task: Task, tiny: bool) -> None:
     """ValueError where a chat model meets a task of tiny (character-level) models, or the reverse."""
     if isinstance(task, TinyTask) and not tiny:

@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from itertools import permutations
+from itertools import permutations, product
 from random import Random
 from typing import Any
 
 from diffpo.config import TaskConfig
 from diffpo.tasks.base import Split
-from diffpo.tasks.chat import PREFILL, RowTask, answer_form
+from diffpo.tasks.chat import PREFILL, RowTask, answer_form, solved_form
 from diffpo.tasks.data import Row, column
 from diffpo.tasks.stream import TEST_SHARE, check_split, index_rng, stable_key
 from diffpo.types import Prompt
@@ -25,7 +25,7 @@ NUM_TEST = 256
 BOX = r"\boxed{...}"
 Problem = tuple[tuple[int, ...], int]
 
-_OPERATORS = (operator.add, operator.sub, operator.mul, operator.truediv)
+_OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 
 
 class CountdownCd3(RowTask):
@@ -61,6 +61,14 @@ class CountdownCd3(RowTask):
             f"{answer_form(BOX)}\n\nNumbers: {list(numbers)}\nTarget: {target}"
         )
         return Prompt("", text, columns={"numbers": numbers, "target": target}, prefill=PREFILL)
+
+    def solution(self, prompt: Prompt) -> str:
+        """The first way to the target in a fixed order, in two steps. ValueError names a row whose target has none."""
+        numbers, target = canonical(prompt.columns)
+        for value, expression, steps in _ways(numbers):
+            if value == target:
+                return solved_form(steps, rf"\boxed{{{expression}}}")
+        raise ValueError(f"{prompt.place}: {target} is not within reach of {list(numbers)}")
 
     def choose(self, split: Split, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
         """Training rows without the test problems."""
@@ -109,11 +117,20 @@ def draw_problem(rng: Random) -> Problem:
 
 def _values(numbers: tuple[int, ...]) -> Iterator[Fraction]:
     """Every value of an expression with each of three numbers once."""
+    return (value for value, *_ in _ways(numbers))
+
+
+def _ways(numbers: tuple[int, ...]) -> Iterator[tuple[Fraction, str, str]]:
+    """The value of every expression with each of three numbers once, the expression, and its two steps."""
     for a, b, c in permutations(map(Fraction, numbers)):
-        for first in _OPERATORS:
-            for second in _OPERATORS:
+        for (first, apply_first), (second, apply_second) in product(_OPERATORS.items(), repeat=2):
+            for left in (True, False):
+                x, y = (a, b) if left else (b, c)
                 try:
-                    yield second(first(a, b), c)
-                    yield second(a, first(b, c))
+                    inner = apply_first(x, y)
+                    value = apply_second(inner, c) if left else apply_second(a, inner)
                 except ZeroDivisionError:
                     continue
+                part, ends = f"({x} {first} {y})", (inner, c) if left else (a, inner)
+                expression = f"{part} {second} {c}" if left else f"{a} {second} {part}"
+                yield value, expression, f"{part[1:-1]} = {inner}\n{ends[0]} {second} {ends[1]} = {value}"

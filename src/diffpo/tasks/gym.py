@@ -15,7 +15,7 @@ from diffpo.grading.d1_rewards import last_tagged
 from diffpo.grading.grade import formatted
 from diffpo.processes.worker import Pool
 from diffpo.tasks.base import Split
-from diffpo.tasks.chat import PREFILL, ChatTask, answer_form
+from diffpo.tasks.chat import PREFILL, ChatTask, answer_form, solved_form
 from diffpo.tasks.stream import MAX_DRAWS, TEST_SHARE, index_rng, require_reasoning_gym, stable_key
 from diffpo.types import Prompt, Verdict
 
@@ -24,6 +24,8 @@ TIME_LIMIT = 2.0
 MAKE_LIMIT = 60.0
 """Seconds of CPU time that an item may take to be made."""
 POOL = Pool("diffpo.tasks.gym_worker", TIME_LIMIT)
+KINDS = ("gsm_symbolic",)
+"""Data sets whose problems are of many kinds, a tenth of which count as new."""
 _DECORATION = re.compile(r"^[\s$*`]+|[\s$*`]+$|\\[()\[\]]")
 
 
@@ -36,6 +38,8 @@ class Gym(ChatTask):
         names = dataset_names()
         if self.dataset not in names:
             raise ValueError(f"reasoning-gym has no data set {self.dataset!r}{suggest(self.dataset, names)}")
+        if config.kinds != "all" and self.dataset not in KINDS:
+            raise ValueError(f"task.kinds is for {', '.join(KINDS)}: the problems of {self.dataset} are of one kind")
         self._seen: dict[tuple[Split, int], Prompt] = {}
 
     def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:
@@ -53,11 +57,21 @@ class Gym(ChatTask):
             if found is None:  # no item in time, or reasoning-gym failed to make one
                 continue
             question = found["question"]
-            if (stable_key(self.config.seed, question) < TEST_SHARE * 2**62) == (split == "test"):
+            if self._belongs(split, question, found["kind"]):
                 text = f"{question}\n\n{answer_form('(the answer alone)')}"
-                columns = {"seed": seed, "answer": found["answer"], "question": question}
+                columns = {name: value for name, value in found.items() if value is not None} | {"seed": seed}
                 return Prompt(f"{self.name}-{split}-{index}", text, columns=columns, prefill=PREFILL)
         raise ValueError(f"reasoning-gym's {self.dataset} has too few questions for a {split} split")
+
+    def _belongs(self, split: Split, question: str, kind: int | None) -> bool:
+        """Whether a question is of this split, and of the kinds that are asked for."""
+        new = kind is not None and stable_key(self.config.seed, "kind", kind) < TEST_SHARE * 2**62
+        wanted = {"all": True, "known": not new, "new": new}[self.config.kinds]
+        return wanted and (stable_key(self.config.seed, question) < TEST_SHARE * 2**62) == (split == "test")
+
+    def solution(self, prompt: Prompt) -> str:
+        """The one that the data set writes out."""
+        return solved_form(str(prompt.columns["solution"]), str(prompt.columns["answer"]))
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
         """The data set's score of the final answer; 0 if it has none in time.

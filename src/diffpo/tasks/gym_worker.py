@@ -23,10 +23,16 @@ def names() -> list[str]:
     return sorted(set(DATASETS) - {"composite"})
 
 
-def item(dataset: str, seed: int) -> dict[str, str | None]:
-    """Question and answer of the one item of the data set of size 1 with this seed."""
-    found = _made(dataset, seed)[1]
-    return {"question": str(found["question"]), "answer": None if found["answer"] is None else str(found["answer"])}
+def item(dataset: str, seed: int) -> dict[str, str | int | None]:
+    """Question, answer, solution and kind of the one item of the data set of size 1 with this seed; None for none."""
+    items, found = _made(dataset, seed)
+    symbolic = dataset == "gsm_symbolic"
+    return {
+        "question": str(found["question"]),
+        "answer": None if found["answer"] is None else str(found["answer"]),
+        "solution": found["metadata"]["answer_cot"].rpartition("####")[0].strip() if symbolic else None,
+        "kind": items.task_indices[0] if symbolic else None,
+    }
 
 
 def score(dataset: str, seed: int, answers: list[str], time_limit: float) -> float:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
 from diffpo.grading.references import read_number_reference, read_reference
-from diffpo.tasks.chat import PREFILL, RowTask, answer_form
+from diffpo.tasks.chat import PREFILL, RowTask, answer_form, solved_form
 from diffpo.tasks.data import Row, Source, column
 from diffpo.types import Prompt
+
+_CALCULATION = re.compile(r"<<[^<>]*>>")
 
 
 class Gsm8k(RowTask):
@@ -25,7 +28,16 @@ class Gsm8k(RowTask):
         form = answer_form(r"\boxed{...}")
         text = f"Solve this problem and give its answer as a number.\n{form}\n\n{question}"
         columns = {"question": question, "answer": answer}
+        written = row.values["answer"]
+        if isinstance(written, str) and "####" in written:
+            columns["solution"] = _CALCULATION.sub("", written.rpartition("####")[0]).strip()
         return Prompt("", text, columns=columns, prefill=PREFILL)
+
+    def solution(self, prompt: Prompt) -> str:
+        """The row's own, without the notes for a calculator."""
+        if "solution" not in prompt.columns:
+            raise ValueError(f"{prompt.place}: column 'answer' holds the number alone, no solution that ends in ####")
+        return solved_form(str(prompt.columns["solution"]), f"\\boxed{{{prompt.columns['answer']}}}")
 
 
 class Math500(RowTask):

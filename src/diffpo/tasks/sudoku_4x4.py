@@ -10,7 +10,7 @@ import numpy as np
 
 from diffpo.config import TaskConfig
 from diffpo.tasks.base import Split
-from diffpo.tasks.chat import PREFILL, RowTask, answer_form
+from diffpo.tasks.chat import PREFILL, RowTask, answer_form, solved_form
 from diffpo.tasks.data import Row, column
 from diffpo.tasks.stream import check_split, index_rng
 from diffpo.tasks.tiny_sudoku import GRID_SET, GRIDS, TinySudoku, unique_clues
@@ -56,6 +56,11 @@ class Sudoku4x4(RowTask):
             f"between them.\n{answer_form('(16 digits from 1 to 4)')}\n\nPuzzle: {puzzle}"
         )
         return Prompt("", text, columns={"puzzle": puzzle, "solution": solution}, prefill=PREFILL)
+
+    def solution(self, prompt: Prompt) -> str:
+        """The grid row by row, then in one piece."""
+        grid = str(prompt.columns["solution"])
+        return solved_form("\n".join(grid[start : start + 4] for start in range(0, 16, 4)), grid)
 
     def choose(self, split: Split, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
         """Of more than 256 test puzzles d1's choice; training rows without the test puzzles."""

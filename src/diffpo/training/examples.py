@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from torch.nn.utils.rnn import pad_sequence
 from diffpo.config import SftConfig
 from diffpo.functional.random import fold, make_key, uniform
 from diffpo.models.policy import Policy
-from diffpo.tasks.base import SolvedTask
+from diffpo.tasks.base import PretrainingTask, SolvedTask
 from diffpo.tasks.conversations import Example, read_example
 from diffpo.tasks.data import Source, read_rows
 
 CANVAS_MULTIPLE = 32
+Encoded = tuple[str, tuple[int, ...], tuple[int, ...]]
+"""Where a row stands, and the ids of its prompt and of its completion."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +39,8 @@ class Examples:
         return len(self.prompts)
 
 
-def solved_examples(policy: Policy, task: SolvedTask, config: SftConfig) -> Examples:
-    """A task's prompts with right answers, canvases as long as the task's.
+def pretraining_examples(policy: Policy, task: PretrainingTask, config: SftConfig) -> Examples:
+    """A tiny task's prompts with right answers, canvases as long as the task's.
 
     `label_noise` of the symbols that a prompt leaves open are replaced by random ones of the answers' symbols.
     """
@@ -66,21 +69,44 @@ def read_examples(data: str | Path, policy: Policy, config: SftConfig) -> Exampl
     fit.
     """
     source = Source.parse(str(data), "train")
+
+    def encoded() -> Iterator[Encoded]:
+        for row in read_rows(source, "prompt and completion, or messages", "data"):
+            try:
+                yield row.place, *_encode(read_example(row, answered=True), policy, config)
+            except ValueError as error:
+                raise ValueError(str(error) if row.place in str(error) else f"{row.place}: {error}") from None
+
+    return _examples(encoded(), policy, config, str(source))
+
+
+def solved_examples(policy: Policy, task: SolvedTask, config: SftConfig) -> Examples:
+    """A chat task's prompts with their solutions. ValueError names a prompt that has none, or is too long."""
+    turn_end = policy.tokenizer.end_of_turn if config.chat_template and policy.tokenizer.chats else ()
+    encoded = (
+        (
+            prompt.place or prompt.id,
+            policy.encode(prompt.asked, prompt.prefill, config.chat_template),
+            (*policy.tokenizer.encode(task.solution(prompt)), *turn_end),
+        )
+        for prompt in task.prompts("train", config.num_examples)
+    )
+    return _examples(encoded, policy, config, task.name)
+
+
+def _examples(encoded: Iterable[Encoded], policy: Policy, config: SftConfig, source: str) -> Examples:
+    """Canvases that hold the completions, filled up with EOS; too long rows are cut, left out or refused."""
     longest = policy.denoiser.config.max_length
     max_length = min(config.max_length or longest, longest)
     prompts, canvases, num_cut, num_dropped = [], [], 0, 0
-    for row in read_rows(source, "prompt and completion, or messages", "data"):
-        try:
-            prompt, completion = _encode(read_example(row, answered=True), policy, config)
-        except ValueError as error:
-            raise ValueError(str(error) if row.place in str(error) else f"{row.place}: {error}") from None
+    for place, prompt, completion in encoded:
         room = max_length - len(prompt)
         if room < 1 and config.overlong == "drop":
             num_dropped += 1
             continue
         if room < 1:
             raise ValueError(
-                f"{row.place}: a prompt of {len(prompt)} tokens leaves no room within {max_length} (overlong = drop "
+                f"{place}: a prompt of {len(prompt)} tokens leaves no room within {max_length} (overlong = drop "
                 "leaves such rows out)"
             )
         size = config.gen_length or -(-(len(completion) + 1) // CANVAS_MULTIPLE) * CANVAS_MULTIPLE

@@ -16,7 +16,7 @@ from diffpo.models.policy import tiny_shape
 from diffpo.models.transformer import TransformerConfig
 from diffpo.models.weights import Checkpoint, locate, read_json, tensor_shapes
 from diffpo.progress import duration
-from diffpo.tasks import load_solved_task
+from diffpo.tasks import load_tiny_task
 from diffpo.training import memory
 from diffpo.training.plan_steps import rl_step, sft_step
 from diffpo.training.work import Cluster, Phase
@@ -96,7 +96,7 @@ def find_start(config: TrainConfig | SftConfig) -> Start:
     """Shape, family and dtype of config.model: known ones by heart, others from config.json, here or on the hub."""
     name, adapter = config.model, None
     if isinstance(config, SftConfig) and not name:
-        alphabet = load_solved_task(config.task).alphabet
+        alphabet = load_tiny_task(config.task).alphabet
         return Start(tiny_shape(alphabet, config.shape), FAMILIES["diffpo"], 4)
     if name not in PUBLISHED:
         folder = locate(name, config.load.revision, weights=False)

@@ -17,10 +17,10 @@ from diffpo.functional.random import fold, make_key, uniform
 from diffpo.models.likelihood import canvas_states, score_tokens
 from diffpo.models.policy import Policy, create_policy
 from diffpo.record import anchored, with_task
-from diffpo.tasks import load_solved_task
+from diffpo.tasks import load_solved_task, load_tiny_task
 from diffpo.tasks.chat import check_fit
 from diffpo.training.distributed import World
-from diffpo.training.examples import Examples, read_examples, solved_examples
+from diffpo.training.examples import Examples, pretraining_examples, read_examples, solved_examples
 from diffpo.training.metrics import Metrics
 from diffpo.training.run import Run
 from diffpo.training.state import (
@@ -54,7 +54,11 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
         rows += f", {len(held_out):,} held out" if held_out else ""
         state = run.restore(policy, lambda policy: create_optimizers(policy, config), rows)
         remember(policy, config)
+        if config.blocks:
+            policy.use_blocks(config.blocks[-1])  # also of a run that is over
         for step in range(state.step, config.steps):
+            if config.blocks:
+                policy.use_blocks(config.blocks[step * len(config.blocks) // config.steps])
             metrics = update(state, examples, config, world)
             run.count_skipped(metrics)
             state.step = step + 1
@@ -69,16 +73,20 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
 
 def start(config: SftConfig, world: World) -> tuple[Policy, Examples, Examples | None]:
     """The policy to start from, what it learns from, and what is held out."""
-    task = None if config.data else load_solved_task(config.task)
-    if task and not config.model:
-        policy = create_policy(task.alphabet, config.shape, config.seed).to(world.device)
+    if not config.model:
+        policy = create_policy(load_tiny_task(config.task).alphabet, config.shape, config.seed).to(world.device)
     else:
         policy = load_start(config, world)
-    if task:
-        check_fit(task, policy.is_tiny)
-        examples = solved_examples(policy, task, config)
-    else:
+    if config.data:
         examples = read_examples(config.data, policy, config)
+    else:
+        task = load_solved_task(config.task)
+        check_fit(task, policy.is_tiny)
+        examples = (
+            pretraining_examples(policy, load_tiny_task(config.task), config)
+            if policy.is_tiny
+            else (solved_examples(policy, task, config))
+        )
     return policy, examples, read_examples(config.eval_data, policy, config) if config.eval_data else None
 
 

@@ -1,0 +1,210 @@
+"""An autoregressive checkpoint made a masked diffusion LM, before any training: causal mask gone, mask token there.
+
+The folder is that of dLLM's A2D models (github.com/ZHZisZZ/dllm), which load it: the parent's tensors under their
+names, `model_type` a2d-*, one token more. Two keys of config.json say how this package asks the model:
+`right_shift_logits`, position p predicts the token at p + 1, as the parent did; and `block_size`, attention is
+block-causal. With the shift and blocks of 1 the model is its parent.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from diffpo.config import suggest
+from diffpo.folder import new_folder, write_folder
+from diffpo.models.families import FAMILIES
+from diffpo.models.hub_tokenizer import HubTokenizer
+from diffpo.models.saving import save_shards
+from diffpo.models.weights import DTYPES, Checkpoint, locate, read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+PARENTS = {"llama": "a2d-llama", "qwen2": "a2d-qwen2", "qwen3": "a2d-qwen3"}
+"""What a parent of each model_type becomes."""
+MASK = "<|mask|>"
+NOT_OURS = ("quantization_config", "_name_or_path", "_model_name_or_path", "transformers_version")
+"""What transformers says of a GGUF that is not so of the weights unpacked."""
+VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
+"""Tensors with a row for each token."""
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A causal checkpoint: where it came from, what config.json says, and how its tensors are read."""
+
+    name: str
+    revision: str | None
+    config: dict[str, Any]
+    tokenizer: PreTrainedTokenizerFast
+    folder: Path
+    gguf: Path | None = None
+
+    @classmethod
+    def open(cls, source: str | Path, revision: str | None = None) -> Parent:
+        """Find `source`, a folder, a hub id or a .gguf file; ValueError says what it lacks."""
+        path = Path(source).expanduser()
+        if path.suffix == ".gguf":
+            return cls._open_gguf(path)
+        folder = locate(source, revision)
+        if not (folder / "config.json").is_file():
+            found = sorted(folder.glob("*.gguf"))
+            mend = f"name the file: {found[0]}" if found else "name a folder with a config.json, or a .gguf file"
+            raise ValueError(f"{source}: no checkpoint here (no config.json): {mend}")
+        config = read_json(folder / "config.json")
+        _become(config, folder / "config.json")
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # the Rust half raises bare Exceptions
+            raise ValueError(f"{folder}: cannot read its tokenizer files: {error}") from error
+        name = str(source) if folder.parent.name == "snapshots" else str(folder.resolve())
+        commit = folder.name if folder.parent.name == "snapshots" else revision
+        return cls(name, commit, config, tokenizer, folder)
+
+    @classmethod
+    def _open_gguf(cls, path: Path) -> Parent:
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file")
+        try:
+            import gguf  # noqa: F401  transformers says less clearly that it is not there
+        except ImportError:
+            raise ValueError(f"{path}: GGUF is read by the package gguf: pip install 'diffpo[gguf]'") from None
+        from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+
+        try:
+            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name).to_dict()
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        except Exception as error:  # of a reader that takes the file's word for everything
+            raise ValueError(f"{path}: not a GGUF that transformers reads: {error}") from error
+        _become(config, path)
+        usual = PreTrainedConfig().to_dict() | {key: config.get(key) for key in NOT_OURS}
+        config = {key: value for key, value in config.items() if key not in usual or usual[key] != value}
+        return cls(str(path.resolve()), None, config, tokenizer, path.parent, path)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor by its name, one at a time; those of a GGUF unpacked, in fp32."""
+        if self.gguf:
+            yield from _unpacked(self.gguf).items()
+            return
+        for file in Checkpoint(self.name, self.folder, self.config).files:
+            with safe_open(file, framework="pt") as found:
+                yield from ((name, found.get_tensor(name)) for name in found.keys())  # noqa: SIM118
+
+
+def convert(
+    source: str | Path,
+    output: str | Path,
+    shift: bool = True,
+    block_length: int | None = None,
+    mask_token: str = MASK,
+    dtype: str | None = None,
+    revision: str | None = None,
+) -> list[Path]:
+    """Write the masked diffusion LM of the causal checkpoint `source` into the folder `output`; returns its files.
+
+    `dtype` is "bfloat16" or "float32"; None: the parent's own, bfloat16 for a GGUF. ValueError, before anything is
+    written, if the parent's architecture has no A2D family, or if `output` is not empty.
+    """
+    parent = Parent.open(source, revision)
+    folder = new_folder(output)
+    kind, tokenizer = PARENTS[parent.config["model_type"]], parent.tokenizer
+    rows, mask_id = parent.config["vocab_size"], _add_mask(tokenizer, mask_token)
+    vocab_size = max(rows, mask_id + 1)
+    dtype = dtype or ("bfloat16" if parent.gguf else None)
+    config = {key: value for key, value in parent.config.items() if key != "auto_map"} | {
+        "architectures": [f"A2D{kind.removeprefix('a2d-').capitalize()}LMHeadModel"],
+        "model_type": kind,
+        "vocab_size": vocab_size,
+        "mask_token_id": mask_id,
+        "converted_from": {"name": parent.name, "revision": parent.revision},
+        "right_shift_logits": shift,
+    }
+    if dtype:
+        config = {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": dtype}
+    if block_length:
+        config["block_size"] = block_length
+    model = Checkpoint(str(folder), folder, config).empty_denoiser()  # ValueError for what it does not have
+    family = FAMILIES[kind]
+    wanted = {family.original(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tensors = _grown(parent, wanted, rows, DTYPES[dtype] if dtype else None)
+
+    def write(draft: Path) -> None:
+        (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        tokenizer.save_pretrained(draft)
+        HubTokenizer.load(draft, config, vocab_size, family.own_ids)  # ValueError if they do not fit
+        save_shards(tensors, draft)
+        for file in (
+            file for pattern in ("generation_config.json", "LICENSE*") for file in parent.folder.glob(pattern)
+        ):
+            shutil.copy(file, draft)
+
+    write_folder(folder, write)
+    return sorted(folder.iterdir())
+
+
+def _become(config: Mapping[str, Any], path: Path) -> None:
+    """ValueError unless a model of this config has an A2D family."""
+    kind = str(config.get("model_type"))
+    if kind in FAMILIES:
+        raise ValueError(f"{path}: a {kind} model is a masked diffusion LM already: `diffpo sft` takes it as it is")
+    if kind not in PARENTS:
+        raise ValueError(f"{path}: model_type {kind!r} is not one that diffpo converts{suggest(kind, PARENTS)}")
+    try:
+        FAMILIES[PARENTS[kind]].shape(config)
+    except KeyError as lost:
+        raise ValueError(f"{path}: lacks {lost}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {str(error).removeprefix('config.json ')}") from None
+
+
+def _add_mask(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """The id of the tokenizer's mask token; where it has none, `token` becomes it."""
+    if tokenizer.mask_token_id is None:
+        tokenizer.add_special_tokens({"mask_token": token})
+    return tokenizer.get_vocab()[str(tokenizer.mask_token)]
+
+
+def _grown(
+    parent: Parent, wanted: Mapping[str, tuple[int, ...]], rows: int, dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """The parent's tensors with rows for new tokens, each the mean of the old; ValueError if they are not `wanted`."""
+    found, tied = {}, parent.config.get("tie_word_embeddings", False)
+    for name, tensor in parent.tensors():
+        if name.endswith("rotary_emb.inv_freq") or (tied and name == VOCABULARY[1]):
+            continue
+        tensor = tensor.to(dtype or tensor.dtype)
+        more = wanted.get(name, (rows,))[0] - rows
+        if name in VOCABULARY and more > 0:
+            tensor = torch.cat([tensor, tensor.float().mean(0, keepdim=True).to(tensor.dtype).expand(more, -1)])
+        found[name] = tensor.contiguous()
+    problems = [f"missing {name}" for name in wanted if name not in found]
+    problems += [f"unexpected {name}" for name in found if name not in wanted]
+    problems += [
+        f"{name} has shape {tuple(tensor.shape)}, expected {wanted[name]}"
+        for name, tensor in found.items()
+        if tuple(tensor.shape) != wanted.get(name, tensor.shape)
+    ]
+    if problems:
+        raise ValueError(f"{parent.name}: the weights do not fit config.json: {'; '.join(problems)}")
+    return found
+
+
+def _unpacked(path: Path) -> dict[str, Tensor]:
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    with torch.device("meta"):
+        shape = AutoModelForCausalLM.from_config(config)  # whose names the file's are turned into
+    return load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=shape)["tensors"]

@@ -1,0 +1,309 @@
+"""Causal parents made masked diffusion LMs: the parent at first, a learner afterwards, a folder that others load."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import GOLDEN
+from safetensors.torch import load_file
+from small_tokenizers import write_qwen_tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from diffpo.cli import main
+from diffpo.config import (
+    EvalConfig,
+    LoadConfig,
+    LoraConfig,
+    OptimConfig,
+    RolloutConfig,
+    SftConfig,
+    TaskConfig,
+    TrainConfig,
+)
+from diffpo.models.attention import label, pack
+from diffpo.models.convert import convert
+from diffpo.models.export import export
+from diffpo.models.inspection import inspect
+from diffpo.models.policy import load_policy
+from diffpo.rollout.local import sample
+from diffpo.training.loop import train
+from diffpo.training.sft import fine_tune
+
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "eos_token_id": 160,
+    "pad_token_id": 161,
+}
+KINDS = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
+LOAD = LoadConfig(device="cpu", dtype="float32")
+
+
+def write_parent(folder: Path, kind: str, vocab_size: int = 169, tied: bool = True) -> Any:
+    """A random causal model of `kind`, written by transformers, with a tokenizer that has no mask yet; the model."""
+    config, model = KINDS[kind]
+    torch.manual_seed(0)
+    made = model(config(vocab_size=vocab_size, tie_word_embeddings=tied, **SIZES)).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    made.save_pretrained(folder)
+    write_qwen_tokenizer(folder)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        values = json.loads((folder / name).read_text())
+        values.pop("mask_token")
+        values.get("added_tokens_decoder", {}).pop("168", None)
+        (folder / name).write_text(json.dumps(values))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["added_tokens"] = [token for token in tokenizer["added_tokens"] if token["content"] != "<|mask|>"]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return made
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_blocks_of_one_it_is_its_parent(kind: str, tied: bool, tmp_path: Path) -> None:
+    """The logits at p are the parent's of the token at p + 1; and the folder has what the published one has."""
+    parent = write_parent(tmp_path / "parent", kind, vocab_size=168, tied=tied)
+    convert(tmp_path / "parent", tmp_path / "child", block_length=1)
+    policy = load_policy(tmp_path / "child", "float32", "cpu")
+    shape = policy.denoiser.config
+    assert (shape.shift, shape.block_length, shape.tied, shape.vocab_size) == (1, 1, tied, 169)
+    ids = torch.randint(0, 160, (2, 12), generator=torch.Generator().manual_seed(1))
+    lengths = torch.tensor([12, 7])
+    labels = label(torch.arange(12).expand(2, -1), torch.tensor([[4], [3]]), torch.ones(2, 1), torch.zeros(2, 1)).long()
+    tokens, packing = pack(ids, lengths, labels=labels)
+    with torch.no_grad():
+        hidden = policy.denoiser(tokens, packing)
+        logits = policy.denoiser.head(hidden)[:, :168]
+        for row, length in enumerate(lengths.tolist()):
+            start = int(packing.starts[row])
+            expected = parent(ids[row : row + 1, :length]).logits[0]
+            torch.testing.assert_close(logits[start : start + length], expected, atol=2e-5, rtol=1e-4)
+
+    config = json.loads((tmp_path / "child" / "config.json").read_text())
+    golden = json.loads((GOLDEN / f"a2d-{kind}-tiny" / "config.json").read_text())
+    assert config["model_type"] == golden["model_type"] and config["architectures"] == golden["architectures"]
+    assert config["mask_token_id"] == policy.mask_id == 168
+    names = set(load_file(tmp_path / "child" / "model.safetensors"))
+    ours = {name for name in names if ".layers.2." not in name}
+    theirs = {n for n in load_file(GOLDEN / f"a2d-{kind}-tiny" / "model.safetensors") if ".layers.2." not in n}
+    assert ours - {"lm_head.weight"} == theirs - {"lm_head.weight"} and ("lm_head.weight" in ours) == (not tied)
+    assert inspect(tmp_path / "child")["converted_from"] == str(tmp_path / "parent")
+
+
+def test_decoded_greedily_it_writes_what_its_parent_writes(tmp_path: Path) -> None:
+    parent = write_parent(tmp_path / "parent", "llama")
+    convert(tmp_path / "parent", tmp_path / "child", block_length=1)
+    policy = load_policy(tmp_path / "child", "float32", "cpu")
+    answer = sample(policy, ["is the"], RolloutConfig(sampler="top_k:1", temperature=0, gen_length=8))[0]
+    ids = torch.tensor([policy.encode("is the")])
+    for _ in range(8):
+        logits = parent(ids).logits[0, -1]
+        logits[policy.banned] = -torch.inf
+        ids = torch.cat([ids, logits.argmax().view(1, 1)], dim=1)
+        if ids[0, -1] == policy.eos_id:
+            break
+    written = ids[0, len(policy.encode("is the")) :]
+    assert torch.equal(answer.tokens[: len(written)], written)
+    assert answer.nfe == len(written)
+
+
+@pytest.mark.parametrize(("shift", "spare"), [(True, 0), (False, 24)])
+def test_a_mask_takes_a_row_that_is_spare_or_a_new_one(shift: bool, spare: int, tmp_path: Path) -> None:
+    """A new row is the mean of the others; published vocabularies are padded, and have room."""
+    parent = write_parent(tmp_path / "parent", "qwen3", vocab_size=168 + spare)
+    convert(tmp_path / "parent", tmp_path / "child", shift=shift)
+    policy, rows = load_policy(tmp_path / "child", "float32", "cpu"), parent.get_input_embeddings().weight
+    embeddings = policy.denoiser.embed.weight
+    assert torch.equal(embeddings[:168], rows[:168])
+    torch.testing.assert_close(embeddings[168], rows[168] if spare else rows.mean(0))
+    assert len(embeddings) == 168 + max(spare, 1)
+    assert (policy.denoiser.config.shift, policy.denoiser.config.block_length) == (int(shift), None)
+
+
+def write_gguf(parent: Any, tokenizer: Path, path: Path) -> None:
+    """The llama `parent` in fp32, its queries and keys in the order that llama.cpp wants."""
+    import gguf
+
+    config, vocabulary = parent.config, json.loads((tokenizer / "tokenizer.json").read_text())
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(config.vocab_size)
+    added = {token["id"]: token["content"] for token in vocabulary["added_tokens"]}
+    tokens = {index: text for text, index in vocabulary["model"]["vocab"].items()} | added
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([tokens.get(index, f"<unused{index}>") for index in range(config.vocab_size)])
+    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in vocabulary["model"]["merges"]]
+    writer.add_token_merges(merges)
+    writer.add_token_types([3 if index in added else 1 for index in range(config.vocab_size)])
+    writer.add_eos_token_id(160)
+    writer.add_pad_token_id(161)
+    writer.add_chat_template("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    parts = {
+        "input_layernorm": "attn_norm",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "post_attention_layernorm": "ffn_norm",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+    }
+    whole = {"model.embed_tokens": "token_embd", "model.norm": "output_norm"}
+    for name, tensor in parent.state_dict().items():
+        if name == "lm_head.weight":
+            continue
+        base, value = name.removesuffix(".weight"), tensor.float().numpy()
+        if base.startswith("model.layers."):
+            _, _, block, part = base.split(".", 3)
+            heads = {"self_attn.q_proj": 4, "self_attn.k_proj": 2}.get(part)
+            if heads:
+                value = value.reshape(heads, 2, -1, value.shape[1]).swapaxes(1, 2).reshape(value.shape)
+            theirs = f"blk.{block}.{parts[part]}"
+        else:
+            theirs = whole[base]
+        writer.add_tensor(f"{theirs}.weight", np.ascontiguousarray(value))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_is_a_parent_too(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    parent = write_parent(tmp_path / "parent", "llama", vocab_size=168)
+    write_gguf(parent, tmp_path / "parent", tmp_path / "small.gguf")
+    convert(tmp_path / "small.gguf", tmp_path / "child", dtype="float32")
+    policy = load_policy(tmp_path / "child", "float32", "cpu")
+    expected = parent.state_dict()
+    for name, tensor in load_file(tmp_path / "child" / "model.safetensors").items():
+        torch.testing.assert_close(tensor[: len(expected[name])], expected[name])
+    assert policy.mask_id == 168 and policy.tokenizer.chats
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model_type": "mistral"}, "model_type 'mistral' is not one that diffpo converts"),
+        ({"model_type": "a2d-llama"}, "is a masked diffusion LM already"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "config.json: asks for rope_scaling"),
+        ({"num_hidden_layers": 3}, "missing model.layers.2"),
+    ],
+)
+def test_what_is_no_parent_is_refused_and_nothing_written(change: dict[str, object], said: str, tmp_path: Path) -> None:
+    write_parent(tmp_path / "parent", "llama")
+    config = json.loads((tmp_path / "parent" / "config.json").read_text())
+    config.pop("rope_parameters", None)
+    (tmp_path / "parent" / "config.json").write_text(json.dumps(config | {"rope_theta": 10000.0} | change))
+    with pytest.raises(ValueError, match=said):
+        convert(tmp_path / "parent", tmp_path / "child")
+    assert not (tmp_path / "child").exists()
+
+
+def test_an_output_that_is_full_or_a_source_that_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_parent(tmp_path / "parent", "llama")
+    for arguments, said in (
+        (["convert", str(tmp_path / "parent"), str(tmp_path)], "is there already and no empty folder"),
+        (["convert", str(tmp_path / "none.gguf"), str(tmp_path / "child")], "none.gguf: no such file"),
+        (["convert", str(tmp_path / "none"), str(tmp_path / "child")], "no config.json"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_from_a_parent_to_a_better_model_and_out(rank: int, tmp_path: Path) -> None:
+    """Two steps of each: blocks that grow, reinforcement learning in the last of them, an export that has them."""
+    write_parent(tmp_path / "parent", "llama")
+    convert(tmp_path / "parent", tmp_path / "child", block_length=1)
+    sft = SftConfig(
+        model=str(tmp_path / "child"),
+        output=str(tmp_path / "sft"),
+        task=TaskConfig("sudoku_4x4"),
+        steps=4,
+        batch_size=4,
+        num_examples=8,
+        blocks=(1, 4),
+        lora=LoraConfig(rank=rank),
+        optim=OptimConfig(learning_rate=1e-3),
+        load=LOAD,
+    )
+    policy = fine_tune(sft, quiet=True)
+    assert policy.denoiser.config.block_length == 4
+    lines = [json.loads(line) for line in (tmp_path / "sft" / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 4 and all(np.isfinite(line["loss"]) for line in lines)
+    rl = TrainConfig(
+        model=str(tmp_path / "sft"),
+        output=str(tmp_path / "rl"),
+        steps=2,
+        prompts_per_step=2,
+        num_generations=2,
+        rollout=RolloutConfig(gen_length=32),
+        eval=EvalConfig(num_prompts=2),
+        lora=LoraConfig(rank=0),
+        optim=OptimConfig(learning_rate=2e-4),
+        load=LOAD,
+    )
+    trained = train(rl, quiet=True)
+    assert trained.denoiser.config.block_length == 4 and trained.task == sft.task
+    export(tmp_path / "rl", tmp_path / "out", merge=True)
+    exported = load_policy(tmp_path / "out", "float32", "cpu")
+    assert exported.denoiser.config.block_length == 4 and exported.denoiser.config.shift == 1
+    config = RolloutConfig(sampler="entropy_bound:0.5", temperature=0, gen_length=16)
+    mine, theirs = (sample(p, ["is the"], config)[0].tokens for p in (trained, exported))
+    assert torch.equal(mine, theirs)
+
+
+def test_blocks_grow_where_a_run_goes_on(tmp_path: Path) -> None:
+    """A run that is stopped in the middle and resumed learns the same."""
+    write_parent(tmp_path / "parent", "llama")
+    convert(tmp_path / "parent", tmp_path / "child")
+    base = SftConfig(
+        model=str(tmp_path / "child"),
+        task=TaskConfig("countdown_cd3"),
+        steps=4,
+        batch_size=2,
+        num_examples=4,
+        blocks=(2, 8),
+        save_every=1,
+        keep_checkpoints=9,
+        lora=LoraConfig(rank=0),
+        load=LOAD,
+        optim=OptimConfig(learning_rate=1e-3),
+    )
+    whole = fine_tune(replace(base, output=str(tmp_path / "whole")), quiet=True)
+    part = replace(base, output=str(tmp_path / "part"))
+    fine_tune(part, quiet=True)
+    for later in sorted((tmp_path / "part" / "checkpoints").iterdir())[1:]:
+        shutil.rmtree(later)
+    shutil.rmtree(tmp_path / "part" / "policy")
+    again = fine_tune(part, resume=True, quiet=True)
+    for mine, other in zip(whole.denoiser.parameters(), again.denoiser.parameters(), strict=True):
+        assert torch.equal(mine, other)
