@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from diffpo.cli import COMMANDS, main, parse
-from diffpo.config import ModelConfig, RolloutConfig, SftConfig, TaskConfig, TrainConfig
+from diffpo.config import CollectConfig, ModelConfig, SftConfig, TaskConfig, TrainConfig
 from diffpo.recipe import from_dict, load_config
 from diffpo.training.sft import fine_tune
 
@@ -163,7 +163,7 @@ def test_flags_override_the_recipe(elsewhere: Path) -> None:
     config = parse("train", str(recipe), *flags).config
     assert (config.steps, config.seed, config.objective.loss, config.objective.beta) == (5, 4, "clipped:0.1", 0.04)
     assert config.eval.gammas == (0.5,) and config.objective.importance_clamp == float("inf")
-    assert config.rollout == RolloutConfig(num_slots=7)
+    assert config.rollout == CollectConfig(num_slots=7)
 
 
 def test_a_run_folder_is_evaluated_as_it_was_trained(elsewhere: Path) -> None:

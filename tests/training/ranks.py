@@ -20,6 +20,7 @@ from diffpo.config import TrainConfig
 from diffpo.losses import Loss
 from diffpo.models import fused
 from diffpo.recipe import from_dict
+from diffpo.training import collect as collecting
 from diffpo.training import loop
 
 
@@ -40,7 +41,7 @@ class Job:
 def run_job(job: Job) -> str:
     """Run it; returns how it ended."""
     last_rank = int(os.environ.get("RANK", 0)) == int(os.environ.get("WORLD_SIZE", 1)) - 1
-    collect, update, calls = loop.collect, loop.update, []
+    collect, update, calls = collecting.collect, loop.update, []
 
     def collect_alone(*arguments):  # type: ignore[no-untyped-def]
         with pytest.MonkeyPatch.context() as inner:
@@ -55,7 +56,7 @@ def run_job(job: Job) -> str:
         return update(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "collect", collect_alone)
+        patch.setattr(collecting, "collect", collect_alone)
         patch.setattr(loop, "update", interrupted)
         patch.setitem(fused.MAX_LOGITS, "cpu", job.max_logits)
         if job.one_row:

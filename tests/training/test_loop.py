@@ -30,6 +30,7 @@ from diffpo.models.policy import load_policy
 from diffpo.places import find_damage, latest_checkpoint
 from diffpo.tasks import load_task
 from diffpo.training import checkpoint, loop
+from diffpo.training import collect as collecting
 from diffpo.training.distributed import World
 from diffpo.training.loop import start_policy, train
 from diffpo.training.metrics import read_metrics
@@ -281,8 +282,8 @@ def test_rollouts_with_merged_adapters_learn_with_the_unmerged(
 
         return call
 
-    for name in seen:
-        monkeypatch.setattr(loop, name, watched(name, getattr(loop, name)))
+    for name, module in {"collect": collecting, "update": loop}.items():
+        monkeypatch.setattr(module, name, watched(name, getattr(module, name)))
     rollout = replace(config.rollout, merge_adapters=True)
     config = replace(config, rollout=rollout, lora=LoraConfig(rank=2), steps=1)
     train(config, quiet=True)

@@ -20,6 +20,7 @@ from diffpo.models.threshold import ThresholdHead
 from diffpo.places import latest_checkpoint
 from diffpo.rollout.local import collect
 from diffpo.tasks import load_task
+from diffpo.training import collect as collecting
 from diffpo.training import loop
 from diffpo.training.distributed import World
 from diffpo.training.loop import gather, train
@@ -102,7 +103,7 @@ def test_a_step_is_that_of_the_rewarded_rollouts_alone(
         found[:] = collect(*arguments)
         return silence(found, SILENCES[silent])
 
-    monkeypatch.setattr(loop, "collect", collect_some)
+    monkeypatch.setattr(collecting, "collect", collect_some)
     state, twin = state_of(start, config), state_of(start, config)
     state.experience = gather(state, load_task(config.task), config, World())
     assert state.experience.summary["forwards/rollouts"] == sum(
@@ -141,7 +142,7 @@ def test_wd1_weighs_a_group_by_its_rewarded_rollouts(start: str, config: TrainCo
 def test_a_batch_without_any_reward_moves_nothing_and_is_no_error(
     start: str, config: TrainConfig, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "collect", lambda *arguments: silence(collect(*arguments), lambda *_: True))
+    monkeypatch.setattr(collecting, "collect", lambda *arguments: silence(collect(*arguments), lambda *_: True))
     settings: dict[str, dict[str, Any]] = {
         "joint": {"objective": ObjectiveConfig(beta=0.1)},
         "model": {"objective": ObjectiveConfig(beta=0.1), "threshold": ThresholdConfig()},
@@ -160,7 +161,7 @@ def test_a_batch_without_any_reward_moves_nothing_and_is_no_error(
 def test_a_run_stopped_with_such_a_batch_in_hand_goes_on(
     start: str, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "collect", lambda *arguments: silence(collect(*arguments), lambda *_: True))
+    monkeypatch.setattr(collecting, "collect", lambda *arguments: silence(collect(*arguments), lambda *_: True))
     config = replace(config, model=start, output=str(tmp_path), objective=ObjectiveConfig(num_iterations=2, beta=0.1))
 
     def stopping(*arguments):  # type: ignore[no-untyped-def]

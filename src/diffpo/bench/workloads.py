@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from diffpo.config import LoadConfig, ObjectiveConfig, OptimConfig, RolloutConfig, ThresholdConfig, TrainConfig
+from diffpo.config import CollectConfig, LoadConfig, ObjectiveConfig, OptimConfig, ThresholdConfig, TrainConfig
 from diffpo.functional.latents import draw_batch_cuts
 from diffpo.functional.random import fold
 from diffpo.models.likelihood import surrogate_logprobs
@@ -119,7 +119,7 @@ def step_config(requests: Sequence[Request], num_iterations: int, group: int) ->
         prompts_per_step=len(requests) // group,
         num_generations=group,
         load=LoadConfig(device="cpu"),
-        rollout=RolloutConfig(gen_length=first.gen_length, block_length=first.block_length, num_slots=64),
+        rollout=CollectConfig(gen_length=first.gen_length, block_length=first.block_length, num_slots=64),
         objective=ObjectiveConfig(num_iterations=num_iterations),
         optim=OptimConfig(micro_batch_tokens=2048),
     )

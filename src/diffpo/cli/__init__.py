@@ -160,7 +160,7 @@ def _from_policy(command: Any, arguments: Sequence[str]) -> Any:
     place = Path(given(arguments, "--load.adapter") or command.model)
     folder = find_policy(place)[0]
     record, (config, task) = Record.read(folder) or Record(), find_training(place)
-    rollout = record.rollout or (config.rollout if config else None)
+    rollout = record.rollout or (config.rollout.decoding if config else None)
     in_blocks = rollout is None and (bool(given(arguments, "--load.block-length")) or _has_blocks(command.model))
     greedy = decoding(rollout, record.head is not None, _is_tiny(folder, task), in_blocks)
     changes: dict[str, Any] = {"rollout": replace(greedy, temperature=command.rollout.temperature)}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tyro.conf import Positional
 
 from diffpo.analysis.settings import AnalysisConfig
-from diffpo.config import LoadConfig, ObjectiveConfig, RolloutConfig, TaskConfig, TrainConfig
+from diffpo.config import CollectConfig, LoadConfig, ObjectiveConfig, RolloutConfig, TaskConfig, TrainConfig
 from diffpo.config.idle import Idle, Knobs
 
 if TYPE_CHECKING:
@@ -78,7 +78,11 @@ class Analyze(Knobs):
         from diffpo.training.banner import check_named
 
         config = TrainConfig(
-            train="model", seed=self.seed, task=self.task, rollout=self.rollout, objective=self.objective
+            train="model",
+            seed=self.seed,
+            task=self.task,
+            rollout=CollectConfig.of(self.rollout),
+            objective=self.objective,
         )
         check_named(self.task, model)
         task = load_task(self.task)

@@ -9,6 +9,7 @@ from diffpo.config.optim import OptimConfig
 from diffpo.config.rollout import (
     SAMPLER_RULES,
     BernoulliConfig,
+    CollectConfig,
     HeadConfig,
     RolloutConfig,
     ThresholdConfig,
@@ -22,6 +23,7 @@ __all__ = [
     "SAMPLER_RULES",
     "TASK_KNOBS",
     "BernoulliConfig",
+    "CollectConfig",
     "DemoConfig",
     "EvalConfig",
     "HeadConfig",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from diffpo.config.checks import bound, check, suggest
@@ -75,6 +75,28 @@ class RolloutConfig(Knobs):
     def idle(self) -> Idle:
         exact = self.cache not in ("prefix", "dual")
         return {"cache_refresh": exact and "without an approximate rollout.cache (prefix or dual)"}
+
+
+@dataclass(frozen=True)
+class CollectConfig(RolloutConfig):
+    """How a run makes its rollouts: how they are decoded, and by a policy of which age."""
+
+    lag: int = 0
+    """k: rollouts of step s are made by the policy after step s - k, while it trains on earlier ones; 0: on-policy."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        bound(self, "rollout.", "lag", ">=", 0)
+
+    @classmethod
+    def of(cls, rollout: RolloutConfig) -> CollectConfig:
+        """The settings of decoding, the defaults of the rest."""
+        return rollout if isinstance(rollout, cls) else cls(**vars(rollout))
+
+    @property
+    def decoding(self) -> RolloutConfig:
+        """How they are decoded, which is what a policy is known by; the rest is the run's own."""
+        return RolloutConfig(**{field.name: getattr(self, field.name) for field in fields(RolloutConfig)})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from diffpo.config.idle import Idle, Knobs, refuse_idle
 from diffpo.config.model import LoadConfig, LoraConfig, ModelConfig
 from diffpo.config.objective import ObjectiveConfig
 from diffpo.config.optim import OptimConfig
-from diffpo.config.rollout import BernoulliConfig, HeadConfig, RolloutConfig, ThresholdConfig
+from diffpo.config.rollout import BernoulliConfig, CollectConfig, HeadConfig, RolloutConfig, ThresholdConfig
 from diffpo.config.task import TaskConfig
 
 
@@ -75,7 +75,7 @@ class TrainConfig(Knobs):
     load: LoadConfig = field(default_factory=LoadConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    rollout: CollectConfig = field(default_factory=CollectConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
@@ -83,6 +83,8 @@ class TrainConfig(Knobs):
     eval: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
+        if isinstance(self.rollout, RolloutConfig):  # a plain one is taken too
+            object.__setattr__(self, "rollout", CollectConfig.of(self.rollout))
         check_kinds(self)
         bound(self, "", "steps schedule_steps prompts_per_step save_every keep_checkpoints", ">=", 1)
         bound(self, "", "num_generations", ">=", 2)

@@ -184,7 +184,11 @@ class Study:
             sft=replace(self.sft, seed=seed) if self.sft and not train else None,
             train=replace(train, seed=seed) if train else None,
             task=self.train.task,
-            rollout={name: value for name, value in asdict(rollout).items() if name not in ("sampler", "temperature")},
+            rollout={
+                name: value
+                for name, value in asdict(rollout.decoding).items()
+                if name not in ("sampler", "temperature")
+            },
             samplers=tuple(dict.fromkeys((*measure.samplers, *own))) if measured else (),
             track=tuple(dict.fromkeys((*measure.track, *own))) if measured else (),
             gammas=measure.gammas if measured else (),

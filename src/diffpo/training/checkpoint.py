@@ -4,6 +4,7 @@
         policy/                config, weights, tokenizer, sampler head (a folder that load_policy reads)
         optimizer.safetensors  moments and step counts, by parameter name
         experience.safetensors the batch in hand, where the run was stopped between two updates of a step
+        ahead_000013.safetensors rollouts of a later step, where they are made ahead (rollout.lag)
         config.json            the settings that led here
         state.json             step, iteration, skipped updates, forwards, metrics of the step under way
         manifest.json          sha256 of every file, written last
@@ -32,7 +33,7 @@ from diffpo.models.saving import save_file
 from diffpo.places import digest_of, list_checkpoints
 from diffpo.recipe import to_json
 from diffpo.training.distributed import World
-from diffpo.training.state import Experience, TrainState, learning_parameters
+from diffpo.training.state import Experience, Rollouts, TrainState, learning_parameters
 from diffpo.types import Batch
 
 COUNTS = ("step", "iteration", "skipped", "forwards")
@@ -71,11 +72,15 @@ def _write(
     state.policy.save_pretrained(draft / "policy", weights)
     (draft / "config.json").write_text(to_json(config) + "\n")
     save_file(dict(moments), draft / "optimizer.safetensors")
-    record: dict[str, Any] = {name: getattr(state, name) for name in COUNTS}
+    record: dict[str, Any] = {name: getattr(state, name) for name in COUNTS} | {"ahead": {}}
     if state.experience:
         tensors, plain = _flatten_experience(state.experience)
         save_file(tensors, draft / "experience.safetensors")
         record["experience"] = plain
+    for step, rollouts in sorted(state.ahead.items()):
+        assert rollouts, "what is begun is landed before a run is saved"
+        save_file(_flatten_batch(rollouts.batch), draft / f"ahead_{step:06d}.safetensors")
+        record["ahead"][str(step)] = {"summary": rollouts.summary, "forwards": rollouts.forwards}
     (draft / "state.json").write_text(json.dumps(record))
     files = sorted(path for path in draft.rglob("*") if path.is_file())
     manifest = {str(path.relative_to(draft)): digest_of(path) for path in files}
@@ -102,6 +107,9 @@ def load_checkpoint(folder: Path, state: TrainState, world: World) -> None:
     if "experience" in record:
         tensors = load_file(folder / "experience.safetensors", str(world.device))
         state.experience = _restore_experience(tensors, record["experience"])
+    for step, plain in record.get("ahead", {}).items():
+        tensors = load_file(folder / f"ahead_{int(step):06d}.safetensors")
+        state.ahead[int(step)] = Rollouts(_restore_batch(tensors), **plain)
 
 
 def _sync(path: Path) -> None:
@@ -123,16 +131,23 @@ def _moments(state: TrainState) -> dict[str, Tensor]:
     }
 
 
+def _flatten_batch(batch: Batch) -> dict[str, Tensor]:
+    named = {f"batch/{f.name}": getattr(batch, f.name) for f in fields(Batch)}
+    return {name: value.contiguous() for name, value in named.items() if value is not None}
+
+
+def _restore_batch(tensors: Mapping[str, Tensor]) -> Batch:
+    return Batch(**{f.name: tensors.get(f"batch/{f.name}") for f in fields(Batch)})  # type: ignore[arg-type]
+
+
 def _flatten_experience(experience: Experience) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors for safetensors, the rest for JSON."""
-    named = {f"batch/{f.name}": getattr(experience.batch, f.name) for f in fields(Batch)}
-    named |= {f.name: getattr(experience, f.name) for f in fields(Experience)}
+    named = {f.name: getattr(experience, f.name) for f in fields(Experience)}
     tensors = {name: value.contiguous() for name, value in named.items() if isinstance(value, Tensor)}
-    return tensors, {"summary": experience.summary, "updates": experience.updates}
+    return tensors | _flatten_batch(experience.batch), {"summary": experience.summary, "updates": experience.updates}
 
 
 def _restore_experience(tensors: dict[str, Tensor], plain: dict[str, Any]) -> Experience:
-    batch = Batch(**{f.name: tensors.get(f"batch/{f.name}") for f in fields(Batch)})  # type: ignore[arg-type]
     names = [f.name for f in fields(Experience) if f.name not in ("batch", "summary", "updates")]
     own = {name: tensors.get(name) for name in names}
-    return Experience(batch, summary=plain["summary"], updates=plain["updates"], **own)  # type: ignore[arg-type]
+    return Experience(_restore_batch(tensors), summary=plain["summary"], updates=plain["updates"], **own)  # type: ignore[arg-type]

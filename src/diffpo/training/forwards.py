@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from diffpo.config import TrainConfig
 from diffpo.objective import Objective
 from diffpo.training.state import Experience, TrainState
 from diffpo.training.update import latents_of
-from diffpo.types import RolloutGroup
 
 
-def count_forwards(
-    state: TrainState, experience: Experience, groups: Sequence[RolloutGroup], config: TrainConfig
-) -> dict[str, float]:
-    """Rows forwarded by this step's rollouts, by its scoring and updates, and by the run so far (state.forwards).
+def count_forwards(state: TrainState, experience: Experience, rollouts: int, config: TrainConfig) -> dict[str, float]:
+    """Rows forwarded by this step's `rollouts`, by its scoring and updates, and by the run so far (state.forwards).
 
     A rollout counts its NFE, though a group's first call is shared, and also where it got no reward and is in no batch.
     Each of the mu updates scores its latents for the old log-probs and for those of the reference, where J has them,
     and for the gradient. A backward pass is none. What rows of a prompt share counts once, however the batch is divided
     for memory's sake.
     """
-    rollouts, updates = sum(rollout.completion.nfe for group in groups for rollout in group.rollouts), 0
+    updates = 0
     if config.train != "sampler" and len(experience.live):
         num_passes = 1 + (experience.old_logprobs is not None) + (experience.ref_logprobs is not None)
         rows, mask_id = range(len(experience.live)), state.policy.mask_id

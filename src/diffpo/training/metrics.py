@@ -125,6 +125,7 @@ ABSENT: dict[str, Callable[[TrainConfig], bool]] = {
     "bernoulli.learning_rate": lambda config: config.train == "model" or config.sampler_head != "bernoulli",
     "objective.speed_weight": lambda config: not config.objective.speed_weight,
     "optim.learning_rate": lambda config: config.train == "sampler",
+    "rollout.lag": lambda config: not config.rollout.lag,
 }
 """Knobs that some runs do not have: no alarm of theirs names them."""
 
@@ -159,13 +160,13 @@ ALARMS = (
         "importance/clamped",
         lambda share: share > 0.2,
         "the surrogate is far from the behaviour policy",
-        ("give objective.surrogate more latents", "raise objective.importance_clamp"),
+        ("give objective.surrogate more latents", "raise objective.importance_clamp", "lower rollout.lag"),
     ),
     Alarm(
         "importance/ess",
         lambda share: share < 0.5,
         "few tokens carry the gradient",
-        ("lower objective.importance_clamp",),
+        ("lower objective.importance_clamp", "lower rollout.lag"),
     ),
     Alarm(
         "gamma/saturated",

@@ -16,7 +16,7 @@ FREE = (
     *("log_with", "log_every", "log_rollouts", "show_rollouts", "tracker", "load.device", "load.compile"),
     *("optim.micro_batch_tokens", "optim.gradient_checkpointing", "rollout.num_slots"),
 )
-"""Settings and sections that a resumed run may change: how long it is, what it shows and keeps, memory, speed."""
+"""What a resumed run may change: how long it is, what it shows and keeps, memory, speed."""
 FILES = (
     *("model", "load.adapter", "data", "eval_data", "task.data", "task.test_data", "task.reward"),
     *("rollout.sampler", "eval.samplers", "objective.surrogate", "objective.loss"),

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,6 +81,8 @@ class Run:
         self.folder = Path(config.output)
         self.checkpoints = self.folder / "checkpoints"
         self.stop_asked = False
+        self.before_save: Callable[[], None] = lambda: None
+        """Brings the state into a shape that a checkpoint can hold."""
         self.ringing: set[str] = set()
         self.stack = ExitStack()
 
@@ -156,7 +158,7 @@ class Run:
         self.trackers = Trackers(self.config.log_with, self.folder, tracker, values, self.record["id"], step)
         self.stack.callback(self.trackers.close)
         if isinstance(self.config, TrainConfig):
-            kept = step + bool(self.state.experience)
+            kept = step + bool(self.state.experience) + len(self.state.ahead)
             self.rollouts = RolloutLog(self.folder / "rollouts.jsonl.gz", kept, self.config.log_rollouts)
         for line in self.lines:
             self.progress.note(line)
@@ -203,6 +205,7 @@ class Run:
 
     def save(self) -> Path:
         """Write a checkpoint; all ranks call it."""
+        self.before_save()
         if self.world.is_main:
             self._claim_folder()
         return save_checkpoint(self.checkpoints, self.state, self.config, self.config.keep_checkpoints, self.world)
@@ -224,7 +227,10 @@ class Run:
             yield
         except ValueError:
             if self.world.num_ranks == 1 and self.state.step:
-                self.save()
+                with suppress(
+                    ValueError
+                ):  # rollouts of later steps may meet the same: then the last checkpoint has to do
+                    self.save()
             raise
 
     def due(self, every: int) -> bool:
@@ -247,9 +253,9 @@ class Run:
         """Say what is being done now."""
         self.progress.phase(name)
 
-    def log_rollouts(self, groups: Sequence[RolloutGroup]) -> None:
-        """Keep the rollouts of the step under way, and show its best and worst completion where that is due."""
-        config, step = self.config, self.state.step
+    def log_rollouts(self, step: int, groups: Sequence[RolloutGroup]) -> None:
+        """Keep the rollouts of a step, and show its best and worst completion where that is due."""
+        config = self.config
         assert isinstance(config, TrainConfig)
         self.phase("old log-probs")
         if not self.world.is_main:

@@ -18,6 +18,17 @@ from diffpo.types import Batch
 
 
 @dataclass(eq=False)
+class Rollouts:
+    """The rollouts of a step as training takes them, before they are scored."""
+
+    batch: Batch  # with advantages
+    summary: dict[str, float]
+    """Their metrics."""
+    forwards: int
+    """Rows sent through the denoiser for them."""
+
+
+@dataclass(eq=False)
 class Experience:
     """A batch in hand: the rollouts, and what must be known before the first update moves the policy."""
 
@@ -141,6 +152,8 @@ class TrainState:
     experience: Experience | None = None
     skipped: int = 0
     """Updates skipped in a row, up to now."""
+    ahead: dict[int, Rollouts | None] = field(default_factory=dict)
+    """Rollouts of this step and of later ones, by step, in hand before they are trained on; None: they are begun."""
     forwards: int = 0
     """Rows sent through the denoiser so far, those of the step under way included."""
 

@@ -271,6 +271,7 @@ def _importance(lines: Lines, weights: Tensor, objective: ObjectiveConfig) -> tu
     raw, limit = gap.exp()[lines.mask], clamp or math.inf
     return importance, {
         "importance/mean": float(raw.mean()),
+        "importance/kl": float(kl_k3(torch.zeros_like(gap), gap)[lines.mask].mean()),
         "importance/clamped": float((raw > limit).float().mean()),
         "importance/ess": float(effective_sample_size(importance[lines.mask])),
     }

@@ -1,0 +1,139 @@
+"""Who makes a run's rollouts, and when: the seam between the loop and what decodes for it.
+
+Rollouts of step s are made by the policy after step s - k (`rollout.lag`), or by the first where that is before the
+start. A collector is told to begin on a step's prompts while that policy stands, and asked for the groups k steps
+later, when the step is trained on. They are a function of policy, prompts and step alone, whoever makes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Protocol
+
+import torch
+
+from diffpo.config import TrainConfig
+from diffpo.functional.random import make_key
+from diffpo.losses import load_loss
+from diffpo.models.lora import merged_adapters
+from diffpo.models.policy import Policy
+from diffpo.rewards.calls import TrainerState
+from diffpo.rollout.local import collect
+from diffpo.tasks.base import Task
+from diffpo.training.distributed import World
+from diffpo.training.metrics import summarize
+from diffpo.training.state import Rollouts, TrainState
+from diffpo.types import Batch, Prompt, RolloutGroup
+
+OnGroups = Callable[[int, Sequence[RolloutGroup]], None]
+"""Sees the rollouts of a step, of all ranks, as soon as they are there."""
+
+
+class Collector(Protocol):
+    """Makes the rollouts of several steps, each by the policy that stood when it was begun. All ranks call it alike."""
+
+    def begin(self, step: int, prompts: Sequence[Prompt], policy: Policy) -> None:
+        """Begin on the rollouts of a step by the policy as it stands; it may change as soon as this returns."""
+        ...
+
+    def finish(self, step: int) -> list[RolloutGroup]:
+        """The groups of a step that was begun, of all ranks, in the order of its prompts, once.
+
+        What a reward function or a verifier raises is raised here, or by `begin`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of everything, whatever is still being made."""
+        ...
+
+
+OpenCollector = Callable[[TrainConfig, Task, World], Collector]
+"""What `train` opens its collector with."""
+
+
+class InProcess:
+    """The run's own processes make the rollouts at once, each rank its share of the prompts, and hold them."""
+
+    def __init__(self, config: TrainConfig, task: Task, world: World) -> None:
+        self.config, self.task, self.world = config, task, world
+        self.made: dict[int, list[RolloutGroup]] = {}
+
+    def begin(self, step: int, prompts: Sequence[Prompt], policy: Policy) -> None:
+        groups: list[RolloutGroup] = []
+        with self.world.gathered(policy.denoiser):
+            if share := self.world.share(len(prompts)):
+                groups = roll_out(policy, self.task, prompts[share.start : share.stop], step, self.config)
+        self.made[step] = self.world.gather(groups)
+
+    def finish(self, step: int) -> list[RolloutGroup]:
+        return self.made.pop(step)
+
+    def close(self) -> None:
+        self.made.clear()
+
+
+def roll_out(
+    policy: Policy, task: Task, prompts: Sequence[Prompt], step: int, config: TrainConfig
+) -> list[RolloutGroup]:
+    """Groups of some of a step's prompts: what a group becomes depends on no other."""
+    merged = merged_adapters(policy.denoiser) if config.rollout.merge_adapters else nullcontext()
+    with merged:
+        return collect(
+            policy,
+            task,
+            prompts,
+            config.num_generations,
+            config.rollout,
+            make_key(config.seed, "rollout", step),
+            config.objective.speed_weight,
+            config.objective.speed_gate,
+            TrainerState(step, config.steps),
+        )
+
+
+def begin(state: TrainState, task: Task, config: TrainConfig, collector: Collector) -> None:
+    """Begin the rollouts that are the present policy's to make: of the step `lag` ahead, at first of all up to it."""
+    last = max(state.step, min(state.step + config.rollout.lag, config.steps - 1))
+    for step in range(state.step, last + 1):
+        if step not in state.ahead:
+            prompts = task.prompts("train", config.prompts_per_step, start=step * config.prompts_per_step)
+            collector.begin(step, prompts, state.policy)
+            state.ahead[step] = None
+
+
+def land(
+    state: TrainState,
+    config: TrainConfig,
+    collector: Collector,
+    on_groups: OnGroups | None = None,
+    until: int | None = None,
+) -> None:
+    """Have in hand the rollouts that were begun, up to those of step `until`, or all: then they can be saved."""
+    for step in sorted(state.ahead):
+        if state.ahead[step] is None and (until is None or step <= until):
+            groups = collector.finish(step)
+            if on_groups:
+                on_groups(step, groups)
+            state.ahead[step] = _rollouts_of(groups, step, config)
+
+
+def _rollouts_of(groups: Sequence[RolloutGroup], step: int, config: TrainConfig) -> Rollouts:
+    """What training keeps of a step's groups."""
+    rewards = torch.tensor([[rollout.reward for rollout in group.rollouts] for group in groups])
+    advantages = load_loss(config.objective.loss).advantages(rewards, config.objective.scale_rewards).flatten()
+    summary = {"age": float(min(step, config.rollout.lag))} | summarize(groups, config)
+    forwards = sum(rollout.completion.nfe for group in groups for rollout in group.rollouts)
+    return Rollouts(Batch.from_groups(groups, advantages), summary, forwards)
+
+
+def check_ahead(state: TrainState, config: TrainConfig) -> None:
+    """ValueError where a resumed run lacks rollouts that policies of the past were to make: it was to end before."""
+    first = state.step + (state.experience is not None)
+    wanted = range(first, min(first + config.rollout.lag, config.steps) if first else first)
+    if lost := [step for step in wanted if step not in state.ahead]:
+        raise ValueError(
+            f"steps = {config.steps}: the run was to end after {lost[0]}, and the policies that were to make further "
+            f"rollouts (rollout.lag = {config.rollout.lag}) are gone: steps = {lost[0]}, or start a run from its policy"
+        )

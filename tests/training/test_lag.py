@@ -1,0 +1,188 @@
+"""Rollouts by a policy of the past: a fixed lag, what it keeps in hand, and what is measured of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from training.test_loop import assert_same_run
+
+from diffpo.config import RolloutConfig, TrainConfig
+from diffpo.models.policy import Policy
+from diffpo.training import collect, loop
+from diffpo.training.collect import InProcess
+from diffpo.training.loop import train
+from diffpo.training.metrics import alarms, read_metrics
+from diffpo.training.rollout_log import read_rollouts
+from diffpo.types import Prompt, RolloutGroup
+
+
+@pytest.fixture
+def config(short_run: TrainConfig) -> TrainConfig:
+    return with_lag(short_run, 2)
+
+
+def with_lag(config: TrainConfig, lag: int) -> TrainConfig:
+    return replace(config, rollout=replace(config.rollout, lag=lag))
+
+
+class Watched(InProcess):
+    """Which version of the policy began each step, and when it was asked for."""
+
+    seen: list[tuple[str, int, int]]
+
+    def begin(self, step: int, prompts: Sequence[Prompt], policy: Policy) -> None:
+        self.seen.append(("begin", step, policy.version))
+        super().begin(step, prompts, policy)
+
+    def finish(self, step: int) -> list[RolloutGroup]:
+        self.seen.append(("finish", step, -1))
+        return super().finish(step)
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2, 9])
+def test_rollouts_are_made_by_the_policy_after_step_s_minus_k(config: TrainConfig, lag: int) -> None:
+    """Two updates a step: the policy after step t has 2 t updates more."""
+    seen: list[tuple[str, int, int]] = []
+
+    def watched(*arguments) -> Watched:  # type: ignore[no-untyped-def]
+        collector = Watched(*arguments)
+        collector.seen = seen
+        return collector
+
+    config = with_lag(config, lag)
+    train(replace(config, save_every=100), quiet=True, collect=watched)
+    begun = {step: version for kind, step, version in seen if kind == "begin"}
+    assert begun == {step: begun[0] + 2 * max(0, step - lag) for step in range(4)}
+    assert [step for kind, step, _ in seen if kind == "finish"] == [0, 1, 2, 3]
+    ages = [metrics["age"] for metrics in read_metrics(Path(config.output) / "metrics.jsonl")]
+    assert ages == [min(step, lag) for step in range(4)]
+
+
+def test_a_lag_is_a_run_that_keeps_its_old_policies(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slow twin: no rollout is made before its step, but by a copy of the policy of k steps before."""
+    policy = train(config, quiet=True)
+    kept: list[dict[str, torch.Tensor]] = []
+    original = collect.collect
+
+    def by_an_old_policy(policy: Policy, *rest):  # type: ignore[no-untyped-def]
+        modules = [policy.denoiser, policy.sampler_head]
+        now = [{name: tensor.clone() for name, tensor in module.state_dict().items()} for module in modules]
+        kept.append(now)
+        for module, state in zip(modules, kept[max(0, len(kept) - 3)], strict=True):
+            module.load_state_dict(state)
+        groups = original(policy, *rest)
+        for module, state in zip(modules, now, strict=True):
+            module.load_state_dict(state)
+        return groups
+
+    monkeypatch.setattr(collect, "collect", by_an_old_policy)
+    twin = train(replace(with_lag(config, 0), output=config.output + "_twin"), quiet=True)
+    for name, tensor in policy.denoiser.state_dict().items():
+        assert torch.equal(tensor, twin.denoiser.state_dict()[name])
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 5])
+def test_a_stopped_run_goes_on_with_the_rollouts_in_hand(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
+) -> None:
+    straight = replace(config, output=str(tmp_path / "straight"))
+    train(straight, quiet=True)
+    calls, original = [], loop.update
+
+    def interrupting(*arguments):  # type: ignore[no-untyped-def]
+        calls.append(arguments)
+        if len(calls) == stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "update", interrupting)
+        with pytest.raises(KeyboardInterrupt, match="a resumed run goes on"):
+            train(config, quiet=True)
+    train(config, resume=True, quiet=True)
+    assert_same_run(config.output, straight.output)
+    logs = [list(read_rollouts(Path(folder) / "rollouts.jsonl.gz")) for folder in (config.output, straight.output)]
+    assert logs[0] == logs[1] and [row["step"] for row in logs[0]] == sorted(row["step"] for row in logs[0])
+
+
+def test_a_run_killed_between_two_checkpoints_is_the_run_that_was_not(config: TrainConfig, tmp_path: Path) -> None:
+    straight = replace(config, output=str(tmp_path / "straight"))
+    train(straight, quiet=True)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(step: int, *_: object) -> None:
+        if step == 3:
+            raise Killed
+
+    class Mortal(InProcess):
+        def begin(self, step: int, prompts: Sequence[Prompt], policy: Policy) -> None:
+            killed(step)
+            super().begin(step, prompts, policy)
+
+    with pytest.raises(Killed):
+        train(config, quiet=True, collect=Mortal)
+    train(config, resume=True, quiet=True)
+    assert_same_run(config.output, straight.output)
+
+
+def test_a_lagging_run_does_not_outgrow_its_policies(config: TrainConfig) -> None:
+    """Until the rollouts of its last step are begun it may; the policies that would have made more are gone then."""
+    train(replace(config, steps=3), quiet=True)
+    with pytest.raises(ValueError, match=r"steps = 4: the run was to end after 3, and the policies .*rollout\.lag = 2"):
+        train(config, resume=True, quiet=True)
+    with pytest.raises(ValueError, match=r"differs from this config in rollout\.lag"):
+        train(replace(with_lag(config, 1), steps=3), resume=True, quiet=True)
+
+
+def test_a_reward_that_fails_ahead_leaves_a_run_that_goes_on(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = replace(config, output=str(tmp_path / "straight"))
+    train(straight, quiet=True)
+    original = collect.roll_out
+
+    def failing(policy: Policy, task: object, prompts: object, step: int, *rest):  # type: ignore[no-untyped-def]
+        if step == 3:
+            raise ValueError("reward 'r' on my.jsonl, line 7 raised KeyError")
+        return original(policy, task, prompts, step, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(collect, "roll_out", failing)
+        with pytest.raises(ValueError, match="line 7"):
+            train(replace(config, save_every=100), quiet=True)
+    train(config, resume=True, quiet=True)
+    assert_same_run(config.output, straight.output)
+
+
+def test_what_a_policy_is_known_by_has_no_lag(config: TrainConfig) -> None:
+    policy = train(replace(config, steps=1), quiet=True)
+    assert type(policy.rollout) is RolloutConfig
+    assert "lag" not in (Path(config.output) / "policy/diffpo.json").read_text()
+
+
+def test_the_weights_alarms_name_the_lag_where_there_is_one(config: TrainConfig) -> None:
+    metrics = {"importance/ess": 0.1, "importance/clamped": 0.9}
+    assert all("lower rollout.lag" in line for line in alarms(metrics, config).values())
+    assert not any("rollout.lag" in line for line in alarms(metrics, with_lag(config, 0)).values())
+
+
+def test_staleness_is_seen(config: TrainConfig) -> None:
+    """Scored on the very canvases of the rollouts, a policy's own tokens weigh 1, old ones not."""
+    config = replace(
+        config,
+        objective=replace(config.objective, surrogate="mean_field:0"),
+        optim=replace(config.optim, learning_rate=3e-3),
+    )
+    train(config, quiet=True)
+    first, *_, last = read_metrics(Path(config.output) / "metrics.jsonl")
+    assert (first["age"], last["age"]) == (0, 2)
+    assert first["importance/kl"] < 1e-6 and first["importance/ess"] > 1 - 1e-6
+    assert last["importance/kl"] > 1e-2 and last["importance/ess"] < 0.99
