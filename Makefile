@@ -30,5 +30,5 @@ fix: $(STAMP) ## format, and mend what the linter can mend
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev,serve,tensorboard,bitsandbytes,reasoning-gym,gguf]'
+	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev,serve,ray,tensorboard,bitsandbytes,reasoning-gym,gguf]'
 	@touch $@

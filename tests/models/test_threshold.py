@@ -151,3 +151,9 @@ def test_gradients_reach_weight_and_bias_from_the_first_step_on() -> None:
     (head.logprob(action.detach(), head(rows)) * torch.arange(8)).sum().backward()
     assert head.weight.grad[[0, 1, 2, 3, 5]].all() and head.bias.grad
     assert head.weight.grad.isfinite().all()
+
+
+def test_a_threshold_depends_on_no_neighbour() -> None:
+    """To the last digit: where an action stands in its tensor must not show."""
+    head, actions = ThresholdHead(4, ThresholdConfig()), torch.linspace(-4, 4, 997)
+    assert torch.equal(torch.cat([head.gamma(action[None]) for action in actions]), head.gamma(actions))

@@ -79,14 +79,25 @@ class RolloutConfig(Knobs):
 
 @dataclass(frozen=True)
 class CollectConfig(RolloutConfig):
-    """How a run makes its rollouts: how they are decoded, and by a policy of which age."""
+    """How a run makes its rollouts: how they are decoded, by a policy of which age, and where."""
 
     lag: int = 0
     """k: rollouts of step s are made by the policy after step s - k, while it trains on earlier ones; 0: on-policy."""
+    workers: int = 0  # processes that make rollouts, on Ray (docs/distributed.md); 0: none beside the run's own
+    gpus_per_worker: float | None = None  # also a share of one. None: 1 where the run itself is on GPUs, else 0
+    address: str = ""  # the Ray cluster to join, such as auto or HOST:6379. Empty: Ray is started on this machine
+    worker_timeout: float = 1800.0  # seconds without an answer after which a worker counts as hung and is replaced
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        bound(self, "rollout.", "lag", ">=", 0)
+        bound(self, "rollout.", "lag workers gpus_per_worker", ">=", 0)
+        bound(self, "rollout.", "worker_timeout", ">", 0)
+
+    def idle(self) -> Idle:
+        return {
+            **super().idle(),
+            "gpus_per_worker address worker_timeout": not self.workers and "without rollout.workers",
+        }
 
     @classmethod
     def of(cls, rollout: RolloutConfig) -> CollectConfig:

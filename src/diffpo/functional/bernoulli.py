@@ -23,7 +23,8 @@ def draw_positions(
 
     At uniform numbers of 1/2 they are those of a chance above it: the set without noise.
     """
-    drawn = candidates & (uniforms < torch.sigmoid(f))
+    # in fp64: on a CPU the last digit of an fp32 sigmoid depends on where in its tensor a number stands
+    drawn = candidates & (uniforms < torch.sigmoid(f.double()))
     return drawn | (_likeliest(f, candidates) & ~drawn.any(-1, keepdim=True))
 
 

@@ -79,7 +79,8 @@ class ThresholdHead(SamplerHead):
 
     def gamma(self, action: Tensor) -> Tensor:
         """The threshold (nats) of an action."""
-        return self.config.gamma_max * torch.sigmoid(action)
+        # in fp64: on a CPU the last digit of an fp32 sigmoid depends on where in its tensor a number stands
+        return (self.config.gamma_max * torch.sigmoid(action.double())).float()
 
     def choose(self, features: Tensor, keys: Tensor, explore: Tensor) -> tuple[Tensor, Tensor]:
         """Actions and their log-probabilities, [B]; rows where `explore` is False take the mean f."""

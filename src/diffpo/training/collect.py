@@ -53,6 +53,18 @@ OpenCollector = Callable[[TrainConfig, Task, World], Collector]
 """What `train` opens its collector with."""
 
 
+def open_collector(config: TrainConfig, task: Task, world: World) -> Collector:
+    """The collector that a config asks for; ValueError says why there is none."""
+    if not config.rollout.workers:
+        return InProcess(config, task, world)
+    try:
+        from diffpo.training.ray_workers import RayCollector  # which takes a second to import
+    except ModuleNotFoundError as error:
+        raise ValueError(f"rollout.workers: {error}: pip install 'diffpo[ray]'") from None
+
+    return RayCollector(config, task, world)
+
+
 class InProcess:
     """The run's own processes make the rollouts at once, each rank its share of the prompts, and hold them."""
 

@@ -29,6 +29,7 @@ from diffpo.training.collect import (
     begin,
     check_ahead,
     land,
+    open_collector,
 )
 from diffpo.training.distributed import World
 from diffpo.training.forwards import count_forwards
@@ -48,7 +49,7 @@ def train(
     *,
     task: Task | None = None,
     on_step: OnStep | None = None,
-    collect: OpenCollector = InProcess,
+    collect: OpenCollector = open_collector,
 ) -> Policy:
     """Train a policy as `config` says and return it; `resume` goes on from the last good checkpoint in config.output.
 

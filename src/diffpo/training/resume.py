@@ -15,8 +15,9 @@ FREE = (
     *("output", "steps", "num_threads", "save_every", "keep_checkpoints", "eval_every", "eval_data", "eval"),
     *("log_with", "log_every", "log_rollouts", "show_rollouts", "tracker", "load.device", "load.compile"),
     *("optim.micro_batch_tokens", "optim.gradient_checkpointing", "rollout.num_slots"),
+    *("rollout.workers", "rollout.gpus_per_worker", "rollout.address", "rollout.worker_timeout"),
 )
-"""What a resumed run may change: how long it is, what it shows and keeps, memory, speed."""
+"""What a resumed run may change: how long it is, what it shows and keeps, memory, speed, machines."""
 FILES = (
     *("model", "load.adapter", "data", "eval_data", "task.data", "task.test_data", "task.reward"),
     *("rollout.sampler", "eval.samplers", "objective.surrogate", "objective.loss"),

@@ -1,0 +1,351 @@
+"""Rollouts on Ray: workers that hold the policy and make shares of a step's prompts. The only place of Ray.
+
+The prompts of a step are cut into as many contiguous units as there are workers, and each is given to the worker that
+has least to do. A worker makes its units one after the other, each by one version of the weights, which it takes from
+the object store where it has another. What a unit becomes is a function of its prompts, step and version, so a worker
+may be lost at any time: its units are given to others, and another worker takes its place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import RayError, RayTaskError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+import diffpo
+from diffpo.config import CollectConfig, TaskConfig, TrainConfig
+from diffpo.models.policy import Policy
+from diffpo.recipe import from_dict
+from diffpo.record import anchored, anchored_rules
+from diffpo.tasks import load_task
+from diffpo.tasks.base import Task
+from diffpo.training.collect import roll_out
+from diffpo.training.distributed import World
+from diffpo.training.start import start_policy
+from diffpo.types import Prompt, RolloutGroup
+
+BUCKET_BYTES = 2**28
+"""Weights travel in objects of about this size, so that nobody holds a second copy of them all."""
+MAX_LOSSES = 3
+"""Workers lost for each that there is to be, without a unit made in between, before the run stops."""
+
+
+# --- a worker ----------------------------------------------------------------------------------------------------
+
+
+class Worker:
+    """The actor: a policy like the run's own, at whatever version the unit in hand is to be made by."""
+
+    def open(self, code: str, settings: dict[str, Any], task: Task | None) -> dict[str, str]:
+        """Load policy and task; returns what both sides must agree on. ValueError where this is another diffpo."""
+        if code != code_of():
+            raise ValueError(f"the worker on {socket.gethostname()} has {code_of()}, the run {code}: install the same")
+        self.config = from_dict(TrainConfig, settings)
+        if self.config.num_threads:
+            torch.set_num_threads(self.config.num_threads)
+        self.task = task or load_task(self.config.task)
+        self.policy, self.version = start_policy(self.config, World(device=torch.device(self.config.load.device))), -1
+        for name, dtype in dtypes_of(self.policy, self.config).items():
+            self.policy.denoiser.get_submodule(name.rpartition(".")[0]).to(dtype)
+        return facts_of(self.policy)
+
+    def pid(self) -> int:
+        """Its process."""
+        return os.getpid()
+
+    def roll_out(self, unit: Unit) -> list[RolloutGroup]:
+        """The groups of a unit; errors are those of the task's verifier and rewards."""
+        if self.version != unit.version:
+            for part in unit.weights:
+                self.policy.load_weights(load(ray.get(part)), unit.version)
+            self.version = unit.version
+        return roll_out(self.policy, self.task, unit.prompts, unit.step, self.config)
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """Prompts of a step, and the weights that are to answer them."""
+
+    step: int
+    prompts: Sequence[Prompt]
+    version: int
+    weights: Sequence[ray.ObjectRef]
+
+
+def code_of() -> str:
+    """The diffpo that this process runs: its version, and a digest of its source."""
+    folder, digest = Path(diffpo.__file__).parent, hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return f"diffpo {diffpo.__version__} (source {digest.hexdigest()[:8]})"
+
+
+def facts_of(policy: Policy) -> dict[str, str]:
+    """What the policy of a worker must have in common with the run's."""
+    learns = {name: tuple(parameter.shape) for name, parameter in policy.trainable().items()}
+    denoiser = policy.denoiser
+    return {
+        "base": policy.source.fingerprint()[:16] if policy.source else "",
+        "dtype": str(denoiser.compute_dtype or denoiser.head.weight.dtype),
+        "what learns": hashlib.sha256(repr(sorted(learns.items())).encode()).hexdigest()[:16],
+        "sampler head": policy.sampler_head.spoken if policy.sampler_head else "none",
+    }
+
+
+def dtypes_of(policy: Policy, config: TrainConfig) -> dict[str, torch.dtype]:
+    """Weights of linears that learn in fp32 and are cast for every product: cast once, they compute the same."""
+    dtype, blocks = policy.denoiser.compute_dtype, policy.denoiser.blocks
+    if dtype is None or config.rollout.merge_adapters:  # which sums in fp32
+        return {}
+    linears = {f"blocks.{name}" for name, module in blocks.named_modules() if isinstance(module, nn.Linear)}
+    return {name: dtype for name in policy.trainable() if name.rpartition(".")[0] in linears}
+
+
+# --- the run's side ----------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Seat:
+    """A worker as the run sees it."""
+
+    actor: Any
+    opening: ray.ObjectRef | None
+    """Its facts to come; None once it is up."""
+    units: dict[ray.ObjectRef, Unit] = field(default_factory=dict)
+    """What it has been given, by what is to come of it, in order."""
+    heard: float = field(default_factory=time.monotonic)
+    """When it last answered, or was given something to do."""
+
+    @property
+    def awaited(self) -> list[ray.ObjectRef]:
+        return [self.opening] if self.opening else list(self.units)
+
+
+class RayCollector:
+    """Makes rollouts on `rollout.workers` actors (`diffpo.training.collect.Collector`); rank 0 drives them."""
+
+    def __init__(self, config: TrainConfig, task: Task, world: World) -> None:
+        self.config, self.world = config, world
+        self.given = task if config.task == TaskConfig() else None  # one that no config names is sent
+        on_gpu = world.device.type == "cuda"
+        self.gpus = float(on_gpu) if config.rollout.gpus_per_worker is None else config.rollout.gpus_per_worker
+        self.settings = dataclasses.asdict(_anywhere(config, "cuda" if self.gpus else "cpu"))
+        self.seats: list[Seat] = []
+        self.steps: dict[int, list[Unit]] = {}
+        self.made: dict[Unit, list[RolloutGroup]] = {}
+        self.waiting: list[Unit] = []
+        self.lost = 0
+        self.facts: dict[str, str] = {}
+        self.published: tuple[int, list[ray.ObjectRef]] = (-1, [])
+        self.joined = False
+        world.on_main(self._open)
+
+    def begin(self, step: int, prompts: Sequence[Prompt], policy: Policy) -> None:
+        if self.published[0] != policy.version:
+            self.published = policy.version, self._publish(policy)
+        self.world.on_main(lambda: self._begin(step, prompts, policy))
+
+    def finish(self, step: int) -> list[RolloutGroup]:
+        return self.world.on_main(lambda: self._finish(step))
+
+    def close(self) -> None:
+        for seat in self.seats:
+            ray.kill(seat.actor)
+        self.seats.clear()
+        if self.joined:
+            ray.shutdown()
+
+    def _open(self) -> None:
+        """Join Ray, or start it, and ask for the workers."""
+        if not ray.is_initialized():
+            _join(self.config.rollout, self.world, self.gpus)
+            self.joined = True
+        wanted, there = {"CPU": 1.0, "GPU": self.gpus}, ray.cluster_resources()
+        room = min(int(there.get(kind, 0.0) / share) for kind, share in wanted.items() if share)
+        workers = self.config.rollout.workers
+        if not room:
+            self.close()
+            raise ValueError(
+                f"rollout.workers: the cluster has no room for a worker of 1 CPU and {self.gpus:g} GPU: "
+                "lower rollout.gpus_per_worker, or start Ray where there is"
+            )
+        if room < workers:
+            warnings.warn(f"rollout.workers = {workers}: there is room for {room}; more join if it grows", stacklevel=2)
+        self.room = min(room, workers)
+        self.seats = [self._seat() for _ in range(workers)]
+
+    def _seat(self) -> Seat:
+        """Ask for a worker, which comes up when Ray has a place for it."""
+        actor: Any = ray.remote(num_cpus=1, num_gpus=self.gpus)(Worker).remote()  # pyright: ignore
+        return Seat(actor, actor.open.remote(code_of(), self.settings, self.given))
+
+    def _publish(self, policy: Policy) -> list[ray.ObjectRef]:
+        """What learns, whole, in the object store: once a version, in the dtype that workers compute in."""
+        tensors: dict[str, Tensor] = {**policy.trainable()}
+        if policy.sampler_head:
+            tensors |= {f"sampler_head.{name}": value for name, value in policy.sampler_head.state_dict().items()}
+        dtypes, parts = dtypes_of(policy, self.config), []
+        for bucket in _buckets(tensors):
+            whole = self.world.whole(bucket)  # all ranks have a part in it, the first has all of it
+            if self.world.is_main:
+                values = {n: value.to("cpu", dtypes.get(n, value.dtype)).contiguous() for n, value in whole.items()}
+                parts.append(ray.put(save(values)))
+        return parts
+
+    def _begin(self, step: int, prompts: Sequence[Prompt], policy: Policy) -> None:
+        if not self.facts:
+            self.facts = facts_of(policy)
+            while sum(seat.opening is None for seat in self.seats) < self.room:
+                self._listen()
+        shares = [World(rank, self.config.rollout.workers).share(len(prompts)) for rank in range(len(self.seats))]
+        units = [Unit(step, prompts[share.start : share.stop], *self.published) for share in shares if share]
+        self.steps[step] = units
+        self.waiting += units
+        self._give()
+
+    def _finish(self, step: int) -> list[RolloutGroup]:
+        units = self.steps.pop(step)
+        while any(unit not in self.made for unit in units):
+            self._listen()
+        return [group for unit in units for group in self.made.pop(unit)]
+
+    def _give(self) -> None:
+        """Give what nobody has to the workers that are up, to those with least to do first."""
+        up = [seat for seat in self.seats if seat.opening is None]
+        while up and self.waiting:
+            seat, unit = min(up, key=lambda seat: len(seat.units)), self.waiting.pop(0)
+            if not seat.units:
+                seat.heard = time.monotonic()
+            seat.units[seat.actor.roll_out.remote(unit)] = unit
+
+    def _listen(self) -> None:
+        """Wait a little for an answer, and take it; or find out who has not answered for too long."""
+        seats = {ref: seat for seat in self.seats for ref in seat.awaited}
+        answered, _ = ray.wait(list(seats), num_returns=1, timeout=1.0)
+        for ref in answered:
+            seat = seats[ref]
+            seat.heard = time.monotonic()
+            try:
+                found = ray.get(ref)
+            except RayTaskError as error:  # what the policy, the task or a reward has raised
+                raise error.cause from None
+            except RayError as error:
+                self._replace(seat, str(error).strip().splitlines()[0])
+            else:
+                self._take(seat, ref, found)
+        limit = self.config.rollout.worker_timeout
+        for seat in [] if answered else list(self.seats):
+            if seat.awaited and time.monotonic() - seat.heard > limit:
+                self._replace(seat, f"no answer for {limit:g} s (rollout.worker_timeout)")
+        self._give()
+
+    def _take(self, seat: Seat, ref: ray.ObjectRef, found: Any) -> None:
+        if ref in seat.units:
+            self.made[seat.units.pop(ref)] = found
+            self.lost = 0
+            return
+        if other := [name for name, fact in self.facts.items() if found[name] != fact]:
+            raise ValueError(
+                f"a worker's policy differs from the run's in {', '.join(other)}: {found} and {self.facts}: see that "
+                f"{self.config.model} is the same on all machines"
+            )
+        seat.opening = None
+
+    def _replace(self, seat: Seat, why: str) -> None:
+        """Another worker in the place of one that is lost; its units go to whoever is up."""
+        self.lost += 1
+        if self.lost > MAX_LOSSES * len(self.seats):
+            raise ValueError(f"rollout.workers: {self.lost} were lost in a row, the last: {why}; Ray's logs say more")
+        ray.kill(seat.actor)
+        self.waiting = [*seat.units.values(), *self.waiting]
+        self.seats[self.seats.index(seat)] = self._seat()
+
+
+def _join(rollout: CollectConfig, world: World, gpus: float) -> None:
+    """Join the cluster at `rollout.address`, or start one on this machine with the GPUs that the run leaves free."""
+    settings: dict[str, Any] = {"address": rollout.address}
+    environment = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    if not rollout.address:
+        free = _free_gpus(world) if gpus else []
+        settings = {"address": "local", "num_cpus": rollout.workers, "num_gpus": len(free), "include_dashboard": False}
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(free)
+    with _environment(environment), _handler_kept(signal.SIGTERM):
+        try:
+            ray.init(**settings, log_to_driver=False, logging_level=logging.ERROR)
+        except ConnectionError:
+            raise ValueError(
+                f"rollout.address = {rollout.address}: no Ray cluster answers there: start one (ray start --head), or "
+                "leave it out to start one on this machine"
+            ) from None
+
+
+def _free_gpus(world: World) -> list[str]:
+    """The GPUs of this machine that the run's own processes do not use, as CUDA_VISIBLE_DEVICES names them."""
+    everything = ",".join(map(str, range(torch.cuda.device_count())))
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", everything).split(",") if name]
+    own = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if world.device.type == "cuda" else 0
+    return visible[own:]
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Within, variables that processes which are started inherit."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _handler_kept(number: signal.Signals) -> Iterator[None]:
+    """Within, a library may take a signal for itself; afterwards it is whose it was."""
+    handler = signal.getsignal(number)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(number, handler)
+
+
+def _anywhere(config: TrainConfig, device: str) -> TrainConfig:
+    """The config as a worker reads it, from whatever folder it runs in."""
+    load = replace(config.load, device=device, adapter=_absolute(config.load.adapter), base=_absolute(config.load.base))
+    rollout = anchored_rules(config.rollout)
+    return replace(config, model=_absolute(config.model), task=anchored(config.task), load=load, rollout=rollout)
+
+
+def _absolute(path: Any) -> Any:
+    """A folder that is here; what is not names a model of the hub."""
+    return os.path.abspath(path) if path and Path(path).exists() else path
+
+
+def _buckets(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The tensors, some BUCKET_BYTES at a time."""
+    bucket: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        bucket[name] = tensor
+        if sum(entry.numel() * entry.element_size() for entry in bucket.values()) >= BUCKET_BYTES:
+            yield bucket
+            bucket = {}
+    yield bucket
