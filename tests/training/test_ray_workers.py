@@ -5,26 +5,40 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
+from helpers import request, tiny_policy
 from training.test_loop import assert_same_run
+from training.troubled import Troubled
 
-from diffpo.config import LoraConfig, TrainConfig
+from diffpo.config import LoraConfig, RolloutConfig, TaskConfig, TrainConfig
+from diffpo.places import latest_checkpoint
+from diffpo.recipe import to_json
+from diffpo.rollout.engine import generate
+from diffpo.training.distributed import World
 from diffpo.training.loop import train
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
-from diffpo.training.ray_workers import RayCollector  # noqa: E402
+from diffpo.training import ray_workers  # noqa: E402
+from diffpo.training.ray_workers import RayCollector, Seat, dtypes_of, facts_of  # noqa: E402
+
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """Ray on this machine, with room for three workers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        for name, value in QUIET.items():
+            patch.setenv(name, value)
         ray.init(num_cpus=3, num_gpus=0, include_dashboard=False, object_store_memory=10**8, log_to_driver=False)
         yield
         ray.shutdown()
@@ -35,27 +49,13 @@ def on_workers(config: TrainConfig, workers: int, lag: int = 0, **changes: float
     return replace(config, output=output, rollout=replace(config.rollout, workers=workers, lag=lag, **changes))
 
 
-class Watched(RayCollector):
-    """Known while it is open, so that a test can get at its workers."""
-
-    opened: RayCollector | None = None
-
-    def __init__(self, *arguments) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(*arguments)
-        Watched.opened = self
-
-    def close(self) -> None:
-        Watched.opened = None
-        super().close()
-
-
 @contextmanager
 def killing(number: int, seed: int) -> Iterator[list[int]]:
     """Within, some worker that is up gets a SIGKILL after each of a random number of its collector's answers."""
     killed: list[int] = []
-    draw, original = random.Random(seed), Watched._listen
+    draw, original = random.Random(seed), RayCollector._listen
 
-    def listen(self: Watched) -> None:
+    def listen(self: RayCollector) -> None:
         up = [seat for seat in self.seats if seat.opening is None]
         if up and len(killed) < number and draw.random() < 0.3:
             pid = ray.get(draw.choice(up).actor.pid.remote())
@@ -64,7 +64,7 @@ def killing(number: int, seed: int) -> Iterator[list[int]]:
         original(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Watched, "_listen", listen)
+        patch.setattr(RayCollector, "_listen", listen)
         yield killed
 
 
@@ -79,6 +79,138 @@ def test_a_run_on_workers_is_the_run_in_one_process(
     train(alone, quiet=True)
     shared = on_workers(config, workers, lag)
     with killing(1, seed=lag) as killed:
-        train(shared, quiet=True, collect=Watched)
+        train(shared, quiet=True)
     assert len(killed) == 1
     assert_same_run(shared.output, alone.output)
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_replaced(short_run: TrainConfig, easy_task: TaskConfig, cluster: None) -> None:
+    """Its prompts are given again, and become what they would have been; time is made to pass once it hangs."""
+    config = replace(short_run, task=TaskConfig(), steps=2)
+    alone, shared = on_workers(config, 0), on_workers(config, 1, worker_timeout=10_000.0)
+    train(alone, quiet=True, task=Troubled(easy_task))
+    fuse, original = Path(f"{config.output}.fuse"), RayCollector._listen
+    fuse.touch()
+    replaced: list[str] = []
+
+    def listen(self: RayCollector) -> None:
+        if fuse.with_suffix(".blown").is_file() and not replaced:
+            self.seats[0].heard -= 20_000
+        original(self)
+
+    def noted(self: RayCollector, seat: Seat, why: str) -> None:
+        replaced.append(why)
+        replace_seat(self, seat, why)
+
+    replace_seat = RayCollector._replace
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RayCollector, "_listen", listen)
+        patch.setattr(RayCollector, "_replace", noted)
+        train(shared, quiet=True, task=Troubled(easy_task, fuse))
+    assert replaced == ["no answer for 10000 s (rollout.worker_timeout)"]
+    assert_same_run(shared.output, alone.output)
+
+
+@pytest.mark.slow
+def test_errors_are_those_of_one_process(short_run: TrainConfig, easy_task: TaskConfig, cluster: None) -> None:
+    config = replace(short_run, task=TaskConfig(), steps=3)
+    task = Troubled(easy_task)
+    bad = Troubled(easy_task, bad=task.prompts("train", 1, start=2 * config.prompts_per_step)[0].id)
+    said = {}
+    for workers in (0, 2):
+        with pytest.raises(RuntimeError, match="the verifier raised KeyError") as raised:
+            train(on_workers(config, workers), quiet=True, task=bad)
+        said[workers] = str(raised.value)
+    assert said[0] == said[2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_workers, "code_of", lambda: "diffpo 9")
+        with pytest.raises(ValueError, match=r"the worker on .* has diffpo 0.* the run diffpo 9: install the same"):
+            train(replace(on_workers(config, 1), output=f"{config.output}_9"), quiet=True, task=task)
+    assert not Path(f"{config.output}_9/config.json").is_file()
+
+
+def with_mark(mark: str) -> list[str]:
+    """Processes whose environment has it."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and mark.encode() in (entry / "environ").read_bytes():
+                found.append((entry / "cmdline").read_text().replace("\0", " ")[:100])
+        except OSError:
+            pass  # it has ended
+    return [command for command in found if command]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_ctrl_c_leaves_a_checkpoint_and_no_process(short_run: TrainConfig, tmp_path: Path) -> None:
+    """At a terminal every process of the group has the signal; Ray was started for the run alone."""
+    config, mark = on_workers(replace(short_run, steps=500, save_every=500), 1, lag=1), f"RUN_MARK={tmp_path}"
+    (tmp_path / "config.json").write_text(to_json(config))
+    command = [sys.executable, "-m", "diffpo", "train", str(tmp_path), "--output", config.output]
+    environment = os.environ | {"RUN_MARK": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    metrics, started = Path(config.output, "metrics.jsonl"), time.monotonic()
+    while not (metrics.is_file() and metrics.read_text()):
+        assert process.poll() is None and time.monotonic() - started < 300, process.communicate()
+        time.sleep(0.2)
+    assert any("ray" in command for command in with_mark(mark))
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130 and "a resumed run goes on from there" in said
+    assert latest_checkpoint(Path(config.output) / "checkpoints")[0]
+    while (left := with_mark(mark)) and time.monotonic() - started < 330:
+        time.sleep(0.2)
+    assert not left
+
+
+# --- without Ray -------------------------------------------------------------------------------------------------
+
+
+def test_another_base_is_refused() -> None:
+    collector = object.__new__(RayCollector)
+    collector.config = TrainConfig(model="runs/sft")
+    collector.facts = facts_of(tiny_policy())
+    seat = Seat(None, "opening")
+    collector._take(seat, "opening", collector.facts)
+    assert seat.opening is None
+    with pytest.raises(ValueError, match=r"differs from the run's in base, dtype: .*see that runs/sft is the same"):
+        collector._take(seat, "opening", collector.facts | {"base": "another", "dtype": "torch.bfloat16"})
+
+
+def test_a_worker_casts_what_every_product_casts() -> None:
+    """Weights that learn in fp32 and compute in bf16 travel in bf16, and decode the same; what sums them may not."""
+    learning, working = tiny_policy(), tiny_policy()
+    for policy in (learning, working):
+        policy.denoiser.to(torch.bfloat16)
+        policy.use_master_weights()
+    with torch.no_grad():
+        for parameter in learning.trainable().values():
+            parameter.mul_(1 + 1e-3)  # now no number of bf16
+    found = dtypes_of(learning, TrainConfig())
+    assert found == {n: torch.bfloat16 for n, p in learning.trainable().items() if "blocks" in n and p.ndim == 2}
+    for name, dtype in found.items():
+        working.denoiser.get_submodule(name.removesuffix(".weight")).to(dtype)
+    sent = {name: value.to(found.get(name, value.dtype)) for name, value in learning.trainable().items()}
+    working.load_weights(sent, 1)
+    requests = [request(key=key) for key in range(8)]
+    for ours, theirs in zip(generate(learning, requests), generate(working, requests), strict=True):
+        assert torch.equal(ours.tokens, theirs.tokens)
+        assert torch.equal(ours.behaviour_logprobs, theirs.behaviour_logprobs)
+    assert not dtypes_of(learning, TrainConfig(rollout=RolloutConfig(merge_adapters=True)))
+
+
+def test_weights_travel_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_workers, "BUCKET_BYTES", 4000)
+    tensors = dict(tiny_policy().trainable())
+    parts = list(ray_workers._buckets(tensors))
+    assert len(parts) > 3 and {name: tensor for part in parts for name, tensor in part.items()} == tensors
+
+
+def test_the_gpus_of_the_run_are_not_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    assert ray_workers._free_gpus(World(device=torch.device("cuda"))) == ["5", "6"]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert ray_workers._free_gpus(World(device=torch.device("cuda"))) == ["6"]
+    assert ray_workers._free_gpus(World()) == ["4", "5", "6"]

@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import warnings
@@ -143,7 +144,9 @@ class RayCollector:
 
     def __init__(self, config: TrainConfig, task: Task, world: World) -> None:
         self.config, self.world = config, world
-        self.given = task if config.task == TaskConfig() else None  # one that no config names is sent
+        self.given = task if config.task == TaskConfig() else None
+        if self.given is not None:  # one that no config names is sent, with the module that it is in
+            ray.cloudpickle.register_pickle_by_value(sys.modules[type(task).__module__])
         on_gpu = world.device.type == "cuda"
         self.gpus = float(on_gpu) if config.rollout.gpus_per_worker is None else config.rollout.gpus_per_worker
         self.settings = dataclasses.asdict(_anywhere(config, "cuda" if self.gpus else "cpu"))
@@ -245,6 +248,9 @@ class RayCollector:
             try:
                 found = ray.get(ref)
             except RayTaskError as error:  # what the policy, the task or a reward has raised
+                if isinstance(error.cause, RayError):  # or it could not be read there
+                    said = str(error.cause).strip().splitlines()
+                    raise ValueError(f"what a run sends to its workers must be importable there: {said[0]}") from None
                 raise error.cause from None
             except RayError as error:
                 self._replace(seat, str(error).strip().splitlines()[0])
@@ -284,6 +290,7 @@ def _join(rollout: CollectConfig, world: World, gpus: float) -> None:
     environment = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     if not rollout.address:
         free = _free_gpus(world) if gpus else []
+        environment["RAY_AUTH_MODE"] = os.environ.get("RAY_AUTH_MODE", "token")
         settings = {"address": "local", "num_cpus": rollout.workers, "num_gpus": len(free), "include_dashboard": False}
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(free)
     with _environment(environment), _handler_kept(signal.SIGTERM):
@@ -291,8 +298,8 @@ def _join(rollout: CollectConfig, world: World, gpus: float) -> None:
             ray.init(**settings, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError:
             raise ValueError(
-                f"rollout.address = {rollout.address}: no Ray cluster answers there: start one (ray start --head), or "
-                "leave it out to start one on this machine"
+                f"rollout.address = {rollout.address}: no Ray cluster answers there: start one (docs/distributed.md), "
+                "or leave it out for one of this machine alone"
             ) from None
 
 
