@@ -37,12 +37,12 @@ def result(folder: Path) -> tuple[bytes, list[dict[str, float]]]:
     return weights, [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
 
 
-def kill_and_resume(work: Path, kills: int, seed: int = 0) -> list[str]:
+def kill_and_resume(work: Path, kills: int, seed: int = 0, lag: int = 0) -> list[str]:
     """One line a kill: when it struck, from where the run went on, and whether the end is the same."""
     model = str(work / "model")
     pretrain = f"--output {model} {PRETRAIN} {SHAPE} {TASK}".split()
     subprocess.run(diffpo("sft", *pretrain), check=True, capture_output=True)
-    command = diffpo("train", *f"--model {model} {SIZE} {TASK}".split())
+    command = diffpo("train", *f"--model {model} {SIZE} {TASK} --rollout.lag {lag}".split())
     started = time.perf_counter()
     subprocess.run([*command, "--output", str(work / "straight")], check=True, capture_output=True)
     seconds = time.perf_counter() - started
@@ -73,9 +73,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lag", type=int, default=0, help="rollout.lag")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        outcome = kill_and_resume(Path(folder), options.kills, options.seed)
+        outcome = kill_and_resume(Path(folder), options.kills, options.seed, options.lag)
     print("\n".join(outcome))
     print(f"{sum(line.endswith('identical') for line in outcome)} of {len(outcome)} identical")
     sys.exit(not all(line.endswith("identical") for line in outcome))

@@ -26,6 +26,7 @@ from typing import Any
 
 import ray
 import torch
+from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -146,7 +147,7 @@ class RayCollector:
         self.config, self.world = config, world
         self.given = task if config.task == TaskConfig() else None
         if self.given is not None:  # one that no config names is sent, with the module that it is in
-            ray.cloudpickle.register_pickle_by_value(sys.modules[type(task).__module__])
+            cloudpickle.register_pickle_by_value(sys.modules[type(task).__module__])
         on_gpu = world.device.type == "cuda"
         self.gpus = float(on_gpu) if config.rollout.gpus_per_worker is None else config.rollout.gpus_per_worker
         self.settings = dataclasses.asdict(_anywhere(config, "cuda" if self.gpus else "cpu"))
