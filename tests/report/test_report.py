@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from statistics import fmean
 from xml.etree import ElementTree
 
 import pytest
 
 from diffpo.cli import main
+from diffpo.report.figures import equal_cost_figure
 from diffpo.report.page import make_report
 from diffpo.report.sources import read_sources
 
@@ -61,6 +63,21 @@ def test_pictures_are_kept_as_svg_and_png(tmp_path: Path) -> None:
     assert pictures == {".svg", ".png"}
     for path in folder.glob("*.svg"):
         ElementTree.parse(path)
+
+
+def test_equal_cost_is_drawn_as_gain_over_rows_a_panel_a_study(tmp_path: Path) -> None:
+    summary = json.loads(STUDY.read_text())
+    figure = equal_cost_figure([summary, summary | {"title": "Again"}])
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [summary["title"], "Again"]
+    arms, metric = summary["arms"], summary["columns"][1]
+    assert metric == "accuracy/top_k:2" and [len(axes.lines) for axes in figure.axes] == [len(arms) - 1] * 2
+    start = fmean(arms["base"]["metrics"][metric]["by_seed"])
+    for line, arm in zip(figure.axes[1].lines, [arm for name, arm in arms.items() if name != "base"], strict=True):
+        x, y = line.get_xdata(), line.get_ydata()
+        assert (x[0], y[0]) == (0, 0) and x[-1] == pytest.approx(arm["metrics"]["forwards"]["mean"] / 1000)
+        assert y[-1] == pytest.approx(100 * (fmean(arm["metrics"][metric]["by_seed"]) - start), abs=1e-3)
+    main(["study", "--picture", str(tmp_path / "rows.svg"), "paper_table"])
+    assert "2-MF + IS (DiFFPO)" in (tmp_path / "rows.svg").read_text()
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def make(cell: Cell, folder: Path, model: Path | str = "") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "cell.json").write_text(json.dumps(cell.settings() | {"model": str(model)}))
+    (folder / "cell.json").write_text(json.dumps(cell.settings() | {"model": str(model), "device": "cpu"}))
     return folder
 
 

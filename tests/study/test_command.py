@@ -38,6 +38,9 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "nothing: no such study" in fail(capsys, "nothing")
     assert "leave out the study" in fail(capsys, str(write_study(tmp_path)), "--tables", "page.md")
     assert "none.md: no such page" in fail(capsys, "--tables", str(tmp_path / "none.md"))
+    assert "leave out the study" in fail(capsys, str(write_study(tmp_path)), "--picture", "a.svg", "paper_table")
+    assert "--picture a.svg: name summaries of studies after the file" in fail(capsys, "--picture", "a.svg")
+    assert "nothing: no summary of a study" in fail(capsys, "--picture", "a.svg", "nothing")
 
 
 def test_where_summaries_go(tmp_path: Path) -> None:

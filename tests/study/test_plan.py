@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,51 @@ def test_a_recipe_beside_the_study_comes_first(tmp_path: Path) -> None:
     assert load_study(write_study(tmp_path, text)).train.steps == 4
 
 
+CHILD = """
+extends = "tiny"
+leave_out = ["one"]
+baseline = "two"
+title = "Child"
+[train]
+steps = 4
+[tune]
+seeds = [7]
+"""
+
+
+def test_a_study_extends_another_setting_by_setting(tmp_path: Path) -> None:
+    parent, child = load_study(write_study(tmp_path)), load_study(write_study(tmp_path, CHILD, "child"))
+    assert child.config.title == "Child" and child.train == replace(parent.train, steps=4) and child.sft == parent.sft
+    assert [arm.name for arm in child.arms] == ["two"] and child.arms[0].tune == parent.arms[1].tune
+    assert (
+        child.config.tune == replace(parent.config.tune, seeds=(7,)) and child.config.measure == parent.config.measure
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ('extends = "tiny"', 'extends = "tinny"', "tinny: no such study"),
+        ('leave_out = ["one"]', 'leave_out = ["oen"]', "leave_out: no arm 'oen'; did you mean 'one'?"),
+        ('extends = "tiny"', 'extends = "child"', "extends 'child', which extends another itself: name that one"),
+    ],
+)
+def test_what_cannot_be_extended(tmp_path: Path, old: str, new: str, error: str) -> None:
+    write_study(tmp_path)
+    with pytest.raises(ValueError, match=re.escape(error)):
+        load_study(write_study(tmp_path, CHILD.replace(old, new), "child"))
+
+
+def test_decoding_can_be_the_same_in_every_arm(tmp_path: Path) -> None:
+    text = TINY.replace("num_points = 2\n", "num_points = 2\nrollout.block_length = 16\n")
+    text = text.replace('label = "MF"', 'label = "MF"\nrollout.block_length = 1')
+    (arm, _) = load_study(write_study(tmp_path, text)).arms
+    cell = load_study(write_study(tmp_path, text)).cells(arm, {})[0]
+    assert cell.train is not None and (cell.train.rollout.block_length, cell.rollout["block_length"]) == (1, 16)
+    with pytest.raises(ValueError, match="block_length must be >= 1, got 0"):
+        load_study(write_study(tmp_path, text.replace("block_length = 16", "block_length = 0")))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "error"),
     [
@@ -102,6 +148,7 @@ def test_a_recipe_beside_the_study_comes_first(tmp_path: Path) -> None:
         ('name = "two"', 'name = "base"', "arms: 'base' is the start itself"),
         ('name = "two"', 'name = "a/b"', "arms: a name is letters, digits, _, - and dots, got 'a/b'"),
         ('label = "2-MF"', "seed = 3", "arm 'two': seed is the study's to set: leave it out"),
+        ('label = "2-MF"', 'load.device = "cuda"', "arm 'two': load.device is the study's to set: leave it out"),
         ('label = "2-MF"', 'output = "x"', "arm 'two': output is the study's to set: leave it out"),
         ('baseline = "one"', 'baseline = "oen"', "no arm 'oen'; did you mean 'one'?"),
         ("seeds = [0, 1]", "seeds = [0]", "seeds must be two or more"),

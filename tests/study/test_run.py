@@ -70,9 +70,18 @@ def test_each_cell_runs_once_and_is_then_skipped(study: Study, folder: Path) -> 
     assert started(folder) == [*names, "one/seed_0", "one/seed_1"]
     record = json.loads((folder / "one/seed_1/cell.json").read_text())
     assert record["model"] == str(folder / "base/seed_1/run") and record["train"]["seed"] == 1
+    assert record["device"] == "cpu"
     (folder / "one/seed_0/result.json").unlink()  # as if it had been killed
     run_all(Runner(study, folder, jobs=2), study)
     assert started(folder) == ["one/seed_0"]
+
+
+def test_where_the_models_are_is_the_runners_and_no_other_setting(study: Study, folder: Path) -> None:
+    runner = Runner(study, folder, jobs=1, device="cuda:1")
+    with Progress("test", 1, quiet=True) as progress:
+        runner.run(study.base_cells()[:1], progress)
+    assert json.loads((folder / "base/seed_0/cell.json").read_text())["device"] == "cuda:1"
+    Runner(study, folder, jobs=1).check(study.base_cells())  # what a GPU has done is done
 
 
 def test_a_failure_is_named_with_the_end_of_its_log_and_the_rest_goes_on(

@@ -71,7 +71,7 @@ def test_without_reasoning_gym_the_extra_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     gym.dataset_names.cache_clear()
     stream.gym_items.cache_clear()
-    for name in ("reasoning_gym:gcd", "tiny_countdown"):
+    for name in ("reasoning_gym:gcd", "tiny_arithmetic"):
         with pytest.raises(ValueError, match=r"pip install 'diffpo\[reasoning-gym\]'"):
             load_task(name).prompts("train", 1)
 

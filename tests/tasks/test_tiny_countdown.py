@@ -7,6 +7,7 @@ import re
 import pytest
 
 from diffpo.config import TaskConfig
+from diffpo.grading.expressions import evaluate_expression
 from diffpo.tasks.tiny_countdown import MAX_TARGET, MAX_VALUE, TinyCountdown
 from diffpo.types import Prompt
 
@@ -66,11 +67,21 @@ def test_dial_counts_numbers(task: TinyCountdown) -> None:
     counts: dict[str, set[int]] = {"easy": set(), "hard": set()}
     for prompt in task.prompts("train", 100):
         *numbers, target = map(int, re.findall(r"\d+", prompt.text))
-        assert re.fullmatch(r"\d+(,\d+)+=\d+:", prompt.text)
+        assert re.fullmatch(r"[ \d]\d(,[ \d]\d)+=[ \d]\d:", prompt.text)
         assert all(1 <= number <= MAX_VALUE for number in numbers) and 1 <= target <= MAX_TARGET
         assert (tuple(numbers), target) == (prompt.columns["numbers"], prompt.columns["target"])
         counts[prompt.level].add(len(numbers))
     assert counts == {"easy": {3}, "hard": {4}}
+
+
+def test_solutions_have_one_layout_and_the_targets_value(task: TinyCountdown) -> None:
+    for prompt in task.prompts("train", 60):
+        solution = task.solution(prompt)
+        assert re.fullmatch(r"[ \d]\d([-+*/][ \d]\d)+", solution)
+        assert evaluate_expression(solution) == (
+            prompt.columns["target"],
+            [int(n) for n in re.findall(r"\d+", solution)],
+        )
 
 
 @pytest.mark.parametrize("num_numbers", [2, 5, 6])

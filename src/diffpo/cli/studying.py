@@ -23,16 +23,25 @@ class Study:
     """Folder of the summary, NAME.json. Empty: results/ beside the study, or studies/results/ for one that ships."""
     jobs: int = 0
     """Runs at a time, each of one thread; 0: as many as there are cores."""
+    device: str = "cpu"
+    """Where the models are, such as cuda; runs share it."""
     dry_run: bool = False
     """Print the grid and an estimate of its time, and stop."""
     tables: tuple[str, ...] = ()
     """Pages whose study tables are written anew from their summaries; nothing is run."""
+    picture: tuple[str, ...] = ()
+    """FILE.svg (or .png), then summaries or names of studies: accuracy against rows spent, a panel a study."""
 
     def run(self) -> None:
-        if self.tables:
-            if self.study:
-                raise ValueError("--tables writes pages from summaries and runs nothing: leave out the study")
-            self._write_tables()
+        for flag, chosen, write in (
+            ("tables", self.tables, self._write_tables),
+            ("picture", self.picture, self._draw),
+        ):
+            if chosen and self.study:
+                raise ValueError(f"--{flag} takes what is in summaries and runs nothing: leave out the study")
+            if chosen:
+                write()
+        if self.tables or self.picture:
             return
         if not self.study:
             raise ValueError("name a study: diffpo study STUDY.toml")
@@ -57,7 +66,7 @@ class Study:
         from diffpo.study.run import run_study
         from diffpo.study.tables import rich_table
 
-        summary = {"command": f"diffpo study {self.study}"} | run_study(study, folder, self.jobs)
+        summary = {"command": f"diffpo study {self.study}"} | run_study(study, folder, self.jobs, device=self.device)
         path = Path(self.results) / f"{study.name}.json" if self.results else results_path(study.path)
         for place in (path, folder / "summary.json"):
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +84,17 @@ class Study:
             text = render_page(path)
             path.write_text(text)
             print(f"saved {path}")
+
+    def _draw(self) -> None:
+        from diffpo.drawing import save_figure
+        from diffpo.report.figures import equal_cost_figure
+        from diffpo.report.sources import read_study
+
+        picture, *names = self.picture
+        if not names:
+            raise ValueError(f"--picture {picture}: name summaries of studies after the file")
+        save_figure(equal_cost_figure([read_study(name).summary for name in names]), picture)
+        print(f"saved {picture}")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from diffpo.config.checks import check, check_kinds
 from diffpo.config.idle import Idle, Knobs, refuse_idle
 
 TASK_KNOBS = {
-    **dict.fromkeys(("tiny_sudoku", "tiny_countdown", "tiny_arithmetic"), "easy hard hard_share"),
+    **dict.fromkeys(("tiny_sudoku", "tiny_countdown", "tiny_arithmetic", "tiny_steps"), "easy hard hard_share"),
     **dict.fromkeys(("gsm8k", "math500", "countdown_cd3", "sudoku_4x4"), "rules data test_data reward overlong"),
     "reasoning_gym": "reward kinds",
     "own": "data test_data reward overlong",
@@ -24,10 +24,12 @@ class TaskConfig(Knobs):
     """What is asked."""
 
     name: str = ""
-    """gsm8k, math500, countdown_cd3, sudoku_4x4, reasoning_gym:NAME; tiny_sudoku, tiny_countdown, tiny_arithmetic.
+    """gsm8k, math500, countdown_cd3, sudoku_4x4, reasoning_gym:NAME; tiny_sudoku, tiny_countdown, tiny_arithmetic,
+    tiny_steps.
     Empty: your own, of data and reward, or what the model was trained on."""
     easy: tuple[int, int] | None = None
-    """Difficulty range of easy prompts (Sudoku: blanks, Countdown: numbers, arithmetic: terms). None: task's own."""
+    """Difficulty range of easy prompts (Sudoku: blanks, Countdown: numbers, arithmetic: terms, or steps). None: the
+    task's own."""
     hard: tuple[int, int] | None = None  # difficulty range of hard prompts, on the same dial. None: the task's own
     hard_share: float = 0.5  # share of hard prompts
     seed: int = 0  # seed of the task's data and of its train / test split

@@ -26,6 +26,7 @@ from diffpo.drawing import (
     styles,
 )
 from diffpo.evaluation.figures import LEVEL_COLOURS, Metrics
+from diffpo.study.plan import BASE
 from diffpo.study.statistics import statistic
 from diffpo.study.tables import columns_of, direction_of, exceeds_spread, header, scale_of
 
@@ -206,6 +207,43 @@ def _draw_curve(
         if band:
             axes.fill_between(x, middle - width, middle + width, color=style.colour, alpha=0.13, linewidth=0)
         axes.plot(x, middle, linewidth=1.8, markersize=4.5, **style.line)
+
+
+def equal_cost_figure(summaries: Sequence[Summary]) -> Picture:
+    """Points over the start against the rows that training spent, a panel a study, a line an arm.
+
+    Bands are the 95 % intervals of the gain, paired by seed (Student's t). Studies that share arms share their styles.
+    """
+    labels = {name: arm["label"] for summary in summaries for name, arm in summary["arms"].items() if name != BASE}
+    looks = dict(zip(labels, styles(len(labels)), strict=True))
+    columns = min(MAX_COLUMNS, len(summaries))
+    rows = math.ceil(len(summaries) / columns)
+    figure = new_figure((4.4 * columns + 0.4, 3.9 * rows + 0.4 + 0.2 * math.ceil(len(labels) / (2 * columns))))
+    for index, summary in enumerate(summaries):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        style_axes(axes)
+        points = [point for name, arm in summary["arms"].items() if name != BASE for point in arm["curve"]]
+        metric = next((m for m in columns_of(summary) if all(m in point for point in points)), None)
+        if metric is None:
+            raise NothingToDraw(f"{summary['name']}: no column was measured while training: name one in measure.track")
+        (start,) = summary["arms"][BASE]["curve"]
+        for name in (name for name in summary["arms"] if name != BASE):
+            line = [(0.0, 0.0, 0.0)]
+            for point in summary["arms"][name]["curve"]:
+                pairs = zip(point[metric]["by_seed"], start[metric]["by_seed"], strict=True)
+                gain = statistic([100 * (own - before) for own, before in pairs])
+                assert gain is not None  # every seed was measured
+                line.append((point["forwards"] / 1000, gain.mean, gain.half_width))
+            x, middle, width = (np.array(values) for values in zip(*line, strict=True))
+            shade = 0.16 if name == summary["baseline"] else 0.05
+            axes.fill_between(x, middle - width, middle + width, color=looks[name].colour, alpha=shade, linewidth=0)
+            axes.plot(x, middle, linewidth=1.6, markersize=4, **looks[name].line)
+        axes.set_title(summary["title"], fontsize=11, color=INK, loc="left", parse_math=False)
+        axes.set_xlabel("denoiser rows, rollouts and updates (thousands)", fontsize=10, color=INK)
+        axes.set_ylabel(f"points over the start, {header(metric).removesuffix(' %')}", fontsize=10, color=INK)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    legend_above(figure, [looks[name].handle(label) for name, label in labels.items()])
+    return figure
 
 
 # --- curves of the runs ------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from diffpo.config import LoadConfig, RolloutConfig, SftConfig, TaskConfig, TrainConfig
+from diffpo.config import RolloutConfig, SftConfig, TaskConfig, TrainConfig
 from diffpo.evaluation.answers import Answer, answer, asked, points_of
 from diffpo.evaluation.evaluate import Evaluation
 from diffpo.models.policy import Policy, load_policy
@@ -53,7 +53,7 @@ def run_cell(folder: Path) -> dict[str, Any]:
             "train": round(trained - started, 3),
             "measure": round(time.perf_counter() - trained, 3),
         },
-        "origin": origin(),
+        "origin": origin(cell["device"]),
     }
     draft = folder / "result.draft"
     draft.write_text(json.dumps(result, indent=2) + "\n")
@@ -67,7 +67,7 @@ def _train(cell: dict[str, Any], folder: Path) -> dict[int, Path]:
     run = folder / "run"
     if cell["sft"]:
         config = from_dict(SftConfig, cell["sft"])
-        config = replace(config, output=str(run), num_threads=1, load=_on_cpu(config.load))
+        config = replace(config, output=str(run), num_threads=1, load=replace(config.load, device=cell["device"]))
         fine_tune(config, resume=True)
     if not cell["train"]:
         return {0: run if cell["sft"] else Path(cell["model"])}
@@ -80,16 +80,11 @@ def _train(cell: dict[str, Any], folder: Path) -> dict[int, Path]:
         save_every=every,
         keep_checkpoints=KEEP_ALL,
         num_threads=1,
-        load=_on_cpu(config.load),
+        load=replace(config.load, device=cell["device"], compile=False),  # compiling takes longer than tiny models do
     )
     train(config, resume=True)
     steps = range(every, config.steps + 1, every)
     return {step: run / "checkpoints" / f"step_{step:06d}" / "policy" for step in steps}
-
-
-def _on_cpu(load: LoadConfig) -> LoadConfig:
-    """Cells share the machine, a thread each, and their models are tiny: on the CPU unless the study names a device."""
-    return replace(load, device="cpu") if load.device == "auto" else load
 
 
 def _measure(cell: dict[str, Any], folder: Path, step: int, model: Path, last: bool) -> None:
@@ -99,7 +94,8 @@ def _measure(cell: dict[str, Any], folder: Path, step: int, model: Path, last: b
     gammas = sorted(cell["gammas"]) if last else []
     if (place / "answers.json").is_file() or not (wanted or gammas):
         return
-    policy, task = load_policy(model, device="cpu"), load_task(from_dict(TaskConfig, cell["task"]))
+    policy = load_policy(model, device=cell["device"], compile=False)
+    task = load_task(from_dict(TaskConfig, cell["task"]))
     prompts = distinct_prompts(task, cell["num_prompts"], cell["skip_prompts"])
     rollout = from_dict(RolloutConfig, cell["rollout"] | {"temperature": 0.0})
     samplers = [spec for spec in dict.fromkeys(wanted) if spec != "learned" or policy.sampler_head]

@@ -9,12 +9,14 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from diffpo import __version__
 
 
-def origin() -> dict[str, str | int]:
+def origin(device: str = "cpu") -> dict[str, str | int]:
     """What a reader needs to judge and repeat a measurement. The commit is "" where diffpo is no checkout."""
-    return {
+    found = {
         "commit": commit(),
         "version": __version__,
         "cpu": _cpu(),
@@ -22,6 +24,7 @@ def origin() -> dict[str, str | int]:
         "torch": version("torch"),
         "python": platform.python_version(),
     }
+    return found | ({"gpu": torch.cuda.get_device_name(device)} if device.startswith("cuda") else {})
 
 
 def num_cores() -> int:

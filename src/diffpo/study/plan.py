@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from diffpo.config import SftConfig, TaskConfig, TrainConfig, parse_sampler, suggest
+from diffpo.config import RolloutConfig, SftConfig, TaskConfig, TrainConfig, parse_sampler, suggest
 from diffpo.recipe import find_recipe, from_dict, load_config
 
 BASE = "base"
 """The arm that every study has: the policy that the others start from."""
-FREE = ("model", "output", "save_every", "keep_checkpoints", "log_with", "num_threads")
+FREE = ("model", "output", "save_every", "keep_checkpoints", "log_with", "num_threads", "load.device", "load.compile")
 """Settings that the runner sets in every cell."""
 
 
@@ -32,6 +32,8 @@ class MeasureConfig:
     track: tuple[str, ...] = ("top_k:2",)  # samplers measured at every point of training
     num_points: int = 3  # points of training that are measured, evenly spaced; the last is its end
     at_nfe: tuple[float, ...] = (2.0, 4.0, 8.0)  # calls at which the frontiers are compared
+    rollout: dict = field(default_factory=dict)
+    """Settings of decoding that hold in every arm, where an arm's own rollouts differ: block_length, ..."""
 
     def __post_init__(self) -> None:
         for spec in (*self.samplers, *self.track):
@@ -40,6 +42,7 @@ class MeasureConfig:
             _check(getattr(self, name) >= 1, f"measure.{name} must be >= 1, got {getattr(self, name)}")
         _check(all(g >= 0 for g in self.gammas), f"measure.gammas must be >= 0, got {self.gammas}")
         _check(all(n >= 1 for n in self.at_nfe), f"measure.at_nfe must be >= 1, got {self.at_nfe}")
+        from_dict(RolloutConfig, self.rollout, "measure.rollout.")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,9 @@ class TuneConfig:
 class StudyConfig:
     """One study."""
 
+    extends: str = ""
+    """A study whose settings and arms hold where this one says nothing: the same question on another task."""
+    leave_out: tuple[str, ...] = ()  # arms of the extended study that this one does without
     title: str = ""
     question: str = ""  # what the study is to answer, in one sentence
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -123,9 +129,9 @@ class Cell:
     def settings(self) -> dict[str, Any]:
         """All that its result depends on, as plain values."""
         plain = json.loads(json.dumps(asdict(self)))
-        for config in (plain["sft"], plain["train"]):
-            for name in FREE if config else ():
-                config.pop(name, None)
+        for name in ("sft", "train"):
+            if plain[name]:
+                plain[name] = nest({key: value for key, value in flat(plain[name]).items() if key not in FREE})
         return plain
 
 
@@ -188,7 +194,8 @@ class Study:
                 name: value
                 for name, value in asdict(rollout.decoding).items()
                 if name not in ("sampler", "temperature")
-            },
+            }
+            | measure.rollout,
             samplers=tuple(dict.fromkeys((*measure.samplers, *own))) if measured else (),
             track=tuple(dict.fromkeys((*measure.track, *own))) if measured else (),
             gammas=measure.gammas if measured else (),
@@ -223,7 +230,7 @@ def load_study(path: str | Path) -> Study:
     """
     path = find_study(str(path))
     try:
-        config = from_dict(StudyConfig, tomllib.loads(path.read_text()))
+        config = from_dict(StudyConfig, _read(path))
         _check_study(config)
         sft = None
         if config.pretrain:
@@ -236,6 +243,22 @@ def load_study(path: str | Path) -> Study:
     except (tomllib.TOMLDecodeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
     return study
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The values of a study's file, over those of the study that it extends, setting by setting."""
+    values = tomllib.loads(path.read_text())
+    name = str(values.get("extends", ""))
+    if not name:
+        return values
+    beside = path.parent / f"{name}.toml"
+    parent = tomllib.loads((beside if beside.is_file() else find_study(name)).read_text())
+    _check("extends" not in parent, f"extends {name!r}, which extends another itself: name that one")
+    merged = nest(flat(parent) | flat(values))
+    names, without = [arm.get("name") for arm in merged["arms"]], values.get("leave_out", ())
+    for arm in without:
+        _check(arm in names, f"leave_out: no arm {arm!r}{suggest(arm, names)}")
+    return merged | {"arms": [arm for arm in merged["arms"] if arm.get("name") not in without]}
 
 
 def _recipe(path: Path, name: str) -> Path:
@@ -268,7 +291,7 @@ def _arm(values: Mapping[str, Any], config: StudyConfig, train: TrainConfig) -> 
 
 def _check_free(values: Mapping[str, Any]) -> None:
     for key in (*FREE, "seed"):
-        _check(key not in values, f"{key} is the study's to set: leave it out")
+        _check(key not in flat(values), f"{key} is the study's to set: leave it out")
 
 
 def _check_study(config: StudyConfig) -> None:

@@ -30,24 +30,23 @@ TAIL = 12
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
-def run_study(study: Study, folder: Path, jobs: int = 0, quiet: bool = False) -> dict[str, Any]:
-    """Run what is missing below `folder` and return the summary.
+def run_study(study: Study, folder: Path, jobs: int = 0, quiet: bool = False, device: str = "cpu") -> dict[str, Any]:
+    """Run what is missing below `folder`, with models on `device`, and return the summary.
 
     ValueError names cells that failed or differ, or who else is at work in the folder.
     """
     with owned(folder):
-        return _run_study(study, folder.resolve(), jobs, quiet)
+        return _run_study(study, Runner(study, folder.resolve(), jobs or num_cores(), quiet, device))
 
 
-def _run_study(study: Study, folder: Path, jobs: int, quiet: bool) -> dict[str, Any]:
+def _run_study(study: Study, runner: Runner) -> dict[str, Any]:
     started = time.perf_counter()
-    runner = Runner(study, folder, jobs or num_cores(), quiet)
     tuning = {arm.name: study.tune_cells(arm) for arm in study.arms}
     bases = study.base_cells()
     trials = [cell for found in tuning.values() for _, cells in found for cell in cells]
     runner.check([*bases, *trials])
     total = len(bases) + len(trials) + len(study.arms) * len(study.config.seeds)
-    with Progress(study.name, total, quiet, unit="cell") as progress:
+    with Progress(study.name, total, runner.quiet, unit="cell") as progress:
         runner.run(bases, progress)
         runner.run(trials, progress)
         ready = [arm for arm in study.arms if not runner.failed_of(tuning[arm.name])]
@@ -61,14 +60,14 @@ def _run_study(study: Study, folder: Path, jobs: int, quiet: bool) -> dict[str, 
     seconds = time.perf_counter() - started
     whole = len(runner.started) == total  # what an earlier call had done, this one did not wait for
     wall = {"wall_seconds": round(seconds, 1) if whole else None, "jobs": runner.jobs}
-    return summarize(study, folder, cells, tuning, chosen) | wall
+    return summarize(study, runner.folder, cells, tuning, chosen) | wall
 
 
 class Runner:
     """Runs cells below a folder and remembers which failed."""
 
-    def __init__(self, study: Study, folder: Path, jobs: int, quiet: bool = False) -> None:
-        self.study, self.folder, self.jobs, self.quiet = study, folder, jobs, quiet
+    def __init__(self, study: Study, folder: Path, jobs: int, quiet: bool = False, device: str = "cpu") -> None:
+        self.study, self.folder, self.jobs, self.quiet, self.device = study, folder, jobs, quiet, device
         self.failed: dict[str, str] = {}
         """Cell to why."""
         self.processes: set[subprocess.Popen] = set()
@@ -117,7 +116,8 @@ class Runner:
         model = str(self.folder / cell.start / "run") if cell.start else ""
         if not self.study.sft:
             model = self.study.train.model
-        (folder / "cell.json").write_text(json.dumps(cell.settings() | {"model": model}, indent=2) + "\n")
+        settings = cell.settings() | {"model": model, "device": self.device}
+        (folder / "cell.json").write_text(json.dumps(settings, indent=2) + "\n")
         with (folder / "log.txt").open("w") as log:
             process = subprocess.Popen(
                 [*COMMAND, str(folder)],

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 TINY = {
     "tiny_arithmetic": ("diffpo.tasks.tiny_arithmetic", "TinyArithmetic"),
     "tiny_countdown": ("diffpo.tasks.tiny_countdown", "TinyCountdown"),
+    "tiny_steps": ("diffpo.tasks.tiny_steps", "TinySteps"),
     "tiny_sudoku": ("diffpo.tasks.tiny_sudoku", "TinySudoku"),
 }
 """For character-level models: raw prompts, endless splits, solved examples."""

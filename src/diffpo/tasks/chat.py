@@ -51,7 +51,7 @@ def check_fit(task: Task, tiny: bool) -> None:
     if tiny and isinstance(task, ChatTask) and not task.for_any_model:
         raise ValueError(
             f"{task.name} is a task for chat models, and this is a tiny character-level one: name one for it with "
-            "task.name (tiny_sudoku, tiny_countdown, tiny_arithmetic)"
+            "task.name (tiny_sudoku, tiny_countdown, tiny_arithmetic, tiny_steps)"
         )
 
 

@@ -17,7 +17,7 @@ from diffpo.types import Prompt
 Span = tuple[int, int]
 
 TEST_SHARE = 0.1
-"""Share of the problems of a reasoning-gym data set that belong to the test split."""
+"""Share of the problems that belong to the test split, where it is drawn."""
 MAX_DRAWS = 1000
 """Draws before a split counts as empty; one that holds a tenth of the problems is missed with chance 1e-46."""
 
@@ -44,6 +44,11 @@ def index_rng(task: str, seed: int, split: Split, index: int) -> Random:
     """The generator of prompt `index`: every index has its own, so no prompt depends on the ones before it."""
     check_split(split)
     return Random(stable_key(task, seed, split, index))
+
+
+def held_out(seed: int, canonical: object) -> bool:
+    """Whether a problem belongs to the test split, as one in ten does; what is `canonical` alike shares its side."""
+    return stable_key(seed, canonical) < TEST_SHARE * 2**62
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ class GymStream:
         raise ValueError(f"{self.task} at difficulty {difficulty} has no {split} problems: widen task.{level}")
 
     def _side(self, problem: Problem) -> Split:
-        return "test" if stable_key(self.seed, problem.canonical) < TEST_SHARE * 2**62 else "train"
+        return "test" if held_out(self.seed, problem.canonical) else "train"
 
 
 @functools.cache

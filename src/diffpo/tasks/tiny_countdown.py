@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 from diffpo.config import TaskConfig
 from diffpo.grading.answers import extract_answer
 from diffpo.grading.expressions import evaluate_expression
 from diffpo.tasks.base import Split, TinyTask
-from diffpo.tasks.stream import Dial, GymStream, Problem
+from diffpo.tasks.stream import Dial, held_out, index_rng
 from diffpo.types import Prompt, Verdict
 
 # Small numbers and targets: a tiny model learns them in minutes.
@@ -18,20 +19,39 @@ MAX_TARGET = 99
 
 
 class TinyCountdown(TinyTask):
-    """The prompt "3,7,12=16:" asks for "12+7-3". The dial counts numbers."""
+    """The prompt " 3, 7,12=16:" asks for "12+ 7- 3". The dial counts numbers.
+
+    Numbers are two characters wide, and solved examples have no brackets, so that what belongs together has the same
+    places in all; answers may have any.
+    """
 
     name = "tiny_countdown"
-    alphabet = "0123456789+-*/(),=:"
+    alphabet = "0123456789+-*/(),=: "
+    rewards = None
 
     def __init__(self, config: TaskConfig) -> None:
+        self.seed = config.seed
         self.dial = Dial.from_config(config, easy=(3, 3), hard=(4, 4), limits=(2, 6))
-        self.stream = GymStream("countdown", "countdown", config.seed, self.dial, _options, _read)
-        self.rewards = None
         self.gen_length = _canvas_length(self.dial.top)
 
     def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:
         """Prompts start..start+num-1; the same numbers and target never occur in both splits, in any order."""
-        return self.stream.prompts(split, num, start)
+        return [self._draw(split, index) for index in range(start, start + num)]
+
+    def _draw(self, split: Split, index: int) -> Prompt:
+        rng = index_rng(self.name, self.seed, split, index)
+        level, num_numbers = self.dial.draw(rng)
+        while True:
+            numbers = [rng.randint(1, MAX_VALUE) for _ in range(num_numbers)]
+            order, signs = rng.sample(numbers, num_numbers), rng.choices("+-*/", k=num_numbers - 1)
+            target = _value(order, signs)
+            whole = target.denominator == 1 and 1 <= target <= MAX_TARGET
+            if whole and held_out(self.seed, (sorted(numbers), int(target))) == (split == "test"):
+                break
+        solution = f"{order[0]:2}" + "".join(f"{sign}{number:2}" for sign, number in zip(signs, order[1:], strict=True))
+        text = ",".join(f"{number:2}" for number in numbers) + f"={int(target):2}:"
+        columns = {"numbers": tuple(numbers), "target": int(target), "solution": solution}
+        return Prompt(f"countdown-{split}-{index}", text, level, columns)
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
         """Right if it uses each number exactly once and equals the target; "numbers", the first half, is logged."""
@@ -53,31 +73,16 @@ class TinyCountdown(TinyTask):
 
 
 def _canvas_length(num_numbers: int) -> int:
-    """Two digits and an operator a number, with room for brackets, a leading minus and EOS."""
+    """Two digits and an operator a number, with room for brackets and EOS."""
     return 4 * num_numbers
 
 
-def _options(num_numbers: int) -> dict[str, int]:
-    return {
-        "min_numbers": num_numbers,
-        "max_numbers": num_numbers,
-        "min_value": 1,
-        "max_value": MAX_VALUE,
-        "min_target": 1,
-        "max_target": MAX_TARGET,
-    }
-
-
-def _read(item: Mapping[str, Any]) -> Problem | None:
-    """The item's problem; None if its own answer is wrong by our rules or leaves no room for EOS."""
-    numbers, target = tuple(item["metadata"]["numbers"]), item["metadata"]["target"]
-    solution = item["answer"].replace(" ", "")
-    expression = evaluate_expression(solution)
-    right = expression is not None and (sorted(expression.literals), expression.value) == (sorted(numbers), target)
-    if not right or len(solution) >= _canvas_length(len(numbers)):
-        return None
-    return Problem(
-        text=f"{','.join(map(str, numbers))}={target}:",
-        canonical=(sorted(numbers), target),
-        columns={"numbers": numbers, "target": target, "solution": solution},
-    )
+def _value(numbers: Sequence[int], signs: Sequence[str]) -> Fraction:
+    """Value of the numbers with these signs between them, * and / before + and -."""
+    total, product = Fraction(0), Fraction(numbers[0])
+    for sign, number in zip(signs, numbers[1:], strict=True):
+        if sign in "+-":
+            total, product = total + product, Fraction(number if sign == "+" else -number)
+        else:
+            product = product * number if sign == "*" else product / number
+    return total + product
