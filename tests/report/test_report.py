@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from diffpo.cli import main
@@ -73,7 +74,7 @@ def test_equal_cost_is_drawn_as_gain_over_rows_a_panel_a_study(tmp_path: Path) -
     assert metric == "accuracy/top_k:2" and [len(axes.lines) for axes in figure.axes] == [len(arms) - 1] * 2
     start = fmean(arms["base"]["metrics"][metric]["by_seed"])
     for line, arm in zip(figure.axes[1].lines, [arm for name, arm in arms.items() if name != "base"], strict=True):
-        x, y = line.get_xdata(), line.get_ydata()
+        x, y = np.asarray(line.get_data())
         assert (x[0], y[0]) == (0, 0) and x[-1] == pytest.approx(arm["metrics"]["forwards"]["mean"] / 1000)
         assert y[-1] == pytest.approx(100 * (fmean(arm["metrics"][metric]["by_seed"]) - start), abs=1e-3)
     main(["study", "--picture", str(tmp_path / "rows.svg"), "paper_table"])
