@@ -35,12 +35,12 @@ class Hunted(RayCollector):
     left = 0
     draw = random.Random(0)
 
-    def _listen(self) -> None:
+    def _listen(self, seconds: float = 1.0) -> bool:
         up = [seat for seat in self.seats if seat.opening is None]
         if up and Hunted.left and Hunted.draw.random() < 1 / 3:
             Hunted.left -= 1
             os.kill(ray.get(Hunted.draw.choice(up).actor.pid.remote()), signal.SIGKILL)
-        super()._listen()
+        return super()._listen(seconds)
 
 
 def digest(folder: str) -> str:

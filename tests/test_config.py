@@ -19,6 +19,7 @@ from diffpo import config as module
 from diffpo.config import (
     SAMPLER_RULES,
     BernoulliConfig,
+    CollectConfig,
     DemoConfig,
     EvalConfig,
     LoraConfig,
@@ -157,6 +158,11 @@ BAD = [
             "num_slots": (0,),
             "cache_refresh": (-1, 2),  # 2: without a cache
         },
+    ),
+    (
+        CollectConfig,
+        "rollout.",
+        {"lag": (-1,), "workers": (-1,), "gpus_per_worker": (-0.5, NAN, 1.0), "worker_timeout": (0.0, NAN, 60.0)},
     ),
     (
         ObjectiveConfig,

@@ -55,13 +55,13 @@ def killing(number: int, seed: int) -> Iterator[list[int]]:
     killed: list[int] = []
     draw, original = random.Random(seed), RayCollector._listen
 
-    def listen(self: RayCollector) -> None:
+    def listen(self: RayCollector, seconds: float = 1.0) -> bool:
         up = [seat for seat in self.seats if seat.opening is None]
         if up and len(killed) < number and draw.random() < 0.3:
             pid = ray.get(draw.choice(up).actor.pid.remote())
             killed.append(pid)
             os.kill(pid, signal.SIGKILL)
-        original(self)
+        return original(self, seconds)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RayCollector, "_listen", listen)
@@ -71,7 +71,7 @@ def killing(number: int, seed: int) -> Iterator[list[int]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("lag", "workers"), [(0, 2), (2, 3)])
 def test_a_run_on_workers_is_the_run_in_one_process(
-    short_run: TrainConfig, cluster: None, lag: int, workers: int
+    short_run: TrainConfig, cluster: None, capsys: pytest.CaptureFixture[str], lag: int, workers: int
 ) -> None:
     """With one worker killed on the way as well."""
     config = replace(short_run, lora=LoraConfig(rank=2))
@@ -79,7 +79,9 @@ def test_a_run_on_workers_is_the_run_in_one_process(
     train(alone, quiet=True)
     shared = on_workers(config, workers, lag)
     with killing(1, seed=lag) as killed:
-        train(shared, quiet=True)
+        train(shared)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"rollouts on {workers} workers" in said and ("by the policy 2 steps before" in said) == (lag == 2)
     assert len(killed) == 1
     assert_same_run(shared.output, alone.output)
 
@@ -94,10 +96,10 @@ def test_a_worker_that_hangs_is_replaced(short_run: TrainConfig, easy_task: Task
     fuse.touch()
     replaced: list[str] = []
 
-    def listen(self: RayCollector) -> None:
+    def listen(self: RayCollector, seconds: float = 1.0) -> bool:
         if fuse.with_suffix(".blown").is_file() and not replaced:
             self.seats[0].heard -= 20_000
-        original(self)
+        return original(self, seconds)
 
     def noted(self: RayCollector, seat: Seat, why: str) -> None:
         replaced.append(why)
@@ -199,6 +201,13 @@ def test_a_worker_casts_what_every_product_casts() -> None:
         assert torch.equal(ours.tokens, theirs.tokens)
         assert torch.equal(ours.behaviour_logprobs, theirs.behaviour_logprobs)
     assert not dtypes_of(learning, TrainConfig(rollout=RolloutConfig(merge_adapters=True)))
+
+
+def test_without_ray_a_line_says_what_to_install(short_run: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "diffpo.training.ray_workers")
+    with pytest.raises(ValueError, match=r"rollout\.workers: .*ray.*: pip install 'diffpo\[ray\]'"):
+        train(on_workers(short_run, 1), quiet=True)
 
 
 def test_weights_travel_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,10 @@ def _step(config: TrainConfig | SftConfig) -> str:
         return f"{config.batch_size} rows"
     updates = config.objective.num_iterations
     times = "1 update" if updates == 1 else f"{updates} updates"
-    return f"{config.prompts_per_step} prompts x {config.num_generations} completions, {times}"
+    workers, lag = config.rollout.workers, config.rollout.lag
+    where = f"; rollouts on {workers} worker{'s' * (workers > 1)}" if workers else ""
+    when = f"; rollouts by the policy {lag} step{'s' * (lag > 1)} before" if lag else ""
+    return f"{config.prompts_per_step} prompts x {config.num_generations} completions, {times}{where}{when}"
 
 
 def check_named(task: TaskConfig, model: str) -> None:

@@ -218,7 +218,9 @@ class RayCollector:
             self.facts = facts_of(policy)
             while sum(seat.opening is None for seat in self.seats) < self.room:
                 self._listen()
-        shares = [World(rank, self.config.rollout.workers).share(len(prompts)) for rank in range(len(self.seats))]
+        while self._listen(0.0):  # who has answered meanwhile has less to do
+            pass
+        shares = [World(rank, len(self.seats)).share(len(prompts)) for rank in range(len(self.seats))]
         units = [Unit(step, prompts[share.start : share.stop], *self.published) for share in shares if share]
         self.steps[step] = units
         self.waiting += units
@@ -239,10 +241,10 @@ class RayCollector:
                 seat.heard = time.monotonic()
             seat.units[seat.actor.roll_out.remote(unit)] = unit
 
-    def _listen(self) -> None:
-        """Wait a little for an answer, and take it; or find out who has not answered for too long."""
+    def _listen(self, seconds: float = 1.0) -> bool:
+        """Wait for an answer and take it, or else find out who has not answered for too long; whether there was one."""
         seats = {ref: seat for seat in self.seats for ref in seat.awaited}
-        answered, _ = ray.wait(list(seats), num_returns=1, timeout=1.0)
+        answered = ray.wait(list(seats), num_returns=1, timeout=seconds)[0] if seats else []
         for ref in answered:
             seat = seats[ref]
             seat.heard = time.monotonic()
@@ -262,6 +264,7 @@ class RayCollector:
             if seat.awaited and time.monotonic() - seat.heard > limit:
                 self._replace(seat, f"no answer for {limit:g} s (rollout.worker_timeout)")
         self._give()
+        return bool(answered)
 
     def _take(self, seat: Seat, ref: ray.ObjectRef, found: Any) -> None:
         if ref in seat.units:
@@ -291,9 +294,9 @@ def _join(rollout: CollectConfig, world: World, gpus: float) -> None:
     environment = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     if not rollout.address:
         free = _free_gpus(world) if gpus else []
-        environment["RAY_AUTH_MODE"] = os.environ.get("RAY_AUTH_MODE", "token")
         settings = {"address": "local", "num_cpus": rollout.workers, "num_gpus": len(free), "include_dashboard": False}
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(free)
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of its defaults
     with _environment(environment), _handler_kept(signal.SIGTERM):
         try:
             ray.init(**settings, log_to_driver=False, logging_level=logging.ERROR)
