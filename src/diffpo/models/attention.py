@@ -90,6 +90,26 @@ class Packing:
         return bounds
 
     @cached_property
+    def grid(self) -> Grid:
+        """The fresh tokens and the keys that each sees, as wide as the widest row."""
+        return self.grid_of("fresh", self.labels)
+
+    def grid_of(self, asking: Asking, labels: Tensor | None) -> Grid:
+        """The same of the tokens that are `asking`, which have these `labels`."""
+        assert labels is not None and self.labels is not None
+        rows = torch.tensor([run.rows for run in self.runs])
+        sizes, lengths = (
+            torch.tensor([getattr(run, name) for run in self.runs]).repeat_interleave(rows)
+            for name in (asking, "length")
+        )
+        columns = (*_places(sizes), *_places(lengths))
+        queries, tokens, keys, own = (to_device(column, self.positions.device) for column in columns)
+        others = self.labels[keys] if self.store is None else self.store.labels[self.store.slots, : keys.shape[1]]
+        own = torch.zeros(keys.numel(), dtype=torch.bool, device=keys.device).index_fill(0, own, True).view(keys.shape)
+        seen = sees(labels[queries][:, :, None], others[:, None]) & own[:, None]
+        return Grid(queries, tokens, keys, seen[:, None])
+
+    @cached_property
     def stored(self) -> Tensor:
         """Where the rows' keys lie in the store, its slots end to end: row by row, [sum of lengths]."""
         assert self.store
@@ -132,6 +152,22 @@ class Packing:
 
 
 Asking = Literal["fresh", "wanted"]
+
+
+class Grid(NamedTuple):
+    """Rows of any length as rows of one: behind a row's last token stands that token again."""
+
+    queries: Tensor  # [R, Q] which of the tokens
+    tokens: Tensor  # [sum of sizes] where each token's query stands in the flattened grid
+    keys: Tensor  # [R, K] which of the tokens, where keys are not stored
+    seen: Tensor  # [R, 1, Q, K] bool
+
+
+def _places(sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens of rows of these sizes, end to end, [R, widest]; and where in that each token stands first."""
+    place = torch.arange(int(sizes.max()))
+    tokens = (sizes.cumsum(0) - sizes)[:, None] + torch.minimum(place, sizes[:, None] - 1)
+    return tokens, (place < sizes[:, None]).flatten().nonzero().squeeze(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +242,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Asking, la
     Keys and values are [N, H', D], or those of a store, [B, S, H', D]. `labels` [Q] are the queries' where they are
     not all fresh tokens.
     """
+    if q.is_cuda and any(run.masked for run in packing.runs):
+        return _padded(q, k, v, packing, asking, packing.labels if labels is None else labels)
     on_card = q.is_cuda and q.dtype in (torch.bfloat16, torch.float16)
     masks = packing.masks if labels is None else packing.masks_of(asking, labels)
     fast = _flash(q, k, v, packing, asking) if on_card and any(mask is None for mask in masks) else None
@@ -219,14 +257,28 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Asking, la
             continue
         q_run = q[part].unflatten(0, (run.rows, -1)).transpose(1, 2)
         k_run, v_run = (_keys_of(t, run, keys, packing.store) for t in (k, v))
-        grouped = q.shape[1] != k.shape[-2]
-        if grouped and q.is_cuda:  # kernels that take a mask take no groups
-            k_run, v_run = (t.repeat_interleave(q.shape[1] // k.shape[-2], dim=1) for t in (k_run, v_run))
-        out = F.scaled_dot_product_attention(q_run, k_run, v_run, mask, enable_gqa=grouped and not q.is_cuda)
+        out = F.scaled_dot_product_attention(q_run, k_run, v_run, mask, enable_gqa=q.shape[1] != k.shape[-2])
         outputs.append(out.transpose(1, 2).reshape(part.stop - part.start, -1))
     if end < len(q):
         outputs.append(q.new_zeros(len(q) - end, q.shape[1] * q.shape[2]))
     return torch.cat(outputs)
+
+
+def _padded(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Asking, labels: Tensor | None) -> Tensor:
+    """All queries to the keys that they see, in one kernel of a GPU that takes a mask: rows as wide as the widest.
+
+    Run by run there would be as many kernels as there are lengths, and a small model waits for each to be started.
+    """
+    grid = packing.grid if asking == "fresh" else packing.grid_of(asking, labels)
+    if packing.store is None:
+        rows = (k[grid.keys], v[grid.keys])
+    else:
+        rows = (t[packing.store.slots, : grid.keys.shape[1]] for t in (k, v))
+    group = q.shape[1] // k.shape[-2]  # kernels that take a mask take no groups
+    k_rows, v_rows = (t.repeat_interleave(group, dim=2).transpose(1, 2) for t in rows)
+    out = F.scaled_dot_product_attention(q[grid.queries].transpose(1, 2), k_rows, v_rows, grid.seen)
+    out = out.transpose(1, 2).flatten(2).flatten(0, 1)[grid.tokens]
+    return F.pad(out, (0, 0, 0, len(q) - len(out))) if len(out) < len(q) else out
 
 
 def _keys_of(t: Tensor, run: Run, part: slice, store: Store | None) -> Tensor:
