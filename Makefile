@@ -4,13 +4,16 @@ PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test gpu check fix
+.PHONY: help demo quick test gpu check fix docs
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
 
 demo: $(STAMP) ## train a tiny model on this machine and show what reinforcement learning changed
 	$(BIN)/diffpo demo
+
+quick: $(STAMP) ## before a commit, in about a minute: format, lint, types and tests of what changed
+	$(BIN)/python tests/quick.py
 
 test: $(STAMP) ## run the tests, in two processes
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -24,9 +27,16 @@ check: $(STAMP) ## check format, lint, types and the floors of the house
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+docs: .venv/.docs ## build the documentation site, build/site/index.html; broken links are errors
+	$(BIN)/python docs/build_site.py
+
 fix: $(STAMP) ## format, and mend what the linter can mend
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+.venv/.docs: $(STAMP)
+	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[docs]'
+	@touch $@
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
