@@ -211,7 +211,7 @@ def sft_step(state: TrainState, config: SftConfig, world: World, phase: Callable
     lengths = torch.full((rows,), prompt), torch.full((rows,), canvas)
     examples = Examples(ids[:, :prompt], lengths[0], ids[:, prompt:], lengths[1])
     with phase("update"):
-        sft.update(state, examples, config, world)
+        sft.sft_update(state, examples, config, world)
 
 
 def make_step(

@@ -16,6 +16,7 @@ NAMES = [
     "Answer",
     "Batch",
     "BernoulliConfig",
+    "BernoulliHead",
     "Committed",
     "Completion",
     "Cost",
@@ -33,6 +34,7 @@ NAMES = [
     "OptimConfig",
     "Point",
     "Policy",
+    "PretrainingTask",
     "Prompt",
     "Request",
     "Rollout",
@@ -42,11 +44,17 @@ NAMES = [
     "Sampler",
     "Seen",
     "SftConfig",
+    "SolvedTask",
     "Surrogate",
+    "Task",
     "TaskConfig",
     "ThresholdConfig",
+    "ThresholdHead",
+    "Tracker",
     "TrainConfig",
+    "TrainState",
     "Verdict",
+    "World",
     "analyze",
     "collect",
     "comparison_table",
@@ -61,11 +69,13 @@ NAMES = [
     "load_policy",
     "load_task",
     "masked_latents",
+    "prepare",
     "read_run",
     "read_study",
     "sample",
     "stream",
     "train",
+    "update",
 ]
 
 
@@ -87,6 +97,16 @@ def test_type_checkers_see_the_same_names() -> None:
         alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }
     assert imported == diffpo._HOME_OF
+
+
+def test_no_public_name_has_two_homes() -> None:
+    """A name of the public face means one thing in all of src."""
+    homes: dict[str, list[str]] = {name: [] for name in NAMES}
+    for path in Path(diffpo.__file__).parent.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in homes:
+                homes[node.name].append(path.name)
+    assert {name: found for name, found in homes.items() if len(found) != 1} == {}
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -32,17 +32,24 @@ _HOMES = {
     "diffpo.evaluation.figures": ("frontier_figure",),
     "diffpo.evaluation.tables": ("comparison_table",),
     "diffpo.losses": ("Lines", "Loss"),
+    "diffpo.models.bernoulli": ("BernoulliHead",),
     "diffpo.models.export": ("export",),
     "diffpo.models.inspection": ("inspect",),
     "diffpo.models.policy": ("Policy", "create_policy", "load_policy"),
+    "diffpo.models.threshold": ("ThresholdHead",),
     "diffpo.recipe": ("load_config",),
     "diffpo.report.sources": ("read_run", "read_study"),
     "diffpo.rollout.engine": ("Committed", "Engine", "Finished", "generate"),
     "diffpo.rollout.local": ("collect", "sample", "stream"),
     "diffpo.surrogates": ("Cost", "Surrogate"),
     "diffpo.tasks": ("load_task",),
+    "diffpo.tasks.base": ("PretrainingTask", "SolvedTask", "Task"),
+    "diffpo.training.distributed": ("World",),
     "diffpo.training.loop": ("train",),
     "diffpo.training.sft": ("fine_tune",),
+    "diffpo.training.state": ("TrainState",),
+    "diffpo.training.trackers": ("Tracker",),
+    "diffpo.training.update": ("prepare", "update"),
     "diffpo.types": ("Batch", "Completion", "Prompt", "Request", "Rollout", "RolloutGroup", "Sampler", "Verdict"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -73,17 +80,24 @@ if TYPE_CHECKING:
     from diffpo.functional.latents import Latents, masked_latents
     from diffpo.functional.unmasking import Rule, Seen
     from diffpo.losses import Lines, Loss
+    from diffpo.models.bernoulli import BernoulliHead
     from diffpo.models.export import export
     from diffpo.models.inspection import inspect
     from diffpo.models.policy import Policy, create_policy, load_policy
+    from diffpo.models.threshold import ThresholdHead
     from diffpo.recipe import load_config
     from diffpo.report.sources import read_run, read_study
     from diffpo.rollout.engine import Committed, Engine, Finished, generate
     from diffpo.rollout.local import collect, sample, stream
     from diffpo.surrogates import Cost, Surrogate
     from diffpo.tasks import load_task
+    from diffpo.tasks.base import PretrainingTask, SolvedTask, Task
+    from diffpo.training.distributed import World
     from diffpo.training.loop import train
     from diffpo.training.sft import fine_tune
+    from diffpo.training.state import TrainState
+    from diffpo.training.trackers import Tracker
+    from diffpo.training.update import prepare, update
     from diffpo.types import Batch, Completion, Prompt, Request, Rollout, RolloutGroup, Sampler, Verdict
 
 

@@ -25,9 +25,7 @@ def build(spec: Spec, classes: Mapping[str, str], package: str, kind: type[T]) -
     a knob that it lacks, or a value that the knob does not take.
     """
     if spec.path:
-        made = find_in_file(Path(spec.path), spec.name, "class", f"{spec.where} takes PATH.py:CLASS")
-        if not (isinstance(made, type) and issubclass(made, kind)):
-            raise ValueError(f"{spec}: {spec.name} is no diffpo.{kind.__name__}: class {spec.name}({kind.__name__})")
+        made = find_class(f"{spec.path}:{spec.name}", kind, spec.where)
     else:
         made = getattr(importlib.import_module(f"{package}.{spec.name}"), classes[spec.name])
     knobs = _knobs(made)
@@ -60,6 +58,15 @@ def _convert(knob: Field[Any], text: str) -> Any:
         except ValueError:
             raise ValueError(f"{knob.name} must be {kind}, got {text}") from None
     return text
+
+
+def find_class(spec: str, kind: type[T], where: str, takes: str = "PATH.py:CLASS") -> type[T]:
+    """The class that PATH.py:CLASS names. ValueError names what its file lacks, or that it is no `kind`."""
+    path, _, name = spec.rpartition(":")
+    made = find_in_file(Path(path), name, "class", f"{where} takes {takes}")
+    if not (isinstance(made, type) and kind in made.__mro__):
+        raise ValueError(f"{where} {spec!r}: {name} is no diffpo.{kind.__name__}: class {name}({kind.__name__})")
+    return made
 
 
 def find_in_file(path: Path, name: str, kind: str, takes: str) -> Callable[..., Any]:

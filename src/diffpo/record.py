@@ -109,32 +109,26 @@ def anchored(task: TaskConfig) -> TaskConfig:
     """The task with absolute paths in place of files relative to where this process runs."""
     return replace(
         task,
+        name=anchored_code(task.name),
         data=_absolute(task.data),
         test_data=_absolute(task.test_data),
-        reward=tuple(map(_absolute_function, task.reward)),
+        reward=tuple(map(anchored_code, task.reward)),
     )
 
 
 def anchored_rules(config: D) -> D:
     """The same for unmasking rules of the user's own."""
     if isinstance(config, RolloutConfig):
-        return replace(config, sampler=_absolute_rule(config.sampler))
-    return replace(config, samplers=tuple(map(_absolute_rule, config.samplers)))
+        return replace(config, sampler=anchored_code(config.sampler))
+    return replace(config, samplers=tuple(map(anchored_code, config.samplers)))
 
 
-def _absolute_rule(sampler: str) -> str:
-    """PATH.py:CLASS:NUMBER; what has no path is a rule that ships."""
-    path, own, rest = sampler.partition(".py:")
-    return f"{os.path.abspath(path)}{own}{rest}" if own else sampler
+def anchored_code(spec: str) -> str:
+    """The same of one PATH.py:NAME, whatever stands behind it; what has no path ships."""
+    path, own, rest = spec.partition(".py:")
+    return f"{os.path.abspath(path)}{own}{rest}" if own else spec
 
 
 def _absolute(path: str | None) -> str | None:
     """A file, a folder or a pattern of files; what else there is names a data set of the hub."""
     return os.path.abspath(path) if path and ("*" in path or Path(path).exists()) else path
-
-
-def _absolute_function(reward: str) -> str:
-    """PATH.py:FUNCTION or PATH.py:FUNCTION=WEIGHT; what has no path is built in."""
-    target, equals, weight = reward.partition("=")
-    path, colon, name = target.rpartition(":")
-    return f"{os.path.abspath(path)}:{name}{equals}{weight}" if colon else reward

@@ -114,6 +114,8 @@ class CollectConfig(RolloutConfig):
 class ThresholdConfig:
     """The adaptive sampler: gamma = gamma_max * sigmoid(f(prompt) + sigma * noise)."""
 
+    network: str = ""
+    """What maps features to f: linear, or a diffpo.ThresholdHead of your own, PATH.py:CLASS (docs/extend.md)."""
     level: Literal["prompt", "state"] = "prompt"
     """What has a threshold: a prompt has one for all its calls, or every state of the canvas has its own (a call)."""
     gamma_max: float = 3.0  # largest threshold, nats
@@ -138,6 +140,8 @@ class ThresholdConfig:
 class BernoulliConfig:
     """The sampler of arXiv 2512.09106: every masked position of a block has a chance of being committed by a call."""
 
+    network: str = ""
+    """What maps features to chances: a transformer block, or a diffpo.BernoulliHead of your own, PATH.py:CLASS."""
     width: int = 128  # of its transformer block, which has 2 heads
     chance_init: float = 0.12  # chance of every position at the start
     learning_rate: float = 1e-3  # learning rate of the head

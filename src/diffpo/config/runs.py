@@ -66,7 +66,8 @@ class TrainConfig(Knobs):
     save_every: int = 10  # steps between checkpoints; the last step is always saved
     keep_checkpoints: int = 2  # newest checkpoints kept
     eval_every: int = 0  # steps between evaluations on test prompts during the run; 0 for none
-    log_with: tuple[str, ...] = ()  # trackers beside metrics.jsonl: tensorboard, wandb, trackio
+    log_with: tuple[str, ...] = ()
+    """Trackers beside metrics.jsonl: tensorboard, wandb, trackio, or your own, PATH.py:CLASS."""
     log_every: float = 60.0  # longest seconds between two lines of progress where the output is no terminal
     log_rollouts: int = 96  # completions of a step kept in rollouts.jsonl.gz; 0 for none
     show_rollouts: int = 0  # steps between showing the best and the worst completion, in trackers too; 0 for never
@@ -155,7 +156,8 @@ class SftConfig(Knobs):
     save_every: int = 500  # steps between checkpoints; the last step is always saved
     keep_checkpoints: int = 2  # newest checkpoints kept
     eval_every: int = 100  # steps between losses on eval_data
-    log_with: tuple[str, ...] = ()  # trackers beside metrics.jsonl: tensorboard, wandb, trackio
+    log_with: tuple[str, ...] = ()
+    """Trackers beside metrics.jsonl: tensorboard, wandb, trackio, or your own, PATH.py:CLASS."""
     log_every: float = 60.0  # longest seconds between two lines of progress where the output is no terminal
     num_threads: int = 0  # CPU threads of torch; 0 leaves torch's choice
     shape: ModelConfig = field(default_factory=ModelConfig)

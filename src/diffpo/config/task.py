@@ -25,8 +25,8 @@ class TaskConfig(Knobs):
 
     name: str = ""
     """gsm8k, math500, countdown_cd3, sudoku_4x4, reasoning_gym:NAME; tiny_sudoku, tiny_countdown, tiny_arithmetic,
-    tiny_steps.
-    Empty: your own, of data and reward, or what the model was trained on."""
+    tiny_steps; a diffpo.Task of your own, PATH.py:CLASS. Empty: your own, of data and reward, or what the model was
+    trained on."""
     easy: tuple[int, int] | None = None
     """Difficulty range of easy prompts (Sudoku: blanks, Countdown: numbers, arithmetic: terms, or steps). None: the
     task's own."""

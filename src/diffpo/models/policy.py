@@ -20,7 +20,6 @@ from diffpo.config import (
     ModelConfig,
     RolloutConfig,
     TaskConfig,
-    ThresholdConfig,
 )
 from diffpo.functional.prediction import ban
 from diffpo.functional.random import make_key
@@ -28,6 +27,7 @@ from diffpo.models import lora
 from diffpo.models.bernoulli import BernoulliHead
 from diffpo.models.families import FAMILIES, Family
 from diffpo.models.fused import head_logits
+from diffpo.models.heads import make_head
 from diffpo.models.pointwise import is_wanted
 from diffpo.models.quantization import is_packed, unpack
 from diffpo.models.saving import save_file, save_shards
@@ -160,11 +160,7 @@ class Policy:
 
     def add_head(self, config: HeadConfig, seed: int = 0) -> None:
         """Put a fresh sampler head of the kind that `config` is for where the denoiser is."""
-        if isinstance(config, ThresholdConfig):
-            head = ThresholdHead(self.denoiser.config.hidden_size, config)
-        else:
-            head = BernoulliHead(config, seed)
-        self.sampler_head = head.to(self.device)
+        self.sampler_head = make_head(config, self.denoiser.config.hidden_size, seed).to(self.device)
 
     def add_adapters(self, config: LoraConfig, seed: int = 0) -> None:
         """Put fresh LoRA adapters onto the denoiser, which leaves what it computes as it was."""

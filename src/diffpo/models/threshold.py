@@ -56,10 +56,14 @@ class ThresholdHead(SamplerHead):
     def forward(self, features: Tensor) -> Tensor:
         """f of raw features [..., D], shape [...]."""
         least = (MIN_RELATIVE_STD * self.mean).square().clamp_min(MIN_STD**2)
-        scale = self.variance.maximum(least).sqrt() * (math.sqrt(BASE_WIDTH) * (len(self.weight) / BASE_WIDTH))
-        # a sum a row rather than a matrix product, whose order of summation may depend on the batch
-        z = ((features.float() - self.mean) / scale * self.weight).sum(-1) + self.bias
+        scale = self.variance.maximum(least).sqrt() * (math.sqrt(BASE_WIDTH) * (len(self.mean) / BASE_WIDTH))
+        z = self.score((features.float() - self.mean) / scale) + self.bias
         return self.config.bound * torch.tanh(z / self.config.bound)
+
+    def score(self, x: Tensor) -> Tensor:
+        """w . x of standardised features [..., D], shape [...]: what a head of your own computes otherwise."""
+        # a sum a row rather than a matrix product, whose order of summation may depend on the batch
+        return (x * self.weight).sum(-1)
 
     @property
     def by_state(self) -> bool:
@@ -70,12 +74,12 @@ class ThresholdHead(SamplerHead):
         return f"a threshold a {'call' if self.by_state else 'prompt'}"
 
     def shapes(self, window: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return tuple(self.weight.shape), ()
+        return tuple(self.mean.shape), ()
 
     @property
     def untrained(self) -> bool:
-        """Whether the weights are still zero, so that every prompt has the same mean."""
-        return not bool(self.weight.any())
+        """Whether all weights but the bias are still zero, so that every prompt has the same mean."""
+        return not any(bool(weight.any()) for name, weight in self.named_parameters() if name != "bias")
 
     def gamma(self, action: Tensor) -> Tensor:
         """The threshold (nats) of an action."""

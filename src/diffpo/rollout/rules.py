@@ -1,31 +1,19 @@
 """Unmasking rules by name: those of `diffpo.functional.unmasking`, and a user's own, found in their file.
 
-    from dataclasses import dataclass
-    from diffpo import Rule, Seen
-
-    @dataclass(frozen=True)
-    class Sure(Rule):                                # rollout.sampler = "my_rules.py:Sure:0.9"
-        threshold: float
-
-        def __call__(self, seen: Seen):              # stricter in the first call of a block
-            bar = 1 - (1 - self.threshold) / (1 + (seen.call == 0))
-            return seen.max_prob >= bar[:, None]     # [B, K] bool
-
-What is not masked any more is left out of what it returns, and where nothing is left the surest position is committed,
-so that every call commits something. `looks_at = frozenset(["margin", "lottery"])` asks for what costs extra.
+Of what an own rule returns, what is not masked any more is left out, and where nothing is left the surest position is
+committed, so that every call commits something.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffpo.functional.unmasking import RULES, Look, Rule, Seen, top_k
-from diffpo.own import find_in_file
+from diffpo.own import find_class
 from diffpo.types import Sampler
 
 
@@ -55,11 +43,8 @@ def load_rule(sampler: Sampler) -> Rule:
     """The rule that a sampler names. ValueError says what its file lacks."""
     if sampler.rule in RULES:
         return RULES[sampler.rule](float(sampler.value))
-    path, _, name = sampler.rule.rpartition(":")
-    made = find_in_file(Path(path), name, "class", "rollout.sampler takes PATH.py:CLASS:NUMBER")
-    if not (isinstance(made, type) and issubclass(made, Rule)):
-        raise ValueError(f"rollout.sampler {sampler}: {name} is no diffpo.Rule: class {name}(Rule)")
+    made = find_class(sampler.rule, Rule, "rollout.sampler", "PATH.py:CLASS:NUMBER")
     try:
         return OwnRule(made(sampler.value), str(sampler))  # pyright: ignore[reportCallIssue]
     except TypeError as error:
-        raise ValueError(f"rollout.sampler {sampler}: {name} takes one number: {error}") from None
+        raise ValueError(f"rollout.sampler {sampler}: {made.__name__} takes one number: {error}") from None

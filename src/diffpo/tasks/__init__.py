@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from diffpo.config import TaskConfig, suggest
+from diffpo.own import find_class
 
 if TYPE_CHECKING:
     from diffpo.tasks.base import PretrainingTask, SolvedTask, Task
@@ -35,6 +36,8 @@ def load_task(config: TaskConfig | str) -> Task:
     """The task that `config` describes; a bare name stands for that task with its own defaults."""
     if isinstance(config, str):
         config = TaskConfig(name=config)
+    if ".py:" in config.name:
+        return _own(config, "Task")
     return _load(config, *TASKS[_kind(config.name)])
 
 
@@ -45,6 +48,8 @@ def load_solved_task(config: TaskConfig) -> SolvedTask:
         raise ValueError(
             f"nothing to learn from: name rows by data, or a task that knows solutions by task.name ({names})"
         )
+    if ".py:" in config.name:
+        return _own(config, "SolvedTask")
     if _kind(config.name) not in TINY and config.name not in SOLVED:
         raise ValueError(f"{config.name} knows no solutions: choose one of {names}; or name rows by data")
     return _load(config, *TASKS[_kind(config.name)])
@@ -52,12 +57,24 @@ def load_solved_task(config: TaskConfig) -> SolvedTask:
 
 def load_tiny_task(config: TaskConfig) -> PretrainingTask:
     """The task that `config` describes, if a tiny model can be pre-trained on it; else ValueError."""
+    if ".py:" in config.name:
+        return _own(config, "PretrainingTask")
     if config.name and _kind(config.name) not in TINY:
         raise ValueError(
             f"{config.name} is no task for fresh weights: choose one of {', '.join(TINY)}, or name a model"
         )
     load_solved_task(config)  # which says that none is named
     return _load(config, *TINY[config.name])
+
+
+def _own(config: TaskConfig, kind: str) -> Any:
+    """One of the user's own, PATH.py:CLASS, of a kind of `diffpo.tasks.base`."""
+    kinds = importlib.import_module("diffpo.tasks.base")
+    made: Any = find_class(config.name, getattr(kinds, kind), "task.name")
+    try:
+        return made(config)
+    except TypeError as error:
+        raise ValueError(f"task.name {config.name!r}: {error}") from None
 
 
 def _load(config: TaskConfig, module: str, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -24,7 +25,10 @@ class TinyTask:
 
 
 class Task(Protocol):
-    """A source of prompts with a verdict on answers. All of it is a function of the task's config and its arguments."""
+    """A source of prompts with a verdict on answers. All of it is a function of the task's config and its arguments.
+
+    One of your own is a subclass that is made of a `TaskConfig` (docs/extend.md).
+    """
 
     name: str
     gen_length: int
@@ -33,8 +37,9 @@ class Task(Protocol):
     @property
     def rewards(self) -> Rewards | None:
         """Functions that judge the completions of a prompt together, in place of `verify`; None for none."""
-        ...
+        return None
 
+    @abstractmethod
     def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:
         """Prompts start..start+num-1 of the split's seeded stream; no prompt of one split occurs in the other.
 
@@ -42,6 +47,7 @@ class Task(Protocol):
         """
         ...
 
+    @abstractmethod
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
         """Judge a completion: its text before EOS, without the prompt's prefill. Called from any thread.
 
@@ -54,6 +60,7 @@ class Task(Protocol):
 class SolvedTask(Task, Protocol):
     """A task that knows right answers, to fine-tune on."""
 
+    @abstractmethod
     def solution(self, prompt: Prompt) -> str:
         """A right completion, without the prompt's prefill. ValueError names a row that has none."""
         ...
@@ -67,4 +74,4 @@ class PretrainingTask(SolvedTask, Protocol):
 
     def open_positions(self, prompt: Prompt) -> Sequence[int]:
         """Positions of `solution(prompt)` that the prompt does not already give away; label noise falls on these."""
-        ...
+        return range(len(self.solution(prompt)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from diffpo.config import SftConfig, TaskConfig, TrainConfig
+from diffpo.models.heads import open_network
 from diffpo.models.policy import Policy
 from diffpo.models.source import find_source
 from diffpo.models.weights import locate, read_json
@@ -74,12 +75,14 @@ def open_task(task: Task, config: TrainConfig) -> str:
     return f"{found}; {judge}"
 
 
-def open_rules(config: TrainConfig) -> list[str]:
-    """The unmasking rules of the user's own that a config names, found before any weight is read."""
+def open_own(config: TrainConfig) -> list[str]:
+    """The objective, and the user's own unmasking rules and head, found before any weight is read: a line each."""
+    open_objective(config)
     own = [spec for spec in dict.fromkeys((config.rollout.sampler, *config.eval.samplers)) if ".py:" in spec]
     for spec in own:
         load_rule(Sampler.parse(spec))
-    return own
+    open_network(config.head)
+    return [f"rule    {spec}" for spec in own] + [f"head    {config.head.network}"] * bool(config.head.network)
 
 
 def open_inputs(config: TrainConfig | SftConfig) -> list[str]:
@@ -96,11 +99,10 @@ def open_inputs(config: TrainConfig | SftConfig) -> list[str]:
             lines.append(f"data    {name}: {len(rows):,} rows")
     elif config.task.name == "own" and not (config.task.data and config.task.reward):
         lines.append("data    not named yet: it takes task.data, rows with a prompt, and task.reward, functions")
-    elif config.task.data or config.task.test_data or config.task.reward:
+    elif config.task.data or config.task.test_data or config.task.reward or ".py:" in config.task.name:
         lines.append(f"data    {open_task(load_task(config.task), config)}")
     if isinstance(config, TrainConfig):
-        lines += [f"rule    {spec}" for spec in open_rules(config)]
-        open_objective(config)
+        lines += open_own(config)
     if config.load.adapter:
         found = read_json(locate(config.load.adapter) / "adapter_config.json")
         lines.append(f"adapter {config.load.adapter}: rank {found.get('r')}, of {found.get('base_model_name_or_path')}")

@@ -13,14 +13,13 @@ from diffpo.config import RolloutConfig, TaskConfig, TrainConfig
 from diffpo.config.checks import check
 from diffpo.evaluation.answers import answer, asked, points_of
 from diffpo.models.policy import Policy
-from diffpo.objective import open_objective
 from diffpo.record import anchored, anchored_rules, with_task
 from diffpo.rewards.calls import TrainerState
 from diffpo.rollout.local import check_prompts
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 from diffpo.tasks.chat import check_fit
-from diffpo.training.banner import check_named, open_rules, open_task
+from diffpo.training.banner import check_named, open_own, open_task
 from diffpo.training.collect import (
     Collector,
     InProcess,
@@ -65,8 +64,7 @@ def train(
     create_optimizers = partial(Optimizers.create, config=config)
     with Run("train", config, world, resume, quiet) as run:
         task = task_of(config, task)
-        open_rules(config)
-        open_objective(config)
+        open_own(config)
         data = world.on_main(lambda: open_task(task, config))
         policy = start_policy(config, world)
         check_fit(task, policy.is_tiny)

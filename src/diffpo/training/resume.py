@@ -18,10 +18,12 @@ FREE = (
     *("rollout.workers", "rollout.gpus_per_worker", "rollout.address", "rollout.worker_timeout"),
 )
 """What a resumed run may change: how long it is, what it shows and keeps, memory, speed, machines."""
-FILES = (
-    *("model", "load.adapter", "data", "eval_data", "task.data", "task.test_data", "task.reward"),
-    *("rollout.sampler", "eval.samplers", "objective.surrogate", "objective.loss"),
+CODE = (
+    *("task.name", "task.reward", "rollout.sampler", "eval.samplers", "objective.surrogate", "objective.loss"),
+    *("threshold.network", "bernoulli.network"),
 )
+"""Settings that may name code of the user's own, PATH.py:NAME."""
+FILES = ("model", "load.adapter", "data", "eval_data", "task.data", "task.test_data", *CODE)
 """Settings that name files. Where what they hold is the same, the name may be another: the files have moved."""
 WHOLE = 2**26
 """Bytes up to which a file's digest reads all of it; of a larger one only both ends and the size."""
@@ -63,15 +65,16 @@ def check_same(path: Path, config: Any, same: Iterable[str] = ()) -> None:
 def digests(config: Any) -> dict[str, dict[str, str]]:
     """Path and digest of each file or folder that the settings name: setting to path to digest."""
     values = flatten(dataclasses.asdict(config))
-    return {name: found for name in FILES if name in values and (found := dict(_digests(values[name])))}
+    return {name: found for name in FILES if name in values and (found := dict(_digests(name, values[name])))}
 
 
-def _digests(value: Any) -> Iterator[tuple[str, str]]:
+def _digests(name: str, value: Any) -> Iterator[tuple[str, str]]:
     for entry in value if isinstance(value, list | tuple) else [value]:
-        text = str(entry).partition(".py:")[0] + (".py" if ".py:" in str(entry) else "")
+        stem, own, _ = str(entry).partition(".py:")
+        text = f"{stem}.py" if own else stem
         path = Path(text)
         policy = path / "policy"
-        if entry and path.exists():
+        if entry and path.exists() and (own or name not in CODE):
             yield text, digest(policy if policy.is_dir() else path)
 
 

@@ -59,7 +59,7 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
         for step in range(state.step, config.steps):
             if config.blocks:
                 policy.use_blocks(config.blocks[step * len(config.blocks) // config.steps])
-            metrics = update(state, examples, config, world)
+            metrics = sft_update(state, examples, config, world)
             run.count_skipped(metrics)
             state.step = step + 1
             if held_out and (state.step % config.eval_every == 0 or state.step == config.steps):
@@ -103,7 +103,7 @@ def create_optimizers(policy: Policy, config: SftConfig) -> Optimizers:
     return Optimizers(adamw(policy.trainable().values(), optim.learning_rate, optim.adam_betas, optim.weight_decay))
 
 
-def update(state: TrainState, examples: Examples, config: SftConfig, world: World) -> Metrics:
+def sft_update(state: TrainState, examples: Examples, config: SftConfig, world: World) -> Metrics:
     """One optimiser step on one batch; returns its metrics. A non-finite gradient skips the step."""
     policy, optimizer = state.policy, state.optimizers.denoiser
     assert optimizer is not None

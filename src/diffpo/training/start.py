@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from diffpo.config import TrainConfig
 from diffpo.models.policy import Policy
+from diffpo.record import anchored_code
 from diffpo.training.distributed import World
 from diffpo.training.state import load_start
 
 OWN_OF_HEAD = {
-    "threshold": ("level", "gamma_max", "gamma_init", "sigma", "bound"),
-    "bernoulli": ("width", "chance_init"),
+    "threshold": ("network", "level", "gamma_max", "gamma_init", "sigma", "bound"),
+    "bernoulli": ("network", "width", "chance_init"),
 }
 """Settings that a sampler head keeps for life."""
 
@@ -34,6 +35,7 @@ def _check_head(policy: Policy, config: TrainConfig) -> None:
         )
     for name in OWN_OF_HEAD[head.kind]:
         asked, own = getattr(config.head, name), getattr(head.config, name)
+        asked = anchored_code(asked) if name == "network" else asked
         if asked not in (own, getattr(type(head.config), name)):
             raise ValueError(
                 f"{head.kind}.{name} = {asked} does nothing: {config.model} brings its own {head.kind} head, with "

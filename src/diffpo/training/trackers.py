@@ -1,4 +1,4 @@
-"""accelerate's trackers of one run: in a project, under its name, one run however often it is resumed."""
+"""Trackers of one run: accelerate's, under its project and name, one run however often it is resumed; or your own."""
 
 from __future__ import annotations
 
@@ -9,17 +9,35 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.config import TrackerConfig, suggest
+from diffpo.own import find_class
 from diffpo.recipe import flatten
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
+class Tracker:
+    """Where metrics of a run go beside metrics.jsonl; opened on rank 0 alone, anew whenever the run is resumed."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], step: int) -> None:
+        """`folder` and `config` are the run's; what was logged from `step` on, before a resume, is logged again."""
+
+    def log(self, step: int, values: Mapping[str, float | str]) -> None:
+        """Take a step's metrics, or what is shown of it, such as a completion's text."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """The run is over, or stopped."""
+
+
 def check_trackers(names: Sequence[str]) -> None:
     """ValueError for a tracker that is unknown or not installed."""
     for name in names:
-        if name not in TRACKERS:
-            raise ValueError(f"log_with: unknown tracker {name!r}{suggest(name, TRACKERS)}")
-        if importlib.util.find_spec(name) is None:
+        if ".py:" in name:
+            find_class(name, Tracker, "log_with")
+        elif name not in TRACKERS:
+            own = "; your own: PATH.py:CLASS"
+            raise ValueError(f"log_with: unknown tracker {name!r}{suggest(name, TRACKERS)}{own}")
+        elif importlib.util.find_spec(name) is None:
             raise ValueError(f"log_with: {name} is not installed: pip install 'diffpo[{name}]'")
 
 
@@ -53,26 +71,39 @@ class Trackers:
         run_id: str,
         step: int,
     ) -> None:
-        self.trackers = []
-        if names:
-            from accelerate import PartialState  # slow to import: only who asks for a tracker pays
-            from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-
-            PartialState(cpu=True)  # which they ask for their rank; one that is there already stays as it is
-            for name in names:
-                kind = LOGGER_TYPE_TO_CLASS[name]
-                where = (str(folder),) if kind.requires_logging_directory else ()
-                title, more = settings(name, folder, config, run_id, step)
-                self.trackers.append(kind(title, *where, **more))
         plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in flatten(values).items()}
-        for tracker in self.trackers:
-            tracker.start()
-            tracker.store_init_configuration(plain)
+        self.trackers: list[Tracker] = []
+        for name in names:
+            if ".py:" in name:
+                self.trackers.append(find_class(name, Tracker, "log_with")(folder, plain, step))
+            else:
+                title, more = settings(name, folder, config, run_id, step)
+                self.trackers.append(Accelerated(name, folder, plain, title, more))
 
     def log(self, step: int, values: Mapping[str, float | str]) -> None:
         for tracker in self.trackers:
-            tracker.log(dict(values), step=step)
+            tracker.log(step, values)
 
     def close(self) -> None:
         for tracker in self.trackers:
-            tracker.finish()
+            tracker.close()
+
+
+class Accelerated(Tracker):
+    """One of accelerate's."""
+
+    def __init__(self, name: str, folder: Path, config: Mapping[str, Any], title: str, more: dict[str, Any]) -> None:
+        from accelerate import PartialState  # slow to import: only who asks for a tracker pays
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        PartialState(cpu=True)  # which it asks for its rank; one that is there already stays as it is
+        kind = LOGGER_TYPE_TO_CLASS[name]
+        self.tracker = kind(title, *((str(folder),) if kind.requires_logging_directory else ()), **more)
+        self.tracker.start()
+        self.tracker.store_init_configuration(dict(config))
+
+    def log(self, step: int, values: Mapping[str, float | str]) -> None:
+        self.tracker.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self.tracker.finish()
