@@ -12,6 +12,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 import typing
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +22,7 @@ from types import ModuleType
 
 import pytest
 
+import diffpo
 import diffpo.functional
 import diffpo.losses
 import diffpo.surrogates
@@ -189,11 +191,40 @@ def test_links_within_the_project_lead_somewhere(page: str) -> None:
         assert "://" in target or (folder / target).exists(), target
 
 
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    def pages(entry: dict[str, typing.Any] | list[typing.Any] | str) -> list[str]:
+        parts = entry.values() if isinstance(entry, dict) else entry
+        return [entry] if isinstance(entry, str) else [page for part in parts for page in pages(part)]
+
+    named = pages(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"])
+    assert sorted(page for page in named if "/" not in page) == sorted(PAGES.keys() - {"README.md"})
+    subjects = [row[0] for row in rows(PAGES["python.md"].split("## All names")[1])]
+    files = [f"reference/{subject.replace(' ', '_')}.md" for subject in subjects]
+    assert [page for page in named if "/" in page] == files
+
+
 def test_modules_of_the_house_are_on_the_map() -> None:
     house = PAGES["design.md"].split("## ")[1]
     for path in (ROOT / "src/diffpo").iterdir():
         name = f"{path.name}/" if path.is_dir() else path.name
         assert name in ("__main__.py", "__pycache__/", "py.typed") or f"  {name} " in house, name
+
+
+def test_the_walks_pass_what_is_there() -> None:
+    section = PAGES["design.md"].split("## Two walks")[1].split("\n## ")[0]
+    names = [name for name in quoted(section) if "." in name]
+    assert len(names) > 40 and len(re.findall(r"^\d+\. ", section, re.MULTILINE)) == 20
+    for name in names:
+        parts = name.split(".")
+        files = [path for n in range(1, len(parts)) if (path := module_of(parts[:n]))]
+        module = importlib.import_module(".".join(["diffpo", *parts[: len(files)]]))
+        assert files and reduce(getattr, parts[len(files) :], module), name
+
+
+def module_of(parts: list[str]) -> Path | None:
+    """The file or folder of a module below diffpo, if it is one."""
+    path = ROOT.joinpath("src/diffpo", *parts)
+    return next((found for found in (path / "__init__.py", path.with_suffix(".py")) if found.is_file()), None)
 
 
 def program_of(page: str) -> str:
@@ -210,6 +241,11 @@ def test_python_of_the_pages_runs(page: str, tmp_path: Path) -> None:
     (tmp_path / "page.py").write_text(program_of(page))
     done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_public_name_is_listed() -> None:
+    listed = quoted(PAGES["python.md"].split("## All names")[1])
+    assert sorted(set(listed) - {"diffpo"}) == diffpo.__all__
 
 
 def test_the_benchmarks_are_those_of_the_json() -> None:
