@@ -15,8 +15,7 @@ import signal
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-
-import ray
+from typing import ClassVar
 
 from diffpo.config import ModelConfig, ObjectiveConfig, OptimConfig, SftConfig, TaskConfig, TrainConfig
 from diffpo.training.collect import InProcess
@@ -33,13 +32,15 @@ class Hunted(RayCollector):
     """A collector that now and then, as it listens, loses one of its workers, until `left` is 0."""
 
     left = 0
+    killed: ClassVar[list[int]] = []
     draw = random.Random(0)
 
     def _listen(self, seconds: float = 1.0) -> bool:
-        up = [seat for seat in self.seats if seat.opening is None]
-        if up and Hunted.left and Hunted.draw.random() < 1 / 3:
+        alive = [seat.pid for seat in self.seats if seat.pid and seat.pid not in Hunted.killed]
+        if alive and Hunted.left and Hunted.draw.random() < 0.2:
             Hunted.left -= 1
-            os.kill(ray.get(Hunted.draw.choice(up).actor.pid.remote()), signal.SIGKILL)
+            Hunted.killed.append(Hunted.draw.choice(alive))
+            os.kill(Hunted.killed[-1], signal.SIGKILL)
         return super()._listen(seconds)
 
 

@@ -14,6 +14,7 @@ from training.test_loop import assert_same_run
 
 from diffpo.config import RolloutConfig, TrainConfig
 from diffpo.models.policy import Policy
+from diffpo.places import latest_checkpoint
 from diffpo.training import collect, loop
 from diffpo.training.collect import InProcess
 from diffpo.training.loop import train
@@ -158,6 +159,36 @@ def test_a_reward_that_fails_ahead_leaves_a_run_that_goes_on(
         patch.setattr(collect, "roll_out", failing)
         with pytest.raises(ValueError, match="line 7"):
             train(replace(config, save_every=100), quiet=True)
+    train(config, resume=True, quiet=True)
+    assert_same_run(config.output, straight.output)
+
+
+@pytest.mark.parametrize("lag", [0, 2])
+def test_a_reward_that_fails_behind_the_seam_leaves_a_run_that_goes_on(
+    config: TrainConfig, tmp_path: Path, lag: int
+) -> None:
+    """Where others make the rollouts the error comes when they are asked for; what is made again is not awaited."""
+    config = replace(with_lag(config, lag), save_every=100)
+    straight = replace(config, output=str(tmp_path / "straight"))
+    train(straight, quiet=True)
+
+    class Failing(InProcess):
+        def finish(self, step: int) -> list[RolloutGroup]:
+            if step == 2 + lag:
+                raise ValueError("reward 'r' on my.jsonl, line 7 raised KeyError")
+            return super().finish(step)
+
+    class Impatient(Failing):
+        """Asks for everything as soon as it is begun."""
+
+        def begin(self, step: int, prompts: Sequence[Prompt], policy: Policy) -> None:
+            super().begin(step, prompts, policy)
+            if step == 2 + lag:
+                self.finish(step)
+
+    with pytest.raises(ValueError, match="line 7"):
+        train(replace(config, steps=5), quiet=True, collect=Impatient if lag else Failing)
+    assert latest_checkpoint(Path(config.output) / "checkpoints")[0].name == "step_000002"
     train(config, resume=True, quiet=True)
     assert_same_run(config.output, straight.output)
 

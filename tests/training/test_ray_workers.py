@@ -16,10 +16,12 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import request, tiny_policy
+from training.ranks import Job, run_on_ranks
+from training.test_distributed import assert_same
 from training.test_loop import assert_same_run
 from training.troubled import Troubled
 
-from diffpo.config import LoraConfig, RolloutConfig, TaskConfig, TrainConfig
+from diffpo.config import LoadConfig, LoraConfig, RolloutConfig, TaskConfig, TrainConfig
 from diffpo.places import latest_checkpoint
 from diffpo.recipe import to_json
 from diffpo.rollout.engine import generate
@@ -56,11 +58,10 @@ def killing(number: int, seed: int) -> Iterator[list[int]]:
     draw, original = random.Random(seed), RayCollector._listen
 
     def listen(self: RayCollector, seconds: float = 1.0) -> bool:
-        up = [seat for seat in self.seats if seat.opening is None]
-        if up and len(killed) < number and draw.random() < 0.3:
-            pid = ray.get(draw.choice(up).actor.pid.remote())
-            killed.append(pid)
-            os.kill(pid, signal.SIGKILL)
+        alive = [seat.pid for seat in self.seats if seat.pid and seat.pid not in killed]
+        if alive and len(killed) < number and draw.random() < 0.3:
+            killed.append(draw.choice(alive))
+            os.kill(killed[-1], signal.SIGKILL)
         return original(self, seconds)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -132,6 +133,17 @@ def test_errors_are_those_of_one_process(short_run: TrainConfig, easy_task: Task
     assert not Path(f"{config.output}_9/config.json").is_file()
 
 
+@pytest.mark.slow
+def test_ranks_that_shard_the_weights_share_workers(short_run: TrainConfig, tmp_path: Path) -> None:
+    """The first rank drives them, and sends what all hold shares of; it is the run of one process but for rounding."""
+    config = replace(short_run, steps=2, num_threads=1, load=LoadConfig(device="cpu"))
+    alone, shared = on_workers(config, 0, lag=1), on_workers(config, 1, lag=1)
+    train(alone, quiet=True)
+    ends = run_on_ranks([Job(shared)], tmp_path / "ranks", ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
+    assert ends == [["done, with 50% of a weight"]] * 2
+    assert_same(shared.output, alone.output)
+
+
 def with_mark(mark: str) -> list[str]:
     """Processes whose environment has it."""
     found = []
@@ -175,10 +187,11 @@ def test_another_base_is_refused() -> None:
     collector.config = TrainConfig(model="runs/sft")
     collector.facts = facts_of(tiny_policy())
     seat = Seat(None, "opening")
-    collector._take(seat, "opening", collector.facts)
-    assert seat.opening is None
-    with pytest.raises(ValueError, match=r"differs from the run's in base, dtype: .*see that runs/sft is the same"):
-        collector._take(seat, "opening", collector.facts | {"base": "another", "dtype": "torch.bfloat16"})
+    there = {"host": "node7", "pid": "123"}
+    collector._take(seat, "opening", collector.facts | there)
+    assert seat.opening is None and (seat.host, seat.pid) == ("node7", 123)
+    with pytest.raises(ValueError, match=r"worker on node7 differs from the run's in base, dtype: see that runs/sft "):
+        collector._take(seat, "opening", collector.facts | there | {"base": "another", "dtype": "torch.bfloat16"})
 
 
 def test_a_worker_casts_what_every_product_casts() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -18,6 +18,7 @@ from diffpo.training.gpus import GPUS, find_gpu
 if TYPE_CHECKING:
     from diffpo.training import plan as planning
     from diffpo.training.changes import Change
+    from diffpo.training.plan_cluster import Split
 
 GIB = 2**30
 
@@ -37,15 +38,21 @@ class Plan(Knobs):
     """Denoiser calls a completion takes. None: what the sampler's rule says, or half the canvas."""
     prompt_length: int | None = None
     """Tokens of a prompt, the longest. None: 200, or what the model has room for."""
+    sweep: int = 0
+    """GPUs up to which the fastest split into rollout workers and training is simulated; 0 for none."""
+    nfe_of: str = ""
+    """Run whose completions say how many calls they take, for the simulation. Empty: a guess around nfe."""
     json: bool = False
     """Print JSON rather than tables."""
 
     def idle(self) -> Idle:
-        return {"fsdp": self.num_gpus == 1 and "on one GPU"}
+        alone = not (self.sweep or self.config.rollout.workers) and "without rollout.workers or sweep"
+        return {"fsdp": self.num_gpus == 1 and not self.sweep and "on one GPU", "nfe_of": alone}
 
     def run(self) -> None:
         from diffpo.training import plan as planning
         from diffpo.training.changes import changes, roomy_gpu
+        from diffpo.training.plan_cluster import splits_of
 
         cluster = planning.Cluster(find_gpu(self.gpu), self.num_gpus, self.fsdp, self.mfu, self.nfe, self.prompt_length)
         config = with_task(self.config)
@@ -53,10 +60,15 @@ class Plan(Knobs):
         plan = planning.plan(config, start, cluster)
         mends = changes(plan, start)
         show_inputs(self.config)
+        splits, assumed = [], ""
+        if isinstance(config, TrainConfig) and (config.rollout.workers or self.sweep):
+            splits, assumed = splits_of(config, start, cluster, self.sweep, self.nfe_of)
         if self.json:
-            print(json.dumps(_plain(plan, mends), indent=2))
+            plain = _plain(plan, mends) | {"splits": [{**asdict(split), "bound": split.bound} for split in splits]}
+            print(json.dumps(plain, indent=2))
         else:
             _show(plan)
+            _show_splits(splits, assumed)
             print(_verdict(plan, mends, roomy_gpu(plan.peak.bytes)))
 
 
@@ -67,7 +79,10 @@ class PlanSft(Plan):
     config: Annotated[SftConfig, FLAT] = field(default_factory=SftConfig)  # type: ignore[assignment]
 
     def idle(self) -> Idle:
-        return {**super().idle(), "nfe": "in fine-tuning, which makes no rollouts"}
+        return {
+            "fsdp": self.num_gpus == 1 and "on one GPU",
+            "nfe sweep nfe_of": "in fine-tuning, which makes no rollouts",
+        }
 
 
 def _show(plan: planning.Plan) -> None:
@@ -106,6 +121,37 @@ def _show(plan: planning.Plan) -> None:
     console.print(_disk(plan), soft_wrap=True, markup=False)
     for line in plan.assumed:
         console.print(f"assumed: {line}", soft_wrap=True, markup=False)
+
+
+def _show_splits(splits: Sequence[Split], assumed: str) -> None:
+    """Rollout workers beside GPUs that train, as simulated."""
+    if not splits:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    lag = splits[0].lag
+    title = f"rollouts beside updates, rollout.lag = {lag}, simulated"
+    table = Table("GPUs", box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    for name in ("workers", "training", "s a step", "workers idle", "training idle", "together"):
+        table.add_column(name, justify="right")
+    table.add_column("bound by")
+    for split in splits:
+        idle = (f"{share:.0%}" for share in (split.idle_workers, split.idle_trainers))
+        bound = split.bound if split.fits else f"{split.bound}; training does not fit"
+        total = split.workers + split.trainers
+        table.add_row(
+            f"{total}",
+            f"{split.workers}",
+            f"{split.trainers}",
+            _seconds(split.seconds),
+            *idle,
+            _seconds(split.together),
+            bound,
+        )
+    console.print("", table, "")
+    console.print(f"assumed: {assumed}", soft_wrap=True, markup=False)
 
 
 def _disk(plan: planning.Plan) -> str:

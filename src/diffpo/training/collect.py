@@ -122,13 +122,25 @@ def land(
     on_groups: OnGroups | None = None,
     until: int | None = None,
 ) -> None:
-    """Have in hand the rollouts that were begun, up to those of step `until`, or all: then they can be saved."""
+    """Have in hand the rollouts that were begun, up to those of step `until`, or all."""
     for step in sorted(state.ahead):
         if state.ahead[step] is None and (until is None or step <= until):
             groups = collector.finish(step)
             if on_groups:
                 on_groups(step, groups)
             state.ahead[step] = _rollouts_of(groups, step, config)
+
+
+def settle(state: TrainState, config: TrainConfig, collector: Collector, on_groups: OnGroups | None = None) -> None:
+    """Bring the state into the shape that a checkpoint holds: rollouts that are begun are awaited.
+
+    All but those of the policy as it stands, which can make them again: a run whose rewards fail is saved where it is.
+    """
+    if state.experience is None:
+        state.ahead = {
+            step: found for step, found in state.ahead.items() if found or step < state.step + config.rollout.lag
+        }
+    land(state, config, collector, on_groups)
 
 
 def _rollouts_of(groups: Sequence[RolloutGroup], step: int, config: TrainConfig) -> Rollouts:

@@ -29,6 +29,7 @@ from diffpo.training.collect import (
     check_ahead,
     land,
     open_collector,
+    settle,
 )
 from diffpo.training.distributed import World
 from diffpo.training.forwards import count_forwards
@@ -75,7 +76,7 @@ def train(
         collector = run.stack.enter_context(closing(collect(config, task, world)))
         state = run.restore(policy, create_optimizers, data, keep_start=config.objective.beta > 0)
         check_ahead(state, config)
-        run.before_save = partial(land, state, config, collector, run.log_rollouts)
+        run.before_save = partial(settle, state, config, collector, run.log_rollouts)
         policy.task = anchored(config.task) if config.task != TaskConfig() else None
         policy.rollout = with_canvas(anchored_rules(config.rollout.decoding), task)
         policy.eval = anchored_rules(config.eval)

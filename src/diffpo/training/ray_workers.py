@@ -45,7 +45,7 @@ from diffpo.types import Prompt, RolloutGroup
 
 BUCKET_BYTES = 2**28
 """Weights travel in objects of about this size, so that nobody holds a second copy of them all."""
-MAX_LOSSES = 3
+MAX_LOSSES = 5
 """Workers lost for each that there is to be, without a unit made in between, before the run stops."""
 
 
@@ -56,7 +56,7 @@ class Worker:
     """The actor: a policy like the run's own, at whatever version the unit in hand is to be made by."""
 
     def open(self, code: str, settings: dict[str, Any], task: Task | None) -> dict[str, str]:
-        """Load policy and task; returns what both sides must agree on. ValueError where this is another diffpo."""
+        """Load policy and task; what both sides must agree on, and where it is. ValueError if its diffpo is another."""
         if code != code_of():
             raise ValueError(f"the worker on {socket.gethostname()} has {code_of()}, the run {code}: install the same")
         self.config = from_dict(TrainConfig, settings)
@@ -66,11 +66,7 @@ class Worker:
         self.policy, self.version = start_policy(self.config, World(device=torch.device(self.config.load.device))), -1
         for name, dtype in dtypes_of(self.policy, self.config).items():
             self.policy.denoiser.get_submodule(name.rpartition(".")[0]).to(dtype)
-        return facts_of(self.policy)
-
-    def pid(self) -> int:
-        """Its process."""
-        return os.getpid()
+        return facts_of(self.policy) | {"host": socket.gethostname(), "pid": str(os.getpid())}
 
     def roll_out(self, unit: Unit) -> list[RolloutGroup]:
         """The groups of a unit; errors are those of the task's verifier and rewards."""
@@ -134,6 +130,9 @@ class Seat:
     """What it has been given, by what is to come of it, in order."""
     heard: float = field(default_factory=time.monotonic)
     """When it last answered, or was given something to do."""
+    host: str = ""
+    pid: int = 0
+    """Where it is, once it is up."""
 
     @property
     def awaited(self) -> list[ray.ObjectRef]:
@@ -227,9 +226,10 @@ class RayCollector:
         self._give()
 
     def _finish(self, step: int) -> list[RolloutGroup]:
-        units = self.steps.pop(step)
+        units = self.steps[step]
         while any(unit not in self.made for unit in units):
             self._listen()
+        del self.steps[step]
         return [group for unit in units for group in self.made.pop(unit)]
 
     def _give(self) -> None:
@@ -273,10 +273,10 @@ class RayCollector:
             return
         if other := [name for name, fact in self.facts.items() if found[name] != fact]:
             raise ValueError(
-                f"a worker's policy differs from the run's in {', '.join(other)}: {found} and {self.facts}: see that "
+                f"the policy of the worker on {found['host']} differs from the run's in {', '.join(other)}: see that "
                 f"{self.config.model} is the same on all machines"
             )
-        seat.opening = None
+        seat.opening, seat.host, seat.pid = None, found["host"], int(found["pid"])
 
     def _replace(self, seat: Seat, why: str) -> None:
         """Another worker in the place of one that is lost; its units go to whoever is up."""
