@@ -51,7 +51,7 @@ def trained() -> list[dict[str, float]]:
 
 
 def test_examples_are_whole_and_short() -> None:
-    assert len(FILES) == PAGE.count("```python") == 8
+    assert len(FILES) == PAGE.count("```python") == 9
     for name, text in FILES.items():
         assert 15 <= len(text.splitlines()) <= 40, name
 
@@ -144,15 +144,26 @@ def test_its_tracker_goes_on_where_a_run_does(start: str) -> None:
     assert head == "step,reward,accuracy,nfe" and [row[:2] for row in rows] == ["0,", "1,", "2,"]
 
 
-def test_its_loop_runs(start: str) -> None:
-    text = FILES["my_loop.py"].replace(
-        '"sudoku_tiny_model")', f'"sudoku_tiny_model")\nconfig = replace(config, model={start!r}, steps=3)'
-    )
-    Path("my_loop.py").write_text(text.replace("import torch\n", "from dataclasses import replace\nimport torch\n"))
-    done = subprocess.run([sys.executable, "my_loop.py"], capture_output=True, text=True)
+def run_script(name: str, start: str) -> str:
+    """What a script of the page says, in three steps from the tests' model."""
+    recipe = 'load_config(TrainConfig, "sudoku_tiny_model")'
+    assert recipe in FILES[name]
+    changed = f"replace({recipe}, model={start!r}, output='run', steps=3, prompts_per_step=6)"
+    Path(name).write_text("from dataclasses import replace\n" + FILES[name].replace(recipe, changed))
+    done = subprocess.run([sys.executable, name], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_its_collector_hands_on_what_differs(start: str) -> None:
+    run_script("spread.py", start)
+    assert [line["frac_reward_zero_std"] for line in read_metrics(Path("run/metrics.jsonl"))] == [0, 0, 0]
+
+
+def test_its_loop_runs(start: str) -> None:
+    said = run_script("my_loop.py", start)
     made = load_policy("runs/curriculum").version - load_policy(start).version
-    assert len(done.stdout.splitlines()) == 3 and made == 3 * 2
+    assert len(said.splitlines()) == 3 and made == 3 * 2
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ class Bench:
     def score(self) -> None:
         """Old log-probs, and the reference's. Every row counts, whatever its reward: good and bad in turn."""
         rows = sum(len(group.rollouts) for group in self.groups)
-        batch = Batch.from_groups(self.groups, torch.tensor([1.0, -1.0]).repeat(rows)[:rows]).to(self.world.device)
+        batch = Batch.from_groups(self.groups, torch.tensor([1.0, -1.0]).repeat(rows)[:rows])
         self.state.experience = prepare(self.state, batch, self.config, self.world)
 
     def learn(self) -> None:

@@ -12,6 +12,7 @@ import tyro
 from diffpo.cli.training import FLAT, Recipe, show_inputs
 from diffpo.config import SftConfig, TrainConfig
 from diffpo.config.idle import Idle, Knobs
+from diffpo.progress import count
 from diffpo.record import with_task
 from diffpo.training.gpus import GPUS, find_gpu
 
@@ -166,21 +167,14 @@ def _disk(plan: planning.Plan) -> str:
 
 def _headings(plan: planning.Plan) -> Iterator[str]:
     model = plan.model
-    count = model.in_blocks + model.in_root + model.in_head
+    weights = count(model.in_blocks + model.in_root + model.in_head)
     learns = {
         "all": "all learn",
-        "adapters": f"{_count(model.in_adapters)} more learn (LoRA, rank {model.rank})",
+        "adapters": f"{count(model.in_adapters)} more learn (LoRA, rank {model.rank})",
         "nothing": "only the sampler head learns",
     }[model.learns]
-    yield f"{plan.config.model or 'fresh weights'}: {_count(count)} parameters, {learns}"
+    yield f"{plan.config.model or 'fresh weights'}: {weights} parameters, {learns}"
     yield plan.heading
-
-
-def _count(number: int) -> str:
-    for size, unit in ((1e9, "B"), (1e6, "M")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:,}"
 
 
 def _seconds(value: float) -> str:

@@ -57,13 +57,13 @@ def prepare(
     world: World | None = None,
     summary: Mapping[str, float] = MappingProxyType({}),
 ) -> Experience:
-    """A batch to learn from, where the policy is: latents of all mu iterations are drawn, and scored before it moves.
+    """A batch to learn from: latents of all mu iterations are drawn, and scored before anything moves.
 
     A sampler head that learns sees the features of its decisions first, to standardise them. `world` None is this
     process alone; `summary` are metrics of the rollouts. FloatingPointError if scores are not finite.
     """
     world = world or World(device=state.policy.device)
-    device = batch.tokens.device
+    batch, device = batch.to(world.device), world.device
     objective, head = Objective.of(config.objective), state.policy.sampler_head
     if head and state.optimizers.sampler and batch.features is not None:
         head.observe(batch.features[batch.decided])
