@@ -199,7 +199,7 @@ def train_step(state: TrainState, config: TrainConfig, world: World, phase: Call
     rewards = torch.tensor([[rollout.reward for rollout in group.rollouts] for group in groups])
     batch = Batch.from_groups(groups, group_advantages(rewards).flatten())
     with phase("old log-probs"):
-        state.experience = prepare(state, batch, config, world)
+        state.experience, state.iteration = prepare(state, batch, config, world), 0
     with phase("update"):
         update(state, config, world)
 

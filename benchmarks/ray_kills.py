@@ -37,7 +37,7 @@ class Hunted(RayCollector):
 
     def _listen(self, seconds: float = 1.0) -> bool:
         alive = [seat.pid for seat in self.seats if seat.pid and seat.pid not in Hunted.killed]
-        if alive and Hunted.left and Hunted.draw.random() < 0.2:
+        if alive and Hunted.left and Hunted.draw.random() < 0.5:
             Hunted.left -= 1
             Hunted.killed.append(Hunted.draw.choice(alive))
             os.kill(Hunted.killed[-1], signal.SIGKILL)

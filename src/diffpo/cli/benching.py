@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from diffpo.bench.card import Figure
-    from diffpo.bench.growth import Point
+    from diffpo.bench.growth import GrowthPoint
     from diffpo.bench.steps import Measured
     from diffpo.bench.suite import Row
 
@@ -201,7 +201,7 @@ def _phases_table(measured: Measured) -> Table:
     return table
 
 
-def _growth_table(measured: dict[str, list[Point]]) -> Table:
+def _growth_table(measured: dict[str, list[GrowthPoint]]) -> Table:
     from rich import box
     from rich.table import Table
 
