@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,9 @@ class Unit:
     weights: Sequence[ray.ObjectRef]
 
 
+@cache
 def code_of() -> str:
-    """The diffpo that this process runs: its version, and a digest of its source."""
+    """The diffpo that this process runs: its version, and a digest of its source when it was first asked."""
     folder, digest = Path(diffpo.__file__).parent, hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
@@ -143,7 +145,7 @@ class RayCollector:
     """Makes rollouts on `rollout.workers` actors (`diffpo.training.collect.Collector`); rank 0 drives them."""
 
     def __init__(self, config: TrainConfig, task: Task, world: World) -> None:
-        self.config, self.world = config, world
+        self.config, self.world, self.code = config, world, code_of()
         self.given = task if config.task == TaskConfig() else None
         if self.given is not None:  # one that no config names is sent, with the module that it is in
             cloudpickle.register_pickle_by_value(sys.modules[type(task).__module__])
@@ -197,7 +199,7 @@ class RayCollector:
     def _seat(self) -> Seat:
         """Ask for a worker, which comes up when Ray has a place for it."""
         actor: Any = ray.remote(num_cpus=1, num_gpus=self.gpus)(Worker).remote()  # pyright: ignore
-        return Seat(actor, actor.open.remote(code_of(), self.settings, self.given))
+        return Seat(actor, actor.open.remote(self.code, self.settings, self.given))
 
     def _publish(self, policy: Policy) -> list[ray.ObjectRef]:
         """What learns, whole, in the object store: once a version, in the dtype that workers compute in."""
