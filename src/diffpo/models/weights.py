@@ -132,7 +132,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         maker = maker_of(folder)
-        mend = f"`{maker}` makes it" if maker else "`diffpo sft` makes one"
+        mend = f"`{maker}` makes it" if maker else "`diffpo sft` makes one, and `diffpo convert` of a causal model"
         raise ValueError(f"{folder}: no checkpoint here (no config.json); {mend}")
     config = read_json(path)
     try:
