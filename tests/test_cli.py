@@ -257,7 +257,8 @@ def test_unknown_task(line: Fail, model: str) -> None:
 def test_folders_without_a_model(line: Fail, elsewhere: Path) -> None:
     (elsewhere / "empty").mkdir()
     for folder in ("missing", "empty"):
-        mend = f"{folder}: no checkpoint here (no config.json); `diffpo sft` makes one, and `diffpo convert` of a causal model"
+        mend = f"{folder}: no checkpoint here (no config.json); `diffpo sft` makes one, and `diffpo convert` of a "
+        mend += "causal model"
         for command in (["train", "--model", folder], ["eval", folder], ["sample", folder]):
             assert line(*command) == mend
     assert [path.name for path in elsewhere.iterdir()] == ["empty"]
