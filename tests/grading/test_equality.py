@@ -3,8 +3,6 @@ r"""Which answers say what the reference says: tables of pairs, the question's p
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffpo.grading.algebra import comparable
-from diffpo.grading.equality import POOL, same_answer
+from diffpo.grading.equality import same_answer, same_answers
 from diffpo.grading.references import read_reference
 
 
@@ -145,12 +143,6 @@ def test_what_only_math_verify_knows() -> None:
 )
 def test_only_tame_expressions_of_the_same_letters_reach_sympy(truth: str, given: str, tame: bool) -> None:
     assert comparable(truth, given) is tame
-
-
-def same_answers(triples: Sequence[tuple[str, str, str]]) -> list[bool]:
-    """`same_answer` of several (answer, reference, question), on all cores."""
-    with ThreadPoolExecutor(POOL.size) as threads:
-        return list(threads.map(lambda triple: same_answer(*triple), triples))
 
 
 def test_several_threads_ask_several_processes() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -34,6 +35,12 @@ def same_answer(answer: str, reference: str, question: str = "") -> bool:
         return judge(answer, reference, question, _undecided)
     except Undecided:
         return bool(POOL.ask([answer, reference, question]))
+
+
+def same_answers(triples: Sequence[tuple[str, str, str]]) -> list[bool]:
+    """`same_answer` of several (answer, reference, question), on all cores."""
+    with ThreadPoolExecutor(POOL.size) as threads:
+        return list(threads.map(lambda triple: same_answer(*triple), triples))
 
 
 class Undecided(Exception):
