@@ -100,6 +100,9 @@ def test_in_blocks_of_one_it_is_its_parent(kind: str, tied: bool, tmp_path: Path
     golden = json.loads((GOLDEN / f"a2d-{kind}-tiny" / "config.json").read_text())
     assert config["model_type"] == golden["model_type"] and config["architectures"] == golden["architectures"]
     assert config["mask_token_id"] == policy.mask_id == 168
+    assert config["rope_theta"] == 10000.0  # where transformers 4 looks
+    settings = json.loads((tmp_path / "child" / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast" and "is_local" not in settings
     names = set(load_file(tmp_path / "child" / "model.safetensors"))
     ours = {name for name in names if ".layers.2." not in name}
     theirs = {n for n in load_file(GOLDEN / f"a2d-{kind}-tiny" / "model.safetensors") if ".layers.2." not in n}
@@ -231,6 +234,10 @@ def test_an_output_that_is_full_or_a_source_that_is_not_there(
     for arguments, said in (
         (["convert", str(tmp_path / "parent"), str(tmp_path)], "is there already and no empty folder"),
         (["convert", str(tmp_path / "none.gguf"), str(tmp_path / "child")], "none.gguf: no such file"),
+        (
+            ["convert", str(tmp_path / "parent"), str(tmp_path / "c"), "--block-length", "0"],
+            "block_length must be >= 1",
+        ),
         (["convert", str(tmp_path / "none"), str(tmp_path / "child")], "no config.json"),
     ):
         with pytest.raises(SystemExit, match="2"):

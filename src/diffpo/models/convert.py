@@ -62,10 +62,12 @@ class Parent:
             raise ValueError(f"{source}: no checkpoint here (no config.json): {mend}")
         config = read_json(folder / "config.json")
         _become(config, folder / "config.json")
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+        # tokenizer.json has the last word, whatever the class would make of it
+        kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = kind.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # the Rust half raises bare Exceptions
             raise ValueError(f"{folder}: cannot read its tokenizer files: {error}") from error
         name = str(source) if folder.parent.name == "snapshots" else str(folder.resolve())
@@ -116,8 +118,9 @@ def convert(
     `dtype` is "bfloat16" or "float32"; None: the parent's own, bfloat16 for a GGUF. ValueError, before anything is
     written, if the parent's architecture has no A2D family, or if `output` is not empty.
     """
-    parent = Parent.open(source, revision)
-    folder = new_folder(output)
+    if block_length is not None and block_length < 1:
+        raise ValueError(f"block_length must be >= 1, got {block_length}")
+    parent, folder = Parent.open(source, revision), new_folder(output)
     kind, tokenizer = PARENTS[parent.config["model_type"]], parent.tokenizer
     rows, mask_id = parent.config["vocab_size"], _add_mask(tokenizer, mask_token)
     vocab_size = max(rows, mask_id + 1)
@@ -135,19 +138,19 @@ def convert(
     if block_length:
         config["block_size"] = block_length
     model = Checkpoint(str(folder), folder, config).empty_denoiser()  # ValueError for what it does not have
+    config["rope_theta"] = model.config.rope_theta  # transformers before 5 looks for it here alone
     family = FAMILIES[kind]
     wanted = {family.original(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tensors = _grown(parent, wanted, rows, DTYPES[dtype] if dtype else None)
 
     def write(draft: Path) -> None:
         (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        tokenizer.save_pretrained(draft)
+        _save_tokenizer(tokenizer, draft)
         HubTokenizer.load(draft, config, vocab_size, family.own_ids)  # ValueError if they do not fit
         save_shards(tensors, draft)
-        for file in (
-            file for pattern in ("generation_config.json", "LICENSE*") for file in parent.folder.glob(pattern)
-        ):
-            shutil.copy(file, draft)
+        for pattern in ("generation_config.json", "LICENSE*"):
+            for file in parent.folder.glob(pattern):
+                shutil.copy(file, draft)
 
     write_folder(folder, write)
     return sorted(folder.iterdir())
@@ -173,6 +176,17 @@ def _add_mask(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
     if tokenizer.mask_token_id is None:
         tokenizer.add_special_tokens({"mask_token": token})
     return tokenizer.get_vocab()[str(tokenizer.mask_token)]
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write its files so that transformers before 5 reads them too: the class has a new name since."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path)
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    kept = {name: value for name, value in settings.items() if name not in ("backend", "is_local", "local_files_only")}
+    path.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def _grown(
