@@ -35,6 +35,8 @@ def main() -> None:
     analysis = sections(ROOT / "benchmarks" / "results" / "analysis_joint.json")
     for name in ("kl_by_call", "gamma_commits"):
         save_figure(section_figure(analysis[name]), IMAGES / f"{name}.svg")
+    arithmetic = sections(ROOT / "benchmarks" / "results" / "analysis_arithmetic.json")
+    save_figure(section_figure(arithmetic["kl_by_call"]), IMAGES / "kl_by_call_arithmetic.svg")
     measured = json.loads((ROOT / "benchmarks" / "results" / "samplers.json").read_text())["measured"]
     seen = next(iter(TASKS))
     arms = {"before training": measured[f"base: {seen}"], "after joint training": measured[f"joint: {seen}"]}
