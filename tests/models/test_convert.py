@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from diffpo.cli import main
 from diffpo.config import (
+    CollectConfig,
     EvalConfig,
     LoadConfig,
     LoraConfig,
@@ -272,7 +273,7 @@ def test_from_a_parent_to_a_better_model_and_out(rank: int, tmp_path: Path) -> N
         steps=2,
         prompts_per_step=2,
         num_generations=2,
-        rollout=RolloutConfig(gen_length=32),
+        rollout=CollectConfig(gen_length=32),
         eval=EvalConfig(num_prompts=2),
         lora=LoraConfig(rank=0),
         optim=OptimConfig(learning_rate=2e-4),
