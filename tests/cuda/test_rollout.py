@@ -10,7 +10,11 @@ import torch
 from helpers import request, tiny_policy
 from rollout.test_engine import mixed_requests
 
+from diffpo.bench.workloads import batch_of
+from diffpo.functional.latents import draw_batch_cuts
+from diffpo.functional.random import fold
 from diffpo.models import attention
+from diffpo.models.likelihood import surrogate_logprobs
 from diffpo.models.policy import Policy
 from diffpo.rollout import engine
 from diffpo.rollout.cache import KeyValues
@@ -104,6 +108,40 @@ def test_a_kernel_that_knows_no_stores_gets_the_rows_keys(
     assert stored == packed > 0
     for ours, theirs in zip(gathered, expected, strict=True):
         assert_alike(ours, theirs)
+
+
+@pytest.mark.parametrize("cache", ["exact", "none"])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_blocks_attend_as_on_the_cpu(cuda: None, cache: str, shift: int) -> None:
+    """Rows of any length in one kernel that takes a mask, as wide as the widest; queries share keys."""
+    policy = tiny_policy(num_heads=4, num_kv_heads=2, block_length=3, shift=shift)
+    requests = [
+        request(
+            "0123456"[: 1 + key % 6], key, ("top_k:1", "entropy_bound:0.7")[key % 2], 8, block_length=3, cache=cache
+        )
+        for key in range(9)
+    ]
+    both(policy, requests, num_slots=4)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_gradients_in_blocks_are_the_cpus(cuda: None, shift: int) -> None:
+    """A place that only fills a row up has no part in them."""
+    policy = tiny_policy(num_heads=4, num_kv_heads=2, block_length=3, shift=shift)
+    requests = [request("0123456"[: 1 + key], key, "top_k:1", 4 + key, block_length=3) for key in range(4)]
+    batch = batch_of(requests, generate(policy, requests))
+    found = {}
+    for device in ("cpu", "cuda"):
+        policy.to(device)
+        policy.denoiser.zero_grad()
+        here = batch.to(torch.device(device))
+        cuts = draw_batch_cuts(here, 2, fold(torch.zeros_like(here.nfe), torch.arange(len(here), device=device)))
+        scores = surrogate_logprobs(policy, here, cuts, 1.0)
+        scores.sum().backward()
+        gradients = [p.grad.flatten().cpu() for p in policy.denoiser.parameters() if p.grad is not None]
+        found[device] = scores.detach().cpu(), torch.cat(gradients)
+    for ours, theirs in zip(found["cuda"], found["cpu"], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
