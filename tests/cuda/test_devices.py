@@ -45,25 +45,21 @@ def test_the_demo_stays_on_the_cpu(cuda: None, small_demo: None, tmp_path: Path)
     assert fakecuda.num_operators() == before
 
 
-@pytest.mark.parametrize("device", ["", "cuda"])
-def test_a_study_s_cells_stay_on_the_cpu_unless_it_names_a_device(cuda: None, device: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_study_s_cells_are_on_the_device_that_they_are_given(cuda: None, device: str, tmp_path: Path) -> None:
     study = load_study(write_study(tmp_path))
     base = tmp_path / "base"
     base.mkdir()
-    settings = study.base_cells()[0].settings() | {"model": ""}
-    if device:
-        settings["sft"]["load"] = {"device": device}
+    settings = study.base_cells()[0].settings() | {"model": "", "device": device}
     (base / "cell.json").write_text(json.dumps(settings))
     before = fakecuda.num_operators()
     run_cell(base)
     arm = tmp_path / "arm"
     arm.mkdir()
-    settings = study.cells(study.arms[0], {})[0].settings() | {"model": str(base / "run")}
-    if device:
-        settings["train"]["load"] = {"device": device}
+    settings = study.cells(study.arms[0], {})[0].settings() | {"model": str(base / "run"), "device": device}
     (arm / "cell.json").write_text(json.dumps(settings))
     run_cell(arm)
-    assert (fakecuda.num_operators() > before) == bool(device)
+    assert (fakecuda.num_operators() > before) == (device == "cuda")
 
 
 def test_a_threshold_head_is_where_its_policy_is(cuda: None, tmp_path: Path) -> None:
