@@ -45,10 +45,12 @@ def _read(path: Path) -> Recipe:
     kind = kind_of(tomllib.loads(path.read_text()))
     cls = next(cls for cls, name in KINDS.items() if name == kind)
     config: Any = load_config(cls, path)
-    own_rows = cls is SftConfig and bool(config.model)
+    own_rows = cls is SftConfig and bool(config.model) and not config.task.name
     task = "your own" if own_rows or config.task.name == "own" else config.task.name
     gpu = re.search(r"one GPU of \d+ GB", path.read_text())
-    needs = gpu[0] if gpu and is_published(config.model) else maker_of(config.model)
+    convert = re.search(r"^# (diffpo convert \S+)", path.read_text(), re.MULTILINE)
+    maker = convert[1] if convert else maker_of(config.model)
+    needs = gpu[0] if gpu and is_published(config.model) else maker
     if task == "your own":
         needs += ", data" if own_rows else ", task.data, task.reward"
     return Recipe(path.stem, path, kind or "", _title(path), config.model or "from scratch", task, needs)

@@ -33,6 +33,7 @@ from diffpo.models.convert import convert
 from diffpo.models.export import export
 from diffpo.models.inspection import inspect
 from diffpo.models.policy import load_policy
+from diffpo.recipe import find_recipe, load_config
 from diffpo.rollout.local import sample
 from diffpo.training.loop import train
 from diffpo.training.sft import fine_tune
@@ -55,11 +56,11 @@ KINDS = {
 LOAD = LoadConfig(device="cpu", dtype="float32")
 
 
-def write_parent(folder: Path, kind: str, vocab_size: int = 169, tied: bool = True) -> Any:
+def write_parent(folder: Path, kind: str, vocab_size: int = 169, tied: bool = True, **changes: int) -> Any:
     """A random causal model of `kind`, written by transformers, with a tokenizer that has no mask yet; the model."""
     config, model = KINDS[kind]
     torch.manual_seed(0)
-    made = model(config(vocab_size=vocab_size, tie_word_embeddings=tied, **SIZES)).eval()
+    made = model(config(vocab_size=vocab_size, tie_word_embeddings=tied, **SIZES | changes)).eval()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -287,6 +288,32 @@ def test_from_a_parent_to_a_better_model_and_out(rank: int, tmp_path: Path) -> N
     config = RolloutConfig(sampler="entropy_bound:0.5", temperature=0, gen_length=16)
     mine, theirs = (sample(p, ["is the"], config)[0].tokens for p in (trained, exported))
     assert torch.equal(mine, theirs)
+
+
+def test_the_recipes_of_word_problems_follow_each_other(tmp_path: Path) -> None:
+    """At tiny width, two steps each: what `docs/first_model.md` tells."""
+    pytest.importorskip("reasoning_gym")
+    write_parent(tmp_path / "parent", "llama", max_position_embeddings=2048)
+    convert(tmp_path / "parent", tmp_path / "child", block_length=1)
+    recipe = load_config(SftConfig, find_recipe("smollm2_sft"))
+    small = {"steps": 3, "batch_size": 2, "num_examples": 4, "max_length": 2048}
+    sft = replace(recipe, model=str(tmp_path / "child"), output=str(tmp_path / "sft"), load=LOAD, **small)
+    assert fine_tune(sft, quiet=True).denoiser.config.block_length == 4
+    for name in ("d1", "model_only", "diffpo"):
+        recipe = load_config(TrainConfig, find_recipe(f"smollm2_wordproblems_{name}"))
+        sampler = "steps:8" if name == "d1" else recipe.rollout.sampler
+        rl = replace(
+            recipe,
+            model=str(tmp_path / "sft"),
+            output=str(tmp_path / name),
+            steps=2,
+            prompts_per_step=1,
+            num_generations=2,
+            rollout=replace(recipe.rollout, gen_length=16, sampler=sampler),
+            load=LOAD,
+        )
+        policy = train(rl, quiet=True)
+        assert (policy.sampler_head is not None) == (name == "diffpo") and policy.version == 3 + 2 * 2
 
 
 def test_blocks_grow_where_a_run_goes_on(tmp_path: Path) -> None:
