@@ -25,6 +25,7 @@ from safetensors.torch import load, save
 from diffpo.config import ObjectiveConfig, SftConfig, TaskConfig, TrainConfig
 from diffpo.models.families import FAMILIES, PUBLISHED
 from diffpo.models.transformer import Transformer, TransformerConfig
+from diffpo.recipe import find_recipe, load_config
 from diffpo.training.loop import train
 from diffpo.training.ray_workers import RayCollector
 from diffpo.training.sft import fine_tune
@@ -66,7 +67,8 @@ def run(start: str, output: str, lag: int, steps: int, updates: int) -> tuple[fl
 
 def overlap(steps: int, updates: int, turns: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        fine_tune(SftConfig(output=f"{folder}/start", steps=60, task=TASK, num_threads=1), quiet=True)
+        recipe = load_config(SftConfig, find_recipe("sudoku_tiny_pretrain"))  # one that is right often enough to learn
+        fine_tune(replace(recipe, output=f"{folder}/start", num_threads=1), quiet=True)
         ratios = []
         for turn in range(turns):
             found = {lag: run(f"{folder}/start", f"{folder}/{turn}_{lag}", lag, steps, updates) for lag in (0, 1)}
@@ -109,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bytes", action="store_true")
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--updates", type=int, default=4, help="updates a step: more of them take longer than rollouts")
+    parser.add_argument("--updates", type=int, default=3, help="updates a step: more of them take longer than rollouts")
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     if options.bytes:
