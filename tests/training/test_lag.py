@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from training.test_loop import assert_same_run
+from training.test_loop import assert_same_run, train_until_sigterm
 
 from diffpo.config import RolloutConfig, TrainConfig
 from diffpo.models.policy import Policy
 from diffpo.places import latest_checkpoint
-from diffpo.training import collect, loop
+from diffpo.training import collect
 from diffpo.training.collect import InProcess
 from diffpo.training.loop import train
 from diffpo.training.metrics import alarms, read_metrics
@@ -94,18 +92,7 @@ def test_a_stopped_run_goes_on_with_the_rollouts_in_hand(
 ) -> None:
     straight = replace(config, output=str(tmp_path / "straight"))
     train(straight, quiet=True)
-    calls, original = [], loop.update
-
-    def interrupting(*arguments):  # type: ignore[no-untyped-def]
-        calls.append(arguments)
-        if len(calls) == stop_after:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "update", interrupting)
-        with pytest.raises(KeyboardInterrupt, match="a resumed run goes on"):
-            train(config, quiet=True)
+    train_until_sigterm(config, stop_after, monkeypatch)
     train(config, resume=True, quiet=True)
     assert_same_run(config.output, straight.output)
     logs = [list(read_rollouts(Path(folder) / "rollouts.jsonl.gz")) for folder in (config.output, straight.output)]

@@ -62,6 +62,22 @@ def assert_same_run(one: str, other: str) -> None:
     assert figures(one) == figures(other)
 
 
+def train_until_sigterm(config: TrainConfig, stop_after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train until this process is told to stop, during an update, counted from 1."""
+    calls, original = [], loop.update
+
+    def interrupting(*arguments):  # type: ignore[no-untyped-def]
+        calls.append(arguments)
+        if len(calls) == stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "update", interrupting)
+        with pytest.raises(KeyboardInterrupt, match="a resumed run goes on"):
+            train(config, quiet=True)
+
+
 def test_a_run_repeats_itself(config: TrainConfig, tmp_path: Path) -> None:
     train(config, quiet=True)
     train(replace(config, output=str(tmp_path / "again")), quiet=True)
@@ -93,18 +109,7 @@ def test_sigterm_between_two_updates_saves_the_rollouts_in_hand(
 ) -> None:
     straight = replace(config, output=str(tmp_path / "straight"))
     train(straight, quiet=True)
-    calls, original = [], loop.update
-
-    def interrupting(*arguments):  # type: ignore[no-untyped-def]
-        calls.append(arguments)
-        if len(calls) == stop_after:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(*arguments)
-
-    monkeypatch.setattr(loop, "update", interrupting)
-    with pytest.raises(KeyboardInterrupt, match="a resumed run goes on"):
-        train(config, quiet=True)
-    monkeypatch.setattr(loop, "update", original)
+    train_until_sigterm(config, stop_after, monkeypatch)
     newest, _ = latest_checkpoint(Path(config.output) / "checkpoints")
     assert newest is not None
     assert newest.name == f"step_{(stop_after - 1) // 2:06d}_iteration_{(stop_after - 1) % 2 + 1:02d}"

@@ -244,20 +244,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Asking, la
     """
     if q.is_cuda and any(run.masked for run in packing.runs):
         return _padded(q, k, v, packing, asking, packing.labels if labels is None else labels)
-    on_card = q.is_cuda and q.dtype in (torch.bfloat16, torch.float16)
+    if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
+        return _flash(q, k, v, packing, asking)
     masks = packing.masks if labels is None else packing.masks_of(asking, labels)
-    fast = _flash(q, k, v, packing, asking) if on_card and any(mask is None for mask in masks) else None
-    if fast is not None and all(mask is None for mask in masks):
-        return fast
     outputs, end = [], 0
     for (run, part, keys), mask in zip(packing.parts[asking], masks, strict=True):
         end = part.stop
-        if fast is not None and mask is None:
-            outputs.append(fast[part])
-            continue
         q_run = q[part].unflatten(0, (run.rows, -1)).transpose(1, 2)
         k_run, v_run = (_keys_of(t, run, keys, packing.store) for t in (k, v))
-        out = F.scaled_dot_product_attention(q_run, k_run, v_run, mask, enable_gqa=q.shape[1] != k.shape[-2])
+        grouped = q.shape[1] != k.shape[-2]
+        if grouped and q.is_cuda:  # in fp32 a GPU's memory-efficient kernel takes no groups
+            k_run, v_run = (t.repeat_interleave(q.shape[1] // k.shape[-2], dim=1) for t in (k_run, v_run))
+        out = F.scaled_dot_product_attention(q_run, k_run, v_run, mask, enable_gqa=grouped and not q.is_cuda)
         outputs.append(out.transpose(1, 2).reshape(part.stop - part.start, -1))
     if end < len(q):
         outputs.append(q.new_zeros(len(q) - end, q.shape[1] * q.shape[2]))
