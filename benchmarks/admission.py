@@ -18,7 +18,7 @@ from dataclasses import replace
 import torch
 
 from diffpo import Completion, Engine, Finished, Policy, Request, Sampler, generate
-from diffpo.bench.workloads import random_policy
+from diffpo.lab.bench.workloads import random_policy
 from diffpo.models.transformer import TransformerConfig
 
 RULES = ("top_k:1", "top_k:3", "entropy_bound:0.5", "confidence:0.4", "margin:2", "steps:8", "random:2")

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from diffpo import Completion, RolloutConfig, generate, load_policy, load_task
+from diffpo.files.recipe import find_training
 from diffpo.functional.random import make_key
-from diffpo.recipe import find_training
 from diffpo.rollout.local import make_request
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from diffpo.config import RolloutConfig
+from diffpo.files.recipe import find_training
 from diffpo.functional.objective import group_advantages
 from diffpo.models.policy import load_policy
-from diffpo.recipe import find_training
 from diffpo.rollout.cache import cache_kl
 from diffpo.rollout.local import collect
 from diffpo.tasks import load_task

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpo import Evaluation
-from diffpo.study.statistics import statistic
+from diffpo.lab.study.statistics import statistic
 
 EQUAL_NFE = 3.2
 """Where the arms' trained denoisers are compared under fixed thresholds: the joint arm's mean calls."""

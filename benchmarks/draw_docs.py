@@ -10,10 +10,10 @@ from pathlib import Path
 
 from samplers import TASKS, draw
 
-from diffpo.analysis.sections import Section, Series
-from diffpo.analysis.show import section_figure
-from diffpo.drawing import save_figure
-from diffpo.report.figures import differences_figure
+from diffpo.lab.analysis.sections import Section, Series
+from diffpo.lab.analysis.show import section_figure
+from diffpo.lab.report.figures import differences_figure
+from diffpo.view.drawing import save_figure
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"

@@ -12,7 +12,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from diffpo.bench.workloads import batch_of, random_requests
+from diffpo.lab.bench.workloads import batch_of, random_requests
 from diffpo.models.lora import merged_adapters
 from diffpo.models.policy import load_policy
 from diffpo.rollout.cache import cache_kl

@@ -13,9 +13,9 @@ import sys
 import torch
 
 from diffpo.config import TrainConfig
+from diffpo.files.recipe import find_recipe, load_config
 from diffpo.functional.latents import Latents
 from diffpo.functional.random import fold, make_key
-from diffpo.recipe import find_recipe, load_config
 from diffpo.surrogates import load_surrogate
 from diffpo.types import Batch
 

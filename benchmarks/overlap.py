@@ -23,9 +23,9 @@ import torch
 from safetensors.torch import load, save
 
 from diffpo.config import ObjectiveConfig, SftConfig, TaskConfig, TrainConfig
+from diffpo.files.recipe import find_recipe, load_config
 from diffpo.models.families import FAMILIES, PUBLISHED
 from diffpo.models.transformer import Transformer, TransformerConfig
-from diffpo.recipe import find_recipe, load_config
 from diffpo.training.loop import train
 from diffpo.training.ray_workers import RayCollector
 from diffpo.training.sft import fine_tune

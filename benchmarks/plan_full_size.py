@@ -17,17 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from diffpo.bench.measure import Alive
 from diffpo.config import LoraConfig, ObjectiveConfig, OptimConfig, RolloutConfig, TrainConfig
 from diffpo.functional.prediction import Mode
+from diffpo.lab.bench.measure import Alive
 from diffpo.models.attention import Packing, Run
 from diffpo.models.likelihood import score_tokens
 from diffpo.models.policy import Policy
 from diffpo.models.tokenizer import CharTokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
+from diffpo.planning.gpus import GPUS
+from diffpo.planning.plan import Cluster, find_start, plan
 from diffpo.rollout.call import predict_tokens
-from diffpo.training.gpus import GPUS
-from diffpo.training.plan import Cluster, find_start, plan
 
 PROMPT_LENGTH, GEN_LENGTH, BLOCK_LENGTH = 200, 256, 32
 LENGTH = PROMPT_LENGTH + GEN_LENGTH

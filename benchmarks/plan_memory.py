@@ -34,12 +34,12 @@ from diffpo.models.policy import Policy
 from diffpo.models.quantization import pack, quantize_linears
 from diffpo.models.tokenizer import CharTokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
+from diffpo.planning.gpus import Gpu
+from diffpo.planning.plan import Cluster, Plan, Start, plan
+from diffpo.processes.world import World
 from diffpo.rollout.local import collect
 from diffpo.training import sft
-from diffpo.training.distributed import World
 from diffpo.training.examples import Examples
-from diffpo.training.gpus import Gpu
-from diffpo.training.plan import Cluster, Plan, Start, plan
 from diffpo.training.state import Optimizers, TrainState
 from diffpo.training.update import prepare, update
 from diffpo.types import Batch, Prompt, Verdict

@@ -20,9 +20,9 @@ from matplotlib.axes import Axes
 
 from diffpo import Evaluation, evaluate, load_policy, load_task
 from diffpo.config import EvalConfig, RolloutConfig, TaskConfig
-from diffpo.drawing import INK, new_figure, save_figure, scale_calls, style_axes, styles
-from diffpo.study.origin import origin
-from diffpo.study.statistics import read_off, statistic
+from diffpo.lab.study.origin import origin
+from diffpo.lab.study.statistics import read_off, statistic
+from diffpo.view.drawing import INK, new_figure, save_figure, scale_calls, style_axes, styles
 
 HERE = Path(__file__).parent
 RULES = {

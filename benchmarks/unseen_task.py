@@ -21,9 +21,9 @@ from samplers import HERE, measure, over_seeds, table
 
 from diffpo import Evaluation, load_task
 from diffpo.config import RolloutConfig, SftConfig, TaskConfig, TrainConfig
+from diffpo.files.recipe import find_recipe, from_dict, load_config
+from diffpo.lab.study.origin import origin
 from diffpo.models.policy import create_policy
-from diffpo.recipe import find_recipe, from_dict, load_config
-from diffpo.study.origin import origin
 from diffpo.tasks.tiny_sudoku import NUM_CELLS
 from diffpo.training.loop import train
 from diffpo.training.sft import fine_tune

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from torch.profiler import ProfilerActivity, profile
 
-from diffpo.bench import plain
-from diffpo.bench.workloads import PROMPT_LENGTHS, SMALL, decode, random_policy, random_requests
+from diffpo.lab.bench import plain
+from diffpo.lab.bench.workloads import PROMPT_LENGTHS, SMALL, decode, random_policy, random_requests
 
 KINDS = {
     "matrix products": ("mm", "addmm", "bmm", "linear"),

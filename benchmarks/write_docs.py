@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffpo.bench.growth import GrowthPoint, growth_figure
-from diffpo.drawing import save_figure
+from diffpo.lab.bench.growth import GrowthPoint, growth_figure
+from diffpo.view.drawing import save_figure
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

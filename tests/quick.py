@@ -14,7 +14,7 @@ ROOT = TESTS.parent
 SECONDS = 45
 """Longest time that tests take here."""
 ALWAYS = ("test_api.py", "test_house.py")
-OTHERS = {"cli": "test_cli*.py", "config": "test_config.py", "surrogates": "training/test_estimators.py"}
+OTHERS = {"cli": "test_cli*.py", "surrogates": "training/test_estimators.py"}
 """Rooms of src whose tests lie elsewhere than in the folder of their name."""
 FOLDERS = {
     "docs": "test_docs.py",
@@ -45,7 +45,7 @@ def _of_module(path: Path) -> set[Path]:
     package = ".".join(parents)
     module = package if name == "__init__" else f"{package}.{name}"
     imported = re.compile(rf"(from|import) {re.escape(module)}\b|from {re.escape(package)} import .*\b{name}\b")
-    room = parents[1] if len(parents) > 1 else ""
+    room = "/".join(parents[1:])
     near = {*TESTS.glob("test_*.py"), *(TESTS / room).glob("test_*.py")}
     named = {*TESTS.glob(f"test_{name}.py")}
     if found := named | {test for test in near if imported.search(test.read_text())}:

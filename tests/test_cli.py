@@ -15,7 +15,7 @@ import pytest
 
 from diffpo.cli import COMMANDS, main, parse
 from diffpo.config import CollectConfig, ModelConfig, SftConfig, TaskConfig, TrainConfig
-from diffpo.recipe import from_dict, load_config
+from diffpo.files.recipe import from_dict, load_config
 from diffpo.training.sft import fine_tune
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))

@@ -77,9 +77,7 @@ def functions_and_tests() -> tuple[list[str], list[str]]:
 
 def test_every_function_of_the_equations_exists() -> None:
     for name in functions_and_tests()[0]:
-        parts = name.split(".")
-        module = importlib.import_module(".".join(["diffpo", *parts[:2]]))
-        assert callable(reduce(getattr, parts[2:], module)), name
+        assert callable(named(name)), name
 
 
 def test_every_equation_has_a_row() -> None:
@@ -203,11 +201,23 @@ def test_every_page_is_in_the_navigation_of_the_site() -> None:
     assert [page for page in named if "/" in page] == files
 
 
-def test_modules_of_the_house_are_on_the_map() -> None:
-    house = PAGES["design.md"].split("## ")[1]
-    for path in (ROOT / "src/diffpo").iterdir():
-        name = f"{path.name}/" if path.is_dir() else path.name
-        assert name in ("__main__.py", "__pycache__/", "py.typed") or f"  {name} " in house, name
+def test_the_map_of_the_house_has_the_floors_that_the_linter_holds() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    whole, lab = (
+        [
+            re.findall(r"\w+", floor)
+            for contract in contracts
+            for floor in contract.get("layers", ())
+            if home in contract["containers"]
+        ]
+        for home in ("diffpo", "diffpo.lab")
+    )
+    lines = PAGES["design.md"].split("## ")[1].splitlines()
+    for indent, floors in ((6, whole), (8, lab)):
+        rooms = [
+            line.split()[0].rstrip("/").removesuffix(".py") for line in lines if re.match(rf" {{{indent}}}[a-z]", line)
+        ]
+        assert sorted(rooms, key=[room for floor in floors for room in floor].index) == rooms
 
 
 def test_the_walks_pass_what_is_there() -> None:
@@ -215,10 +225,14 @@ def test_the_walks_pass_what_is_there() -> None:
     names = [name for name in quoted(section) if "." in name]
     assert len(names) > 40 and len(re.findall(r"^\d+\. ", section, re.MULTILINE)) == 20
     for name in names:
-        parts = name.split(".")
-        files = [path for n in range(1, len(parts)) if (path := module_of(parts[:n]))]
-        module = importlib.import_module(".".join(["diffpo", *parts[: len(files)]]))
-        assert files and reduce(getattr, parts[len(files) :], module), name
+        assert named(name), name
+
+
+def named(name: str) -> object:
+    """What a name below diffpo is, such as "training.loop.train"."""
+    parts = name.split(".")
+    files = [path for n in range(1, len(parts)) if (path := module_of(parts[:n]))]
+    return reduce(getattr, parts[len(files) :], importlib.import_module(".".join(["diffpo", *parts[: len(files)]])))
 
 
 def module_of(parts: list[str]) -> Path | None:

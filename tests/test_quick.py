@@ -16,10 +16,11 @@ def names_of(*changed: str) -> set[str]:
     ("changed", "some"),
     [
         ("src/diffpo/training/update.py", "training/test_update.py"),
-        ("src/diffpo/training/memory.py", "training/test_plan.py"),
+        ("src/diffpo/planning/memory.py", "planning/test_plan.py"),
+        ("src/diffpo/lab/study/cell.py", "lab/study/test_cell.py"),
         ("src/diffpo/functional/random.py", "functional/test_random.py"),
         ("src/diffpo/cli/planning.py", "test_cli.py"),
-        ("src/diffpo/canvas.py", "test_canvas.py"),
+        ("src/diffpo/view/canvas.py", "view/test_canvas.py"),
         ("tests/losses/test_spg.py", "losses/test_spg.py"),
         ("docs/python.md", "test_docs.py"),
         ("README.md", "test_docs.py"),

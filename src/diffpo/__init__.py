@@ -23,8 +23,8 @@ _HOMES = {
         "ThresholdConfig",
         "TrainConfig",
     ),
-    "diffpo.analysis.analyze": ("analyze",),
-    "diffpo.analysis.settings": ("AnalysisConfig",),
+    "diffpo.lab.analysis.analyze": ("analyze",),
+    "diffpo.lab.analysis.settings": ("AnalysisConfig",),
     "diffpo.functional.latents": ("Latents", "masked_latents"),
     "diffpo.functional.unmasking": ("Rule", "Seen"),
     "diffpo.evaluation.answers": ("Answer", "Point"),
@@ -37,14 +37,14 @@ _HOMES = {
     "diffpo.models.inspection": ("inspect",),
     "diffpo.models.policy": ("Policy", "create_policy", "load_policy"),
     "diffpo.models.threshold": ("ThresholdHead",),
-    "diffpo.recipe": ("load_config",),
-    "diffpo.report.sources": ("read_run", "read_study"),
+    "diffpo.files.recipe": ("load_config",),
+    "diffpo.lab.report.sources": ("read_run", "read_study"),
     "diffpo.rollout.engine": ("Committed", "Engine", "Finished", "generate"),
     "diffpo.rollout.local": ("collect", "sample", "stream"),
     "diffpo.surrogates": ("Cost", "Surrogate"),
     "diffpo.tasks": ("load_task",),
     "diffpo.tasks.base": ("PretrainingTask", "SolvedTask", "Task"),
-    "diffpo.training.distributed": ("World",),
+    "diffpo.processes.world": ("World",),
     "diffpo.training.loop": ("train",),
     "diffpo.training.sft": ("fine_tune",),
     "diffpo.training.state": ("TrainState",),
@@ -57,8 +57,6 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
-    from diffpo.analysis.analyze import analyze
-    from diffpo.analysis.settings import AnalysisConfig
     from diffpo.config import (
         BernoulliConfig,
         EvalConfig,
@@ -77,22 +75,24 @@ if TYPE_CHECKING:
     from diffpo.evaluation.evaluate import Evaluation, evaluate
     from diffpo.evaluation.figures import frontier_figure
     from diffpo.evaluation.tables import comparison_table
+    from diffpo.files.recipe import load_config
     from diffpo.functional.latents import Latents, masked_latents
     from diffpo.functional.unmasking import Rule, Seen
+    from diffpo.lab.analysis.analyze import analyze
+    from diffpo.lab.analysis.settings import AnalysisConfig
+    from diffpo.lab.report.sources import read_run, read_study
     from diffpo.losses import Lines, Loss
     from diffpo.models.bernoulli import BernoulliHead
     from diffpo.models.export import export
     from diffpo.models.inspection import inspect
     from diffpo.models.policy import Policy, create_policy, load_policy
     from diffpo.models.threshold import ThresholdHead
-    from diffpo.recipe import load_config
-    from diffpo.report.sources import read_run, read_study
+    from diffpo.processes.world import World
     from diffpo.rollout.engine import Committed, Engine, Finished, generate
     from diffpo.rollout.local import collect, sample, stream
     from diffpo.surrogates import Cost, Surrogate
     from diffpo.tasks import load_task
     from diffpo.tasks.base import PretrainingTask, SolvedTask, Task
-    from diffpo.training.distributed import World
     from diffpo.training.loop import train
     from diffpo.training.sft import fine_tune
     from diffpo.training.state import TrainState

@@ -13,7 +13,7 @@ from torch import Tensor
 from diffpo.config import parse_sampler
 
 if TYPE_CHECKING:
-    from diffpo.drawing import Picture
+    from diffpo.view.drawing import Picture
 
 Messages = Sequence[Mapping[str, str]]
 """A conversation: each message has a role and its content."""
@@ -184,14 +184,14 @@ class Completion:
         return f"Completion({', '.join((said, *self.took))})"
 
     def _repr_html_(self) -> str | None:
-        from diffpo.canvas import painted
-        from diffpo.notebook import as_html
+        from diffpo.view.canvas import painted
+        from diffpo.view.notebook import as_html
 
         return as_html(painted(self)) if self.pieces else None
 
     def plot(self, columns: int | None = None, given: Sequence[bool] = ()) -> Picture:
         """The canvas in the colours of the calls, `columns` cells a row, and the order (`canvas.unmasking_figure`)."""
-        from diffpo.canvas import unmasking_figure
+        from diffpo.view.canvas import unmasking_figure
 
         return unmasking_figure(self, columns, given)
 

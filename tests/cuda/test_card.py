@@ -8,10 +8,10 @@ from dataclasses import replace
 import fakecuda
 import pytest
 import torch
-from bench.test_gpu import STEP, TINY, by_name
+from lab.bench.test_gpu import STEP, TINY, by_name
 
-from diffpo.bench import card
-from diffpo.bench.card import Figure, Size
+from diffpo.lab.bench import card
+from diffpo.lab.bench.card import Figure, Size
 
 SIZE = replace(TINY, device="cuda", step=replace(STEP, load=replace(STEP.load, device="cuda")))
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import fakecuda
 import pytest
 from helpers import tiny_policy
-from study.studies import write_study
+from lab.study.studies import write_study
 
-from diffpo import demo
 from diffpo.config import DemoConfig, ModelConfig, ThresholdConfig
-from diffpo.study.cell import run_cell
-from diffpo.study.plan import load_study
+from diffpo.lab import demo
+from diffpo.lab.study.cell import run_cell
+from diffpo.lab.study.plan import load_study
 
 
 @pytest.fixture

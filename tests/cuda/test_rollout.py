@@ -10,9 +10,9 @@ import torch
 from helpers import request, tiny_policy
 from rollout.test_engine import mixed_requests
 
-from diffpo.bench.workloads import batch_of
 from diffpo.functional.latents import draw_batch_cuts
 from diffpo.functional.random import fold
+from diffpo.lab.bench.workloads import batch_of
 from diffpo.models import attention
 from diffpo.models.likelihood import surrogate_logprobs
 from diffpo.models.policy import Policy

@@ -29,8 +29,8 @@ from diffpo.config import (
     TrainConfig,
 )
 from diffpo.models.policy import Policy
+from diffpo.processes.world import World
 from diffpo.training import loop
-from diffpo.training.distributed import World
 from diffpo.training.loop import train
 from diffpo.training.sft import fine_tune
 from diffpo.training.state import TrainState

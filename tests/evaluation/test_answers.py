@@ -14,6 +14,7 @@ from diffpo.evaluation import evaluate as module
 from diffpo.evaluation.evaluate import evaluate
 from diffpo.evaluation.log import AnswerLog
 from diffpo.models.policy import create_policy
+from diffpo.processes.world import World
 from diffpo.tasks import load_task
 
 TASK = load_task(TaskConfig(name="tiny_sudoku"))
@@ -21,19 +22,12 @@ POLICY = create_policy(TASK.alphabet, ModelConfig(hidden_size=16, num_layers=1, 
 CONFIG = EvalConfig(samplers=("top_k:4",), gammas=(1.0,), num_prompts=10)
 
 
-@dataclass
-class TwoRanks:
-    """One of two processes that take turns; `sent` holds what the other sends."""
+@dataclass(frozen=True)
+class Half(World):
+    """One of two processes that take turns; `sent` holds what it sends."""
 
-    rank: int
+    num_ranks: int = 2
     sent: list[list[object]] = field(default_factory=list)
-
-    @property
-    def is_main(self) -> bool:
-        return self.rank == 0
-
-    def share(self, count: int) -> range:
-        return range(self.rank * count // 2, (self.rank + 1) * count // 2)
 
     def gather(self, items: Sequence) -> list:
         self.sent.append(list(items))
@@ -85,8 +79,8 @@ def test_two_ranks_answer_what_one_does(tmp_path: Path) -> None:
     evaluate(POLICY, TASK, CONFIG, log=alone, quiet=True)
     answers = []
     for rank in (0, 1):
-        ranks = TwoRanks(rank)
+        world = Half(rank)
         with pytest.raises(KeyError):  # the other's half never comes
-            evaluate(POLICY, TASK, CONFIG, ranks=ranks, quiet=True)
-        answers += ranks.sent[0]
+            evaluate(POLICY, TASK, CONFIG, world=world, quiet=True)
+        answers += world.sent[0]
     assert answers == [alone.answers["top_k:4", answer.id, 0] for answer in answers] and len(answers) == 10

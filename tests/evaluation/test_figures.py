@@ -11,9 +11,9 @@ import pytest
 from evaluation.measured import evaluation, point
 from helpers import is_picture
 
-from diffpo.drawing import save_figure
 from diffpo.evaluation.evaluate import Evaluation
 from diffpo.evaluation.figures import frontier_figure, training_figure
+from diffpo.view.drawing import save_figure
 
 
 @pytest.mark.parametrize(

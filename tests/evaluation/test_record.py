@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from diffpo.cli import main, parse
 from diffpo.config import LoraConfig, ModelConfig, RolloutConfig, TaskConfig
 from diffpo.evaluation.evaluate import evaluate
+from diffpo.files.places import digest_of
 from diffpo.models.policy import Policy, create_policy, load_policy
-from diffpo.places import digest_of
 from diffpo.rollout.local import sample
 from diffpo.tasks import load_task
 

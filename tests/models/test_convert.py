@@ -28,12 +28,12 @@ from diffpo.config import (
     TaskConfig,
     TrainConfig,
 )
+from diffpo.files.recipe import find_recipe, load_config
 from diffpo.models.attention import label, pack
 from diffpo.models.convert import convert
 from diffpo.models.export import export
 from diffpo.models.inspection import inspect
 from diffpo.models.policy import load_policy
-from diffpo.recipe import find_recipe, load_config
 from diffpo.rollout.local import sample
 from diffpo.training.loop import train
 from diffpo.training.sft import fine_tune

@@ -11,7 +11,7 @@ from helpers import request, tiny_policy
 from rollout.test_engine import assert_same
 
 from diffpo.config import EvalConfig, RolloutConfig, TaskConfig, TrainConfig
-from diffpo.record import anchored_rules
+from diffpo.files.record import anchored_rules
 from diffpo.rollout.engine import generate
 from diffpo.rollout.rules import load_rule
 from diffpo.training.banner import open_inputs

@@ -17,9 +17,9 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from diffpo.config import TrainConfig
+from diffpo.files.recipe import from_dict
 from diffpo.losses import Loss
 from diffpo.models import fused
-from diffpo.recipe import from_dict
 from diffpo.training import collect as collecting
 from diffpo.training import loop
 

@@ -14,8 +14,8 @@ from diffpo.losses import load_loss
 from diffpo.models.likelihood import score
 from diffpo.models.policy import Policy, load_policy
 from diffpo.objective import Objective
+from diffpo.processes.world import World
 from diffpo.training.checkpoint import _flatten_experience, _restore_experience
-from diffpo.training.distributed import World
 from diffpo.training.update import latents_of, policy_backward, update
 
 OBJECTIVES = {

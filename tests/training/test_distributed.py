@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from training.ranks import Job, run_job, run_on_ranks
 
 from diffpo.config import LoadConfig, LoraConfig, ObjectiveConfig, OptimConfig, TaskConfig, ThresholdConfig, TrainConfig
+from diffpo.files.recipe import to_json
 from diffpo.models.policy import Policy, load_policy
 from diffpo.models.transformer import Transformer
-from diffpo.recipe import to_json
-from diffpo.training.distributed import World
+from diffpo.processes.world import World
 from diffpo.training.metrics import read_metrics
+from diffpo.training.sharding import shard
 from diffpo.training.update import in_step
 
 ROOT = Path(__file__).parents[2]
@@ -220,4 +221,4 @@ def test_four_bit_weights_are_not_sharded() -> None:
     denoiser = tiny_denoiser(tiny_shape(9))
     denoiser.blocks[0].up_proj.weight = torch.nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
     with pytest.raises(ValueError, match=r"4-bit weights are not sharded: launch with recipes/accelerate/ddp\.yaml"):
-        World(num_ranks=2, shards=True).shard(denoiser)
+        shard(World(num_ranks=2, shards=True), denoiser)

@@ -18,18 +18,18 @@ from torch import Tensor, nn
 from training.test_update import CONFIG, state_of
 
 from diffpo.config import ObjectiveConfig, OptimConfig, RolloutConfig, TrainConfig
+from diffpo.files.recipe import load_config
 from diffpo.functional.prediction import ban
 from diffpo.functional.random import fold
 from diffpo.losses import load_loss
 from diffpo.models.attention import pack
 from diffpo.models.policy import Policy, load_policy
 from diffpo.objective import Objective
-from diffpo.recipe import load_config
+from diffpo.processes.world import World
 from diffpo.surrogates import load_surrogate
 from diffpo.surrogates.elbo import elbo_masks
 from diffpo.surrogates.spg import block_masks
 from diffpo.training.checkpoint import _flatten_experience, _restore_experience
-from diffpo.training.distributed import World
 from diffpo.training.update import policy_backward, prepare
 from diffpo.types import Batch
 

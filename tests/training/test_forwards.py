@@ -11,9 +11,9 @@ from helpers import keys
 
 from diffpo.config import ObjectiveConfig, RolloutConfig, TaskConfig, TrainConfig
 from diffpo.models.policy import load_policy
+from diffpo.processes.world import World
 from diffpo.surrogates import load_surrogate
 from diffpo.tasks import load_task
-from diffpo.training.distributed import World
 from diffpo.training.loop import gather, train
 from diffpo.training.metrics import read_metrics
 from diffpo.training.state import TrainState

@@ -11,13 +11,13 @@ import torch
 from training.test_loop import assert_same_run, train_until_sigterm
 
 from diffpo.config import RolloutConfig, TrainConfig
+from diffpo.files.places import latest_checkpoint
 from diffpo.models.policy import Policy
-from diffpo.places import latest_checkpoint
+from diffpo.rollout.log import read_rollouts
 from diffpo.training import collect
 from diffpo.training.collect import InProcess
 from diffpo.training.loop import train
 from diffpo.training.metrics import alarms, read_metrics
-from diffpo.training.rollout_log import read_rollouts
 from diffpo.types import Prompt, RolloutGroup
 
 

@@ -25,13 +25,13 @@ from diffpo.config import (
     TrainConfig,
 )
 from diffpo.evaluation.evaluate import evaluate
+from diffpo.files.places import find_damage, latest_checkpoint
 from diffpo.models.lora import Adapted
 from diffpo.models.policy import load_policy
-from diffpo.places import find_damage, latest_checkpoint
+from diffpo.processes.world import World
 from diffpo.tasks import load_task
 from diffpo.training import checkpoint, loop
 from diffpo.training import collect as collecting
-from diffpo.training.distributed import World
 from diffpo.training.loop import start_policy, train
 from diffpo.training.metrics import read_metrics
 

@@ -11,8 +11,8 @@ import pytest
 from models.published_llada import golden_checkpoint
 
 from diffpo.config import LoadConfig, LoraConfig, OptimConfig, RolloutConfig, SftConfig, TaskConfig, TrainConfig
+from diffpo.files.places import latest_checkpoint
 from diffpo.models.policy import load_policy
-from diffpo.places import latest_checkpoint
 from diffpo.rollout.local import check_prompts, make_request
 from diffpo.tasks import load_task
 from diffpo.training.examples import read_examples

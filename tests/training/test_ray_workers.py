@@ -22,10 +22,10 @@ from training.test_loop import assert_same_run
 from training.troubled import Troubled
 
 from diffpo.config import LoadConfig, LoraConfig, RolloutConfig, TaskConfig, TrainConfig
-from diffpo.places import latest_checkpoint
-from diffpo.recipe import to_json
+from diffpo.files.places import latest_checkpoint
+from diffpo.files.recipe import to_json
+from diffpo.processes.world import World
 from diffpo.rollout.engine import generate
-from diffpo.training.distributed import World
 from diffpo.training.loop import train
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")

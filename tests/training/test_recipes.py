@@ -11,10 +11,10 @@ import pytest
 from models.published_llada import golden_checkpoint
 
 from diffpo.config import TrainConfig
+from diffpo.files.recipe import find_recipe, from_dict, load_config
+from diffpo.files.shipped import list_recipes
 from diffpo.models.families import PUBLISHED
 from diffpo.models.policy import load_policy
-from diffpo.recipe import find_recipe, from_dict, load_config
-from diffpo.shipped import list_recipes
 from diffpo.tasks import load_task
 from diffpo.training import loop
 from diffpo.training.loop import train

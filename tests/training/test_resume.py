@@ -15,8 +15,8 @@ from training.test_loop import assert_same_run
 
 from diffpo.cli import main
 from diffpo.config import EvalConfig, OptimConfig, RolloutConfig, SftConfig, TrainConfig
+from diffpo.files.places import latest_checkpoint
 from diffpo.models.policy import load_policy
-from diffpo.places import latest_checkpoint
 from diffpo.training import loop
 from diffpo.training.loop import train
 from diffpo.training.metrics import read_metrics

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from diffpo.config import ObjectiveConfig, TaskConfig, TrainConfig
+from diffpo.files.recipe import load_config
 from diffpo.models.policy import load_policy
-from diffpo.recipe import load_config
 from diffpo.training.loop import train
 from diffpo.training.metrics import read_metrics
 

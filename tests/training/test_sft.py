@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from diffpo.config import ModelConfig, OptimConfig, SftConfig, TaskConfig
+from diffpo.files.recipe import from_dict
 from diffpo.models.policy import create_policy, load_policy
-from diffpo.progress import Progress
-from diffpo.recipe import from_dict
 from diffpo.tasks import load_task
 from diffpo.training.examples import pretraining_examples
 from diffpo.training.sft import fine_tune
+from diffpo.view.progress import Progress
 
 OPTIM = OptimConfig(2e-3, warmup_steps=2, lr_schedule="cosine", weight_decay=0.01)
 SHAPE = ModelConfig(hidden_size=48, num_layers=1, num_heads=2, mlp_size=64)

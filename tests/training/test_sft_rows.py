@@ -14,7 +14,7 @@ from models.published_llada import golden_checkpoint
 
 from diffpo.config import LoadConfig, LoraConfig, OptimConfig, SftConfig
 from diffpo.models.policy import Policy, load_policy
-from diffpo.training.distributed import World
+from diffpo.processes.world import World
 from diffpo.training.examples import read_examples
 from diffpo.training.metrics import read_metrics
 from diffpo.training.sft import batch_rows, fine_tune, losses, mean_loss

@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from diffpo.config import ObjectiveConfig, RolloutConfig, TaskConfig, ThresholdConfig, TrainConfig
+from diffpo.files.places import latest_checkpoint
 from diffpo.losses import load_loss
 from diffpo.models.policy import Policy, load_policy
 from diffpo.models.threshold import ThresholdHead
-from diffpo.places import latest_checkpoint
+from diffpo.processes.world import World
 from diffpo.rollout.local import collect
 from diffpo.tasks import load_task
 from diffpo.training import collect as collecting
 from diffpo.training import loop
-from diffpo.training.distributed import World
 from diffpo.training.loop import gather, train
 from diffpo.training.metrics import read_metrics
 from diffpo.training.state import Experience, TrainState

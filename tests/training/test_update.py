@@ -23,8 +23,8 @@ from diffpo.functional.bernoulli import positions_logprob
 from diffpo.models.bernoulli import BernoulliHead
 from diffpo.models.policy import Policy, load_policy
 from diffpo.models.threshold import ThresholdHead
+from diffpo.processes.world import World
 from diffpo.tasks import load_task
-from diffpo.training.distributed import World
 from diffpo.training.loop import gather
 from diffpo.training.metrics import ALARMS, alarms, mean_of
 from diffpo.training.state import TrainState, adamw, learning_rate_factor

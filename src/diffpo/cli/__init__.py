@@ -24,10 +24,10 @@ from diffpo.cli.serving import Generate, Serve
 from diffpo.cli.studying import Report, Study
 from diffpo.cli.training import Demo, Sft, Train, is_main
 from diffpo.config import ServeConfig, SftConfig, TaskConfig, TrainConfig, suggest
-from diffpo.places import find_policy
-from diffpo.recipe import find_recipe, find_training, kind_at, load_config
-from diffpo.record import Record, decoding
-from diffpo.shipped import defaults_for, is_published
+from diffpo.files.places import find_policy
+from diffpo.files.recipe import find_recipe, find_training, kind_at, load_config
+from diffpo.files.record import Record, decoding
+from diffpo.files.shipped import defaults_for, is_published
 
 COMMANDS: dict[str, type] = {
     "demo": Demo,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from diffpo.analysis.settings import AnalysisConfig
 from diffpo.config import CollectConfig, LoadConfig, ObjectiveConfig, RolloutConfig, TaskConfig, TrainConfig
 from diffpo.config.idle import Idle, Knobs
+from diffpo.lab.analysis.settings import AnalysisConfig
 
 if TYPE_CHECKING:
-    from diffpo.analysis.sections import Section
+    from diffpo.lab.analysis.sections import Section
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Analyze(Knobs):
 
         from rich.console import Console
 
-        from diffpo.analysis.analyze import report
-        from diffpo.analysis.merge import means_over
-        from diffpo.analysis.show import section_figure, section_table
-        from diffpo.drawing import save_figure
+        from diffpo.lab.analysis.analyze import report
+        from diffpo.lab.analysis.merge import means_over
+        from diffpo.lab.analysis.show import section_figure, section_table
+        from diffpo.view.drawing import save_figure
 
         path, models = self._path(), (self.model, *self.also)
         if len(self.against) not in (0, len(models)):
@@ -72,7 +72,7 @@ class Analyze(Knobs):
 
     def _analyze(self, model: str, against: str, names: tuple[str, str]) -> list[Section]:
         """The sections of one model."""
-        from diffpo.analysis.analyze import analyze
+        from diffpo.lab.analysis.analyze import analyze
         from diffpo.models.policy import load_policy
         from diffpo.tasks import load_task
         from diffpo.training.banner import check_named

@@ -15,10 +15,10 @@ from tyro.conf import Positional
 
 from diffpo.config import EvalConfig, LoadConfig, RolloutConfig, TaskConfig
 from diffpo.config.idle import Idle, Knobs
-from diffpo.places import find_policy, find_run, list_checkpoints, shortest
+from diffpo.files.places import find_policy, find_run, list_checkpoints, shortest
 
 if TYPE_CHECKING:
-    from diffpo.training.distributed import World
+    from diffpo.processes.world import World
 
 
 UNMERGED = {"rollout.merge_adapters": "outside of training"}
@@ -48,7 +48,7 @@ class Eval(Knobs):
         }
 
     def run(self) -> None:
-        from diffpo.training.distributed import World
+        from diffpo.processes.world import World
 
         world = World.join(self.load.device)
         place, name = self._place()
@@ -73,7 +73,6 @@ class Eval(Knobs):
     def _measure(self, world: World, place: Path, name: str) -> None:
         from rich.console import Console
 
-        from diffpo.drawing import save_figure
         from diffpo.evaluation.evaluate import evaluate
         from diffpo.evaluation.figures import frontier_figure
         from diffpo.evaluation.log import AnswerLog
@@ -83,6 +82,7 @@ class Eval(Knobs):
         from diffpo.tasks.chat import check_fit
         from diffpo.training.banner import check_named
         from diffpo.training.resume import digests
+        from diffpo.view.drawing import save_figure
 
         check_named(self.task, self.model)
         task, lengths = load_task(self.task), self.eval.gen_lengths or (self.rollout.gen_length,)
@@ -101,7 +101,7 @@ class Eval(Knobs):
             if world.is_main and log.aside:
                 print(log.said_of_aside())
             try:
-                evaluation = evaluate(policy, task, self.eval, rollout, self.seed, log=log, ranks=world)
+                evaluation = evaluate(policy, task, self.eval, rollout, self.seed, log=log, world=world)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"interrupted: {log.said_of_stop()}") from None
             if world.is_main:
@@ -140,11 +140,11 @@ class Compare:
             raise ValueError("name what to compare: diffpo compare FOLDER NAME=FOLDER ...")
         from rich.console import Console
 
-        from diffpo.drawing import save_figure
         from diffpo.evaluation.evaluate import Evaluation
         from diffpo.evaluation.figures import frontier_figure
         from diffpo.evaluation.paired import differences, read_accuracies
         from diffpo.evaluation.tables import difference_table, samples_table, side_by_side_table
+        from diffpo.view.drawing import save_figure
 
         folders = self._folders()
         found = {name: Evaluation.load(folder) for name, folder in folders.items()}

@@ -14,10 +14,10 @@ from diffpo.config import TrainConfig
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from diffpo.bench.card import Figure
-    from diffpo.bench.growth import GrowthPoint
-    from diffpo.bench.steps import Measured
-    from diffpo.bench.suite import Row
+    from diffpo.lab.bench.card import Figure
+    from diffpo.lab.bench.growth import GrowthPoint
+    from diffpo.lab.bench.steps import Measured
+    from diffpo.lab.bench.suite import Row
 
 
 Found = Iterator[tuple["Table", list[dict[str, Any]]]]
@@ -53,8 +53,8 @@ class Bench:
         measure = suites[self.suite]()
         from rich.console import Console
 
-        from diffpo.bench.measure import gpu_facts
-        from diffpo.study.origin import origin
+        from diffpo.lab.bench.measure import gpu_facts
+        from diffpo.lab.study.origin import origin
 
         where, written = origin() | gpu_facts(), []
         path = self._path(gpu_facts())
@@ -91,14 +91,14 @@ class Bench:
         if self.sharpness != 1 and not self.random_weights:
             raise ValueError("--sharpness is of random weights: add --random-weights")
         if self.suite == "gpu":
-            from diffpo.bench.gpu import no_card
+            from diffpo.lab.bench.gpu import no_card
 
             if why := no_card(self.minutes):
                 raise ValueError(why)
 
     def _recipe(self) -> Found:
-        from diffpo.bench.steps import measure, open_bench
-        from diffpo.training.plan import find_start
+        from diffpo.lab.bench.steps import measure, open_bench
+        from diffpo.planning.plan import find_start
 
         shape = find_start(self.config).shape if self.random_weights else None
         bench = open_bench(self.config, shape, self.sharpness)
@@ -112,20 +112,20 @@ class Bench:
         )
 
     def _published(self) -> Found:
-        from diffpo.bench.suite import Size, published
+        from diffpo.lab.bench.suite import Size, published
 
         for rows in published(Size(self.repeats)):
             yield rows_table(rows), list(map(_plain, rows))
 
     def _gpu(self) -> Found:
-        from diffpo.bench.gpu import full_size, gpu_suite
+        from diffpo.lab.bench.gpu import full_size, gpu_suite
 
         for figures in gpu_suite(full_size(), self.minutes):
             yield _figures_table(figures), [_plain(figure) | {"reached": figure.reached} for figure in figures]
 
     def _growth(self) -> Found:
-        from diffpo.bench.growth import growth_figure, growth_points
-        from diffpo.drawing import save_figure
+        from diffpo.lab.bench.growth import growth_figure, growth_points
+        from diffpo.view.drawing import save_figure
 
         measured = growth_points(self.repeats)
         if self.figure:

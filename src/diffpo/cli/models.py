@@ -84,7 +84,7 @@ class Export(Knobs):
 def _show(description: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from diffpo.notebook import facts_table
+    from diffpo.view.notebook import facts_table
 
     memory = {dtype: f"{size / 1e9:.3g} GB" for dtype, size in description.get("memory", {}).items()}
     facts = description | ({"memory": memory} if memory else {})

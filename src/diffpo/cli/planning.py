@@ -12,14 +12,14 @@ import tyro
 from diffpo.cli.training import FLAT, Recipe, show_inputs
 from diffpo.config import SftConfig, TrainConfig
 from diffpo.config.idle import Idle, Knobs
-from diffpo.progress import count
-from diffpo.record import with_task
-from diffpo.training.gpus import GPUS, find_gpu
+from diffpo.files.record import with_task
+from diffpo.planning.gpus import GPUS, find_gpu
+from diffpo.view.progress import count
 
 if TYPE_CHECKING:
-    from diffpo.training import plan as planning
-    from diffpo.training.changes import Change
-    from diffpo.training.plan_cluster import Split
+    from diffpo.planning import plan as planning
+    from diffpo.planning.changes import Change
+    from diffpo.planning.cluster import Split
 
 GIB = 2**30
 
@@ -51,9 +51,9 @@ class Plan(Knobs):
         return {"fsdp": self.num_gpus == 1 and not self.sweep and "on one GPU", "nfe_of": alone}
 
     def run(self) -> None:
-        from diffpo.training import plan as planning
-        from diffpo.training.changes import changes, roomy_gpu
-        from diffpo.training.plan_cluster import splits_of
+        from diffpo.planning import plan as planning
+        from diffpo.planning.changes import changes, roomy_gpu
+        from diffpo.planning.cluster import splits_of
 
         cluster = planning.Cluster(find_gpu(self.gpu), self.num_gpus, self.fsdp, self.mfu, self.nfe, self.prompt_length)
         config = with_task(self.config)
@@ -90,7 +90,7 @@ def _show(plan: planning.Plan) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from diffpo.training.memory import PARTS
+    from diffpo.planning.memory import PARTS
 
     console = Console(highlight=False)
     console.print(*_headings(plan), sep="\n", soft_wrap=True, markup=False)

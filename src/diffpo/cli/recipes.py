@@ -21,7 +21,7 @@ class Recipes:
 
     def run(self) -> None:
         from diffpo.config import suggest
-        from diffpo.shipped import list_recipes
+        from diffpo.files.shipped import list_recipes
 
         recipes = {recipe.name: recipe for recipe in list_recipes()}
         if not self.name:

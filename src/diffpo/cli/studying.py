@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
+from diffpo.files.places import PACKAGE
+
 STUDY = "A TOML file, or the name of a study that ships with diffpo."
 
 
@@ -45,14 +47,14 @@ class Study:
             return
         if not self.study:
             raise ValueError("name a study: diffpo study STUDY.toml")
-        from diffpo.study.plan import load_study
+        from diffpo.lab.study.plan import load_study
 
         study = load_study(self.study)
         folder = Path(self.output, study.name)
         if self.dry_run:
             from rich.console import Console
 
-            from diffpo.study.estimate import grid_table
+            from diffpo.lab.study.estimate import grid_table
 
             Console().print(grid_table(study, folder, self.jobs))
             return
@@ -63,8 +65,8 @@ class Study:
 
         from rich.console import Console
 
-        from diffpo.study.run import run_study
-        from diffpo.study.tables import rich_table
+        from diffpo.lab.study.run import run_study
+        from diffpo.lab.study.tables import rich_table
 
         summary = {"command": f"diffpo study {self.study}"} | run_study(study, folder, self.jobs, device=self.device)
         path = Path(self.results) / f"{study.name}.json" if self.results else results_path(study.path)
@@ -75,7 +77,7 @@ class Study:
         print(f"saved {path}; next: diffpo report {path}")
 
     def _write_tables(self) -> None:
-        from diffpo.study.tables import render_page
+        from diffpo.lab.study.tables import render_page
 
         for name in self.tables:
             path = Path(name)
@@ -86,9 +88,9 @@ class Study:
             print(f"saved {path}")
 
     def _draw(self) -> None:
-        from diffpo.drawing import save_figure
-        from diffpo.report.figures import equal_cost_figure
-        from diffpo.report.sources import read_study
+        from diffpo.lab.report.figures import equal_cost_figure
+        from diffpo.lab.report.sources import read_study
+        from diffpo.view.drawing import save_figure
 
         picture, *names = self.picture
         if not names:
@@ -113,8 +115,8 @@ class Report:
     """Title of the page; empty: the study's or run's where it is one."""
 
     def run(self) -> None:
-        from diffpo.report.page import make_report
-        from diffpo.report.sources import read_sources
+        from diffpo.lab.report.page import make_report
+        from diffpo.lab.report.sources import read_sources
 
         if not self.paths:
             raise ValueError("name a study, an evaluation or a run: diffpo report RUN_OR_STUDY...")
@@ -131,6 +133,5 @@ class Report:
 
 def results_path(study: Path) -> Path:
     """Where a study's summary goes: beside the study, unless that is inside an installed package."""
-    package = Path(__file__).parents[1]
-    home = Path("studies") if study.resolve().is_relative_to(package) else study.parent
+    home = Path("studies") if study.resolve().is_relative_to(PACKAGE) else study.parent
     return home / "results" / f"{study.stem}.json"

@@ -11,7 +11,7 @@ import tyro
 from tyro.conf import Positional
 
 from diffpo.config import DemoConfig, ObjectiveConfig, SftConfig, TrainConfig
-from diffpo.recipe import to_json
+from diffpo.files.recipe import to_json
 
 RECIPE = (
     "A TOML recipe, a file or the name of one that ships with diffpo (diffpo recipes lists them), or a run's folder; "
@@ -52,7 +52,7 @@ class Demo:
     config: Annotated[DemoConfig, FLAT] = field(default_factory=DemoConfig)
 
     def run(self) -> None:
-        from diffpo.demo import run_demo
+        from diffpo.lab.demo import run_demo
 
         run_demo(self.config)
 

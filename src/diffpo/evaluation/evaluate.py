@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,43 +19,22 @@ import torch
 from diffpo.config import EvalConfig, RolloutConfig
 from diffpo.evaluation.answers import Answer, Asked, Point, answer, asked, points_of
 from diffpo.evaluation.log import AnswerLog
-from diffpo.folder import write_text
+from diffpo.files.folder import write_text
 from diffpo.models.policy import Policy
-from diffpo.notebook import as_html
-from diffpo.progress import Progress
+from diffpo.processes.world import World
 from diffpo.rollout.local import check_prompts
 from diffpo.tasks.base import Task
 from diffpo.tasks.chat import check_fit
+from diffpo.view.notebook import as_html
+from diffpo.view.progress import Progress
 
 if TYPE_CHECKING:
     import pandas
 
-    from diffpo.drawing import Picture
+    from diffpo.view.drawing import Picture
 
-T = TypeVar("T")
 SAVE_EVERY = 128
 """Answers between two writes to completions.jsonl, or as many as are decoded at once where that is more."""
-
-
-class Ranks(Protocol):
-    """Processes that share the work (`diffpo.training.distributed.World`)."""
-
-    @property
-    def is_main(self) -> bool: ...
-    def share(self, count: int) -> range: ...
-    def gather(self, items: Sequence[T]) -> list[T]: ...
-
-
-class Alone:
-    """One process that does all of it."""
-
-    is_main = True
-
-    def share(self, count: int) -> range:
-        return range(count)
-
-    def gather(self, items: Sequence[T]) -> list[T]:
-        return list(items)
 
 
 @dataclass(frozen=True)
@@ -189,17 +168,17 @@ def evaluate(
     seed: int = 0,
     quiet: bool = False,
     log: AnswerLog | None = None,
-    ranks: Ranks | None = None,
+    world: World | None = None,
 ) -> Evaluation:
     """Measure `policy` on test prompts: each of config.samplers, then config.gammas as fixed entropy bounds.
 
     `rollout` gives lengths and the entropies' temperature; its sampler and temperature are config's. None stands for
     what the policy was trained with, and measured by. Without a sampler head a learned sampler is left out, or a
-    ValueError if it was asked for. Answers that `log` holds are not made again; `ranks` share the rest. The result
-    depends on neither, nor on how many rows are decoded at once; N answers a prompt are the first N of more. On Ctrl-C
-    `log` has the answers made so far.
+    ValueError if it was asked for. Answers that `log` holds are not made again; the processes of `world` share the
+    rest. The result depends on neither, nor on how many rows are decoded at once; N answers a prompt are the first N
+    of more. On Ctrl-C `log` has the answers made so far.
     """
-    config, rollout, ranks = config or policy.eval or EvalConfig(), rollout or policy.decoding, ranks or Alone()
+    config, rollout, world = config or policy.eval or EvalConfig(), rollout or policy.decoding, world or World()
     check_fit(task, policy.is_tiny)
     if policy.sampler_head is None and "learned" in config.samplers:
         usual = (EvalConfig.samplers, policy.eval.samplers if policy.eval else ())
@@ -215,12 +194,12 @@ def evaluate(
     num_known = len(log.answers) if log else 0
     if policy.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(policy.device)
-    with Progress("measure", len({*samplers, *fixed}), quiet or not ranks.is_main, unit="sampler") as progress:
+    with Progress("measure", len({*samplers, *fixed}), quiet or not world.is_main, unit="sampler") as progress:
         for line in left_out:
             progress.note(line)
         for spec in dict.fromkeys((*samplers, *fixed)):
             started, own = time.perf_counter(), replace(rollout, sampler=spec, temperature=config.temperature)
-            found = _answers(policy, task, wanted, own, seed, not config.full_canvas, log, ranks, progress)
+            found = _answers(policy, task, wanted, own, seed, not config.full_canvas, log, world, progress)
             answers += found
             measured[spec] = points_of(spec, found)
             seconds[spec] = round(time.perf_counter() - started, 3)
@@ -242,7 +221,7 @@ def _answers(
     seed: int,
     early_exit: bool,
     log: AnswerLog | None,
-    ranks: Ranks,
+    world: World,
     progress: Progress,
 ) -> list[Answer]:
     """The `wanted` answers, in their order: from the log, or made now, a part by each rank."""
@@ -250,12 +229,12 @@ def _answers(
     known = {key: log.answers[key] for key in keys if key in log.answers} if log else {}
     missing = [pair for pair, key in zip(wanted, keys, strict=True) if key not in known]
     size = max(SAVE_EVERY, rollout.num_slots)
-    keep = log.add if log and ranks.is_main else None
+    keep = log.add if log and world.is_main else None
     for start in range(0, len(missing), size):
         progress.phase(f"{rollout.sampler}, {len(known)} of {len(wanted)} answers")
         part = missing[start : start + size]
-        share = ranks.share(len(part))
-        made = ranks.gather(
+        share = world.share(len(part))
+        made = world.gather(
             answer(policy, task, part[share.start : share.stop], rollout, seed, early_exit, on_stop=keep)
         )
         if keep:

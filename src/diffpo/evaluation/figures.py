@@ -12,7 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from diffpo.drawing import (
+from diffpo.evaluation.answers import Point
+from diffpo.evaluation.evaluate import Evaluation
+from diffpo.view.drawing import (
     DASHES,
     FAINT,
     INK,
@@ -25,8 +27,6 @@ from diffpo.drawing import (
     style_axes,
     styles,
 )
-from diffpo.evaluation.answers import Point
-from diffpo.evaluation.evaluate import Evaluation
 
 Metrics = Mapping[str, float | None]
 """A line of a run's metrics.jsonl; None stands for what was not finite."""

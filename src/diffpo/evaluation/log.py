@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.evaluation.answers import Answer
-from diffpo.folder import append, write_text
+from diffpo.files.folder import append, write_text
 
 SETTINGS, ANSWERS = "settings.json", "completions.jsonl"
 FILES = ("evaluation.json", "evaluation.csv", "frontier.png", SETTINGS, ANSWERS)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from diffpo.config.objective import LOSSES
+from diffpo.config.own import build
 from diffpo.config.specs import parse_spec
 from diffpo.losses.base import Lines, Loss
-from diffpo.own import build
 
 __all__ = ["Lines", "Loss", "load_loss"]
 

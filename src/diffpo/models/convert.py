@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from diffpo.config import suggest
-from diffpo.folder import new_folder, write_folder
+from diffpo.files.folder import new_folder, write_folder
 from diffpo.models.families import FAMILIES
 from diffpo.models.hub_tokenizer import HubTokenizer
 from diffpo.models.saving import save_shards

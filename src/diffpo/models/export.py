@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from diffpo.folder import new_folder, write_folder
+from diffpo.files.folder import new_folder, write_folder
 from diffpo.models.card import model_card
 from diffpo.models.policy import load_policy
 from diffpo.models.weights import DTYPES

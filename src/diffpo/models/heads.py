@@ -6,10 +6,10 @@ import dataclasses
 from typing import Any
 
 from diffpo.config import HeadConfig, ThresholdConfig
+from diffpo.config.own import find_class
+from diffpo.files.record import anchored_code
 from diffpo.models.bernoulli import BernoulliHead
 from diffpo.models.threshold import ThresholdHead
-from diffpo.own import find_class
-from diffpo.record import anchored_code
 
 
 def open_network(config: HeadConfig) -> type[ThresholdHead] | type[BernoulliHead]:

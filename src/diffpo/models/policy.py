@@ -21,6 +21,7 @@ from diffpo.config import (
     RolloutConfig,
     TaskConfig,
 )
+from diffpo.files.record import Record, decoding
 from diffpo.functional.prediction import ban
 from diffpo.functional.random import make_key
 from diffpo.models import lora
@@ -36,10 +37,9 @@ from diffpo.models.threshold import ThresholdHead
 from diffpo.models.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
 from diffpo.models.weights import DTYPES, Checkpoint, load_denoiser, read_tensors
-from diffpo.notebook import as_html, facts_table
-from diffpo.progress import count
-from diffpo.record import Record, decoding
 from diffpo.types import Messages
+from diffpo.view.notebook import as_html, facts_table
+from diffpo.view.progress import count
 
 COPIED = ("*.py", "generation_config.json", "LICENSE*")
 """Files of the base model that go along: its modelling code, which is not run here, and how it generates."""

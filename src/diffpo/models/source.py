@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diffpo.files.places import find_policy
+from diffpo.files.record import Base, Record
 from diffpo.models.families import with_blocks
 from diffpo.models.weights import Checkpoint, locate, read_json
-from diffpo.places import find_policy
-from diffpo.record import Base, Record
 
 COUNTED = (
     *("*.safetensors", "config.json", "adapter_config.json", "diffpo.json", "tokenizer*", "vocab*", "merges.txt"),

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from diffpo.files.record import Record
 from diffpo.models import lora
 from diffpo.models.policy import Policy
 from diffpo.models.source import find_source
 from diffpo.models.weights import read_tensors
-from diffpo.record import Record
 
 
 def with_adapter(policy: Policy, folder: Path) -> Policy:

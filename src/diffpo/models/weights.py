@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from diffpo.files.shipped import maker_of
 from diffpo.models.families import FAMILIES, Family, check_known, with_blocks
 from diffpo.models.transformer import Transformer
-from diffpo.shipped import maker_of
 
 HEAD = "head.weight"
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffpo.config import suggest
-from diffpo.own import find_in_file
+from diffpo.config.own import find_in_file
 from diffpo.rewards.builtin import BUILTIN
 from diffpo.rewards.calls import Reward, RewardFunction, Rewards
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffpo.config import RolloutConfig
-from diffpo.folder import append
+from diffpo.files.folder import append
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
-from diffpo.progress import Progress
 from diffpo.rollout.engine import Engine, Finished
 from diffpo.rollout.local import default_length, make_request
 from diffpo.tasks.conversations import read_example
 from diffpo.tasks.data import Row, Source, read_rows
 from diffpo.types import Completion, Request
+from diffpo.view.progress import Progress
 
 AHEAD = 8
 """Rows beyond the first unwritten one that are decoded, in slots: so many answers at most wait in memory."""

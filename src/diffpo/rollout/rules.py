@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffpo.config.own import find_class
 from diffpo.functional.unmasking import RULES, Look, Rule, Seen, top_k
-from diffpo.own import find_class
 from diffpo.types import Sampler
 
 

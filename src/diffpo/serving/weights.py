@@ -10,8 +10,8 @@ from pathlib import Path
 from fastapi.concurrency import run_in_threadpool
 
 from diffpo.config import ServeConfig
+from diffpo.files.places import find_policy, list_checkpoints
 from diffpo.models.variants import saved_weights, with_adapter
-from diffpo.places import find_policy, list_checkpoints
 from diffpo.serving.asking import Served
 from diffpo.serving.errors import ApiError
 from diffpo.serving.schema import LoadAdapter, UnloadAdapter

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from diffpo.config.objective import SURROGATES
+from diffpo.config.own import build
 from diffpo.config.specs import parse_spec
-from diffpo.own import build
 from diffpo.surrogates.base import Cost, Surrogate
 
 __all__ = ["Cost", "Surrogate", "load_surrogate"]

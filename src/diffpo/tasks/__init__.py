@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from diffpo.config import TaskConfig, suggest
-from diffpo.own import find_class
+from diffpo.config.own import find_class
 
 if TYPE_CHECKING:
     from diffpo.tasks.base import PretrainingTask, SolvedTask, Task

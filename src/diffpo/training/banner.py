@@ -10,15 +10,15 @@ from diffpo.models.policy import Policy
 from diffpo.models.source import find_source
 from diffpo.models.weights import locate, read_json
 from diffpo.objective import open_objective
-from diffpo.progress import count
+from diffpo.processes.world import World
 from diffpo.rollout.rules import load_rule
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 from diffpo.tasks.chat import RowTask
 from diffpo.tasks.conversations import read_example
 from diffpo.tasks.data import Source, read_rows
-from diffpo.training.distributed import World
 from diffpo.types import Sampler
+from diffpo.view.progress import count
 
 
 def banner(config: TrainConfig | SftConfig, policy: Policy, world: World, data: str) -> list[str]:

@@ -28,11 +28,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffpo.folder import write_folder
+from diffpo.files.folder import write_folder
+from diffpo.files.places import digest_of, list_checkpoints
+from diffpo.files.recipe import to_json
 from diffpo.models.saving import save_file
-from diffpo.places import digest_of, list_checkpoints
-from diffpo.recipe import to_json
-from diffpo.training.distributed import World
+from diffpo.processes.world import World
 from diffpo.training.state import Experience, Rollouts, TrainState, learning_parameters
 from diffpo.types import Batch
 

@@ -18,11 +18,12 @@ from diffpo.functional.random import make_key
 from diffpo.losses import load_loss
 from diffpo.models.lora import merged_adapters
 from diffpo.models.policy import Policy
+from diffpo.processes.world import World
 from diffpo.rewards.calls import TrainerState
 from diffpo.rollout.local import collect
 from diffpo.tasks.base import Task
-from diffpo.training.distributed import World
 from diffpo.training.metrics import summarize
+from diffpo.training.sharding import gathered
 from diffpo.training.state import Rollouts, TrainState
 from diffpo.types import Batch, Prompt, RolloutGroup
 
@@ -74,7 +75,7 @@ class InProcess:
 
     def begin(self, step: int, prompts: Sequence[Prompt], policy: Policy) -> None:
         groups: list[RolloutGroup] = []
-        with self.world.gathered(policy.denoiser):
+        with gathered(self.world, policy.denoiser):
             if share := self.world.share(len(prompts)):
                 groups = roll_out(policy, self.task, prompts[share.start : share.stop], step, self.config)
         self.made[step] = self.world.gather(groups)

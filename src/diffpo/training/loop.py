@@ -12,8 +12,9 @@ import torch
 from diffpo.config import RolloutConfig, TaskConfig, TrainConfig
 from diffpo.config.checks import check
 from diffpo.evaluation.answers import answer, asked, points_of
+from diffpo.files.record import anchored, anchored_rules, with_task
 from diffpo.models.policy import Policy
-from diffpo.record import anchored, anchored_rules, with_task
+from diffpo.processes.world import World
 from diffpo.rewards.calls import TrainerState
 from diffpo.rollout.local import check_prompts
 from diffpo.tasks import load_task
@@ -31,10 +32,10 @@ from diffpo.training.collect import (
     open_collector,
     settle,
 )
-from diffpo.training.distributed import World
 from diffpo.training.forwards import count_forwards
 from diffpo.training.metrics import Metrics, mean_of
 from diffpo.training.run import Run
+from diffpo.training.sharding import gathered
 from diffpo.training.start import start_policy
 from diffpo.training.state import Experience, Optimizers, TrainState
 from diffpo.training.update import prepare, update
@@ -147,7 +148,7 @@ def evaluate_if_due(state: TrainState, task: Task, config: TrainConfig, world: W
     share, early_exit = world.share(len(wanted)), not config.eval.full_canvas
     rollout = replace(config.rollout.decoding, temperature=config.eval.temperature)
     at = TrainerState(state.step, config.steps)
-    with world.gathered(state.policy.denoiser):
+    with gathered(world, state.policy.denoiser):
         answers = answer(state.policy, task, wanted[share.start : share.stop], rollout, 0, early_exit, at)
     points = points_of(rollout.sampler, world.gather(answers))
     metrics = {}

@@ -11,7 +11,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from diffpo.config import TASK_KNOBS, TrainConfig
-from diffpo.folder import append, write_text
+from diffpo.files.folder import append, write_text
 from diffpo.types import RolloutGroup
 
 Metrics = dict[str, float]

@@ -34,13 +34,13 @@ from torch import Tensor, nn
 
 import diffpo
 from diffpo.config import CollectConfig, TaskConfig, TrainConfig
+from diffpo.files.recipe import from_dict
+from diffpo.files.record import anchored, anchored_rules
 from diffpo.models.policy import Policy
-from diffpo.recipe import from_dict
-from diffpo.record import anchored, anchored_rules
+from diffpo.processes.world import World
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 from diffpo.training.collect import roll_out
-from diffpo.training.distributed import World
 from diffpo.training.start import start_policy
 from diffpo.types import Prompt, RolloutGroup
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffpo.recipe import flatten, from_dict
+from diffpo.files.recipe import flatten, from_dict
 
 FREE = (
     *("output", "steps", "num_threads", "save_every", "keep_checkpoints", "eval_every", "eval_data", "eval"),

@@ -17,23 +17,24 @@ import torch
 from torch import Tensor
 
 from diffpo.config import TrackerConfig, TrainConfig
-from diffpo.folder import write_folder, write_text
+from diffpo.files.folder import write_folder, write_text
+from diffpo.files.places import latest_checkpoint
+from diffpo.files.recipe import to_json
 from diffpo.models.card import model_card
 from diffpo.models.finite import bad_weight, not_finite
 from diffpo.models.policy import Policy
-from diffpo.places import latest_checkpoint
-from diffpo.progress import Progress
-from diffpo.recipe import to_json
+from diffpo.planning.changes import advise
+from diffpo.processes.world import World
+from diffpo.rollout.log import RolloutLog, extremes
 from diffpo.training.banner import banner
-from diffpo.training.changes import advise
 from diffpo.training.checkpoint import load_checkpoint, save_checkpoint
-from diffpo.training.distributed import World
 from diffpo.training.metrics import Metrics, MetricsLog, alarms, doubts
 from diffpo.training.resume import changed, check_same, digests, moved
-from diffpo.training.rollout_log import RolloutLog, extremes
+from diffpo.training.sharding import shard
 from diffpo.training.state import Optimizers, TrainState
 from diffpo.training.trackers import Trackers, check_trackers
 from diffpo.types import RolloutGroup
+from diffpo.view.progress import Progress
 
 MAX_SKIPPED = 5
 """Updates skipped in a row before the run stops."""
@@ -129,7 +130,7 @@ class Run:
         start = {name: parameter.detach().clone() for name, parameter in policy.trainable().items() if keep_start}
         if self.found:
             policy.restore(self.found / "policy")
-        self.world.shard(policy.denoiser)
+        shard(self.world, policy.denoiser)
         self.state = TrainState(policy, create_optimizers(policy))
         if keep_start:
             parameters = policy.trainable()

@@ -11,18 +11,19 @@ import torch
 from torch import Tensor
 
 from diffpo.config import SftConfig
+from diffpo.files.record import anchored, with_task
 from diffpo.functional.latents import cut_by_tokens
 from diffpo.functional.masking import block_times, forward_process, nelbo, stratified_times
 from diffpo.functional.random import fold, make_key, uniform
 from diffpo.models.likelihood import canvas_states, score_tokens
 from diffpo.models.policy import Policy, create_policy
-from diffpo.record import anchored, with_task
+from diffpo.processes.world import World
 from diffpo.tasks import load_solved_task, load_tiny_task
 from diffpo.tasks.chat import check_fit
-from diffpo.training.distributed import World
 from diffpo.training.examples import Examples, pretraining_examples, read_examples, solved_examples
 from diffpo.training.metrics import Metrics
 from diffpo.training.run import Run
+from diffpo.training.sharding import gathered
 from diffpo.training.state import (
     Optimizers,
     TrainState,
@@ -131,7 +132,7 @@ def mean_loss(policy: Policy, examples: Examples, config: SftConfig, world: Worl
     """Loss of held-out examples; their masks are the same at each evaluation, so that losses can be compared."""
     rows, key = torch.arange(len(examples)), torch.tensor(make_key(config.seed, "held out"))
     total = torch.zeros((), device=world.device)
-    with world.gathered(policy.denoiser):
+    with gathered(world, policy.denoiser):
         for part in split_share(examples, rows, config, world):
             total += losses(policy, examples, rows, part, key, config).sum()
     return float(world.sum({"loss": total})["loss"]) / len(rows)

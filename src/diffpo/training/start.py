@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from diffpo.config import TrainConfig
+from diffpo.files.record import anchored_code
 from diffpo.models.policy import Policy
-from diffpo.record import anchored_code
-from diffpo.training.distributed import World
+from diffpo.processes.world import World
 from diffpo.training.state import load_start
 
 OWN_OF_HEAD = {

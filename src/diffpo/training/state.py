@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from diffpo.config import SftConfig, TrainConfig
+from diffpo.files.shipped import check_rate
 from diffpo.models.policy import Policy, load_policy
-from diffpo.shipped import check_rate
-from diffpo.training.distributed import World, alike
+from diffpo.processes.world import World, alike
 from diffpo.types import Batch
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.config import TrackerConfig, suggest
-from diffpo.own import find_class
-from diffpo.recipe import flatten
+from diffpo.config.own import find_class
+from diffpo.files.recipe import flatten
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 

@@ -26,8 +26,9 @@ from diffpo.models.finite import not_finite
 from diffpo.models.likelihood import score
 from diffpo.models.policy import Policy
 from diffpo.objective import Objective, lines_of
-from diffpo.training.distributed import World
+from diffpo.processes.world import World
 from diffpo.training.sampler import sampler_backward
+from diffpo.training.sharding import gathered
 from diffpo.training.state import (
     Experience,
     TrainState,
@@ -92,14 +93,14 @@ def _score(policy: Policy, experience: Experience, config: TrainConfig, world: W
     rows, canvas = world.share(len(experience.live)), experience.batch.tokens.shape[1]
     num_lines = len(rows) * objective.surrogate.num_lines
     scores = torch.zeros(len(experience.keys), num_lines, canvas, device=world.device)
-    with world.gathered(policy.denoiser):
-        for iteration, found in enumerate(scores):
+    with gathered(world, policy.denoiser):
+        for iteration, scored in enumerate(scores):
             for part in _parts(policy, experience, iteration, rows, objective, config):
-                found += score(policy, part, config.rollout.temperature)
-    gathered = torch.cat(world.gather([scores.cpu()]), dim=1)
-    if not gathered.isfinite().all():
+                scored += score(policy, part, config.rollout.temperature)
+    found = torch.cat(world.gather([scores.cpu()]), dim=1)
+    if not found.isfinite().all():
         raise not_finite(policy)
-    return gathered.to(world.device)
+    return found.to(world.device)
 
 
 def _parts(
@@ -183,7 +184,7 @@ def policy_backward(
 
     parts, slopes = _parts(policy, experience, iteration, rows, objective, config), None
     if world.any(_torn(parts, share.lines.units(objective.loss.unit))):
-        with torch.no_grad(), world.gathered(policy.denoiser):
+        with torch.no_grad(), gathered(world, policy.denoiser):
             logprobs = sum((score(policy, part, temperature) for part in parts), torch.zeros_like(share.weights))
         logprobs = logprobs.requires_grad_()
         loss, totals = _loss(share, logprobs, objective)

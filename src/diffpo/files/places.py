@@ -1,0 +1,93 @@
+"""Where things are: what ships, which run a path belongs to, its newest policy, which checkpoints are whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+"""The folder of diffpo itself."""
+
+
+def shipped_files(pattern: str) -> dict[str, Path]:
+    """Files that ship with diffpo, such as "recipes/*.toml", by the stem of their name."""
+    homes = (PACKAGE, PACKAGE.parents[1])  # an installed wheel, a checkout
+    return {path.stem: path for home in homes for path in home.glob(pattern)}
+
+
+def find_policy(folder: Path) -> tuple[Path, str]:
+    """The folder of the policy that `folder` stands for, and a line to say of it, if any.
+
+    A run stands for its last policy; one that is under way, or was cut short, for its newest good checkpoint.
+    """
+    policy, checkpoints = folder / "policy", folder / "checkpoints"
+    if not checkpoints.is_dir():
+        return (policy if policy.is_dir() else folder), ""
+    newest, lines = latest_checkpoint(checkpoints)
+    if newest is None or _updates(newest / "policy") <= _updates(policy):
+        return (policy if policy.is_dir() else folder), ""
+    return newest / "policy", "; ".join([*lines, f"{folder} is not at its end: taking its checkpoint {newest.name}"])
+
+
+def find_run(folder: Path) -> Path | None:
+    """The run that `folder` is, or is the policy or a checkpoint of; None if it is none of these."""
+    if folder.name == "policy":
+        folder = folder.parent
+    if folder.parent.name == "checkpoints":
+        folder = folder.parent.parent
+    return folder if (folder / "config.json").is_file() else None
+
+
+def latest_checkpoint(root: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint whose files are all as they were written, and a line for each newer one passed over."""
+    lines = []
+    for folder in list_checkpoints(root):
+        damage = find_damage(folder)
+        if damage is None:
+            return folder, lines
+        lines.append(f"{folder}: {damage}; passing it over for the one before")
+    return None, lines
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files, or None."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return "manifest.json is missing or unreadable"
+    for name, digest in manifest.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if digest_of(path) != digest:
+            return f"{name} is damaged (its checksum differs)"
+    return None
+
+
+def list_checkpoints(root: Path) -> list[Path]:
+    """Checkpoint folders, newest first."""
+    return sorted(root.glob("step_*"), reverse=True)
+
+
+def shortest(folders: Sequence[Path]) -> list[str]:
+    """What tells folders from each other: their ways down from the one that holds them all, whose own is its name."""
+    whole = [folder.resolve() for folder in folders]
+    common = Path(os.path.commonpath(whole)) if whole else Path()
+    return [folder.name if folder == common else folder.relative_to(common).as_posix() for folder in whole]
+
+
+def digest_of(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _updates(policy: Path) -> int:
+    """Updates that a saved policy has been through; -1 if there is none."""
+    try:
+        return int(json.loads((policy / "diffpo.json").read_text())["version"])
+    except (OSError, ValueError, KeyError):
+        return -1

@@ -1,0 +1,150 @@
+"""Configs and files: TOML recipes in, JSON out, and which recipe wrote a folder. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from diffpo.config import SftConfig, TaskConfig, TrainConfig, suggest
+from diffpo.config.idle import over
+from diffpo.files.places import find_run, shipped_files
+
+C = typing.TypeVar("C")
+
+
+def load_config(cls: type[C], path: str | Path) -> C:
+    """Read a sparse TOML file over the defaults of `cls`, or a run's settings: its folder, or the config.json there.
+
+    A recipe that ships with diffpo is read by its name. ValueError names the file, the key and the mend.
+    """
+    path = Path(path)
+    path = path / "config.json" if path.is_dir() else find_recipe(str(path))
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        values = (json.loads if path.suffix == ".json" else tomllib.loads)(path.read_text())
+        own = KINDS.get(cls)
+        if own and (kind := kind_of(values)) not in (None, own):
+            raise ValueError(f"this is for diffpo {kind}, not for diffpo {own}")
+        return from_dict(cls, values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+KINDS: dict[type, str] = {TrainConfig: "train", SftConfig: "sft"}
+"""Commands by what their recipes fill."""
+
+
+def kind_of(values: Mapping[str, Any]) -> str | None:
+    """The one command whose settings `values` are; None if they fit both or neither."""
+    fitting = [kind for cls, kind in KINDS.items() if values.keys() <= typing.get_type_hints(cls).keys()]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def kind_at(name: str) -> str | None:
+    """The command that a recipe is for, or the run in a folder is of; None if there is none, or it fits both."""
+    folder = Path(name).parent if Path(name).name == "config.json" else Path(name)
+    try:
+        if (folder / "config.json").is_file():
+            return kind_of(json.loads((folder / "config.json").read_text()))
+        return kind_of(tomllib.loads(find_recipe(name).read_text()))
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError):
+        return None  # whoever reads it says what is wrong
+
+
+def from_dict(cls: type[C], values: dict[str, Any], where: str = "", base: C | None = None) -> C:
+    """Build a config from nested plain values over its defaults, or over `base`.
+
+    Values of `base` that do nothing beside the new ones give way. An unknown key or a value of the wrong type is a
+    ValueError, and so is a value that does nothing.
+    """
+    said = flatten(values)
+    return over(lambda base: _build(cls, values, where, base), base, said)  # pyright: ignore[reportReturnType]
+
+
+def _build(cls: type[C], values: dict[str, Any], where: str, base: C | None) -> C:
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise ValueError(f"unknown key {where + key!r}{suggest(key, hints)}")
+        section = next((kind for kind in _kinds(hints[key]) if dataclasses.is_dataclass(kind)), None)
+        if section and isinstance(value, dict):
+            base = base or cls()  # a section's defaults may be its owner's rather than its class's
+            arguments[key] = _build(typing.cast(type, section), value, f"{where}{key}.", getattr(base, key))
+        else:
+            arguments[key] = _convert(hints[key], value, where + key)
+    return dataclasses.replace(typing.cast(Any, base), **arguments) if base else cls(**arguments)
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """A type, or those of a union."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """`value` as type `hint`: the few types that a config field may have."""
+    if dataclasses.is_dataclass(hint):
+        raise ValueError(f"{where} is a table: write [{where}] with its keys below")
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _convert(args[0], value, where)
+    if origin is tuple and isinstance(value, list | tuple):
+        if args[-1] is not Ellipsis and len(value) != len(args):
+            raise ValueError(f"{where} takes {len(args)} values, got {value!r}")
+        return tuple(_convert(args[0], item, where) for item in value)
+    if origin is Literal and value in args:
+        return value
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    names = {Literal: f"one of {', '.join(map(str, args))}", tuple: "a list"}
+    wanted = names.get(origin) or getattr(hint, "__name__", "")
+    raise ValueError(f"{where} must be {wanted}, got {value!r}")
+
+
+def to_json(config: Any) -> str:
+    """The resolved config as JSON, which `from_dict(cls, json.loads(text))` reads back."""
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def find_recipe(name: str) -> Path:
+    """The recipe at path `name`, or the one of that name that ships with diffpo; ValueError names the nearest."""
+    if Path(name).is_file():
+        return Path(name)
+    stem, shipped = name.removeprefix("recipes/").removesuffix(".toml"), shipped_files("recipes/*.toml")
+    if stem in shipped:
+        return shipped[stem]
+    raise ValueError(f"{name}: no such recipe{suggest(Path(name).stem, sorted(shipped))}; diffpo recipes lists them")
+
+
+def find_training(folder: Path) -> tuple[TrainConfig | None, TaskConfig | None]:
+    """The training run that `folder` is part of, if any, and the task of the model in it."""
+    run = find_run(folder)
+    if run is None:
+        return None, None
+    try:
+        values = json.loads((run / "config.json").read_text())
+        if "objective" in values:  # a policy's config.json has none
+            return (config := from_dict(TrainConfig, values)), config.task
+        if "label_noise" in values:
+            sft = from_dict(SftConfig, values)
+            return None, None if sft.data else sft.task
+    except ValueError as error:
+        raise ValueError(f"{run / 'config.json'}: {error}") from None
+    return None, None

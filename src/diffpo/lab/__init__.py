@@ -1,0 +1,1 @@
+"""The lab: what studies, measures, plans and shows what the other rooms do."""

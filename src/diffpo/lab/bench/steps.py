@@ -1,0 +1,193 @@
+"""Whole steps of a recipe, phase by phase: throughput, memory, and the share of this machine's peak that is reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from diffpo.config import TrainConfig
+from diffpo.files.record import with_task
+from diffpo.functional.random import make_key
+from diffpo.lab.bench.measure import Tally, matmul_peak, peak_bytes, seconds
+from diffpo.lab.bench.workloads import PROMPT_LENGTHS, IdsTask, random_policy, random_requests
+from diffpo.models.pointwise import is_wanted
+from diffpo.models.policy import Policy
+from diffpo.models.transformer import TransformerConfig
+from diffpo.objective import Objective
+from diffpo.processes.world import World
+from diffpo.rollout.local import collect
+from diffpo.tasks import load_task
+from diffpo.tasks.base import Task
+from diffpo.tasks.chat import check_fit
+from diffpo.training.loop import start_policy
+from diffpo.training.state import TrainState
+from diffpo.training.update import latents_of, prepare, update
+from diffpo.types import Batch, RolloutGroup
+from diffpo.view.progress import Progress
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One part of a step: what goes through it, and what it takes."""
+
+    name: str
+    seconds: float
+    """Median over the repeats."""
+    sequences: int
+    """Completions."""
+    tokens: int
+    """Tokens of their canvases."""
+    rows: int
+    """Rows through the denoiser, backward passes not counted."""
+    flops: float
+    """Operations that the model asks for: forward, backward; what is computed again is not counted, nor adapters."""
+    bytes: int
+    """The most that it held beside what stood before."""
+
+    def utilisation(self, peak: float) -> float:
+        """Share of `peak` operations a second."""
+        return self.flops / self.seconds / peak
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A recipe's step on this machine."""
+
+    phases: tuple[Phase, ...]
+    peak: float
+    """Operations a second of a matrix product on this machine, in the model's dtype."""
+    nfe: float
+
+
+@dataclass
+class Bench:
+    """A run to take steps of."""
+
+    config: TrainConfig
+    policy: Policy
+    task: Task
+    world: World
+
+    def __post_init__(self) -> None:
+        self.state = TrainState.begin(self.policy, self.config)
+        self.groups: list[RolloutGroup] = []
+
+    def roll_out(self) -> None:
+        """Rollouts of the step's prompts."""
+        config, step = self.config, self.state.step
+        prompts = self.task.prompts("train", config.prompts_per_step, start=step * config.prompts_per_step)
+        key = make_key(config.seed, "rollout", step)
+        self.groups = collect(self.policy, self.task, prompts, config.num_generations, config.rollout, key)
+
+    def score(self) -> None:
+        """Old log-probs, and the reference's. Every row counts, whatever its reward: good and bad in turn."""
+        rows = sum(len(group.rollouts) for group in self.groups)
+        batch = Batch.from_groups(self.groups, torch.tensor([1.0, -1.0]).repeat(rows)[:rows])
+        self.state.experience = prepare(self.state, batch, self.config, self.world)
+
+    def learn(self) -> None:
+        """All mu updates."""
+        self.state.iteration = 0
+        while self.state.iteration < self.config.objective.num_iterations:
+            update(self.state, self.config, self.world)
+
+    def phases(self) -> dict[str, Callable[[], None]]:
+        return {"rollouts": self.roll_out, "old log-probs": self.score, "updates": self.learn}
+
+    def scored(self) -> int:
+        """Log-probs of tokens that one pass over the batch takes, all iterations together."""
+        objective, experience = Objective.of(self.config.objective), self.state.experience
+        assert experience is not None
+        if self.config.train == "sampler":
+            return 0
+        rows, iterations = range(len(experience.live)), range(self.config.objective.num_iterations)
+        drawn = (latents_of(experience, iteration, rows, objective, self.policy.mask_id) for iteration in iterations)
+        return sum(len(latents.source) for latents in drawn)
+
+
+def open_bench(config: TrainConfig, shape: TransformerConfig | None = None, sharpness: float = 1.0) -> Bench:
+    """The recipe's model and task; of a `shape`, random weights and random prompts of 20 to 200 tokens instead."""
+    world = World.join(config.load.device)
+    if shape is None:
+        task, policy = load_task(with_task(config).task), start_policy(config, world)
+        check_fit(task, policy.is_tiny)
+        return Bench(config, policy, task, world)
+    half = config.load.dtype == "bfloat16" or (config.load.dtype != "float32" and world.device.type == "cuda")
+    policy = random_policy(shape, sharpness, torch.bfloat16 if half else torch.float32, world.device)
+    if config.lora.rank:
+        policy.add_adapters(config.lora, config.seed)
+    elif config.train != "sampler":
+        policy.use_master_weights()
+    policy.denoiser.gradient_checkpointing = config.optim.gradient_checkpointing
+    if config.rollout.sampler == "learned":
+        policy.add_head(config.head, config.seed)
+    if is_wanted(config.load.compile, world.device):
+        policy.denoiser.fuse()
+    lengths = [PROMPT_LENGTHS[index % len(PROMPT_LENGTHS)] for index in range(config.prompts_per_step)]
+    task = IdsTask(random_requests(policy, lengths, config.rollout.sampler), config.rollout.gen_length or 256)
+    return Bench(config, policy, task, world)
+
+
+def measure(bench: Bench, repeats: int, quiet: bool = False, profiles: Path | None = None) -> Measured:
+    """Take `repeats` steps after one that counts operations and bytes; median seconds of each phase.
+
+    `profiles` is a folder for a trace of each phase (chrome://tracing), taken in a step of its own.
+    """
+    names, device, policy = list(bench.phases()), bench.world.device, bench.policy
+    counted, held, taken = {}, {}, {name: [] for name in names}
+    with Progress("bench", repeats + 1 + bool(profiles), quiet) as progress:
+        for name, work in bench.phases().items():
+            with Tally(policy) as counted[name]:
+                held[name] = peak_bytes(work, device)
+        for name in names[1:]:  # they do not call the head
+            counted[name].score(bench.scored() * (2 if name == "old log-probs" and bench.config.objective.beta else 1))
+        completions = [rollout.completion for group in bench.groups for rollout in group.rollouts]
+        progress.advance()
+        if profiles:
+            profiles.mkdir(parents=True, exist_ok=True)
+            for name, work in bench.phases().items():
+                trace(work, profiles / f"{name.replace(' ', '_')}.json")
+            progress.advance()
+        for _ in range(repeats):
+            bench.state.step += 1
+            for name, work in bench.phases().items():
+                taken[name].append(seconds(work, device))
+            progress.advance(seconds=sum(times[-1] for times in taken.values()))
+    head = policy.denoiser.head.weight
+    tokens = sum(len(completion.tokens) for completion in completions)
+    phases = [
+        Phase(
+            name,
+            median(taken[name]),
+            len(completions),
+            tokens,
+            counted[name].rows,
+            counted[name].flops if name != "updates" else backward_flops(counted[name], bool(policy.adapter)),
+            held[name],
+        )
+        for name in names
+    ]
+    peak = matmul_peak(policy.denoiser.compute_dtype or head.dtype, device)
+    return Measured(tuple(phases), peak, sum(completion.nfe for completion in completions) / len(completions))
+
+
+def backward_flops(forward: Tally, adapters: bool) -> float:
+    """Operations of a forward and a backward pass: gradients of activations, and of weights unless adapters learn.
+
+    Attention has two matrix products forward and four backward.
+    """
+    weights = 0 if adapters else 1
+    return (2 + weights) * (forward.linears + forward.head) + 3 * forward.attention
+
+
+def trace(work: Callable[[], None], path: Path) -> None:
+    """A torch profiler trace of `work`."""
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+    with profile(activities=activities) as profiler:
+        work()
+    profiler.export_chrome_trace(str(path))

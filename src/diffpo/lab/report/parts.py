@@ -1,0 +1,210 @@
+"""What the page shows beside pictures: tables, tiles, findings, unmaskings. Their HTML is in templates/parts.html."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from diffpo.lab.analysis.sections import Section
+from diffpo.lab.report.examples import Example
+from diffpo.lab.report.sources import Measured
+from diffpo.lab.study.plan import BASE
+from diffpo.lab.study.tables import (
+    COSTS,
+    columns_of,
+    difference_cell,
+    direction_of,
+    exceeds_spread,
+    header,
+    mean_cell,
+    tables,
+)
+from diffpo.view.canvas import ink_on, shade
+
+Summary = Mapping[str, Any]
+
+NUM_FINDINGS = 8
+SIGNS = {"better": " ▲", "worse": " ▼"}
+"""Beside green and red, for who does not see them."""
+
+
+def _figure_and_spread(cell: str) -> tuple[str, str]:
+    """A figure, and its interval, which is written in grey."""
+    found = re.fullmatch(r"([-+]?[\d.,]+)( [±\[].*)", cell)
+    return (found[1], found[2]) if found else (cell, "")
+
+
+TEMPLATES = Environment(
+    loader=PackageLoader("diffpo.lab.report"), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=False
+)
+TEMPLATES.filters["figure_and_spread"] = _figure_and_spread
+TEMPLATES.globals["signs"] = SIGNS
+
+
+def piece(name: str, *values: Any) -> Markup:
+    """A macro of parts.html; text in `values` is escaped."""
+    return getattr(TEMPLATES.get_template("parts.html").module, name)(*values)
+
+
+def table(rows: Sequence[Sequence[str]], classes: Mapping[tuple[int, int], str] | None = None) -> Markup:
+    """Rows of text, the head first; `classes` mark cells by (row, column), the head being row 0."""
+    return piece("table", rows, classes or {})
+
+
+def folded(title: str, html: str) -> Markup:
+    """What opens on a click; nothing stays nothing."""
+    return piece("folded", title, html) if html else Markup()
+
+
+# --- studies -----------------------------------------------------------------------------------------------------
+
+
+def study_head(summary: Summary) -> Markup:
+    """The question, what it took, and what stands out."""
+    commits = ", ".join(commit or "unknown" for commit in summary["commits"])
+    facts = {
+        "seeds": str(len(summary["seeds"])),
+        "test prompts, the same everywhere": f"{summary['num_prompts']:,}",
+        "arms and the start": str(len(summary["arms"])),
+        "runs": str(summary["num_cells"]),
+        "of one thread": f"{summary['cell_seconds'] / 60:.0f} min",
+        "baseline": summary["arms"][summary["baseline"]]["label"],
+        "commit": commits,
+    }
+    return piece("question", summary["question"], facts, summary["command"]) + findings(summary)
+
+
+def findings(summary: Summary) -> Markup:
+    """The differences that exceed the seeds' spread, the clearest first, and how many do not.
+
+    The start is no arm: that training beats no training is in the tables.
+    """
+    arms, baseline = summary["arms"], summary["arms"][summary["baseline"]]["label"]
+    pairs = [
+        (name, metric, arm["versus"][metric])
+        for name, arm in arms.items()
+        for metric in columns_of(summary)
+        if name != BASE and arm["versus"].get(metric, {}).get("std")
+    ]
+    clear = [entry for entry in pairs if exceeds_spread(entry[2])]
+    clear.sort(key=lambda entry: -abs(entry[2]["mean"]) / entry[2]["half_width"])
+    shown = [
+        (arms[name]["label"], colour(metric, value), _difference(metric, value, summary), header(metric))
+        for name, metric, value in clear[:NUM_FINDINGS]
+    ]
+    words = (
+        f"Of {len(pairs)} differences of the arms from {baseline}, {len(clear)} exceed the seeds' spread "
+        f"(Student's t, 95 %); were none real, {0.05 * len(pairs):.1f} would do so by chance."
+    )
+    return piece("findings", words, shown, len(clear) - len(shown))
+
+
+def _difference(metric: str, value: Mapping[str, Any], summary: Summary) -> str:
+    return difference_cell(metric, value, len(summary["seeds"])).partition(" [")[0]
+
+
+def reached_table(summary: Summary) -> Markup:
+    """What the arms reached; green and red are better and worse than the baseline by more than the seeds' spread."""
+    columns, classes = columns_of(summary), {}
+    rows = [["", *map(header, columns)]]
+    for number, arm in enumerate(summary["arms"].values(), 1):
+        rows.append([arm["label"], *(mean_cell(m, arm["metrics"].get(m), len(summary["seeds"])) for m in columns)])
+        for column, metric in enumerate(columns, 1):
+            if value := arm["versus"].get(metric):
+                classes[number, column] = colour(metric, value)
+    return table(rows, classes)
+
+
+def study_tables(summary: Summary) -> Markup:
+    """Differences, costs, every seed and the tuning, folded."""
+    _, (_, against), (_, took) = tables(summary)
+    words = {(row, column): "words" for row in range(1, len(took)) for column in (len(took[0]) - 2, len(took[0]) - 1)}
+    found = folded("Paired differences in figures", table(against)) if len(against) > 1 else Markup()
+    found += folded("What training took, and the settings", table(took, words)) if len(took) > 1 else ""
+    return found + folded("Every seed", _by_seed(summary)) + folded("Learning rates and the like", _tuning(summary))
+
+
+def _by_seed(summary: Summary) -> Markup:
+    rows = [["", "metric", *(f"seed {seed}" for seed in summary["seeds"])]]
+    for metric in columns_of(summary):
+        for arm in summary["arms"].values():
+            if value := arm["metrics"].get(metric):
+                seeds = [mean_cell(metric, _alone(seed), 1) for seed in value["by_seed"]]
+                rows.append([arm["label"], header(metric), *seeds])
+    return table(rows) if len(rows) > 1 else Markup()
+
+
+def _alone(value: float | None) -> dict[str, float] | None:
+    return None if value is None else {"mean": value, "std": 0.0, "n": 1}
+
+
+def _tuning(summary: Summary) -> Markup:
+    rows = [["", "values", "metric", "mean", "by seed", ""]]
+    for arm in summary["arms"].values():
+        for trial in arm.get("tuning", {}).get("trials", ()):
+            metric = arm["tuning"]["metric"]
+            seeds = " ".join(mean_cell(metric, _alone(seed), 1) for seed in trial["by_seed"])
+            values = ", ".join(f"{key} {value}" for key, value in trial["values"].items())
+            mean = mean_cell(metric, _alone(trial["mean"]), 1)
+            rows.append(
+                [arm["label"], values, header(metric), mean, seeds, "taken" * (trial["values"] == arm["tuned"])]
+            )
+    return table(rows) if len(rows) > 1 else Markup()
+
+
+def colour(metric: str, value: Mapping[str, Any]) -> str:
+    """ "better" or "worse" where a difference exceeds the seeds' spread and the metric has a good direction."""
+    gain = direction_of(metric) * value["mean"] if exceeds_spread(value) and metric not in COSTS else 0
+    return "better" if gain > 0 else "worse" if gain < 0 else ""
+
+
+# --- runs and evaluations ----------------------------------------------------------------------------------------
+
+
+def points_table(measured: Mapping[str, Measured], levels: bool) -> Markup:
+    """A row a policy and sampler: all prompts, or each level of difficulty."""
+    rows = [["policy", "sampler", *(["level"] if levels else []), "prompts", "accuracy %", "NFE", "gamma"]]
+    for name, found in measured.items():
+        for point in (*found.evaluation.points, *found.evaluation.frontier):
+            if bool(point.level) == levels:
+                accuracy = f"{100 * point.accuracy:.1f} [{100 * point.low:.1f}, {100 * point.high:.1f}]"
+                gamma = "" if point.gamma is None else f"{point.gamma:.3g}"
+                level = [point.level] if levels else []
+                rows.append([name, point.sampler, *level, str(point.num_prompts), accuracy, f"{point.nfe:.2f}", gamma])
+    return table(rows) if len(rows) > 1 else Markup()
+
+
+def figures_table(section: Section) -> Markup:
+    """The single numbers of an analysis' section."""
+    rows = [["", ""], *([name, "" if value is None else f"{value:.4g}"] for name, value in section.figures.items())]
+    return folded("figures", table(rows)) if section.figures else Markup()
+
+
+# --- unmaskings --------------------------------------------------------------------------------------------------
+
+
+def races(heading: str, lanes: Mapping[str, Sequence[Example]]) -> Markup:
+    """Policy to its answers to the same prompts: a card a prompt, in which the policies unmask side by side."""
+    given = any(any(example.given) for examples in lanes.values() for example in examples)
+    cards = [_race(dict(zip(lanes, examples, strict=True))) for examples in zip(*lanes.values(), strict=True)]
+    return piece("races", heading, cards, [shade(step, 7) for step in range(1, 8)], given)
+
+
+def _race(lanes: Mapping[str, Example]) -> dict[str, Any]:
+    first, last = next(iter(lanes.values())), max(example.nfe for example in lanes.values())
+    answers = [{"name": name, "example": example, "tokens": _tokens(example, last)} for name, example in lanes.items()]
+    return {"first": first, "last": last, "lanes": answers}
+
+
+def _tokens(example: Example, last: int) -> list[dict[str, Any]]:
+    found = []
+    for text, call, sure, given in zip(example.tokens, example.calls, example.certainties, example.given, strict=True):
+        background = shade(call, last)
+        shown = text.replace("\n", "↵") or "·"
+        look = {"background": background, "ink": ink_on(background), "shown": shown, "breaks": text.count("\n")}
+        found.append({"call": call, "sure": sure, "given": given, **look})
+    return found

@@ -1,0 +1,313 @@
+"""What a report is made of: folders and files on disk, told apart by what is in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal
+
+from diffpo.config import TrainConfig, suggest
+from diffpo.evaluation.evaluate import Evaluation
+from diffpo.evaluation.figures import training_figure
+from diffpo.files.places import shipped_files
+from diffpo.files.recipe import find_training
+from diffpo.lab.analysis.sections import Section, Series, surrogate_name
+from diffpo.lab.report.figures import cost_figure, differences_figure, study_frontier_figure, study_thresholds_figure
+from diffpo.lab.study.plan import BASE
+from diffpo.lab.study.tables import rich_table
+from diffpo.training.metrics import Metrics, read_metrics
+from diffpo.view.drawing import Picture
+from diffpo.view.notebook import as_html, facts_table
+
+if TYPE_CHECKING:
+    import pandas
+
+SUMMARY = "summary.json"
+"""A study's summary among its runs."""
+NEEDED = ("name", "title", "question", "command", "origin", "commits", "seeds", "baseline", "columns", "num_prompts")
+NEEDED += ("equal_forwards", "num_cells", "cell_seconds", "arms")
+
+
+EDGE = 10
+"""A run's first and last 1 / EDGE of its steps are compared."""
+FIGURES: Mapping[str, Callable[[Mapping[str, Any]], Picture]] = {
+    "frontier": study_frontier_figure,
+    "differences": differences_figure,
+    "cost": cost_figure,
+    "thresholds": study_thresholds_figure,
+}
+"""Pictures of a study that its summary alone is drawn from."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What `diffpo analyze` wrote (docs/analysis.md)."""
+
+    title: str
+    command: str
+    commit: str
+    sections: Sequence[Section]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run."""
+
+    name: str
+    folder: Path
+    settings: Mapping[str, Any]
+    """Its config.json."""
+    metrics: Sequence[Metrics]
+    analyses: Sequence[Analysis] = ()
+    """Every analysis*.json in the folder."""
+
+    @cached_property
+    def config(self) -> TrainConfig | None:
+        """None for fine-tuning and pre-training."""
+        return find_training(self.folder)[0]
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether it can be asked for examples."""
+        return self.config is not None and (self.folder / "policy").is_dir()
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a run trained, and where reward, accuracy and calls went."""
+        facts: dict[str, str] = {"steps": str(len(self.metrics))}
+        if config := self.config:
+            clamp = config.objective.importance_clamp
+            facts["task"] = config.task.name
+            facts["learns"] = {"joint": "denoiser and sampler", "model": "denoiser", "sampler": "sampler"}[config.train]
+            facts["surrogate"] = surrogate_name(config.objective.surrogate)
+            facts["importance weights"] = f"C = {clamp:g}" if clamp else "off"
+            facts["rollouts"] = config.rollout.sampler
+        edge = max(1, len(self.metrics) // EDGE)
+        for metric, label, scale, digits in (
+            ("reward", "reward", 1, 2),
+            ("accuracy", "accuracy %", 100, 1),
+            ("nfe", "denoiser calls", 1, 1),
+            ("loss", "loss", 1, 3),
+        ):
+            ends = [mean_of(steps, metric) for steps in (self.metrics[:edge], self.metrics[-edge:])]
+            first, last = (None if end is None else f"{scale * end:.{digits}f}" for end in ends)
+            if first and last:
+                facts[f"{label}, first and last {edge} steps" if edge > 1 else f"{label}, first and last step"] = (
+                    f"{first} → {last}"
+                )
+        return facts
+
+    def __repr__(self) -> str:
+        return f"Run({self.name}; {'; '.join(f'{name}: {value}' for name, value in self.facts.items())})"
+
+    def _repr_html_(self) -> str:
+        drawn = bool(self.metrics)
+        return as_html(facts_table({"run": self.name} | self.facts), picture=self.plot() if drawn else None)
+
+    def plot(self) -> Picture:
+        """Its metrics over its steps (`evaluation.figures.training_figure`)."""
+        return training_figure(self.metrics)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row a step, a column a metric (docs/metrics.md); what was not finite is missing."""
+        import pandas
+
+        frame = pandas.DataFrame(list(self.metrics))
+        return frame.set_index("step") if len(frame) else frame
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An evaluation with the thresholds that a learned sampler chose, by level."""
+
+    evaluation: Evaluation
+    gammas: Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A study's summary, and its runs where they are there."""
+
+    summary: Mapping[str, Any]
+    runs: Mapping[str, Sequence[Run]]
+    """By arm, in the order of the seeds; the starts are not among them."""
+
+    def __repr__(self) -> str:
+        found = self.summary
+        return (
+            f"StudyResult({found['name']}: {', '.join(arm['label'] for arm in found['arms'].values())}; "
+            f"{len(found['seeds'])} seeds, {found['num_prompts']:,} prompts)"
+        )
+
+    def _repr_html_(self) -> str:
+        return as_html(rich_table(self.summary), picture=self.plot())
+
+    def plot(self, figure: Literal["frontier", "differences", "cost", "thresholds"] = "frontier") -> Picture:
+        """One of the report's pictures (docs/studies.md). ValueError if what was measured holds nothing for it."""
+        return FIGURES[figure](self.summary)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row an arm and metric: its mean over the seeds with its intervals, and its difference from the baseline."""
+        import pandas
+
+        rows = []
+        for name, arm in self.summary["arms"].items():
+            for metric, value in arm["metrics"].items():
+                versus = {f"difference_{key}": entry for key, entry in arm["versus"].get(metric, {}).items()}
+                rows.append({"arm": name, "label": arm["label"], "metric": metric, **value, **versus})
+        return pandas.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Everything that the named paths hold."""
+
+    studies: Sequence[StudyResult] = ()
+    runs: Sequence[Run] = ()
+    evaluations: Mapping[str, Measured] = field(default_factory=dict)
+
+
+def read_sources(paths: Sequence[str]) -> Sources:
+    """Studies (a summary, or the folder of a study), runs and evaluations (folders, or folders of them) by path.
+
+    NAME=PATH gives a run or an evaluation a name. ValueError names a path that holds none of them.
+    """
+    studies: list[StudyResult] = []
+    runs: list[Run] = []
+    evaluations: dict[str, Measured] = {}
+    for entry in paths:
+        name, _, place = entry.rpartition("=")
+        path = Path(place)
+        if study := _study(path):
+            studies.append(study)
+            continue
+        if not path.is_dir():
+            raise ValueError(f"{place}: {'no summary of a study' if path.is_file() else 'no such file or folder'}")
+        if any(path.glob("*/seed_*/cell.json")):
+            raise ValueError(f"{place}: a study that is not finished: diffpo study goes on with it; or name runs in it")
+        own = {_named(name, path, folder): folder for folder in _holding(path, "metrics.jsonl")}
+        found = {_named(name, path, folder): folder for folder in _holding(path, "evaluation.json")}
+        if not own and not found:
+            raise ValueError(f"{place}: no run (metrics.jsonl), evaluation (evaluation.json) or study in it")
+        if twice := [*({*own} & {run.name for run in runs}), *({*found} & {*evaluations})]:
+            raise ValueError(f"{twice[0]}: named twice; give each a name of its own, NAME=PATH")
+        runs += [_run(folder, label) for label, folder in own.items()]
+        evaluations |= {label: _measured(folder) for label, folder in found.items()}
+    return Sources(studies, runs, evaluations)
+
+
+def read_run(folder: str | Path) -> Run:
+    """The run in a folder; ValueError if there is none."""
+    folder = Path(folder)
+    if not (folder / "metrics.jsonl").is_file():
+        raise ValueError(f"{folder}: no run (metrics.jsonl) in it")
+    return _run(folder, folder.resolve().name)
+
+
+def read_study(name: str | Path) -> StudyResult:
+    """What a study found: a summary, the folder of a study, or the name of one that ships; ValueError lists those."""
+    found = _study(Path(name))
+    if found is None:
+        raise ValueError(
+            f"{name}: no summary of a study{suggest(Path(name).stem, shipped_files('studies/results/*.json'))}"
+        )
+    return found
+
+
+def _study(path: Path) -> StudyResult | None:
+    """The study that a summary, or the folder of a study, holds, or whose summary ships under this name."""
+    if not path.exists():
+        path = shipped_files("studies/results/*.json").get(path.stem, path)
+    file = path / SUMMARY if path.is_dir() else path
+    if not file.is_file() or not isinstance(summary := _read(file), dict) or "arms" not in summary:
+        return None
+    if missing := [name for name in NEEDED if name not in summary]:
+        raise ValueError(f"{file}: a summary without {', '.join(missing)}: make it again with diffpo study")
+    return StudyResult(summary, _runs_of_arms(summary, _home(summary, file)))
+
+
+def _home(summary: Mapping[str, Any], file: Path) -> Path:
+    """Where the runs are: beside a summary of this name, or where studies go if the very same summary is there."""
+    usual = Path("runs/studies", summary["name"])
+    same = (usual / SUMMARY).is_file() and _read(usual / SUMMARY) == summary
+    return file.parent if file.name == SUMMARY or not same else usual
+
+
+def _runs_of_arms(summary: Mapping[str, Any], folder: Path) -> dict[str, list[Run]]:
+    found = {}
+    for arm, values in summary["arms"].items():
+        places = {seed: folder / arm / f"seed_{seed}" / "run" for seed in summary["seeds"] if arm != BASE}
+        there = {seed: place for seed, place in places.items() if (place / "metrics.jsonl").is_file()}
+        if there:
+            found[arm] = [_run(place, f"{values['label']}, seed {seed}") for seed, place in there.items()]
+    return found
+
+
+def _holding(path: Path, file: str) -> list[Path]:
+    """The folder and those below that hold `file`, the oldest first; not checkpoints, nor points of cells."""
+    found = [place.parent for place in sorted(path.rglob(file), key=lambda place: (place.stat().st_mtime_ns, place))]
+    return [folder for folder in found if not {"checkpoints", "points"} & {*folder.relative_to(path).parts}]
+
+
+def _named(name: str, path: Path, folder: Path) -> str:
+    """What a folder found below `path` is called: the name given, or the folder's own, and the way down to it."""
+    below = folder.relative_to(path).as_posix()
+    head = name or path.resolve().name
+    return head if below == "." else f"{head}/{below}"
+
+
+def _run(folder: Path, name: str) -> Run:
+    config = folder / "config.json"
+    return Run(
+        name,
+        folder,
+        _read(config) if config.is_file() else {},
+        read_metrics(folder / "metrics.jsonl"),
+        tuple(
+            _analysis(file) for place in (folder, folder / "policy") for file in sorted(place.glob("analysis*.json"))
+        ),
+    )
+
+
+def _analysis(file: Path) -> Analysis:
+    values = _read(file)
+    try:
+        sections = [
+            Section(**(entry | {"series": [Series(**series) for series in entry["series"]]}))
+            for entry in values["sections"]
+        ]
+        return Analysis(values["title"], values["command"], values["origin"]["commit"], sections)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file}: not what diffpo analyze writes ({error}); make it again, or remove it") from None
+
+
+def _measured(folder: Path) -> Measured:
+    gammas: dict[str, list[float]] = {}
+    log = folder / "completions.jsonl"
+    for line in log.read_text().splitlines() if log.is_file() else ():
+        answer = json.loads(line)
+        if answer.get("sampler") == "learned" and answer["gamma"] is not None:
+            gammas.setdefault(answer["level"], []).append(answer["gamma"])
+    try:
+        return Measured(Evaluation.load(folder), gammas)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder}/evaluation.json: of another version ({error}): make it again, diffpo eval"
+        ) from None
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+
+
+def mean_of(steps: Sequence[Mapping[str, float | None]], metric: str) -> float | None:
+    """Mean over the steps that have it."""
+    values = [value for step in steps if (value := step.get(metric)) is not None]
+    return fmean(values) if values else None

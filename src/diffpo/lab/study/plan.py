@@ -1,0 +1,340 @@
+"""What a study is: a question, two recipes, arms that differ in a few settings, seeds. TOML in; imports no torch."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from diffpo.config import RolloutConfig, SftConfig, TaskConfig, TrainConfig, parse_sampler, suggest
+from diffpo.files.places import shipped_files
+from diffpo.files.recipe import find_recipe, from_dict, load_config
+
+BASE = "base"
+"""The arm that every study has: the policy that the others start from."""
+FREE = ("model", "output", "save_every", "keep_checkpoints", "log_with", "num_threads", "load.device", "load.compile")
+"""Settings that the runner sets in every cell."""
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """How policies are measured: at temperature 0, on the same distinct test prompts in every arm and seed."""
+
+    num_prompts: int = 1024  # distinct test prompts
+    samplers: tuple[str, ...] = ("top_k:1", "top_k:2", "top_k:4")
+    """Samplers measured when training has ended; the sampler of an arm's own rollouts is measured as well."""
+    gammas: tuple[float, ...] = (0.03, 0.1, 0.2, 0.35, 0.6, 1.0, 1.7)
+    """Fixed thresholds of the accuracy-NFE frontier, measured when training has ended."""
+    track: tuple[str, ...] = ("top_k:2",)  # samplers measured at every point of training
+    num_points: int = 3  # points of training that are measured, evenly spaced; the last is its end
+    at_nfe: tuple[float, ...] = (2.0, 4.0, 8.0)  # calls at which the frontiers are compared
+    rollout: dict = field(default_factory=dict)
+    """Settings of decoding that hold in every arm, where an arm's own rollouts differ: block_length, ..."""
+
+    def __post_init__(self) -> None:
+        for spec in (*self.samplers, *self.track):
+            parse_sampler(spec, "measure.samplers")
+        for name in ("num_prompts", "num_points"):
+            _check(getattr(self, name) >= 1, f"measure.{name} must be >= 1, got {getattr(self, name)}")
+        _check(all(g >= 0 for g in self.gammas), f"measure.gammas must be >= 0, got {self.gammas}")
+        _check(all(n >= 1 for n in self.at_nfe), f"measure.at_nfe must be >= 1, got {self.at_nfe}")
+        from_dict(RolloutConfig, self.rollout, "measure.rollout.")
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """Settings chosen for each arm by itself, from the same values, on seeds and prompts that the study does not use.
+
+    Every combination of values is trained once a seed; the one whose `metric` has the best mean over the seeds is
+    taken, the first of equals.
+    """
+
+    values: dict = field(default_factory=dict)
+    """Setting to the list of its values, as "optim.learning_rate" = [1e-4, 3e-4]. None named: nothing is tuned."""
+    seeds: tuple[int, ...] = (100, 101)  # seeds of the tuning runs
+    num_prompts: int = 256  # distinct test prompts that follow the study's own
+    metric: str = "accuracy/top_k:2"  # what is to be best, by its name in the summary
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """One study."""
+
+    extends: str = ""
+    """A study whose settings and arms hold where this one says nothing: the same question on another task."""
+    leave_out: tuple[str, ...] = ()  # arms of the extended study that this one does without
+    title: str = ""
+    question: str = ""  # what the study is to answer, in one sentence
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Each seeds pre-training and reinforcement learning of one cell an arm; arms of one seed share their start."""
+    baseline: str = BASE  # arm that the others are compared with, seed by seed; base is the start itself
+    pretrain: str = ""  # recipe of pre-training. Empty: arms start from the model that the training recipe names
+    recipe: str = ""  # recipe of training
+    sft: dict = field(default_factory=dict)  # settings over the recipe of pre-training
+    train: dict = field(default_factory=dict)  # settings over the recipe of training, for every arm
+    arms: tuple[dict, ...] = ()
+    """Each has a name, a label and its settings over `train`; `tune` lists values of its own to tune over."""
+    columns: tuple[str, ...] = ()  # metrics of the tables, by their names in the summary. None named: the usual ones
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm: what it is called, what it changes, what its runs look like but for seed and folder."""
+
+    name: str
+    label: str
+    changes: Mapping[str, Any]
+    """Settings over the study's own, by dotted name."""
+    config: TrainConfig
+    tune: Mapping[str, tuple]
+    """Values to tune over, by dotted name."""
+
+    def tuned(self) -> Iterator[tuple[dict[str, Any], TrainConfig]]:
+        """Every combination of the values with its config."""
+        for values in itertools.product(*self.tune.values()):
+            chosen = dict(zip(self.tune, values, strict=True))
+            yield chosen, from_dict(TrainConfig, nest(chosen), base=self.config)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One process: train, unless `train` is None, from the start that `sft` makes, and measure."""
+
+    name: str
+    """Its folder below the study's."""
+    start: str
+    """Name of the cell whose policy it starts from; "" for a cell that makes the start."""
+    sft: SftConfig | None
+    train: TrainConfig | None
+    task: TaskConfig
+    """What it is measured on."""
+    rollout: dict
+    """How it is decoded when it is measured, but for the sampler."""
+    samplers: tuple[str, ...]
+    """Measured at the end of training."""
+    track: tuple[str, ...]
+    """Measured at every point."""
+    gammas: tuple[float, ...]
+    num_points: int
+    num_prompts: int
+    skip_prompts: int
+    """Distinct test prompts left out before the first that is used."""
+
+    def settings(self) -> dict[str, Any]:
+        """All that its result depends on, as plain values."""
+        plain = json.loads(json.dumps(asdict(self)))
+        for name in ("sft", "train"):
+            if plain[name]:
+                plain[name] = nest({key: value for key, value in flat(plain[name]).items() if key not in FREE})
+        return plain
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study with its recipes resolved."""
+
+    name: str
+    path: Path
+    config: StudyConfig
+    sft: SftConfig | None
+    train: TrainConfig
+    arms: tuple[Arm, ...]
+
+    def __repr__(self) -> str:
+        return f"Study({self.name}: {', '.join(arm.label for arm in self.arms)}; {len(self.config.seeds)} seeds)"
+
+    def base_cells(self) -> list[Cell]:
+        """The starts: of the study's seeds, measured, and of the tuning's."""
+        tuning = self.config.tune.seeds if any(arm.tune for arm in self.arms) else ()
+        seeds = (*self.config.seeds, *tuning) if self.sft else self.config.seeds[:1]
+        return [self._cell(BASE, None, seed, measured=seed in self.config.seeds) for seed in seeds]
+
+    def tune_cells(self, arm: Arm) -> list[tuple[dict[str, Any], list[Cell]]]:
+        """Each combination of an arm's values with its cells, one a tuning seed."""
+        tune, found = self.config.tune, []
+        for number, (values, config) in enumerate(arm.tuned() if arm.tune else ()):
+            cells = [self._cell(f"{arm.name}/tune_{number}", config, seed) for seed in tune.seeds]
+            skip = self.config.measure.num_prompts
+            only = {"num_prompts": tune.num_prompts, "skip_prompts": skip, "num_points": 1, "track": ()}
+            if tune.metric.partition("/")[0] in ("accuracy", "nfe", "reward"):  # of a sampler, not of the frontier
+                only |= {"samplers": self._only(config, tune.metric), "gammas": ()}
+            found.append((values, [replace(cell, **only) for cell in cells]))
+        return found
+
+    def _only(self, config: TrainConfig, metric: str) -> tuple[str, ...]:
+        """The samplers that a metric needs: the run's own, and the one it names."""
+        named = metric.split("/")[1]
+        return tuple(dict.fromkeys((config.rollout.sampler, *(s for s in self.config.measure.samplers if s == named))))
+
+    def cells(self, arm: Arm, values: Mapping[str, Any]) -> list[Cell]:
+        """The cells of an arm under the values that tuning chose, one a seed."""
+        config = from_dict(TrainConfig, nest(values), base=arm.config)
+        return [self._cell(arm.name, config, seed) for seed in self.config.seeds]
+
+    def start(self, seed: int) -> str:
+        """Name of the cell that arms of `seed` start from."""
+        return f"{BASE}/seed_{seed if self.sft else self.config.seeds[0]}"
+
+    def _cell(self, folder: str, train: TrainConfig | None, seed: int, measured: bool = True) -> Cell:
+        measure, rollout = self.config.measure, (train or self.train).rollout
+        own = [rollout.sampler] if train or rollout.sampler != "learned" else []
+        return Cell(
+            name=f"{folder}/seed_{seed}",
+            start=self.start(seed) if train else "",
+            sft=replace(self.sft, seed=seed) if self.sft and not train else None,
+            train=replace(train, seed=seed) if train else None,
+            task=self.train.task,
+            rollout={
+                name: value
+                for name, value in asdict(rollout.decoding).items()
+                if name not in ("sampler", "temperature")
+            }
+            | measure.rollout,
+            samplers=tuple(dict.fromkeys((*measure.samplers, *own))) if measured else (),
+            track=tuple(dict.fromkeys((*measure.track, *own))) if measured else (),
+            gammas=measure.gammas if measured else (),
+            num_points=measure.num_points if train else 1,
+            num_prompts=measure.num_prompts,
+            skip_prompts=0,
+        )
+
+
+def find_study(name: str) -> Path:
+    """The study at path `name`, or the one of that name that ships with diffpo; ValueError lists those."""
+    if Path(name).is_file():
+        return Path(name)
+    shipped = shipped_files("studies/*.toml")
+    stem = name.removeprefix("studies/").removesuffix(".toml")
+    if stem in shipped:
+        return shipped[stem]
+    raise ValueError(f"{name}: no such study{suggest(Path(name).stem, sorted(shipped))}")
+
+
+def load_study(path: str | Path) -> Study:
+    """Read a study, a file or the name of one that ships, and its recipes.
+
+    ValueError names the file, the arm, the key and the mend.
+    """
+    path = find_study(str(path))
+    try:
+        config = from_dict(StudyConfig, _read(path))
+        _check_study(config)
+        sft = None
+        if config.pretrain:
+            sft = from_dict(SftConfig, nest(config.sft), "sft.", load_config(SftConfig, _recipe(path, config.pretrain)))
+        train = load_config(TrainConfig, _recipe(path, config.recipe))
+        train = from_dict(TrainConfig, nest(config.train), "train.", train)
+        study = Study(path.stem, path, config, sft, train, tuple(_arm(arm, config, train) for arm in config.arms))
+        for arm in study.arms:
+            _check_steps(arm, config.measure.num_points)
+    except (tomllib.TOMLDecodeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    return study
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The values of a study's file, over those of the study that it extends, setting by setting."""
+    values = tomllib.loads(path.read_text())
+    name = str(values.get("extends", ""))
+    if not name:
+        return values
+    beside = path.parent / f"{name}.toml"
+    parent = tomllib.loads((beside if beside.is_file() else find_study(name)).read_text())
+    _check("extends" not in parent, f"extends {name!r}, which extends another itself: name that one")
+    merged = nest(flat(parent) | flat(values))
+    names, without = [arm.get("name") for arm in merged["arms"]], values.get("leave_out", ())
+    for arm in without:
+        _check(arm in names, f"leave_out: no arm {arm!r}{suggest(arm, names)}")
+    return merged | {"arms": [arm for arm in merged["arms"] if arm.get("name") not in without]}
+
+
+def _recipe(path: Path, name: str) -> Path:
+    """A recipe beside the study, or as any other is found."""
+    return path.parent / name if (path.parent / name).is_file() else find_recipe(name)
+
+
+def _arm(values: Mapping[str, Any], config: StudyConfig, train: TrainConfig) -> Arm:
+    own = {key: value for key, value in values.items() if key not in ("name", "label", "tune")}
+    tune = flat(values.get("tune", config.tune.values))
+    from diffpo.objective import Objective  # which imports torch
+
+    try:
+        for key, entry in tune.items():
+            _check(isinstance(entry, list) and bool(entry), f"tune: {key} takes a list of values, got {entry!r}")
+        arm = Arm(
+            name=values["name"],
+            label=values.get("label", values["name"]),
+            changes=flat(own),
+            config=from_dict(TrainConfig, nest(own), base=train),
+            tune={key: tuple(entry) for key, entry in tune.items()},
+        )
+        _check_free(own)
+        for _, tuned in arm.tuned():  # every value must be one that its setting takes
+            Objective.of(tuned.objective)
+    except ValueError as error:
+        raise ValueError(f"arm {values['name']!r}: {error}") from None
+    return arm
+
+
+def _check_free(values: Mapping[str, Any]) -> None:
+    for key in (*FREE, "seed"):
+        _check(key not in flat(values), f"{key} is the study's to set: leave it out")
+
+
+def _check_study(config: StudyConfig) -> None:
+    seeds, names = list(config.seeds), [str(arm.get("name", "")) for arm in config.arms]
+    _check(len(seeds) >= 2, f"seeds must be two or more, or there is no interval: got {seeds}")
+    _check(len({*seeds}) == len(seeds), f"seeds must differ, got {seeds}")
+    common = sorted({*seeds} & {*config.tune.seeds})
+    _check(not common, f"tune.seeds must not be seeds of the study: {common} are both")
+    _check(bool(config.recipe), "recipe is missing: name the recipe of training")
+    _check_free(config.sft)
+    _check_free({key: value for key, value in config.train.items() if key != "model"})
+    _check(bool(names), "no [[arms]]: name at least one")
+    for name in names:
+        _check(bool(re.fullmatch(r"\w[\w.-]*", name)), f"arms: a name is letters, digits, _, - and dots, got {name!r}")
+        _check(name != BASE, f"arms: {BASE!r} is the start itself and always there; choose another name")
+        _check(names.count(name) == 1, f"arms: {name!r} is named twice")
+    _check(config.baseline in (BASE, *names), f"no arm {config.baseline!r}{suggest(config.baseline, [BASE, *names])}")
+
+
+def _check_steps(arm: Arm, num_points: int) -> None:
+    steps = arm.config.steps
+    mend = f"arm {arm.name!r}: steps must be a multiple of measure.num_points = {num_points}, got {steps}"
+    _check(steps % num_points == 0, mend)
+
+
+def nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables from keys with dots: {"optim.learning_rate": 1} is {"optim": {"learning_rate": 1}}."""
+    tables: dict[str, Any] = {}
+    for key, value in values.items():
+        *path, last = key.split(".")
+        table = tables
+        for part in path:
+            table = table.setdefault(part, {})
+            _check(isinstance(table, dict), f"{key}: {part} is given as a value and as a table")
+        if isinstance(value, Mapping):
+            table.setdefault(last, {}).update(nest(value))
+        else:
+            table[last] = value
+    return tables
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The inverse of `nest`: values by dotted name."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

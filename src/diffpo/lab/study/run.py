@@ -1,0 +1,190 @@
+"""The runner: each cell a process of one thread, several at a time; what is done is skipped, what fails is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from diffpo.config import RolloutConfig, SftConfig, TaskConfig, TrainConfig
+from diffpo.files.folder import owned
+from diffpo.files.recipe import from_dict
+from diffpo.lab.study.origin import num_cores
+from diffpo.lab.study.plan import Cell, Study
+from diffpo.lab.study.summary import Trials, figures, summarize
+from diffpo.view.progress import Progress
+
+COMMAND = (sys.executable, "-m", "diffpo.lab.study.cell")
+"""Runs the cell in the folder that follows."""
+TAIL = 12
+"""Lines of a failed cell's log that are shown."""
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+
+def run_study(study: Study, folder: Path, jobs: int = 0, quiet: bool = False, device: str = "cpu") -> dict[str, Any]:
+    """Run what is missing below `folder`, with models on `device`, and return the summary.
+
+    ValueError names cells that failed or differ, or who else is at work in the folder.
+    """
+    with owned(folder):
+        return _run_study(study, Runner(study, folder.resolve(), jobs or num_cores(), quiet, device))
+
+
+def _run_study(study: Study, runner: Runner) -> dict[str, Any]:
+    started = time.perf_counter()
+    tuning = {arm.name: study.tune_cells(arm) for arm in study.arms}
+    bases = study.base_cells()
+    trials = [cell for found in tuning.values() for _, cells in found for cell in cells]
+    runner.check([*bases, *trials])
+    total = len(bases) + len(trials) + len(study.arms) * len(study.config.seeds)
+    with Progress(study.name, total, runner.quiet, unit="cell") as progress:
+        runner.run(bases, progress)
+        runner.run(trials, progress)
+        ready = [arm for arm in study.arms if not runner.failed_of(tuning[arm.name])]
+        chosen = {arm.name: runner.choose(tuning[arm.name]) for arm in ready}
+        cells = {arm.name: study.cells(arm, chosen[arm.name]) for arm in ready}
+        flat = [cell for found in cells.values() for cell in found]
+        runner.check(flat)
+        # seed by seed, so that a study that is cut short has whole seeds
+        runner.run(sorted(flat, key=lambda cell: study.config.seeds.index(seed_of(cell))), progress)
+    runner.raise_failures()
+    seconds = time.perf_counter() - started
+    whole = len(runner.started) == total  # what an earlier call had done, this one did not wait for
+    wall = {"wall_seconds": round(seconds, 1) if whole else None, "jobs": runner.jobs}
+    return summarize(study, runner.folder, cells, tuning, chosen) | wall
+
+
+class Runner:
+    """Runs cells below a folder and remembers which failed."""
+
+    def __init__(self, study: Study, folder: Path, jobs: int, quiet: bool = False, device: str = "cpu") -> None:
+        self.study, self.folder, self.jobs, self.quiet, self.device = study, folder, jobs, quiet, device
+        self.failed: dict[str, str] = {}
+        """Cell to why."""
+        self.processes: set[subprocess.Popen] = set()
+        self.started: set[str] = set()
+        """Cells that this runner ran, rather than found done."""
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        """ValueError if a folder holds a cell of other settings."""
+        for cell in cells:
+            path = self.folder / cell.name / "cell.json"
+            if path.is_file():
+                before, now = completed(json.loads(path.read_text())), completed(cell.settings())
+                changed = differences({name: before.get(name) for name in now}, now)
+                if changed:
+                    raise ValueError(
+                        f"{path.parent} was made with other settings ({', '.join(changed)}): choose another output, "
+                        "or remove that folder"
+                    )
+
+    def run(self, cells: Sequence[Cell], progress: Progress) -> None:
+        """Run the cells that are not done, `jobs` at a time; those whose start failed are left out."""
+        with ThreadPoolExecutor(self.jobs) as pool:
+            futures = {pool.submit(self._run_cell, cell): cell for cell in cells}
+            try:
+                for future in as_completed(futures):
+                    cell, failure = futures[future], future.result()
+                    if failure:
+                        self.failed[cell.name] = failure
+                        progress.note(f"{cell.name} failed: {failure}")
+                    progress.advance(failed=len(self.failed)) if self.failed else progress.advance()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in list(self.processes):
+                    process.terminate()  # it saves a checkpoint and ends
+                raise
+
+    def _run_cell(self, cell: Cell) -> str:
+        """Run one cell to its end, unless it is done; "" or why it failed."""
+        folder = self.folder / cell.name
+        if (folder / "result.json").is_file():
+            return ""
+        if cell.start in self.failed:
+            return f"its start, {cell.start}, failed"
+        self.started.add(cell.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        model = str(self.folder / cell.start / "run") if cell.start else ""
+        if not self.study.sft:
+            model = self.study.train.model
+        settings = cell.settings() | {"model": model, "device": self.device}
+        (folder / "cell.json").write_text(json.dumps(settings, indent=2) + "\n")
+        with (folder / "log.txt").open("w") as log:
+            process = subprocess.Popen(
+                [*COMMAND, str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | ONE_THREAD,
+            )
+            self.processes.add(process)
+            try:
+                status = process.wait()
+            finally:
+                self.processes.discard(process)
+        if status == 0:
+            return ""
+        with (folder / "log.txt").open(errors="replace") as log:
+            tail = "".join(deque(log, TAIL)).rstrip()
+        return f"exit status {status}; the end of {folder / 'log.txt'}:\n{tail}"
+
+    def failed_of(self, tuning: Trials) -> list[str]:
+        """Cells of an arm's tuning that failed: without them nothing can be chosen."""
+        return [cell.name for _, cells in tuning for cell in cells if cell.name in self.failed]
+
+    def choose(self, tuning: Trials) -> dict[str, Any]:
+        """The values whose metric has the best mean over the tuning seeds; the first of equals. {} if none is tuned."""
+        metric = self.study.config.tune.metric
+        means = []
+        for values, cells in tuning:
+            found = [figures(self.folder / cell.name, cell, self.study) for cell in cells]
+            if metric not in found[0]:
+                raise ValueError(f"tune.metric {metric!r} is not measured: one of {', '.join(found[0])}")
+            means.append((sum(figure[metric] for figure in found) / len(found), dict(values)))
+        return max(means, key=lambda pair: pair[0])[1] if means else {}
+
+    def raise_failures(self) -> None:
+        """ValueError that names the cells that failed."""
+        if self.failed:
+            names = ", ".join(self.failed)
+            raise ValueError(
+                f"{len(self.failed)} cells failed ({names}); each has its log.txt in {self.folder}. Mend the cause and "
+                "run the study again: what is done is kept"
+            )
+
+
+def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with those at their default that did not exist when they were written."""
+    kinds = {"sft": SftConfig, "train": TrainConfig, "task": TaskConfig, "rollout": RolloutConfig}
+    found = dict(settings)
+    for name, kind in kinds.items():
+        if found.get(name):
+            with suppress(ValueError):  # a setting that is no more: it shows as a difference
+                found[name] = asdict(from_dict(kind, found[name]))
+    return json.loads(json.dumps(found))
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the settings that differ."""
+    found = []
+    for name in dict.fromkeys((*before, *now)):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found.append(prefix + name)
+    return found
+
+
+def seed_of(cell: Cell) -> int:
+    """The seed that the cell's name ends in."""
+    return int(cell.name.rpartition("_")[2])

@@ -1,0 +1,170 @@
+"""Runs with rollout workers before they run: a small discrete-event simulation of who waits for whom.
+
+A worker decodes its share of a step's completions in slots: every call takes as long as its rows' arithmetic, or as
+reading the weights, and rows leave after their own number of calls. Rollouts of step s begin when the policy of step
+s - lag stands and the worker is free; the updates of step s when those of s - 1 are done and all shares are there.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from statistics import fmean
+
+from diffpo.config import TrainConfig
+from diffpo.planning.plan import Start, make_model, plan
+from diffpo.planning.steps import RlStep, expected_nfe, rl_step
+from diffpo.planning.work import Cluster, Work
+from diffpo.processes.world import World
+from diffpo.rollout.log import read_rollouts
+
+NUM_STEPS, WARM = 60, 10
+"""Steps that are simulated, and those of them, at the start, that do not count."""
+SPREAD = 0.4
+"""Standard deviation over mean of the calls of a completion, where a rule leaves them open and no run says."""
+
+Draw = Callable[[Random], int]
+"""Calls of one completion."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """GPUs that make rollouts beside GPUs that train."""
+
+    workers: int
+    trainers: int
+    lag: int
+    seconds: float
+    """A step, on average."""
+    idle_workers: float
+    """Share of the workers' time in which they wait."""
+    idle_trainers: float
+    fits: bool
+    """Whether what trains has room on its GPUs."""
+    together: float
+    """Seconds of a step where all GPUs make rollouts and then train, as `accelerate launch` has it."""
+
+    @property
+    def bound(self) -> str:
+        """What a step takes its time for: who waits less."""
+        return "rollouts" if self.idle_workers < self.idle_trainers else "updates"
+
+
+def simulate(shares: Sequence[Sequence[float]], update: float, lag: int, warm: int = 0) -> tuple[float, float, float]:
+    """Seconds a step, and the idle shares of workers and trainers, over the steps after the first `warm`.
+
+    `shares` are seconds of each worker's share, step by step; updates take `update` seconds.
+    """
+    free, stands = [0.0] * len(shares[0]), [0.0]  # when each worker is free; when the policy after each step stands
+    busy = 0.0
+    for step, seconds in enumerate(shares):
+        ready = stands[max(0, step - lag)]
+        free = [max(end, ready) + spent for end, spent in zip(free, seconds, strict=True)]
+        stands.append(max(stands[-1], *free) + update)
+        busy += sum(seconds) if step >= warm else 0.0
+    steps = len(shares) - warm
+    whole = stands[-1] - stands[warm]
+    return whole / steps, max(0.0, 1 - busy / (whole * len(free))), max(0.0, 1 - steps * update / whole)
+
+
+def decode_seconds(calls: Sequence[int], slots: int, row: float, call: float) -> float:
+    """Seconds of completions of so many calls each, in `slots` slots that are filled as they become free.
+
+    A call takes `row` seconds for each of its rows, or `call` seconds where that is more.
+    """
+    ends, waiting = [], list(calls)[::-1]
+    done, seconds = 0, 0.0  # calls made so far
+    while ends or waiting:
+        while waiting and len(ends) < slots:
+            heapq.heappush(ends, done + waiting.pop())
+        seconds += (ends[0] - done) * max(call, row * len(ends))
+        done = ends[0]
+        while ends and ends[0] == done:
+            heapq.heappop(ends)
+    return seconds
+
+
+def split_of(config: TrainConfig, start: Start, cluster: Cluster, workers: int, draw: Draw) -> Split:
+    """`workers` GPUs that make rollouts beside `cluster`, which trains."""
+    shares, update, fits = _work_of(config, start, cluster, workers, draw)
+    everyone = replace(cluster, num_gpus=workers + cluster.num_gpus)
+    all_shares, all_update, _ = _work_of(config, start, everyone, everyone.num_gpus, draw)
+    together, *_ = simulate(all_shares, all_update, 0, WARM)
+    lag = config.rollout.lag
+    return Split(workers, cluster.num_gpus, lag, *simulate(shares, update, lag, WARM), fits, together)
+
+
+def _work_of(
+    config: TrainConfig, start: Start, cluster: Cluster, workers: int, draw: Draw
+) -> tuple[list[list[float]], float, bool]:
+    """Seconds of each worker's share, step by step, and of a step's updates on `cluster`, and whether these fit."""
+    training = plan(config, start, cluster)
+    step, _ = rl_step(config, make_model(config, start), replace(cluster, num_gpus=workers, shards=False))
+    (row, call), random = _call_seconds(step), Random(0)
+    sizes = [
+        len(World(rank, workers).share(config.prompts_per_step)) * config.num_generations for rank in range(workers)
+    ]
+    slots = config.rollout.num_slots
+    shares = [
+        [decode_seconds([draw(random) for _ in range(size)], slots, row, call) for size in sizes]
+        for _ in range(NUM_STEPS)
+    ]
+    update = sum(phase.seconds for phase in training.phases if phase.name != "rollouts")
+    return shares, update, training.fits
+
+
+def _call_seconds(step: RlStep) -> tuple[float, float]:
+    """Seconds of a call for each of its rows, and at least: arithmetic, and reading all weights."""
+    rollouts = next(step.phases())
+    work, gpu = Work(step.model, step.cluster, step.call_length), step.cluster.gpu
+    peak = (gpu.tflops_fp32 if step.model.base == 4 else gpu.tflops) * 1e12 * step.cluster.mfu
+    scored = (step.block_length + step.gen_length / step.nfe) / 2
+    return work.forward(1, scored, step.block_length) / peak, rollouts.parts["weights"] / (gpu.bandwidth * 1e9)
+
+
+def calls_of(config: TrainConfig, step: RlStep, run: str = "") -> tuple[Draw, str]:
+    """What draws a completion's calls, and what that assumes: as measured in a run, by the rule alone, or assumed.
+
+    ValueError if the run has kept no rollouts.
+    """
+    if run:
+        path = Path(run, "rollouts.jsonl.gz")
+        if not path.is_file() or not (found := [row["nfe"] for row in read_rollouts(path)]):
+            raise ValueError(f"nfe_of = {run}: no rollouts there (log_rollouts keeps them in rollouts.jsonl.gz)")
+        return lambda random: random.choice(
+            found
+        ), f"calls as the {len(found):,} completions of {run} took: mean {fmean(found):.3g}"
+    if expected_nfe(config.rollout.sampler, step.gen_length, step.block_length)[1] and step.cluster.nfe is None:
+        return lambda _: math.ceil(step.nfe), f"{step.nfe:g} calls for every completion"
+    shape = SPREAD**-2
+
+    def draw(random: Random) -> int:
+        return min(step.gen_length, max(1, round(random.gammavariate(shape, step.nfe / shape))))
+
+    return draw, f"calls of a completion vary by {SPREAD:.0%} around {step.nfe:g} (nfe_of takes a run's)"
+
+
+def sweep(config: TrainConfig, start: Start, cluster: Cluster, draw: Draw, most: int) -> Iterator[Split]:
+    """The fastest split of 2, 4, ... up to `most` GPUs that fits; those that train are a power of two."""
+    for total in (2**power for power in range(1, most.bit_length())):
+        counts = [2**power for power in range(total.bit_length() - 1)]
+        found = [
+            split_of(config, start, replace(cluster, num_gpus=trainers), total - trainers, draw) for trainers in counts
+        ]
+        yield min(found, key=lambda split: (not split.fits, split.seconds))
+
+
+def splits_of(config: TrainConfig, start: Start, cluster: Cluster, most: int, run: str) -> tuple[list[Split], str]:
+    """The split that the config asks for by `rollout.workers`, if it does, then a sweep up to `most` GPUs.
+
+    And what is assumed of the calls.
+    """
+    step, _ = rl_step(config, make_model(config, start), cluster)
+    draw, assumed = calls_of(config, step, run)
+    workers = config.rollout.workers
+    found = [split_of(config, start, cluster, workers, draw)] if workers else []
+    return [*found, *sweep(config, start, cluster, draw, most)], assumed

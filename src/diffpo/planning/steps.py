@@ -1,0 +1,276 @@
+"""Steps as plans see them: how many rows go through the denoiser, what is held at once, what had to be assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+from diffpo.config import SftConfig, TrainConfig, parse_sampler
+from diffpo.functional.latents import cut_by_tokens
+from diffpo.objective import Objective
+from diffpo.planning import memory
+from diffpo.planning.work import Cluster, Phase, Work
+from diffpo.surrogates import Cost
+from diffpo.tasks import load_solved_task, load_task
+
+PROMPT_LENGTH = 200
+"""Tokens of a prompt where nobody says: d1's limit."""
+CANVAS = 256
+"""Tokens of a canvas to fine-tune on where nobody says."""
+
+
+def expected_nfe(sampler: str, gen_length: int, block_length: int) -> tuple[float, bool]:
+    """Denoiser calls a completion without early exit, and whether the rule alone says so."""
+    rule, value = parse_sampler(sampler)
+    blocks = -(-gen_length // block_length)
+    if rule == "steps":
+        return value, True
+    if rule in ("top_k", "margin", "random"):
+        return blocks * -(-block_length // int(value)), True
+    return gen_length / 2, False
+
+
+@dataclass(frozen=True)
+class RlStep:
+    """A step of reinforcement learning: its counts, as the code makes them."""
+
+    config: TrainConfig
+    model: memory.Model
+    cluster: Cluster
+    prompt_length: int
+    gen_length: int
+    block_length: int
+    nfe: float
+
+    @property
+    def length(self) -> int:
+        """Tokens of a row."""
+        return self.prompt_length + self.gen_length
+
+    @property
+    def in_blocks(self) -> bool:
+        """Attention is block-causal: a call computes a block, and a canvas is scored behind a clean copy of it."""
+        return self.model.shape.block_length is not None
+
+    @property
+    def scored_length(self) -> int:
+        """Tokens of a latent."""
+        return self.length + (self.gen_length if self.in_blocks else 0)
+
+    @property
+    def call_length(self) -> float:
+        """Tokens of a row in a denoiser call, on average: all of them, or with a cache all of them now and then."""
+        rollout, block = self.config.rollout, self.block_length
+        if not self.caches:
+            return self.length
+        if self.in_blocks:  # the prompt and each finished block are computed once more
+            return block + (self.length - block) / self.nfe
+        calls = self.nfe * block / self.gen_length  # of a block
+        refreshes = -(-calls // rollout.cache_refresh) if rollout.cache_refresh else 1
+        between = block if rollout.cache == "dual" else (self.gen_length + block) / 2
+        return between + (self.length - between) * min(1.0, refreshes / calls)
+
+    @property
+    def caches(self) -> bool:
+        """Whether keys and values are kept between calls: `auto` does where that is exact."""
+        cache = self.config.rollout.cache
+        return cache in ("prefix", "dual") or (self.in_blocks and cache != "none")
+
+    @property
+    def heading(self) -> str:
+        config = self.config
+        return (
+            f"a step: {config.prompts_per_step} prompts x {config.num_generations} completions of {self.gen_length} "
+            f"tokens, {self.nfe:g} denoiser calls each, {config.objective.num_iterations} updates"
+        )
+
+    @property
+    def rows(self) -> int:
+        """Completions that one GPU updates on, at most."""
+        return -(-self.config.prompts_per_step * self.config.num_generations // self.cluster.num_gpus)
+
+    @property
+    def rollout_rows(self) -> int:
+        """Completions that one GPU decodes: groups are not split."""
+        return -(-self.config.prompts_per_step // self.cluster.num_gpus) * self.config.num_generations
+
+    def micro_batches(self) -> list[list[float]]:
+        """Positions scored given each latent, micro-batch by micro-batch; z_0 is a group's, other latents a row's."""
+        cost, size = self.cost, self.config.num_generations
+        groups, owners, scored = list[int](), list[int](), list[float]()
+        for row in range(self.rows):
+            alone = 1 if self.in_blocks else size  # rows that share the empty canvas
+            sharing = 0 if row % alone else min(alone, self.rows - row)  # of them the first owns what they share
+            latents = [self.gen_length * cost.shared * sharing] if cost.shared and sharing else []
+            latents += [self.gen_length * cost.scored] * round(cost.own)
+            scored += latents
+            groups += [row // size] * len(latents)
+            owners += [row] * len(latents)
+        length, max_tokens = self.scored_length, self.config.optim.micro_batch_tokens
+        parts = cut_by_tokens([length] * len(scored), max_tokens, groups, owners)
+        return [[scored[index] for index in part] for part in parts]
+
+    @cached_property
+    def objective(self) -> Objective:
+        return Objective.of(self.config.objective)
+
+    @property
+    def cost(self) -> Cost:
+        """Of one scoring of a row."""
+        return self.objective.surrogate.cost(round(self.nfe))
+
+    def load(self) -> memory.Load:
+        """What the largest call and the largest micro-batch hold."""
+        slots = min(self.config.rollout.num_slots, self.rollout_rows)
+        parts = self.micro_batches()
+        largest = max(map(len, parts))
+        return memory.Load(
+            decoded=slots * (self.prompt_length + self.block_length if self.caches and self.in_blocks else self.length),
+            cached=slots * self.length if self.caches else 0,
+            candidates=slots * self.block_length,
+            tokens=largest * self.scored_length,
+            canvas=largest * self.gen_length,
+            scored=int(max(map(sum, parts))),
+            micro_batches=len(parts),
+            checkpointing=self.config.optim.gradient_checkpointing,
+            reference=self.config.objective.beta > 0,
+            shards=self.cluster.num_gpus if self.cluster.shards and self.model.learns != "nothing" else 1,
+            host=self.cluster.gpu.host,
+            remembered=slots * self.gen_length * self._recorded(),
+            one_temperature=self.config.rollout.temperature == self.config.rollout.entropy_temperature,
+        )
+
+    def _recorded(self) -> float:
+        """Values of 4 bytes that a sampler head's decision on a call leaves behind."""
+        if self.config.rollout.sampler != "learned":
+            return 0
+        if self.config.sampler_head == "bernoulli":
+            return 1.25 * self.block_length  # a number and a bool a position
+        return self.model.shape.hidden_size if self.config.threshold.level == "state" else 0
+
+    def phases(self) -> Iterator[Phase]:
+        load, model, objective = self.load(), self.model, self.config.objective
+        rows, generations = self.rollout_rows, self.config.num_generations
+        # a group shares its first call; candidates dwindle from a block to the last few of it
+        forwards = rows * self.nfe - (rows - rows / generations)
+        scored = rows * self.nfe * (self.block_length + self.gen_length / self.nfe) / 2
+        calls = -(-rows // min(rows, self.config.rollout.num_slots)) * self.nfe
+        work = Work(model, self.cluster, self.call_length)
+        flops = work.forward(forwards, scored, self.block_length)
+        yield work.phase("rollouts", memory.rollout(model, load), forwards, flops, calls)
+        if model.learns == "nothing":
+            return
+        passes = objective.num_iterations
+        scored = passes * self.rows * self.gen_length * self.cost.scorings
+        forwards, calls = passes * sum(map(len, self.micro_batches())), passes * load.micro_batches
+        work = Work(model, self.cluster, self.scored_length)
+        flops = work.forward(forwards, scored, self.gen_length)
+        if self.objective.needs_old:
+            yield work.phase("old log-probs", memory.scoring(model, load), forwards, flops, calls)
+        if load.reference:
+            yield work.phase("reference log-probs", memory.scoring(model, load), forwards, flops, calls)
+        update = work.update(forwards, scored, self.gen_length, load)
+        yield work.phase("update", memory.backward(model, load), *update, 3 * calls)
+        yield work.phase("optimiser", memory.optimiser(model, load), 0, 0, passes)
+
+
+@dataclass(frozen=True)
+class SftStep:
+    """A step of fine-tuning: one micro-batch after the other, forwards and backwards."""
+
+    config: SftConfig
+    model: memory.Model
+    cluster: Cluster
+    prompt_length: int
+    gen_length: int
+
+    @property
+    def length(self) -> int:
+        """Tokens of a row; where attention is block-causal with a clean copy of its canvas."""
+        return self.prompt_length + self.gen_length * (1 if self.model.shape.block_length is None else 2)
+
+    @property
+    def heading(self) -> str:
+        return f"a step: {self.config.batch_size} rows of {self.prompt_length} + {self.gen_length} tokens"
+
+    @property
+    def rows(self) -> int:
+        """Rows that one GPU learns from, at most."""
+        return -(-self.config.batch_size // self.cluster.num_gpus)
+
+    def micro_batches(self) -> list[int]:
+        """Rows of each."""
+        parts = cut_by_tokens([self.length] * self.rows, self.config.optim.micro_batch_tokens)
+        return [len(part) for part in parts]
+
+    def load(self) -> memory.Load:
+        """What the largest micro-batch holds; times rise along the batch, so that later ones have more masks."""
+        parts, batch, least = self.micro_batches(), self.config.batch_size, self.config.min_time
+        ends = [batch - self.rows + end for end in accumulate(parts)]  # of the rank with the last rows
+        times = [least + (1 - least) * (end - size / 2) / batch for end, size in zip(ends, parts, strict=True)]
+        masked = [size * self.gen_length * time for size, time in zip(parts, times, strict=True)]
+        largest = max(parts)
+        return memory.Load(
+            decoded=0,
+            candidates=0,
+            tokens=largest * self.length,
+            canvas=largest * self.gen_length,
+            scored=max(1, round(max(masked))),
+            micro_batches=len(parts),
+            checkpointing=self.config.optim.gradient_checkpointing,
+            reference=False,
+            shards=self.cluster.num_gpus if self.cluster.shards else 1,
+            host=self.cluster.gpu.host,
+        )
+
+    def phases(self) -> Iterator[Phase]:
+        load, work = self.load(), Work(self.model, self.cluster, self.length)
+        scored = self.rows * self.gen_length * (1 + self.config.min_time) / 2
+        update = work.update(self.rows, scored, self.gen_length, load)
+        yield work.phase("update", memory.backward(self.model, load), *update, 3 * load.micro_batches)
+        yield work.phase("optimiser", memory.optimiser(self.model, load), 0, 0, 1)
+
+
+def sft_step(config: SftConfig, model: memory.Model, cluster: Cluster) -> tuple[SftStep, list[str]]:
+    """The step, and what of it is assumed."""
+    assumed, room = [], min(config.max_length or model.shape.max_length, model.shape.max_length)
+    gen_length = config.gen_length
+    if not config.data and config.task.name:
+        gen_length = load_solved_task(config.task).gen_length
+    if gen_length is None:
+        gen_length = min(CANVAS, room - 1)
+        assumed.append(f"{gen_length} tokens of canvas a row (gen_length)")
+    return SftStep(config, model, cluster, _prompt_length(cluster, gen_length, room, assumed), gen_length), assumed
+
+
+def rl_step(config: TrainConfig, model: memory.Model, cluster: Cluster) -> tuple[RlStep, list[str]]:
+    """The step, and what of it is assumed."""
+    gen_length, assumed = config.rollout.gen_length, list[str]()
+    if gen_length is None:
+        gen_length = load_task(config.task).gen_length
+    block_length = min(config.rollout.block_length or model.shape.block_length or gen_length, gen_length)
+    nfe, exact = expected_nfe(config.rollout.sampler, gen_length, block_length)
+    if cluster.nfe is not None:
+        nfe = min(cluster.nfe, gen_length)
+    elif not exact:
+        assumed.append(f"{nfe:g} denoiser calls a completion, half the canvas: {config.rollout.sampler} decides (nfe)")
+    else:
+        assumed.append(f"{nfe:g} denoiser calls a completion: no early exit (nfe)")
+    prompt_length = _prompt_length(cluster, gen_length, model.shape.max_length, assumed)
+    if not config.objective.beta and model.learns != "nothing":
+        assumed.append("every group has a gradient: none is all right or all wrong")
+    return RlStep(config, model, cluster, prompt_length, gen_length, block_length, nfe), assumed
+
+
+def _prompt_length(cluster: Cluster, gen_length: int, room: int, assumed: list[str]) -> int:
+    """Tokens of the longest prompt; ValueError if the model has no room for them and the canvas."""
+    length = cluster.prompt_length or max(1, min(PROMPT_LENGTH, room - gen_length))
+    if length + gen_length > room:
+        raise ValueError(
+            f"prompt_length {length} and {gen_length} tokens of canvas exceed the model's {room}: shorten one of them"
+        )
+    if not cluster.prompt_length:
+        assumed.append(f"{length} tokens a prompt (prompt_length)")
+    return length

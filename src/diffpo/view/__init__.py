@@ -1,0 +1,1 @@
+"""What is looked at: the line on long work, pictures, canvases, notebooks."""

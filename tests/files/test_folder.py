@@ -1,0 +1,89 @@
+"""A folder has one owner, who may die; what is written appears whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffpo.files.folder import owned, write_folder, write_text
+
+HOLD = "import sys, time; from diffpo.files.folder import owned\nwith owned(sys.argv[1]): print('mine', flush=True); {}"
+
+
+def hold(folder: Path, then: str = "time.sleep(60)") -> subprocess.Popen:
+    process = subprocess.Popen([sys.executable, "-c", HOLD.format(then), folder], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "mine\n"
+    return process
+
+
+def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
+    process = hold(tmp_path / "run")
+    try:
+        with pytest.raises(
+            ValueError, match=rf"run is in use by process {process.pid} on \S+ since 20.*another output"
+        ):
+            owned(tmp_path / "run").__enter__()
+    finally:
+        process.kill()
+        process.communicate()
+    with owned(tmp_path / "run"):  # the dead keep nothing
+        pass
+
+
+def test_a_child_of_a_dead_owner_does_not_keep_the_folder(tmp_path: Path) -> None:
+    """A forked child lives on after its parent was killed."""
+    process = hold(tmp_path, "import os; os.fork() or print(os.getpid(), flush=True); time.sleep(60)")
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    try:
+        with owned(tmp_path):
+            os.kill(child, 0)  # it is alive
+    finally:
+        os.kill(child, signal.SIGKILL)
+        process.stdout.close()
+
+
+def test_two_owners_in_one_process(tmp_path: Path) -> None:
+    with owned(tmp_path), pytest.raises(ValueError, match=f"in use by process {os.getpid()}"):
+        owned(tmp_path).__enter__()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_owner_that_wrote_nothing_leaves_nothing(tmp_path: Path) -> None:
+    with owned(tmp_path / "a/b"):
+        assert (tmp_path / "a/b").is_dir()
+    assert not list(tmp_path.iterdir())
+    with owned(tmp_path / "a/b"):
+        (tmp_path / "a/b/file").touch()
+    assert [path.name for path in (tmp_path / "a/b").iterdir()] == ["file"]
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in ("file", "file/below"):
+        with pytest.raises(ValueError, match="a file stands where a folder is to be"):
+            owned(tmp_path / path).__enter__()
+
+
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
+    def full(draft: Path) -> None:
+        (draft / "part").touch()
+        raise OSError(28, "No space left on device")
+
+    write_folder(tmp_path / "policy", lambda draft: (draft / "old").touch())
+    with pytest.raises(OSError, match=r"policy: could not be written \(No space left on device\); so be it"):
+        write_folder(tmp_path / "policy", full, "; so be it")
+    assert [path.name for path in tmp_path.rglob("*")] == ["policy", "old"]
+
+    write_text(tmp_path / "text", "old")
+    (tmp_path / ".text.draft").mkdir()
+    with pytest.raises(OSError, match="text: could not be written"):
+        write_text(tmp_path / "text", "new")
+    assert (tmp_path / "text").read_text() == "old"

@@ -1,0 +1,96 @@
+"""`diffpo report`: a page that opens offline, escapes what it is given, and says only what its sources say."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from statistics import fmean
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from diffpo.cli import main
+from diffpo.lab.report.figures import equal_cost_figure
+from diffpo.lab.report.page import make_report
+from diffpo.lab.report.sources import read_sources
+
+ROOT = Path(__file__).parents[3]
+STUDY = ROOT / "studies" / "results" / "paper_table.json"
+HOSTILE = '</script><img src=x onerror=alert(1)> & "quoted"'
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_report(read_sources([str(STUDY)]), figures=tmp_path_factory.mktemp("figures"), quiet=True)
+
+
+def test_the_page_asks_the_network_for_nothing(page: str) -> None:
+    assert "default-src 'none'" in page
+    assert not re.search(r"""(src|href)=["'](?!#|data:)""", re.sub(r'xlink:href="#', "", page))
+    assert "@import" not in page and "fetch(" not in page
+
+
+def test_a_study_that_ships_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    by_name, by_path = read_sources(["paper_table"]), read_sources([str(STUDY)])
+    assert by_name.studies[0].summary == by_path.studies[0].summary
+
+
+def test_means_on_the_page_are_those_of_the_summary(page: str) -> None:
+    summary = json.loads(STUDY.read_text())
+    for arm in summary["arms"].values():
+        value = arm["metrics"]["accuracy/top_k:2"]
+        assert arm["label"] in page
+        assert f"{100 * value['mean']:.1f}" in page
+    assert summary["question"] in page and "1,024" in page
+
+
+def test_hostile_text_stays_text(tmp_path: Path) -> None:
+    summary = json.loads(STUDY.read_text()) | {"title": HOSTILE, "question": HOSTILE}
+    summary["arms"]["d1"]["label"] = HOSTILE
+    file = tmp_path / "study.json"
+    file.write_text(json.dumps(summary))
+    page = make_report(read_sources([str(file)]), quiet=True)
+    assert "<img src=x" not in page and page.count("</script>") == 1
+    assert "&lt;img src=x" in page
+
+
+def test_pictures_are_kept_as_svg_and_png(tmp_path: Path) -> None:
+    folder = tmp_path / "figures"
+    main(["report", str(STUDY), "--output", str(tmp_path / "r.html"), "--figures", str(folder)])
+    pictures = {path.suffix for path in folder.iterdir()}
+    assert pictures == {".svg", ".png"}
+    for path in folder.glob("*.svg"):
+        ElementTree.parse(path)
+
+
+def test_equal_cost_is_drawn_as_gain_over_rows_a_panel_a_study(tmp_path: Path) -> None:
+    summary = json.loads(STUDY.read_text())
+    figure = equal_cost_figure([summary, summary | {"title": "Again"}])
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [summary["title"], "Again"]
+    arms, metric = summary["arms"], summary["columns"][1]
+    assert metric == "accuracy/top_k:2" and [len(axes.lines) for axes in figure.axes] == [len(arms) - 1] * 2
+    start = fmean(arms["base"]["metrics"][metric]["by_seed"])
+    for line, arm in zip(figure.axes[1].lines, [arm for name, arm in arms.items() if name != "base"], strict=True):
+        x, y = np.asarray(line.get_data())
+        assert (x[0], y[0]) == (0, 0) and x[-1] == pytest.approx(arm["metrics"]["forwards"]["mean"] / 1000)
+        assert y[-1] == pytest.approx(100 * (fmean(arm["metrics"][metric]["by_seed"]) - start), abs=1e-3)
+    main(["study", "--picture", str(tmp_path / "rows.svg"), "paper_table"])
+    assert "2-MF + IS (DiFFPO)" in (tmp_path / "rows.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("paths", "wanted"),
+    [
+        (["nowhere"], "nowhere: no such file or folder"),
+        ([], "name a study, an evaluation or a run"),
+    ],
+)
+def test_what_is_no_source_is_named(
+    paths: list[str], wanted: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["report", *paths, "--output", str(tmp_path / "r.html")])
+    assert wanted in capsys.readouterr().err

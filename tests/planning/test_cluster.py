@@ -1,0 +1,91 @@
+"""The simulation of rollout workers: closed forms, a naive twin, and what a command says."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+from planning.test_plan import CONFIG, H100
+
+from diffpo.cli import main
+from diffpo.planning.cluster import Split, calls_of, decode_seconds, simulate, split_of, splits_of
+from diffpo.planning.plan import find_start, plan
+
+
+def seconds_by_call(calls: list[int], slots: int, row: float, call: float) -> float:
+    """The slow twin of `decode_seconds`: call after call."""
+    waiting, rows, seconds = list(calls), list[int](), 0.0
+    while waiting or rows:
+        while waiting and len(rows) < slots:
+            rows.append(waiting.pop(0))
+        seconds += max(call, row * len(rows))
+        rows = [left - 1 for left in rows if left > 1]
+    return seconds
+
+
+@pytest.mark.parametrize("slots", [1, 3, 8, 100])
+def test_decoding_takes_what_its_calls_take(slots: int) -> None:
+    random = Random(slots)
+    calls = [random.randint(1, 30) for _ in range(20)]
+    assert decode_seconds(calls, slots, 0.5, 2.0) == pytest.approx(seconds_by_call(calls, slots, 0.5, 2.0))
+    assert decode_seconds([], slots, 0.5, 2.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("lag", "rollouts", "update", "step"),
+    [(0, 3.0, 1.0, 4.0), (1, 3.0, 1.0, 3.0), (1, 1.0, 3.0, 3.0), (2, 2.0, 2.0, 2.0)],
+)
+def test_steps_of_equal_shares(lag: int, rollouts: float, update: float, step: float) -> None:
+    """Without a lag rollouts and updates take turns; with one a step takes as long as the longer."""
+    seconds, idle_workers, idle_trainers = simulate([[rollouts, rollouts]] * 50, update, lag, warm=10)
+    assert seconds == pytest.approx(step)
+    assert (idle_workers, idle_trainers) == pytest.approx((1 - rollouts / step, 1 - update / step))
+
+
+def test_a_longer_lag_fills_what_slow_answers_leave_idle() -> None:
+    random = Random(0)
+    shares = [[random.choice([1.0, 5.0]) for _ in range(4)] for _ in range(400)]
+    steps = [simulate(shares, 3.0, lag, warm=20)[0] for lag in (0, 1, 2, 4, 8)]
+    assert steps == sorted(steps, reverse=True) and steps[1] > 1.2 * steps[4]
+    assert steps[4] >= 3.0
+
+
+def test_a_split_is_bound_by_who_waits_less() -> None:
+    config = replace(CONFIG, rollout=replace(CONFIG.rollout, lag=1))
+    start = find_start(config)
+    few, many = (split_of(config, start, H100, workers, lambda _: 128) for workers in (1, 16))
+    alone = plan(config, start, replace(H100, nfe=128))
+    rollouts = alone.phases[0].seconds
+    assert few.seconds == pytest.approx(rollouts, rel=0.1) and few.bound == "rollouts"
+    assert many.seconds == pytest.approx(alone.seconds - rollouts, rel=1e-6) and many.bound == "updates"
+    assert many.seconds < few.seconds < alone.seconds
+
+
+def test_a_sweep_is_never_slower_with_more_gpus() -> None:
+    config = replace(CONFIG, rollout=replace(CONFIG.rollout, lag=1, workers=3))
+    (asked, *found), assumed = splits_of(config, find_start(config), H100, 32, "")
+    assert isinstance(asked, Split) and (asked.workers, asked.trainers) == (3, 1)
+    assert [split.workers + split.trainers for split in found] == [2, 4, 8, 16, 32]
+    seconds = [split.seconds for split in found]
+    assert seconds == sorted(seconds, reverse=True) and "vary by 40%" in assumed
+
+
+def test_calls_are_those_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"step": 0, "nfe": nfe} for nfe in (3, 5)]
+    (tmp_path / "rollouts.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(r) + "\n" for r in rows).encode()))
+    draw, assumed = calls_of(CONFIG, None, str(tmp_path))  # type: ignore[arg-type]
+    assert {draw(Random(seed)) for seed in range(20)} == {3, 5} and "mean 4" in assumed
+    with pytest.raises(ValueError, match=r"nfe_of = elsewhere: no rollouts there"):
+        calls_of(CONFIG, None, "elsewhere")  # type: ignore[arg-type]
+    main(["plan", "llada8b_countdown_diffpo", "--rollout.workers", "3", "--json"])
+    (split,) = json.loads(capsys.readouterr().out)["splits"]
+    assert split["lag"] == 0 and split["workers"] == 3 and 0 < split["idle_trainers"] < 1
+    main(["plan", "llada8b_countdown_diffpo", "--sweep", "4"])
+    assert "rollouts beside updates, rollout.lag = 0, simulated" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["plan", "llada8b_countdown_diffpo", "--nfe-of", str(tmp_path)])
+    assert "nfe_of does nothing without rollout.workers or sweep" in capsys.readouterr().err

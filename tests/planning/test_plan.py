@@ -1,0 +1,406 @@
+"""Plans: against what real steps take, against the model's own counts, and suggestions that hold."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from helpers import GOLDEN, request, tiny_policy
+
+from diffpo.cli import main
+from diffpo.config import (
+    LoadConfig,
+    LoraConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    RolloutConfig,
+    ThresholdConfig,
+    TrainConfig,
+)
+from diffpo.models.families import PUBLISHED
+from diffpo.models.policy import load_policy
+from diffpo.models.transformer import TransformerConfig
+from diffpo.planning.changes import RULES, changes, roomy_gpu
+from diffpo.planning.gpus import GPUS, find_gpu
+from diffpo.planning.plan import Cluster, Plan, find_start, make_model, plan
+from diffpo.planning.steps import expected_nfe, rl_step
+from diffpo.processes.world import World
+from diffpo.rollout.engine import generate
+from diffpo.rollout.slots import Slots
+from diffpo.training.checkpoint import save_checkpoint
+from diffpo.training.state import TrainState, load_start
+
+LLADA = "GSAI-ML/LLaDA-8B-Instruct"
+CONFIG = TrainConfig(
+    model=LLADA,
+    steps=100,
+    prompts_per_step=16,
+    lora=LoraConfig(rank=128),
+    rollout=RolloutConfig(gen_length=256, block_length=32, num_slots=64),
+    objective=ObjectiveConfig(beta=0.04),
+    optim=OptimConfig(micro_batch_tokens=4104, gradient_checkpointing=True),
+)
+SAMPLER = TrainConfig(model=LLADA, train="sampler", rollout=CONFIG.rollout)
+H100 = Cluster(find_gpu("h100"))
+
+
+def benchmark(name: str) -> ModuleType:
+    """A script of benchmarks/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / "benchmarks" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def plan_of(config: TrainConfig = CONFIG, cluster: Cluster = H100) -> Plan:
+    return plan(config, find_start(config), cluster)
+
+
+# --- memory and arithmetic against a real step ---------------------------------------------------------------------
+
+SMALL = TransformerConfig(3000, hidden_size=192, num_layers=3, num_heads=6, num_kv_heads=6, mlp_size=576)
+STEPS = (
+    "lora",
+    "lora, checkpointing",
+    "full, a latent at a time",
+    "full, fp32, checkpointing, all at once",
+    "full, A2D",
+    "sft, lora",
+    "sft, lora, checkpointing",
+)
+
+
+def small(case: str) -> TrainConfig:
+    config = benchmark("plan_memory").CASES[case]
+    return replace(config, lora=LoraConfig(rank=8 if "lora" in case else 0))
+
+
+def test_memory_is_within_15_percent_of_what_a_step_takes() -> None:
+    """Peaks of small steps, in a process of its own: checks of shapes would hold on to tensors."""
+    code = f"""
+import json, sys
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]}
+import test_plan
+bench = test_plan.benchmark("plan_memory")
+def peaks(case):
+    return bench.measure(bench.shape_of(case, test_plan.SMALL), test_plan.small(case), prompt_length=24)
+peaks = {{case: peaks(case) for case in test_plan.STEPS}}
+print(json.dumps(peaks))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    bench = benchmark("plan_memory")
+    for case, taken in json.loads(done.stdout.splitlines()[-1]).items():
+        plan_of_it = bench.estimate(bench.shape_of(case, SMALL), small(case), prompt_length=24)
+        planned = {phase.name: phase.bytes for phase in plan_of_it.phases}
+        if case.startswith("sft"):  # planned for the most masks that rows may have; these have as many as they drew
+            assert all(0.95 * took <= planned[phase] <= 1.25 * took for phase, took in taken.items()), case
+        else:
+            assert planned == pytest.approx(taken, rel=0.15), case
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("lora, KL, 1 latent, 4 slots", "full, checkpointing", "lora, ELBO, 2 pairs", "full, A2D"),
+        "sft, lora",
+    ],
+)
+def test_operations_are_what_torch_counts(case: str) -> None:
+    bench, config = benchmark("plan_memory"), small(case)
+    shape = bench.shape_of(case, SMALL)
+    counted = bench.count(shape, config, prompt_length=24)
+    for phase in bench.estimate(shape, config, prompt_length=24).phases:
+        if phase.name in counted:
+            runs = 2 if phase.name == "old log-probs" and "KL" in case else 1  # and the reference's
+            assert runs * phase.flops == pytest.approx(counted[phase.name], rel=0.01), phase.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case",
+    [
+        "LLaDA, LoRA 128, a group at once, checkpointing",
+        "Qwen3-0.6B, all weights, 3 latents at once, checkpointing",
+    ],
+)
+def test_memory_at_full_size(case: str) -> None:
+    """The published shapes on tensors without data."""
+    bench = benchmark("plan_full_size")
+    for held, planned in bench.compare(case).values():
+        assert planned == pytest.approx(held, rel=0.05)
+
+
+# --- counts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llada-tiny", "dream-tiny", "a2d-qwen3-tiny", "a2d-qwen2-tiny"])
+@pytest.mark.parametrize("targets", [(), ("q_proj", "up_proj")])
+def test_parameters_are_those_of_the_model(name: str, targets: tuple[str, ...]) -> None:
+    config = TrainConfig(model=str(GOLDEN / name), lora=LoraConfig(rank=4, targets=targets), load=LoadConfig("float32"))
+    model = make_model(config, find_start(config))
+    policy = load_policy(config.model)
+    assert model.in_blocks + model.in_root + model.in_head == sum(p.numel() for p in policy.denoiser.parameters())
+    policy.add_adapters(config.lora)
+    assert model.in_adapters == model.learning == sum(p.numel() for p in policy.trainable().values())
+    assert model.base == 4 and make_model(replace(config, load=LoadConfig()), find_start(config)).base == 2
+
+
+def test_an_adapter_on_the_model_counts() -> None:
+    adapter = str(GOLDEN / "llada-tiny" / "lora")
+    policy = load_policy(GOLDEN / "llada-tiny", adapter=adapter)
+    config = TrainConfig(model=str(GOLDEN / "llada-tiny"), load=LoadConfig(adapter=adapter))
+    model = make_model(config, find_start(config))
+    assert model.learns == "adapters" and model.in_adapters == sum(p.numel() for p in policy.trainable().values())
+
+
+@pytest.mark.parametrize("rank", [0, 32])
+def test_what_is_on_disk(rank: int, tmp_path: Path) -> None:
+    """But for settings and the names of tensors."""
+    base = GOLDEN / "llada-tiny"
+    config = TrainConfig(
+        model=str(base),
+        train="model",
+        keep_checkpoints=3,
+        lora=LoraConfig(rank=rank),
+        load=LoadConfig(dtype="float32"),
+        rollout=RolloutConfig(sampler="top_k:1", gen_length=8),
+        optim=OptimConfig(learning_rate=1e-6),
+    )
+    planned = plan_of(config).disk
+    policy = load_start(config, World())
+    state = TrainState.begin(policy, config)
+    assert state.optimizers.denoiser
+    for parameter in policy.trainable().values():
+        parameter.grad = torch.zeros_like(parameter)
+    state.optimizers.denoiser.step()
+    for state.step in range(5):
+        folder = save_checkpoint(tmp_path, state, config, config.keep_checkpoints, World())
+    sizes = [file.stat().st_size for file in (*folder.glob("policy/*.safetensors"), folder / "optimizer.safetensors")]
+    assert sizes[0] == pytest.approx(planned["policy"], rel=0.1)
+    assert sum(sizes) == pytest.approx(planned["checkpoint"], rel=0.1)
+    assert len(list(tmp_path.iterdir())) == 3 and planned["checkpoints"] == 4 * planned["checkpoint"]
+    assert planned["export"] == pytest.approx((base / "model.safetensors").stat().st_size, rel=0.1)
+
+
+def test_known_models_need_no_network() -> None:
+    for name in PUBLISHED:
+        assert plan_of(replace(CONFIG, model=name)).seconds > 0
+    weights = plan_of().phases[0].parts["weights"]
+    assert weights == 16_031_162_368  # the safetensors of LLaDA-8B-Instruct, as they are published
+
+
+@pytest.mark.parametrize(
+    ("sampler", "calls", "exact"),
+    [("steps:128", 128, True), ("top_k:3", 88, True), ("random:2", 128, True), ("learned", 128, False)],
+)
+def test_denoiser_calls_follow_from_the_rule(sampler: str, calls: float, exact: bool) -> None:
+    assert expected_nfe(sampler, 256, 32) == (calls, exact)
+
+
+def test_latents_share_a_group() -> None:
+    """16 prompts x 8 rows at mu = 4: a latent a row, and z_0 for each group, however many go through at once."""
+    for tokens in (1, 456, 4104, 10**6):
+        optim = replace(CONFIG.optim, micro_batch_tokens=tokens)
+        assert plan_of(replace(CONFIG, optim=optim)).phases[1].forwards == 4 * (128 + 16)
+    masked = replace(CONFIG, objective=replace(CONFIG.objective, surrogate="mean_field:2,prompt_mask_prob=0.1"))
+    assert plan_of(masked).phases[1].forwards == 4 * 256
+
+
+def test_phases_are_those_of_the_recipe() -> None:
+    def names(config: TrainConfig) -> list[str]:
+        return [phase.name for phase in plan_of(config).phases]
+
+    every = ["rollouts", "old log-probs", "reference log-probs", "update", "optimiser"]
+    assert names(CONFIG) == every
+    assert names(replace(CONFIG, objective=ObjectiveConfig())) == [name for name in every if "reference" not in name]
+    assert names(SAMPLER) == ["rollouts"]
+
+
+@pytest.mark.parametrize(("cache", "refresh"), [("dual", 0), ("dual", 3), ("prefix", 0), ("prefix", 2)])
+def test_what_an_approximate_cache_keeps_and_saves(cache: str, refresh: int) -> None:
+    """The keys of all slots; and of a row in each call the tokens that the engine computes."""
+    rollout = replace(CONFIG.rollout, sampler="steps:128")
+    kept = replace(rollout, cache=cache, cache_refresh=refresh)
+    without, cached = (plan_of(replace(CONFIG, train="model", rollout=r)).phases[0] for r in (rollout, kept))
+    keys = 2 * 2 * 64 * (200 + 256) * 32 * 4096  # keys and values in bf16
+    assert cached.bytes - without.bytes == pytest.approx(1.1 * keys)
+
+    policy, seen = tiny_policy(), list[int]()
+    policy.denoiser.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    prompts = ["".join(str(number // 7**place % 7) for place in range(5)) for number in range(48)]  # they share no call
+    asked = [
+        request(prompt, key, "steps:12", 24, block_length=8, cache=cache, refresh_every=refresh, early_exit=False)
+        for key, prompt in enumerate(prompts)
+    ]
+    generate(policy, asked)
+    step = rl_step(
+        replace(CONFIG, train="model", rollout=replace(kept, sampler="steps:12", gen_length=24, block_length=8)),
+        make_model(CONFIG, find_start(CONFIG)),
+        Cluster(find_gpu("h100"), prompt_length=5),
+    )[0]
+    assert sum(seen) == pytest.approx(len(asked) * 12 * step.call_length)
+
+
+@pytest.mark.parametrize("kind", ["prompt", "state", "bernoulli"])
+def test_what_a_head_remembers_is_what_its_slots_hold(kind: str) -> None:
+    threshold = ThresholdConfig() if kind == "bernoulli" else ThresholdConfig(level=kind)
+    head = "bernoulli" if kind == "bernoulli" else "threshold"
+    planned = plan_of(replace(CONFIG, sampler_head=head, threshold=threshold)).phases[0].parts
+    fixed = replace(CONFIG, rollout=replace(CONFIG.rollout, sampler="top_k:1"), train="model")
+    without = plan_of(fixed).phases[0].parts
+    policy = tiny_policy(learned=kind)
+    slots = Slots.empty(policy, 64, 8, 256, decisions=1 if kind == "prompt" else 256, window=32)
+    held = 0 if kind == "prompt" else slots.features.nbytes + (slots.actions.nbytes if kind == "bernoulli" else 0)
+    scale = 4096 / 16 if kind == "state" else 1  # the widths of the planned and of the tiny model
+    assert sum(planned.values()) - sum(without.values()) == pytest.approx(held * scale, rel=0.11)  # a tenth of room
+
+
+def test_gpus_share_the_work_and_fsdp_the_weights() -> None:
+    one, eight = plan_of(), plan_of(cluster=replace(H100, num_gpus=8))
+    sharded = plan_of(cluster=replace(H100, num_gpus=8, shards=True))
+    assert eight.seconds == pytest.approx(one.seconds / 8, rel=0.01)
+    assert eight.phases[0].parts["weights"] == one.phases[0].parts["weights"]
+    assert sharded.peak.name == "rollouts"  # which need all weights
+    update, whole = sharded.phases[3], eight.phases[3]
+    assert update.parts["weights"] < 0.25 * whole.parts["weights"] and update.bytes < whole.bytes
+    assert update.parts["gradients"] == whole.parts["gradients"] / 8
+
+
+def test_days_follow_from_the_assumptions() -> None:
+    base = plan_of()
+    assert base.days == pytest.approx(base.seconds * 100 / 86400)
+    assert plan_of(cluster=replace(H100, mfu=0.175)).seconds == pytest.approx(2 * base.seconds, rel=0.01)
+    rollouts = plan_of(cluster=replace(H100, nfe=64.0)).phases[0]
+    assert rollouts.seconds == pytest.approx(base.phases[0].seconds / 2, rel=0.02)
+    assert any("128 denoiser calls" in line and "learned" in line for line in base.assumed)
+
+
+# --- suggestions ---------------------------------------------------------------------------------------------------
+
+
+def test_what_fits_needs_no_change() -> None:
+    fine = plan_of()
+    assert fine.fits and changes(fine, find_start(CONFIG)) == ()
+
+
+@pytest.mark.parametrize(
+    ("config", "gpu", "wanted"),
+    [
+        (replace(CONFIG, optim=OptimConfig(micro_batch_tokens=65536)), "h100", ["optim.micro_batch_tokens = 8192"]),
+        (
+            replace(CONFIG, prompts_per_step=64, rollout=replace(CONFIG.rollout, num_slots=512)),
+            "rtx-5090",
+            ["rollout.num_slots = 128"],
+        ),
+        (replace(CONFIG, lora=LoraConfig()), "h100", ["lora.rank = 128"]),
+        (CONFIG, "l4", ["load.four_bit = true"]),
+        (CONFIG, "rtx-3090", ["optim.micro_batch_tokens = 2052", "rollout.num_slots = 8"]),
+        (
+            replace(CONFIG, optim=OptimConfig(micro_batch_tokens=456), objective=ObjectiveConfig()),
+            "rtx-4090",
+            ["optim.gradient_checkpointing = true", "rollout.num_slots = 32"],
+        ),
+    ],
+)
+def test_the_mildest_change_comes_first_and_holds(config: TrainConfig, gpu: str, wanted: list[str]) -> None:
+    start, cluster = find_start(config), replace(H100, gpu=find_gpu(gpu))
+    first = plan(config, start, cluster)
+    suggested = changes(first, start)
+    assert not first.fits and [change.what for change in suggested] == wanted
+    assert suggested[-1].plan.fits and not any(change.plan.fits for change in suggested[:-1])
+
+
+def test_more_gpus_come_last() -> None:
+    """All weights cannot learn in what one GPU has: adapters, or eight GPUs."""
+    config = replace(CONFIG, lora=LoraConfig())
+    start = find_start(config)
+    assert not plan(config, start, H100).fits and not plan(config, start, replace(H100, num_gpus=8)).fits
+    assert plan(config, start, replace(H100, num_gpus=8, shards=True)).fits
+    assert [str(edit) for edit in RULES[-1](config, H100)][2] == "8 GPUs, sharded (FSDP2)"
+    assert not list(RULES[-1](SAMPLER, H100))
+
+
+def test_a_plan_is_one_line() -> None:
+    found = plan_of()
+    assert repr(found).startswith(f"Plan({CONFIG.model}: {found.peak.bytes / 2**30:.1f} of ")
+    assert f"({found.peak.name}), {'fits' if found.fits else 'does not fit'}; " in repr(found)
+
+
+def test_gpus_have_names() -> None:
+    assert find_gpu("A100_40GB") is GPUS["a100-40gb"]
+    with pytest.raises(ValueError, match=r"gpu 'h10'.*'h100'"):
+        find_gpu("h10")
+    assert roomy_gpu(100 * 2**30) == "h200" and roomy_gpu(1e15) is None
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+FLAGS = ["--model", LLADA, "--lora.rank", "128", "--rollout.gen-length", "256", "--rollout.block-length", "32"]
+
+
+def test_the_command_prints_tables_and_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", *FLAGS, "--optim.micro-batch-tokens", "456"])
+    shown = capsys.readouterr().out
+    assert all(part in shown for part in ("weights", "adapters", "activations", "context", "rollouts", "PFLOP"))
+    assert shown.splitlines()[-1].startswith("fits: ") and "days for 500 steps" in shown
+    main(["plan", *FLAGS, "--gpu", "l4"])
+    assert "does not fit: " in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", *FLAGS, "--gpu", "rtx-4090", "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert not shown["fits"] and shown["changes"][-1]["fits"] and shown["phases"]["rollouts"]["bytes"] > 15e9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--gpu", "abacus"], "gpu 'abacus'"),
+        (["--mfu", "2"], "mfu must lie in"),
+        (["--nfe", "0"], "nfe must be >= 1"),
+        (["--prompt-length", "4000"], "exceed the model's 4096"),
+        (["--model", "runs/nowhere"], "no checkpoint here"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", *FLAGS, *arguments])
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_a_recipe_is_planned_as_it_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", "llada8b_countdown_diffpo", "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["model"] == LLADA and shown["fits"]
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("way", [["llada8b_sft"], ["--model", LLADA, "--data", "rows.jsonl"]])
+def test_fine_tuning_is_planned_too(way: list[str], tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    main(["plan", *way])
+    shown = capsys.readouterr().out
+    assert "336 M more learn" in shown and "a step: 8 rows of 200 + 256 tokens" in shown and "rollouts" not in shown
+    assert "3.75 GiB each" in shown and "diffpo export --merge 14.9 GiB" in shown
+    assert shown.splitlines()[-1].startswith("fits: ")
+    main(["plan", *way, "--gpu", "rtx-4080", "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert not shown["fits"] and shown["changes"][-1]["fits"] and shown["disk_bytes"]["policy"] == 4 * 335_544_320
+
+
+def test_a_model_from_scratch_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", "sudoku_tiny_pretrain"])
+    shown = capsys.readouterr().out
+    assert "fresh weights: " in shown and "a step: 128 rows of" in shown and "fits: " in shown

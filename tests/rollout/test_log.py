@@ -1,0 +1,74 @@
+"""What the policy wrote is kept: capped, whole after a kill, without a row twice after a resume."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from diffpo.config import TrainConfig
+from diffpo.rollout.log import RolloutLog, read_rollouts
+from diffpo.training import loop
+from diffpo.training.loop import train
+
+
+def rows(config: TrainConfig) -> list[dict]:
+    return list(read_rollouts(Path(config.output) / "rollouts.jsonl.gz"))
+
+
+def test_a_resumed_run_has_each_rollout_once(
+    short_run: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = replace(short_run, output=str(tmp_path / "straight"))
+    train(straight, quiet=True)
+    original, calls = loop.update, []
+
+    def interrupting(*arguments):  # type: ignore[no-untyped-def]
+        calls.append(arguments)
+        if len(calls) == 3:  # between the two updates of the second step
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, "update", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        train(short_run, quiet=True)
+    assert {row["step"] for row in rows(short_run)} == {0, 1}
+    monkeypatch.setattr(loop, "update", original)
+    train(short_run, resume=True, quiet=True)
+    assert rows(short_run) == rows(straight) and len(rows(straight)) == 4 * 16
+    assert {"step", "prompt", "completion", "reward", "correct", "nfe"} <= rows(straight)[0].keys()
+
+
+def test_the_log_has_a_cap_and_may_be_left_out(short_run: TrainConfig) -> None:
+    train(replace(short_run, steps=1, log_rollouts=3), quiet=True)
+    assert len(rows(short_run)) == 3
+    train(replace(short_run, steps=2, log_rollouts=0), resume=True, quiet=True)
+    assert {row["step"] for row in rows(short_run)} == {0}
+
+
+def test_a_log_that_was_cut_short_is_read_as_far_as_it_goes(short_run: TrainConfig) -> None:
+    train(replace(short_run, steps=2), quiet=True)
+    path = Path(short_run.output) / "rollouts.jsonl.gz"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert {row["step"] for row in rows(short_run)} == {0}
+    RolloutLog(path, 0, 1)
+    assert not rows(short_run)
+
+
+def test_what_is_to_be_seen_is_shown(short_run: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    train(replace(short_run, steps=2, show_rollouts=2))
+    said = capsys.readouterr().err
+    assert said.count("step 0, best: reward") == 1 and "step 0, worst: reward" in said and "step 1, best" not in said
+    for word in (
+        "model   ",
+        "the sampler head",
+        "where   cpu, float32",
+        "data    tiny_sudoku",
+        "steps   2, each of 4 prompts x 4",
+    ):
+        assert word in said
+    assert "train 1/2" in said and "a step, " in said and "left  loss" not in said.splitlines()[-1]
+    assert said.splitlines()[-1].startswith("20") and "train 2/2" in said.splitlines()[-1]

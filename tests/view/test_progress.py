@@ -1,0 +1,66 @@
+"""The live line: timed lines in a log file, one line written anew in a notebook."""
+
+from __future__ import annotations
+
+import builtins
+
+import pytest
+
+from diffpo.view import progress
+from diffpo.view.progress import Progress
+
+
+class ZMQInteractiveShell:
+    """What rich knows a notebook by."""
+
+
+def shown(text: str) -> list[str]:
+    """What a notebook shows of a stream: a carriage return writes over the line."""
+    lines = []
+    for line in text.split("\n"):
+        seen = ""
+        for written in line.split("\r"):
+            seen = written + seen[len(written) :]
+        lines.append(seen.rstrip())
+    return lines
+
+
+def work(quiet: bool = False) -> None:
+    with Progress("train", 300, quiet) as bar:
+        bar.note("model: tiny")
+        for step in range(300):
+            bar.advance(reward=step / 300)
+            if step == 100:
+                bar.note("step 100: an alarm")
+
+
+def test_a_notebook_has_one_line_that_is_written_anew(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    monkeypatch.setattr(progress, "REWRITE_EVERY", 0.0)
+    work()
+    written = capsys.readouterr()
+    assert written.err == "" and written.out.count("\r") > 600
+    assert [line.split("  ")[0] for line in shown(written.out)] == [
+        "model: tiny",
+        "step 100: an alarm",
+        "train 300/300",
+        "",
+    ]
+    work(quiet=True)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_notebook_is_not_flooded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    monkeypatch.setattr(progress, "REWRITE_EVERY", 60.0)
+    work()
+    assert capsys.readouterr().out.count("\r") == 8  # two each for the first step, the last, two notes
+
+
+def test_a_log_file_gets_the_first_step_the_last_and_notes(capsys: pytest.CaptureFixture[str]) -> None:
+    work()
+    written = capsys.readouterr()
+    assert written.out == "" and "\r" not in written.err
+    assert len(written.err.splitlines()) == 4
