@@ -40,6 +40,7 @@ from diffpo.processes.world import World
 from diffpo.rollout.local import collect
 from diffpo.training import sft
 from diffpo.training.examples import Examples
+from diffpo.training.sharding import gathered, shard
 from diffpo.training.state import Optimizers, TrainState
 from diffpo.training.update import prepare, update
 from diffpo.types import Batch, Prompt, Verdict
@@ -169,7 +170,7 @@ def make_state(
 ) -> TrainState:
     """A run under way: moments and the last update's gradients are there."""
     policy = make_policy(shape, config, prompt_length)
-    world.shard(policy.denoiser)
+    shard(world, policy.denoiser)
     of_rl = isinstance(config, TrainConfig)
     optimizers = Optimizers.create(policy, config) if of_rl else sft.create_optimizers(policy, config)
     state = TrainState(policy, optimizers)
@@ -191,7 +192,7 @@ def _recorded(name: str) -> Iterator[None]:
 def train_step(state: TrainState, config: TrainConfig, world: World, phase: Callable[[str], Any] = _recorded) -> None:
     """One step as the loop makes it, each phase within `phase(name)`."""
     task, policy = Parity(), state.policy
-    with phase("rollouts"), world.gathered(policy.denoiser):
+    with phase("rollouts"), gathered(world, policy.denoiser):
         share = world.share(config.prompts_per_step)
         prompts = task.prompts("train", len(share), share.start)
         groups = collect(policy, task, prompts, config.num_generations, config.rollout, seed=0)
