@@ -39,6 +39,7 @@ def random_batch(config: TrainConfig) -> Batch:
         loss_mask=torch.ones(rows, canvas, dtype=torch.bool),
         gen_lengths=torch.full((rows,), canvas),
         nfe=torch.full((rows,), canvas // 2),
+        keys=torch.arange(rows),
         advantages=torch.ones(rows),
         features=None,
         actions=None,

@@ -124,7 +124,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         threshold=ThresholdConfig(delay_steps=1),
     )
     train(replace(config, eval=replace(config.eval, num_prompts=8)), quiet=True)
-    head = {"sampler_head": "bernoulli", "threshold": ThresholdConfig()}
+    head = {"sampler_head": "bernoulli", "threshold": ThresholdConfig(), "rollout": replace(config.rollout, lag=1)}
     train(replace(config, output=f"{folder}/bernoulli", steps=1, eval_every=0, **head), quiet=True)
     rows = folder / "rows.jsonl"
     rows.write_text('{"prompt": "01=", "completion": "2"}\n')

@@ -166,6 +166,8 @@ class Completion:
     largest probabilities, [K, W] (`diffpo.models.bernoulli`)."""
     blocks: Blocks | None = None
     """Where attention is block-causal: its blocks, for likelihoods."""
+    key: int = 0
+    """That of its request: of all its random numbers."""
     versions: tuple[tuple[int, int], ...] = ((1, 0),)
     """Versions of the weights that made it, each with its first call: more than one where they changed on the way."""
     prompt: str = ""
@@ -241,6 +243,7 @@ class Batch:
     loss_mask: Tensor  # [B, L] bool: tokens up to and including the first EOS
     gen_lengths: Tensor  # [B]
     nfe: Tensor  # [B]
+    keys: Tensor  # [B] of the random numbers that each was drawn with
     advantages: Tensor  # [B]
     features: Tensor | None  # [B, K, D] or [B, K, W]
     actions: Tensor | None  # [B, K] or [B, K, W]
@@ -285,6 +288,7 @@ class Batch:
             loss_mask=torch.arange(tokens.shape[1]) < lengths[:, None],
             gen_lengths=column(len(row.tokens) for row in rows),
             nfe=column(row.nfe for row in rows),
+            keys=column(row.key for row in rows),
             advantages=advantages[column(kept)],
             features=stack("features") if learned else None,
             actions=stack("actions") if learned else None,

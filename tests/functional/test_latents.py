@@ -30,6 +30,7 @@ def batch_of(prompts: list[str], committed_at: list[list[int]], lengths: list[in
         loss_mask=torch.arange(calls.shape[1]) < torch.tensor(lengths)[:, None],
         gen_lengths=torch.full((len(prompts),), calls.shape[1]),
         nfe=calls.max(-1).values,
+        keys=keys(len(prompts)),
         advantages=torch.ones(len(prompts)),
         features=None,
         actions=None,

@@ -46,41 +46,16 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
             features = hidden[sources if kind == "state" else slice(start)].mean(0)
             decisions.append((*choose_gamma(policy, request, features, nfe if kind == "state" else None), features))
             value = head.config.gamma_max / (1 + math.exp(-decisions[-1][0]))
+        drawn = draw(policy, request, hidden, [i for i in places if canvas[i] == mask_id], nfe)
+        if kind == "bernoulli":
+            width, end = min(request.block_length, size), places[-1] + 1
+            window = range(max(0, end - width), max(end, width))  # of a block's length, within the canvas
+            max_prob = {place: row[3] for place, row in drawn.items()}
+            decisions.append(choose_positions(policy, request, max_prob, window, places, nfe))
+            chosen = {i for i, bit in zip(window, decisions[-1][0].tolist(), strict=True) if bit}
+        else:
+            chosen = choose(request, drawn, nfe, value, len(places), calls_in_block.get(block, 0), len(set(blocks)))
         calls_in_block[block] = calls_in_block.get(block, 0) + 1
-
-        drawn = {}
-        for place in (i for i in places if canvas[i] == mask_id):
-            source = max(start + place - policy.denoiser.config.shift, 0)
-            logits = policy.denoiser.head(hidden[source]).double()
-            for banned in (mask_id, *range(policy.tokenizer.vocab_size, len(logits))):
-                logits[banned] = -math.inf
-            draw = float(uniform(fold(torch.tensor(request.key), 0, nfe, place)))
-            drawn[place] = (*draw_token(logits, request.temperature, draw), *certainty(logits, request))
-        entropy = {place: row[2] for place, row in drawn.items()}
-        max_prob = {place: row[3] for place, row in drawn.items()}
-        margin = {place: row[4] for place, row in drawn.items()}
-        lottery = {i: float(uniform(fold(torch.tensor(request.key), 1, nfe, i))) for i in drawn}
-
-        match request.sampler.rule:
-            case "learned" if kind == "bernoulli":
-                width, end = min(request.block_length, size), places[-1] + 1
-                window = range(max(0, end - width), max(end, width))  # of a block's length, within the canvas
-                decisions.append(choose_positions(policy, request, max_prob, window, places, nfe))
-                chosen = {i for i, bit in zip(window, decisions[-1][0].tolist(), strict=True) if bit}
-            case "entropy_bound" | "learned":
-                chosen = bounded_prefix(entropy, value)
-            case "confidence":
-                chosen = {*(i for i in max_prob if max_prob[i] >= value), *best(max_prob, 1)}
-            case "top_k":
-                chosen = best(max_prob, int(value))
-            case "margin":
-                chosen = best(margin, int(value))
-            case "random":
-                chosen = best(lottery, int(value))
-            case "steps":
-                steps = max(1, int(value) // len(set(blocks)))
-                base, remainder = divmod(len(places), steps)
-                chosen = best(max_prob, max(1, base + (calls_in_block[block] <= remainder)))
 
         nfe += 1
         for place in chosen:
@@ -97,6 +72,7 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
         committed_at=torch.tensor([call or nfe for call in committed_at]),
         behaviour_logprobs=torch.tensor(logprobs),
         entropies=torch.tensor(entropies),
+        key=request.key,
         nfe=nfe,
         nfe_until_eos=nfe_until_eos or nfe,
         length=canvas.index(eos_id) + 1 if eos_id in canvas else size,
@@ -106,6 +82,46 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
         features=torch.stack([row[2] for row in decisions]) if decisions else None,
         blocks=Blocks(request.block_length, offset) if blockwise else None,
     )
+
+
+def draw(
+    policy: Policy, request: Request, hidden: torch.Tensor, candidates: list[int], nfe: int
+) -> dict[int, tuple[int, float, float, float, float]]:
+    """Token, log-probability, entropy, largest probability and margin at each candidate, after `nfe` calls."""
+    drawn, start = {}, len(request.prompt_ids)
+    for place in candidates:
+        source = max(start + place - policy.denoiser.config.shift, 0)
+        logits = policy.denoiser.head(hidden[source]).double()
+        for banned in (policy.mask_id, *range(policy.tokenizer.vocab_size, len(logits))):
+            logits[banned] = -math.inf
+        number = float(uniform(fold(torch.tensor(request.key), 0, nfe, place)))
+        drawn[place] = (*draw_token(logits, request.temperature, number), *certainty(logits, request))
+    return drawn
+
+
+def choose(
+    request: Request, drawn: dict[int, tuple], nfe: int, value: float, block: int, block_calls: int, num_blocks: int
+) -> set[int]:
+    """What a rule commits, in a block of so many positions that has seen so many calls."""
+    entropy, max_prob, margin = ({place: row[index] for place, row in drawn.items()} for index in (2, 3, 4))
+    lottery = {i: float(uniform(fold(torch.tensor(request.key), 1, nfe, i))) for i in drawn}
+    match request.sampler.rule:
+        case "entropy_bound" | "learned":
+            return set(bounded_prefix(entropy, value))
+        case "confidence":
+            return {*(i for i in max_prob if max_prob[i] >= value), *best(max_prob, 1)}
+        case "top_k":
+            return set(best(max_prob, int(value)))
+        case "margin":
+            return set(best(margin, int(value)))
+        case "random":
+            return set(best(lottery, int(value)))
+        case "steps":
+            steps = max(1, int(value) // num_blocks)
+            base, remainder = divmod(block, steps)
+            return set(best(max_prob, max(1, base + (block_calls < remainder))))
+        case rule:
+            raise AssertionError(rule)
 
 
 @torch.no_grad()

@@ -204,3 +204,4 @@ def test_staleness_is_seen(config: TrainConfig) -> None:
     assert (first["age"], last["age"]) == (0, 2)
     assert first["importance/kl"] < 1e-6 and first["importance/ess"] > 1 - 1e-6
     assert last["importance/kl"] > 1e-2 and last["importance/ess"] < 0.99
+    assert first["replay/changed"] == 0 < last["replay/changed"]

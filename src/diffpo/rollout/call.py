@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from diffpo.functional.prediction import Mode, predict
 from diffpo.functional.random import fold, uniform
 from diffpo.functional.unmasking import Look, Rule, Seen, entropy_bound
-from diffpo.models.attention import to_device
+from diffpo.models.attention import LayerCache, to_device
 from diffpo.models.bernoulli import TOKEN, BernoulliHead
 from diffpo.models.policy import Policy
 from diffpo.models.threshold import ThresholdHead
@@ -58,6 +58,13 @@ class Mix(NamedTuple):
 
     def looks_at(self, what: Look) -> bool:
         return any(what in rule.looks_at for rule in self.rules.values())
+
+
+def denoise(policy: Policy, slots: Slots, layout: Layout, layers: Sequence[LayerCache] | None = None) -> Tensor:
+    """Hidden states of the positions that predict the rows' windows, [Q, D]; `layers` hold what is cached."""
+    denoiser = policy.denoiser
+    ids = slots.sequence.flatten()[layout.tokens]
+    return denoiser(ids, layout.packing, layout.queries(slots, denoiser.config.shift), layers)
 
 
 def open_blocks(slots: Slots) -> None:

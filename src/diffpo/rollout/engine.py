@@ -29,7 +29,7 @@ from diffpo.models.attention import to_device
 from diffpo.models.finite import not_finite
 from diffpo.models.policy import Policy
 from diffpo.rollout.cache import KeyValues
-from diffpo.rollout.call import Kind, Mix, choose_thresholds, commit, mark_finished, open_blocks
+from diffpo.rollout.call import Kind, Mix, choose_thresholds, commit, denoise, mark_finished, open_blocks
 from diffpo.rollout.layout import Layout, Span, lay_out
 from diffpo.rollout.rules import load_rule
 from diffpo.rollout.slots import CACHES, NO_CACHE, Roster, Slots, completions_of
@@ -257,11 +257,7 @@ class Engine:
         return self._layout
 
     def _denoise(self, layout: Layout) -> Tensor:
-        """Hidden states of the positions that predict the rows' windows, [Q, D]."""
-        denoiser, slots = self.policy.denoiser, self._slots
-        layers = self._caches.layers if self._caches else None
-        ids = slots.sequence.flatten()[layout.tokens]
-        hidden = denoiser(ids, layout.packing, layout.queries(slots, denoiser.config.shift), layers)
+        hidden = denoise(self.policy, self._slots, layout, self._caches.layers if self._caches else None)
         if self._roster.fresh.any():  # rows of a group part ways now
             self._roster.fresh[:] = False
             self._layout = None

@@ -274,6 +274,7 @@ def completions_of(
                 committed_at=committed_at[row, :size].clone(),
                 behaviour_logprobs=slots.logprobs[row, :size].clone(),
                 entropies=slots.entropies[row, :size].clone(),
+                key=request.key,
                 nfe=nfe[row],
                 nfe_until_eos=nfe_until_eos[row] or nfe[row],
                 length=length[row],

@@ -8,7 +8,7 @@ later, when the step is trained on. They are a function of policy, prompts and s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -91,8 +91,7 @@ def roll_out(
     policy: Policy, task: Task, prompts: Sequence[Prompt], step: int, config: TrainConfig
 ) -> list[RolloutGroup]:
     """Groups of some of a step's prompts: what a group becomes depends on no other."""
-    merged = merged_adapters(policy.denoiser) if config.rollout.merge_adapters else nullcontext()
-    with merged:
+    with as_decoded(policy, config):
         return collect(
             policy,
             task,
@@ -104,6 +103,11 @@ def roll_out(
             config.objective.speed_gate,
             TrainerState(step, config.steps),
         )
+
+
+def as_decoded(policy: Policy, config: TrainConfig) -> AbstractContextManager[None]:
+    """Within, the policy computes as rollouts are made."""
+    return merged_adapters(policy.denoiser) if config.rollout.merge_adapters else nullcontext()
 
 
 def begin(state: TrainState, task: Task, config: TrainConfig, collector: Collector) -> None:

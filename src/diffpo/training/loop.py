@@ -36,6 +36,7 @@ from diffpo.training.forwards import count_forwards
 from diffpo.training.metrics import Metrics, mean_of
 from diffpo.training.run import Run
 from diffpo.training.sharding import gathered
+from diffpo.training.staleness import staleness
 from diffpo.training.start import start_policy
 from diffpo.training.state import Experience, Optimizers, TrainState
 from diffpo.training.update import prepare, update
@@ -135,7 +136,8 @@ def gather(
     land(state, config, collector, on_groups, state.step)
     rollouts = state.ahead.pop(state.step)
     assert rollouts
-    experience = prepare(state, rollouts.batch, config, world, rollouts.summary)
+    summary = rollouts.summary | staleness(state, rollouts.batch, config, world)
+    experience = prepare(state, rollouts.batch, config, world, summary)
     experience.summary |= count_forwards(state, experience, rollouts.forwards, config)
     return experience
 

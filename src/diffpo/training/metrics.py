@@ -169,6 +169,12 @@ ALARMS = (
         ("lower objective.importance_clamp", "lower rollout.lag"),
     ),
     Alarm(
+        "replay/changed",
+        lambda share: share > 0.75,
+        "hardly a call would commit the same positions by now",
+        ("lower rollout.lag", "lower optim.learning_rate"),
+    ),
+    Alarm(
         "gamma/saturated",
         lambda share: share > 0.5,
         "thresholds sit at an end of their range",
