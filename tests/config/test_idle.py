@@ -32,6 +32,7 @@ from diffpo.config import (
 from diffpo.config.idle import default_of, idle_knobs
 from diffpo.evaluation.evaluate import evaluate
 from diffpo.files.recipe import from_dict, to_json
+from diffpo.lab.analysis.settings import AnalysisConfig
 from diffpo.processes.world import World
 from diffpo.tasks import load_task
 from diffpo.training.loop import start_policy
@@ -87,6 +88,9 @@ IDLE: list[tuple[type, dict[str, Any], str]] = [
     (SftConfig, ROWS | {"eval_every": 5}, "eval_every"),
     (SftConfig, {"schedule_steps": 9, "optim": OptimConfig()}, "schedule_steps"),
     (SftConfig, {"tracker": TrackerConfig(name="n")}, "tracker.name"),
+    (AnalysisConfig, {"parts": ("kl",), "gradient_batches": 4}, "analysis.gradient_batches"),
+    (AnalysisConfig, {"parts": ("kl", "weights"), "surrogates": ("agrpo:2",)}, "analysis.surrogates"),
+    (AnalysisConfig, {"parts": ("order",), "gammas": (0.1,)}, "analysis.gammas"),
 ]
 
 
@@ -107,6 +111,7 @@ def test_idle_knobs_have_names_that_exist() -> None:
         TrainConfig(**BERNOULLI),
         SftConfig(),
         SftConfig(**ROWS),
+        AnalysisConfig(parts=("thresholds",)),
     ):
         for name in idle_knobs(config):
             default_of(type(config), name)

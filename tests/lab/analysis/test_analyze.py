@@ -50,15 +50,15 @@ def test_too_few_prompts_are_refused_where_gradients_are_wanted() -> None:
     with pytest.raises(ValueError, match=r"2 test prompts are fewer than analysis.gradient_batches = 3"):
         look_at(tiny_policy(), FirstDigitTask(), CONFIG, few)
     policy = tiny_policy(learned=True)
-    subject = look_at(policy, FirstDigitTask(), CONFIG, replace(few, parts=("kl",)))
-    assert len(subject.batch) == 2 * few.num_generations and not math.isnan(float(subject.batch.advantages.sum()))
+    subject = look_at(policy, FirstDigitTask(), CONFIG, AnalysisConfig(("kl",), num_prompts=2, num_generations=4))
+    assert len(subject.batch) == 2 * 4 and not math.isnan(float(subject.batch.advantages.sum()))
 
 
 def test_block_causal_models_have_all_parts_but_the_divergence() -> None:
     """Its surrogates cut each block, which weights and gradients ask them to."""
     policy = tiny_policy(learned=True, block_length=4)
     with pytest.raises(ValueError, match=r"kl cuts the whole canvas.*analysis.parts = weights gradients"):
-        analyze(policy, FirstDigitTask(), CONFIG, replace(SETTINGS, parts=("kl", "weights", "gradients")), quiet=True)
+        analyze(policy, FirstDigitTask(), CONFIG, AnalysisConfig(parts=("kl", "weights", "gradients")), quiet=True)
     parts = ("weights", "gradients", "calibration", "thresholds", "order")
     sections = analyze(policy, FirstDigitTask(), CONFIG, replace(SETTINGS, parts=parts), quiet=True)
     figures = {section.name: section.figures for section in sections}

@@ -19,10 +19,8 @@ from diffpo.tasks import load_task
 from diffpo.view.drawing import save_figure
 
 TASK = ["--task.name", "tiny_sudoku"]
-SMALL = [
-    *TASK,
-    *("--analysis.num-prompts", "4", "--analysis.num-generations", "2", "--analysis.gradient-batches", "3"),
-]
+SMALL = [*TASK, "--analysis.num-prompts", "4", "--analysis.num-generations", "2"]
+BATCHES = ["--analysis.gradient-batches", "3"]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +43,7 @@ def fail(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_from_a_model_to_tables_pictures_and_json(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["analyze", model, *SMALL, "--against", model + "/../tiny", "--figures", str(tmp_path / "figures")])
+    main(["analyze", model, *SMALL, *BATCHES, "--against", model + "/../tiny", "--figures", str(tmp_path / "figures")])
     shown = capsys.readouterr().out
     found = json.loads((Path(model) / "analysis.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert found.keys() == {"title", "command", "origin", "sections"} and found["origin"]["torch"]
@@ -98,7 +96,7 @@ def test_a_run_is_analysed_as_it_was_trained(tmp_path: Path) -> None:
 
 def test_mistakes_are_one_line(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "name a file with --json" in fail(capsys, "some/hub-model")
-    few = [*SMALL, "--analysis.num-prompts", "2"]
+    few = [*SMALL, *BATCHES, "--analysis.num-prompts", "2"]
     assert "2 test prompts are fewer than analysis.gradient_batches = 3" in fail(capsys, model, *few)
     assert "rollout.temperature must be > 0" in fail(capsys, model, *TASK, "--rollout.temperature", "0")
 

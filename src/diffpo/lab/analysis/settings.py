@@ -6,14 +6,25 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from diffpo.config.idle import Idle, Knobs, refuse_idle
 from diffpo.config.objective import SURROGATES
 from diffpo.config.specs import parse_spec
 
 Part = Literal["kl", "weights", "gradients", "calibration", "thresholds", "order"]
+USERS: dict[str, tuple[Part, ...]] = {
+    "latents": ("kl", "gradients"),
+    "surrogates": ("gradients",),
+    "clamps": ("weights", "gradients"),
+    "gammas": ("calibration",),
+    "num_draws": ("kl",),
+    "weight_draws": ("weights",),
+    "gradient_batches gradient_draws": ("gradients",),
+}
+"""Knobs that only these parts look at."""
 
 
 @dataclass(frozen=True)
-class AnalysisConfig:
+class AnalysisConfig(Knobs):
     """What is measured, and on how much."""
 
     parts: tuple[Part, ...] = ("kl", "weights", "gradients", "calibration", "thresholds", "order")
@@ -33,6 +44,12 @@ class AnalysisConfig:
     gradient_draws: int = 2  # gradients of each batch, each with its own cuts or masks
     micro_batch_tokens: int = 32768  # tokens that a pass holds at once; changes memory, not results
 
+    def idle(self) -> Idle:
+        return {
+            knobs: not set(parts) & set(self.parts) and f"without the part {' or '.join(parts)}"
+            for knobs, parts in USERS.items()
+        }
+
     def __post_init__(self) -> None:
         for name in ("num_prompts", "num_draws", "weight_draws", "micro_batch_tokens"):
             self._check(name, getattr(self, name) >= 1, ">= 1")
@@ -45,6 +62,7 @@ class AnalysisConfig:
         for spec in self.surrogates:
             parse_spec(spec, SURROGATES, "analysis.surrogates")
         self._check("parts", bool(self.parts), "one or more")
+        refuse_idle(self, "analysis.")
 
     def _check(self, name: str, fine: bool, wanted: str) -> None:
         if not fine:
