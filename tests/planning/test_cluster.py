@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from helpers import is_picture
 from planning.test_plan import CONFIG, H100
 
 from diffpo.cli import main
@@ -31,8 +32,9 @@ def seconds_by_call(calls: list[int], slots: int, row: float, call: float) -> fl
 def test_decoding_takes_what_its_calls_take(slots: int) -> None:
     random = Random(slots)
     calls = [random.randint(1, 30) for _ in range(20)]
-    assert decode_seconds(calls, slots, 0.5, 2.0) == pytest.approx(seconds_by_call(calls, slots, 0.5, 2.0))
-    assert decode_seconds([], slots, 0.5, 2.0) == 0
+    found = decode_seconds(calls, slots, lambda rows: max(2.0, 0.5 * rows))
+    assert found == pytest.approx(seconds_by_call(calls, slots, 0.5, 2.0))
+    assert decode_seconds([], slots, float) == 0
 
 
 @pytest.mark.parametrize(
@@ -41,15 +43,59 @@ def test_decoding_takes_what_its_calls_take(slots: int) -> None:
 )
 def test_steps_of_equal_shares(lag: int, rollouts: float, update: float, step: float) -> None:
     """Without a lag rollouts and updates take turns; with one a step takes as long as the longer."""
-    seconds, idle_workers, idle_trainers = simulate([[rollouts, rollouts]] * 50, update, lag, warm=10)
+    seconds, idle_workers, idle_trainers = simulate([[rollouts, rollouts]] * 50, 2, update, lag, warm=10)
     assert seconds == pytest.approx(step)
     assert (idle_workers, idle_trainers) == pytest.approx((1 - rollouts / step, 1 - update / step))
+
+
+def seconds_by_tick(shares: list[list[int]], workers: int, update: int, lag: int) -> float:
+    """The slow twin of `simulate`: second after second, every worker and the trainer do what they have to."""
+    queues = [list[list[int]]() for _ in range(workers)]  # [step, seconds left, when it was begun]
+    left, begun, trained, training, now = [len(share) for share in shares], 0, 0, 0, 0
+    while True:
+        if training == 0 and trained < len(shares) and begun > trained and left[trained] == 0:
+            training = update
+        while begun < len(shares) and begun - lag <= trained:
+            for seconds in shares[begun]:
+                queue = min(queues, key=lambda queue: (len(queue), queue[0][2] if queue else now))
+                queue.append([begun, seconds, now])
+            begun += 1
+            if left[trained] == 0 and training == 0:
+                training = update
+        now += 1
+        for queue in queues:
+            if queue:
+                queue[0][1] -= 1
+                if queue[0][1] == 0:
+                    left[queue.pop(0)[0]] -= 1
+                    if queue:
+                        queue[0][2] = now
+        if training:
+            training -= 1
+            trained += training == 0
+        if trained == len(shares):
+            return now / trained
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2, 5])
+@pytest.mark.parametrize("workers", [1, 3, 8])
+def test_the_simulation_is_its_slow_twin(workers: int, lag: int) -> None:
+    random = Random(lag)
+    for update in (1, 4, 9):
+        shares = [[random.randint(1, 12) for _ in range(min(workers, 5))] for _ in range(40)]
+        assert simulate(shares, workers, update, lag)[0] == pytest.approx(seconds_by_tick(shares, workers, update, lag))
+
+
+def test_workers_without_prompts_of_their_own_take_those_of_later_steps() -> None:
+    """Four shares for eight workers: a lag gives the other four something to do."""
+    steps = [simulate([[8.0] * 4] * 100, 8, 1.0, lag, warm=20)[0] for lag in (0, 1, 2)]
+    assert steps == pytest.approx([9.0, 4.5, 4.0])
 
 
 def test_a_longer_lag_fills_what_slow_answers_leave_idle() -> None:
     random = Random(0)
     shares = [[random.choice([1.0, 5.0]) for _ in range(4)] for _ in range(400)]
-    steps = [simulate(shares, 3.0, lag, warm=20)[0] for lag in (0, 1, 2, 4, 8)]
+    steps = [simulate(shares, 4, 3.0, lag, warm=20)[0] for lag in (0, 1, 2, 4, 8)]
     assert steps == sorted(steps, reverse=True) and steps[1] > 1.2 * steps[4]
     assert steps[4] >= 3.0
 
@@ -63,13 +109,15 @@ def test_a_split_is_bound_by_who_waits_less() -> None:
     assert few.seconds == pytest.approx(rollouts, rel=0.1) and few.bound == "rollouts"
     assert many.seconds == pytest.approx(alone.seconds - rollouts, rel=1e-6) and many.bound == "updates"
     assert many.seconds < few.seconds < alone.seconds
+    waiting = replace(few, idle_workers=0.5, idle_trainers=0.6)
+    assert waiting.bound == "slowest answers"
 
 
 def test_a_sweep_is_never_slower_with_more_gpus() -> None:
     config = replace(CONFIG, rollout=replace(CONFIG.rollout, lag=1, workers=3))
     (asked, *found), assumed = splits_of(config, find_start(config), H100, 32, "")
     assert isinstance(asked, Split) and (asked.workers, asked.trainers) == (3, 1)
-    assert [split.workers + split.trainers for split in found] == [2, 4, 8, 16, 32]
+    assert [split.total for split in found] == [2, 4, 8, 16, 32]
     seconds = [split.seconds for split in found]
     assert seconds == sorted(seconds, reverse=True) and "vary by 40%" in assumed
 
@@ -84,8 +132,10 @@ def test_calls_are_those_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     main(["plan", "llada8b_countdown_diffpo", "--rollout.workers", "3", "--json"])
     (split,) = json.loads(capsys.readouterr().out)["splits"]
     assert split["lag"] == 0 and split["workers"] == 3 and 0 < split["idle_trainers"] < 1
-    main(["plan", "llada8b_countdown_diffpo", "--sweep", "4"])
+    picture = tmp_path / "sweep.png"
+    main(["plan", "llada8b_countdown_diffpo", "--rollout.workers", "3", "--sweep", "4", "--picture", str(picture)])
     assert "rollouts beside updates, rollout.lag = 0, simulated" in capsys.readouterr().out
+    assert is_picture(picture)
     with pytest.raises(SystemExit):
         main(["plan", "llada8b_countdown_diffpo", "--nfe-of", str(tmp_path)])
     assert "nfe_of does nothing without rollout.workers or sweep" in capsys.readouterr().err

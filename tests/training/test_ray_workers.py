@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -236,3 +236,30 @@ def test_the_gpus_of_the_run_are_not_its_workers(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert ray_workers._free_gpus(World(device=torch.device("cuda"))) == ["6"]
     assert ray_workers._free_gpus(World()) == ["4", "5", "6"]
+
+
+def test_a_share_goes_to_the_worker_that_will_be_free_first() -> None:
+    """Of those with equally much to do, to the one that began first, not to one that was just given something."""
+    given: list[tuple[str, object]] = []
+
+    @dataclass
+    class Fake:
+        """An actor, and the method of it that is asked for."""
+
+        name: str
+
+        @property
+        def roll_out(self) -> Fake:
+            return self
+
+        def remote(self, unit: object) -> object:
+            given.append((self.name, unit))
+            return object()
+
+    collector = object.__new__(RayCollector)
+    collector.seats = [Seat(Fake(name), None) for name in ("idle", "late", "early")]
+    for seat, heard in zip(collector.seats[1:], (20.0, 10.0), strict=True):
+        seat.units, seat.heard = {object(): object()}, heard  # type: ignore[dict-item]
+    collector.waiting = [1, 2]  # type: ignore[list-item]
+    collector._give()
+    assert given == [("idle", 1), ("early", 2)]

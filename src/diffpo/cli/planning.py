@@ -41,6 +41,8 @@ class Plan(Knobs):
     """Tokens of a prompt, the longest. None: 200, or what the model has room for."""
     sweep: int = 0
     """GPUs up to which the fastest split into rollout workers and training is simulated; 0 for none."""
+    picture: str = ""
+    """File, .svg or .png, for a picture of the sweep."""
     nfe_of: str = ""
     """Run whose completions say how many calls they take, for the simulation. Empty: a guess around nfe."""
     json: bool = False
@@ -48,7 +50,11 @@ class Plan(Knobs):
 
     def idle(self) -> Idle:
         alone = not (self.sweep or self.config.rollout.workers) and "without rollout.workers or sweep"
-        return {"fsdp": self.num_gpus == 1 and not self.sweep and "on one GPU", "nfe_of": alone}
+        return {
+            "fsdp": self.num_gpus == 1 and not self.sweep and "on one GPU",
+            "nfe_of": alone,
+            "picture": self.sweep < 2 and "without sweep",
+        }
 
     def run(self) -> None:
         from diffpo.planning import plan as planning
@@ -64,6 +70,8 @@ class Plan(Knobs):
         splits, assumed = [], ""
         if isinstance(config, TrainConfig) and (config.rollout.workers or self.sweep):
             splits, assumed = splits_of(config, start, cluster, self.sweep, self.nfe_of)
+        if self.picture:
+            _draw(splits[bool(config.rollout.workers) :], self.picture)
         if self.json:
             plain = _plain(plan, mends) | {"splits": [{**asdict(split), "bound": split.bound} for split in splits]}
             print(json.dumps(plain, indent=2))
@@ -82,8 +90,15 @@ class PlanSft(Plan):
     def idle(self) -> Idle:
         return {
             "fsdp": self.num_gpus == 1 and "on one GPU",
-            "nfe sweep nfe_of": "in fine-tuning, which makes no rollouts",
+            "nfe sweep picture nfe_of": "in fine-tuning, which makes no rollouts",
         }
+
+
+def _draw(splits: Sequence[Split], path: str) -> None:
+    from diffpo.planning.picture import sweep_figure
+    from diffpo.view.drawing import save_figure
+
+    save_figure(sweep_figure(splits), path)
 
 
 def _show(plan: planning.Plan) -> None:
@@ -141,9 +156,8 @@ def _show_splits(splits: Sequence[Split], assumed: str) -> None:
     for split in splits:
         idle = (f"{share:.0%}" for share in (split.idle_workers, split.idle_trainers))
         bound = split.bound if split.fits else f"{split.bound}; training does not fit"
-        total = split.workers + split.trainers
         table.add_row(
-            f"{total}",
+            f"{split.total}",
             f"{split.workers}",
             f"{split.trainers}",
             _seconds(split.seconds),

@@ -24,6 +24,8 @@ from diffpo.rollout.log import read_rollouts
 
 NUM_STEPS, WARM = 60, 10
 """Steps that are simulated, and those of them, at the start, that do not count."""
+LONG = 0.25
+"""Idle share of both workers and trainers from which neither is what a step takes its time for."""
 SPREAD = 0.4
 """Standard deviation over mean of the calls of a completion, where a rule leaves them open and no run says."""
 
@@ -45,43 +47,61 @@ class Split:
     idle_trainers: float
     fits: bool
     """Whether what trains has room on its GPUs."""
-    together: float
-    """Seconds of a step where all GPUs make rollouts and then train, as `accelerate launch` has it."""
+    together: float = math.nan
+    """Seconds of a step where all GPUs make rollouts and then train."""
+
+    @property
+    def total(self) -> int:
+        return self.workers + self.trainers
 
     @property
     def bound(self) -> str:
-        """What a step takes its time for: who waits less."""
+        """What a step takes its time for: who waits less; where both wait for long, it is for the last answers."""
+        if min(self.idle_workers, self.idle_trainers) > LONG:
+            return "slowest answers"
         return "rollouts" if self.idle_workers < self.idle_trainers else "updates"
 
 
-def simulate(shares: Sequence[Sequence[float]], update: float, lag: int, warm: int = 0) -> tuple[float, float, float]:
+def simulate(
+    shares: Sequence[Sequence[float]], workers: int, update: float, lag: int, warm: int = 0
+) -> tuple[float, float, float]:
     """Seconds a step, and the idle shares of workers and trainers, over the steps after the first `warm`.
 
-    `shares` are seconds of each worker's share, step by step; updates take `update` seconds.
+    `shares` are seconds of the shares of a step's prompts, step by step, each of which goes to the worker that has
+    least to do, of these to the one that began first (`diffpo.training.ray_workers`); updates take `update` seconds.
     """
-    free, stands = [0.0] * len(shares[0]), [0.0]  # when each worker is free; when the policy after each step stands
-    busy = 0.0
+    given: list[list[tuple[float, float]]] = [[] for _ in range(workers)]  # when each begins what it has, and ends it
+    stands, busy = [0.0], 0.0  # when the policy after each step stands
     for step, seconds in enumerate(shares):
-        ready = stands[max(0, step - lag)]
-        free = [max(end, ready) + spent for end, spent in zip(free, seconds, strict=True)]
-        stands.append(max(stands[-1], *free) + update)
+        begun = stands[max(0, step - lag)]
+        given = [[span for span in mine if span[1] > begun] for mine in given]
+        least = [(len(mine), mine[0][0] if mine else begun, worker) for worker, mine in enumerate(given)]
+        heapq.heapify(least)
+        made = stands[-1]
+        for spent in seconds:
+            count, since, worker = least[0]
+            start = given[worker][-1][1] if count else begun
+            given[worker].append((start, start + spent))
+            made = max(made, start + spent)
+            heapq.heapreplace(least, (count + 1, since, worker))
+        stands.append(made + update)
         busy += sum(seconds) if step >= warm else 0.0
     steps = len(shares) - warm
     whole = stands[-1] - stands[warm]
-    return whole / steps, max(0.0, 1 - busy / (whole * len(free))), max(0.0, 1 - steps * update / whole)
+    return whole / steps, max(0.0, 1 - busy / (whole * workers)), max(0.0, 1 - steps * update / whole)
 
 
-def decode_seconds(calls: Sequence[int], slots: int, row: float, call: float) -> float:
+def decode_seconds(calls: Sequence[int], slots: int, call_seconds: Callable[[int], float]) -> float:
     """Seconds of completions of so many calls each, in `slots` slots that are filled as they become free.
 
-    A call takes `row` seconds for each of its rows, or `call` seconds where that is more.
+    A call of so many rows takes `call_seconds`.
     """
     ends, waiting = [], list(calls)[::-1]
     done, seconds = 0, 0.0  # calls made so far
     while ends or waiting:
         while waiting and len(ends) < slots:
             heapq.heappush(ends, done + waiting.pop())
-        seconds += (ends[0] - done) * max(call, row * len(ends))
+        seconds += (ends[0] - done) * call_seconds(len(ends))
         done = ends[0]
         while ends and ends[0] == done:
             heapq.heappop(ends)
@@ -91,26 +111,27 @@ def decode_seconds(calls: Sequence[int], slots: int, row: float, call: float) ->
 def split_of(config: TrainConfig, start: Start, cluster: Cluster, workers: int, draw: Draw) -> Split:
     """`workers` GPUs that make rollouts beside `cluster`, which trains."""
     shares, update, fits = _work_of(config, start, cluster, workers, draw)
-    everyone = replace(cluster, num_gpus=workers + cluster.num_gpus)
-    all_shares, all_update, _ = _work_of(config, start, everyone, everyone.num_gpus, draw)
-    together, *_ = simulate(all_shares, all_update, 0, WARM)
     lag = config.rollout.lag
-    return Split(workers, cluster.num_gpus, lag, *simulate(shares, update, lag, WARM), fits, together)
+    return Split(workers, cluster.num_gpus, lag, *simulate(shares, workers, update, lag, WARM), fits)
+
+
+def together(config: TrainConfig, start: Start, cluster: Cluster, draw: Draw) -> float:
+    """Seconds of a step where all GPUs make rollouts and then train, as `accelerate launch` has it."""
+    shares, update, _ = _work_of(config, start, cluster, cluster.num_gpus, draw)
+    return simulate(shares, cluster.num_gpus, update, 0, WARM)[0]
 
 
 def _work_of(
     config: TrainConfig, start: Start, cluster: Cluster, workers: int, draw: Draw
 ) -> tuple[list[list[float]], float, bool]:
-    """Seconds of each worker's share, step by step, and of a step's updates on `cluster`, and whether these fit."""
+    """Seconds of each share of a step, step by step, and of a step's updates on `cluster`, and whether these fit."""
     training = plan(config, start, cluster)
     step, _ = rl_step(config, make_model(config, start), replace(cluster, num_gpus=workers, shards=False))
     (row, call), random = _call_seconds(step), Random(0)
-    sizes = [
-        len(World(rank, workers).share(config.prompts_per_step)) * config.num_generations for rank in range(workers)
-    ]
-    slots = config.rollout.num_slots
+    shared = [len(World(rank, workers).share(config.prompts_per_step)) for rank in range(workers)]
+    sizes, slots = [prompts * config.num_generations for prompts in shared if prompts], config.rollout.num_slots
     shares = [
-        [decode_seconds([draw(random) for _ in range(size)], slots, row, call) for size in sizes]
+        [decode_seconds([draw(random) for _ in range(n)], slots, lambda rows: max(call, row * rows)) for n in sizes]
         for _ in range(NUM_STEPS)
     ]
     update = sum(phase.seconds for phase in training.phases if phase.name != "rollouts")
@@ -167,4 +188,6 @@ def splits_of(config: TrainConfig, start: Start, cluster: Cluster, most: int, ru
     draw, assumed = calls_of(config, step, run)
     workers = config.rollout.workers
     found = [split_of(config, start, cluster, workers, draw)] if workers else []
-    return [*found, *sweep(config, start, cluster, draw, most)], assumed
+    found += sweep(config, start, cluster, draw, most)
+    beside = (together(config, start, replace(cluster, num_gpus=split.total), draw) for split in found)
+    return [replace(split, together=seconds) for split, seconds in zip(found, beside, strict=True)], assumed

@@ -235,10 +235,10 @@ class RayCollector:
         return [group for unit in units for group in self.made.pop(unit)]
 
     def _give(self) -> None:
-        """Give what nobody has to the workers that are up, to those with least to do first."""
+        """Give what nobody has to the workers that are up: to those with least to do, of these to who began first."""
         up = [seat for seat in self.seats if seat.opening is None]
         while up and self.waiting:
-            seat, unit = min(up, key=lambda seat: len(seat.units)), self.waiting.pop(0)
+            seat, unit = min(up, key=lambda seat: (len(seat.units), seat.heard)), self.waiting.pop(0)
             if not seat.units:
                 seat.heard = time.monotonic()
             seat.units[seat.actor.roll_out.remote(unit)] = unit
