@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffpo.config import (
-    EvalConfig,
-    HeadConfig,
-    LoraConfig,
-    ModelConfig,
-    RolloutConfig,
-    TaskConfig,
-)
+from diffpo.config import EvalConfig, HeadConfig, LoraConfig, ModelConfig, RolloutConfig, TaskConfig
 from diffpo.files.record import Record, decoding
 from diffpo.functional.prediction import ban
 from diffpo.functional.random import make_key
@@ -31,18 +23,15 @@ from diffpo.models.fused import head_logits
 from diffpo.models.heads import make_head
 from diffpo.models.pointwise import is_wanted
 from diffpo.models.quantization import is_packed, unpack
-from diffpo.models.saving import save_file, save_shards
+from diffpo.models.saving import copy_missing, save_file, save_shards
 from diffpo.models.source import Source, find_source
 from diffpo.models.threshold import ThresholdHead
 from diffpo.models.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
-from diffpo.models.weights import DTYPES, Checkpoint, load_denoiser, read_tensors
+from diffpo.models.weights import Checkpoint, find_device, find_dtype, load_denoiser, read_tensors
 from diffpo.types import Messages
 from diffpo.view.notebook import as_html, facts_table
 from diffpo.view.progress import count
-
-COPIED = ("*.py", "generation_config.json", "LICENSE*")
-"""Files of the base model that go along: its modelling code, which is not run here, and how it generates."""
 
 
 @dataclass(eq=False)
@@ -229,7 +218,7 @@ class Policy:
             save_shards(named, folder)
             self.tokenizer.save(folder)
             if self.base:
-                _copy_missing(self.base.folder, folder)
+                copy_missing(self.base.folder, folder)
         head = self.sampler_head
         Record(
             version=self.version,
@@ -330,7 +319,7 @@ def load_policy(
     """
     source = find_source(name, revision, adapter, base).in_blocks(block_length)
     checkpoint = source.checkpoint
-    denoiser = load_denoiser(checkpoint, _dtype(dtype, checkpoint), _device(device), four_bit)
+    denoiser = load_denoiser(checkpoint, find_dtype(dtype, checkpoint), find_device(device), four_bit)
     if is_wanted(compile, denoiser.head.weight.device):
         denoiser.fuse()
     own_ids, vocab_size = checkpoint.family.own_ids, denoiser.config.vocab_size
@@ -347,51 +336,9 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in tensors.items()}
 
 
-def _copy_missing(source: Path, folder: Path) -> None:
-    for pattern in COPIED:
-        for file in source.glob(pattern):
-            if not (folder / file.name).exists():
-                shutil.copy(file, folder)
-
-
-def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"load.device {device!r}: {str(error).splitlines()[0]}") from None
-
-
-def _dtype(dtype: str | torch.dtype, checkpoint: Checkpoint) -> torch.dtype | None:
-    """The dtype to load in; None for the checkpoint's own."""
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype == "auto":
-        dtype = "saved" if checkpoint.config["model_type"] == "diffpo" else "bfloat16"
-    if dtype != "saved" and dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r}: choose among auto, saved, {', '.join(DTYPES)}")
-    return DTYPES.get(dtype)
-
-
-def tiny_shape(alphabet: str, config: ModelConfig) -> TransformerConfig:
-    """The shape of a tiny denoiser for texts over `alphabet`."""
-    return TransformerConfig(
-        vocab_size=CharTokenizer(alphabet).vocab_size,
-        hidden_size=config.hidden_size,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        num_kv_heads=config.num_heads,
-        mlp_size=config.mlp_size,
-        max_length=256,
-        rope_theta=10_000.0,
-        learned_positions=True,
-        block_length=config.block_length,
-    )
-
-
 def create_policy(alphabet: str, config: ModelConfig, seed: int = 0) -> Policy:
     """A tiny policy with fresh weights for texts over `alphabet`."""
-    denoiser = Transformer(tiny_shape(alphabet, config))
+    tokenizer = CharTokenizer(alphabet)
+    denoiser = Transformer(TransformerConfig.tiny(tokenizer.vocab_size, config))
     denoiser.initialize(torch.Generator().manual_seed(make_key(seed, "weights") % 2**63))
-    return Policy(denoiser, CharTokenizer(alphabet))
+    return Policy(denoiser, tokenizer)

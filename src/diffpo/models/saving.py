@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ import huggingface_hub
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
+
+COPIED = ("*.py", "generation_config.json", "LICENSE*")
+"""Files of the base model that go along: its modelling code, which is not run here, and how it generates."""
 
 
 def save_file(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -24,6 +28,14 @@ def save_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Write model.safetensors, or shards of at most 5 GB with their index; OSError if the disk does not take them."""
     with _as_other_files(folder):
         huggingface_hub.save_torch_state_dict(dict(tensors), folder, max_shard_size="5GB")
+
+
+def copy_missing(source: Path, folder: Path) -> None:
+    """Copy what goes along and is not there."""
+    for pattern in COPIED:
+        for file in source.glob(pattern):
+            if not (folder / file.name).exists():
+                shutil.copy(file, folder)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from diffpo.config import ModelConfig
 from diffpo.models.attention import LayerCache, Packing, attend
 from diffpo.models.pointwise import EAGER, compiled
 from diffpo.types import Blocks
@@ -55,6 +56,22 @@ class TransformerConfig:
     A request may have blocks of another length."""
     blocks_from: Literal["canvas", "row"] = "canvas"
     """Where blocks are counted from: bd3lm's where the canvas begins, SDAR's where the row does."""
+
+    @classmethod
+    def tiny(cls, vocab_size: int, config: ModelConfig) -> TransformerConfig:
+        """The shape of diffpo's own models, as a config describes it."""
+        return cls(
+            vocab_size=vocab_size,
+            hidden_size=config.hidden_size,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_heads,
+            mlp_size=config.mlp_size,
+            max_length=256,
+            rope_theta=10_000.0,
+            learned_positions=True,
+            block_length=config.block_length,
+        )
 
     @property
     def head_size(self) -> int:

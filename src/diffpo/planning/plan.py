@@ -12,7 +12,7 @@ from typing import Any
 
 from diffpo.config import SftConfig, TrainConfig
 from diffpo.models.families import FAMILIES, PUBLISHED, Family, with_blocks
-from diffpo.models.policy import tiny_shape
+from diffpo.models.tokenizer import CharTokenizer
 from diffpo.models.transformer import TransformerConfig
 from diffpo.models.weights import Checkpoint, locate, read_json, tensor_shapes
 from diffpo.planning import memory
@@ -97,7 +97,7 @@ def find_start(config: TrainConfig | SftConfig) -> Start:
     name, adapter = config.model, None
     if isinstance(config, SftConfig) and not name:
         alphabet = load_tiny_task(config.task).alphabet
-        return Start(tiny_shape(alphabet, config.shape), FAMILIES["diffpo"], 4)
+        return Start(TransformerConfig.tiny(CharTokenizer(alphabet).vocab_size, config.shape), FAMILIES["diffpo"], 4)
     if name not in PUBLISHED:
         folder = locate(name, config.load.revision, weights=False)
         folder = folder / "policy" if (folder / "policy").is_dir() else folder

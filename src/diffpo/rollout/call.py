@@ -184,14 +184,21 @@ def commit(policy: Policy, slots: Slots, layout: Layout, hidden: Tensor, mix: Mi
     for number, rule in mix.rules.items():
         chosen |= rule(seen) & (slots.rule == number)[:, None]
 
-    # from windows to canvases by looking back, so that nothing is written twice
-    place = torch.arange(masked.shape[1], device=masked.device) - slots.window_start[:, None]
-    inside = (place >= 0) & (place < slots.block_length[:, None])
-    place = place.clamp(0, len(offset) - 1)
-    chosen = chosen.gather(1, place) & inside
     slots.broken = (candidates & ~entropies.isfinite()).any(-1) | slots.action_logprobs.isnan().any(-1)
     slots.nfe += candidates.any(-1)
-    slots.canvas.copy_(torch.where(chosen, spread(tokens).gather(1, place), slots.canvas))
+    _write(slots, chosen, spread(tokens), logprobs, entropies, max_probs)
+
+
+def _write(
+    slots: Slots, chosen: Tensor, tokens: Tensor, logprobs: Tensor, entropies: Tensor, max_probs: Tensor
+) -> None:
+    """Put what was chosen in the windows, [B, K] each, onto the canvases."""
+    # by looking back from the canvas, so that nothing is written twice
+    place = torch.arange(slots.canvas.shape[1], device=chosen.device) - slots.window_start[:, None]
+    inside = (place >= 0) & (place < slots.block_length[:, None])
+    place = place.clamp(0, chosen.shape[1] - 1)
+    chosen = chosen.gather(1, place) & inside
+    slots.canvas.copy_(torch.where(chosen, tokens.gather(1, place), slots.canvas))
     slots.committed_at = torch.where(chosen, slots.nfe[:, None], slots.committed_at)
     slots.logprobs = torch.where(chosen, logprobs.gather(1, place), slots.logprobs)
     slots.entropies = torch.where(chosen, entropies.gather(1, place), slots.entropies)

@@ -104,14 +104,10 @@ def lay_out(roster: Roster, slots: Slots, span: Span, store: Tensor | None = Non
         kept=kept,
         kept_at=kept_at,
     )
+    labels = on_device["labels"] if any(run.masked for run in runs) else None
+    stored = None if store is None else Store(slot, on_device["stored"], store)
     return Layout(
-        packing=Packing(
-            positions=on_device["positions"],
-            starts=on_device["starts"],
-            runs=runs,
-            labels=on_device["labels"] if any(run.masked for run in runs) else None,
-            store=None if store is None else Store(slot, on_device["stored"], store),
-        ),
+        packing=Packing(on_device["positions"], on_device["starts"], runs, labels, stored),
         slots=on_device["slots"],
         width=int(roster.window.max()),
         tokens=on_device["tokens"],

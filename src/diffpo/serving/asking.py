@@ -11,7 +11,7 @@ from functools import cached_property
 from diffpo.config import SAMPLER_RULES, RolloutConfig, parse_sampler, suggest
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
-from diffpo.rollout.engine import check_request
+from diffpo.rollout.checks import check_request
 from diffpo.rollout.local import default_length, request_for
 from diffpo.serving.errors import ApiError
 from diffpo.serving.schema import MAX_CHOICES, Asked, Message

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from diffpo.config import ServeConfig
 from diffpo.models.policy import Policy, load_policy
-from diffpo.rollout.engine import check_request
+from diffpo.rollout.checks import check_request
 from diffpo.rollout.local import request_for
 from diffpo.rollout.rules import load_rule
 from diffpo.serving.app import create_app
