@@ -30,7 +30,8 @@ from diffpo.training.loop import train
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 from diffpo.training import ray_workers  # noqa: E402
-from diffpo.training.ray_workers import RayCollector, Seat, dtypes_of, facts_of  # noqa: E402
+from diffpo.training.ray_workers import RayCollector, Seat  # noqa: E402
+from diffpo.training.remote import dtypes_of, facts_of  # noqa: E402
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from diffpo.files.places import PACKAGE
 from diffpo.grading.answers import MAX_TEXT, end_of_turn, final_answer
 from diffpo.rewards.code_tests import plan
 
@@ -127,7 +128,7 @@ def _run(
     limits = json.dumps({"seconds": max(1, round(seconds)), "memory": memory})
     environment = {
         **{"PATH": os.defpath, "HOME": folder, "TMPDIR": folder, "PYTHONHASHSEED": "0", "DIFFPO_LIMITS": limits},
-        **{"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONIOENCODING": "utf-8"},
+        **{"PYTHONPATH": str(PACKAGE.parent), "PYTHONIOENCODING": "utf-8"},
         **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     }
     with tempfile.TemporaryFile() as output:  # a file, because its size is bounded

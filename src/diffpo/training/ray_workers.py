@@ -9,7 +9,6 @@ may be lost at any time: its units are given to others, and another worker takes
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import os
 import signal
@@ -20,9 +19,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -30,17 +27,16 @@ import torch
 from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 
-import diffpo
 from diffpo.config import CollectConfig, TaskConfig, TrainConfig
 from diffpo.files.recipe import from_dict
-from diffpo.files.record import anchored, anchored_rules
 from diffpo.models.policy import Policy
 from diffpo.processes.world import World
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 from diffpo.training.collect import roll_out
+from diffpo.training.remote import anywhere, code_of, dtypes_of, facts_of
 from diffpo.training.start import start_policy
 from diffpo.types import Prompt, RolloutGroup
 
@@ -88,36 +84,6 @@ class Unit:
     weights: Sequence[ray.ObjectRef]
 
 
-@cache
-def code_of() -> str:
-    """The diffpo that this process runs: its version, and a digest of its source when it was first asked."""
-    folder, digest = Path(diffpo.__file__).parent, hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
-    return f"diffpo {diffpo.__version__} (source {digest.hexdigest()[:8]})"
-
-
-def facts_of(policy: Policy) -> dict[str, str]:
-    """What the policy of a worker must have in common with the run's."""
-    learns = {name: tuple(parameter.shape) for name, parameter in policy.trainable().items()}
-    denoiser = policy.denoiser
-    return {
-        "base": policy.source.fingerprint()[:16] if policy.source else "",
-        "dtype": str(denoiser.compute_dtype or denoiser.head.weight.dtype),
-        "what learns": hashlib.sha256(repr(sorted(learns.items())).encode()).hexdigest()[:16],
-        "sampler head": policy.sampler_head.spoken if policy.sampler_head else "none",
-    }
-
-
-def dtypes_of(policy: Policy, config: TrainConfig) -> dict[str, torch.dtype]:
-    """Weights of linears that learn in fp32 and are cast for every product: cast once, they compute the same."""
-    dtype, blocks = policy.denoiser.compute_dtype, policy.denoiser.blocks
-    if dtype is None or config.rollout.merge_adapters:  # which sums in fp32
-        return {}
-    linears = {f"blocks.{name}" for name, module in blocks.named_modules() if isinstance(module, nn.Linear)}
-    return {name: dtype for name in policy.trainable() if name.rpartition(".")[0] in linears}
-
-
 # --- the run's side ----------------------------------------------------------------------------------------------
 
 
@@ -151,7 +117,7 @@ class RayCollector:
             cloudpickle.register_pickle_by_value(sys.modules[type(task).__module__])
         on_gpu = world.device.type == "cuda"
         self.gpus = float(on_gpu) if config.rollout.gpus_per_worker is None else config.rollout.gpus_per_worker
-        self.settings = dataclasses.asdict(_anywhere(config, "cuda" if self.gpus else "cpu"))
+        self.settings = dataclasses.asdict(anywhere(config, "cuda" if self.gpus else "cpu"))
         self.seats: list[Seat] = []
         self.steps: dict[int, list[Unit]] = {}
         self.made: dict[Unit, list[RolloutGroup]] = {}
@@ -339,18 +305,6 @@ def _handler_kept(number: signal.Signals) -> Iterator[None]:
     yield
     if threading.current_thread() is threading.main_thread():
         signal.signal(number, handler)
-
-
-def _anywhere(config: TrainConfig, device: str) -> TrainConfig:
-    """The config as a worker reads it, from whatever folder it runs in."""
-    load = replace(config.load, device=device, adapter=_absolute(config.load.adapter), base=_absolute(config.load.base))
-    rollout = anchored_rules(config.rollout)
-    return replace(config, model=_absolute(config.model), task=anchored(config.task), load=load, rollout=rollout)
-
-
-def _absolute(path: Any) -> Any:
-    """A folder that is here; what is not names a model of the hub."""
-    return os.path.abspath(path) if path and Path(path).exists() else path
 
 
 def _buckets(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
