@@ -54,10 +54,15 @@ class Timed(RayCollector):
         return parts
 
 
+def configured(start: str, output: str, steps: int, updates: int) -> TrainConfig:
+    """A short run on one thread."""
+    config = TrainConfig(model=start, task=TASK, output=output, steps=steps, num_threads=1, save_every=steps)
+    return replace(config, objective=ObjectiveConfig(num_iterations=updates))
+
+
 def run(start: str, output: str, lag: int, steps: int, updates: int) -> tuple[float, float]:
     """Median seconds of a step, and of its waiting for rollouts."""
-    config = TrainConfig(model=start, task=TASK, output=output, steps=steps, num_threads=1, save_every=steps)
-    config = replace(config, objective=ObjectiveConfig(num_iterations=updates))
+    config = configured(start, output, steps, updates)
     config = replace(config, rollout=replace(config.rollout, lag=lag, workers=1))
     Timed.waited, Timed.sent = [], []
     train(config, quiet=True, collect=Timed)
