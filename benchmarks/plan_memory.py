@@ -2,6 +2,7 @@
 
 python benchmarks/plan_memory.py                 a 229 M parameter model, every case in processes of its own
 python benchmarks/plan_memory.py --cases lora    one case
+python benchmarks/plan_memory.py --small         the same of a model of 3 M parameters, memory alone: seconds a case
 
 Memory is what torch's CPU allocator hands out (torch.profiler), tensors and the temporaries within operators alike. A
 second process makes the same step without the profiler: how far its own peak (RSS, Linux) rises above what it had
@@ -46,11 +47,12 @@ from diffpo.training.update import prepare, update
 from diffpo.types import Batch, Prompt, Verdict
 
 CPU = Gpu("this CPU", memory=16, tflops=0.1, tflops_fp32=0.1, bandwidth=20, host=True)
-PROMPT_LENGTH = 64
+PROMPT_LENGTH, SMALL_PROMPT = 64, 24
 GROUP = 5 * (PROMPT_LENGTH + 128)
 """Tokens of a group of 4: z_0 and a latent a row."""
 SHARDED = ", FSDP2 on two ranks"
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+SMALL = TransformerConfig(3000, hidden_size=192, num_layers=5, num_heads=6, num_kv_heads=6, mlp_size=576)
 SHAPE = TransformerConfig(32_000, hidden_size=1024, num_layers=12, num_heads=16, num_kv_heads=16, mlp_size=3072)
 BASE = TrainConfig(
     train="model",
@@ -305,15 +307,32 @@ def shape_of(case: str, shape: TransformerConfig = SHAPE) -> TransformerConfig:
     return replace(shape, num_kv_heads=4) if "grouped" in case else shape
 
 
-def run(job: str, case: str) -> dict[str, float]:
+def small(case: str) -> tuple[TransformerConfig, TrainConfig | SftConfig]:
+    """Shape and config of a case of the small model."""
+    config = CASES[case]
+    return shape_of(case, SMALL), replace(config, lora=LoraConfig(rank=8 if config.lora.rank else 0))
+
+
+def run(job: str, case: str, *flags: str) -> dict[str, float]:
     """What `job` says of `case`, in a process of its own, or in two."""
     launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2"] if case.endswith(SHARDED) else []
-    command = [sys.executable, *launch, str(Path(__file__)), "--job", job, case]
+    command = [sys.executable, *launch, str(Path(__file__)), "--job", job, case, *flags]
     environment = os.environ | MALLOC | {"ACCELERATE_USE_FSDP": str(bool(launch)), "FSDP_VERSION": "2"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def small_line(case: str) -> str:
+    """A row of the small model's table: MiB."""
+    peaks, planned = run("measure", case, "--small"), estimate(*small(case), SMALL_PROMPT).phases
+    bytes_of = {phase.name: phase.bytes for phase in planned}
+    cells = [
+        f"{peaks[name] / 2**20:.1f} ({bytes_of[name] / peaks[name] - 1:+.1%})" if name in peaks else ""
+        for name in ("rollouts", "old log-probs", "update", "optimiser")
+    ]
+    return f"| {case} | {' | '.join(cells)} |"
 
 
 def line(case: str) -> str:
@@ -339,20 +358,25 @@ def line(case: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="*", default=[], help=f"of: {'; '.join(CASES)}")
+    parser.add_argument("--small", action="store_true", help="a model of 3 M parameters, in MiB")
     parser.add_argument("--job", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job:
         warnings.simplefilter("ignore")
-        said = {"measure": measure, "count": count}[options.job[0]](shape_of(options.job[1]), CASES[options.job[1]])
+        job, case = options.job
+        subject = (*small(case), SMALL_PROMPT) if options.small else (shape_of(case), CASES[case], PROMPT_LENGTH)
+        said = {"measure": measure, "count": count}[job](*subject)
         if int(os.environ.get("RANK", 0)) == 0:
             print(json.dumps(said))
         return
     if strangers := set(options.cases) - CASES.keys():
         raise SystemExit(f"no such case: {', '.join(sorted(strangers))}")
-    print("| case | rollouts | old log-probs | update | optimiser | rise of RSS | error of FLOPs |")
-    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    print("| case | rollouts | old log-probs | update | optimiser |", end="\n" if options.small else "")
+    if not options.small:
+        print(" rise of RSS | error of FLOPs |")
+    print(f"|{' --- |' * (5 if options.small else 7)}", flush=True)
     for case in options.cases or CASES:
-        print(line(case), flush=True)
+        print(small_line(case) if options.small else line(case), flush=True)
 
 
 if __name__ == "__main__":

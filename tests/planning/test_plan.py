@@ -26,7 +26,7 @@ from diffpo.config import (
 )
 from diffpo.models.families import PUBLISHED
 from diffpo.models.policy import load_policy
-from diffpo.models.transformer import TransformerConfig
+from diffpo.planning import rehearsal
 from diffpo.planning.changes import RULES, changes, roomy_gpu
 from diffpo.planning.gpus import GPUS, find_gpu
 from diffpo.planning.plan import Cluster, Plan, find_start, make_model, plan
@@ -66,7 +66,6 @@ def plan_of(config: TrainConfig = CONFIG, cluster: Cluster = H100) -> Plan:
 
 # --- memory and arithmetic against a real step ---------------------------------------------------------------------
 
-SMALL = TransformerConfig(3000, hidden_size=192, num_layers=3, num_heads=6, num_kv_heads=6, mlp_size=576)
 STEPS = (
     "lora",
     "lora, checkpointing",
@@ -78,33 +77,26 @@ STEPS = (
 )
 
 
-def small(case: str) -> TrainConfig:
-    config = benchmark("plan_memory").CASES[case]
-    return replace(config, lora=LoraConfig(rank=8 if "lora" in case else 0))
-
-
-def test_memory_is_within_15_percent_of_what_a_step_takes() -> None:
+def test_memory_is_within_5_percent_of_what_a_step_takes() -> None:
     """Peaks of small steps, in a process of its own: checks of shapes would hold on to tensors."""
     code = f"""
 import json, sys
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]}
 import test_plan
 bench = test_plan.benchmark("plan_memory")
-def peaks(case):
-    return bench.measure(bench.shape_of(case, test_plan.SMALL), test_plan.small(case), prompt_length=24)
-peaks = {{case: peaks(case) for case in test_plan.STEPS}}
+peaks = {{case: bench.measure(*bench.small(case), bench.SMALL_PROMPT) for case in test_plan.STEPS}}
 print(json.dumps(peaks))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     bench = benchmark("plan_memory")
     for case, taken in json.loads(done.stdout.splitlines()[-1]).items():
-        plan_of_it = bench.estimate(bench.shape_of(case, SMALL), small(case), prompt_length=24)
+        plan_of_it = bench.estimate(*bench.small(case), bench.SMALL_PROMPT)
         planned = {phase.name: phase.bytes for phase in plan_of_it.phases}
         if case.startswith("sft"):  # planned for the most masks that rows may have; these have as many as they drew
             assert all(0.95 * took <= planned[phase] <= 1.25 * took for phase, took in taken.items()), case
         else:
-            assert planned == pytest.approx(taken, rel=0.15), case
+            assert planned == pytest.approx(taken, rel=0.05), case
 
 
 @pytest.mark.parametrize(
@@ -115,28 +107,29 @@ print(json.dumps(peaks))
     ],
 )
 def test_operations_are_what_torch_counts(case: str) -> None:
-    bench, config = benchmark("plan_memory"), small(case)
-    shape = bench.shape_of(case, SMALL)
-    counted = bench.count(shape, config, prompt_length=24)
-    for phase in bench.estimate(shape, config, prompt_length=24).phases:
+    bench = benchmark("plan_memory")
+    counted = bench.count(*bench.small(case), bench.SMALL_PROMPT)
+    for phase in bench.estimate(*bench.small(case), bench.SMALL_PROMPT).phases:
         if phase.name in counted:
             runs = 2 if phase.name == "old log-probs" and "KL" in case else 1  # and the reference's
             assert runs * phase.flops == pytest.approx(counted[phase.name], rel=0.01), phase.name
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "case",
-    [
-        "LLaDA, LoRA 128, a group at once, checkpointing",
-        "Qwen3-0.6B, all weights, 3 latents at once, checkpointing",
-    ],
-)
-def test_memory_at_full_size(case: str) -> None:
-    """The published shapes on tensors without data."""
-    bench = benchmark("plan_full_size")
-    for held, planned in bench.compare(case).values():
-        assert planned == pytest.approx(held, rel=0.05)
+@pytest.mark.parametrize("case", ["lora, checkpointing", "full", "full, A2D"])
+def test_what_further_blocks_add_is_what_they_hold(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four blocks of seven are run, or all: byte for byte the same."""
+    bench = benchmark("plan_memory")
+    shape, config = bench.small(case)
+    shape = replace(shape, num_layers=7)
+
+    def parts() -> list[dict[str, float]]:
+        for found in (rehearsal._policy, rehearsal._decode, rehearsal._score, rehearsal._learn, rehearsal._step):
+            found.cache_clear()
+        return [dict(phase.parts) for phase in bench.estimate(shape, config, bench.SMALL_PROMPT).phases]
+
+    extended = parts()
+    monkeypatch.setattr(rehearsal, "BLOCKS", 7)
+    assert parts() == extended
 
 
 # --- counts --------------------------------------------------------------------------------------------------------
@@ -193,7 +186,8 @@ def test_what_is_on_disk(rank: int, tmp_path: Path) -> None:
 
 def test_known_models_need_no_network() -> None:
     for name in PUBLISHED:
-        assert plan_of(replace(CONFIG, model=name)).seconds > 0
+        config = replace(CONFIG, model=name)
+        assert make_model(config, find_start(config)).in_blocks > 0
     weights = plan_of().phases[0].parts["weights"]
     assert weights == 16_031_162_368  # the safetensors of LLaDA-8B-Instruct, as they are published
 
@@ -232,7 +226,7 @@ def test_what_an_approximate_cache_keeps_and_saves(cache: str, refresh: int) -> 
     kept = replace(rollout, cache=cache, cache_refresh=refresh)
     without, cached = (plan_of(replace(CONFIG, train="model", rollout=r)).phases[0] for r in (rollout, kept))
     keys = 2 * 2 * 64 * (200 + 256) * 32 * 4096  # keys and values in bf16
-    assert cached.bytes - without.bytes == pytest.approx(1.1 * keys)
+    assert cached.bytes - without.bytes == pytest.approx(1.1 * keys, rel=0.05)  # a tenth of room
 
     policy, seen = tiny_policy(), list[int]()
     policy.denoiser.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
@@ -261,7 +255,9 @@ def test_what_a_head_remembers_is_what_its_slots_hold(kind: str) -> None:
     slots = Slots.empty(policy, 64, 8, 256, decisions=1 if kind == "prompt" else 256, window=32)
     held = 0 if kind == "prompt" else slots.features.nbytes + (slots.actions.nbytes if kind == "bernoulli" else 0)
     scale = 4096 / 16 if kind == "state" else 1  # the widths of the planned and of the tiny model
-    assert sum(planned.values()) - sum(without.values()) == pytest.approx(held * scale, rel=0.11)  # a tenth of room
+    assert sum(planned.values()) - sum(without.values()) == pytest.approx(
+        1.1 * held * scale, rel=0.05
+    )  # a tenth of room
 
 
 def test_gpus_share_the_work_and_fsdp_the_weights() -> None:
@@ -303,7 +299,7 @@ def test_what_fits_needs_no_change() -> None:
         ),
         (replace(CONFIG, lora=LoraConfig()), "h100", ["lora.rank = 128"]),
         (CONFIG, "l4", ["load.four_bit = true"]),
-        (CONFIG, "rtx-3090", ["optim.micro_batch_tokens = 2052", "rollout.num_slots = 8"]),
+        (CONFIG, "rtx-3090", ["optim.micro_batch_tokens = 2052", "rollout.num_slots = 16"]),
         (
             replace(CONFIG, optim=OptimConfig(micro_batch_tokens=456), objective=ObjectiveConfig()),
             "rtx-4090",

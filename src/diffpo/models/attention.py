@@ -34,6 +34,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
+from diffpo.models.device import on_card
+
 ARGUMENTS = signature(varlen_attn).parameters
 TAKES_GROUPS = "enable_gqa" in ARGUMENTS
 """Whether varlen_attn takes fewer keys than queries: not in torch 2.11."""
@@ -242,9 +244,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Asking, la
     Keys and values are [N, H', D], or those of a store, [B, S, H', D]. `labels` [Q] are the queries' where they are
     not all fresh tokens.
     """
-    if q.is_cuda and any(run.masked for run in packing.runs):
+    if on_card(q) and any(run.masked for run in packing.runs):
         return _padded(q, k, v, packing, asking, packing.labels if labels is None else labels)
-    if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
+    if on_card(q) and q.dtype in (torch.bfloat16, torch.float16):
         return _flash(q, k, v, packing, asking)
     masks = packing.masks if labels is None else packing.masks_of(asking, labels)
     outputs, end = [], 0
@@ -253,9 +255,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Asking, la
         q_run = q[part].unflatten(0, (run.rows, -1)).transpose(1, 2)
         k_run, v_run = (_keys_of(t, run, keys, packing.store) for t in (k, v))
         grouped = q.shape[1] != k.shape[-2]
-        if grouped and q.is_cuda:  # in fp32 a GPU's memory-efficient kernel takes no groups
+        if grouped and on_card(q):  # in fp32 a GPU's memory-efficient kernel takes no groups
             k_run, v_run = (t.repeat_interleave(q.shape[1] // k.shape[-2], dim=1) for t in (k_run, v_run))
-        out = F.scaled_dot_product_attention(q_run, k_run, v_run, mask, enable_gqa=grouped and not q.is_cuda)
+        out = F.scaled_dot_product_attention(q_run, k_run, v_run, mask, enable_gqa=grouped and not on_card(q))
         outputs.append(out.transpose(1, 2).reshape(part.stop - part.start, -1))
     if end < len(q):
         outputs.append(q.new_zeros(len(q) - end, q.shape[1] * q.shape[2]))

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from diffpo.functional.prediction import ban
+from diffpo.models.device import on_card
 
 MAX_LOGITS = {"cpu": 2**21, "cuda": 2**26}
 """Logits held at once, fp32: on a CPU near its cache, on a GPU 256 MB, and as much for temporaries."""
@@ -82,7 +83,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def _chunks(count: int, head: Tensor) -> Iterator[slice]:
-    size = max(1, MAX_LOGITS[head.device.type] // len(head))
+    size = max(1, MAX_LOGITS["cuda" if on_card(head) else "cpu"] // len(head))
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 

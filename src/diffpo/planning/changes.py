@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -114,9 +115,8 @@ def changes(first: Plan, start: Start) -> tuple[Change, ...]:
         return ()
     together: tuple[Change, ...] = ()
     for count, rule in enumerate(RULES, 1):
-        for edit in rule(first.config, first.cluster):
-            if (after := edit.plan(first, start)).fits:
-                return (Change(str(edit), after),)
+        if found := _mildest(rule(first.config, first.cluster), first, start, 0):
+            return (Change(str(found[0]), found[1]),)
         together = _together(first, start, RULES[:count])
         if together and together[-1].plan.fits:
             return together
@@ -129,14 +129,24 @@ def _excess(needed: Plan) -> float:
     return sum(max(0.0, phase.bytes - room) for phase in needed.phases)
 
 
+def _mildest(edits: Iterable[Edit], before: Plan, start: Start, most: float) -> tuple[Edit, Plan] | None:
+    """The first edit after which no more than `most` bytes overflow, and its plan; each helps more than those before.
+
+    Few are planned: a plan takes a moment.
+    """
+    edits = list(edits)
+    at = bisect_left(edits, -most, key=lambda edit: -_excess(edit.plan(before, start)))
+    return (edits[at], edits[at].plan(before, start)) if at < len(edits) else None
+
+
 def _together(first: Plan, start: Start, rules: Sequence[ChangeRule]) -> tuple[Change, ...]:
     """Edits by several rules, each no stronger than it has to be."""
     now, taken = first, dict[ChangeRule, Edit]()
     for rule in rules:
-        options = [(edit, edit.plan(now, start)) for edit in rule(now.config, now.cluster)]
-        least = min((_excess(after) for _, after in options), default=_excess(now))
-        if least < 0.99 * _excess(now):
-            taken[rule], now = next(pair for pair in options if _excess(pair[1]) <= least)
+        edits = list(rule(now.config, now.cluster))
+        least = _excess(edits[-1].plan(now, start)) if edits else _excess(now)
+        if least < 0.99 * _excess(now) and (found := _mildest(edits, now, start, least)):
+            taken[rule], now = found
     steps = _in_turn(first, start, taken.values())
     for rule in list(taken) if now.fits else []:
         fewer = [edit for other, edit in taken.items() if other is not rule]

@@ -1,6 +1,6 @@
 """What a run will need before it runs: memory by part, forward passes, seconds a step.
 
-Pure arithmetic on a config and the shape of its model: nothing is loaded and, for well-known models, nothing fetched.
+From a config and the shape of its model alone: no weights are loaded and, for well-known models, nothing is fetched.
 docs/plan.md says how far the figures were checked.
 """
 

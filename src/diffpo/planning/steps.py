@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 
 from diffpo.config import SftConfig, TrainConfig, parse_sampler
 from diffpo.functional.latents import cut_by_tokens
 from diffpo.objective import Objective
-from diffpo.planning import memory
+from diffpo.planning import memory, rehearsal
 from diffpo.planning.work import Cluster, Phase, Work
 from diffpo.surrogates import Cost
 from diffpo.tasks import load_solved_task, load_task
@@ -123,32 +123,33 @@ class RlStep:
 
     def load(self) -> memory.Load:
         """What the largest call and the largest micro-batch hold."""
-        slots = min(self.config.rollout.num_slots, self.rollout_rows)
-        parts = self.micro_batches()
-        largest = max(map(len, parts))
+        rollout, parts = self.config.rollout.decoding, self.micro_batches()
+        by_call = self.config.sampler_head == "bernoulli" or self.config.threshold.level == "state"
+        decides = rollout.sampler == "learned" and by_call
+        if rollout.sampler == "learned" and not by_call:  # a row's threshold stands after its first call
+            rollout = replace(rollout, sampler="entropy_bound:0")
+        largest = memory.MicroBatch(
+            max(map(len, parts)),
+            int(max(map(sum, parts))),
+            self.prompt_length,
+            self.gen_length,
+            rollout.temperature,
+            self.config.optim.gradient_checkpointing,
+            alone=len(parts) == 1,
+        )
         return memory.Load(
-            decoded=slots * (self.prompt_length + self.block_length if self.caches and self.in_blocks else self.length),
-            cached=slots * self.length if self.caches else 0,
-            candidates=slots * self.block_length,
-            tokens=largest * self.scored_length,
-            canvas=largest * self.gen_length,
-            scored=int(max(map(sum, parts))),
-            micro_batches=len(parts),
-            checkpointing=self.config.optim.gradient_checkpointing,
+            largest,
+            memory.Decoding(
+                min(rollout.num_slots, self.rollout_rows),
+                self.prompt_length,
+                self.gen_length,
+                rollout,
+                self.config.head if decides else None,
+            ),
             reference=self.config.objective.beta > 0,
             shards=self.cluster.num_gpus if self.cluster.shards and self.model.learns != "nothing" else 1,
             host=self.cluster.gpu.host,
-            remembered=slots * self.gen_length * self._recorded(),
-            one_temperature=self.config.rollout.temperature == self.config.rollout.entropy_temperature,
         )
-
-    def _recorded(self) -> float:
-        """Values of 4 bytes that a sampler head's decision on a call leaves behind."""
-        if self.config.rollout.sampler != "learned":
-            return 0
-        if self.config.sampler_head == "bernoulli":
-            return 1.25 * self.block_length  # a number and a bool a position
-        return self.model.shape.hidden_size if self.config.threshold.level == "state" else 0
 
     def phases(self) -> Iterator[Phase]:
         load, model, objective = self.load(), self.model, self.config.objective
@@ -159,21 +160,21 @@ class RlStep:
         calls = -(-rows // min(rows, self.config.rollout.num_slots)) * self.nfe
         work = Work(model, self.cluster, self.call_length)
         flops = work.forward(forwards, scored, self.block_length)
-        yield work.phase("rollouts", memory.rollout(model, load), forwards, flops, calls)
+        yield work.phase("rollouts", rehearsal.rollout(model, load), forwards, flops, calls)
         if model.learns == "nothing":
             return
         passes = objective.num_iterations
         scored = passes * self.rows * self.gen_length * self.cost.scorings
-        forwards, calls = passes * sum(map(len, self.micro_batches())), passes * load.micro_batches
+        forwards, calls = passes * sum(map(len, self.micro_batches())), passes * len(self.micro_batches())
         work = Work(model, self.cluster, self.scored_length)
         flops = work.forward(forwards, scored, self.gen_length)
         if self.objective.needs_old:
-            yield work.phase("old log-probs", memory.scoring(model, load), forwards, flops, calls)
+            yield work.phase("old log-probs", rehearsal.scoring(model, load), forwards, flops, calls)
         if load.reference:
-            yield work.phase("reference log-probs", memory.scoring(model, load), forwards, flops, calls)
+            yield work.phase("reference log-probs", rehearsal.scoring(model, load), forwards, flops, calls)
         update = work.update(forwards, scored, self.gen_length, load)
-        yield work.phase("update", memory.backward(model, load), *update, 3 * calls)
-        yield work.phase("optimiser", memory.optimiser(model, load), 0, 0, passes)
+        yield work.phase("update", rehearsal.backward(model, load), *update, 3 * calls)
+        yield work.phase("optimiser", rehearsal.optimiser(model, load), 0, 0, passes)
 
 
 @dataclass(frozen=True)
@@ -211,16 +212,16 @@ class SftStep:
         ends = [batch - self.rows + end for end in accumulate(parts)]  # of the rank with the last rows
         times = [least + (1 - least) * (end - size / 2) / batch for end, size in zip(ends, parts, strict=True)]
         masked = [size * self.gen_length * time for size, time in zip(parts, times, strict=True)]
-        largest = max(parts)
         return memory.Load(
-            decoded=0,
-            candidates=0,
-            tokens=largest * self.length,
-            canvas=largest * self.gen_length,
-            scored=max(1, round(max(masked))),
-            micro_batches=len(parts),
-            checkpointing=self.config.optim.gradient_checkpointing,
-            reference=False,
+            memory.MicroBatch(
+                max(parts),
+                max(1, round(max(masked))),
+                self.prompt_length,
+                self.gen_length,
+                1.0,
+                self.config.optim.gradient_checkpointing,
+                alone=len(parts) == 1,
+            ),
             shards=self.cluster.num_gpus if self.cluster.shards else 1,
             host=self.cluster.gpu.host,
         )
@@ -229,8 +230,8 @@ class SftStep:
         load, work = self.load(), Work(self.model, self.cluster, self.length)
         scored = self.rows * self.gen_length * (1 + self.config.min_time) / 2
         update = work.update(self.rows, scored, self.gen_length, load)
-        yield work.phase("update", memory.backward(self.model, load), *update, 3 * load.micro_batches)
-        yield work.phase("optimiser", memory.optimiser(self.model, load), 0, 0, 1)
+        yield work.phase("update", rehearsal.backward(self.model, load), *update, 3 * len(self.micro_batches()))
+        yield work.phase("optimiser", rehearsal.optimiser(self.model, load), 0, 0, 1)
 
 
 def sft_step(config: SftConfig, model: memory.Model, cluster: Cluster) -> tuple[SftStep, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from diffpo.models.fused import MAX_LOGITS
 from diffpo.planning import memory
 from diffpo.planning.gpus import Gpu
 
@@ -79,11 +80,11 @@ class Work:
         flops += self._products(rows, wanted, adapters=True)
         if learns_all:
             flops += self._products(rows, wanted) + head
-            if load.chunk(model.shape.vocab_size) < load.scored:
+            if MAX_LOGITS["cpu" if load.host else "cuda"] < load.micro_batch.scored * model.shape.vocab_size:
                 flops += head  # chunks of logits are made again
         else:  # below the first adapters nothing learns
             flops -= 2 * rows * self.length * model.in_block("attn.q_proj", "attn.k_proj", "attn.v_proj")
-        if not load.checkpointing:
+        if not load.micro_batch.checkpointing:
             return rows, flops
         # blocks are computed again, up to the last thing that is wanted of them, which is before down_proj if it learns
         last = self._products(rows, wanted, "down_proj") if learns_all else 0

@@ -13,6 +13,7 @@ from diffpo.functional.random import fold, uniform
 from diffpo.functional.unmasking import Look, Rule, Seen, entropy_bound
 from diffpo.models.attention import LayerCache, to_device
 from diffpo.models.bernoulli import TOKEN, BernoulliHead
+from diffpo.models.device import on_card
 from diffpo.models.policy import Policy
 from diffpo.models.threshold import ThresholdHead
 from diffpo.rollout.layout import MIN_ROWS, Layout
@@ -207,7 +208,7 @@ def _write(
 
 def _cells(candidates: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     """Slot and column of each candidate; on a GPU, which would stop the host to count them, of every cell [R, K]."""
-    if not candidates.is_cuda:
+    if not on_card(candidates):
         rows, columns = candidates.nonzero(as_tuple=True)
         return rows, columns
     cells = torch.arange(len(layout.slots) * layout.width, device=candidates.device)
@@ -219,7 +220,7 @@ def predict_tokens(
 ) -> tuple[Tensor, ...]:
     """`predict` at N positions, by chunks that hold MAX_LOGITS at most."""
     columns = (hidden, temperature, entropy_temperature, uniforms)
-    size = max(MIN_ROWS, MAX_LOGITS[hidden.device.type] // policy.denoiser.config.vocab_size)
+    size = max(MIN_ROWS, MAX_LOGITS["cuda" if on_card(hidden) else "cpu"] // policy.denoiser.config.vocab_size)
     parts = zip(*(column.split(size) for column in columns), strict=True)
     chunks = [predict(_logits(policy, part), warmth, look, lottery, mode) for part, warmth, look, lottery in parts]
     return chunks[0] if len(chunks) == 1 else tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))

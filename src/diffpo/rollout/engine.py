@@ -67,7 +67,7 @@ Event = Committed | Finished
 
 
 @dataclass(frozen=True, eq=False)
-class _Report:
+class Report:
     """What a call did to the R rows that made it, on its way to the host."""
 
     step: int
@@ -117,7 +117,7 @@ class Engine:
         self._layout: Layout | None = None
         self._caches: KeyValues | None = None
         self._versions = [(0, policy.version)]  # the step from which a version of the weights computes
-        self._late: _Report | None = None
+        self._late: Report | None = None
         self._leaving = deque[_Leaving]()
 
     @property
@@ -186,18 +186,23 @@ class Engine:
 
         FloatingPointError if logits are not finite.
         """
+        return self._events(self.call())
+
+    @torch.no_grad()
+    def call(self) -> Report | None:
+        """The part of a step that no row's values decide: admit what waits, and make one call for all rows, if any."""
         self._admit()
-        report = None
-        if len(self._roster):
-            open_blocks(self._slots)
-            layout = self._lay_out()
-            hidden = self._denoise(layout)
-            choose_thresholds(self.policy, self._slots, layout, hidden)
-            commit(self.policy, self._slots, layout, hidden, self._mix)
-            mark_finished(self.policy, self._slots)
-            report = self._report()
-            self.steps += 1
-        return self._events(report)
+        if not len(self._roster):
+            return None
+        open_blocks(self._slots)
+        layout = self._lay_out()
+        hidden = self._denoise(layout)
+        choose_thresholds(self.policy, self._slots, layout, hidden)
+        commit(self.policy, self._slots, layout, hidden, self._mix)
+        mark_finished(self.policy, self._slots)
+        report = self._report()
+        self.steps += 1
+        return report
 
     # --- rows come -------------------------------------------------------------------------------------------------
 
@@ -264,7 +269,7 @@ class Engine:
             self._layout = None
         return hidden
 
-    def _report(self) -> _Report:
+    def _report(self) -> Report:
         slots, at = self._slots, self._at
         on_gpu = at.is_cuda
         flags = torch.stack([slots.done, slots.broken])[:, at].to("cpu", non_blocking=True)  # to pinned memory
@@ -274,11 +279,11 @@ class Engine:
         arrival = torch.cuda.Event() if on_gpu else None
         if arrival:
             arrival.record()
-        return _Report(self.steps, self._roster.ticket, flags, canvases, arrival)
+        return Report(self.steps, self._roster.ticket, flags, canvases, arrival)
 
     # --- rows go ---------------------------------------------------------------------------------------------------
 
-    def _events(self, report: _Report | None) -> list[Event]:
+    def _events(self, report: Report | None) -> list[Event]:
         """What has arrived: on a GPU what the call before did, for which the host need not wait."""
         arrived = report
         if self.policy.device.type == "cuda":
@@ -293,7 +298,7 @@ class Engine:
             self._retire(arrived.tickets[done])
         return [*events, *self._endings(arrived)]
 
-    def _commits(self, report: _Report) -> Iterator[Committed]:
+    def _commits(self, report: Report) -> Iterator[Committed]:
         """What the call wrote into each row that is still there: one that has retired made it in vain."""
         if not report.canvases:
             return
@@ -320,7 +325,7 @@ class Engine:
         self._kinds -= Counter(map(self._kind, requests))
         self._seat(self._roster.select(~gone))
 
-    def _endings(self, report: _Report | None) -> Iterator[Finished]:
+    def _endings(self, report: Report | None) -> Iterator[Finished]:
         """The completions of the rows that have reached the host."""
         if self._leaving and self.policy.device.type == "cuda" and not (len(self._roster) or self.waiting):
             torch.cuda.synchronize(self.policy.device)  # nothing goes on meanwhile

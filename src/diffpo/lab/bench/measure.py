@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from math import ceil
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from diffpo.models.attention import Run
 from diffpo.models.policy import Policy
 from diffpo.models.transformer import TransformerConfig
+from diffpo.planning.storages import Storages
 
 WARM = 5.0
 """Seconds of work beside which what only a first run does is nothing."""
@@ -77,38 +75,10 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
         before = torch.cuda.memory_allocated(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
-    alive = Alive()
-    with alive:
+    storages = Storages()
+    with storages:
         work()
-    return alive.peak
-
-
-class Alive(TorchDispatchMode):
-    """Adds up the storages of all tensors that operators return, for as long as they live."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: dict[int, int] = {}
-        self.now = self.peak = 0
-
-    def add(self, tensor: Tensor) -> None:
-        """Count a tensor's storage from now on."""
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self.sizes:
-            self.sizes[storage._cdata] = storage.nbytes()
-            self.now += storage.nbytes()
-            weakref.finalize(storage, self._drop, storage._cdata)
-            self.peak = max(self.peak, self.now)
-
-    def _drop(self, storage: int) -> None:
-        self.now -= self.sizes.pop(storage)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self.add(leaf)
-        return result
+    return storages.peak
 
 
 class Tally:
