@@ -9,9 +9,8 @@ A step admits waiting requests to free slots, makes one denoiser call for all ro
 positions of each row's active block, commits those that the row's sampler chooses, and lets go of rows that have ended.
 
 A row's completion is a function of its request alone: rows never see each other or padding, and every random number is
-keyed by (request key, call, position). On a GPU the host runs ahead and never waits within a step (but for where rows
-with a cache refresh it): it reads a call late what the call did, and the call that an ended row makes in vain changes
-nothing.
+keyed by (request key, call, position). On a GPU the host runs ahead and never waits within a step (but where a cache
+is refreshed): it reads a call late what the call did, and the call that an ended row makes in vain changes nothing.
 """
 
 from __future__ import annotations
@@ -271,12 +270,10 @@ class Engine:
 
     def _report(self) -> Report:
         slots, at = self._slots, self._at
-        on_gpu = at.is_cuda
         flags = torch.stack([slots.done, slots.broken])[:, at].to("cpu", non_blocking=True)  # to pinned memory
         columns = (slots.committed_at, slots.canvas, slots.logprobs, slots.max_probs, slots.gamma, slots.nfe)
-        seen = columns if self.stream else ()
-        canvases = tuple(column[at].to("cpu", non_blocking=True) for column in seen)
-        arrival = torch.cuda.Event() if on_gpu else None
+        canvases = tuple(column[at].to("cpu", non_blocking=True) for column in (columns if self.stream else ()))
+        arrival = torch.cuda.Event() if at.is_cuda else None
         if arrival:
             arrival.record()
         return Report(self.steps, self._roster.ticket, flags, canvases, arrival)
