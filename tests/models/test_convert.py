@@ -342,3 +342,29 @@ def test_blocks_grow_where_a_run_goes_on(tmp_path: Path) -> None:
     again = fine_tune(part, resume=True, quiet=True)
     for mine, other in zip(whole.denoiser.parameters(), again.denoiser.parameters(), strict=True):
         assert torch.equal(mine, other)
+
+
+def test_held_out_rows_are_scored_in_the_last_blocks(tmp_path: Path) -> None:
+    """While blocks grow, and with weights that hardly move: one loss, that of a run in the last blocks all along."""
+    write_parent(tmp_path / "parent", "llama")
+    convert(tmp_path / "parent", tmp_path / "child", block_length=1)
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "1 + 2", "completion": "3 and no more"}) + "\n")
+    found = {}
+    for blocks in ((1, 4), (4,)):
+        config = SftConfig(
+            model=str(tmp_path / "child"),
+            data=str(tmp_path / "rows.jsonl"),
+            eval_data=str(tmp_path / "rows.jsonl"),
+            eval_every=1,
+            output=str(tmp_path / f"to_4_in_{len(blocks)}"),
+            steps=2,
+            batch_size=1,
+            blocks=blocks,
+            lora=LoraConfig(rank=0),
+            load=LOAD,
+            optim=OptimConfig(learning_rate=1e-12),
+        )
+        fine_tune(config, quiet=True)
+        lines = [json.loads(line) for line in (Path(config.output) / "metrics.jsonl").read_text().splitlines()]
+        found[blocks] = [line["eval/loss"] for line in lines]
+    assert np.ptp(found[1, 4]) < 1e-6 and np.allclose(found[1, 4], found[4,])

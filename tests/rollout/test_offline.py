@@ -34,6 +34,14 @@ def test_the_answers_of_a_file_are_those_of_sample(tmp_path: Path) -> None:
         assert line["denoiser_calls"] == expected.nfe
 
 
+def test_an_answer_goes_on_from_its_start(tmp_path: Path) -> None:
+    policy, output = tiny_policy(1), tmp_path / "answers.jsonl"
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "012", "prefill": "34"}\n')
+    generate_file(policy, str(tmp_path / "prompts.jsonl"), output, CONFIG, quiet=True)
+    expected = sample(policy, ["01234"], CONFIG)[0]
+    assert json.loads(output.read_text())["text"] == expected.text != sample(policy, ["012"], CONFIG)[0].text
+
+
 @pytest.mark.parametrize("kept", [1, 700, -1])
 def test_a_file_that_was_cut_is_completed(kept: int, tmp_path: Path) -> None:
     policy, output = tiny_policy(1), tmp_path / "answers.jsonl"

@@ -78,6 +78,16 @@ def test_rows_become_prompts_and_canvases(model: str, config: SftConfig) -> None
     assert examples.num_cut == 0
 
 
+def test_how_an_answer_starts_is_given_and_not_learned(model: str, config: SftConfig, tmp_path: Path) -> None:
+    path = tmp_path / "started.jsonl"
+    path.write_text(json.dumps({"prompt": "2+3?", "prefill": "<think>", "completion": "5"}) + "\n")
+    policy = load_policy(model)
+    examples = read_examples(path, policy, config)
+    chat = policy.tokenizer.chat([{"role": "user", "content": "2+3?"}], "<think>")
+    assert examples.prompts[0].tolist() == list(chat)
+    assert policy.tokenizer.decode(examples.canvases[0].tolist()).startswith("5")
+
+
 def test_long_completions_are_cut_and_counted(model: str, config: SftConfig) -> None:
     examples = read_examples(config.data, load_policy(model), replace(config, gen_length=8))
     assert examples.canvas_lengths.tolist() == [8] * 5 and examples.num_cut == 3
@@ -95,6 +105,7 @@ def test_long_completions_are_cut_and_counted(model: str, config: SftConfig) -> 
         ('{"prompt": [1], "completion": "a"}', "column 'prompt': message 1 must have a role and content, got 1"),
         ('{"prompt": "a", "completion": "b<|im_end|>"}', "in a chat template already"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "the last message must be the assistant's"),
+        ('{"prompt": "a", "completion": "b", "prefill": 3}', "column 'prefill' must be text, got 3"),
         ('{"messages": []}', "column 'messages' must be text or a list of"),
         (json.dumps({"prompt": "a" * 999, "completion": "b"}), r"\d+ tokens leaves no room within 128"),
     ],

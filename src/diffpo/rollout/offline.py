@@ -14,7 +14,7 @@ from diffpo.files.folder import append
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
 from diffpo.rollout.engine import Engine, Finished
-from diffpo.rollout.local import default_length, make_request
+from diffpo.rollout.local import default_length, request_for
 from diffpo.tasks.conversations import read_example
 from diffpo.tasks.data import Row, Source, read_rows
 from diffpo.types import Completion, Request
@@ -96,9 +96,10 @@ class _Work:
                 self._write(lines, progress)
 
     def _request(self, at: int) -> Request:
-        prompt = read_example(self.rows[at]).prompt
+        example = read_example(self.rows[at])
+        ids = self.policy.encode(example.prompt, example.prefill, self.config.chat_template)
         length = self.config.gen_length or default_length(self.policy)
-        return make_request(self.policy, prompt, self.config, length, make_key(self.seed, at), explore=False)
+        return request_for(self.policy, ids, self.config, length, make_key(self.seed, at), explore=False)
 
     def _answer(self, completion: Completion) -> dict[str, Any]:
         return {

@@ -30,6 +30,8 @@ class Example(NamedTuple):
     completion: str | None
     source: str
     """The column that the prompt is in."""
+    prefill: str = ""
+    """How the answer starts: given, not learned; `completion` goes on from there."""
 
 
 def read_example(row: Row, answered: bool = False) -> Example:
@@ -57,7 +59,10 @@ def read_example(row: Row, answered: bool = False) -> Example:
             )
     if isinstance(example.prompt, str) and not example.prompt.strip():
         raise ValueError(f"{row.place}: column {example.source!r} is empty")
-    return example
+    prefill = row.values.get("prefill") or ""
+    if not isinstance(prefill, str):
+        raise ValueError(f"{row.place}: column 'prefill' must be text, got {prefill!r}")
+    return example._replace(prefill=prefill)
 
 
 def _pair(row: Row) -> Example:

@@ -46,10 +46,9 @@ class Own(RowTask):
 
     def read(self, row: Row) -> Prompt:
         """The prompt, text or conversation; an answer that the conversation ends in is the column `completion`."""
-        asked, completion, source = read_example(row)
-        for name in ("prefill", "level"):
-            if not isinstance(row.values.get(name) or "", str):
-                raise ValueError(f"{row.place}: column {name!r} must be text, got {row.values[name]!r}")
+        asked, completion, source, prefill = read_example(row)
+        if not isinstance(row.values.get("level") or "", str):
+            raise ValueError(f"{row.place}: column 'level' must be text, got {row.values['level']!r}")
         columns = {name: value for name, value in row.values.items() if name != source}
         if completion is not None:
             columns.setdefault("completion", completion)
@@ -58,7 +57,7 @@ class Own(RowTask):
             text=asked if isinstance(asked, str) else "\n\n".join(turn["content"] for turn in asked),
             level=row.values.get("level") or "",
             columns=columns,
-            prefill=row.values.get("prefill") or "",
+            prefill=prefill,
             messages=() if isinstance(asked, str) else asked,
         )
 

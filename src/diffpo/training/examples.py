@@ -131,4 +131,7 @@ def _encode(example: Example, policy: Policy, config: SftConfig) -> tuple[tuple[
     tokenizer = policy.tokenizer
     chats = not isinstance(example.prompt, str) or (config.chat_template and tokenizer.chats)
     turn_end = tokenizer.end_of_turn if chats else ()
-    return policy.encode(example.prompt, chat=chats), (*tokenizer.encode(example.completion or ""), *turn_end)
+    return policy.encode(example.prompt, example.prefill, chats), (
+        *tokenizer.encode(example.completion or ""),
+        *turn_end,
+    )

@@ -132,6 +132,8 @@ def mean_loss(policy: Policy, examples: Examples, config: SftConfig, world: Worl
     """Loss of held-out examples; their masks are the same at each evaluation, so that losses can be compared."""
     rows, key = torch.arange(len(examples)), torch.tensor(make_key(config.seed, "held out"))
     total = torch.zeros((), device=world.device)
+    if config.blocks:  # those of the model to be, so that losses before and after they grow can be compared
+        policy.use_blocks(config.blocks[-1])
     with gathered(world, policy.denoiser):
         for part in split_share(examples, rows, config, world):
             total += losses(policy, examples, rows, part, key, config).sum()
