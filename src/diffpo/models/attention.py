@@ -270,14 +270,18 @@ def _padded(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Asking, l
     Run by run there would be as many kernels as there are lengths, and a small model waits for each to be started.
     """
     grid = packing.grid if asking == "fresh" else packing.grid_of(asking, labels)
-    if packing.store is None:
+    store, width = packing.store, grid.keys.shape[1]
+    if store is None:
         rows = (k[grid.keys], v[grid.keys])
+    elif len(store.rows) == len(k):  # all slots, in their order: nothing to gather
+        rows = (k[:, :width], v[:, :width])
     else:
-        rows = (t[packing.store.slots, : grid.keys.shape[1]] for t in (k, v))
-    group = q.shape[1] // k.shape[-2]  # kernels that take a mask take no groups
-    k_rows, v_rows = (t.repeat_interleave(group, dim=2).transpose(1, 2) for t in rows)
-    out = F.scaled_dot_product_attention(q[grid.queries].transpose(1, 2), k_rows, v_rows, grid.seen)
-    out = out.transpose(1, 2).flatten(2).flatten(0, 1)[grid.tokens]
+        rows = (k[store.slots, :width], v[store.slots, :width])
+    # kernels that take a mask take no groups: as of one head, the queries of those that share keys leave these uncopied
+    shared = q[grid.queries].unflatten(2, (k.shape[-2], -1)).permute(0, 2, 3, 1, 4)  # [R, H', H / H', Q, D]
+    seen = grid.seen.repeat(1, 1, shared.shape[2], 1)
+    out = F.scaled_dot_product_attention(shared.flatten(2, 3), *(t.transpose(1, 2) for t in rows), seen)
+    out = out.unflatten(2, shared.shape[2:4]).permute(0, 3, 1, 2, 4).flatten(2).flatten(0, 1)[grid.tokens]
     return F.pad(out, (0, 0, 0, len(q) - len(out))) if len(out) < len(q) else out
 
 
@@ -300,10 +304,11 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Asking) ->
         sum(size * run.rows for size, run in zip(sizes, runs, strict=True)),
         max(run.length for run in runs),
     )
-    if grouped and not TAKES_GROUPS:
-        k, v = (t.repeat_interleave(q.shape[1] // k.shape[-2], dim=-2) for t in (k, v))
     settings: dict[str, Any] = {"enable_gqa": True} if grouped and TAKES_GROUPS else {}
-    ends = bounds["length"]
+    ends, group = bounds["length"], 1
+    if grouped and not TAKES_GROUPS:  # as of one head, the queries of those that share keys leave these uncopied
+        group = q.shape[1] // k.shape[-2]
+        q = q.unflatten(1, (-1, group)).transpose(1, 2).flatten(0, 1)
     if packing.store and not TAKES_USED:
         k, v = (t.flatten(0, 1)[packing.stored] for t in (k, v))
     elif packing.store:
@@ -311,6 +316,8 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Asking) ->
         slots, longest = k.shape[:2]
         ends = torch.arange(slots + 1, dtype=torch.int32, device=q.device) * longest
         k, v = k.flatten(0, 1), v.flatten(0, 1)
-    out: Any = varlen_attn(q[:total], k, v, bounds[asking], ends, max(sizes), longest, **settings)
-    out = out.flatten(1)
-    return F.pad(out, (0, 0, 0, len(q) - total)) if total < len(q) else out  # by nothing it would still copy
+    begins, widest = bounds[asking] * group, max(sizes) * group
+    out: Any = varlen_attn(q[: total * group], k, v, begins, ends, widest, longest, **settings)
+    out = out.unflatten(0, (-1, group)).transpose(1, 2).flatten(1)
+    missing = len(q) // group - total
+    return F.pad(out, (0, 0, 0, missing)) if missing else out  # by nothing it would still copy
