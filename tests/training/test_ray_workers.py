@@ -42,7 +42,7 @@ def cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in QUIET.items():
             patch.setenv(name, value)
-        ray.init(num_cpus=3, num_gpus=0, include_dashboard=False, object_store_memory=10**8, log_to_driver=False)
+        ray.init("local", num_cpus=3, num_gpus=0, include_dashboard=False, object_store_memory=10**8, log_to_driver=False)
         yield
         ray.shutdown()
 
