@@ -37,13 +37,10 @@ PARENT_STEPS, STEPS, BATCH, HELD_OUT = 600, 150, 32, 256
 VARIANTS = {
     "blocks of 4": {"blocks": (4,)},
     "growing, 1 2 4": {"blocks": (1, 2, 4)},
-    "growing soon, 1 then 4": {"blocks": (1, 4, 4, 4, 4, 4)},
     "blocks of 4, no shift": {"blocks": (4,), "shift": False},
     "full mask": {"full": True},
     "full mask, no shift": {"full": True, "shift": False},
-    "blocks of 1": {"blocks": (1,)},
 }
-"""The last is the parent, which goes on from left to right."""
 TINY, CARD = Path("benchmarks/results/adaptation.json"), Path("benchmarks/results/smollm2_card.json")
 SHOWN = (25, 75)
 ALPHABET = "0123456789+-*= "

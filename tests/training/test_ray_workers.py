@@ -42,7 +42,8 @@ def cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in QUIET.items():
             patch.setenv(name, value)
-        ray.init("local", num_cpus=3, num_gpus=0, include_dashboard=False, object_store_memory=10**8, log_to_driver=False)
+        settings = {"num_cpus": 3, "num_gpus": 0, "include_dashboard": False, "object_store_memory": 10**8}
+        ray.init("local", log_to_driver=False, **settings)  # not the cluster of a test that runs beside this one
         yield
         ray.shutdown()
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from diffpo.config import TrainConfig
 from diffpo.rollout.log import RolloutLog, read_rollouts
@@ -72,3 +73,14 @@ def test_what_is_to_be_seen_is_shown(short_run: TrainConfig, capsys: pytest.Capt
         assert word in said
     assert "train 1/2" in said and "a step, " in said and "left  loss" not in said.splitlines()[-1]
     assert said.splitlines()[-1].startswith("20") and "train 2/2" in said.splitlines()[-1]
+
+
+def test_a_cpu_that_is_slow_in_bfloat16_says_so(
+    short_run: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short_run = replace(short_run, steps=1, load=replace(short_run.load, dtype="bfloat16"))
+    for units, slow in (("avx512_bf16", False), ("avx2", True)):
+        known = {"architecture": "x86_64", units: True}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda known=known: known, raising=False)
+        train(replace(short_run, output=f"{short_run.output}_{units}"))
+        assert ("--load.dtype float32 is some ten times as fast" in capsys.readouterr().err) == slow

@@ -272,15 +272,15 @@ def _padded(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Asking, l
     grid = packing.grid if asking == "fresh" else packing.grid_of(asking, labels)
     store, width = packing.store, grid.keys.shape[1]
     if store is None:
-        rows = (k[grid.keys], v[grid.keys])
+        k, v = k[grid.keys], v[grid.keys]
     elif len(store.rows) == len(k):  # all slots, in their order: nothing to gather
-        rows = (k[:, :width], v[:, :width])
+        k, v = k[:, :width], v[:, :width]
     else:
-        rows = (k[store.slots, :width], v[store.slots, :width])
+        k, v = k[store.slots, :width], v[store.slots, :width]
     # kernels that take a mask take no groups: as of one head, the queries of those that share keys leave these uncopied
     shared = q[grid.queries].unflatten(2, (k.shape[-2], -1)).permute(0, 2, 3, 1, 4)  # [R, H', H / H', Q, D]
     seen = grid.seen.repeat(1, 1, shared.shape[2], 1)
-    out = F.scaled_dot_product_attention(shared.flatten(2, 3), *(t.transpose(1, 2) for t in rows), seen)
+    out = F.scaled_dot_product_attention(shared.flatten(2, 3), k.transpose(1, 2), v.transpose(1, 2), seen)
     out = out.unflatten(2, shared.shape[2:4]).permute(0, 3, 1, 2, 4).flatten(2).flatten(0, 1)[grid.tokens]
     return F.pad(out, (0, 0, 0, len(q) - len(out))) if len(out) < len(q) else out
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
 from torch import Tensor
 
 _planned_for_card = ContextVar("planned_for_card", default=False)
@@ -14,6 +15,13 @@ _planned_for_card = ContextVar("planned_for_card", default=False)
 def on_card(tensor: Tensor) -> bool:
     """Whether a card's kernels and limits apply: the tensor is on one, or `as_on_card` says so."""
     return tensor.is_cuda or _planned_for_card.get()
+
+
+def is_slow_in_half(device: torch.device) -> bool:
+    """Whether `device` is an x86 CPU without units for bfloat16, and this torch (from 2.13) says so."""
+    units = getattr(torch.cpu, "get_capabilities", dict)()
+    has_units = units.get("avx512_bf16") or units.get("amx_bf16")
+    return device.type == "cpu" and units.get("architecture") == "x86_64" and not has_units
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from diffpo.config import SftConfig, TaskConfig, TrainConfig
+from diffpo.models.device import is_slow_in_half
 from diffpo.models.heads import open_network
 from diffpo.models.policy import Policy
 from diffpo.models.source import find_source
@@ -29,7 +30,11 @@ def banner(config: TrainConfig | SftConfig, policy: Policy, world: World, data: 
         f"{count(learn)} of adapters": learn and policy.adapter,
         "the sampler head": isinstance(config, TrainConfig) and config.train != "model",
     }
-    dtype = str(policy.denoiser.head.weight.dtype).removeprefix("torch.")
+    weights = policy.denoiser.head.weight
+    products = policy.denoiser.compute_dtype or weights.dtype
+    dtype = str(weights.dtype).removeprefix("torch.")
+    if products == torch.bfloat16 and is_slow_in_half(world.device):
+        dtype += ", products in bfloat16: --load.dtype float32 is some ten times as fast on this CPU, in more memory"
     ranks = f", {world.num_ranks} processes, {'sharded' if world.shards else 'each with the whole model'}"
     return [
         f"model   {config.model or 'fresh weights'}: {count(policy.num_parameters)} parameters; "
