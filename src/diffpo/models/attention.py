@@ -24,7 +24,7 @@ and where a cache is approximate some of their keys are stale.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import signature
 from typing import Any, Literal, NamedTuple, Protocol
@@ -41,6 +41,8 @@ TAKES_GROUPS = "enable_gqa" in ARGUMENTS
 """Whether varlen_attn takes fewer keys than queries: not in torch 2.11."""
 TAKES_USED = "seqused_k" in ARGUMENTS
 """Whether it takes keys that are a part of what lies in a row's place: not in torch 2.11."""
+ALIGNED = 16
+"""Kernels that take a mask copy one whose rows do not begin at multiples of so many values."""
 
 
 def label(position: Tensor, prompt_length: Tensor, length: Tensor, offset: Tensor) -> Tensor:
@@ -156,13 +158,27 @@ class Packing:
 Asking = Literal["fresh", "wanted"]
 
 
-class Grid(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Grid:
     """Rows of any length as rows of one: behind a row's last token stands that token again."""
 
     queries: Tensor  # [R, Q] which of the tokens
     tokens: Tensor  # [sum of sizes] where each token's query stands in the flattened grid
     keys: Tensor  # [R, K] which of the tokens, where keys are not stored
     seen: Tensor  # [R, 1, Q, K] bool
+    biases: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict)
+
+    def bias(self, heads: int, dtype: torch.dtype) -> Tensor:
+        """What is added to the scores of the queries of `heads` heads, one behind the other: [R, 1, heads Q, K].
+
+        0 or -inf; the same for all blocks, which would otherwise each make and keep one.
+        """
+        if (heads, dtype) not in self.biases:
+            seen = self.seen.repeat(1, 1, heads, 1)
+            room = -(-seen.shape[-1] // ALIGNED) * ALIGNED
+            bias = seen.new_zeros((*seen.shape[:-1], room), dtype=dtype)[..., : seen.shape[-1]]
+            self.biases[heads, dtype] = bias.masked_fill_(~seen, -torch.inf)
+        return self.biases[heads, dtype]
 
 
 def _places(sizes: Tensor) -> tuple[Tensor, Tensor]:
@@ -279,8 +295,8 @@ def _padded(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Asking, l
         k, v = k[store.slots, :width], v[store.slots, :width]
     # kernels that take a mask take no groups: as of one head, the queries of those that share keys leave these uncopied
     shared = q[grid.queries].unflatten(2, (k.shape[-2], -1)).permute(0, 2, 3, 1, 4)  # [R, H', H / H', Q, D]
-    seen = grid.seen.repeat(1, 1, shared.shape[2], 1)
-    out = F.scaled_dot_product_attention(shared.flatten(2, 3), k.transpose(1, 2), v.transpose(1, 2), seen)
+    bias = grid.bias(shared.shape[2], q.dtype)
+    out = F.scaled_dot_product_attention(shared.flatten(2, 3), k.transpose(1, 2), v.transpose(1, 2), bias)
     out = out.unflatten(2, shared.shape[2:4]).permute(0, 3, 1, 2, 4).flatten(2).flatten(0, 1)[grid.tokens]
     return F.pad(out, (0, 0, 0, len(q) - len(out))) if len(out) < len(q) else out
 
