@@ -140,9 +140,13 @@ def show() -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 4))
     tiny, card = (json.loads(path.read_text()) for path in (TINY, CARD))
-    losses = Table("variant", "seeds", *(f"step {step}" for step in SHOWN), f"step {STEPS}", title="0.3 M parameters")
+    first, last = next(iter(tiny["held_out"].values())), str(STEPS)
+    columns = (*(f"step {step}" for step in SHOWN), f"step {last}", "less the first, paired")
+    losses = Table("variant", "seeds", *columns, title="0.3 M parameters")
     for name, by_step in tiny["held_out"].items():
-        found = [statistic(by_step[str(step)]) for step in (*SHOWN, STEPS)]
+        values = [by_step[str(step)] for step in (*SHOWN, STEPS)]
+        values.append([mine - its for mine, its in zip(by_step[last], first[last], strict=True)])
+        found = [statistic(it) for it in values]
         cells = [f"{it.mean:.3f} ± {it.half_width:.3f}" if it else "-" for it in found]
         losses.add_row(name, str(len(tiny["seeds"])), *cells)
         axes[0].plot([int(step) for step in by_step], [fmean(values) for values in by_step.values()], label=name)
