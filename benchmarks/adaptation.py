@@ -41,6 +41,7 @@ VARIANTS = {
     "full mask": {"full": True},
     "full mask, no shift": {"full": True, "shift": False},
 }
+COLOURS = {name: f"C{place}" for place, name in enumerate([*VARIANTS, "blocks of 1"])}
 TINY, CARD = Path("benchmarks/results/adaptation.json"), Path("benchmarks/results/smollm2_card.json")
 SHOWN = (25, 75)
 ALPHABET = "0123456789+-*= "
@@ -149,10 +150,10 @@ def show() -> None:
         found = [statistic(it) for it in values]
         cells = [f"{it.mean:.3f} ± {it.half_width:.3f}" if it else "-" for it in found]
         losses.add_row(name, str(len(tiny["seeds"])), *cells)
-        axes[0].plot([int(step) for step in by_step], [fmean(values) for values in by_step.values()], label=name)
+        axes[0].plot([int(step) for step in by_step], [fmean(it) for it in by_step.values()], COLOURS[name], label=name)
     answers = Table("variant", "problems", "sampler", "accuracy %", "calls", title=card["model"])
     for name, run in card["runs"].items():
-        axes[1].plot([int(step) for step in run["held_out"]], list(run["held_out"].values()), label=name)
+        axes[1].plot([int(step) for step in run["held_out"]], list(run["held_out"].values()), COLOURS[name], label=name)
         for it in run["evaluations"]:
             interval = f"{100 * it['accuracy']:.1f} [{100 * it['low']:.1f}, {100 * it['high']:.1f}]"
             answers.add_row(name, it["prompts"], it["sampler"], interval, f"{it['nfe']:.1f}")

@@ -83,4 +83,4 @@ def test_a_cpu_that_is_slow_in_bfloat16_says_so(
         known = {"architecture": "x86_64", units: True}
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda known=known: known, raising=False)
         train(replace(short_run, output=f"{short_run.output}_{units}"))
-        assert ("--load.dtype float32 is some ten times as fast" in capsys.readouterr().err) == slow
+        assert ("load.dtype = float32 is some ten times as fast" in capsys.readouterr().err) == slow

@@ -34,7 +34,7 @@ def banner(config: TrainConfig | SftConfig, policy: Policy, world: World, data: 
     products = policy.denoiser.compute_dtype or weights.dtype
     dtype = str(weights.dtype).removeprefix("torch.")
     if products == torch.bfloat16 and is_slow_in_half(world.device):
-        dtype += ", products in bfloat16: --load.dtype float32 is some ten times as fast on this CPU, in more memory"
+        dtype += ", products in bfloat16: load.dtype = float32 is some ten times as fast on this CPU, in more memory"
     ranks = f", {world.num_ranks} processes, {'sharded' if world.shards else 'each with the whole model'}"
     return [
         f"model   {config.model or 'fresh weights'}: {count(policy.num_parameters)} parameters; "
