@@ -151,12 +151,13 @@ def show() -> None:
         cells = [f"{it.mean:.3f} ± {it.half_width:.3f}" if it else "-" for it in found]
         losses.add_row(name, str(len(tiny["seeds"])), *cells)
         axes[0].plot([int(step) for step in by_step], [fmean(it) for it in by_step.values()], COLOURS[name], label=name)
-    answers = Table("variant", "problems", "sampler", "accuracy %", "calls", title=card["model"])
+    answers = Table("variant", "NELBO", "problems", "sampler", "accuracy %", "calls", title=card["model"])
     for name, run in card["runs"].items():
         axes[1].plot([int(step) for step in run["held_out"]], list(run["held_out"].values()), COLOURS[name], label=name)
         for it in run["evaluations"]:
             interval = f"{100 * it['accuracy']:.1f} [{100 * it['low']:.1f}, {100 * it['high']:.1f}]"
-            answers.add_row(name, it["prompts"], it["sampler"], interval, f"{it['nfe']:.1f}")
+            nelbo = list(run["held_out"].values())[-1]
+            answers.add_row(name, f"{nelbo:.3f}", it["prompts"], it["sampler"], interval, f"{it['nfe']:.1f}")
     for axis, title in zip(axes, ("0.3 M parameters, means over seeds", "135 M parameters, one run"), strict=True):
         axis.set(xlabel="steps of adaptation", title=title, yscale="log")
         axis.legend(frameon=False, fontsize="small")
