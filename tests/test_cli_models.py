@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,19 @@ def test_inspect(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["inspect", model, "--json"])
     described = json.loads(capsys.readouterr().out)
     assert described["mask_id"] == 168 and described["chat_template"] and described["shape"]["num_layers"] == 3
+
+
+@pytest.mark.parametrize("model", ["llada"], indirect=True)
+def test_decoding_does_not_wait_for_the_compiler(model: str) -> None:
+    """torch.compile takes as long to import as the rest of torch; a server on a CPU, or a worker, never needs it."""
+    script = f"""
+import sys
+from diffpo.cli import main
+main(["sample", "{model}", "2+3", "--rollout.gen-length", "4"])
+print("heavy:", *({{"torch._dynamo", "torch.distributed.tensor"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("heavy:\n"), done.stdout
 
 
 @pytest.mark.parametrize("sampler", ["entropy_bound:0.1", "confidence:0.5", "top_k:2", "steps:4", "random:4"])

@@ -98,10 +98,15 @@ def test_a_kernel_that_knows_no_stores_gets_the_rows_keys(
         request("0123"[: 1 + key % 4], key, "top_k:1", 8, block_length=4, cache=str(cache), early_exit=False)
         for key in range(6)
     ]
-    kernels, answers, original = [], [], attention.varlen_attn
-    monkeypatch.setattr(attention, "varlen_attn", lambda *given, **more: kernels.append(1) or original(*given, **more))
+    kernels, answers, original = [], [], attention.flash()
+
+    def attend(*given: object, **more: object) -> object:
+        kernels.append(1)
+        return original.attend(*given, **more)
+
     for takes_used in (True, False):
-        monkeypatch.setattr(attention, "TAKES_USED", takes_used)
+        kernel = original._replace(attend=attend, takes_used=takes_used)
+        monkeypatch.setattr(attention, "flash", lambda kernel=kernel: kernel)
         kernels.clear()
         answers.append((generate(policy, requests, 4), len(kernels)))
     (expected, stored), (gathered, packed) = answers

@@ -9,6 +9,7 @@ from helpers import tiny_denoiser, tiny_shape
 
 from diffpo.models import attention
 from diffpo.models.attention import pack
+from diffpo.models.device import Flash
 from diffpo.models.pointwise import rotate
 from diffpo.models.transformer import Transformer, rotation_table
 
@@ -169,8 +170,7 @@ def test_attention_over_rows_of_any_length_is_attention_row_by_row(
             rows.append(F.scaled_dot_product_attention(*(t.transpose(0, 1) for t in parts), **groups).transpose(0, 1))
         return torch.cat(rows)
 
-    monkeypatch.setattr(attention, "varlen_attn", kernel)
-    monkeypatch.setattr(attention, "TAKES_GROUPS", takes_groups)
+    monkeypatch.setattr(attention, "flash", lambda: Flash(kernel, takes_groups, takes_used=False))
     _, packing = pack(torch.zeros(3, 7, dtype=torch.int64), torch.tensor([7, 4, 7]))
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(18, heads, 4, generator=generator).bfloat16() for heads in (4, 2, 2))

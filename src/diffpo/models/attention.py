@@ -26,21 +26,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from inspect import signature
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
-from diffpo.models.device import on_card
+from diffpo.models.device import flash, on_card
 
-ARGUMENTS = signature(varlen_attn).parameters
-TAKES_GROUPS = "enable_gqa" in ARGUMENTS
-"""Whether varlen_attn takes fewer keys than queries: not in torch 2.11."""
-TAKES_USED = "seqused_k" in ARGUMENTS
-"""Whether it takes keys that are a part of what lies in a row's place: not in torch 2.11."""
 ALIGNED = 16
 """Kernels that take a mask copy one whose rows do not begin at multiples of so many values."""
 
@@ -87,9 +80,9 @@ class Packing:
         bounds = {}
         for name in ("length", "fresh", "wanted"):
             sizes = torch.tensor([getattr(run, name) for run in self.runs]).repeat_interleave(rows)
-            if self.store and TAKES_USED:  # a slot without a row has no queries
+            if self.store and flash().takes_used:  # a slot without a row has no queries
                 sizes = torch.zeros(len(self.store.labels), dtype=torch.int64).scatter(0, self.store.rows, sizes)
-            ends = sizes if self.store and TAKES_USED and name == "length" else F.pad(sizes.cumsum(0), (1, 0))
+            ends = sizes if self.store and flash().takes_used and name == "length" else F.pad(sizes.cumsum(0), (1, 0))
             bounds[name] = to_device(ends.int(), self.positions.device)
         return bounds
 
@@ -314,18 +307,18 @@ def _keys_of(t: Tensor, run: Run, part: slice, store: Store | None) -> Tensor:
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Asking) -> Tensor:
     """All queries to all keys of their row, in one kernel of a GPU."""
-    runs, bounds, grouped = packing.runs, packing.bounds, q.shape[1] != k.shape[-2]
+    runs, bounds, grouped, kernel = packing.runs, packing.bounds, q.shape[1] != k.shape[-2], flash()
     sizes = [getattr(run, asking) for run in runs]
     total, longest = (
         sum(size * run.rows for size, run in zip(sizes, runs, strict=True)),
         max(run.length for run in runs),
     )
-    settings: dict[str, Any] = {"enable_gqa": True} if grouped and TAKES_GROUPS else {}
+    settings: dict[str, Any] = {"enable_gqa": True} if grouped and kernel.takes_groups else {}
     ends, group = bounds["length"], 1
-    if grouped and not TAKES_GROUPS:  # as of one head, the queries of those that share keys leave these uncopied
+    if grouped and not kernel.takes_groups:  # as of one head, the queries of those that share keys leave these uncopied
         group = q.shape[1] // k.shape[-2]
         q = q.unflatten(1, (-1, group)).transpose(1, 2).flatten(0, 1)
-    if packing.store and not TAKES_USED:
+    if packing.store and not kernel.takes_used:
         k, v = (t.flatten(0, 1)[packing.stored] for t in (k, v))
     elif packing.store:
         settings["seqused_k"] = bounds["length"]
@@ -333,7 +326,7 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Asking) ->
         ends = torch.arange(slots + 1, dtype=torch.int32, device=q.device) * longest
         k, v = k.flatten(0, 1), v.flatten(0, 1)
     begins, widest = bounds[asking] * group, max(sizes) * group
-    out: Any = varlen_attn(q[: total * group], k, v, begins, ends, widest, longest, **settings)
+    out: Any = kernel.attend(q[: total * group], k, v, begins, ends, widest, longest, **settings)
     out = out.unflatten(0, (-1, group)).transpose(1, 2).flatten(1)
     missing = len(q) // group - total
     return F.pad(out, (0, 0, 0, missing)) if missing else out  # by nothing it would still copy

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
+from inspect import signature
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,3 +35,22 @@ def as_on_card() -> Iterator[None]:
         yield
     finally:
         _planned_for_card.reset(token)
+
+
+class Flash(NamedTuple):
+    """A card's kernel for rows of any length."""
+
+    attend: Callable[..., Any]
+    takes_groups: bool
+    """Whether it takes fewer keys than queries: not in torch 2.11."""
+    takes_used: bool
+    """Whether it takes keys that are a part of what lies in a row's place: not in torch 2.11."""
+
+
+@cache
+def flash() -> Flash:
+    """That of torch. Its module brings all of torch.compile, 2.4 s that a process without a card need not wait."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    arguments = signature(varlen_attn).parameters
+    return Flash(varlen_attn, "enable_gqa" in arguments, "seqused_k" in arguments)

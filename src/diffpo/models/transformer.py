@@ -184,14 +184,19 @@ class TiedHead(nn.Module):
         return F.linear(hidden, self.weight)
 
 
+def _embedding(count: int, width: int) -> nn.Embedding:
+    """With whatever lies there: weights are read, or drawn by a key, and torch's own draws take seconds to import."""
+    return nn.Embedding.from_pretrained(torch.empty(count, width), freeze=False)
+
+
 class Transformer(nn.Module):
     """Token ids [N] and their packing to final hidden states [N, D]; `head` maps those one asks for to logits."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.places = nn.Embedding(config.max_length, config.hidden_size) if config.learned_positions else None
+        self.embed = _embedding(config.vocab_size, config.hidden_size)
+        self.places = _embedding(config.max_length, config.hidden_size) if config.learned_positions else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.head = (
@@ -202,7 +207,9 @@ class Transformer(nn.Module):
         """Keep each block's input alone for the backward pass and compute the block again: less memory, more time."""
         self.compute_dtype: torch.dtype | None = None
         """Dtype of matrix products where it is not the weights' own (torch.autocast); None: the weights' own."""
-        self.initialize_buffers()
+        self.register_buffer("angles", torch.empty(config.max_length, config.head_size // 2), persistent=False)
+        if not self.angles.is_meta:
+            self.initialize_buffers()
 
     def forward(
         self, ids: Tensor, packing: Packing, queries: Tensor | None = None, caches: Sequence[LayerCache] | None = None
@@ -256,7 +263,7 @@ class Transformer(nn.Module):
     def initialize_buffers(self, device: torch.device | None = None) -> None:
         """Compute what no checkpoint holds: the angles of RoPE."""
         table = rotation_table(self.config.max_length, self.config.head_size, self.config.rope_theta)
-        self.register_buffer("angles", table.to(device), persistent=False)
+        self.angles = table.to(device)
 
     def initialize(self, generator: torch.Generator) -> None:
         """Draw fresh weights: normal with standard deviation 0.02, residual outputs scaled down by depth."""
