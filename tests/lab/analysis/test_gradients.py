@@ -16,6 +16,7 @@ from diffpo.functional.surrogate import draw_cuts
 from diffpo.lab.analysis.gradients import (
     CONFIGURED,
     clamp_variants,
+    direction_of_means,
     directions,
     gradient_sections,
     gradients,
@@ -58,6 +59,19 @@ def test_directions_are_cosines_to_the_exact_gradient_of_the_same_batch() -> Non
     found = torch.tensor([[[1.0, 1.0]] * 2, [[0.0, -3.0]] * 2, [[1.0, 1.0]] * 2])
     assert directions(found, exact)[0] == pytest.approx((math.sqrt(0.5) - 1) / 2)
     assert all(map(math.isnan, directions(found[2:], exact[2:])))
+
+
+def test_the_direction_of_means_is_that_of_expectations_under_any_noise() -> None:
+    """Noise that both share, and noise of the cuts, ten times the signal: the cosine is that of (1, 0) and (1, 1)."""
+    generator = torch.Generator().manual_seed(0)
+    rollouts, cuts = 10 * torch.randn(2, 4000, 2, 2, generator=generator)
+    exact = torch.tensor([1.0, 0.0]) + rollouts.mean(1, keepdim=True).expand(-1, 2, -1)
+    found = exact + torch.tensor([0.0, 1.0]) + cuts
+    value, width = direction_of_means(found, exact)
+    assert abs(value - math.sqrt(0.5)) < width < 0.3
+    assert directions(found, exact)[0] < 0.6  # the noise of cuts hides it
+    assert direction_of_means(exact, exact)[0] == pytest.approx(1)
+    assert math.isnan(direction_of_means(torch.zeros_like(exact), exact)[0])
 
 
 def test_gradients_are_reinforces_where_the_likelihood_is_exact() -> None:

@@ -6,12 +6,15 @@ K disjoint batches of prompts, R draws of cuts or masks each, one gradient g_kr 
 
 Shown are total / power and draws / power: the shares of a gradient's squared norm that are noise, all of it and that
 of the draws alone. E power = |E g|^2 + E total, so what is left of 1 is signal. All three follow from inner products.
+
+Beside them where it points, against the exact trajectory's gradient e_k: batch by batch, where bias and the noise of
+cuts both tell, and in the mean over all rollouts, where bias alone does; <E g, E e> is the mean of <g_k, e_l>, k != l.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, stdev
 
@@ -28,7 +31,7 @@ from diffpo.training.state import Optimizers, TrainState
 from diffpo.training.update import policy_backward, prepare
 from diffpo.types import Batch
 
-CONFIGURED, COSINE = "as in training", "cosine to exact"
+CONFIGURED, COSINE, UNBIASED = "as in training", "cosine to exact", "of the means over all rollouts"
 Measured = dict[str, tuple[float, float]]
 """Value and half-width by name."""
 
@@ -112,14 +115,14 @@ def noise_with_intervals(found: Tensor) -> tuple[tuple[float, float], tuple[floa
     """`noise` of gradients [K, R, N], and half-widths of 95 % intervals: the jackknife over batches."""
     flat = found.flatten(0, 1)
     products = (flat @ flat.T).double().reshape(*found.shape[:2], *found.shape[:2])
-    count = len(found)
-    left_out = []
-    for batch in range(count):
-        kept = [index for index in range(count) if index != batch]
-        left_out.append(noise(products[kept][:, :, kept]))
-    scale = student_quantile(count) * (count - 1) / math.sqrt(count)
-    total, by_draw = (scale * torch.tensor(left_out).std(0)).tolist()
+    total, by_draw = _jackknife(lambda kept: noise(products[kept][:, :, kept]), len(found))
     return noise(products), (total, by_draw)
+
+
+def _jackknife(statistic: Callable[[list[int]], tuple[float, ...]], count: int) -> list[float]:
+    """Half-widths of 95 % intervals of what is computed from batches, by leaving one out at a time."""
+    left_out = [statistic([index for index in range(count) if index != batch]) for batch in range(count)]
+    return (student_quantile(count) * (count - 1) / math.sqrt(count) * torch.tensor(left_out).std(0)).tolist()
 
 
 def directions(found: Tensor, exact: Tensor) -> tuple[float, float]:
@@ -129,6 +132,23 @@ def directions(found: Tensor, exact: Tensor) -> tuple[float, float]:
     if len(by_batch) < 2:
         return math.nan, math.nan
     return fmean(by_batch), student_quantile(len(by_batch)) * stdev(by_batch) / math.sqrt(len(by_batch))
+
+
+def direction_of_means(found: Tensor, exact: Tensor) -> tuple[float, float]:
+    """Cosine between E g and E e, from products of different batches, which share no noise; and its half-width.
+
+    Bias alone: neither rollouts nor cuts blur it. nan where the batches are too few to tell either mean from 0.
+    """
+    means = torch.stack([found.mean(1), exact.mean(1)])
+    products = torch.einsum("akn,bln->abkl", means, means).double()
+
+    def cosine(kept: list[int]) -> tuple[float]:
+        among = products[..., kept, :][..., kept]
+        (own, shared), (_, true) = (among.sum((2, 3)) - among.diagonal(dim1=2, dim2=3).sum(-1)).tolist()
+        return (shared / math.sqrt(own * true) if min(own, true) > 0 else math.nan,)
+
+    [width] = _jackknife(cosine, len(found))
+    return cosine(list(range(len(found))))[0], width
 
 
 def gradient_sections(subject: Subject) -> list[Section]:
@@ -162,6 +182,7 @@ def _measure(found: Tensor, exact: Tensor) -> Measured:
         "all noise": (total, total_width),
         "cuts or masks alone": (by_draw, draw_width),
         COSINE: directions(found, exact),
+        UNBIASED: direction_of_means(found, exact),
     }
 
 
@@ -187,9 +208,9 @@ def _sections(x: str, title: str, measured: Mapping[str, Measured], subject: Sub
             f"gradient_direction_by_{x}",
             f"Direction of the gradient {title}",
             "Cosine between the gradient and that of the exact trajectory on the same rollouts: 1 is no bias and no "
-            "noise from cuts or masks.",
+            "noise from cuts or masks. And between the means of both over all rollouts: 1 is no bias.",
             x,
             "cosine",
-            [series(COSINE)],
+            [series(COSINE), series(UNBIASED)],
         ),
     ]
