@@ -12,6 +12,8 @@ from helpers import tiny_policy
 
 from diffpo.cli import main
 from diffpo.config import RolloutConfig
+from diffpo.files.folder import append
+from diffpo.rollout import offline
 from diffpo.rollout.local import sample
 from diffpo.rollout.offline import Written, generate_file
 
@@ -116,6 +118,13 @@ def test_answers_of_other_blocks_another_dtype_or_a_rule_that_has_changed_are_ot
         change(policy)
         with pytest.raises(ValueError, match="line 1: no answer to this row"):
             generate_file(policy, prompts, tmp_path / name, config, quiet=True)
+
+
+def test_two_do_not_write_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, output = write(tmp_path / "prompts.jsonl"), tmp_path / "answers.jsonl"
+    monkeypatch.setattr(offline, "append", lambda path, content: append(path, 2 * content))  # the other's lines
+    with pytest.raises(ValueError, match=r"answers\.jsonl: another process writes there"):
+        generate_file(tiny_policy(1), prompts, output, CONFIG, quiet=True)
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,7 +61,7 @@ class _Work:
         code = [_code(spec) for spec in (config.sampler, head.config.network if head else "")]
         weights = policy.source.fingerprint() if policy.source else ""
         self.depends = (weights, policy.denoiser.config, computes, code, free, seed)
-        self.errors = 0
+        self.errors = self.size = 0
         self.reused = self.written = self._check_output()
 
     def _check_output(self) -> int:
@@ -79,6 +79,7 @@ class _Work:
             self.errors += "error" in found
         if len(whole) < len(data):
             self.output.write_bytes(whole)
+        self.size = len(whole)
         return len(lines)
 
     def run(self, quiet: bool) -> None:
@@ -129,7 +130,11 @@ class _Work:
             ready.append(lines.pop(self.written + len(ready)))
         if not ready:
             return
-        append(self.output, "".join(ready).encode())
+        content, there = "".join(ready).encode(), self.output.stat().st_size if self.output.exists() else 0
+        if there != self.size:
+            raise ValueError(f"{self.output}: another process writes there: wait for it, or choose another output")
+        append(self.output, content)
+        self.size += len(content)
         self.written += len(ready)
         for line in ready:
             found = json.loads(line)
