@@ -151,8 +151,8 @@ BAD = [
         "rollout.",
         {
             "sampler": ("nucleus", "top_k", "top_k:0", "top_k:1.5", "confidence:2", "entropy_bound:-1"),
-            "temperature": (-1.0, NAN),
-            "entropy_temperature": (0.0, NAN),
+            "temperature": (-1.0, NAN, 1e-40, math.inf),
+            "entropy_temperature": (0.0, NAN, 1e-9, math.inf),
             "gen_length": (0,),
             "block_length": (0, -4),
             "num_slots": (0,),
@@ -224,7 +224,7 @@ BAD = [
             "gen_lengths": ((0,),),
             "num_prompts": (0,),
             "num_samples": (0, 2),
-            "temperature": (-1.0, NAN),
+            "temperature": (-1.0, NAN, 1e-40, math.inf),
         },
     ),
     (

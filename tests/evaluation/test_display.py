@@ -7,12 +7,14 @@ import time
 
 import pytest
 import torch
+from helpers import tiny_policy
 from rich.console import Console
 
 from diffpo.config import ModelConfig, RolloutConfig, TaskConfig
-from diffpo.evaluation.display import LiveUnmasking, show_unmasking
+from diffpo.evaluation.display import LiveUnmasking, show_turn, show_unmasking
 from diffpo.models.policy import create_policy
 from diffpo.rollout.engine import Committed
+from diffpo.rollout.local import TINY_LENGTH
 from diffpo.tasks.tiny_sudoku import TinySudoku
 from diffpo.types import Completion, Prompt, Verdict
 
@@ -82,3 +84,10 @@ def test_show_unmasking_answers_and_judges(capsys: pytest.CaptureFixture[str]) -
     assert lines[-1].endswith("wrong")
     show_unmasking(policy, task, Prompt("prompt", prompt.text), rollout)  # a user's prompt has no known answer
     assert "wrong" not in capsys.readouterr().out
+
+
+def test_where_nothing_says_the_canvas_is_as_long_as_sample_makes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    rollout, prompt = RolloutConfig(sampler="top_k:4", temperature=0.0), Prompt("prompt", "012")
+    assert len(show_unmasking(tiny_policy(), None, prompt, rollout).tokens) == TINY_LENGTH
+    assert len(show_turn(tiny_policy(padding=0), "012", rollout).tokens) == TINY_LENGTH
+    assert "call   1" in capsys.readouterr().out

@@ -229,6 +229,16 @@ def test_what_is_no_parent_is_refused_and_nothing_written(change: dict[str, obje
     assert not (tmp_path / "child").exists()
 
 
+def test_a_mask_token_that_is_eos_or_does_nothing_is_refused(tmp_path: Path) -> None:
+    write_parent(tmp_path / "parent", "llama")
+    with pytest.raises(ValueError, match="mask and EOS are one id, 161"):
+        convert(tmp_path / "parent", tmp_path / "child", mask_token="<|endoftext|>")
+    write_qwen_tokenizer(tmp_path / "parent")  # with a mask
+    with pytest.raises(ValueError, match=r"mask_token '<M>': the tokenizer has a mask, '<\|mask\|>': leave it out"):
+        convert(tmp_path / "parent", tmp_path / "child", mask_token="<M>")
+    assert not (tmp_path / "child").exists()
+
+
 def test_an_output_that_is_full_or_a_source_that_is_not_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -276,9 +276,10 @@ def test_saving_copies_the_files_byte_for_byte(tmp_path: Path, kind: str) -> Non
     assert again.chat([{"role": "user", "content": "is"}]) == (109,)  # chat_template.jinja goes before the config's
 
 
-def test_a_tokenizer_without_template_does_not_chat(tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [{}, {"chat_template": ""}])
+def test_a_tokenizer_without_template_does_not_chat(tmp_path: Path, change: dict[str, str]) -> None:
     config = write(tmp_path, "llada")
-    edit(tmp_path / "tokenizer_config.json", lambda value: value.pop("chat_template"))
+    edit(tmp_path / "tokenizer_config.json", lambda value: (value.pop("chat_template"), value.update(change)))
     tokenizer = load_tokenizer(tmp_path, config, 192)
     assert not tokenizer.chats and tokenizer.encode("is") == (109,)
     with pytest.raises(ValueError, match=r"no chat template: put chat_template\.jinja into its folder"):
@@ -331,6 +332,13 @@ def test_a_template_that_thinks_is_told_not_to(tmp_path: Path) -> None:
 
 def test_the_vocabulary_is_capped_at_the_models(tmp_path: Path) -> None:
     assert load_tokenizer(tmp_path, write(tmp_path, "dream", mask_token_id=166), 167).vocab_size == 167
+
+
+def test_a_token_beyond_the_models_vocabulary_is_named(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(tmp_path, write(tmp_path, "llada", mask_token_id=162), 166)
+    assert tokenizer.encode("is") == (109,)
+    with pytest.raises(ValueError, match=r"the tokenizer's '<\|eot_id\|>' is id 167, beyond the .* vocabulary of 166"):
+        tokenizer.chat([{"role": "user", "content": "is"}])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import tiny_policy
+from helpers import GOLDEN, tiny_policy
 
 from diffpo.config import LoraConfig
 from diffpo.models.policy import Policy, load_policy
@@ -55,6 +55,15 @@ def test_adapters_stand_beside_each_other_on_one_base(tmp_path: Path) -> None:
         own = {id(parameter) for parameter in policy.denoiser.parameters()}
         fresh = [name for name, parameter in variant.denoiser.named_parameters() if id(parameter) not in own]
         assert fresh and all(".lora_" in name for name in fresh)
+
+
+def test_an_adapter_attends_in_the_blocks_that_it_was_trained_in(tmp_path: Path) -> None:
+    policy = load_policy(GOLDEN / "sdar-tiny", "float32", block_length=8)
+    policy.add_adapters(LoraConfig(rank=2))
+    policy.save_pretrained(tmp_path)
+    served = load_policy(GOLDEN / "sdar-tiny", "float32")
+    assert with_adapter(served, tmp_path).denoiser.config == load_policy(tmp_path, "float32").denoiser.config
+    assert served.denoiser.config.block_length == 4
 
 
 def test_adapters_that_cannot_stand_there_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -264,6 +265,30 @@ def test_a_config_that_lacks_a_key_is_an_error_that_names_it(key: str, tmp_path:
     write_checkpoint(tmp_path, {name: value for name, value in config.items() if name != key}, random_llada(config))
     with pytest.raises(ValueError, match=f"{tmp_path.name}.*config.json lacks '{key}'"):
         load_denoiser(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("family", "key", "value", "said"),
+    [
+        ("llada", "n_heads", 0, "num_heads must be a whole number > 0, got 0"),
+        ("llada", "d_model", "64", "hidden_size must be a whole number > 0, got '64'"),
+        ("llada", "rope_theta", None, "rope_theta must be a number > 0, got None"),
+        ("llada", "rms_norm_eps", "1e-5", "norm_eps must be a number > 0"),
+        ("dream", "num_key_value_heads", None, "num_kv_heads must be"),
+        ("sdar", "block_size", -4, "block_length must be a whole number > 0, got -4"),
+    ],
+)
+def test_a_size_that_is_none_is_an_error_that_names_it(
+    family: str, key: str, value: object, said: str, tmp_path: Path
+) -> None:
+    folder = golden_checkpoint(tmp_path, family, **{key: value})
+    with pytest.raises(ValueError, match=rf"{folder.name}.*{re.escape(said)}") as error:
+        load_denoiser(folder)
+    assert one_line(error)
+
+
+def test_a_model_that_attends_in_blocks_does_so_where_its_config_leaves_their_length_open(tmp_path: Path) -> None:
+    assert load_denoiser(golden_checkpoint(tmp_path, "sdar", block_size=None)).config.block_length == 4
 
 
 @pytest.mark.parametrize("moved", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -36,6 +37,15 @@ def test_what_fails_is_none_and_the_next_one_is_answered(worker: Worker, request
     assert worker.ask(request_) is None
     assert time.perf_counter() - start < 30.0
     assert worker.ask("again") == "again"
+
+
+def test_an_interrupted_request_leaves_no_answer_behind(worker: Worker) -> None:
+    assert worker.ask("first") == "first"
+    timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
+    with pytest.raises(KeyboardInterrupt):
+        timer.start()
+        worker.ask(["sleep", 1.0])
+    assert worker.ask("second") == "second"
 
 
 def test_threads_take_turns(worker: Worker) -> None:

@@ -54,7 +54,9 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
             decisions.append(choose_positions(policy, request, max_prob, window, places, nfe))
             chosen = {i for i, bit in zip(window, decisions[-1][0].tolist(), strict=True) if bit}
         else:
-            chosen = choose(request, drawn, nfe, value, len(places), calls_in_block.get(block, 0), len(set(blocks)))
+            length = len(places) + (offset if block == 0 else 0)  # the prompt's part of the first block counts
+            num_blocks = math.ceil(size / request.block_length)
+            chosen = choose(request, drawn, nfe, value, length, calls_in_block.get(block, 0), num_blocks)
         calls_in_block[block] = calls_in_block.get(block, 0) + 1
 
         nfe += 1

@@ -76,6 +76,14 @@ def test_rows_decode_as_their_slow_twins(changes: dict, cache: str) -> None:
         assert_same(completion, decode(policy, asked, SlowBlocks(policy, asked)))
 
 
+@pytest.mark.parametrize("steps", [8, 16])
+def test_a_number_of_calls_does_not_hang_on_where_in_a_block_the_canvas_begins(steps: int) -> None:
+    policy, settings = tiny_policy(block_length=4, blocks_from="row"), {"block_length": 4, "early_exit": False}
+    rows = [request("0" * length, 0, f"steps:{steps}", 16, **settings) for length in range(4, 9)]
+    calls = [completion.nfe for completion in generate(policy, rows)]
+    assert calls[0] == calls[-1] == steps and all(steps <= made <= steps + 1 for made in calls)  # 1 more: a torn block
+
+
 @pytest.mark.parametrize("changes", SHAPES, ids=NAMES)
 def test_an_exact_cache_changes_no_token_and_no_call(changes: dict) -> None:
     policy, requests = tiny_policy(2, learned="state", **changes), block_requests(48)

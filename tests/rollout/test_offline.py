@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -11,11 +12,23 @@ from helpers import tiny_policy
 
 from diffpo.cli import main
 from diffpo.config import RolloutConfig
+from diffpo.files.folder import append
+from diffpo.rollout import offline
 from diffpo.rollout.local import sample
 from diffpo.rollout.offline import Written, generate_file
 
 CONFIG = RolloutConfig(temperature=0.9, sampler="random:1", gen_length=8, num_slots=3)
 NUM = 14
+ALL_AT_ONCE = """
+from dataclasses import dataclass
+from diffpo import Rule
+
+@dataclass(frozen=True)
+class All(Rule):
+    number: float
+    def __call__(self, seen):
+        return seen.candidates
+"""
 PROMPTS = ["".join(Random(seed).choices("0123456", k=1 + seed % 9)) for seed in range(NUM)]
 
 
@@ -88,6 +101,30 @@ def test_answers_to_something_else_are_not_touched(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="line 2: no answer"):
         generate_file(tiny_policy(), write(tmp_path / "others.jsonl", [PROMPTS[0], "5"]), output, CONFIG, quiet=True)
     assert output.read_bytes() == before
+
+
+def test_answers_of_other_blocks_another_dtype_or_a_rule_that_has_changed_are_others(tmp_path: Path) -> None:
+    rule = tmp_path / "rule.py"
+    rule.write_text(ALL_AT_ONCE)
+    prompts, config = write(tmp_path / "prompts.jsonl", ["0"]), replace(CONFIG, sampler=f"{rule}:All:1")
+    changes = {
+        "blocks": lambda policy: policy.use_blocks(4),
+        "dtype": lambda policy: policy.denoiser.bfloat16(),
+        "rule": lambda _: rule.write_text(ALL_AT_ONCE + "\n"),
+    }
+    for name, change in changes.items():
+        policy = tiny_policy(block_length=2)
+        generate_file(policy, prompts, tmp_path / name, config, quiet=True)
+        change(policy)
+        with pytest.raises(ValueError, match="line 1: no answer to this row"):
+            generate_file(policy, prompts, tmp_path / name, config, quiet=True)
+
+
+def test_two_do_not_write_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, output = write(tmp_path / "prompts.jsonl"), tmp_path / "answers.jsonl"
+    monkeypatch.setattr(offline, "append", lambda path, content: append(path, 2 * content))  # the other's lines
+    with pytest.raises(ValueError, match=r"answers\.jsonl: another process writes there"):
+        generate_file(tiny_policy(1), prompts, output, CONFIG, quiet=True)
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

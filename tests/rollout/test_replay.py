@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -114,7 +115,8 @@ def chosen_by_twin(policy: Policy, asked: Request, batch: Batch, row: int, call:
     if head:
         value = float(head.gamma(batch.actions[row, call - 1 if head.by_state else 0]))
     calls = call - 1 - max(before, default=0)
-    return slow_engine.choose(asked, drawn, call - 1, value, len(places), calls, len(set(block)))
+    length = len(places) + (offset if active == 0 else 0)  # the prompt's part of the first block counts
+    return slow_engine.choose(asked, drawn, call - 1, value, length, calls, math.ceil(asked.gen_length / BLOCK))
 
 
 @pytest.mark.parametrize("refresh", [0, 2])

@@ -88,6 +88,11 @@ def test_a_rule_that_chooses_nothing_commits_the_surest(rules: str) -> None:
     assert_same(ours, theirs, exact=True)
 
 
+@pytest.mark.parametrize("sampler", ["top_k:1e30", "entropy_bound:1e300"])
+def test_a_number_beyond_every_canvas_commits_all(sampler: str) -> None:
+    assert generate(tiny_policy(), [request(sampler=sampler)])[0].nfe == 1
+
+
 @pytest.mark.parametrize(
     ("spec", "error"),
     [

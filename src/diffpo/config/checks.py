@@ -28,6 +28,14 @@ def bound(config: Any, section: str, names: str, relation: Literal[">", ">="], l
         check(inside, f"{section}{name} must be {relation} {low}, got {value}")
 
 
+def bound_temperature(config: Any, section: str, name: str, greedy: bool = True) -> None:
+    """Beyond these fp32 holds no logits divided by it: what is banned would be drawn, or nothing have a probability."""
+    value = getattr(config, name)
+    inside = 1e-6 <= value <= 1e6 or (greedy and value == 0)
+    zero = "0, which is greedy, or " if greedy else ""
+    check(inside, f"{section}{name} must be {zero}between 1e-6 and 1e6, got {value}")
+
+
 def check_kinds(config: Any, section: str = "") -> None:
     """Slips that Python lets pass: a bare value for a section or a list. Lists become tuples, as files give them."""
     for field in dataclasses.fields(config):

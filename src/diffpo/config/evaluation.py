@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diffpo.config.checks import bound, check, check_kinds
+from diffpo.config.checks import bound, bound_temperature, check, check_kinds
 from diffpo.config.rollout import parse_sampler
 
 
@@ -27,7 +27,7 @@ class EvalConfig:
         for spec in self.samplers:
             parse_sampler(spec, "eval.samplers")
         bound(self, "eval.", "num_prompts num_samples", ">=", 1)
-        bound(self, "eval.", "temperature", ">=", 0)
+        bound_temperature(self, "eval.", "temperature")
         alike = self.num_samples > 1 and self.temperature == 0
         check(
             not alike,

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from diffpo.config.checks import bound, check, suggest
+from diffpo.config.checks import bound, bound_temperature, check, suggest
 from diffpo.config.idle import Idle, Knobs, refuse_idle
 
 SAMPLER_RULES = {
@@ -66,8 +66,8 @@ class RolloutConfig(Knobs):
 
     def __post_init__(self) -> None:
         parse_sampler(self.sampler, "rollout.sampler")
-        bound(self, "rollout.", "temperature", ">=", 0)
-        bound(self, "rollout.", "entropy_temperature", ">", 0)
+        bound_temperature(self, "rollout.", "temperature")
+        bound_temperature(self, "rollout.", "entropy_temperature", greedy=False)
         bound(self, "rollout.", "gen_length block_length num_slots", ">=", 1)
         bound(self, "rollout.", "cache_refresh", ">=", 0)
         refuse_idle(self, "rollout.")

@@ -14,7 +14,7 @@ from diffpo.config import RolloutConfig
 from diffpo.models.policy import Policy
 from diffpo.rollout.engine import Committed, Event, Finished
 from diffpo.rollout.judging import judge_one
-from diffpo.rollout.local import GEN_LENGTH, stream
+from diffpo.rollout.local import default_length, stream
 from diffpo.tasks.base import Task
 from diffpo.tasks.chat import check_fit
 from diffpo.types import Completion, Messages, Prompt, Verdict
@@ -117,17 +117,17 @@ def show_unmasking(
 ) -> Completion:
     """Answer `prompt` before the user's eyes; a prompt of the task, which has its columns, is judged as well.
 
-    Canvas length and grid are the task's, or the canvas is GEN_LENGTH long where neither task nor rollout says.
+    Canvas length and grid are the task's; where neither task nor rollout says, the canvas is `default_length` long.
     """
     if task:
         check_fit(task, policy.is_tiny)
     console = Console()
     if not console.is_terminal:
         console.print(Text(f"prompt    {prompt.text}"), soft_wrap=True)
-    columns, gen_length = (GRID_COLUMNS.get(task.name), task.gen_length) if task else (None, GEN_LENGTH)
-    length = rollout.gen_length or gen_length
+    columns = GRID_COLUMNS.get(task.name) if task else None
+    length = rollout.gen_length or (task.gen_length if task else default_length(policy))
     with LiveUnmasking(prompt.text, _decoder(policy), length, delay, columns, console) as live:
-        completion = _watch(stream(policy, prompt, rollout, gen_length, seed), live)
+        completion = _watch(stream(policy, prompt, rollout, length, seed), live)
     verdict = judge_one(task, prompt, completion.text, completion) if task and prompt.columns else None
     live.summary(completion, verdict)
     return completion
@@ -138,9 +138,9 @@ def show_turn(
 ) -> Completion:
     """Answer a conversation before the user's eyes; what stays on screen is the answer and what it took."""
     console = Console()
-    length = rollout.gen_length or GEN_LENGTH
+    length = rollout.gen_length or default_length(policy)
     with LiveUnmasking("", _decoder(policy), length, delay, None, console, transient=True) as live:
-        events = stream(policy, messages, rollout, GEN_LENGTH, seed)
+        events = stream(policy, messages, rollout, length, seed)
         completion = _watch(events, live if console.is_terminal else None)
     console.print(Text(completion.text), soft_wrap=True)
     console.print(Text("   ".join(completion.took), "dim"))

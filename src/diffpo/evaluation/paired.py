@@ -14,8 +14,11 @@ import numpy as np
 from diffpo.evaluation.log import ANSWERS
 
 NUM_RESAMPLES = 10_000
-Accuracies = Mapping[tuple[str, str], float]
-"""Of each (sampler, prompt id) the share of its answers that are right: 0 or 1 where there is one."""
+Accuracies = Mapping[tuple[str, ...], float]
+"""Of each (sampler, prompt id, prompt) the share of its answers that are right: 0 or 1 where there is one.
+
+Ids count the prompts of a file: those of another file may be called the same.
+"""
 
 
 @dataclass(frozen=True)
@@ -81,17 +84,17 @@ class Difference:
 def read_accuracies(folder: Path) -> Accuracies:
     """What an evaluation's completions.jsonl says of each prompt; nothing where there is no such file."""
     path = folder / ANSWERS
-    verdicts: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    verdicts: dict[tuple[str, ...], list[bool]] = defaultdict(list)
     for line in path.read_text().split("\n")[:-1] if path.is_file() else []:
         row = json.loads(line)
-        verdicts[row["sampler"], row["id"]].append(row["correct"])
+        verdicts[row["sampler"], row["id"], row["prompt"]].append(row["correct"])
     return {key: fmean(found) for key, found in verdicts.items()}
 
 
 def differences(before: Accuracies, after: Accuracies) -> dict[str, Difference]:
     """By sampler, for those that both have answers of."""
     found = {}
-    for sampler in dict.fromkeys(sampler for sampler, _ in after):
+    for sampler in dict.fromkeys(sampler for sampler, *_ in after):
         shared = [key for key in after if key[0] == sampler and key in before]
         if shared:
             found[sampler] = Difference(tuple(after[key] - before[key] for key in shared))

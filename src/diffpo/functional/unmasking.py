@@ -89,13 +89,13 @@ class Seen(NamedTuple):
     call: Int64[Tensor, " B"]
     """Calls made within the block before this one."""
     block_length: Int64[Tensor, " B"]
-    """Positions of the active block."""
+    """Positions of the active block, those of the prompt that the first may hold among them."""
     num_blocks: Int64[Tensor, " B"]
-    """Of the canvas."""
+    """Of the canvas, wherever in a block it begins."""
 
     def rows(self, number: float, dtype: torch.dtype = torch.float32) -> Tensor:
-        """A setting as a column, [B]."""
-        return torch.full_like(self.call, number, dtype=dtype)
+        """A setting as a column, [B]; beyond 2^62 it is that, which both dtypes hold."""
+        return torch.full_like(self.call, min(number, 2.0**62), dtype=dtype)
 
 
 class Rule:

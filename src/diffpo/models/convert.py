@@ -22,8 +22,8 @@ from torch import Tensor
 from diffpo.config import suggest
 from diffpo.files.folder import new_folder, write_folder
 from diffpo.models.families import FAMILIES
-from diffpo.models.hub_tokenizer import HubTokenizer
 from diffpo.models.saving import save_shards
+from diffpo.models.tokenizer import load_tokenizer
 from diffpo.models.weights import DTYPES, Checkpoint, locate, read_json
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def convert(
     def write(draft: Path) -> None:
         (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         _save_tokenizer(tokenizer, draft)
-        HubTokenizer.load(draft, config, vocab_size, family.own_ids)  # ValueError if they do not fit
+        load_tokenizer(draft, config, vocab_size, family.own_ids)  # ValueError if they do not fit
         save_shards(tensors, draft)
         for pattern in ("generation_config.json", "LICENSE*"):
             for file in parent.folder.glob(pattern):
@@ -172,7 +172,9 @@ def _become(config: Mapping[str, Any], path: Path) -> None:
 
 
 def _add_mask(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
-    """The id of the tokenizer's mask token; where it has none, `token` becomes it."""
+    """The id of the tokenizer's mask token; where it has none, `token` becomes it. ValueError if it has another."""
+    if tokenizer.mask_token not in (None, token) and token != MASK:
+        raise ValueError(f"mask_token {token!r}: the tokenizer has a mask, {tokenizer.mask_token!r}: leave it out")
     if tokenizer.mask_token_id is None:
         tokenizer.add_special_tokens({"mask_token": token})
     return tokenizer.get_vocab()[str(tokenizer.mask_token)]

@@ -108,7 +108,7 @@ def _qwen_shape(
         qk_norm=qk_norm,
         tied=config.get("tie_word_embeddings", False),
         shift=int(config.get("right_shift_logits", shift)),
-        block_length=config.get("block_size", block_length),
+        block_length=config.get("block_size") or block_length,
         blocks_from=blocks_from,
     )
 

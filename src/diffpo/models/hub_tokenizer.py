@@ -39,7 +39,7 @@ class HubTokenizer:
         self.eos_id = eos_id
         self.mask_id = mask_id
         self.vocab_size = min(max(tokenizer.get_vocab().values()) + 1, vocab_size)
-        self.chats = tokenizer.chat_template is not None
+        self.chats = bool(tokenizer.chat_template)
         self.files = dict(files)
         added = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
         turn_ends = {index for index, content in added.items() if content in END_OF_TURN}
@@ -97,7 +97,7 @@ class HubTokenizer:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of `text`, none of them special, whatever it spells."""
-        return tuple(self._plain.encode(text, add_special_tokens=False).ids)
+        return self._embedded(self._plain.encode(text, add_special_tokens=False).ids)
 
     def chat(self, messages: Sequence[Mapping[str, str]], prefill: str = "") -> tuple[int, ...]:
         """Ids of the conversation and the assistant's header, then of `prefill`; ValueError if there is no template."""
@@ -125,7 +125,17 @@ class HubTokenizer:
         except Exception as error:  # a template raises what it likes
             raise ValueError(f"the model's chat template does not take these messages: {error}") from error
         assert isinstance(rendered, str)  # as tokenize=False says
-        return (*self._encode_rendered(rendered, disguise), *self.encode(prefill))
+        return (*self._embedded(self._encode_rendered(rendered, disguise)), *self.encode(prefill))
+
+    def _embedded(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """The ids; ValueError for one that the model has no embedding of: some tokenizers have more tokens."""
+        if max(ids, default=0) >= self.vocab_size:
+            token = self._tokenizer.convert_ids_to_tokens(max(ids))
+            raise ValueError(
+                f"the tokenizer's {token!r} is id {max(ids)}, beyond the model's vocabulary of {self.vocab_size}: they "
+                "are not of one checkpoint"
+            )
+        return tuple(ids)
 
     def _encode_rendered(self, rendered: str, disguise: Mapping[str, str]) -> tuple[int, ...]:
         if not disguise:

@@ -57,6 +57,15 @@ class TransformerConfig:
     blocks_from: Literal["canvas", "row"] = "canvas"
     """Where blocks are counted from: bd3lm's where the canvas begins, SDAR's where the row does."""
 
+    def __post_init__(self) -> None:
+        sizes = ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "mlp_size", "max_length")
+        sizes += tuple(name for name in ("head_dim", "block_length") if getattr(self, name) is not None)
+        for names, kinds in ((sizes, int), (("rope_theta", "norm_eps"), int | float)):
+            for name in names:
+                value = getattr(self, name)
+                if not isinstance(value, kinds) or value <= 0:
+                    raise ValueError(f"{name} must be a{' whole' if kinds is int else ''} number > 0, got {value!r}")
+
     @classmethod
     def tiny(cls, vocab_size: int, config: ModelConfig) -> TransformerConfig:
         """The shape of diffpo's own models, as a config describes it."""

@@ -30,6 +30,8 @@ def with_adapter(policy: Policy, folder: Path) -> Policy:
     variant = Policy(denoiser, policy.tokenizer, source=source)
     variant.take_adapter(lora.load_adapters(denoiser, policy.family, source.adapter))
     variant.load_record(source.folder)
+    if learned_in := source.record and source.record.base and source.record.base.block_length:
+        variant.use_blocks(learned_in)  # which may not be those that the base is served in
     return variant
 
 

@@ -47,6 +47,7 @@ class Worker:
         """The answer to a request, both as JSON has them; None where there is none within the limit of CPU time."""
         time_limit = time_limit or self.time_limit
         with self.lock:
+            answer = None
             try:
                 process = self.process if self.process and self.process.poll() is None else self._start()
                 assert process.stdin is not None
@@ -54,9 +55,10 @@ class Worker:
                 process.stdin.flush()
                 answer = self.answers.get(timeout=PATIENCE * time_limit + GRACE)
             except (OSError, queue.Empty):
-                answer = None
-            if answer is None:
-                self._stop()
+                pass
+            finally:
+                if answer is None:  # also after Ctrl-C: the next request would get this one's answer
+                    self._stop()
             return None if answer is None else json.loads(answer)
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from diffpo.config import RolloutConfig
 from diffpo.files.folder import append
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
+from diffpo.models.quantization import is_packed
 from diffpo.rollout.engine import Engine, Finished
 from diffpo.rollout.local import default_length, request_for
 from diffpo.tasks.conversations import read_example
@@ -56,8 +57,11 @@ class _Work:
     def __init__(self, policy: Policy, rows: Sequence[Row], output: Path, config: RolloutConfig, seed: int) -> None:
         self.policy, self.rows, self.output, self.config, self.seed = policy, rows, output, config, seed
         free = replace(config, num_slots=1)
-        self.depends = (policy.source.fingerprint() if policy.source else "", free, seed)
-        self.errors = 0
+        head, computes = policy.sampler_head, (policy.denoiser.head.weight.dtype, is_packed(policy.denoiser))
+        code = [_code(spec) for spec in (config.sampler, head.config.network if head else "")]
+        weights = policy.source.fingerprint() if policy.source else ""
+        self.depends = (weights, policy.denoiser.config, computes, code, free, seed)
+        self.errors = self.size = 0
         self.reused = self.written = self._check_output()
 
     def _check_output(self) -> int:
@@ -75,6 +79,7 @@ class _Work:
             self.errors += "error" in found
         if len(whole) < len(data):
             self.output.write_bytes(whole)
+        self.size = len(whole)
         return len(lines)
 
     def run(self, quiet: bool) -> None:
@@ -125,12 +130,22 @@ class _Work:
             ready.append(lines.pop(self.written + len(ready)))
         if not ready:
             return
-        append(self.output, "".join(ready).encode())
+        content, there = "".join(ready).encode(), self.output.stat().st_size if self.output.exists() else 0
+        if there != self.size:
+            raise ValueError(f"{self.output}: another process writes there: wait for it, or choose another output")
+        append(self.output, content)
+        self.size += len(content)
         self.written += len(ready)
         for line in ready:
             found = json.loads(line)
             self.errors += "error" in found
             progress.advance(calls=found.get("denoiser_calls", 0))
+
+
+def _code(spec: str) -> str:
+    """A digest of the file of PATH.py:NAME, what the user's own rule or head is; "" of what ships."""
+    path, own, _ = spec.partition(".py:")
+    return hashlib.blake2b(Path(f"{path}.py").read_bytes()).hexdigest() if own else ""
 
 
 def _read(line: str) -> dict[str, Any]:

@@ -288,7 +288,7 @@ def _analysis(file: Path) -> Analysis:
 def _measured(folder: Path) -> Measured:
     gammas: dict[str, list[float]] = {}
     log = folder / "completions.jsonl"
-    for line in log.read_text().splitlines() if log.is_file() else ():
+    for line in log.read_text().split("\n")[:-1] if log.is_file() else ():
         answer = json.loads(line)
         if answer.get("sampler") == "learned" and answer["gamma"] is not None:
             gammas.setdefault(answer["level"], []).append(answer["gamma"])
