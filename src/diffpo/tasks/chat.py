@@ -118,8 +118,8 @@ class RowTask(ChatTask):
             chosen = self.choose(split, found)
             if not chosen:
                 raise ValueError(
-                    f"{self.source(split)}: none of its rows can be used for {split}: a row has {self.columns}; training "
-                    "rows that are test rows as well are left out"
+                    f"{self.source(split)}: none of its rows can be used for {split}: a row has {self.columns}; "
+                    "training rows that are test rows as well are left out"
                 )
             self._rows[split] = [
                 replace(prompt, id=f"{self.name}-{split}-{index}") for index, prompt in enumerate(chosen)
