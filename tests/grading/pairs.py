@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _SAME = r"""
+5  ~  5\
 45  ~  45°C
 45  ~  45 °F
 45  ~  45℃

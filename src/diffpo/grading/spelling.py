@@ -95,7 +95,7 @@ _RULES = [
     (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),  # sqrt(2)
     (rf"\\sqrt\s*(\[[^\[\]]*\])?\s*{_ONE}", lambda found: rf"\sqrt{found[1] or ''}{_braced(found[2])}"),  # \sqrt2
     (rf"\\(frac|binom)\s*{_ONE}\s*{_ONE}", lambda found: rf"\{found[1]}{_braced(found[2])}{_braced(found[3])}"),
-    (r"[.,;:\s]+$|^[=:\s]+", ""),  # punctuation around
+    (r"[.,;:\s\\]+$|^[=:\s]+", ""),  # punctuation around
     (r"(?<=\\log)_\{10\}", ""),  # the base that goes without saying
     (r"^[{*]([^{}*]*)[}*]$", r"\1"),  # braces or Markdown's stars around all
     (rf"^\s*{TEXT}\s*(?=[-+]?[0-9])", ""),  # a number in \text
