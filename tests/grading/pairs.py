@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 _SAME = r"""
+5  ~  5\
+45  ~  45°C
+45  ~  45 °F
+45  ~  45℃
+45  ~  45º
+45  ~  45^\circ\text{F}
+-5  ~  Negative five
+-5  ~  MINUS 5
+24  ~  2 dozens
+(x,y)=(1,2)  ~  (x, y) = (1, 2)
 x=2, y=1  ~  y=1, x=2
 x=2, y=1  ~  x = 2 and y = 1
 x=2, y=1  ~  2, 1
@@ -282,6 +292,14 @@ e^{2}  ~  e^2
 7  ~  \color{red}{7}
 """
 _DIFFERENT = r"""
+2  ~  two fifths
+3  ~  3 tenths
+5  ~  5 thirds
+5  ~  5 thousandths
+5  ~  5 hundreds
+24  ~  24 dozens of eggs
+(a,b)=(3,4)  ~  (b,a)=(3,4)
+a:b = 1:2  ~  b:a = 1:2
 x=2, y=1  ~  x=1, y=2
 x=2, y=1  ~  1, 2
 x=2, y=1  ~  (1, 2)

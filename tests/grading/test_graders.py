@@ -166,6 +166,12 @@ def test_countdown_signs_of_times(times: str) -> None:
     assert countdown.strict({"numbers": [6, 7, 2], "target": 40}, rf"\boxed{{6 {times} 7 - 2}}").correct
 
 
+@pytest.mark.parametrize("answer", ["(2)(3)(4)", "2(3)(4)", "2 x 3 X 4", "(2 + 0)3 * 4", "2(3 4)", "x 2 * 3 * 4"])
+def test_countdown_products_without_a_sign(answer: str) -> None:
+    right = answer in ("(2)(3)(4)", "2(3)(4)", "2 x 3 X 4")
+    assert countdown.strict({"numbers": (2, 3, 4), "target": 24}, rf"\boxed{{{answer}}}").correct is right
+
+
 def test_countdown_is_exact() -> None:
     columns = {"numbers": [1, 3, 3], "target": 1}
     assert countdown.strict(columns, r"\boxed{\frac{1}{3} \times 3}").correct
@@ -185,6 +191,13 @@ GRID = "3142243142131324"
         ("```\n3142 2431 4213 1324\n```", 1.0),
         (f"The solution is {GRID}.", 1.0),
         ("Row 1: 3142\nRow 2: 2431\nRow 3: 4213\nRow 4: 1324", 1.0),
+        ("R1: 3142\nR2: 2431\nR3: 4213\nR4: 1324", 1.0),
+        ("1. 3142\n2. 2431\n3. 4213\n4. 1324", 1.0),
+        ("1: 3 1 4 2\n2: 2 4 3 1\n3: 4 2 1 3\n4: 1 3 2 4", 1.0),
+        ("1. 3142\n2. 2431\n3. 4213", 0.0),
+        ("┌──┬──┐\n│31│42│\n│24│31│\n├──┼──┤\n│42│13│\n│13│24│\n└──┴──┘", 1.0),
+        (r"\begin{array}{|cc|cc|}\hline 3&1&4&2\\2&4&3&1\\4&2&1&3\\1&3&2&4\end{array}", 1.0),
+        ("3142243142131324".translate({ord(d): 0xFF10 + int(d) for d in "1234"}), 1.0),
         ("3 1 4 2 / 2 4 3 1 / 4 2 1 3 / 1 3 2 4", 1.0),
         ("Row 1: 3142\nRow 2: 2431\nRow 3: 4213", 0.0),
         ("3142243142131321", 0.875),

@@ -166,6 +166,10 @@ async def fails_late(completions):
     fails(completions)
 
 
+async def leaves(completions):
+    raise SystemExit(3)
+
+
 @pytest.mark.parametrize(
     ("function", "error"),
     [
@@ -188,6 +192,8 @@ async def fails_late(completions):
         (lambda log_metric: log_metric("x", math.nan), "log_metric('x', nan): not a finite number"),
         (lambda log_extra: log_extra("x", [1]), "log_extra('x'): 1 values for 3 completions"),
         (lambda completions, question: [], "takes 'question', which is no column (columns: answer)"),
+        (lambda completions: exit(3), "raised SystemExit: 3 (" + __file__),
+        (leaves, "raised RuntimeError: SystemExit: 3 (" + __file__),
         (fails, "raised KeyError: 'no such\\ncolumn' (" + __file__),
         (fails_late, "raised KeyError: 'no such\\ncolumn' (" + __file__),
     ],

@@ -42,6 +42,33 @@ class Equal{base}:
 def add(a, b):
     return Equal({value})
 """
+NEAR = """
+class Near:
+    def __sub__(self, other): return {found}
+    def __abs__(self): return 0.0
+    def __len__(self): return 0
+    def __bool__(self): return False
+    __rsub__ = __xor__ = __sub__
+def add(a, b):
+    return Near()
+"""
+SHADOWS = """
+import types
+abs = all = any = len = lambda *args: 0
+isinstance = lambda *args: True
+math = types.SimpleNamespace(isclose=lambda *args: True)
+def add(a, b):
+    return -99
+"""
+HANDED = """
+import sys
+def add(a, b, key):
+    frame = sys._getframe()
+    while frame and type(peer := frame.f_locals.get("self")).__name__ != "Peer":
+        frame = frame.f_back
+    attempt = peer.ask("call", peer.ask("get", key, "__globals__")["__attempt__"], [True], {})
+    peer.ask("special", attempt, "__exit__", None, None, None)
+"""
 PATCHED = """
 import builtins, unittest, operator
 builtins.AssertionError = builtins.isinstance = builtins.abs = lambda *args: True
@@ -142,6 +169,10 @@ def test_shares(program: str, share: float) -> None:
         EQUAL.format(base="(str)", value="'7'"),
         EQUAL.format(base="(list)", value="[7]"),
         EQUAL.format(base="(Exception)", value="7"),
+        NEAR.format(found="0.0"),
+        NEAR.format(found="self"),
+        NEAR.format(found="Near()"),
+        SHADOWS,
         PATCHED,
         FRAMES,
         AT_EXIT,
@@ -155,10 +186,22 @@ def test_shares(program: str, share: float) -> None:
 )
 def test_a_solution_that_solves_nothing_passes_nothing(cheat: str) -> None:
     tests = TESTS + "\nassert abs(add(0.5, 1) - 1.5) < 1e-6\nassert add(1, 1) in (2, 2.0)\n"
+    tests += "assert len({add(1, 1)} ^ {2}) == 0 and not add(1, 1) ^ 2 and not isinstance(add(1, 1), str)\n"
+    tests += "assert math.isclose(add(1, 1), 2)\nassert all(add(i, 0) == i for i in range(3))\n"
     tests += "import unittest\nclass Case(unittest.TestCase):\n    def test_sum(self):\n"
     tests += "        self.assertEqual(add(2, 2), 4)\n"
-    assert share_passed(RIGHT, tests) == 1.0
+    assert share_passed("import math\n" + RIGHT, tests) == 1.0
     assert share_passed(cheat, tests) == 0.0
+
+
+def test_a_function_of_the_tests_hands_over_no_more_than_its_calls() -> None:
+    assert share_passed(HANDED, "assert add(1, 2, lambda n: n) == 3") == 0.0
+
+
+def test_a_function_may_have_the_name_of_one_of_pythons() -> None:
+    assert (
+        share_passed("import math\ndef helper(): pass\ndef sum(a, b):\n    return 6", "assert sum(10, 15) == 6") == 1.0
+    )
 
 
 SOLUTION = """
@@ -170,6 +213,8 @@ class Point:
     def __lt__(self, other): return self.x < other.x
     def __str__(self): return f"P{self.x}"
     def __len__(self): return self.x
+    def __hash__(self): return hash(self.x)
+    def __mul__(self, factor): return Point(self.x * factor)
 class Lost(ValueError): pass
 class Colour(enum.IntEnum):
     RED = 1
@@ -181,6 +226,7 @@ def fill(grid): grid[0][0] = 9
 def lose(): raise Lost("gone")
 def count(n):
     for i in range(n): yield i
+def factorial(n): return n * factorial(n - 1) if n > 1500 else __import__("math").factorial(n)
 def apply(f, items): return [f(item) for item in items]
 def pair(): return Pair(1, (2, 3))
 def table(): return collections.Counter("aab"), {(1, 2): {3}}, b"x", 1j, None, True
@@ -197,12 +243,15 @@ def array():
     [
         "assert Point(1) + Point(2) == Point(3) and Point(1) != Point(2) and Point(1) < Point(2)",
         "assert (Point(1) + Point(2)).x == 3 and str(Point(4)) == 'P4' and len(Point(2)) == 2",
+        "assert (Point(2) * 3).x == 6 and Point(1) in {Point(1)} and len({Point(1), Point(1)}) == 1",
+        "import math\nassert factorial(2000) == math.factorial(2000) and -factorial(2000) < 0",
         "assert isinstance(Point(1), Point) and not isinstance(1, Point) and max(Point(1), Point(2)).x == 2",
         "point = Point(1)\npoint.x = 7\nassert point.x == 7",
         "try:\n    lose()\n    assert False\nexcept Lost as error:\n    assert str(error) == 'gone'",
         "import pytest\nwith pytest.raises(ValueError, match='gone'):\n    lose()",
         "import numpy as np\nnp.testing.assert_allclose(array(), [[1, 0], [0, 1]])",
         "items = [3, 1, 2]\nassert sort(items) is None\nassert items == [1, 2, 3]",
+        "items = [3, 1, 2]\nsort(items=items)\nassert items == [1, 2, 3]",
         "grid = [[1, 2], [3, 4]]\nrotate(grid)\nassert grid == [[3, 1], [4, 2]]",
         "row = [1]\ngrid = [row]\nfill(grid)\nassert row == [9]",
         "assert list(count(3)) == [0, 1, 2] and sum(count(4)) == 6",

@@ -218,6 +218,8 @@ def test_no_generated_problem_is_in_the_test_file(tmp_path: Path) -> None:
         data, test = write(tmp_path / "d.jsonl", rows), write(tmp_path / "t.jsonl", rows[:20])
         task = load_task(TaskConfig(name=name, data=data, test_data=test))
         assert not {p.text for p in task.prompts("train", 20)} & {p.text for p in drawn[:20]}
+        with pytest.raises(ValueError, match=r"t\.jsonl: none of its rows can be used for train: a row has"):
+            load_task(TaskConfig(name=name, data=test, test_data=test)).prompts("train", 1)
 
 
 def test_a_test_file_of_any_size_leaves_grids_to_train_on(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def expression_sides(answer: str) -> list[str]:
     text = re.sub(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[()\[\],;!]|\$|\*\*|`", " ", answer[-1000:])
     text = re.sub(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"((\1)/(\2))", text)
     text = re.sub(r"\\text\s*\{[^{}]*\}", " ", text).translate(str.maketrans("[]{}", "()()")).strip().rstrip(".")
+    text = re.sub(r"(?<=[0-9)])\s*[xX]\s*(?=[0-9(])|(?<=[0-9)])\s*(?=\()|(?<=\))\s*(?=[0-9])", "*", text)  # 2 x 3, 2(3)
     sides = [side.strip() for side in text.split("=")]
     lone = len(sides) > 1 and re.fullmatch(r"-?[0-9]+|[A-Za-z ]*", sides[0])
     return sides[-1:] if lone else sides[:1]

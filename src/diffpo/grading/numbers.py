@@ -18,10 +18,13 @@ _NAMES = (
 UNITS = {name: names.split()[0] for names in _NAMES.split(";") for name in names.split()}
 UNITS |= dict.fromkeys(word_set("unit sq square cu cubic mph kph pm am per each a of an"), "")
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+_SCALE = rf"\b({'|'.join(SCALES)})s?\b"
 SHAPES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+_PARTS = "halves thirds fourths fifths sixths sevenths eighths ninths tenths twelfths hundredths thousandths"
 _NO_UNIT = FUNCTIONS | word_set(
+    f"{_PARTS} "
     "if when where for mod modulo not unless except to or and plus minus negative times over base less more below "
-    "above squared cubed factorial choose from at half halves third thirds quarter quarters"
+    "above squared cubed factorial choose from at half third quarter quarters"
 )
 _NEVER_LATER = SCALES.keys() | set(ascii_lowercase)
 _COIN = r"\\?([$€£¥₹¢])"
@@ -50,7 +53,7 @@ def without_unit(text: str, reference: bool = False) -> tuple[str, Unit]:
     if not found:
         return text, front
     words = re.findall(r"([A-Za-z]+|[$€£¥₹¢])\.?(?:\s*\^\{(-?[0-9])\})?", found[2])
-    names = [name.lower() for name, _ in words]
+    names = [re.sub(_SCALE, r"\1", name.lower()) for name, _ in words]
     first, known = names[0], [UNITS.get(name, UNITS.get(name.removesuffix("s"))) for name in names]
     noun = found[1] != "" and len(first) >= 3  # 20 white hats
     variable = reference and TEXT not in found[0] and (len(first) == 1 or found[1] == "") and first.isalpha()  # 3m
@@ -148,9 +151,10 @@ def same_number(truth: Number, scale: int, given: Number, other: int, question: 
 
 _STATED = re.compile(rf"(?:[-+] ?)?(?:{_COIN} ?)?-?(?:[0-9]{{1,3}}(?:,[0-9]{{3}})+|[0-9]+)(?:\.[0-9]+)?")
 TURNED = re.compile(
-    r"\b(?:half|third|quarter|twice|double|triple|thrice|times|dozen|hundred|thousand|million|billion|squared|cubed|root"
+    rf"\b(?:half|third|quarter|{_PARTS.replace(' ', '|')}|twice|double|triple|thrice|times|squared|cubed|root"
     r"|power|factorial|reciprocal|inverse|opposite|multiple|plus|minus|negative|below|between|either|not|no|never|neither"
     r"|nor|except|unless|without|least|most|exceed\w*|under|over|almost|nearly|up to|at m(?:in|ax)imum)\b|n't\b"
+    rf"|{_SCALE}"
     r"|\b(?:more|less|fewer|greater|larger|smaller|higher|lower|other)\s+than\s+(?:or equal to\s+)?[-$\\0-9]"
     r"|,\s*(?:more|less|fewer|greater|higher|lower|above|up)\b",
     re.IGNORECASE,

@@ -31,8 +31,8 @@ def _targets(table: str) -> dict[str, str]:
 
 _SIGNS = _targets(
     r"- − ‐ ‑ ‒ – ﹣ ; \cdot · ⋅ ∙ • ・ ; / ⁄ ∕ ÷ ; \times × ; * ∗ ; \pm ± ; \mp ∓ ; \sqrt √ ; \sqrt[3] ∛ ; = ≈ "
-    r"; \ne ≠ ; \le ≤ ⩽ ; \ge ≥ ⩾ ; \infty ∞ ; \cup ∪ ; \in ∈ ; \emptyset ∅ ; \mathbb{R} ℝ ; ^\circ ° ; ' ′ ’ ; . 。 ｡ "
-    r"; , 、 ; \ldots … ; | ∣ ; \angle ∠ ; ( ⟨ ; ) ⟩ ; \setminus ∖"
+    r"; \ne ≠ ; \le ≤ ⩽ ; \ge ≥ ⩾ ; \infty ∞ ; \cup ∪ ; \in ∈ ; \emptyset ∅ ; \mathbb{R} ℝ ; ^\circ ° º ; ' ′ ’ "
+    r"; . 。 ｡ ; , 、 ; \ldots … ; | ∣ ; \angle ∠ ; ( ⟨ ; ) ⟩ ; \setminus ∖"
 )
 _HIGH, _LOW = "[\u00b2\u00b3\u00b9\u2070-\u207f]+", "[\u2080-\u208e]+"
 
@@ -73,7 +73,7 @@ _RULES = [
     (r"\\(?:mathbb|Bbb)\s*\{?\s*R\s*\}?", r"(-\\infty,\\infty)"),  # the real line
     (r"\\frac\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}", r"\\text{\1/\2}"),  # miles/hour
     *[(_WORDS, rf" {TEXT}\1 "), (_FONT, r"\1")] * 2,  # fonts, which nest
-    (r"\\?\^\s*\{?\s*\\circ(?![A-Za-z])\s*\}?(?:\s*[CF]\b)?", " "),  # degrees
+    (rf"\\?\^\s*\{{?\s*\\circ(?![A-Za-z])\s*\}}?(?:[\s{TEXT}]*[CF]\b)?", " "),  # degrees
     (r"(?<=[0-9A-Za-z)}])\*\*(?=[0-9A-Za-z({-])", "^"),  # Python's power
     (r"\*\*|[`\"]|\\[()\[\]](?!\{)|(?<![A-Za-z0-9])_+(?=[0-9])|(?<=[0-9])_+$", " "),  # Markdown's bold, code; quotes
     (rf"(?<=[0-9])\s*\^?\s*\{{?\s*{TEXT}?\s*(?:st|nd|rd|th)\s*\}}{{0,2}}(?![A-Za-z}}])", " "),  # 12th
@@ -87,7 +87,7 @@ _RULES = [
     ),
     (r"(?<![A-Za-z\\])infinity(?![A-Za-z])", r"\\infty "),  # a word for the sign
     (rf"(?<![A-Za-z\\])({_BARE})(?![A-Za-z])", r"\\\1 "),  # sin x without its backslash
-    (r"(?<![A-Za-z])(?:minus|negative)\s+(?=[0-9\\.$A-Za-z])", "-"),  # signs in words
+    (r"(?<![A-Za-z])(?i:minus|negative)\s+(?=[0-9\\.$A-Za-z])", "-"),  # signs in words
     (r"(?<![A-Za-z])(?:percent|pct)(?![A-Za-z])|(?<=[0-9])\s*%", r"\\%"),  # percent
     (r"\\([_^])", r"\1"),  # escaped for nothing
     (r"\^\s*\(([^()]*)\)", r"^{\1}"),  # x^(12)
@@ -95,7 +95,7 @@ _RULES = [
     (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),  # sqrt(2)
     (rf"\\sqrt\s*(\[[^\[\]]*\])?\s*{_ONE}", lambda found: rf"\sqrt{found[1] or ''}{_braced(found[2])}"),  # \sqrt2
     (rf"\\(frac|binom)\s*{_ONE}\s*{_ONE}", lambda found: rf"\{found[1]}{_braced(found[2])}{_braced(found[3])}"),
-    (r"[.,;:\s]+$|^[=:\s]+", ""),  # punctuation around
+    (r"[.,;:\s\\]+$|^[=:\s]+", ""),  # punctuation around
     (r"(?<=\\log)_\{10\}", ""),  # the base that goes without saying
     (r"^[{*]([^{}*]*)[}*]$", r"\1"),  # braces or Markdown's stars around all
     (rf"^\s*{TEXT}\s*(?=[-+]?[0-9])", ""),  # a number in \text
@@ -127,7 +127,7 @@ def _plain_sign(char: str) -> str:
     if char.isascii():
         return char
     if char in _SIGNS:
-        return _SIGNS[char] + " " * _SIGNS[char].startswith("\\")
+        return _SIGNS[char] + " " * ("\\" in _SIGNS[char])
     if greek := re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", unicodedata.name(char, "")):
         name = greek[2].replace("LAMDA", "LAMBDA")
         return f"\\{name.lower() if greek[1] == 'SMALL' else name.capitalize()} "
@@ -137,7 +137,9 @@ def _plain_sign(char: str) -> str:
         return ""
     same = unicodedata.normalize("NFKC", char)
     over, slash, under = same.partition("\u2044")
-    return rf"\frac{{{over}}}{{{under}}}" if slash and under else same
+    if slash and under:
+        return rf"\frac{{{over}}}{{{under}}}"
+    return char if same == char else plain_signs(same)
 
 
 _ONES = (

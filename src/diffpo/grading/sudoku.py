@@ -8,8 +8,15 @@ from typing import Any
 from diffpo.grading import d1_rewards
 from diffpo.grading.answers import final_answer
 from diffpo.grading.grade import Columns, Graded, GradedTask, formatted
+from diffpo.grading.spelling import plain_signs
 
 NUM_CELLS = 16
+_FRAME = re.compile(
+    r"```[a-z]*|(?i:\br(?:ow)?\s*[1-4]\s*[-:.)])|\\(?:begin|end)\{[a-z]*\}(?:\{[clr|\s]*\})?|\\hline|[\u2500-\u257f]"
+)
+"""Fences, names of rows, LaTeX's arrays, lines drawn by characters."""
+_NUMBER = re.compile(r"^\s*\(?[1-4][.:)]\s", re.MULTILINE)
+"""The number of a row before it."""
 
 
 def strict(columns: Columns, completion: str) -> Graded:
@@ -28,13 +35,13 @@ def strict(columns: Columns, completion: str) -> Graded:
 
 def read_grid(answer: str) -> str:
     """The 16 digits of a grid, however they are spaced, ruled, fenced or numbered; "" if they are not 16."""
-    text = re.sub(r"```[a-z]*|(?i:\brow\s*[1-4]\s*[:.)])", " ", answer[-1000:])
+    text = _FRAME.sub(" ", plain_signs(answer[-1000:]))
     if re.fullmatch(r"[0-4\s|/,;:.+\-_\[\](){}'\"`*&\\]*", text):
-        digits = re.sub(r"[^0-4]", "", text)
+        found = {re.sub(r"[^0-4]", "", grid) for grid in (text, _NUMBER.sub(" ", text))}
     else:
-        runs = re.findall(r"(?<![0-9])[0-4]{16}(?![0-9])", text)
-        digits = runs[0] if len(set(runs)) == 1 else ""
-    return digits if len(digits) == NUM_CELLS else ""
+        found = set(re.findall(r"(?<![0-9])[0-4]{16}(?![0-9])", text))
+    grids = [digits for digits in found if len(digits) == NUM_CELLS]
+    return grids[0] if len(grids) == 1 else ""
 
 
 def columns(question: str, truth: Any) -> dict[str, Any]:

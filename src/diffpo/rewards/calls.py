@@ -135,7 +135,7 @@ class Call:
             if not reward.is_async:
                 try:
                     found = reward.function(**self._arguments(reward))
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     raise self._failure(reward, error) from error
                 self.found[reward.name] = submit(_wait(found)) if inspect.isawaitable(found) else found
 
@@ -220,7 +220,7 @@ class Call:
             )
         return number
 
-    def _failure(self, reward: Reward, error: Exception) -> ValueError:
+    def _failure(self, reward: Reward, error: BaseException) -> ValueError:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         return ValueError(f"reward {reward.name!r} on {where(self.attempts.prompt)} raised {said}{_line_of(error)}")
 
@@ -241,7 +241,11 @@ def _recorded(value: Any) -> Any:
 
 
 async def _wait(awaitable: Any) -> Any:
-    return await awaitable
+    """What comes of it. An exit becomes an error: it would end the loop, and those who wait would wait for ever."""
+    try:
+        return await awaitable
+    except SystemExit as error:
+        raise RuntimeError(f"SystemExit: {error}").with_traceback(error.__traceback__) from error
 
 
 def _plain(value: Any) -> Any:
@@ -262,7 +266,7 @@ def _number(value: Any) -> float | None:
         return math.inf
 
 
-def _line_of(error: Exception) -> str:
+def _line_of(error: BaseException) -> str:
     """The line of the user's file that an error comes from, " (rewards.py:7)"."""
     frames = traceback.extract_tb(error.__traceback__)
     own = max((index for index, frame in enumerate(frames) if frame.filename == __file__), default=-1)

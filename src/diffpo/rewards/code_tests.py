@@ -7,7 +7,9 @@ that passes. What a solution does to its own process, to builtins or to its outp
 from __future__ import annotations
 
 import ast
+import builtins
 import ctypes
+import importlib
 import json
 import os
 import subprocess
@@ -15,9 +17,10 @@ import sys
 import types
 from typing import Any, BinaryIO, cast
 
-from diffpo.rewards.code_wire import Peer, Remote
+from diffpo.rewards.code_wire import SPECIAL, Peer, Remote
 
 PR_SET_DUMPABLE = 4
+MODULES = {name: name for name in sys.stdlib_module_names} | {"np": "numpy", "numpy": "numpy"}
 COMPOUND = (ast.For, ast.While, ast.With, ast.If, ast.Try)
 
 
@@ -116,13 +119,35 @@ class Attempt:
 
 
 def handed_over(target: Any, name: str) -> bool:
-    """What a solution may do to an object that a test gives it: use its public attributes if its class is a test's."""
-    if name.startswith("__"):
+    """What a solution may do to an object that a test gives it: use its public attributes if its class is a test's.
+
+    No other name with underscores than those of operators: by __globals__ a function would hand over this process.
+    """
+    if name in (*SPECIAL, "__name__", "__doc__"):
         return not isinstance(target, type | types.ModuleType)
     return type(target).__module__ == "tests" and not name.startswith("_")
 
 
+def scope_of(program: ast.Module, names: dict[str, Any]) -> dict[str, Any]:
+    """Whom the tests mean by a name: the solution, but the module by `math.` or `np.` where they do not import it.
+
+    A name of Python's own is the solution's only if it is all that the tests use of it: `sum` in `sum(2, 3) == 5`, but
+    not `abs` in `abs(f(2) - 1.5) < 1e-6`.
+    """
+    nodes = list(ast.walk(program))
+    bound = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    bound |= {node.asname or node.name.partition(".")[0] for node in nodes if isinstance(node, ast.alias)}
+    bound |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    used = {node.id for node in nodes if isinstance(node, ast.Name)} - bound
+    dotted = {node.value.id for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}
+    modules = dotted & used & MODULES.keys() & names.keys()
+    others = names.keys() - vars(builtins).keys()
+    kept = others if used & others - modules else names.keys()
+    return {name: importlib.import_module(MODULES[name]) if name in modules else names[name] for name in kept}
+
+
 def main() -> None:
+    sys.set_int_max_str_digits(0)  # numbers cross as text
     request = json.loads(sys.stdin.read())
     sink = os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_RDWR)
@@ -140,7 +165,7 @@ def main() -> None:
     peer = Peer(cast(BinaryIO, solution.stdout), cast(BinaryIO, solution.stdin), handed_over)
     try:
         names = peer.ask("call", Remote(peer, 0), [request["code"]], {})
-        scope = {**names, "__name__": "tests", "__attempt__": lambda counted: Attempt(counted, sink)}
+        scope = {**scope_of(program, names), "__name__": "tests", "__attempt__": lambda counted: Attempt(counted, sink)}
         types.FunctionType(compile(program, "tests", "exec"), scope)()
     finally:
         solution.kill()

@@ -1,8 +1,9 @@
 """How the process of a solution and the process of its tests talk: plain data in JSON, everything else by reference.
 
 Numbers, text, lists and their like are copied. Any other object stays where it is: the other side holds a `Remote`,
-whose attributes and methods are asked for. A `Remote` equals no plain data, whatever its class says of itself, so that
-an answer has to be the value that a test compares it with. Standard library alone.
+whose attributes and methods are asked for. A `Remote` equals no plain data and makes none in arithmetic with any,
+whatever its class says of itself, so that an answer has to be the value that a test compares it with. Standard library
+alone.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def _swapped(do: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 
 
 SPECIAL: dict[str, Callable[..., Any]] = {
-    **{f"__{name}__": vars(builtins)[name] for name in ["str", "repr", "len", "iter", "next", "bool", "abs"]},
+    **{f"__{name}__": vars(builtins)[name] for name in ["str", "repr", "len", "iter", "next", "bool", "abs", "hash"]},
     **{f"__{name}__": vars(operator)[name] for name in ["neg", "pos", "invert", "getitem", "setitem", "delitem"]},
     **{f"__{name}__": vars(operator)[f"__{name}__"] for name in BINARY},
     **{f"__r{name}__": _swapped(vars(operator)[f"__{name}__"]) for name in BINARY},
@@ -73,6 +74,8 @@ SPECIAL: dict[str, Callable[..., Any]] = {
     "__exit__": lambda own, *error: type(own).__exit__(own, *error),
 }
 """What is done to a `Remote` by the side that has the object."""
+ARITHMETIC = {f"__{prefix}{name}__" for name in BINARY for prefix in ("", "r")}
+MEASURES = ("__abs__", "__bool__", "__len__")
 COMPARED = ("eq", "lt", "le", "gt", "ge")
 
 
@@ -80,7 +83,7 @@ class Remote:
     """An object of the other side."""
 
     def __init__(self, peer: Peer, index: int) -> None:
-        vars(self).update(_peer=peer, _index=index)
+        vars(self).update(_peer=peer, _index=index, _mixed=False)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name not in ("__name__", "__doc__"):
@@ -102,9 +105,6 @@ class Remote:
     def __ne__(self, other: object) -> bool:
         return not self == other
 
-    def __hash__(self) -> int:
-        return self._index
-
     def _compare(self, name: str, other: object) -> bool:
         if not isinstance(other, Remote):
             raise TypeError("an object that is no plain data has no order beside one that is")
@@ -112,7 +112,16 @@ class Remote:
 
 
 def _special(name: str) -> Callable[..., Any]:
-    return lambda own, *args: own._peer.ask("special", own, name, *args)
+    def do(own: Remote, *args: object) -> Any:
+        found = own._peer.ask("special", own, name, *args)
+        mixes = name in ARITHMETIC and not any(isinstance(arg, Remote) for arg in args)
+        if isinstance(found, Remote):
+            vars(found)["_mixed"] |= mixes
+        elif mixes or (own._mixed and name in MEASURES):  # abs(found - 1.5) < 1e-6 would be what the object says
+            raise TypeError("arithmetic of an object that is no plain data with plain data gives none")
+        return found
+
+    return do
 
 
 for _name in SPECIAL:
@@ -140,7 +149,7 @@ class Peer:
                 value, changed, printed = rest
                 sys.stdout.write(str(printed))
                 for index, new in changed:
-                    overwrite(args[1][index], self.decode(new))
+                    overwrite([*args[1], *args[2].values()][index], self.decode(new))
                 return self.decode(value)
             if kind == "error":
                 raise self._error(*rest)
@@ -161,7 +170,7 @@ class Peer:
             value = getattr(self, f"_do_{action}")(*args)
             changed = [
                 [index, self.encode(arg)]
-                for index, arg in enumerate(args[1] if action == "call" else [])
+                for index, arg in enumerate([*args[1], *args[2].values()] if action == "call" else [])
                 if isinstance(arg, list | dict | set | bytearray | collections.deque)
             ]
             reply = ["value", self.encode(value), changed, printed.getvalue()]

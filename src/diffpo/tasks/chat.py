@@ -116,6 +116,11 @@ class RowTask(ChatTask):
                 found = with_all_columns(found)
                 self.rewards.check(found)
             chosen = self.choose(split, found)
+            if not chosen:
+                raise ValueError(
+                    f"{self.source(split)}: none of its rows can be used for {split}: a row has {self.columns}; "
+                    "training rows that are test rows as well are left out"
+                )
             self._rows[split] = [
                 replace(prompt, id=f"{self.name}-{split}-{index}") for index, prompt in enumerate(chosen)
             ]

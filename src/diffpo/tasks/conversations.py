@@ -57,12 +57,9 @@ def read_example(row: Row, answered: bool = False) -> Example:
                 f"{row.place}: the text is in a chat template already ({mark[0].strip()!r}): give messages, or the "
                 "text alone; the model's own template goes around it"
             )
-    if isinstance(example.prompt, str) and not example.prompt.strip():
+    if not texts[-1].strip():
         raise ValueError(f"{row.place}: column {example.source!r} is empty")
-    prefill = row.values.get("prefill") or ""
-    if not isinstance(prefill, str):
-        raise ValueError(f"{row.place}: column 'prefill' must be text, got {prefill!r}")
-    return example._replace(prefill=prefill)
+    return example._replace(prefill=_optional(row, "prefill") or "")
 
 
 def _pair(row: Row) -> Example:
@@ -83,7 +80,7 @@ def _conversation(name: str) -> Callable[[Row], Example]:
 
     def read(row: Row) -> Example:
         turns = read_messages(row.values[name], f"{row.place}: column {name!r}")
-        if isinstance(system := row.values.get("system"), str) and system and turns[0]["role"] != "system":
+        if (system := _optional(row, "system")) and turns[0]["role"] != "system":
             turns = [{"role": "system", "content": system}, *turns]
         answer = turns[-1]["content"] if turns[-1]["role"] == "assistant" else None
         return Example(_to_answer(turns if answer is None else turns[:-1], row, name), answer, name)
@@ -93,21 +90,27 @@ def _conversation(name: str) -> Callable[[Row], Example]:
 
 def _alpaca(row: Row) -> Example:
     """Columns instruction, input, output, and system and history where there are any."""
-    text = column(row, ["instruction"])
-    if isinstance(given := row.values.get("input"), str) and given.strip():
+    text, output = column(row, ["instruction"]), _optional(row, "output")
+    if (given := _optional(row, "input")) and given.strip():
         text = f"{text}\n\n{given}"
-    output = row.values.get("output")
-    if output is not None and not isinstance(output, str):
-        raise ValueError(f"{row.place}: column 'output' must be text, got {output!r:.60}")
-    system, history = row.values.get("system"), row.values.get("history")
+    system, history = _optional(row, "system"), row.values.get("history") or []
     if not system and not history:
         return Example(text, output, "instruction")
-    pairs = [("user", "assistant")] * len(history or ())
+    if not isinstance(history, list) or not all(isinstance(said, list) and len(said) == 2 for said in history):
+        raise ValueError(f"{row.place}: column 'history' must hold pairs of a question and an answer: {history!r:.60}")
     turns = [{"role": "system", "content": system}] if system else []
-    for roles, said in zip(pairs, history or (), strict=True):
-        turns += [{"role": role, "content": content} for role, content in zip(roles, said, strict=True)]
+    for asked, answered in history:
+        turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
     turns = read_messages([*turns, {"role": "user", "content": text}], f"{row.place}: columns system and history")
     return Example(turns, output, "instruction")
+
+
+def _optional(row: Row, name: str) -> str | None:
+    """A column's text, None where the row has none; ValueError for another kind of value."""
+    value = row.values.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{row.place}: column {name!r} must be text, got {value!r:.60}")
+    return value
 
 
 FORMATS: Mapping[tuple[str, ...], Callable[[Row], Example]] = {
@@ -131,10 +134,11 @@ def _read_message(message: Any, what: str, number: int) -> dict[str, str]:
     if not isinstance(message, Mapping) or any(message.get(key) is None for key in keys):
         raise ValueError(f"{what}: message {number} must have a role and content, got {message!r:.80}")
     role, content = (message[key] for key in keys)
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise ValueError(f"{what}: message {number} has the role {role!r}; roles are system, user and assistant")
-    if isinstance(content, list) and all(isinstance(p, Mapping) and p.get("type") == "text" for p in content):
-        content = "".join(str(part["text"]) for part in content)
+    parts = content if isinstance(content, list) and all(isinstance(part, Mapping) for part in content) else []
+    if parts and all(part.get("type") == "text" and isinstance(part.get("text"), str) for part in parts):
+        content = "".join(part["text"] for part in parts)
     if not isinstance(content, str):
         raise ValueError(f"{what}: message {number} must hold text, got {content!r:.60}")
     return {"role": ROLES[role], "content": content}
