@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from diffpo.config import TrainConfig
-from diffpo.rollout.log import RolloutLog, read_rollouts
+from diffpo.rollout.log import RolloutLog, _pack, read_rollouts
 from diffpo.training import loop
 from diffpo.training.loop import train
 
@@ -57,6 +57,12 @@ def test_a_log_that_was_cut_short_is_read_as_far_as_it_goes(short_run: TrainConf
     assert {row["step"] for row in rows(short_run)} == {0}
     RolloutLog(path, 0, 1)
     assert not rows(short_run)
+
+
+def test_texts_may_hold_any_line_separator(tmp_path: Path) -> None:
+    written = [{"step": 0, "completion": f"a{separator}b"} for separator in "\n\r\x1c\x85\u2028\u2029"]
+    (tmp_path / "rollouts.jsonl.gz").write_bytes(_pack(written))
+    assert list(read_rollouts(tmp_path / "rollouts.jsonl.gz")) == written
 
 
 def test_what_is_to_be_seen_is_shown(short_run: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from diffpo.config import EvalConfig, RolloutConfig
 from diffpo.evaluation.answers import Answer, Asked, Point, answer, asked, points_of
 from diffpo.evaluation.log import AnswerLog
 from diffpo.files.folder import write_text
+from diffpo.files.recipe import read_json
 from diffpo.models.policy import Policy
 from diffpo.processes.world import World
 from diffpo.rollout.local import check_prompts
@@ -145,7 +146,7 @@ class Evaluation:
     @classmethod
     def load(cls, folder: str | Path) -> Evaluation:
         """Read what `save` wrote."""
-        values = json.loads((Path(folder) / "evaluation.json").read_text())
+        values = read_json(Path(folder) / "evaluation.json")
         return cls(
             values["task"],
             tuple(map(_point, values["points"])),

@@ -12,6 +12,7 @@ from statistics import fmean
 import numpy as np
 
 from diffpo.evaluation.log import ANSWERS
+from diffpo.files.folder import whole_lines
 
 NUM_RESAMPLES = 10_000
 Accuracies = Mapping[tuple[str, str], float]
@@ -80,12 +81,27 @@ class Difference:
 
 def read_accuracies(folder: Path) -> Accuracies:
     """What an evaluation's completions.jsonl says of each prompt; nothing where there is no such file."""
-    path = folder / ANSWERS
     verdicts: dict[tuple[str, str], list[bool]] = defaultdict(list)
-    for line in path.read_text().split("\n")[:-1] if path.is_file() else []:
+    for line in whole_lines(folder / ANSWERS):
         row = json.loads(line)
         verdicts[row["sampler"], row["id"]].append(row["correct"])
     return {key: fmean(found) for key, found in verdicts.items()}
+
+
+def check_same_prompts(folders: Mapping[str, Path]) -> None:
+    """ValueError if the first evaluation's prompts have other texts in one of the others: nothing would be paired."""
+    texts = {
+        name: {row["id"]: row.get("prompt") for row in map(json.loads, whole_lines(folder / ANSWERS))}
+        for name, folder in folders.items()
+    }
+    (first, before), *others = texts.items()
+    for name, after in others:
+        other = [id for id, text in after.items() if before.get(id, text) != text]
+        if other:
+            raise ValueError(
+                f"{first} and {name} answer different prompts ({other[0]} is another): measure them on the same data, "
+                "with the same task.seed"
+            )
 
 
 def differences(before: Accuracies, after: Accuracies) -> dict[str, Difference]:
