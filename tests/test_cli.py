@@ -166,6 +166,11 @@ def test_flags_override_the_recipe(elsewhere: Path) -> None:
     assert config.rollout == CollectConfig(num_slots=7)
 
 
+def test_of_a_flag_that_is_given_twice_the_last_counts() -> None:
+    published = ["--model", "GSAI-ML/LLaDA-8B-Instruct"]
+    assert parse("train", "--model", "runs/sft", *published).config == parse("train", *published).config
+
+
 def test_a_run_folder_is_evaluated_as_it_was_trained(elsewhere: Path) -> None:
     run = {"task": {"name": "tiny_countdown"}, "rollout": {"block_length": 4, "temperature": 0.7}, "objective": {}}
     (elsewhere / "config.json").write_text(json.dumps(run))
