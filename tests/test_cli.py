@@ -236,6 +236,7 @@ def test_unknown_sampler(fail: Fail, line: Fail, elsewhere: Path) -> None:
 
 
 def test_values_that_contradict(line: Fail) -> None:
+    assert line("sample", "m", "--num", "0") == "--num must be >= 1, got 0"
     assert "set rollout.sampler to learned" in line("train", "--rollout.sampler", "top_k:1")
     assert line("train", "--steps", "0") == "steps must be >= 1, got 0"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -11,6 +12,7 @@ from helpers import tiny_policy
 
 from diffpo.cli import main
 from diffpo.config import RolloutConfig
+from diffpo.models.policy import load_policy
 from diffpo.rollout.local import sample
 from diffpo.rollout.offline import Written, generate_file
 
@@ -88,6 +90,24 @@ def test_answers_to_something_else_are_not_touched(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="line 2: no answer"):
         generate_file(tiny_policy(), write(tmp_path / "others.jsonl", [PROMPTS[0], "5"]), output, CONFIG, quiet=True)
     assert output.read_bytes() == before
+
+
+def test_answers_by_weights_of_another_dtype_or_by_a_rule_that_changed_are_other_answers(tmp_path: Path) -> None:
+    tiny_policy().save_pretrained(tmp_path / "tiny")
+    prompts, rule = write(tmp_path / "prompts.jsonl"), tmp_path / "rule.py"
+    text = "import diffpo\nfrom dataclasses import dataclass\n\n@dataclass(frozen=True)\nclass Mine(diffpo.Rule):\n"
+    text += "    number: float\n    def __call__(self, seen):\n        return seen.candidates.bool()\n"
+    rule.write_text(text)
+    own = replace(CONFIG, sampler=f"{rule}:Mine:1")
+    for name, config in (("dtype", CONFIG), ("rule", own)):
+        output = tmp_path / f"{name}.jsonl"
+        policy = load_policy(tmp_path / "tiny", device="cpu")
+        generate_file(policy, prompts, output, config, quiet=True)
+        assert generate_file(policy, prompts, output, config, quiet=True).reused == NUM
+        rule.write_text(f"{text}# {name}\n")
+        other = load_policy(tmp_path / "tiny", device="cpu", dtype="bfloat16") if name == "dtype" else policy
+        with pytest.raises(ValueError, match="line 1: no answer"):
+            generate_file(other, prompts, output, config, quiet=True)
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

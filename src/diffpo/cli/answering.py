@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 UNMERGED = {"rollout.merge_adapters": "outside of training"}
+IN_A_CHAT = {"rollout.chat_template": "in a chat, whose messages go through the template"}
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,8 @@ class Sample(Knobs):
         from diffpo.training.banner import check_named
         from diffpo.types import Prompt
 
+        if self.num < 1:
+            raise ValueError(f"--num must be >= 1, got {self.num}")
         if not self.prompt:
             check_named(self.task, self.model)
         task = load_task(self.task) if self.task != TaskConfig() else None
@@ -233,7 +236,7 @@ class Chat(Knobs):
     load: LoadConfig = field(default_factory=LoadConfig)
 
     def idle(self) -> Idle:
-        return UNMERGED
+        return UNMERGED | IN_A_CHAT
 
     def run(self) -> None:
         from diffpo.evaluation.display import show_turn

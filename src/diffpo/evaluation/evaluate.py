@@ -185,8 +185,8 @@ def evaluate(
         usual = (EvalConfig.samplers, policy.eval.samplers if policy.eval else ())
         if config.samplers not in usual:
             raise ValueError("eval.samplers: learned does nothing without a sampler head, which this model lacks")
-    samplers = [spec for spec in config.samplers if spec != "learned" or policy.sampler_head]
-    fixed = [f"entropy_bound:{gamma:g}" for gamma in sorted(config.gammas)]
+    samplers = [spec for spec in dict.fromkeys(config.samplers) if spec != "learned" or policy.sampler_head]
+    fixed = [f"entropy_bound:{gamma:g}" for gamma in sorted({*config.gammas})]
     left_out = check_prompts(policy, task, ["test"], rollout)
     wanted = asked(task.prompts("test", config.num_prompts), config.num_samples)
     measured: dict[str, list[Point]] = {}

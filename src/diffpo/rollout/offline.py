@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 from diffpo.config import RolloutConfig
 from diffpo.files.folder import append
+from diffpo.files.places import digest_of
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
+from diffpo.models.quantization import is_packed
 from diffpo.rollout.engine import Engine, Finished
 from diffpo.rollout.local import default_length, request_for
 from diffpo.tasks.conversations import read_example
@@ -55,8 +57,11 @@ def generate_file(
 class _Work:
     def __init__(self, policy: Policy, rows: Sequence[Row], output: Path, config: RolloutConfig, seed: int) -> None:
         self.policy, self.rows, self.output, self.config, self.seed = policy, rows, output, config, seed
-        free = replace(config, num_slots=1)
-        self.depends = (policy.source.fingerprint() if policy.source else "", free, seed)
+        free, denoiser = replace(config, num_slots=1), policy.denoiser
+        loaded = (denoiser.head.weight.dtype, is_packed(denoiser), denoiser.config.block_length)
+        path, own, _ = config.sampler.partition(".py:")
+        rule = digest_of(Path(f"{path}.py")) if own else ""
+        self.depends = (policy.source.fingerprint() if policy.source else "", loaded, free, rule, seed)
         self.errors = 0
         self.reused = self.written = self._check_output()
 
