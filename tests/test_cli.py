@@ -166,6 +166,11 @@ def test_flags_override_the_recipe(elsewhere: Path) -> None:
     assert config.rollout == CollectConfig(num_slots=7)
 
 
+def test_of_a_flag_that_is_given_twice_the_last_counts() -> None:
+    published = ["--model", "GSAI-ML/LLaDA-8B-Instruct"]
+    assert parse("train", "--model", "runs/sft", *published).config == parse("train", *published).config
+
+
 def test_a_run_folder_is_evaluated_as_it_was_trained(elsewhere: Path) -> None:
     run = {"task": {"name": "tiny_countdown"}, "rollout": {"block_length": 4, "temperature": 0.7}, "objective": {}}
     (elsewhere / "config.json").write_text(json.dumps(run))
@@ -231,6 +236,7 @@ def test_unknown_sampler(fail: Fail, line: Fail, elsewhere: Path) -> None:
 
 
 def test_values_that_contradict(line: Fail) -> None:
+    assert line("sample", "m", "--num", "0") == "--num must be >= 1, got 0"
     assert "set rollout.sampler to learned" in line("train", "--rollout.sampler", "top_k:1")
     assert line("train", "--steps", "0") == "steps must be >= 1, got 0"
 

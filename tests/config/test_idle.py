@@ -131,6 +131,8 @@ def test_idle_knobs_have_names_that_exist() -> None:
         (("eval", "m", "--rollout.gen-length", "8", "--eval.gen-lengths", "8", "16"), "rollout.gen_length"),
         (("sample", "m", "hi", "--num", "2"), "num"),
         (("chat", "m", "--rollout.merge-adapters"), "rollout.merge_adapters"),
+        (("chat", "m", "--rollout.no-chat-template"), "rollout.chat_template"),
+        (("serve", "m", "--rollout.no-chat-template"), "rollout.chat_template"),
         (("analyze", "m", "--objective.num-iterations", "2"), "objective.num_iterations"),
         (("plan", "sudoku_tiny", "--fsdp"), "fsdp"),
         (("export", "m", "--public"), "public"),

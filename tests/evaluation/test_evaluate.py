@@ -99,6 +99,12 @@ def test_evaluation_does_not_depend_on_num_slots() -> None:
     assert evaluate(policy, TASK, config, RolloutConfig(num_slots=512)) == alone
 
 
+def test_what_is_named_twice_is_measured_once() -> None:
+    twice = evaluate(tiny_policy(), TASK, replace(CONFIG, samplers=("top_k:8",) * 2, gammas=(0.5, 0.5)), quiet=True)
+    assert [point.sampler for point in twice.points if not point.level] == ["top_k:8"]
+    assert [point.sampler for point in twice.frontier if not point.level] == ["entropy_bound:0.5"]
+
+
 def test_evaluation_depends_on_the_seed() -> None:
     policy = tiny_policy()
     first, again, other = (measure(policy, TASK, "top_k:4", CONFIG, RolloutConfig(), seed) for seed in (1, 1, 2))

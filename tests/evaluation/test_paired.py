@@ -23,26 +23,12 @@ def test_differences_are_of_shared_prompts() -> None:
     assert differences(before, after) == {"a": Difference((0.5, 0.0))}
 
 
-def write(folder: Path, verdicts: dict[str, list[bool]], prompt: str = "what?") -> Path:
-    rows = [
-        {"sampler": "a", "id": id, "prompt": prompt, "correct": right}
-        for id, found in verdicts.items()
-        for right in found
-    ]
-    folder.mkdir(exist_ok=True)
-    (folder / "completions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
-
-
 def test_several_answers_count_as_their_mean(tmp_path: Path) -> None:
-    write(tmp_path, {"1": [True, False, True, True], "2": [False] * 4})
-    assert read_accuracies(tmp_path) == {("a", "1", "what?"): 0.75, ("a", "2", "what?"): 0.0}
+    verdicts = {"1": [True, False, True, True], "2": [False] * 4}
+    rows = [{"sampler": "a", "id": id, "correct": right} for id, found in verdicts.items() for right in found]
+    (tmp_path / "completions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_accuracies(tmp_path) == {("a", "1"): 0.75, ("a", "2"): 0.0}
     assert read_accuracies(tmp_path / "none") == {}
-
-
-def test_prompts_of_two_files_are_not_paired_by_their_ids(tmp_path: Path) -> None:
-    ours, theirs = (write(tmp_path / name, {"1": [True]}, prompt=name) for name in ("one", "another"))
-    assert differences(read_accuracies(ours), read_accuracies(theirs)) == {}
 
 
 @pytest.mark.parametrize(("won", "lost"), [(0, 0), (5, 0), (3, 4), (7, 2)])

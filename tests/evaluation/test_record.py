@@ -103,6 +103,19 @@ def test_answers_of_other_weights_are_set_aside_and_reuse_is_said(
     assert "prompt by prompt" in capsys.readouterr().out
 
 
+def test_an_evaluation_that_a_kill_cut_within_a_character_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_sudoku().save_pretrained(tmp_path / "m")
+    main(["eval", str(tmp_path / "m"), *FLAGS, "--output", str(tmp_path / "e")])
+    answers = tmp_path / "e/completions.jsonl"
+    whole = answers.read_bytes()
+    answers.write_bytes(whole[: whole.index(b"\n") + 1] + '{"text": "é'.encode()[:-1])
+    capsys.readouterr()
+    main(["eval", str(tmp_path / "m"), *FLAGS, "--output", str(tmp_path / "e")])
+    assert "1 of 2 answers reused from 20" in capsys.readouterr().out and answers.read_bytes() == whole
+
+
 def test_a_run_that_went_on_keeps_its_former_results_by_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

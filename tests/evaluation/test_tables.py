@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,10 +119,25 @@ def test_compare_reads_saved_evaluations(tmp_path: Path, capsys: pytest.CaptureF
     assert (tmp_path / "new/both.png").is_file()
 
 
+def test_compare_takes_paths_with_equals_signs_and_folders_that_are_no_lengths(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("lr=1", "LLaDA/L8", "LLaDA/LLaDA"):
+        evaluation().save(tmp_path / folder)
+    main(["compare", f"{tmp_path}/lr=1", f"a={tmp_path}/lr=1", f"b=c={tmp_path}/LLaDA"])
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [words[0] for words in shown if "top_k:2" in words] == ["lr=1", "a", "b=c"]
+
+
 def test_compare_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluation().save(tmp_path / "a")
     replace(evaluation(), task="gsm8k").save(tmp_path / "b")
+    for folder, prompt in (("one", "1 + 1"), ("other", "2 + 2")):
+        evaluation().save(tmp_path / folder)
+        row = {"sampler": "top_k:2", "id": "q-0", "correct": True, "prompt": prompt}
+        (tmp_path / folder / "completions.jsonl").write_text(json.dumps(row) + "\n")
     errors = {
+        (f"{tmp_path}/one", f"{tmp_path}/other"): "one and other answer different prompts (q-0 is another)",
         (f"{tmp_path}/none",): "no evaluation.json in it; diffpo eval MODEL --output",
         (f"x={tmp_path}/a", f"x={tmp_path}/a"): "x: named twice; give each evaluation a name of its own",
         (f"{tmp_path}/a", f"{tmp_path}/b"): "evaluations of different tasks (gsm8k, tiny_sudoku)",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diffpo.files.folder import owned, write_folder, write_text
+from diffpo.files.folder import owned, whole_lines, write_folder, write_text
 
 HOLD = "import sys, time; from diffpo.files.folder import owned\nwith owned(sys.argv[1]): print('mine', flush=True); {}"
 
@@ -87,3 +87,11 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="text: could not be written"):
         write_text(tmp_path / "text", "new")
     assert (tmp_path / "text").read_text() == "old"
+
+
+def test_lines_are_whole(tmp_path: Path) -> None:
+    assert whole_lines(tmp_path / "none") == []
+    content = "é \u2028 \x85\n\né".encode()
+    for size, lines in ((0, []), (1, []), (len(content) - 1, ["é \u2028 \x85", ""])):  # the last within a character
+        (tmp_path / "rows").write_bytes(content[:size])
+        assert whole_lines(tmp_path / "rows") == lines

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from helpers import GOLDEN
 
 from diffpo.cli import main, parse
 from diffpo.config import LoraConfig, ModelConfig, OptimConfig, SftConfig, TrainConfig
-from diffpo.files.recipe import find_recipe, load_config
+from diffpo.files.recipe import find_recipe, kind_at, load_config
 from diffpo.files.shipped import check_rate, defaults_for, is_published, list_recipes, maker_of
 from diffpo.models.policy import create_policy
 
@@ -112,3 +114,19 @@ def test_the_command_that_makes_a_start_is_named(capsys: pytest.CaptureFixture[s
         main(["train", "sudoku_tiny"])
     assert "`diffpo sft sudoku_tiny_pretrain` makes it" in capsys.readouterr().err
     assert maker_of("runs/elsewhere") == "" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("content", "error"), [(b"", "not JSON: Expecting value"), (b"[]", "not an object")])
+def test_a_config_that_is_damaged_is_named(tmp_path: Path, content: bytes, error: str) -> None:
+    file = tmp_path / "config.json"
+    file.write_bytes(content)
+    for read in (is_published, kind_at, partial(load_config, TrainConfig)):
+        with pytest.raises(ValueError, match=re.escape(f"{file}: {error}")):
+            read(str(tmp_path))
+
+
+def test_a_recipe_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bytes.toml").write_bytes(b"\xff")
+    for read in (kind_at, partial(load_config, TrainConfig)):
+        with pytest.raises(ValueError, match=r"bytes.toml: 'utf-8' codec"):
+            read(str(tmp_path / "bytes.toml"))

@@ -139,3 +139,8 @@ def test_calls_are_those_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         main(["plan", "llada8b_countdown_diffpo", "--nfe-of", str(tmp_path)])
     assert "nfe_of does nothing without rollout.workers or sweep" in capsys.readouterr().err
+    for most in ("1", "-3"):
+        with pytest.raises(SystemExit):
+            main(["plan", "llada8b_countdown_diffpo", "--sweep", most])
+        said = capsys.readouterr().err
+        assert f"--sweep must be >= 2, a GPU that makes rollouts and one that trains, got {most}" in said

@@ -52,6 +52,17 @@ def test_other_heads_answer_as_well(head: str) -> None:
     assert choice["gamma"] == (expected.gamma and pytest.approx(expected.gamma, rel=1e-5))
 
 
+def test_what_clients_send_that_asks_for_nothing_is_taken(live: Live) -> None:
+    """Fields that are null, as clients send messages back, and hints that change no answer."""
+    nothing = dict.fromkeys(("tool_calls", "function_call", "refusal", "annotations", "audio", "reasoning_content"))
+    said = {"messages": [{"role": "user", "content": "012", **nothing}], "seed": 3, "logprobs": None}
+    hints = {"service_tier": "auto", "prompt_cache_key": "a", "parallel_tool_calls": True, "reasoning_effort": None}
+    answers = [live.post("/v1/chat/completions", **said, **more) for more in ({}, hints)]
+    assert [answer.status_code for answer in answers] == [200, 200], answers[1].text
+    assert answers[0].json()["choices"] == answers[1].json()["choices"]
+    assert live.error("/v1/chat/completions", **said, reasoning_effort="low")["param"] == "reasoning_effort"
+
+
 def test_a_chat_without_a_template_is_a_prompt(live: Live) -> None:
     chat = live.post("/v1/chat/completions", messages=[{"role": "user", "content": "012"}], seed=3, temperature=1)
     (choice,) = chat.json()["choices"]

@@ -6,17 +6,14 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
 from diffpo.config import TrainConfig
-from diffpo.rollout.log import RolloutLog, read_rollouts
+from diffpo.rollout.log import RolloutLog, _pack, read_rollouts
 from diffpo.training import loop
 from diffpo.training.loop import train
-from diffpo.types import Prompt, RolloutGroup, Verdict
 
 
 def rows(config: TrainConfig) -> list[dict]:
@@ -62,13 +59,10 @@ def test_a_log_that_was_cut_short_is_read_as_far_as_it_goes(short_run: TrainConf
     assert not rows(short_run)
 
 
-def test_a_completion_may_hold_any_end_of_line(tmp_path: Path) -> None:
-    path = tmp_path / "rollouts.jsonl.gz"
-    verdict, completion = Verdict(True, 1.0), SimpleNamespace(nfe=1, length=1, gamma=None)
-    rollout: Any = SimpleNamespace(completion=completion, text="a\u2028b\x85c\rd", verdict=verdict, reward=1.0)
-    RolloutLog(path, 0, 1).write(0, [RolloutGroup(Prompt("id", "what?"), (), [rollout])])
-    RolloutLog(path, 1, 1)  # a resumed run's, which reads it
-    assert [row["completion"] for row in read_rollouts(path)] == ["a\u2028b\x85c\rd"]
+def test_texts_may_hold_any_line_separator(tmp_path: Path) -> None:
+    written = [{"step": 0, "completion": f"a{separator}b"} for separator in "\n\r\x1c\x85\u2028\u2029"]
+    (tmp_path / "rollouts.jsonl.gz").write_bytes(_pack(written))
+    assert list(read_rollouts(tmp_path / "rollouts.jsonl.gz")) == written
 
 
 def test_what_is_to_be_seen_is_shown(short_run: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:

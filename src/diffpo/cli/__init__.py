@@ -25,7 +25,7 @@ from diffpo.cli.studying import Report, Study
 from diffpo.cli.training import Demo, Sft, Train, is_main
 from diffpo.config import ServeConfig, SftConfig, TaskConfig, TrainConfig, suggest
 from diffpo.files.places import find_policy
-from diffpo.files.recipe import find_recipe, find_training, kind_at, load_config
+from diffpo.files.recipe import find_recipe, find_training, kind_at, load_config, read_json
 from diffpo.files.record import Record, decoding
 from diffpo.files.shipped import defaults_for, is_published
 
@@ -190,7 +190,6 @@ def _has_blocks(model: str) -> bool:
         return False
     path = find_policy(Path(model))[0] / "config.json"
     from diffpo.models.families import has_blocks  # as slow to import as the command itself
-    from diffpo.models.weights import read_json
 
     return has_blocks(model, read_json(path) if path.is_file() else {})
 

@@ -15,13 +15,14 @@ from tyro.conf import Positional
 
 from diffpo.config import EvalConfig, LoadConfig, RolloutConfig, TaskConfig
 from diffpo.config.idle import Idle, Knobs
-from diffpo.files.places import find_policy, find_run, list_checkpoints, shortest
+from diffpo.files.places import find_policy, find_run, list_checkpoints, named, shortest
 
 if TYPE_CHECKING:
     from diffpo.processes.world import World
 
 
 UNMERGED = {"rollout.merge_adapters": "outside of training"}
+IN_A_CHAT = {"rollout.chat_template": "in a chat, whose messages go through the template"}
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class Compare:
 
         from diffpo.evaluation.evaluate import Evaluation
         from diffpo.evaluation.figures import frontier_figure
-        from diffpo.evaluation.paired import differences, read_accuracies
+        from diffpo.evaluation.paired import check_same_prompts, differences, read_accuracies
         from diffpo.evaluation.tables import difference_table, samples_table, side_by_side_table
         from diffpo.view.drawing import save_figure
 
@@ -151,6 +152,7 @@ class Compare:
         tasks = sorted({evaluation.task for evaluation in found.values()})
         if len(tasks) > 1:
             raise ValueError(f"evaluations of different tasks ({', '.join(tasks)}): compare those of one task")
+        check_same_prompts(folders)
         Console().print(side_by_side_table(found))
         if any(evaluation.num_samples > 1 for evaluation in found.values()):
             Console().print(samples_table(found))
@@ -166,16 +168,17 @@ class Compare:
     def _folders(self) -> dict[str, Path]:
         """Name and folder of each evaluation; an evaluation at several lengths is one of each."""
         folders: dict[str, Path] = {}
-        unnamed = [entry for entry in self.evaluations if "=" not in entry]
+        entries = list(map(named, self.evaluations))
+        unnamed = [path for name, path in entries if not name]
         short = dict(zip(unnamed, shortest(list(map(Path, unnamed))), strict=True))
-        for entry in self.evaluations:
-            name, _, path = entry.rpartition("=")
-            parts = [Path(path), *sorted(Path(path).glob("L*"), key=lambda part: int(part.name[1:]))]
+        for name, path in entries:
+            lengths = [part for part in Path(path).glob("L*") if part.name[1:].isdecimal()]
+            parts = [Path(path), *sorted(lengths, key=lambda part: int(part.name[1:]))]
             parts = [part for part in parts if (part / "evaluation.json").is_file()]
             if not parts:
                 raise ValueError(f"{path}: no evaluation.json in it; diffpo eval MODEL --output {path} makes one")
             for part in parts:
-                label = name or short[entry]
+                label = name or short[path]
                 label += f" {part.name}" if part != Path(path) else ""
                 if label in folders:
                     raise ValueError(f"{label}: named twice; give each evaluation a name of its own, NAME=FOLDER")
@@ -209,6 +212,8 @@ class Sample(Knobs):
         from diffpo.training.banner import check_named
         from diffpo.types import Prompt
 
+        if self.num < 1:
+            raise ValueError(f"--num must be >= 1, got {self.num}")
         if not self.prompt:
             check_named(self.task, self.model)
         task = load_task(self.task) if self.task != TaskConfig() else None
@@ -231,7 +236,7 @@ class Chat(Knobs):
     load: LoadConfig = field(default_factory=LoadConfig)
 
     def idle(self) -> Idle:
-        return UNMERGED
+        return UNMERGED | IN_A_CHAT
 
     def run(self) -> None:
         from diffpo.evaluation.display import show_turn

@@ -16,12 +16,13 @@ T = TypeVar("T")
 
 
 def given(arguments: Sequence[str], flag: str) -> str:
-    """The value of a flag as it was typed; empty if it was not."""
+    """The value of a flag as it was typed, of one that was typed twice the last; empty if it was not."""
+    found = ""
     for argument, after in zip(arguments, [*arguments[1:], ""], strict=False):
         name, equals, value = argument.partition("=")
         if name.replace("_", "-") == flag:
-            return value if equals else after
-    return ""
+            found = value if equals else after
+    return found
 
 
 def typed(arguments: Sequence[str]) -> set[str]:

@@ -61,6 +61,8 @@ class Plan(Knobs):
         from diffpo.planning.changes import changes, roomy_gpu
         from diffpo.planning.cluster import splits_of
 
+        if self.sweep < 0 or self.sweep == 1:
+            raise ValueError(f"--sweep must be >= 2, a GPU that makes rollouts and one that trains, got {self.sweep}")
         cluster = planning.Cluster(find_gpu(self.gpu), self.num_gpus, self.fsdp, self.mfu, self.nfe, self.prompt_length)
         config = with_task(self.config)
         start = planning.find_start(config)

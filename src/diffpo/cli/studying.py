@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,14 +66,20 @@ class Study:
 
         from rich.console import Console
 
+        from diffpo.files.folder import write_text
         from diffpo.lab.study.run import run_study
         from diffpo.lab.study.tables import rich_table
 
-        summary = {"command": f"diffpo study {self.study}"} | run_study(study, folder, self.jobs, device=self.device)
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a wish to stop, for the cells as well
+        try:
+            found = run_study(study, folder, self.jobs, device=self.device)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        summary = {"command": f"diffpo study {self.study}"} | found
         path = Path(self.results) / f"{study.name}.json" if self.results else results_path(study.path)
         for place in (path, folder / "summary.json"):
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(json.dumps(summary, indent=1) + "\n")
+            write_text(place, json.dumps(summary, indent=1) + "\n")
         Console().print(rich_table(summary))
         print(f"saved {path}; next: diffpo report {path}")
 

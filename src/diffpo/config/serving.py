@@ -40,4 +40,7 @@ class ServeConfig(Knobs):
         bound(self, "", "max_waiting max_length max_body", ">=", 1)
 
     def idle(self) -> Idle:
-        return {"rollout.merge_adapters": "outside of training"}
+        return {
+            "rollout.merge_adapters": "outside of training",
+            "rollout.chat_template": "in a server: chats go through the template, and plain completions do not",
+        }

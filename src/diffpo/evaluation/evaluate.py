@@ -20,6 +20,7 @@ from diffpo.config import EvalConfig, RolloutConfig
 from diffpo.evaluation.answers import Answer, Asked, Point, answer, asked, points_of
 from diffpo.evaluation.log import AnswerLog
 from diffpo.files.folder import write_text
+from diffpo.files.recipe import read_json
 from diffpo.models.policy import Policy
 from diffpo.processes.world import World
 from diffpo.rollout.local import check_prompts
@@ -145,7 +146,7 @@ class Evaluation:
     @classmethod
     def load(cls, folder: str | Path) -> Evaluation:
         """Read what `save` wrote."""
-        values = json.loads((Path(folder) / "evaluation.json").read_text())
+        values = read_json(Path(folder) / "evaluation.json")
         return cls(
             values["task"],
             tuple(map(_point, values["points"])),
@@ -184,8 +185,8 @@ def evaluate(
         usual = (EvalConfig.samplers, policy.eval.samplers if policy.eval else ())
         if config.samplers not in usual:
             raise ValueError("eval.samplers: learned does nothing without a sampler head, which this model lacks")
-    samplers = [spec for spec in config.samplers if spec != "learned" or policy.sampler_head]
-    fixed = [f"entropy_bound:{gamma:g}" for gamma in sorted(config.gammas)]
+    samplers = [spec for spec in dict.fromkeys(config.samplers) if spec != "learned" or policy.sampler_head]
+    fixed = [f"entropy_bound:{gamma:g}" for gamma in sorted({*config.gammas})]
     left_out = check_prompts(policy, task, ["test"], rollout)
     wanted = asked(task.prompts("test", config.num_prompts), config.num_samples)
     measured: dict[str, list[Point]] = {}

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.evaluation.answers import Answer
-from diffpo.files.folder import append, write_text
+from diffpo.files.folder import append, whole_lines, write_text
+from diffpo.files.recipe import read_json
 
 SETTINGS, ANSWERS = "settings.json", "completions.jsonl"
 FILES = ("evaluation.json", "evaluation.csv", "frontier.png", SETTINGS, ANSWERS)
@@ -34,9 +35,9 @@ class AnswerLog:
         header, wanted = folder / SETTINGS, json.loads(json.dumps(settings))
         self.aside: Path | None = None
         """Where the answers of old weights are now, if there were any."""
-        lines = self._lines()
+        lines = whole_lines(self.path)
         if lines and header.is_file():
-            before = json.loads(header.read_text())
+            before = read_json(header)
             changed = _changed(before, wanted)
             if "weights" in changed and "model" not in changed:
                 self.aside = _set_aside(folder, root or folder, before.get("name") or f"{self._date():%Y-%m-%d_%H%M}")
@@ -59,10 +60,6 @@ class AnswerLog:
         self.num_found = len(self.answers)
         if self.path.is_file() and not self.path.read_bytes().endswith(b"\n"):
             write_text(self.path, "".join(line + "\n" for line in lines))
-
-    def _lines(self) -> list[str]:
-        """The whole rows on disk: a kill may have cut the last short."""
-        return self.path.read_text().split("\n")[:-1] if self.path.is_file() else []
 
     def _date(self) -> datetime:
         return datetime.fromtimestamp(self.path.stat().st_mtime)

@@ -12,13 +12,11 @@ from statistics import fmean
 import numpy as np
 
 from diffpo.evaluation.log import ANSWERS
+from diffpo.files.folder import whole_lines
 
 NUM_RESAMPLES = 10_000
-Accuracies = Mapping[tuple[str, ...], float]
-"""Of each (sampler, prompt id, prompt) the share of its answers that are right: 0 or 1 where there is one.
-
-Ids count the prompts of a file: those of another file may be called the same.
-"""
+Accuracies = Mapping[tuple[str, str], float]
+"""Of each (sampler, prompt id) the share of its answers that are right: 0 or 1 where there is one."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +81,33 @@ class Difference:
 
 def read_accuracies(folder: Path) -> Accuracies:
     """What an evaluation's completions.jsonl says of each prompt; nothing where there is no such file."""
-    path = folder / ANSWERS
-    verdicts: dict[tuple[str, ...], list[bool]] = defaultdict(list)
-    for line in path.read_text().split("\n")[:-1] if path.is_file() else []:
+    verdicts: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for line in whole_lines(folder / ANSWERS):
         row = json.loads(line)
-        verdicts[row["sampler"], row["id"], row["prompt"]].append(row["correct"])
+        verdicts[row["sampler"], row["id"]].append(row["correct"])
     return {key: fmean(found) for key, found in verdicts.items()}
+
+
+def check_same_prompts(folders: Mapping[str, Path]) -> None:
+    """ValueError if the first evaluation's prompts have other texts in one of the others: nothing would be paired."""
+    texts = {
+        name: {row["id"]: row.get("prompt") for row in map(json.loads, whole_lines(folder / ANSWERS))}
+        for name, folder in folders.items()
+    }
+    (first, before), *others = texts.items()
+    for name, after in others:
+        other = [id for id, text in after.items() if before.get(id, text) != text]
+        if other:
+            raise ValueError(
+                f"{first} and {name} answer different prompts ({other[0]} is another): measure them on the same data, "
+                "with the same task.seed"
+            )
 
 
 def differences(before: Accuracies, after: Accuracies) -> dict[str, Difference]:
     """By sampler, for those that both have answers of."""
     found = {}
-    for sampler in dict.fromkeys(sampler for sampler, *_ in after):
+    for sampler in dict.fromkeys(sampler for sampler, _ in after):
         shared = [key for key in after if key[0] == sampler and key in before]
         if shared:
             found[sampler] = Difference(tuple(after[key] - before[key] for key in shared))

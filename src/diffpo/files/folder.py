@@ -113,6 +113,13 @@ def append(path: Path, content: bytes) -> None:
         raise OSError(f"{path}: could not be written ({reason(error)})") from error
 
 
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file that is written line by line; none if it is not there. A kill may have cut the last short,
+    within a character too."""
+    content = path.read_bytes() if path.is_file() else b""
+    return content[: content.rfind(b"\n") + 1].decode().split("\n")[:-1]
+
+
 def new_folder(folder: str | Path) -> Path:
     """A folder to write: ValueError unless it is empty, or not there."""
     folder = Path(folder)

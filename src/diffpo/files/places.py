@@ -79,6 +79,14 @@ def shortest(folders: Sequence[Path]) -> list[str]:
     return [folder.name if folder == common else folder.relative_to(common).as_posix() for folder in whole]
 
 
+def named(entry: str) -> tuple[str, str]:
+    """NAME=PATH, or a PATH without a name, taken apart: either may hold equals signs of its own, and the path is one
+    that is there."""
+    parts = entry.split("=")
+    splits = [("=".join(parts[:at]), "=".join(parts[at:])) for at in range(len(parts))]
+    return next((split for split in splits if Path(split[1]).exists()), splits[-1])
+
+
 def digest_of(path: Path) -> str:
     """sha256 of a file."""
     with path.open("rb") as file:

@@ -27,12 +27,22 @@ def load_config(cls: type[C], path: str | Path) -> C:
     path = path / "config.json" if path.is_dir() else find_recipe(str(path))
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
+    values = _read(path)
     try:
-        values = (json.loads if path.suffix == ".json" else tomllib.loads)(path.read_text())
         own = KINDS.get(cls)
         if own and (kind := kind_of(values)) not in (None, own):
             raise ValueError(f"this is for diffpo {kind}, not for diffpo {own}")
         return from_dict(cls, values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The values in a TOML file, or in a run's config.json; ValueError names the file."""
+    if path.suffix == ".json":
+        return read_json(path)
+    try:
+        return tomllib.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -48,14 +58,11 @@ def kind_of(values: Mapping[str, Any]) -> str | None:
 
 
 def kind_at(name: str) -> str | None:
-    """The command that a recipe is for, or the run in a folder is of; None if there is none, or it fits both."""
+    """The command that a recipe is for, or the run in a folder is of; None if it fits both. ValueError names a file
+    that cannot be read."""
     folder = Path(name).parent if Path(name).name == "config.json" else Path(name)
-    try:
-        if (folder / "config.json").is_file():
-            return kind_of(json.loads((folder / "config.json").read_text()))
-        return kind_of(tomllib.loads(find_recipe(name).read_text()))
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError):
-        return None  # whoever reads it says what is wrong
+    config = folder / "config.json"
+    return kind_of(_read(config if config.is_file() else find_recipe(name)))
 
 
 def from_dict(cls: type[C], values: dict[str, Any], where: str = "", base: C | None = None) -> C:
@@ -110,6 +117,19 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     raise ValueError(f"{where} must be {wanted}, got {value!r}")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a JSON file; ValueError names the file."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: not an object")
+    return value
+
+
 def to_json(config: Any) -> str:
     """The resolved config as JSON, which `from_dict(cls, json.loads(text))` reads back."""
     return json.dumps(dataclasses.asdict(config), indent=2)
@@ -138,8 +158,8 @@ def find_training(folder: Path) -> tuple[TrainConfig | None, TaskConfig | None]:
     run = find_run(folder)
     if run is None:
         return None, None
+    values = read_json(run / "config.json")
     try:
-        values = json.loads((run / "config.json").read_text())
         if "objective" in values:  # a policy's config.json has none
             return (config := from_dict(TrainConfig, values)), config.task
         if "label_noise" in values:

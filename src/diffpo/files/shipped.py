@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 
 from diffpo.config import LoraConfig, SftConfig, TrainConfig
 from diffpo.files.places import shipped_files
-from diffpo.files.recipe import KINDS, kind_of, load_config
+from diffpo.files.recipe import KINDS, kind_of, load_config, read_json
 
 C = TypeVar("C", SftConfig, TrainConfig)
 
@@ -93,10 +92,10 @@ def is_published(model: str) -> bool:
         hub = model.count("/") == 1 and not model.startswith((".", "/", "~", "runs/"))
         return hub and not folder.parent.is_dir()
     if adapter := _adapter(folder):
-        return is_published(json.loads(adapter.read_text()).get("base_model_name_or_path") or "")
+        return is_published(read_json(adapter).get("base_model_name_or_path") or "")
     for place in (folder / "policy", folder):
         if (place / "config.json").is_file():
-            return json.loads((place / "config.json").read_text()).get("model_type", "diffpo") != "diffpo"
+            return read_json(place / "config.json").get("model_type", "diffpo") != "diffpo"
     return False
 
 

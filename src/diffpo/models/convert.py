@@ -21,10 +21,11 @@ from torch import Tensor
 
 from diffpo.config import suggest
 from diffpo.files.folder import new_folder, write_folder
+from diffpo.files.recipe import read_json
 from diffpo.models.families import FAMILIES
 from diffpo.models.saving import save_shards
 from diffpo.models.tokenizer import load_tokenizer
-from diffpo.models.weights import DTYPES, Checkpoint, locate, read_json
+from diffpo.models.weights import DTYPES, Checkpoint, locate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

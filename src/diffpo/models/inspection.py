@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.files.places import find_policy
+from diffpo.files.recipe import read_json
 from diffpo.models.families import PUBLISHED
 from diffpo.models.lora import linear_names, short_names
 from diffpo.models.source import find_source
 from diffpo.models.tokenizer import load_tokenizer
-from diffpo.models.weights import locate, read_json, tensor_shapes
+from diffpo.models.weights import locate, tensor_shapes
 
 
 def inspect(name: str | Path, revision: str | None = None) -> dict[str, Any]:

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from diffpo.config import LoraConfig, suggest
+from diffpo.files.recipe import read_json
 from diffpo.functional.random import make_key
 from diffpo.models.families import Family
 from diffpo.models.quantization import is_packed
 from diffpo.models.saving import save_file
 from diffpo.models.transformer import Transformer
-from diffpo.models.weights import read_json, read_tensors
+from diffpo.models.weights import read_tensors
 
 PREFIX = "base_model.model."
 UNSUPPORTED = (

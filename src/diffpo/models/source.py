@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.files.places import find_policy
+from diffpo.files.recipe import read_json
 from diffpo.files.record import Base, Record
 from diffpo.models.families import with_blocks
-from diffpo.models.weights import Checkpoint, locate, read_json
+from diffpo.models.weights import Checkpoint, locate
 
 COUNTED = (
     *("*.safetensors", "config.json", "adapter_config.json", "diffpo.json", "tokenizer*", "vocab*", "merges.txt"),

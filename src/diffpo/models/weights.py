@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from diffpo.files.recipe import read_json
 from diffpo.files.shipped import maker_of
 from diffpo.models.families import FAMILIES, Family, check_known, with_blocks
 from diffpo.models.transformer import Transformer
@@ -112,19 +112,6 @@ def _no_weights(folder: Path) -> list[Path]:
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
     found = f"only {', '.join(pickles)}, which diffpo does not read: save it as safetensors" if pickles else "none"
     raise ValueError(f"{folder}: model.safetensors is wanted, and there is {found}")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object from a JSON file; ValueError names the file."""
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: not an object")
-    return value
 
 
 def read_config(folder: Path) -> dict[str, Any]:

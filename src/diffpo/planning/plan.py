@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diffpo.config import SftConfig, TrainConfig
+from diffpo.files.recipe import read_json
 from diffpo.models.families import FAMILIES, PUBLISHED, Family, with_blocks
 from diffpo.models.tokenizer import CharTokenizer
 from diffpo.models.transformer import TransformerConfig
-from diffpo.models.weights import Checkpoint, locate, read_json, tensor_shapes
+from diffpo.models.weights import Checkpoint, locate, tensor_shapes
 from diffpo.planning import memory
 from diffpo.planning.steps import rl_step, sft_step
 from diffpo.planning.work import Cluster, Phase

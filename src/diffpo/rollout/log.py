@@ -77,7 +77,7 @@ def read_rollouts(path: Path) -> Iterator[dict[str, Any]]:
             return
         if not member.eof:
             return
-        yield from map(json.loads, text.decode().split("\n")[:-1])  # a text may hold other ends of lines
+        yield from map(json.loads, text.decode().split("\n")[:-1])  # a text may hold a line separator of Unicode's
         content = member.unused_data
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from diffpo.config import RolloutConfig
 from diffpo.files.folder import append
+from diffpo.files.places import digest_of
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
 from diffpo.models.quantization import is_packed
@@ -145,7 +146,7 @@ class _Work:
 def _code(spec: str) -> str:
     """A digest of the file of PATH.py:NAME, what the user's own rule or head is; "" of what ships."""
     path, own, _ = spec.partition(".py:")
-    return hashlib.blake2b(Path(f"{path}.py").read_bytes()).hexdigest() if own else ""
+    return digest_of(Path(f"{path}.py")) if own else ""
 
 
 def _read(line: str) -> dict[str, Any]:

@@ -71,7 +71,8 @@ class Body(BaseModel):
 
     @classmethod
     def _is_idle(cls, name: str, value: Any) -> bool:
-        return name in cls.ignored or (name in REFUSED and (value is None or value in HARMLESS.get(name, ())))
+        absent = value is None and name not in cls.model_fields
+        return absent or name in cls.ignored or (name in REFUSED and value in HARMLESS.get(name, ()))
 
 
 class StreamOptions(Body):
@@ -84,7 +85,9 @@ class StreamOptions(Body):
 class Asked(Body):
     """What chats and plain completions have in common."""
 
-    ignored: ClassVar[frozenset[str]] = frozenset(["user", "metadata", "store", "safety_identifier"])
+    ignored: ClassVar[frozenset[str]] = frozenset(
+        ["user", "metadata", "store", "safety_identifier", "service_tier", "prompt_cache_key", "parallel_tool_calls"]
+    )
 
     model: str | None = None
     """One of /v1/models; left out: the first."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 
 from diffpo.config import SftConfig, TaskConfig, TrainConfig
+from diffpo.files.recipe import read_json
 from diffpo.models.device import is_slow_in_half
 from diffpo.models.heads import open_network
 from diffpo.models.policy import Policy
 from diffpo.models.source import find_source
-from diffpo.models.weights import locate, read_json
+from diffpo.models.weights import locate
 from diffpo.objective import open_objective
 from diffpo.processes.world import World
 from diffpo.rollout.rules import load_rule

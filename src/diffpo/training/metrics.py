@@ -11,7 +11,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from diffpo.config import TASK_KNOBS, TrainConfig
-from diffpo.files.folder import append, write_text
+from diffpo.files.folder import append, whole_lines, write_text
 from diffpo.types import RolloutGroup
 
 Metrics = dict[str, float]
@@ -220,7 +220,7 @@ class MetricsLog:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] < step]
+        kept = [line for line in whole_lines(path) if json.loads(line)["step"] < step]
         write_text(path, "".join(line + "\n" for line in kept))
 
     def write(self, step: int, metrics: Metrics) -> None:
@@ -230,11 +230,4 @@ class MetricsLog:
 
 def read_metrics(path: Path) -> list[Metrics]:
     """The steps of a metrics.jsonl."""
-    return [json.loads(line) for line in _complete_lines(path)]
-
-
-def _complete_lines(path: Path) -> list[str]:
-    """Lines that a kill did not cut short."""
-    if not path.is_file():
-        return []
-    return path.read_text().split("\n")[:-1]
+    return [json.loads(line) for line in whole_lines(path)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,16 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "leave out the study" in fail(capsys, str(write_study(tmp_path)), "--picture", "a.svg", "paper_table")
     assert "--picture a.svg: name summaries of studies after the file" in fail(capsys, "--picture", "a.svg")
     assert "nothing: no summary of a study" in fail(capsys, "--picture", "a.svg", "nothing")
+
+
+def test_sigterm_is_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which ends the cells as well (test_run.py): they would go on alone, and hold their folders."""
+    path = write_study(tmp_path)
+    monkeypatch.setattr("diffpo.lab.study.run.run_study", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match="130"):
+        main(["study", str(path), "--output", str(tmp_path / "runs")])
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_where_summaries_go(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from lab.study.studies import TINY, write_study
 
-from diffpo.config import parse_sampler
+from diffpo.config import SftConfig, parse_sampler
+from diffpo.files.recipe import from_dict
 from diffpo.lab.study.plan import BASE, find_study, flat, load_study, nest
 from diffpo.lab.study.tables import header
 
@@ -162,6 +163,9 @@ def test_decoding_can_be_the_same_in_every_arm(tmp_path: Path) -> None:
         ('recipe = "sudoku_tiny"', 'recipe = "sudoku_tinny"', "sudoku_tinny: no such recipe"),
         ('recipe = "sudoku_tiny"', "", "recipe is missing"),
         ("seeds = [0, 1]", "seeds = ", "Invalid value"),
+        ("seeds = [100, 101]", "seeds = []", "tune.seeds: name at least one"),
+        ("[sft]", 'leave_out = ["one"]\n[sft]', "leave_out does nothing without extends"),
+        ("num_points = 2", "num_points = 2\nrollout.temperature = 0.5", "measure.rollout.temperature does nothing"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_file(tmp_path: Path, old: str, new: str, error: str) -> None:
@@ -215,3 +219,10 @@ def test_every_study_loads_and_has_the_power_it_needs(path: Path) -> None:
     budgets = {len(study.tune_cells(arm)) for arm in study.arms if arm.tune}
     assert len(budgets) <= 1, "arms are tuned with different budgets"
     assert BASE not in [arm.name for arm in study.arms]
+
+
+def test_pre_training_starts_from_the_model_of_its_recipe(tmp_path: Path) -> None:
+    (tmp_path / "more.toml").write_text('model = "runs/sft"\ntask.name = "tiny_sudoku"\n')
+    text = TINY.replace("sudoku_tiny_pretrain", "more.toml").replace("shape = {", "# shape = {")
+    (cell, *_) = load_study(write_study(tmp_path, text)).base_cells()
+    assert from_dict(SftConfig, cell.settings()["sft"]).model == "runs/sft"

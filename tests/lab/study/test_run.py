@@ -127,6 +127,28 @@ def test_cells_of_other_settings_are_refused(study: Study, folder: Path, tmp_pat
     Runner(study, folder, jobs=1).check(study.cells(study.arms[0], {}))
 
 
+def test_cells_of_another_start_are_refused(folder: Path, tmp_path: Path) -> None:
+    text = f"title{TINY.partition('title')[2]}".replace('pretrain = "sudoku_tiny_pretrain"', "")
+    text = text[: text.index("[sft]")] + text[text.index("[train]") :]
+
+    def runner(model: str) -> tuple[Runner, Study]:
+        study = load_study(write_study(tmp_path, text.replace("[train]\n", f"[train]\nmodel = {model!r}\n")))
+        return Runner(study, folder, jobs=1), study
+
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start/weights").write_text("old")
+    run_all(*runner(str(tmp_path / "start")))
+    assert len(started(folder)) == 3
+    run_all(*runner(str(tmp_path / "start")))
+    again, study = runner(str(tmp_path / "start"))
+    again.check(study.cells(study.arms[0], {}))
+    (tmp_path / "start/weights").write_text("trained anew")
+    for model in (str(tmp_path / "start"), "GSAI-ML/LLaDA-8B-Instruct"):
+        other, study = runner(model)
+        with pytest.raises(ValueError, match=r"made with other settings \(inputs.train.model\)"):
+            other.check(study.cells(study.arms[0], {}))
+
+
 def test_a_setting_that_is_new_since_then_is_at_its_default(study: Study, folder: Path) -> None:
     run_all(Runner(study, folder, jobs=2), study)
     path = folder / "one/seed_0/cell.json"

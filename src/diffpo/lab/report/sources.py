@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from diffpo.config import TrainConfig, suggest
 from diffpo.evaluation.evaluate import Evaluation
 from diffpo.evaluation.figures import training_figure
-from diffpo.files.places import shipped_files
+from diffpo.files.folder import whole_lines
+from diffpo.files.places import named, shipped_files
 from diffpo.files.recipe import find_training
 from diffpo.lab.analysis.sections import Section, Series, surrogate_name
 from diffpo.lab.report.figures import cost_figure, differences_figure, study_frontier_figure, study_thresholds_figure
@@ -180,7 +181,7 @@ def read_sources(paths: Sequence[str]) -> Sources:
     runs: list[Run] = []
     evaluations: dict[str, Measured] = {}
     for entry in paths:
-        name, _, place = entry.rpartition("=")
+        name, place = named(entry)
         path = Path(place)
         if study := _study(path):
             studies.append(study)
@@ -287,8 +288,7 @@ def _analysis(file: Path) -> Analysis:
 
 def _measured(folder: Path) -> Measured:
     gammas: dict[str, list[float]] = {}
-    log = folder / "completions.jsonl"
-    for line in log.read_text().split("\n")[:-1] if log.is_file() else ():
+    for line in whole_lines(folder / "completions.jsonl"):
         answer = json.loads(line)
         if answer.get("sampler") == "learned" and answer["gamma"] is not None:
             gammas.setdefault(answer["level"], []).append(answer["gamma"])

@@ -44,6 +44,9 @@ class MeasureConfig:
         _check(all(g >= 0 for g in self.gammas), f"measure.gammas must be >= 0, got {self.gammas}")
         _check(all(n >= 1 for n in self.at_nfe), f"measure.at_nfe must be >= 1, got {self.at_nfe}")
         from_dict(RolloutConfig, self.rollout, "measure.rollout.")
+        for name in ("sampler", "temperature", "merge_adapters"):
+            why = "does nothing: measure.samplers and gammas are measured, greedily, without merged copies"
+            _check(name not in self.rollout, f"measure.rollout.{name} {why}")
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,11 @@ class TuneConfig:
     """Setting to the list of its values, as "optim.learning_rate" = [1e-4, 3e-4]. None named: nothing is tuned."""
     seeds: tuple[int, ...] = (100, 101)  # seeds of the tuning runs
     num_prompts: int = 256  # distinct test prompts that follow the study's own
-    metric: str = "accuracy/top_k:2"  # what is to be best, by its name in the summary
+    metric: str = "accuracy/top_k:2"  # what is to be largest, by its name in the summary
+
+    def __post_init__(self) -> None:
+        _check(bool(self.seeds), "tune.seeds: name at least one")
+        _check(self.num_prompts >= 1, f"tune.num_prompts must be >= 1, got {self.num_prompts}")
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,8 @@ class Cell:
         plain = json.loads(json.dumps(asdict(self)))
         for name in ("sft", "train"):
             if plain[name]:
-                plain[name] = nest({key: value for key, value in flat(plain[name]).items() if key not in FREE})
+                free = FREE if name == "train" else FREE[1:]  # what pre-training starts from is its recipe's
+                plain[name] = nest({key: value for key, value in flat(plain[name]).items() if key not in free})
         return plain
 
 
@@ -295,6 +303,7 @@ def _check_study(config: StudyConfig) -> None:
     common = sorted({*seeds} & {*config.tune.seeds})
     _check(not common, f"tune.seeds must not be seeds of the study: {common} are both")
     _check(bool(config.recipe), "recipe is missing: name the recipe of training")
+    _check(bool(config.extends) or not config.leave_out, "leave_out does nothing without extends")
     _check_free(config.sft)
     _check_free({key: value for key, value in config.train.items() if key != "model"})
     _check(bool(names), "no [[arms]]: name at least one")

@@ -12,15 +12,17 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from diffpo.config import RolloutConfig, SftConfig, TaskConfig, TrainConfig
-from diffpo.files.folder import owned
-from diffpo.files.recipe import from_dict
+from diffpo.files.folder import owned, write_text
+from diffpo.files.recipe import from_dict, read_json
 from diffpo.lab.study.origin import num_cores
 from diffpo.lab.study.plan import Cell, Study
 from diffpo.lab.study.summary import Trials, figures, summarize
+from diffpo.training.resume import digests
 from diffpo.view.progress import Progress
 
 COMMAND = (sys.executable, "-m", "diffpo.lab.study.cell")
@@ -74,12 +76,23 @@ class Runner:
         self.started: set[str] = set()
         """Cells that this runner ran, rather than found done."""
 
+    @cached_property
+    def inputs(self) -> dict[str, list[str]]:
+        """What results depend on beside settings: digests of the files that these name, the start where it is given."""
+        study = self.study
+        found = {f"train.{name}": [*files.values()] for name, files in digests(study.train).items()}
+        if study.sft is None:
+            return {"train.model": [study.train.model]} | found
+        found.pop("train.model", None)  # the study makes the start itself
+        return found | {f"sft.{name}": [*files.values()] for name, files in digests(study.sft).items()}
+
     def check(self, cells: Sequence[Cell]) -> None:
         """ValueError if a folder holds a cell of other settings."""
         for cell in cells:
             path = self.folder / cell.name / "cell.json"
             if path.is_file():
-                before, now = completed(json.loads(path.read_text())), completed(cell.settings())
+                before, now = completed(read_json(path)), completed(cell.settings())
+                now |= {"inputs": self.inputs} if "inputs" in before else {}  # cells of earlier versions have none
                 changed = differences({name: before.get(name) for name in now}, now)
                 if changed:
                     raise ValueError(
@@ -116,8 +129,8 @@ class Runner:
         model = str(self.folder / cell.start / "run") if cell.start else ""
         if not self.study.sft:
             model = self.study.train.model
-        settings = cell.settings() | {"model": model, "device": self.device}
-        (folder / "cell.json").write_text(json.dumps(settings, indent=2) + "\n")
+        settings = cell.settings() | {"model": model, "device": self.device, "inputs": self.inputs}
+        write_text(folder / "cell.json", json.dumps(settings, indent=2) + "\n")
         with (folder / "log.txt").open("w") as log:
             process = subprocess.Popen(
                 [*COMMAND, str(folder)],
@@ -147,8 +160,8 @@ class Runner:
         means = []
         for values, cells in tuning:
             found = [figures(self.folder / cell.name, cell, self.study) for cell in cells]
-            if metric not in found[0]:
-                raise ValueError(f"tune.metric {metric!r} is not measured: one of {', '.join(found[0])}")
+            if missing := next((figure for figure in found if metric not in figure), None):
+                raise ValueError(f"tune.metric {metric!r} is not measured: one of {', '.join(missing)}")
             means.append((sum(figure[metric] for figure in found) / len(found), dict(values)))
         return max(means, key=lambda pair: pair[0])[1] if means else {}
 
