@@ -220,14 +220,14 @@ class Run:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Save before a ValueError ends the run, where a step has not begun: bad data or a bad reward costs no steps.
+        """Save before a ValueError ends the run, between steps or updates: bad data or a bad reward costs no steps.
 
         Of several ranks only one may have it, and they save together: there the last checkpoint has to do.
         """
         try:
             yield
         except ValueError:
-            if self.world.num_ranks == 1 and self.state.step:
+            if self.world.num_ranks == 1 and (self.state.step or self.state.experience):
                 with suppress(
                     ValueError
                 ):  # rollouts of later steps may meet the same: then the last checkpoint has to do
