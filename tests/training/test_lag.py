@@ -152,6 +152,20 @@ def test_a_reward_that_fails_ahead_leaves_a_run_that_goes_on(
     assert_same_run(config.output, straight.output)
 
 
+def test_trackers_are_told_of_steps_in_their_order(config: TrainConfig, tmp_path: Path) -> None:
+    """Rollouts that a checkpoint awaits are those of later steps; W&B drops what is logged behind the newest."""
+    own = tmp_path / "tracker.py"
+    own.write_text(
+        "from diffpo import Tracker\n\n\nclass Steps(Tracker):\n"
+        "    def __init__(self, folder, config, step):\n        self.path = folder / 'steps.txt'\n\n"
+        "    def log(self, step, values):\n"
+        "        with self.path.open('a') as file:\n            file.write(f'{step}\\n')\n"
+    )
+    train(replace(config, show_rollouts=1, log_with=(f"{own}:Steps",)), quiet=True)
+    told = [int(line) for line in (Path(config.output) / "steps.txt").read_text().split()]
+    assert told == sorted(told) and set(told) == {0, 1, 2, 3}
+
+
 def test_scoring_that_fails_leaves_a_run_that_goes_on(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

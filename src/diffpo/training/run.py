@@ -268,7 +268,7 @@ class Run:
             self.rollouts.write(step, groups)
         if config.show_rollouts and step % config.show_rollouts == 0:
             shown = extremes(groups)
-            self.trackers.log(step, shown)
+            self.trackers.log(self.state.step, shown)  # which may be before it: W&B takes no step behind its newest
             for name, text in shown.items():
                 self.progress.note(f"step {step}, {name.removeprefix('rollouts/')}: {text}")
 
