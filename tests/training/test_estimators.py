@@ -241,6 +241,35 @@ def test_two_ranks_make_one_gradient(policy: Policy, name: str) -> None:
             assert sum(half[measure] for half, _ in halves) == pytest.approx(metrics[measure], rel=1e-4)
 
 
+@dataclass(frozen=True)
+class Idle(World):
+    """A rank that no row fell to, beside one whose rows are torn apart."""
+
+    def share(self, count: int) -> range:
+        return range(0)
+
+    def any(self, flag: bool) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_rank_without_rows_adds_nothing(policy: Policy, name: str) -> None:
+    config = replace(CONFIG, prompts_per_step=4, rollout=ROLLOUT, objective=replace(SPECS[name][0], beta=0.1))
+    experience, _ = moved(policy, config)
+    metrics = policy_backward(policy, experience, config, 1, Idle())
+    assert metrics["kl"] == 0 and not gradient_of(policy)
+
+
+def test_gdsd_holds_completions_of_no_advantage(policy: Policy) -> None:
+    """Delta / L is regressed onto 0, which has a gradient once other rows have moved the policy."""
+    config = replace(CONFIG, prompts_per_step=4, rollout=ROLLOUT, objective=SPECS["gdsd"][0])
+    experience, _ = moved(policy, config)
+    assert (experience.batch.advantages == 0).any() and len(experience.live) == len(experience.batch)
+    experience.batch.advantages.zero_()
+    policy_backward(policy, experience, config, 1, World())
+    assert any(gradient.any() for gradient in gradient_of(policy).values())
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_a_batch_in_hand_survives_a_checkpoint(policy: Policy, name: str) -> None:
     """Nothing that was drawn is in it but keys: it is drawn again."""

@@ -14,10 +14,12 @@ from diffpo.config import RolloutConfig, TrainConfig
 from diffpo.files.places import latest_checkpoint
 from diffpo.models.policy import Policy
 from diffpo.rollout.log import read_rollouts
-from diffpo.training import collect
+from diffpo.training import collect, loop
 from diffpo.training.collect import InProcess
 from diffpo.training.loop import train
 from diffpo.training.metrics import alarms, read_metrics
+from diffpo.training.state import TrainState
+from diffpo.training.update import prepare
 from diffpo.types import Prompt, RolloutGroup
 
 
@@ -148,6 +150,42 @@ def test_a_reward_that_fails_ahead_leaves_a_run_that_goes_on(
             train(replace(config, save_every=100), quiet=True)
     train(config, resume=True, quiet=True)
     assert_same_run(config.output, straight.output)
+
+
+def test_trackers_are_told_of_steps_in_their_order(config: TrainConfig, tmp_path: Path) -> None:
+    """Rollouts that a checkpoint awaits are those of later steps; W&B drops what is logged behind the newest."""
+    own = tmp_path / "tracker.py"
+    own.write_text(
+        "from diffpo import Tracker\n\n\nclass Steps(Tracker):\n"
+        "    def __init__(self, folder, config, step):\n        self.path = folder / 'steps.txt'\n\n"
+        "    def log(self, step, values):\n"
+        "        with self.path.open('a') as file:\n            file.write(f'{step}\\n')\n"
+    )
+    train(replace(config, show_rollouts=1, log_with=(f"{own}:Steps",)), quiet=True)
+    told = [int(line) for line in (Path(config.output) / "steps.txt").read_text().split()]
+    assert told == sorted(told) and set(told) == {0, 1, 2, 3}
+
+
+def test_scoring_that_fails_leaves_a_run_that_goes_on(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rollouts that it failed on are those of a policy that is gone."""
+    straight = replace(config, output=str(tmp_path / "straight"))
+    train(straight, quiet=True)
+
+    def failing(state: TrainState, *rest):  # type: ignore[no-untyped-def]
+        if state.step == 2:
+            raise ValueError("objective.surrogate s.py:S: no good")
+        return prepare(state, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "prepare", failing)
+        with pytest.raises(ValueError, match="no good"):
+            train(replace(config, save_every=100), quiet=True)
+    train(config, resume=True, quiet=True)
+    assert_same_run(config.output, straight.output)
+    logs = [list(read_rollouts(Path(run.output) / "rollouts.jsonl.gz")) for run in (config, straight)]
+    assert logs[0] == logs[1]
 
 
 @pytest.mark.parametrize("lag", [0, 2])

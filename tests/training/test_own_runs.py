@@ -120,11 +120,16 @@ def test_rewards_that_teach_nothing_are_named_at_the_first_step(
     assert "too easy" not in lines
 
 
-def test_a_reward_that_breaks_loses_nothing(model: str) -> None:
-    settings = replace(config(model, "late"), save_every=10)
+@pytest.mark.parametrize(
+    ("eval_every", "saved"), [(0, "step_000002"), (2, "step_000001_iteration_04")], ids=["rollouts", "evaluation"]
+)
+def test_a_reward_that_breaks_loses_nothing(model: str, eval_every: int, saved: str) -> None:
+    settings = replace(config(model, "late"), save_every=10, eval_every=eval_every)
     with pytest.raises(ValueError, match=r"reward 'late' on my\.jsonl, line \d returned inf for completion 0"):
         train(settings, quiet=True)
-    assert latest_checkpoint(Path("run/checkpoints"))[0] == Path("run/checkpoints/step_000002")
+    assert latest_checkpoint(Path("run/checkpoints"))[0] == Path("run/checkpoints") / saved
     Path("rewards.py").write_text(REWARDS.replace("inf", "1"))
     train(settings, resume=True, quiet=True)
-    assert len(read_metrics(Path("run/metrics.jsonl"))) == 4
+    metrics = read_metrics(Path("run/metrics.jsonl"))
+    assert [row["step"] for row in metrics] == [0, 1, 2, 3]
+    assert [row["step"] for row in metrics if "eval/accuracy" in row] == ([1, 3] if eval_every else [])

@@ -108,3 +108,13 @@ def test_a_tiny_model_may_have_blocks(tmp_path: Path) -> None:
     config = SftConfig(output=str(tmp_path), task=task, shape=shape, steps=2, batch_size=4, num_examples=8)
     policy = fine_tune(replace(config, load=LoadConfig(device="cpu")), quiet=True)
     assert load_policy(tmp_path).denoiser.config.block_length == policy.denoiser.config.block_length == 2
+
+
+def test_growing_blocks_do_not_shrink_in_a_longer_run(tmp_path: Path) -> None:
+    task = TaskConfig("tiny_arithmetic")
+    shape = ModelConfig(hidden_size=16, num_layers=1, num_heads=2, mlp_size=32)
+    shared = {"output": str(tmp_path), "task": task, "shape": shape, "batch_size": 4, "num_examples": 8}
+    config = SftConfig(**shared, steps=3, blocks=(1, 2, 4), load=LoadConfig(device="cpu"), optim=OptimConfig())
+    fine_tune(config, quiet=True)
+    with pytest.raises(ValueError, match="differs from this config in steps: a resumed run keeps its settings"):
+        fine_tune(replace(config, steps=6), resume=True, quiet=True)  # step 4 of 6 is one of blocks of 2

@@ -24,7 +24,7 @@ from diffpo.tasks import load_task
 from diffpo.training import collect as collecting
 from diffpo.training import loop
 from diffpo.training.loop import gather, train
-from diffpo.training.metrics import read_metrics
+from diffpo.training.metrics import read_metrics, summarize
 from diffpo.training.state import Experience, TrainState
 from diffpo.training.update import prepare, update
 from diffpo.types import Batch, RolloutGroup
@@ -178,3 +178,15 @@ def test_a_run_stopped_with_such_a_batch_in_hand_goes_on(
     assert newest is not None and newest.name == "step_000000_iteration_01"
     train(config, resume=True, quiet=True)
     assert [len(experience.batch) for experience in held] == [0, 0, 0]  # one update of the first step was made before
+
+
+def test_a_part_that_some_verdicts_lack_is_a_mean_of_the_others(start: str, config: TrainConfig) -> None:
+    task, policy = load_task(config.task), load_policy(start)
+    groups = collect(policy, task, task.prompts("train", 2), 2, RolloutConfig(sampler="top_k:4"), 0)
+    parts = iter([{}, {"form": 1.0}, {"form": 0.5, "rare": 2.0}, {}])
+    changed = [
+        replace(group, rollouts=[replace(r, verdict=replace(r.verdict, parts=next(parts))) for r in group.rollouts])
+        for group in groups
+    ]
+    metrics = summarize(changed, config)
+    assert metrics["rewards/form/mean"] == 0.75 and metrics["rewards/rare/mean"] == 2.0

@@ -27,6 +27,7 @@ from diffpo.processes.world import World
 from diffpo.tasks import load_task
 from diffpo.training.loop import gather
 from diffpo.training.metrics import ALARMS, alarms, mean_of
+from diffpo.training.sampler import sampler_backward
 from diffpo.training.state import TrainState, adamw, learning_rate_factor
 from diffpo.training.update import policy_backward, update
 
@@ -150,6 +151,24 @@ def test_the_heads_gradient_is_that_of_all_its_decisions(policy: Policy, level: 
     metrics = update(state, silent, World())
     assert metrics["sampler/kl"] == 0
     torch.testing.assert_close([head.weight.grad, head.bias.grad], list(wanted), rtol=1e-4, atol=1e-7)
+
+
+def test_a_heads_metrics_are_those_of_completions_that_have_a_gradient(policy: Policy) -> None:
+    settings = ThresholdConfig(delay_steps=0)
+    policy.add_head(settings)
+    config = replace(CONFIG, train="sampler", threshold=settings, rollout=RolloutConfig(), objective=ObjectiveConfig())
+    state = state_of(policy, config)
+    batch, found = state.experience.batch, []
+    with torch.no_grad():
+        policy.sampler_head.bias.add_(0.1)
+    advantages = batch.advantages.masked_fill(torch.arange(len(batch)) % 2 == 0, 0.0)
+    live = advantages.nonzero().squeeze(-1)
+    assert 0 < len(live) < len(batch)
+    alone = batch.take(live)
+    for some in (replace(batch, advantages=advantages), replace(alone, advantages=advantages[live])):
+        rows = some.advantages.nonzero().squeeze(-1)
+        found.append(sampler_backward(policy, replace(state.experience, batch=some, live=rows), settings))
+    assert found[0] == pytest.approx(found[1]) and found[0]["sampler/kl"] > 0
 
 
 @pytest.mark.parametrize("positions", [2**14, 20])

@@ -86,6 +86,11 @@ class Loss(ABC):
         return False
 
     @property
+    def pulls_back(self) -> bool:
+        """Whether a completion of advantage 0 has a gradient too, once the policy has moved."""
+        return False
+
+    @property
     def takes_importance(self) -> bool:
         """Whether importance weights may stand before its gain."""
         return True

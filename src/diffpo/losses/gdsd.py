@@ -4,7 +4,8 @@
     Delta = clamp(f - f_old, log(1 - eps), log(1 + eps)),    f = sum of the completion's log-probabilities
 
 There is no ratio. The clamp is inside the square: at Delta = 0 the gradient is 2 psi A / L grad f, REINFORCE's, and
-beyond it 0, a trust region of the summed log-likelihood. `objective.loss_type` = "grpo" gives the mean over rows.
+beyond it 0, a trust region of the summed log-likelihood: a completion of advantage 0 is held where it was.
+`objective.loss_type` = "grpo" gives the mean over rows.
 """
 
 from __future__ import annotations
@@ -55,6 +56,10 @@ class Gdsd(Loss):
 
     @property
     def needs_old(self) -> bool:
+        return True
+
+    @property
+    def pulls_back(self) -> bool:
         return True
 
     @property

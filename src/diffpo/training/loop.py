@@ -92,8 +92,9 @@ def train(
                 run.phase(f"update {state.iteration + 1}/{config.objective.num_iterations}")
                 run.count_skipped(update(state, config, world))
                 run.stop_if_asked()
+            with run.kept():
+                evaluation = evaluate_if_due(state, task, config, world)
             state.end_step()
-            evaluation = evaluate_if_due(state, task, config, world)
             metrics = experience.summary | mean_of(experience.updates) | evaluation
             run.log(step, metrics)
             if on_step:
@@ -134,22 +135,27 @@ def gather(
     collector = collector or InProcess(config, task, world)
     begin(state, task, config, collector)
     land(state, config, collector, on_groups, state.step)
-    rollouts = state.ahead.pop(state.step)
+    rollouts = state.ahead[state.step]
     assert rollouts
     summary = rollouts.summary | staleness(state, rollouts.batch, config, world)
     experience = prepare(state, rollouts.batch, config, world, summary)
     experience.summary |= count_forwards(state, experience, rollouts.forwards, config)
+    del state.ahead[state.step]  # not before: policies of the past could not make them again
     return experience
 
 
 def evaluate_if_due(state: TrainState, task: Task, config: TrainConfig, world: World) -> Metrics:
-    """eval/ metrics of the policy under the run's own sampler, when they are due; ranks share the prompts."""
-    if not config.eval_every or state.step % config.eval_every:
+    """eval/ metrics of the policy after the step under way, by the run's own sampler, when they are due.
+
+    Ranks share the prompts.
+    """
+    num_steps = state.step + 1
+    if not config.eval_every or num_steps % config.eval_every:
         return {}
     wanted = asked(task.prompts("test", config.eval.num_prompts), config.eval.num_samples)
     share, early_exit = world.share(len(wanted)), not config.eval.full_canvas
     rollout = replace(config.rollout.decoding, temperature=config.eval.temperature)
-    at = TrainerState(state.step, config.steps)
+    at = TrainerState(num_steps, config.steps)
     with gathered(world, state.policy.denoiser):
         answers = answer(state.policy, task, wanted[share.start : share.stop], rollout, 0, early_exit, at)
     points = points_of(rollout.sampler, world.gather(answers))

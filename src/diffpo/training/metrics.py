@@ -38,8 +38,8 @@ def summarize(groups: Sequence[RolloutGroup], config: TrainConfig) -> Metrics:
         "completions/mean_length": fmean(completion.length for completion in completions),
         "entropy": fmean(entropy for c in completions for entropy in c.entropies[: c.length].tolist()),
     }
-    for name in rollouts[0].verdict.parts:
-        parts = [rollout.verdict.parts[name] for rollout in rollouts]
+    for name in dict.fromkeys(name for rollout in rollouts for name in rollout.verdict.parts):
+        parts = [rollout.verdict.parts.get(name, math.nan) for rollout in rollouts]
         known = [part for part in parts if not math.isnan(part)]
         metrics[f"rewards/{name}/mean"] = fmean(known) if known else math.nan
     logged: dict[str, list[float]] = {}

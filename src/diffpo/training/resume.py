@@ -30,7 +30,10 @@ WHOLE = 2**26
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """What is computed, by dotted name: without what a resumed run may change, with a schedule's length in effect."""
+    """What is computed, by dotted name: without what a resumed run may change, with a schedule's length in effect.
+
+    That of blocks which grow is the number of steps.
+    """
     found = {
         name: value
         for name, value in flatten(dataclasses.asdict(config)).items()
@@ -39,6 +42,8 @@ def settings(config: Any) -> dict[str, Any]:
     found["schedule_steps"] = None
     if config.optim.lr_schedule != "constant":
         found["schedule_steps"] = config.schedule_steps or config.steps
+    if len(found.get("blocks", ())) > 1:
+        found["steps"] = config.steps
     return found
 
 

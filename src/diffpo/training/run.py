@@ -220,14 +220,14 @@ class Run:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Save before a ValueError ends the run, where a step has not begun: bad data or a bad reward costs no steps.
+        """Save before a ValueError ends the run, between steps or updates: bad data or a bad reward costs no steps.
 
         Of several ranks only one may have it, and they save together: there the last checkpoint has to do.
         """
         try:
             yield
         except ValueError:
-            if self.world.num_ranks == 1 and self.state.step:
+            if self.world.num_ranks == 1 and (self.state.step or self.state.experience):
                 with suppress(
                     ValueError
                 ):  # rollouts of later steps may meet the same: then the last checkpoint has to do
@@ -268,7 +268,7 @@ class Run:
             self.rollouts.write(step, groups)
         if config.show_rollouts and step % config.show_rollouts == 0:
             shown = extremes(groups)
-            self.trackers.log(step, shown)
+            self.trackers.log(self.state.step, shown)  # which may be before it: W&B takes no step behind its newest
             for name, text in shown.items():
                 self.progress.note(f"step {step}, {name.removeprefix('rollouts/')}: {text}")
 

@@ -24,17 +24,17 @@ def sampler_backward(policy: Policy, experience: Experience, settings: HeadConfi
     if isinstance(head, BernoulliHead):
         return _bernoulli_backward(head, experience.batch, experience.live, settings)
     assert head is not None
-    return _threshold_backward(head, experience.batch, settings)
+    return _threshold_backward(head, experience.batch, experience.live, settings)
 
 
-def _threshold_backward(head: ThresholdHead, batch: Batch, settings: HeadConfig) -> dict[str, float]:
+def _threshold_backward(head: ThresholdHead, batch: Batch, live: Tensor, settings: HeadConfig) -> dict[str, float]:
     """One ratio a completion: the sampler's action is all of its decisions, whose log-probabilities add up."""
     assert batch.features is not None and batch.actions is not None and batch.action_logprobs is not None
     made = head.logprob(batch.actions, head(batch.features))
     logprobs, old = (values.masked_fill(~batch.decided, 0.0).sum(-1) for values in (made, batch.action_logprobs))
     gain = sampler_objective(logprobs, old, batch.advantages, settings.epsilon, settings.max_log_ratio)
     (-gain.mean()).backward()
-    return _told((logprobs - old).detach(), batch.advantages, settings)
+    return _told((logprobs - old).detach()[live], batch.advantages[live], settings)
 
 
 def _bernoulli_backward(head: BernoulliHead, batch: Batch, live: Tensor, settings: HeadConfig) -> dict[str, float]:

@@ -68,8 +68,8 @@ def prepare(
     objective, head = Objective.of(config.objective), state.policy.sampler_head
     if head and state.optimizers.sampler and batch.features is not None:
         head.observe(batch.features[batch.decided])
-    # without a KL term a row of zero advantage has no gradient: it is left out, exactly
-    everyone = bool(config.objective.beta)
+    # with nothing to hold it a row of zero advantage has no gradient: it is left out, exactly
+    everyone = config.objective.beta > 0 or objective.loss.pulls_back
     live = torch.arange(len(batch), device=device) if everyone else batch.advantages.nonzero().squeeze(-1)
     rows = fold(torch.tensor(make_key(config.seed, "update", state.step), device=device), live)
     keys = fold(rows, torch.arange(config.objective.num_iterations, device=device)[:, None])
@@ -186,9 +186,9 @@ def policy_backward(
     if world.any(_torn(parts, share.lines.units(objective.loss.unit))):
         with torch.no_grad(), gathered(world, policy.denoiser):
             logprobs = sum((score(policy, part, temperature) for part in parts), torch.zeros_like(share.weights))
-        logprobs = logprobs.requires_grad_()
-        loss, totals = _loss(share, logprobs, objective)
-        (slopes,) = torch.autograd.grad(loss, logprobs)
+        if rows:  # where others have torn theirs, a rank may have none
+            loss, totals = _loss(share, logprobs.requires_grad_(), objective)
+            (slopes,) = torch.autograd.grad(loss, logprobs)
 
     def idle() -> Latents:
         first = latents_of(experience, iteration, range(1), objective, policy.mask_id)
