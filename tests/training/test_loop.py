@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from training.troubled import Troubled
 
 from diffpo.config import (
     BernoulliConfig,
@@ -149,6 +150,18 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(config: TrainConfig, monkey
         train(config, quiet=True)
     folders = list((Path(config.output) / "checkpoints").iterdir())
     assert len(folders) == 1 and find_damage(folders[0]) is None
+
+
+def test_a_verifier_that_raises_costs_no_step(short_run: TrainConfig, easy_task: TaskConfig) -> None:
+    config = replace(short_run, task=TaskConfig(), save_every=100)
+    task = Troubled(easy_task)
+    bad = task.prompts("train", 1, start=2 * config.prompts_per_step)[0].id  # of the third step
+    with pytest.raises(RuntimeError, match="the verifier raised KeyError"):
+        train(config, quiet=True, task=Troubled(easy_task, bad=bad))
+    saved, _ = latest_checkpoint(Path(config.output) / "checkpoints")
+    assert saved and saved.name == "step_000002"
+    train(config, resume=True, quiet=True, task=task)
+    assert [step["step"] for step in read_metrics(Path(config.output) / "metrics.jsonl")] == [0, 1, 2, 3]
 
 
 def test_resuming_without_any_checkpoint_starts_over(config: TrainConfig, tmp_path: Path) -> None:

@@ -116,6 +116,10 @@ def ids_of(completion: Completion) -> list[int]:
     return completion.tokens[: completion.length].tolist()
 
 
+class VerifierError(RuntimeError):
+    """What a task's verifier raised, with its row; whoever wrote it wants to see the traceback."""
+
+
 def _verify(task: Task, attempts: Attempts) -> Judged:
     """The verifier's verdicts; where it raises, the row is named."""
     verdicts = []
@@ -123,7 +127,7 @@ def _verify(task: Task, attempts: Attempts) -> Judged:
         try:
             verdicts.append(task.verify(attempts.prompt, text))
         except Exception as error:
-            raise RuntimeError(
+            raise VerifierError(
                 f"task {task.name!r}: the verifier raised {error!r} on prompt {attempts.prompt.id!r}, "
                 f"generation {generation}, completion {text[:200]!r}"
             ) from error

@@ -25,6 +25,7 @@ from diffpo.models.finite import bad_weight, not_finite
 from diffpo.models.policy import Policy
 from diffpo.planning.changes import advise
 from diffpo.processes.world import World
+from diffpo.rollout.judging import VerifierError
 from diffpo.rollout.log import RolloutLog, extremes
 from diffpo.training.banner import banner
 from diffpo.training.checkpoint import load_checkpoint, save_checkpoint
@@ -220,17 +221,15 @@ class Run:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Save before a ValueError ends the run, between steps or updates: bad data or a bad reward costs no steps.
+        """Save before bad data, a bad reward or a verifier that raises ends the run: they cost no steps.
 
         Of several ranks only one may have it, and they save together: there the last checkpoint has to do.
         """
         try:
             yield
-        except ValueError:
+        except (ValueError, VerifierError) as error:
             if self.world.num_ranks == 1 and (self.state.step or self.state.experience):
-                with suppress(
-                    ValueError
-                ):  # rollouts of later steps may meet the same: then the last checkpoint has to do
+                with suppress(type(error)):  # rollouts of later steps may meet it too: the last checkpoint has to do
                     self.save()
             raise
 
