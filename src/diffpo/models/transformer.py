@@ -63,7 +63,8 @@ class TransformerConfig:
         for names, kinds in ((sizes, int), (("rope_theta", "norm_eps"), int | float)):
             for name in names:
                 value = getattr(self, name)
-                if not isinstance(value, kinds) or value <= 0:
+                none = name == "num_layers" and value == 0  # a plan measures what lies around the blocks
+                if not isinstance(value, kinds) or (value <= 0 and not none):
                     raise ValueError(f"{name} must be a{' whole' if kinds is int else ''} number > 0, got {value!r}")
 
     @classmethod
