@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -112,9 +112,11 @@ print("heavy:", *({{"torch", "matplotlib", "accelerate"}} & set(sys.modules)))
 
 def test_help_answers_at_once() -> None:
     def seconds() -> float:
-        started = time.perf_counter()
+        """Of the processor: other work beside it makes the command wait, and says nothing of it."""
+        before = os.times()
         subprocess.run([sys.executable, "-m", "diffpo", "--help"], capture_output=True, check=True)
-        return time.perf_counter() - started
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
 
     assert min(seconds() for _ in range(3)) < 0.5
 
