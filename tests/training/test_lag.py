@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -132,9 +134,7 @@ def test_a_lagging_run_does_not_outgrow_its_policies(config: TrainConfig) -> Non
         train(replace(with_lag(config, 1), steps=3), resume=True, quiet=True)
 
 
-def test_a_reward_that_fails_ahead_leaves_a_run_that_goes_on(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reward_that_fails_ahead_leaves_a_run_that_goes_on(config: TrainConfig, tmp_path: Path) -> None:
     straight = replace(config, output=str(tmp_path / "straight"))
     train(straight, quiet=True)
     original = collect.roll_out
@@ -144,9 +144,16 @@ def test_a_reward_that_fails_ahead_leaves_a_run_that_goes_on(
             raise ValueError("reward 'r' on my.jsonl, line 7 raised KeyError")
         return original(policy, task, prompts, step, *rest)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(collect, "roll_out", failing)
-        with pytest.raises(ValueError, match="line 7"):
+    assert_goes_on_after(collect, "roll_out", failing, "line 7", config, straight)
+
+
+def assert_goes_on_after(
+    place: ModuleType, name: str, failing: Callable[..., Any], said: str, config: TrainConfig, straight: TrainConfig
+) -> None:
+    """A run that ends with the ValueError of `failing` in place of a function resumes to what `straight` came to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, name, failing)
+        with pytest.raises(ValueError, match=said):
             train(replace(config, save_every=100), quiet=True)
     train(config, resume=True, quiet=True)
     assert_same_run(config.output, straight.output)
@@ -166,9 +173,7 @@ def test_trackers_are_told_of_steps_in_their_order(config: TrainConfig, tmp_path
     assert told == sorted(told) and set(told) == {0, 1, 2, 3}
 
 
-def test_scoring_that_fails_leaves_a_run_that_goes_on(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scoring_that_fails_leaves_a_run_that_goes_on(config: TrainConfig, tmp_path: Path) -> None:
     """The rollouts that it failed on are those of a policy that is gone."""
     straight = replace(config, output=str(tmp_path / "straight"))
     train(straight, quiet=True)
@@ -178,12 +183,7 @@ def test_scoring_that_fails_leaves_a_run_that_goes_on(
             raise ValueError("objective.surrogate s.py:S: no good")
         return prepare(state, *rest)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "prepare", failing)
-        with pytest.raises(ValueError, match="no good"):
-            train(replace(config, save_every=100), quiet=True)
-    train(config, resume=True, quiet=True)
-    assert_same_run(config.output, straight.output)
+    assert_goes_on_after(loop, "prepare", failing, "no good", config, straight)
     logs = [list(read_rollouts(Path(run.output) / "rollouts.jsonl.gz")) for run in (config, straight)]
     assert logs[0] == logs[1]
 

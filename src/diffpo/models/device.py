@@ -49,7 +49,7 @@ class Flash(NamedTuple):
 
 @cache
 def flash() -> Flash:
-    """That of torch. Its module brings all of torch.compile, 2.4 s that a process without a card need not wait."""
+    """That of torch. Its module imports all of torch.compile, which takes as long as the rest of torch."""
     from torch.nn.attention.varlen import varlen_attn
 
     arguments = signature(varlen_attn).parameters
