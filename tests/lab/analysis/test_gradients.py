@@ -74,6 +74,15 @@ def test_the_direction_of_means_is_that_of_expectations_under_any_noise() -> Non
     assert math.isnan(direction_of_means(torch.zeros_like(exact), exact)[0])
 
 
+def test_the_direction_of_means_has_the_width_of_a_jackknife() -> None:
+    exact = 5 + torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(0))
+    found = exact.flip(2).square()
+    kept = [torch.tensor([other for other in range(6) if other != batch]) for batch in range(6)]
+    left_out = torch.tensor([direction_of_means(found[rows], exact[rows])[0] for rows in kept])
+    jackknife = ((left_out - left_out.mean()).square().sum() * 5 / 6).sqrt()
+    assert direction_of_means(found, exact)[1] == pytest.approx(2.571 * float(jackknife), rel=1e-3)
+
+
 def test_gradients_are_reinforces_where_the_likelihood_is_exact() -> None:
     subject = some_subject(surrogate="mean_field:0", speed_weight=0.0)
     own = subject.config.objective

@@ -14,7 +14,7 @@ cuts both tell, and in the mean over all rollouts, where bias alone does; <E g, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, stdev
 
@@ -115,14 +115,15 @@ def noise_with_intervals(found: Tensor) -> tuple[tuple[float, float], tuple[floa
     """`noise` of gradients [K, R, N], and half-widths of 95 % intervals: the jackknife over batches."""
     flat = found.flatten(0, 1)
     products = (flat @ flat.T).double().reshape(*found.shape[:2], *found.shape[:2])
-    total, by_draw = _jackknife(lambda kept: noise(products[kept][:, :, kept]), len(found))
+    others = [[index for index in range(len(found)) if index != batch] for batch in range(len(found))]
+    total, by_draw = _jackknife(torch.tensor([noise(products[kept][:, :, kept]) for kept in others])).tolist()
     return noise(products), (total, by_draw)
 
 
-def _jackknife(statistic: Callable[[list[int]], tuple[float, ...]], count: int) -> list[float]:
-    """Half-widths of 95 % intervals of what is computed from batches, by leaving one out at a time."""
-    left_out = [statistic([index for index in range(count) if index != batch]) for batch in range(count)]
-    return (student_quantile(count) * (count - 1) / math.sqrt(count) * torch.tensor(left_out).std(0)).tolist()
+def _jackknife(left_out: Tensor) -> Tensor:
+    """Half-widths [...] of 95 % intervals of what was computed without one of K batches at a time, [K, ...]."""
+    count = len(left_out)
+    return student_quantile(count) * (count - 1) / math.sqrt(count) * left_out.std(0)
 
 
 def directions(found: Tensor, exact: Tensor) -> tuple[float, float]:
@@ -141,14 +142,16 @@ def direction_of_means(found: Tensor, exact: Tensor) -> tuple[float, float]:
     """
     means = torch.stack([found.mean(1), exact.mean(1)])
     products = torch.einsum("akn,bln->abkl", means, means).double()
+    products.diagonal(dim1=2, dim2=3).zero_()
+    everything = products.sum((2, 3))
+    width = _jackknife(_cosine(everything[..., None] - products.sum(2) - products.sum(3)))
+    return float(_cosine(everything)), float(width)
 
-    def cosine(kept: list[int]) -> tuple[float]:
-        among = products[..., kept, :][..., kept]
-        (own, shared), (_, true) = (among.sum((2, 3)) - among.diagonal(dim1=2, dim2=3).sum(-1)).tolist()
-        return (shared / math.sqrt(own * true) if min(own, true) > 0 else math.nan,)
 
-    [width] = _jackknife(cosine, len(found))
-    return cosine(list(range(len(found))))[0], width
+def _cosine(products: Tensor) -> Tensor:
+    """From the inner products [2, 2, ...] of two vectors, [...]; nan where a square is not above 0."""
+    (own, shared), (_, true) = products
+    return shared / torch.where((own > 0) & (true > 0), own * true, math.nan).sqrt()
 
 
 def gradient_sections(subject: Subject) -> list[Section]:
