@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from diffpo.cli.training import FLAT, Recipe
 from diffpo.config import TrainConfig
+from diffpo.files.folder import file_to_write
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,13 +57,11 @@ class Bench:
         from diffpo.lab.bench.measure import gpu_facts
         from diffpo.lab.study.origin import origin
 
-        where, written = origin() | gpu_facts(), []
-        path = self._path(gpu_facts())
+        where, written, path = origin() | gpu_facts(), [], self._path(gpu_facts())
         for found, figures in measure:
             Console().print(found)
             written += [figure | where for figure in figures]
             if path:
-                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(written, indent=1) + "\n")
         if path:
             print(f"saved {path}")
@@ -70,9 +69,10 @@ class Bench:
             raise ValueError(f"parts that failed or were left out: {', '.join(failed)}")
 
     def _path(self, card: Mapping[str, str]) -> Path | None:
-        if self.suite == "gpu" and not self.json:
-            return Path("benchmarks/results") / f"gpu_{card['gpu'].replace(' ', '_')}.json"
-        return Path(self.json) if self.json else None
+        name = self.json
+        if self.suite == "gpu" and not name:
+            name = f"benchmarks/results/gpu_{card['gpu'].replace(' ', '_')}.json"
+        return file_to_write(name) if name else None
 
     def _check(self) -> None:
         if self.repeats < 1:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lab.study.studies import TINY, write_study
+from lab.study.studies import NO_PRETRAINING, TINY, write_study
 
 from diffpo.config import SftConfig, parse_sampler
 from diffpo.files.recipe import from_dict
@@ -47,6 +47,13 @@ def test_the_grid(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "accuracy/top_k:2", "reward/"])
+def test_a_metric_that_is_not_measured_is_named_before_anything_runs(metric: str, tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path, TINY.replace("accuracy/top_k:8", metric)))
+    with pytest.raises(ValueError, match=f"tune.metric '{metric}': '.*' is no sampler that is measured"):
+        study.tune_cells(study.arms[1])
+
+
 @pytest.mark.parametrize(
     ("metric", "samplers", "gammas"),
     [
@@ -80,8 +87,7 @@ def test_an_own_sampler_is_measured_and_tracked(tmp_path: Path) -> None:
 
 
 def test_a_study_without_pretraining_starts_from_the_model_of_its_recipe(tmp_path: Path) -> None:
-    text = TINY.replace('pretrain = "sudoku_tiny_pretrain"', "")
-    study = load_study(write_study(tmp_path, text.replace("tune = {", "# tune = {")))
+    study = load_study(write_study(tmp_path, NO_PRETRAINING.replace("tune = {", "# tune = {")))
     assert [cell.name for cell in study.base_cells()] == ["base/seed_0"]
     assert {cell.start for cell in study.cells(study.arms[0], {})} == {"base/seed_0"}
 
@@ -166,6 +172,7 @@ def test_decoding_can_be_the_same_in_every_arm(tmp_path: Path) -> None:
         ("seeds = [100, 101]", "seeds = []", "tune.seeds: name at least one"),
         ("[sft]", 'leave_out = ["one"]\n[sft]', "leave_out does nothing without extends"),
         ("num_points = 2", "num_points = 2\nrollout.temperature = 0.5", "measure.rollout.temperature does nothing"),
+        ('pretrain = "sudoku_tiny_pretrain"', "", "sft does nothing without pretrain"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_file(tmp_path: Path, old: str, new: str, error: str) -> None:

@@ -8,10 +8,12 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from diffpo.config import RolloutConfig, SftConfig, TaskConfig, TrainConfig, parse_sampler, suggest
+from diffpo.config.checks import bound, check
 from diffpo.files.places import shipped_files
 from diffpo.files.recipe import find_recipe, from_dict, load_config
 
@@ -39,14 +41,13 @@ class MeasureConfig:
     def __post_init__(self) -> None:
         for spec in (*self.samplers, *self.track):
             parse_sampler(spec, "measure.samplers")
-        for name in ("num_prompts", "num_points"):
-            _check(getattr(self, name) >= 1, f"measure.{name} must be >= 1, got {getattr(self, name)}")
-        _check(all(g >= 0 for g in self.gammas), f"measure.gammas must be >= 0, got {self.gammas}")
-        _check(all(n >= 1 for n in self.at_nfe), f"measure.at_nfe must be >= 1, got {self.at_nfe}")
+        bound(self, "measure.", "num_prompts num_points", ">=", 1)
+        check(all(0 <= g < inf for g in self.gammas), f"measure.gammas must be >= 0 and finite, got {self.gammas}")
+        check(all(n >= 1 for n in self.at_nfe), f"measure.at_nfe must be >= 1, got {self.at_nfe}")
         from_dict(RolloutConfig, self.rollout, "measure.rollout.")
         for name in ("sampler", "temperature", "merge_adapters"):
             why = "does nothing: measure.samplers and gammas are measured, greedily, without merged copies"
-            _check(name not in self.rollout, f"measure.rollout.{name} {why}")
+            check(name not in self.rollout, f"measure.rollout.{name} {why}")
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class TuneConfig:
     metric: str = "accuracy/top_k:2"  # what is to be largest, by its name in the summary
 
     def __post_init__(self) -> None:
-        _check(bool(self.seeds), "tune.seeds: name at least one")
-        _check(self.num_prompts >= 1, f"tune.num_prompts must be >= 1, got {self.num_prompts}")
+        check(bool(self.seeds), "tune.seeds: name at least one")
+        bound(self, "tune.", "num_prompts", ">=", 1)
 
 
 @dataclass(frozen=True)
@@ -177,9 +178,13 @@ class Study:
         return found
 
     def _only(self, config: TrainConfig, metric: str) -> tuple[str, ...]:
-        """The samplers that a metric needs: the run's own, and the one it names."""
-        named = metric.split("/")[1]
-        return tuple(dict.fromkeys((config.rollout.sampler, *(s for s in self.config.measure.samplers if s == named))))
+        """The samplers that a metric needs: the run's own, and the one it names. ValueError if that is not measured."""
+        own, (_, named, *_) = config.rollout.sampler, (*metric.split("/"), "")
+        known = dict.fromkeys(("own", own, *self.config.measure.samplers))
+        check(
+            named in known, f"tune.metric {metric!r}: {named!r} is no sampler that is measured{suggest(named, known)}"
+        )
+        return tuple(dict.fromkeys((own, *(s for s in self.config.measure.samplers if s == named))))
 
     def cells(self, arm: Arm, values: Mapping[str, Any]) -> list[Cell]:
         """The cells of an arm under the values that tuning chose, one a seed."""
@@ -255,11 +260,11 @@ def _read(path: Path) -> dict[str, Any]:
         return values
     beside = path.parent / f"{name}.toml"
     parent = tomllib.loads((beside if beside.is_file() else find_study(name)).read_text())
-    _check("extends" not in parent, f"extends {name!r}, which extends another itself: name that one")
+    check("extends" not in parent, f"extends {name!r}, which extends another itself: name that one")
     merged = nest(flat(parent) | flat(values))
     names, without = [arm.get("name") for arm in merged["arms"]], values.get("leave_out", ())
     for arm in without:
-        _check(arm in names, f"leave_out: no arm {arm!r}{suggest(arm, names)}")
+        check(arm in names, f"leave_out: no arm {arm!r}{suggest(arm, names)}")
     return merged | {"arms": [arm for arm in merged["arms"] if arm.get("name") not in without]}
 
 
@@ -275,7 +280,7 @@ def _arm(values: Mapping[str, Any], config: StudyConfig, train: TrainConfig) -> 
 
     try:
         for key, entry in tune.items():
-            _check(isinstance(entry, list) and bool(entry), f"tune: {key} takes a list of values, got {entry!r}")
+            check(isinstance(entry, list) and bool(entry), f"tune: {key} takes a list of values, got {entry!r}")
         arm = Arm(
             name=values["name"],
             label=values.get("label", values["name"]),
@@ -293,31 +298,32 @@ def _arm(values: Mapping[str, Any], config: StudyConfig, train: TrainConfig) -> 
 
 def _check_free(values: Mapping[str, Any]) -> None:
     for key in (*FREE, "seed"):
-        _check(key not in flat(values), f"{key} is the study's to set: leave it out")
+        check(key not in flat(values), f"{key} is the study's to set: leave it out")
 
 
 def _check_study(config: StudyConfig) -> None:
     seeds, names = list(config.seeds), [str(arm.get("name", "")) for arm in config.arms]
-    _check(len(seeds) >= 2, f"seeds must be two or more, or there is no interval: got {seeds}")
-    _check(len({*seeds}) == len(seeds), f"seeds must differ, got {seeds}")
+    check(len(seeds) >= 2, f"seeds must be two or more, or there is no interval: got {seeds}")
+    check(len({*seeds}) == len(seeds), f"seeds must differ, got {seeds}")
     common = sorted({*seeds} & {*config.tune.seeds})
-    _check(not common, f"tune.seeds must not be seeds of the study: {common} are both")
-    _check(bool(config.recipe), "recipe is missing: name the recipe of training")
-    _check(bool(config.extends) or not config.leave_out, "leave_out does nothing without extends")
+    check(not common, f"tune.seeds must not be seeds of the study: {common} are both")
+    check(bool(config.recipe), "recipe is missing: name the recipe of training")
+    check(bool(config.extends) or not config.leave_out, "leave_out does nothing without extends")
+    starts = bool(config.pretrain or config.extends)  # where another is extended, sft may be that one's
+    check(starts or not config.sft, "sft does nothing without pretrain: name a recipe of pre-training")
     _check_free(config.sft)
     _check_free({key: value for key, value in config.train.items() if key != "model"})
-    _check(bool(names), "no [[arms]]: name at least one")
+    check(bool(names), "no [[arms]]: name at least one")
     for name in names:
-        _check(bool(re.fullmatch(r"\w[\w.-]*", name)), f"arms: a name is letters, digits, _, - and dots, got {name!r}")
-        _check(name != BASE, f"arms: {BASE!r} is the start itself and always there; choose another name")
-        _check(names.count(name) == 1, f"arms: {name!r} is named twice")
-    _check(config.baseline in (BASE, *names), f"no arm {config.baseline!r}{suggest(config.baseline, [BASE, *names])}")
+        check(bool(re.fullmatch(r"\w[\w.-]*", name)), f"arms: a name is letters, digits, _, - and dots, got {name!r}")
+        check(name != BASE, f"arms: {BASE!r} is the start itself and always there; choose another name")
+        check(names.count(name) == 1, f"arms: {name!r} is named twice")
+    check(config.baseline in (BASE, *names), f"no arm {config.baseline!r}{suggest(config.baseline, [BASE, *names])}")
 
 
 def _check_steps(arm: Arm, num_points: int) -> None:
-    steps = arm.config.steps
-    mend = f"arm {arm.name!r}: steps must be a multiple of measure.num_points = {num_points}, got {steps}"
-    _check(steps % num_points == 0, mend)
+    said = f"steps must be a multiple of measure.num_points = {num_points}, got {arm.config.steps}"
+    check(arm.config.steps % num_points == 0, f"arm {arm.name!r}: {said}")
 
 
 def nest(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -328,7 +334,7 @@ def nest(values: Mapping[str, Any]) -> dict[str, Any]:
         table = tables
         for part in path:
             table = table.setdefault(part, {})
-            _check(isinstance(table, dict), f"{key}: {part} is given as a value and as a table")
+            check(isinstance(table, dict), f"{key}: {part} is given as a value and as a table")
         if isinstance(value, Mapping):
             table.setdefault(last, {}).update(nest(value))
         else:
@@ -342,8 +348,3 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return found
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
