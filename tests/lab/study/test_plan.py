@@ -23,6 +23,8 @@ def test_arms_differ_from_the_recipe_in_what_they_say(tmp_path: Path) -> None:
     one, two = study.arms
     assert study.train.steps == 2 and study.train.objective.num_iterations == 2  # the study's, the recipe's
     assert one.config == replace(study.train, objective=replace(study.train.objective, surrogate="mean_field:1"))
+    named = load_study(write_study(tmp_path, TINY.replace('name = "two"', "name = 2").replace('"2-MF"', "2"), "named"))
+    assert (named.arms[1].name, named.arms[1].label) == ("2", "2")
     assert (one.label, dict(one.changes), dict(one.tune)) == ("MF", {"objective.surrogate": "mean_field:1"}, {})
     assert two.config == study.train and dict(two.tune) == {"optim.learning_rate": (1e-4, 3e-4)}
 
@@ -124,11 +126,13 @@ def test_a_study_extends_another_setting_by_setting(tmp_path: Path) -> None:
     [
         ('extends = "tiny"', 'extends = "tinny"', "tinny: no such study"),
         ('leave_out = ["one"]', 'leave_out = ["oen"]', "leave_out: no arm 'oen'; did you mean 'one'?"),
+        ('extends = "tiny"', 'extends = "armless"', "leave_out: no arm 'one'"),
         ('extends = "tiny"', 'extends = "child"', "extends 'child', which extends another itself: name that one"),
     ],
 )
 def test_what_cannot_be_extended(tmp_path: Path, old: str, new: str, error: str) -> None:
     write_study(tmp_path)
+    write_study(tmp_path, 'recipe = "sudoku_tiny"', "armless")
     with pytest.raises(ValueError, match=re.escape(error)):
         load_study(write_study(tmp_path, CHILD.replace(old, new), "child"))
 
@@ -154,6 +158,9 @@ def test_decoding_can_be_the_same_in_every_arm(tmp_path: Path) -> None:
         ('name = "two"', 'name = "one"', "arms: 'one' is named twice"),
         ('name = "two"', 'name = "base"', "arms: 'base' is the start itself"),
         ('name = "two"', 'name = "a/b"', "arms: a name is letters, digits, _, - and dots, got 'a/b'"),
+        ("optim.learning_rate", "seed", "arm 'two': seed is the study's to set: leave it out"),
+        ('"optim.learning_rate" = [1e-4, 3e-4]', "steps = [2, 3]", "arm 'two': steps must be a multiple of"),
+        ('{ "optim.learning_rate" = [1e-4, 3e-4] }', "[1]", "arm 'two': tune takes settings, each with a list"),
         ('label = "2-MF"', "seed = 3", "arm 'two': seed is the study's to set: leave it out"),
         ('label = "2-MF"', 'load.device = "cuda"', "arm 'two': load.device is the study's to set: leave it out"),
         ('label = "2-MF"', 'output = "x"', "arm 'two': output is the study's to set: leave it out"),

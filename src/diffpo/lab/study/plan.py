@@ -43,6 +43,7 @@ class MeasureConfig:
             parse_sampler(spec, "measure.samplers")
         bound(self, "measure.", "num_prompts num_points", ">=", 1)
         check(all(0 <= g < inf for g in self.gammas), f"measure.gammas must be >= 0 and finite, got {self.gammas}")
+        check(bool(self.samplers or self.gammas), "measure.samplers and measure.gammas are both empty")
         check(all(n >= 1 for n in self.at_nfe), f"measure.at_nfe must be >= 1, got {self.at_nfe}")
         from_dict(RolloutConfig, self.rollout, "measure.rollout.")
         for name in ("sampler", "temperature", "merge_adapters"):
@@ -244,12 +245,9 @@ def load_study(path: str | Path) -> Study:
             sft = from_dict(SftConfig, nest(config.sft), "sft.", load_config(SftConfig, _recipe(path, config.pretrain)))
         train = load_config(TrainConfig, _recipe(path, config.recipe))
         train = from_dict(TrainConfig, nest(config.train), "train.", train)
-        study = Study(path.stem, path, config, sft, train, tuple(_arm(arm, config, train) for arm in config.arms))
-        for arm in study.arms:
-            _check_steps(arm, config.measure.num_points)
+        return Study(path.stem, path, config, sft, train, tuple(_arm(arm, config, train) for arm in config.arms))
     except (tomllib.TOMLDecodeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
-    return study
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -262,10 +260,11 @@ def _read(path: Path) -> dict[str, Any]:
     parent = tomllib.loads((beside if beside.is_file() else find_study(name)).read_text())
     check("extends" not in parent, f"extends {name!r}, which extends another itself: name that one")
     merged = nest(flat(parent) | flat(values))
-    names, without = [arm.get("name") for arm in merged["arms"]], values.get("leave_out", ())
-    for arm in without:
+    config = from_dict(StudyConfig, merged)
+    names = [str(arm.get("name")) for arm in config.arms]
+    for arm in config.leave_out:
         check(arm in names, f"leave_out: no arm {arm!r}{suggest(arm, names)}")
-    return merged | {"arms": [arm for arm in merged["arms"] if arm.get("name") not in without]}
+    return merged | {"arms": [arm for arm in config.arms if arm.get("name") not in config.leave_out]}
 
 
 def _recipe(path: Path, name: str) -> Path:
@@ -275,22 +274,27 @@ def _recipe(path: Path, name: str) -> Path:
 
 def _arm(values: Mapping[str, Any], config: StudyConfig, train: TrainConfig) -> Arm:
     own = {key: value for key, value in values.items() if key not in ("name", "label", "tune")}
-    tune = flat(values.get("tune", config.tune.values))
     from diffpo.objective import Objective  # which imports torch
 
     try:
+        tune = values.get("tune", config.tune.values)
+        check(isinstance(tune, Mapping), f"tune takes settings, each with a list of values, got {tune!r}")
+        tune = flat(tune)
         for key, entry in tune.items():
             check(isinstance(entry, list) and bool(entry), f"tune: {key} takes a list of values, got {entry!r}")
         arm = Arm(
-            name=values["name"],
-            label=values.get("label", values["name"]),
+            name=str(values["name"]),
+            label=str(values.get("label", values["name"])),
             changes=flat(own),
             config=from_dict(TrainConfig, nest(own), base=train),
             tune={key: tuple(entry) for key, entry in tune.items()},
         )
-        _check_free(own)
+        _check_free(own | tune)
+        points = config.measure.num_points
         for _, tuned in arm.tuned():  # every value must be one that its setting takes
             Objective.of(tuned.objective)
+            what = f"steps must be a multiple of measure.num_points = {points}, got {tuned.steps}"
+            check(tuned.steps % points == 0, what)
     except ValueError as error:
         raise ValueError(f"arm {values['name']!r}: {error}") from None
     return arm
@@ -319,11 +323,6 @@ def _check_study(config: StudyConfig) -> None:
         check(name != BASE, f"arms: {BASE!r} is the start itself and always there; choose another name")
         check(names.count(name) == 1, f"arms: {name!r} is named twice")
     check(config.baseline in (BASE, *names), f"no arm {config.baseline!r}{suggest(config.baseline, [BASE, *names])}")
-
-
-def _check_steps(arm: Arm, num_points: int) -> None:
-    said = f"steps must be a multiple of measure.num_points = {num_points}, got {arm.config.steps}"
-    check(arm.config.steps % num_points == 0, f"arm {arm.name!r}: {said}")
 
 
 def nest(values: Mapping[str, Any]) -> dict[str, Any]:
