@@ -291,7 +291,7 @@ def test_checkpoints_of_another_model(line: Fail, elsewhere: Path, model: str) -
 
 def test_a_model_of_another_task(line: Fail, model: str) -> None:
     said = line("eval", model, "--task.name", "tiny_countdown", "--eval.num-prompts", "2")
-    assert said.startswith("the model's alphabet lacks ") and "(it has '01234=')" in said
+    assert "-test-0: the model's alphabet lacks " in said and "(it has '01234=')" in said
 
 
 def test_an_output_that_is_taken(line: Fail, elsewhere: Path, model: str) -> None:
