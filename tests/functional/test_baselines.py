@@ -23,6 +23,7 @@ from diffpo.functional.objective import (
 from diffpo.losses.wd1 import wd1_advantages, weighted_likelihood
 from diffpo.surrogates.coupled import TIMES, coupled_masks
 from diffpo.surrogates.elbo import elbo_masks
+from diffpo.surrogates.gdpo import quadrature_masks
 
 T = torch.tensor
 
@@ -110,6 +111,28 @@ def test_the_mean_elbo_of_exact_conditionals_is_the_log_likelihood() -> None:
                 logprobs = denoiser(state)[range(length), list(canvas)].log().tolist()
                 bound += probability * sum(w * p for w, p in zip(factors, logprobs, strict=True) if w)
         assert math.isclose(bound, chain, rel_tol=1e-6)
+
+
+# --- masks at fixed times ---------------------------------------------------------------------------------------------
+
+
+def test_fixed_times_integrate_the_bound() -> None:
+    """N nodes are exact for polynomials of t up to degree 2N - 1."""
+    masks, weights = quadrature_masks(keys(20_000), 3, 4)
+    assert torch.equal(weights > 0, masks)
+    torch.testing.assert_close(weights.sum(1).mean(0), torch.ones(4), atol=0.05, rtol=0)  # a token counts once
+    times = masks.float().mean((0, 2)).double()
+    shares = (weights.amax((0, 2)) * times).double()
+    for degree in range(1, 6):
+        assert float((shares * times**degree).sum()) == pytest.approx(1 / (degree + 1), abs=0.01)
+    assert torch.equal(quadrature_masks(keys(9), 1, 4)[1].unique(), T([0.0, 2.0]))  # one time, 1/2
+
+
+def test_masks_at_fixed_times_depend_on_their_row_alone() -> None:
+    together, alone = quadrature_masks(keys(3), 3, 9), quadrature_masks(keys(3)[1:2], 3, 4)
+    assert all(torch.equal(ours[1, :, :4], theirs[0]) for ours, theirs in zip(together, alone, strict=True))
+    first, second, _ = together[0][0]
+    assert not torch.equal(first, second)
 
 
 # --- wd1 -------------------------------------------------------------------------------------------------------------

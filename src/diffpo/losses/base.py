@@ -53,10 +53,10 @@ class Lines:
         }
         return named[unit].expand(number, length)
 
-    def only(self, scored: Tensor) -> Lines:
-        """The same where J sees no other tokens than those `scored`."""
-        old, ref = (None if t is None else t * scored for t in (self.old, self.ref))
-        return replace(self, mask=self.mask & scored, old=old, ref=ref)
+    def only(self, some: Tensor) -> Lines:
+        """The same where J sees no other tokens than `some` [N, L]."""
+        old, ref = (None if t is None else t * some for t in (self.old, self.ref))
+        return replace(self, mask=self.mask & some, old=old, ref=ref)
 
 
 class Loss(ABC):
