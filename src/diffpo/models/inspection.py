@@ -29,7 +29,7 @@ def inspect(name: str | Path, revision: str | None = None) -> dict[str, Any]:
     source = find_source(name, revision, weights=False).in_blocks()
     checkpoint, record = source.checkpoint, source.record
     model = checkpoint.empty_denoiser()
-    files = [file for file in checkpoint.folder.glob("*.safetensors") if file.name.startswith("model")]
+    files = sorted(checkpoint.folder.glob("model*.safetensors"))
     own_ids, vocab_size = checkpoint.family.own_ids, model.config.vocab_size
     tokenizer = load_tokenizer(checkpoint.folder, checkpoint.config, vocab_size, own_ids)
     linears = linear_names(model, checkpoint.family)
@@ -50,7 +50,7 @@ def inspect(name: str | Path, revision: str | None = None) -> dict[str, Any]:
         "mask_id": tokenizer.mask_id,
         "eos_id": tokenizer.eos_id,
         "vocab_size": tokenizer.vocab_size,
-        "files": {file.name: file.stat().st_size for file in sorted(files)},
+        "files": {file.name: file.stat().st_size for file in files},
         "lora_targets": short_names(linears),
         "lora_parameters_per_rank": per_rank,
         "threshold": asdict(record.threshold) if record and record.threshold else None,
