@@ -70,15 +70,11 @@ def _is_adapter(folder: Path) -> bool:
 
 def _describe_adapter(folder: Path) -> dict[str, Any]:
     settings = read_json(folder / "adapter_config.json")
+    found = tensor_shapes(list(folder.glob("adapter_model.safetensors")))
     return {
         "adapter": str(folder),
         "adapter_rank": settings.get("r"),
         "adapter_alpha": settings.get("lora_alpha"),
         "adapter_targets": settings.get("target_modules"),
-        "adapter_parameters": _num_parameters(list(folder.glob("adapter_model.safetensors"))),
+        "adapter_parameters": sum(math.prod(shape) for *_, shape, _ in found) or None,  # the hub may have kept the file
     }
-
-
-def _num_parameters(files: list[Path]) -> int | None:
-    """None where the hub has kept the files."""
-    return sum(math.prod(shape) for _, _, shape, _ in tensor_shapes(files)) or None
