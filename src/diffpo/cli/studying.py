@@ -37,10 +37,7 @@ class Study:
     """FILE.svg (or .png), then summaries or names of studies: accuracy against rows spent, a panel a study."""
 
     def run(self) -> None:
-        for flag, chosen, write in (
-            ("tables", self.tables, self._write_tables),
-            ("picture", self.picture, self._draw),
-        ):
+        for flag, chosen, write in (("tables", self.tables, self._write_tables), ("picture", self.picture, self._draw)):
             if chosen and self.study:
                 raise ValueError(f"--{flag} takes what is in summaries and runs nothing: leave out the study")
             if chosen:

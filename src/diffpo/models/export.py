@@ -24,7 +24,7 @@ def export(name: str | Path, output: str | Path, merge: bool = False, base: str 
         policy.merge_adapters()
     if policy.base and not policy.adapter:
         config = policy.base.config
-        dtype = DTYPES.get(config.get("dtype") or config.get("torch_dtype"))
+        dtype = DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")))
         if dtype:  # weights trained in fp32 go home in the dtype of their base
             policy.denoiser.to(dtype)
 

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
-from types import TracebackType
 
 from diffpo.rollout.engine import Committed
 from diffpo.serving.answer import Transcript
@@ -47,9 +46,7 @@ class Exchange:
     def __enter__(self) -> Exchange:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._left:
             self.scheduler.cancel(self._rows)
 

@@ -124,11 +124,7 @@ class Run:
         if self.state.step > self.config.steps:
             raise ValueError(f"steps = {self.config.steps}, but the run has made {self.state.step}: ask for more")
         self.progress = Progress(
-            self.title,
-            self.config.steps,
-            self.quiet or not self.world.is_main,
-            self.state.step,
-            self.config.log_every,
+            self.title, self.config.steps, self.quiet or not self.world.is_main, self.state.step, self.config.log_every
         )
         self.world.on_main(self._open)
         self._watch_signals()

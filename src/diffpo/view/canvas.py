@@ -109,13 +109,7 @@ def _draw_order(axes: Axes, calls: Sequence[int], palette: ListedColormap, size:
 
 
 def _draw_cell(
-    axes: Axes,
-    corner: tuple[float, float],
-    width: float,
-    text: str,
-    colour: str,
-    size: float,
-    rim: bool,
+    axes: Axes, corner: tuple[float, float], width: float, text: str, colour: str, size: float, rim: bool
 ) -> None:
     """One canvas position, `width` wide and 1 high, with its text `size` points large."""
     (x, y), shape = corner, "round,pad=0,rounding_size=0.12"

@@ -15,12 +15,7 @@ from diffpo.view.drawing import COLOURS, FAINT, INK, Picture, new_figure, style_
 
 AXES = {"canvas": (64, 128, 256), "vocabulary": (4096, 8192, 16384), "batch": (8, 16, 32), "NFE": (8, 16, 32)}
 """Sizes along each axis; all else stays: 8 rows, a canvas of 64 behind 64 tokens, blocks of 32, 8 calls a block."""
-TITLES = {
-    "canvas": "tokens of the canvas",
-    "vocabulary": "vocabulary",
-    "batch": "rows",
-    "NFE": "denoiser calls a row",
-}
+TITLES = {"canvas": "tokens of the canvas", "vocabulary": "vocabulary", "batch": "rows", "NFE": "denoiser calls a row"}
 
 
 @dataclass(frozen=True)
