@@ -32,13 +32,13 @@ TAIL = 12
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
-def run_study(study: Study, folder: Path, jobs: int = 0, quiet: bool = False, device: str = "cpu") -> dict[str, Any]:
+def run_study(study: Study, folder: Path, jobs: int = 0, device: str = "cpu") -> dict[str, Any]:
     """Run what is missing below `folder`, with models on `device`, and return the summary.
 
     ValueError names cells that failed or differ, or who else is at work in the folder.
     """
     with owned(folder):
-        return _run_study(study, Runner(study, folder.resolve(), jobs or num_cores(), quiet, device))
+        return _run_study(study, Runner(study, folder.resolve(), jobs or num_cores(), device=device))
 
 
 def _run_study(study: Study, runner: Runner) -> dict[str, Any]:
