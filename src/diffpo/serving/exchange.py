@@ -82,7 +82,7 @@ class Exchange:
         metrics, seconds = self.scheduler.metrics, time.monotonic() - self._began
         if index in self._in_first_block and (answer.over or answer.settled >= answer.request.block_length):
             self._in_first_block.remove(index)
-            metrics.began(seconds)
+            metrics.first_block.observe(seconds)
         if answer.over:
             learned = answer.request.sampler.rule == "learned"
             metrics.ended(seconds, answer.finish_reason, answer.settled, answer.denoiser_calls, learned)
