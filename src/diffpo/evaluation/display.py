@@ -44,19 +44,15 @@ class LiveUnmasking:
         prompt: str,
         decode: Callable[[int], str],
         length: int,
-        delay: float = 0.3,
-        columns: int | None = None,
-        console: Console | None = None,
+        delay: float,
+        columns: int | None,
+        console: Console,
         transient: bool = False,
     ) -> None:
-        self.prompt, self.decode = prompt, decode
-        self.delay, self.columns = delay, columns
-        self.console = console or Console()
+        self.prompt, self.decode, self.delay, self.columns, self.console = prompt, decode, delay, columns, console
         self.tokens, self.committed_at = [0] * length, [0] * length
         """Of each position the token, and the call that committed it, 0 for a mask."""
-        self.live = (
-            Live(console=self.console, auto_refresh=False, transient=transient) if self.console.is_terminal else None
-        )
+        self.live = Live(console=console, auto_refresh=False, transient=transient) if console.is_terminal else None
 
     def __enter__(self) -> LiveUnmasking:
         if self.live:
