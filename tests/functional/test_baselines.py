@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from functional.test_latents import batch_of
 from functional.test_trajectories import MASK, VOCAB, exact_denoiser
 from helpers import canvases, chi_square_z, keys
 from hypothesis import given
@@ -20,7 +22,8 @@ from diffpo.functional.objective import (
     self_normalize,
     token_weights,
 )
-from diffpo.losses.wd1 import wd1_advantages, weighted_likelihood
+from diffpo.losses import Lines
+from diffpo.losses.wd1 import Wd1, wd1_advantages
 from diffpo.surrogates.coupled import TIMES, coupled_masks
 from diffpo.surrogates.elbo import elbo_masks
 from diffpo.surrogates.gdpo import quadrature_masks
@@ -162,11 +165,13 @@ def test_wd1_of_equal_rewards_is_zero_and_a_row_without_reward_is_left_out() -> 
     assert not some[1:].any()
 
 
-def test_weighted_likelihood_has_reinforces_gradient() -> None:
-    logprobs, advantages = doubles(3, 4).requires_grad_(), doubles(3, 4, seed=1)
-    (gradient,) = torch.autograd.grad(weighted_likelihood(logprobs, advantages).sum(), logprobs)
-    assert torch.equal(gradient, advantages)
-    assert torch.autograd.gradcheck(lambda x: weighted_likelihood(x, advantages), logprobs)
+def test_wd1s_gain_has_reinforces_gradient() -> None:
+    logprobs, advantages = doubles(3, 4).requires_grad_(), doubles(3, seed=1)
+    batch = replace(batch_of(["0", "1", "2"], [[1, 2, 3, 4]] * 3, [4] * 3), advantages=advantages)
+    gain = lambda x: Wd1().gain(x, Lines(batch, batch.loss_mask, None, None))[0]  # noqa: E731
+    (gradient,) = torch.autograd.grad(gain(logprobs).sum(), logprobs)
+    assert torch.equal(gradient, advantages[:, None].expand(3, 4))
+    assert torch.autograd.gradcheck(gain, logprobs)
 
 
 # --- levels of ratios and weights ----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 from grading.hostile import HOSTILE
 
 from diffpo.config import TaskConfig
-from diffpo.tasks import gym, load_task, stream
+from diffpo.tasks import gym, load_task, tiny_arithmetic
 from diffpo.tasks.base import Task
 
 
@@ -70,7 +70,7 @@ def test_items_do_not_depend_on_the_hash_seed() -> None:
 def test_without_reasoning_gym_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     gym.dataset_names.cache_clear()
-    stream.gym_items.cache_clear()
+    tiny_arithmetic._items.cache_clear()
     for name in ("reasoning_gym:gcd", "tiny_arithmetic"):
         with pytest.raises(ValueError, match=r"pip install 'diffpo\[reasoning-gym\]'"):
             load_task(name).prompts("train", 1)

@@ -23,7 +23,8 @@ class Wd1(Loss):
     """Imitate what is good, unlearn what is bad."""
 
     def gain(self, logprobs: Tensor, lines: Lines) -> tuple[Tensor, dict[str, Tensor]]:
-        return weighted_likelihood(logprobs, lines.advantages.expand_as(logprobs)), {}
+        """A log pi: its gradient is REINFORCE's, at every iteration and however far the policy has moved."""
+        return lines.advantages * logprobs, {}
 
     def advantages(self, rewards: Tensor, scale: bool) -> Tensor:
         return wd1_advantages(rewards, scale)
@@ -40,8 +41,3 @@ def wd1_advantages(rewards: Float[Tensor, "P G"], scale: bool = False) -> Float[
     bad = (-advantages).masked_fill(out, -torch.inf).softmax(-1)
     live = advantages.any(-1, keepdim=True) & ~out  # equal rewards: exactly 0, not a rounding error
     return torch.where(live, (~out).sum(-1, keepdim=True) * (good - bad), 0.0)
-
-
-def weighted_likelihood(logprobs: Float[Tensor, "*S"], advantages: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-    """A log pi: its gradient is REINFORCE's, at every iteration and however far the policy has moved."""
-    return advantages * logprobs

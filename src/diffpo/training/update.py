@@ -13,13 +13,7 @@ from torch import Tensor
 
 from diffpo.config import ObjectiveConfig, TrainConfig
 from diffpo.functional.latents import Latents
-from diffpo.functional.objective import (
-    effective_sample_size,
-    importance_weights,
-    kl_k3,
-    self_normalize,
-    token_weights,
-)
+from diffpo.functional.objective import effective_sample_size, importance_weights, kl_k3, self_normalize, token_weights
 from diffpo.functional.random import fold, make_key
 from diffpo.losses import Lines
 from diffpo.models.finite import not_finite
@@ -29,13 +23,7 @@ from diffpo.objective import Objective, lines_of
 from diffpo.processes.world import World
 from diffpo.training.sampler import sampler_backward
 from diffpo.training.sharding import gathered
-from diffpo.training.state import (
-    Experience,
-    TrainState,
-    learning_parameters,
-    learning_rate_factor,
-    optimizer_step,
-)
+from diffpo.training.state import Experience, TrainState, learning_parameters, learning_rate_factor, optimizer_step
 from diffpo.types import Batch
 
 T = TypeVar("T")

@@ -52,7 +52,6 @@ def random_requests(
     sampler: str,
     gen_length: int = 64,
     block_length: int = 32,
-    temperature: float = 1.0,
     group: int = 1,
     **settings,
 ) -> list[Request]:
@@ -62,7 +61,7 @@ def random_requests(
         tuple(torch.randint(policy.tokenizer.vocab_size - 2, (length,), generator=generator).tolist())
         for length in lengths
     ]
-    shared = {"block_length": block_length, "temperature": temperature, "early_exit": False} | settings
+    shared = {"block_length": block_length, "early_exit": False} | settings
     return [
         Request(prompt, 1000 * index + member, gen_length, sampler=Sampler.parse(sampler), **shared)
         for index, prompt in enumerate(prompts)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.config import RolloutConfig, SftConfig, TaskConfig, TrainConfig, parse_sampler, suggest
+from diffpo.config.checks import check
 from diffpo.files.places import shipped_files
-from diffpo.files.recipe import find_recipe, from_dict, load_config
+from diffpo.files.recipe import find_recipe, flatten, from_dict, load_config
 
 BASE = "base"
 """The arm that every study has: the policy that the others start from."""
@@ -40,13 +41,13 @@ class MeasureConfig:
         for spec in (*self.samplers, *self.track):
             parse_sampler(spec, "measure.samplers")
         for name in ("num_prompts", "num_points"):
-            _check(getattr(self, name) >= 1, f"measure.{name} must be >= 1, got {getattr(self, name)}")
-        _check(all(g >= 0 for g in self.gammas), f"measure.gammas must be >= 0, got {self.gammas}")
-        _check(all(n >= 1 for n in self.at_nfe), f"measure.at_nfe must be >= 1, got {self.at_nfe}")
+            check(getattr(self, name) >= 1, f"measure.{name} must be >= 1, got {getattr(self, name)}")
+        check(all(g >= 0 for g in self.gammas), f"measure.gammas must be >= 0, got {self.gammas}")
+        check(all(n >= 1 for n in self.at_nfe), f"measure.at_nfe must be >= 1, got {self.at_nfe}")
         from_dict(RolloutConfig, self.rollout, "measure.rollout.")
         for name in ("sampler", "temperature", "merge_adapters"):
             why = "does nothing: measure.samplers and gammas are measured, greedily, without merged copies"
-            _check(name not in self.rollout, f"measure.rollout.{name} {why}")
+            check(name not in self.rollout, f"measure.rollout.{name} {why}")
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class TuneConfig:
     metric: str = "accuracy/top_k:2"  # what is to be largest, by its name in the summary
 
     def __post_init__(self) -> None:
-        _check(bool(self.seeds), "tune.seeds: name at least one")
-        _check(self.num_prompts >= 1, f"tune.num_prompts must be >= 1, got {self.num_prompts}")
+        check(bool(self.seeds), "tune.seeds: name at least one")
+        check(self.num_prompts >= 1, f"tune.num_prompts must be >= 1, got {self.num_prompts}")
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Cell:
         for name in ("sft", "train"):
             if plain[name]:
                 free = FREE if name == "train" else FREE[1:]  # what pre-training starts from is its recipe's
-                plain[name] = nest({key: value for key, value in flat(plain[name]).items() if key not in free})
+                plain[name] = nest({key: value for key, value in flatten(plain[name]).items() if key not in free})
         return plain
 
 
@@ -255,11 +256,11 @@ def _read(path: Path) -> dict[str, Any]:
         return values
     beside = path.parent / f"{name}.toml"
     parent = tomllib.loads((beside if beside.is_file() else find_study(name)).read_text())
-    _check("extends" not in parent, f"extends {name!r}, which extends another itself: name that one")
-    merged = nest(flat(parent) | flat(values))
+    check("extends" not in parent, f"extends {name!r}, which extends another itself: name that one")
+    merged = nest(flatten(parent) | flatten(values))
     names, without = [arm.get("name") for arm in merged["arms"]], values.get("leave_out", ())
     for arm in without:
-        _check(arm in names, f"leave_out: no arm {arm!r}{suggest(arm, names)}")
+        check(arm in names, f"leave_out: no arm {arm!r}{suggest(arm, names)}")
     return merged | {"arms": [arm for arm in merged["arms"] if arm.get("name") not in without]}
 
 
@@ -270,16 +271,16 @@ def _recipe(path: Path, name: str) -> Path:
 
 def _arm(values: Mapping[str, Any], config: StudyConfig, train: TrainConfig) -> Arm:
     own = {key: value for key, value in values.items() if key not in ("name", "label", "tune")}
-    tune = flat(values.get("tune", config.tune.values))
+    tune = flatten(values.get("tune", config.tune.values))
     from diffpo.objective import Objective  # which imports torch
 
     try:
         for key, entry in tune.items():
-            _check(isinstance(entry, list) and bool(entry), f"tune: {key} takes a list of values, got {entry!r}")
+            check(isinstance(entry, list) and bool(entry), f"tune: {key} takes a list of values, got {entry!r}")
         arm = Arm(
             name=values["name"],
             label=values.get("label", values["name"]),
-            changes=flat(own),
+            changes=flatten(own),
             config=from_dict(TrainConfig, nest(own), base=train),
             tune={key: tuple(entry) for key, entry in tune.items()},
         )
@@ -293,57 +294,44 @@ def _arm(values: Mapping[str, Any], config: StudyConfig, train: TrainConfig) -> 
 
 def _check_free(values: Mapping[str, Any]) -> None:
     for key in (*FREE, "seed"):
-        _check(key not in flat(values), f"{key} is the study's to set: leave it out")
+        check(key not in flatten(values), f"{key} is the study's to set: leave it out")
 
 
 def _check_study(config: StudyConfig) -> None:
     seeds, names = list(config.seeds), [str(arm.get("name", "")) for arm in config.arms]
-    _check(len(seeds) >= 2, f"seeds must be two or more, or there is no interval: got {seeds}")
-    _check(len({*seeds}) == len(seeds), f"seeds must differ, got {seeds}")
+    check(len(seeds) >= 2, f"seeds must be two or more, or there is no interval: got {seeds}")
+    check(len({*seeds}) == len(seeds), f"seeds must differ, got {seeds}")
     common = sorted({*seeds} & {*config.tune.seeds})
-    _check(not common, f"tune.seeds must not be seeds of the study: {common} are both")
-    _check(bool(config.recipe), "recipe is missing: name the recipe of training")
-    _check(bool(config.extends) or not config.leave_out, "leave_out does nothing without extends")
+    check(not common, f"tune.seeds must not be seeds of the study: {common} are both")
+    check(bool(config.recipe), "recipe is missing: name the recipe of training")
+    check(bool(config.extends) or not config.leave_out, "leave_out does nothing without extends")
     _check_free(config.sft)
     _check_free({key: value for key, value in config.train.items() if key != "model"})
-    _check(bool(names), "no [[arms]]: name at least one")
+    check(bool(names), "no [[arms]]: name at least one")
     for name in names:
-        _check(bool(re.fullmatch(r"\w[\w.-]*", name)), f"arms: a name is letters, digits, _, - and dots, got {name!r}")
-        _check(name != BASE, f"arms: {BASE!r} is the start itself and always there; choose another name")
-        _check(names.count(name) == 1, f"arms: {name!r} is named twice")
-    _check(config.baseline in (BASE, *names), f"no arm {config.baseline!r}{suggest(config.baseline, [BASE, *names])}")
+        check(bool(re.fullmatch(r"\w[\w.-]*", name)), f"arms: a name is letters, digits, _, - and dots, got {name!r}")
+        check(name != BASE, f"arms: {BASE!r} is the start itself and always there; choose another name")
+        check(names.count(name) == 1, f"arms: {name!r} is named twice")
+    check(config.baseline in (BASE, *names), f"no arm {config.baseline!r}{suggest(config.baseline, [BASE, *names])}")
 
 
 def _check_steps(arm: Arm, num_points: int) -> None:
     steps = arm.config.steps
     mend = f"arm {arm.name!r}: steps must be a multiple of measure.num_points = {num_points}, got {steps}"
-    _check(steps % num_points == 0, mend)
+    check(steps % num_points == 0, mend)
 
 
 def nest(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables from keys with dots: {"optim.learning_rate": 1} is {"optim": {"learning_rate": 1}}."""
+    """The inverse of `flatten`: {"optim.learning_rate": 1} is {"optim": {"learning_rate": 1}}."""
     tables: dict[str, Any] = {}
     for key, value in values.items():
         *path, last = key.split(".")
         table = tables
         for part in path:
             table = table.setdefault(part, {})
-            _check(isinstance(table, dict), f"{key}: {part} is given as a value and as a table")
+            check(isinstance(table, dict), f"{key}: {part} is given as a value and as a table")
         if isinstance(value, Mapping):
             table.setdefault(last, {}).update(nest(value))
         else:
             table[last] = value
     return tables
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The inverse of `nest`: values by dotted name."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return found
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
