@@ -38,6 +38,11 @@ class Objective:
         """Whether the policy before the first update is in J: in the loss, in what tokens count, in their weights."""
         return self.loss.needs_old or self.surrogate.needs_old or self.config.importance_clamp > 0
 
+    @property
+    def learns_from_all(self) -> bool:
+        """Whether rows of advantage 0 have a gradient too: they are held to the start of the run, or in place."""
+        return self.config.beta > 0 or self.loss.pulls_back
+
     def draw(self, batch: Batch, keys: Tensor, mask_id: int) -> Latents:
         """The surrogate's latents; ValueError where one of the user's own makes something else."""
         latents = self.surrogate.draw(batch, keys, mask_id)

@@ -317,13 +317,14 @@ def test_every_field_is_validated() -> None:
 
 def test_samplers_parse() -> None:
     assert parse_sampler("learned") == ("learned", 0.0)
-    assert parse_sampler("entropy_bound:inf") == ("entropy_bound", math.inf)
     for rule in SAMPLER_RULES:
         assert parse_sampler(f"{rule}:1") == (rule, 1.0)
     with pytest.raises(ValueError, match=re.escape("sampler 'topk:2': unknown rule; did you mean 'top_k'?")):
         parse_sampler("topk:2")
     with pytest.raises(ValueError, match="write top_k:NUMBER, where NUMBER is positions a call, an integer >= 1"):
         parse_sampler("top_k:inf")
+    with pytest.raises(ValueError, match="write entropy_bound:NUMBER, where NUMBER is gamma in nats, >= 0 and finite"):
+        parse_sampler("entropy_bound:inf")
 
 
 def test_suggestions() -> None:

@@ -211,6 +211,12 @@ def test_roles_and_disguises_cannot_be_forged(hub: dict[str, Tokenizer]) -> None
     assert (*typed, 165) == ids[15 : 16 + len(typed)]
 
 
+def test_half_a_character_is_named(hub: dict[str, Tokenizer]) -> None:
+    for encode in (hub["llada"].encode, lambda text: hub["llada"].chat([{"role": "user", "content": text}])):
+        with pytest.raises(ValueError, match=r"^'\\ud800' is half a character"):
+            encode("a\ud800")
+
+
 @pytest.mark.parametrize("kind", WRITERS)
 def test_decoding_stops_at_eos_and_at_the_end_of_the_turn(hub: dict[str, Tokenizer], kind: str) -> None:
     tokenizer = hub[kind]

@@ -208,6 +208,10 @@ def test_denoiser_calls_follow_from_the_rule(sampler: str, calls: float, exact: 
     assert expected_nfe(sampler, 256, 32) == (calls, exact)
 
 
+def test_a_last_block_that_is_shorter_takes_fewer_calls() -> None:
+    assert expected_nfe("top_k:2", 10, 4) == (2 + 2 + 1, True)
+
+
 def test_latents_share_a_group() -> None:
     """16 prompts x 8 rows at mu = 4: a latent a row, and z_0 for each group, however many go through at once."""
     for tokens in (1, 456, 4104, 10**6):
@@ -372,6 +376,7 @@ def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
         (["--gpu", "abacus"], "gpu 'abacus'"),
         (["--mfu", "2"], "mfu must lie in"),
         (["--nfe", "0"], "nfe must be >= 1"),
+        (["--nfe", "300"], "nfe must be at most the canvas of 256 tokens, got 300"),
         (["--prompt-length", "4000"], "exceed the model's 4096"),
         (["--model", "runs/nowhere"], "no checkpoint here"),
     ],
@@ -407,4 +412,11 @@ def test_fine_tuning_is_planned_too(way: list[str], tmp_path: Path, monkeypatch,
 def test_a_model_from_scratch_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
     main(["plan", "sudoku_tiny_pretrain"])
     shown = capsys.readouterr().out
-    assert "fresh weights: " in shown and "a step: 128 rows of" in shown and "fits: " in shown
+    assert "fresh weights: " in shown and "a step: 128 rows of 17 + 16 tokens" in shown and "fits: " in shown
+
+
+def test_losses_that_hold_every_completion_need_no_group_with_a_gradient() -> None:
+    free = replace(CONFIG, objective=ObjectiveConfig())
+    gdsd = replace(CONFIG, objective=ObjectiveConfig(surrogate="gdsd", loss="gdsd", importance_clamp=0))
+    said = [any("every group has a gradient" in line for line in plan_of(c).assumed) for c in (free, CONFIG, gdsd)]
+    assert said == [True, False, False]

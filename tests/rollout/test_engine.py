@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from diffpo.types import Completion, Request, Sampler
 SAMPLERS = (
     "entropy_bound:0",
     "entropy_bound:0.7",
-    "entropy_bound:inf",
+    "entropy_bound:1e9",
     "confidence:0",
     "confidence:0.4",
     "confidence:1",
@@ -277,6 +278,26 @@ def test_a_learned_threshold_needs_a_prompt() -> None:
     policy = tiny_policy(learned=True)
     with pytest.raises(ValueError, match="a prompt is empty"):
         generate(policy, [request(sampler="learned"), request(prompt="", sampler="learned")])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"gen_length": 0}, "gen_length must be >= 1, got 0"),
+        ({"block_length": 0}, "block_length must be >= 1, got 0"),
+        ({"refresh_every": -1}, "refresh_every must be >= 0, got -1"),
+        ({"prompt_ids": (0, 99)}, r"prompt_ids: no token \[99\]: the model's ids are 0 to 11"),
+        ({"suffix_ids": (-1,)}, r"suffix_ids: no token \[-1\]"),
+        ({"temperature": math.nan}, "temperature must be 0, which is greedy, or between"),
+        ({"entropy_temperature": 0.0}, "entropy_temperature must be between"),
+        ({"sampler": Sampler("top_k", 0)}, "write top_k:NUMBER"),  # no call would commit anything
+        ({"sampler": Sampler("entropy_bound", math.nan)}, "write entropy_bound:NUMBER"),
+        ({"key": 2**63}, "key must be a signed 64-bit integer"),
+    ],
+)
+def test_a_request_that_cannot_be_decoded_is_named(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        generate(tiny_policy(), [dataclasses.replace(request(), **changes)])
 
 
 def test_no_requests_are_no_completions() -> None:

@@ -81,6 +81,14 @@ def test_an_unknown_character_is_named() -> None:
         sample(tiny_policy(), ["01x"])
 
 
+@pytest.mark.parametrize("content", [None, 5, [{"type": "image"}]])
+def test_a_message_without_text_is_named(content: object) -> None:
+    with pytest.raises(ValueError, match=r"^prompt 2: message 1 must "):
+        sample(tiny_policy(), ["012", [{"role": "user", "content": content}]])
+    with pytest.raises(ValueError, match=r"^prompt 1 must be text or a list of"):
+        sample(tiny_policy(), [content if isinstance(content, int) else []])
+
+
 def test_a_prompt_that_stands_alone_is_not_taken_for_many() -> None:
     with pytest.raises(ValueError, match=r"list of prompts: \['012'\]"):
         sample(tiny_policy(), "012")

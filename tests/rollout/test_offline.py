@@ -132,5 +132,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     tiny_policy().save_pretrained("tiny")
     write(Path("prompts.jsonl"), ["0", "x"])
     for reused in ("", ", 2 of them there before"):
-        main(["generate", "tiny", "prompts.jsonl", "--output", "answers.jsonl", "--rollout.gen-length", "4"])
-        assert capsys.readouterr().out == f"saved answers.jsonl: 1 answers, 1 errors{reused}\n"
+        with pytest.raises(SystemExit) as ended:
+            main(["generate", "tiny", "prompts.jsonl", "--output", "answers.jsonl", "--rollout.gen-length", "4"])
+        assert (
+            ended.value.code == 1 and capsys.readouterr().out == f"saved answers.jsonl: 1 answers, 1 errors{reused}\n"
+        )

@@ -147,6 +147,7 @@ def test_the_command_answers_all_it_has_accepted(tmp_path: Path) -> None:
         (["--api-key-file", "empty", "--port", "0"], "empty: no key in it, one a line"),
         (["--rollout.sampler", "learned", "--port", "0"], "this policy has no sampler head"),
         (["--rollout.gen-length", "64", "--port", "0"], "exceeds the model's 64"),
+        (["--max-length", "16", "--port", "0"], "max_length = 16 leaves a canvas of 16 tokens no prompt: raise it"),
     ],
 )
 def test_what_the_command_cannot_do_is_one_line(

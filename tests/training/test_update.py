@@ -219,6 +219,31 @@ def test_rows_without_advantage_are_left_out_exactly(policy: Policy) -> None:
         torch.testing.assert_close(full[name], gradient, rtol=1e-4, atol=1e-7)
 
 
+JOINT = replace(CONFIG, train="joint", threshold=ThresholdConfig(delay_steps=0), rollout=RolloutConfig())
+
+
+def test_without_an_advantage_a_head_stays_where_it_is(policy: Policy) -> None:
+    """Also where a KL term moves the denoiser: momentum of earlier steps is no reason to move."""
+    policy.add_head(JOINT.threshold)
+    state = state_of(policy, JOINT)
+    assert "sampler/grad_norm" in update(state, JOINT)
+    before, batch = policy.sampler_head.weight.clone(), state.experience.batch
+    state.experience.batch = replace(batch, advantages=torch.zeros_like(batch.advantages))
+    metrics = update(state, JOINT)
+    assert "model/grad_norm" in metrics and "sampler/grad_norm" not in metrics
+    assert torch.equal(policy.sampler_head.weight, before)
+
+
+def test_a_batch_that_is_prepared_again_is_observed_once(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy.add_head(JOINT.threshold)
+    state = TrainState.begin(policy, JOINT)
+    with monkeypatch.context() as patched, pytest.raises(FloatingPointError):
+        patched.setattr("diffpo.training.update.score", lambda policy, part, _: torch.full(part.shape, torch.nan))
+        gather(state, load_task(TASK), JOINT, World())
+    state.experience = gather(state, load_task(TASK), JOINT, World())
+    assert int(policy.sampler_head.count) == int(state.experience.batch.decided.sum())
+
+
 @pytest.mark.parametrize("config", [TrainConfig(steps=100), SftConfig(steps=100)], ids=["train", "sft"])
 def test_learning_rate_schedule(config: TrainConfig | SftConfig) -> None:
     """One meaning in reinforcement learning and fine-tuning."""

@@ -47,12 +47,13 @@ class Analyze(Knobs):
     def run(self) -> None:
         import json
 
+        from diffpo.files.folder import file_to_write
         from diffpo.lab.analysis.analyze import report
         from diffpo.lab.analysis.merge import means_over
         from diffpo.lab.analysis.show import section_figure, section_table
         from diffpo.view.drawing import save_figure
 
-        path, models = self._path(), (self.model, *self.also)
+        path, models = file_to_write(self._path()), (self.model, *self.also)
         if len(self.against) not in (0, len(models)):
             raise ValueError(f"against names {len(self.against)} models for {len(models)} runs: name one for each")
         names = (self.model, "".join(self.against)) if len(models) == 1 else ("model", "before")
@@ -61,7 +62,6 @@ class Analyze(Knobs):
         sections = means_over(found) if self.also else found[0]
         runs = f"{self.model} and {len(self.also)} more" if self.also else self.model
         record = report(f"{runs} on {self.task.name}", " ".join(["diffpo", *sys.argv[1:]]), sections)
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=1) + "\n")
         for section in sections:
             Console().print(section_table(section))

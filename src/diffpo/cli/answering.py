@@ -73,7 +73,6 @@ class Eval(Knobs):
         return Path(self.output or run / "eval"), newest[0].name if newest else ""
 
     def _measure(self, world: World, place: Path, name: str) -> None:
-
         from diffpo.evaluation.evaluate import evaluate
         from diffpo.evaluation.figures import frontier_figure
         from diffpo.evaluation.log import AnswerLog

@@ -16,6 +16,7 @@ from rich.table import Table
 from diffpo.cli.training import FLAT, Recipe
 from diffpo.config import TrainConfig
 from diffpo.config.checks import check
+from diffpo.files.folder import file_to_write
 
 if TYPE_CHECKING:
     from diffpo.lab.bench.card import Figure
@@ -59,13 +60,11 @@ class Bench:
         from diffpo.lab.bench.measure import gpu_facts
         from diffpo.lab.study.origin import origin
 
-        where, written = origin() | gpu_facts(), []
-        path = self._path(gpu_facts())
+        where, written, path = origin() | gpu_facts(), [], self._path(gpu_facts())
         for found, figures in measure:
             Console().print(found)
             written += [figure | where for figure in figures]
             if path:
-                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(written, indent=1) + "\n")
         if path:
             print(f"saved {path}")
@@ -73,9 +72,10 @@ class Bench:
             raise ValueError(f"parts that failed or were left out: {', '.join(failed)}")
 
     def _path(self, card: Mapping[str, str]) -> Path | None:
-        if self.suite == "gpu" and not self.json:
-            return Path("benchmarks/results") / f"gpu_{card['gpu'].replace(' ', '_')}.json"
-        return Path(self.json) if self.json else None
+        name = self.json
+        if self.suite == "gpu" and not name:
+            name = f"benchmarks/results/gpu_{card['gpu'].replace(' ', '_')}.json"
+        return file_to_write(name) if name else None
 
     def _check(self) -> None:
         on_gpu, named = self.suite == "gpu", self.suite != "recipe" or bool(self.config.model)
@@ -175,7 +175,6 @@ def _figures_table(figures: Sequence[Figure]) -> Table:
 
 
 def _phases_table(measured: Measured) -> Table:
-
     table = Table("a step", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # 80 columns hold it
     for name in ("time", "answers\na second", "tokens\na second", "rows\na second", "GiB", "TFLOP/s", "of peak"):
         table.add_column(name, justify="right")
@@ -199,7 +198,6 @@ def _phases_table(measured: Measured) -> Table:
 
 
 def _growth_table(measured: dict[str, list[GrowthPoint]]) -> Table:
-
     table = Table("axis", box=box.SIMPLE_HEAD)
     for name in ("size", "ms", "GFLOP", "grows", "operations grow"):
         table.add_column(name, justify="right")

@@ -83,7 +83,6 @@ class Export(Knobs):
 
 
 def _show(description: dict[str, Any]) -> None:
-
     from diffpo.view.notebook import facts_table
 
     memory = {dtype: f"{size / 1e9:.3g} GB" for dtype, size in description.get("memory", {}).items()}

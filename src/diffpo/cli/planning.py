@@ -40,7 +40,7 @@ class Plan(Knobs):
     nfe: float | None = None
     """Denoiser calls a completion takes. None: what the sampler's rule says, or half the canvas."""
     prompt_length: int | None = None
-    """Tokens of a prompt, the longest. None: 200, or what the model has room for."""
+    """Tokens of a prompt, the longest. None: the task's of a tiny task; else 200, or what the model has room for."""
     sweep: int = 0
     """GPUs up to which the fastest split into rollout workers and training is simulated; 0 for none."""
     picture: str = ""
@@ -106,7 +106,6 @@ def _draw(splits: Sequence[Split], path: str) -> None:
 
 
 def _show(plan: planning.Plan) -> None:
-
     from diffpo.planning.memory import PARTS
 
     console = Console(highlight=False)

@@ -50,7 +50,6 @@ def _use(command: str, path: Path) -> str:
 
 
 def _show(recipes: list) -> None:
-
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
     for heading in ("recipe", "for", "what it does", "model", "task", "needs"):
         table.add_column(heading, overflow="fold", no_wrap=heading in ("recipe", "for"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -42,7 +43,8 @@ class Generate(Knobs):
     prompts: Positional[str]
     """Rows with a prompt or messages: a .jsonl, .json, .csv, .tsv or .parquet file, or a data set of the hub."""
     output: str
-    """File of the answers, JSON lines in the order of the rows; what stands in it is not made again."""
+    """File of the answers, JSON lines in the order of the rows; what stands in it is not made again. A row that cannot
+    be answered has an `error` in its line, and the exit status is 1."""
     rollout: RolloutConfig = field(default_factory=lambda: RolloutConfig(temperature=0.0))
     seed: int = 0
     load: LoadConfig = field(default_factory=LoadConfig)
@@ -58,3 +60,5 @@ class Generate(Knobs):
         written = generate_file(policy, self.prompts, self.output, self.rollout, self.seed)
         reused = f", {written.reused} of them there before" if written.reused else ""
         print(f"saved {self.output}: {written.answers} answers, {written.errors} errors{reused}")
+        if written.errors:
+            sys.exit(1)

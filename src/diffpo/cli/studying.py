@@ -60,19 +60,19 @@ class Study:
     def _run(self, study: Any, folder: Path) -> None:
         import json
 
-        from diffpo.files.folder import write_text
+        from diffpo.files.folder import file_to_write, write_text
         from diffpo.lab.study.run import run_study
         from diffpo.lab.study.tables import rich_table
 
+        path = Path(self.results) / f"{study.name}.json" if self.results else results_path(study.path)
+        file_to_write(path)
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a wish to stop, for the cells as well
         try:
             found = run_study(study, folder, self.jobs, device=self.device)
         finally:
             signal.signal(signal.SIGTERM, before)
         summary = {"command": f"diffpo study {self.study}"} | found
-        path = Path(self.results) / f"{study.name}.json" if self.results else results_path(study.path)
         for place in (path, folder / "summary.json"):
-            place.parent.mkdir(parents=True, exist_ok=True)
             write_text(place, json.dumps(summary, indent=1) + "\n")
         Console().print(rich_table(summary))
         print(f"saved {path}; next: diffpo report {path}")
@@ -116,6 +116,7 @@ class Report:
     """Title of the page; empty: the study's or run's where it is one."""
 
     def run(self) -> None:
+        from diffpo.files.folder import file_to_write
         from diffpo.lab.report.page import make_report
         from diffpo.lab.report.sources import read_sources
 
@@ -123,11 +124,8 @@ class Report:
             raise ValueError("name a study, an evaluation or a run: diffpo report RUN_OR_STUDY...")
         if self.examples < 0:
             raise ValueError(f"--examples must be >= 0, got {self.examples}")
-        page = make_report(
-            read_sources(self.paths), self.title, Path(self.figures) if self.figures else None, self.examples
-        )
-        path = Path(self.output)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        sources, path = read_sources(self.paths), file_to_write(self.output)
+        page = make_report(sources, self.title, Path(self.figures) if self.figures else None, self.examples)
         path.write_text(page, encoding="utf-8")
         print(f"saved {path}" + (f" and pictures in {self.figures}" if self.figures else ""))
 

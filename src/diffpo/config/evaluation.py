@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from diffpo.config.checks import bound, bound_temperature, check, check_kinds
@@ -35,6 +36,6 @@ class EvalConfig:
             "set a temperature",
         )
         check(all(n >= 1 for n in self.gen_lengths), f"eval.gen_lengths must be >= 1, got {self.gen_lengths}")
-        check(all(g >= 0 for g in self.gammas), f"eval.gammas must be >= 0, got {self.gammas}")
+        check(all(0 <= g < math.inf for g in self.gammas), f"eval.gammas must be >= 0 and finite, got {self.gammas}")
         some = self.samplers or self.gammas
         check(bool(some), "eval.samplers and eval.gammas are both empty: nothing would be measured")

@@ -10,7 +10,7 @@ from diffpo.config.checks import bound, bound_temperature, check, suggest
 from diffpo.config.idle import Idle, Knobs, refuse_idle
 
 SAMPLER_RULES = {
-    "entropy_bound": "gamma in nats, >= 0",
+    "entropy_bound": "gamma in nats, >= 0 and finite",
     "confidence": "probability in [0, 1]",
     "top_k": "positions a call, an integer >= 1",
     "margin": "positions a call, an integer >= 1",
@@ -39,7 +39,7 @@ def parse_sampler(spec: str, where: str = "sampler") -> tuple[str, float]:
         check(math.isfinite(value), f"{where} {spec!r}: write PATH.py:CLASS:NUMBER")
         return rule, value
     whole = rule in ("top_k", "margin", "steps", "random")
-    if not value >= whole or (whole and value % 1) or (rule == "confidence" and value > 1):
+    if not whole <= value < math.inf or (whole and value % 1) or (rule == "confidence" and value > 1):
         raise ValueError(f"{where} {spec!r}: write {rule}:NUMBER, where NUMBER is {SAMPLER_RULES[rule]}")
     return rule, value
 

@@ -35,10 +35,7 @@ def owned(folder: str | Path) -> Iterator[None]:
     """
     folder = Path(folder)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"{folder}: a file stands where a folder is to be: choose another output") from None
+    _make(folder)
     handle = _lock(folder)
     _held.add(handle)
     try:
@@ -87,6 +84,25 @@ def _who(record: bytes) -> str:
     except ValueError:  # it has just come and not yet written who it is
         return "another process"
     return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"{folder}: a file stands where a folder is to be: choose another output") from None
+
+
+def file_to_write(path: str | Path) -> Path:
+    """A file that a command writes when its work is done, asked for before: its folder is made.
+
+    ValueError if a folder stands there, or a file where its folder is to be.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder stands where a file is to be: name a file in it")
+    _make(path.parent)
+    return path
 
 
 def write_text(path: Path, text: str) -> None:

@@ -97,6 +97,7 @@ class HubTokenizer:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of `text`, none of them special, whatever it spells."""
+        _check_whole(text)
         return self._embedded(self._plain.encode(text, add_special_tokens=False).ids)
 
     def chat(self, messages: Sequence[Mapping[str, str]], prefill: str = "") -> tuple[int, ...]:
@@ -107,6 +108,8 @@ class HubTokenizer:
             )
         messages = [{"role": message["role"], "content": message["content"]} for message in messages]
         values = [value for message in messages for value in message.values()]
+        for value in values:
+            _check_whole(value)
         typed = sorted({token for value in values for token in self._special.findall(value)})
         # Special tokens that users typed go through the template in disguise, so that those left are the template's.
         unused = (chr(code) for code in PRIVATE_USE if not any(chr(code) in value for value in values))
@@ -187,3 +190,9 @@ def token_id(
     if fallback is None or fallback >= vocab_size:
         raise ValueError(f"{path}: no {' or '.join(keys)}; add the id")
     return fallback
+
+
+def _check_whole(text: str) -> None:
+    """ValueError names half a character."""
+    if half := re.search("[\ud800-\udfff]", text):
+        raise ValueError(f"{half[0]!r} is half a character (a lone surrogate): no text holds it")

@@ -7,16 +7,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 
-from diffpo.config import SftConfig, TrainConfig, parse_sampler
+from diffpo.config import SftConfig, TaskConfig, TrainConfig, parse_sampler
+from diffpo.config.checks import check
 from diffpo.functional.latents import cut_by_tokens
 from diffpo.objective import Objective
 from diffpo.planning import memory, rehearsal
 from diffpo.planning.work import Cluster, Phase, Work
 from diffpo.surrogates import Cost
-from diffpo.tasks import load_solved_task, load_task
+from diffpo.tasks import TINY, load_solved_task, load_task
 
 PROMPT_LENGTH = 200
 """Tokens of a prompt where nobody says: d1's limit."""
+NUM_PROMPTS = 256
+"""Prompts of a tiny task that are looked at for the longest."""
 CANVAS = 256
 """Tokens of a canvas to fine-tune on where nobody says."""
 
@@ -24,11 +27,11 @@ CANVAS = 256
 def expected_nfe(sampler: str, gen_length: int, block_length: int) -> tuple[float, bool]:
     """Denoiser calls a completion without early exit, and whether the rule alone says so."""
     rule, value = parse_sampler(sampler)
-    blocks = -(-gen_length // block_length)
     if rule == "steps":
         return value, True
     if rule in ("top_k", "margin", "random"):
-        return blocks * -(-block_length // int(value)), True
+        whole, rest = divmod(gen_length, block_length)
+        return whole * -(-block_length // int(value)) + -(-rest // int(value)), True
     return gen_length / 2, False
 
 
@@ -243,7 +246,9 @@ def sft_step(config: SftConfig, model: memory.Model, cluster: Cluster) -> tuple[
     if gen_length is None:
         gen_length = min(CANVAS, room - 1)
         assumed.append(f"{gen_length} tokens of canvas a row (gen_length)")
-    return SftStep(config, model, cluster, _prompt_length(cluster, gen_length, room, assumed), gen_length), assumed
+    task = TaskConfig() if config.data else config.task
+    prompt_length = _prompt_length(cluster, task, gen_length, room, assumed)
+    return SftStep(config, model, cluster, prompt_length, gen_length), assumed
 
 
 def rl_step(config: TrainConfig, model: memory.Model, cluster: Cluster) -> tuple[RlStep, list[str]]:
@@ -254,20 +259,24 @@ def rl_step(config: TrainConfig, model: memory.Model, cluster: Cluster) -> tuple
     block_length = min(config.rollout.block_length or model.shape.block_length or gen_length, gen_length)
     nfe, exact = expected_nfe(config.rollout.sampler, gen_length, block_length)
     if cluster.nfe is not None:
-        nfe = min(cluster.nfe, gen_length)
+        nfe = cluster.nfe
+        check(nfe <= gen_length, f"nfe must be at most the canvas of {gen_length} tokens, got {nfe:g}")
     elif not exact:
         assumed.append(f"{nfe:g} denoiser calls a completion, half the canvas: {config.rollout.sampler} decides (nfe)")
     else:
         assumed.append(f"{nfe:g} denoiser calls a completion: no early exit (nfe)")
-    prompt_length = _prompt_length(cluster, gen_length, model.shape.max_length, assumed)
-    if not config.objective.beta and model.learns != "nothing":
+    prompt_length = _prompt_length(cluster, config.task, gen_length, model.shape.max_length, assumed)
+    if model.learns != "nothing" and not Objective.of(config.objective).learns_from_all:
         assumed.append("every group has a gradient: none is all right or all wrong")
     return RlStep(config, model, cluster, prompt_length, gen_length, block_length, nfe), assumed
 
 
-def _prompt_length(cluster: Cluster, gen_length: int, room: int, assumed: list[str]) -> int:
+def _prompt_length(cluster: Cluster, task: TaskConfig, gen_length: int, room: int, assumed: list[str]) -> int:
     """Tokens of the longest prompt; ValueError if the model has no room for them and the canvas."""
-    length = cluster.prompt_length or max(1, min(PROMPT_LENGTH, room - gen_length))
+    length = cluster.prompt_length
+    if not length and task.name in TINY:  # whose tokens are characters
+        length = max(len(prompt.text) for prompt in load_task(task).prompts("train", NUM_PROMPTS))
+    length = length or max(1, min(PROMPT_LENGTH, room - gen_length))
     if length + gen_length > room:
         raise ValueError(
             f"prompt_length {length} and {gen_length} tokens of canvas exceed the model's {room}: shorten one of them"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from diffpo.config import parse_sampler
+from diffpo.config.checks import bound, bound_temperature, check
 from diffpo.models.policy import Policy
 from diffpo.rollout.slots import CACHES
 from diffpo.types import Request
@@ -9,6 +11,7 @@ from diffpo.types import Request
 
 def check_request(policy: Policy, request: Request) -> None:
     """ValueError if the policy cannot decode the request."""
+    _check_numbers(policy, request)
     head, length = policy.sampler_head, request.length
     blockwise = policy.denoiser.config.block_length is not None
     if request.cache not in CACHES:
@@ -35,3 +38,17 @@ def check_request(policy: Policy, request: Request) -> None:
         raise ValueError(
             "sampler 'learned' reads the threshold off the prompt, but a prompt is empty: use a fixed rule"
         )
+
+
+def _check_numbers(policy: Policy, request: Request) -> None:
+    """What configs are held to: a request that is made in Python has seen none."""
+    bound(request, "", "gen_length block_length", ">=", 1)
+    bound(request, "", "refresh_every", ">=", 0)
+    bound_temperature(request, "", "temperature")
+    bound_temperature(request, "", "entropy_temperature", greedy=False)
+    parse_sampler(str(request.sampler))
+    check(-(2**63) <= request.key < 2**63, f"key must be a signed 64-bit integer, got {request.key}: see make_key")
+    size = policy.denoiser.config.vocab_size
+    for name, ids in {"prompt_ids": request.prompt_ids, "suffix_ids": request.suffix_ids}.items():
+        wrong = [token for token in ids if not 0 <= token < size]
+        check(not wrong, f"{name}: no token {wrong[:1]}: the model's ids are 0 to {size - 1}")

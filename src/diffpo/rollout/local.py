@@ -17,6 +17,7 @@ from diffpo.rollout.engine import Engine, Event, Finished, generate
 from diffpo.rollout.judging import decode_and_judge
 from diffpo.tasks.base import Split, Task
 from diffpo.tasks.chat import RowTask, check_fit
+from diffpo.tasks.conversations import read_messages
 from diffpo.types import Completion, Messages, Prompt, Request, Rollout, RolloutGroup, Sampler
 
 GEN_LENGTH, TINY_LENGTH = 128, 16
@@ -39,10 +40,15 @@ def make_request(
 ) -> Request:
     """The request that decodes `prompt` as `config` says; `gen_length` is used where the config leaves it open.
 
-    ValueError if a number of steps does not spread evenly over the blocks.
+    ValueError names a prompt that the tokenizer does not take, or if a number of steps does not spread evenly over the
+    blocks.
     """
-    prompt, prefill = (prompt.asked, prompt.prefill) if isinstance(prompt, Prompt) else (prompt, "")
-    prompt_ids = policy.encode(prompt, prefill, config.chat_template)
+    asked, prefill = (prompt.asked, prompt.prefill) if isinstance(prompt, Prompt) else (prompt, "")
+    try:
+        prompt_ids = policy.encode(asked, prefill, config.chat_template)
+    except ValueError as error:
+        named = (prompt.place or prompt.id) if isinstance(prompt, Prompt) else f"{prompt!r:.60}"
+        raise ValueError(f"prompt {named}: {error}") from None
     return request_for(policy, prompt_ids, config, gen_length, key, explore, early_exit)
 
 
@@ -109,11 +115,11 @@ def sample(
     """One completion a prompt, with its text and how it came about. The learned threshold is taken without noise.
 
     None: as the policy was trained to answer (`Policy.decoding`). `gen_length` is the canvas where that leaves it open;
-    where nothing says, GEN_LENGTH, or TINY_LENGTH of a tiny model.
+    where nothing says, GEN_LENGTH, or TINY_LENGTH of a tiny model. ValueError names a prompt that cannot be asked.
     """
     if isinstance(prompts, str):
         raise ValueError(f"sample takes a list of prompts: [{prompts[:40]!r}]")
-    config = config or policy.decoding
+    prompts, config = _read(prompts), config or policy.decoding
     completions = generate(policy, _asked(policy, prompts, config, gen_length, seed), config.num_slots)
     return [_with_text(policy, *pair) for pair in zip(prompts, completions, strict=True)]
 
@@ -133,7 +139,7 @@ def stream(
     seed: int = 0,
 ) -> Iterator[Event]:
     """The answer that `sample` gives to one prompt as it comes about: what each call commits, and the completion."""
-    engine = Engine(policy, num_slots=1, stream=True)
+    engine, (prompt,) = Engine(policy, num_slots=1, stream=True), _read([prompt])
     (request,) = _asked(policy, [prompt], config or policy.decoding, gen_length, seed)
     engine.submit(request)
 
@@ -143,6 +149,14 @@ def stream(
         return replace(event, completion=_with_text(policy, prompt, event.completion))
 
     return map(told, engine.run())
+
+
+def _read(prompts: Sequence[Prompt | str | Messages]) -> list[Prompt | str | Messages]:
+    """The prompts, conversations as data files hold them. ValueError names the first that is none, counted from 1."""
+    return [
+        prompt if isinstance(prompt, Prompt | str) else read_messages(prompt, f"prompt {number}")
+        for number, prompt in enumerate(prompts, 1)
+    ]
 
 
 def _asked(

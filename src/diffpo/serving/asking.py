@@ -13,6 +13,7 @@ from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
 from diffpo.rollout.checks import check_request
 from diffpo.rollout.local import default_length, request_for
+from diffpo.rollout.rules import load_rule
 from diffpo.serving.errors import ApiError
 from diffpo.serving.schema import MAX_CHOICES, Asked, Message
 from diffpo.types import Request, Sampler
@@ -31,6 +32,17 @@ class Served:
     limit: int | None = None
     """Tokens of a prompt and its canvas, where fewer than the model can hold are allowed."""
     created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        """ValueError if a request that says nothing of its decoding could not be answered."""
+        load_rule(Sampler.parse(self.rollout.sampler))
+        least = request_for(self.policy, (self.policy.eos_id,), self.rollout, self.gen_length, key=0)
+        check_request(self.policy, least)
+        if least.length > self.max_length:
+            raise ValueError(
+                f"max_length = {self.limit} leaves a canvas of {self.gen_length} tokens no prompt: raise it, or lower "
+                "rollout.gen_length"
+            )
 
     @property
     def max_length(self) -> int:

@@ -13,12 +13,8 @@ from fastapi import FastAPI
 
 from diffpo.config import ServeConfig
 from diffpo.models.policy import Policy, load_policy
-from diffpo.rollout.checks import check_request
-from diffpo.rollout.local import request_for
-from diffpo.rollout.rules import load_rule
 from diffpo.serving.app import create_app
 from diffpo.serving.asking import Served
-from diffpo.types import Sampler
 
 
 def serve(model: str, config: ServeConfig) -> None:
@@ -60,8 +56,6 @@ class Server(uvicorn.Server):
 def app_of(policy: Policy, name: str, config: ServeConfig) -> FastAPI:
     """The app of a policy, called `name` unless the config says so. ValueError if it cannot answer as that says."""
     served = Served(config.name or name, policy, config.rollout, config.max_length)
-    load_rule(Sampler.parse(config.rollout.sampler))
-    check_request(policy, request_for(policy, (policy.eos_id,), config.rollout, served.gen_length, key=0))
     return create_app(served, config)
 
 

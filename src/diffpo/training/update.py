@@ -54,21 +54,21 @@ def prepare(
     world = world or World(device=state.policy.device)
     batch, device = batch.to(world.device), world.device
     objective, head = Objective.of(config.objective), state.policy.sampler_head
-    if head and state.optimizers.sampler and batch.features is not None:
-        head.observe(batch.features[batch.decided])
     # with nothing to hold it a row of zero advantage has no gradient: it is left out, exactly
-    everyone = config.objective.beta > 0 or objective.loss.pulls_back
+    everyone = objective.learns_from_all
     live = torch.arange(len(batch), device=device) if everyone else batch.advantages.nonzero().squeeze(-1)
     rows = fold(torch.tensor(make_key(config.seed, "update", state.step), device=device), live)
     keys = fold(rows, torch.arange(config.objective.num_iterations, device=device)[:, None])
     experience = Experience(batch, live, keys, None, None, dict(summary))
-    if config.train == "sampler" or not len(live):
-        return experience
-    if objective.needs_old:
-        experience.old_logprobs = _score(state.policy, experience, config, world)
-    if state.start is not None:
-        with state.at_start() as reference:
-            experience.ref_logprobs = _score(reference, experience, config, world)
+    if config.train != "sampler" and len(live):
+        if objective.needs_old:
+            experience.old_logprobs = _score(state.policy, experience, config, world)
+        if state.start is not None:
+            with state.at_start() as reference:
+                experience.ref_logprobs = _score(reference, experience, config, world)
+    # last: where scoring fails, the same batch is prepared again
+    if head and state.optimizers.sampler and batch.features is not None:
+        head.observe(batch.features[batch.decided])
     return experience
 
 
@@ -124,11 +124,15 @@ def update(state: TrainState, config: TrainConfig, world: World | None = None) -
         rate = config.optim.learning_rate * learning_rate_factor(config, state.step)
         world.sum_gradients(parameters["denoiser"].values())
         metrics |= optimizer_step(optimizers.denoiser, parameters["denoiser"], rate, max_norm, "model", world)
-    if optimizers.sampler and state.step >= config.head.delay_steps and len(experience.live):
-        # the head is tiny: every rank computes the gradient of the whole batch, and nothing is sent
-        metrics |= sampler_backward(policy, experience, config.head)
-        rate = config.head.learning_rate
-        metrics |= optimizer_step(optimizers.sampler, parameters["sampler"], rate, max_norm, "sampler", world)
+    if optimizers.sampler and state.step >= config.head.delay_steps:
+        live = experience.live
+        if Objective.of(config.objective).learns_from_all:  # what holds the denoiser gives a head no gradient
+            live = experience.batch.advantages.nonzero().squeeze(-1)
+        if len(live):
+            # the head is tiny: every rank computes the gradient of the whole batch, and nothing is sent
+            metrics |= sampler_backward(policy, replace(experience, live=live), config.head)
+            rate = config.head.learning_rate
+            metrics |= optimizer_step(optimizers.sampler, parameters["sampler"], rate, max_norm, "sampler", world)
     policy.version += 1
     experience.updates.append(metrics)
     state.iteration += 1

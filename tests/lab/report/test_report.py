@@ -94,3 +94,12 @@ def test_what_is_no_source_is_named(
     with pytest.raises(SystemExit):
         main(["report", *paths, "--output", str(tmp_path / "r.html")])
     assert wanted in capsys.readouterr().err
+
+
+def test_a_page_that_cannot_be_written_is_not_drawn(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("diffpo.lab.report.page.make_report", lambda *_: pytest.fail("drawn"))
+    with pytest.raises(SystemExit):
+        main(["report", str(STUDY), "--output", str(tmp_path)])
+    assert f"{tmp_path}: a folder stands where a file is to be" in capsys.readouterr().err

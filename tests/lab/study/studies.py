@@ -44,6 +44,9 @@ metric = "accuracy/top_k:8"
 """
 
 
+NO_PRETRAINING = TINY[: TINY.index("pretrain")] + 'recipe = "sudoku_tiny"\n' + TINY[TINY.index("[train]") :]
+
+
 def write_study(folder: Path, text: str = TINY, name: str = "tiny") -> Path:
     path = folder / f"{name}.toml"
     path.write_text(text)

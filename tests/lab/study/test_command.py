@@ -43,6 +43,11 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "leave out the study" in fail(capsys, str(write_study(tmp_path)), "--picture", "a.svg", "paper_table")
     assert "--picture a.svg: name summaries of studies after the file" in fail(capsys, "--picture", "a.svg")
     assert "nothing: no summary of a study" in fail(capsys, "--picture", "a.svg", "nothing")
+    (tmp_path / "file").write_text("")
+    assert "a file stands where a folder is to be" in fail(
+        capsys, str(write_study(tmp_path)), "--results", str(tmp_path / "file"), "--output", str(tmp_path / "runs")
+    )
+    assert not (tmp_path / "runs").exists()
 
 
 def test_sigterm_is_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

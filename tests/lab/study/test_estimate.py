@@ -10,18 +10,21 @@ from diffpo.lab.study.plan import Cell
 
 
 @pytest.mark.parametrize(
-    ("objective", "scorings", "latents"),
+    ("objective", "live", "scorings", "latents"),
     [
-        (ObjectiveConfig(), 1 + BACKWARD, 1 + 1 / 8),
-        (ObjectiveConfig(beta=0.1), 2 + BACKWARD, 1 + 1 / 8),
-        (ObjectiveConfig(surrogate="coupled"), 1 + BACKWARD, 2 + 1 / 8),
-        (ObjectiveConfig(surrogate="elbo:2"), 1 + BACKWARD, 4),
-        (ObjectiveConfig(surrogate="mean_field:1", loss="wd1", importance_clamp=0), BACKWARD, 1 / 8),
+        (ObjectiveConfig(), LIVE, 1 + BACKWARD, 1 + 1 / 8),
+        (ObjectiveConfig(beta=0.1), 1, 2 + BACKWARD, 1 + 1 / 8),
+        (ObjectiveConfig(surrogate="coupled"), LIVE, 1 + BACKWARD, 2 + 1 / 8),
+        (ObjectiveConfig(surrogate="elbo:2"), LIVE, 1 + BACKWARD, 4),
+        (ObjectiveConfig(surrogate="mean_field:1", loss="wd1", importance_clamp=0), LIVE, BACKWARD, 1 / 8),
+        (ObjectiveConfig(surrogate="gdsd", loss="gdsd", importance_clamp=0), 1, 1 + BACKWARD, 2),
     ],
-    ids=["2-MF", "KL", "coupled", "espo", "wd1"],
+    ids=["2-MF", "KL", "coupled", "espo", "wd1", "gdsd"],
 )
-def test_an_arm_costs_what_its_objective_scores(objective: ObjectiveConfig, scorings: float, latents: float) -> None:
+def test_an_arm_costs_what_its_objective_scores(
+    objective: ObjectiveConfig, live: float, scorings: float, latents: float
+) -> None:
     train = TrainConfig(train="model", steps=3, rollout=RolloutConfig(sampler="top_k:2"), objective=objective)
     cell = Cell("arm/0", "base/0", None, train, train.task, {}, (), (), (), num_points=1, num_prompts=0, skip_prompts=0)
-    rows = 3 * 48 * 8 * (8 + LIVE * 4 * scorings * latents)
+    rows = 3 * 48 * 8 * (8 + live * 4 * scorings * latents)
     assert rows_of(cell, gen_length=16) == pytest.approx(rows)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from lab.study.studies import TINY, write_study
+from lab.study.studies import NO_PRETRAINING, TINY, write_study
 
 from diffpo.config import SftConfig, parse_sampler
 from diffpo.files.recipe import flatten, from_dict
@@ -23,6 +23,8 @@ def test_arms_differ_from_the_recipe_in_what_they_say(tmp_path: Path) -> None:
     one, two = study.arms
     assert study.train.steps == 2 and study.train.objective.num_iterations == 2  # the study's, the recipe's
     assert one.config == replace(study.train, objective=replace(study.train.objective, surrogate="mean_field:1"))
+    named = load_study(write_study(tmp_path, TINY.replace('name = "two"', "name = 2").replace('"2-MF"', "2"), "named"))
+    assert (named.arms[1].name, named.arms[1].label) == ("2", "2")
     assert (one.label, dict(one.changes), dict(one.tune)) == ("MF", {"objective.surrogate": "mean_field:1"}, {})
     assert two.config == study.train and dict(two.tune) == {"optim.learning_rate": (1e-4, 3e-4)}
 
@@ -45,6 +47,13 @@ def test_the_grid(tmp_path: Path) -> None:
         ("base/seed_100", 24, 16),
         ("base/seed_101", 24, 16),
     ]
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "accuracy/top_k:2", "reward/"])
+def test_a_metric_that_is_not_measured_is_named_before_anything_runs(metric: str, tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path, TINY.replace("accuracy/top_k:8", metric)))
+    with pytest.raises(ValueError, match=f"tune.metric '{metric}': '.*' is no sampler that is measured"):
+        study.tune_cells(study.arms[1])
 
 
 @pytest.mark.parametrize(
@@ -80,8 +89,7 @@ def test_an_own_sampler_is_measured_and_tracked(tmp_path: Path) -> None:
 
 
 def test_a_study_without_pretraining_starts_from_the_model_of_its_recipe(tmp_path: Path) -> None:
-    text = TINY.replace('pretrain = "sudoku_tiny_pretrain"', "")
-    study = load_study(write_study(tmp_path, text.replace("tune = {", "# tune = {")))
+    study = load_study(write_study(tmp_path, NO_PRETRAINING.replace("tune = {", "# tune = {")))
     assert [cell.name for cell in study.base_cells()] == ["base/seed_0"]
     assert {cell.start for cell in study.cells(study.arms[0], {})} == {"base/seed_0"}
 
@@ -118,11 +126,13 @@ def test_a_study_extends_another_setting_by_setting(tmp_path: Path) -> None:
     [
         ('extends = "tiny"', 'extends = "tinny"', "tinny: no such study"),
         ('leave_out = ["one"]', 'leave_out = ["oen"]', "leave_out: no arm 'oen'; did you mean 'one'?"),
+        ('extends = "tiny"', 'extends = "armless"', "leave_out: no arm 'one'"),
         ('extends = "tiny"', 'extends = "child"', "extends 'child', which extends another itself: name that one"),
     ],
 )
 def test_what_cannot_be_extended(tmp_path: Path, old: str, new: str, error: str) -> None:
     write_study(tmp_path)
+    write_study(tmp_path, 'recipe = "sudoku_tiny"', "armless")
     with pytest.raises(ValueError, match=re.escape(error)):
         load_study(write_study(tmp_path, CHILD.replace(old, new), "child"))
 
@@ -148,6 +158,9 @@ def test_decoding_can_be_the_same_in_every_arm(tmp_path: Path) -> None:
         ('name = "two"', 'name = "one"', "arms: 'one' is named twice"),
         ('name = "two"', 'name = "base"', "arms: 'base' is the start itself"),
         ('name = "two"', 'name = "a/b"', "arms: a name is letters, digits, _, - and dots, got 'a/b'"),
+        ("optim.learning_rate", "seed", "arm 'two': seed is the study's to set: leave it out"),
+        ('"optim.learning_rate" = [1e-4, 3e-4]', "steps = [2, 3]", "arm 'two': steps must be a multiple of"),
+        ('{ "optim.learning_rate" = [1e-4, 3e-4] }', "[1]", "arm 'two': tune takes settings, each with a list"),
         ('label = "2-MF"', "seed = 3", "arm 'two': seed is the study's to set: leave it out"),
         ('label = "2-MF"', 'load.device = "cuda"', "arm 'two': load.device is the study's to set: leave it out"),
         ('label = "2-MF"', 'output = "x"', "arm 'two': output is the study's to set: leave it out"),
@@ -166,6 +179,7 @@ def test_decoding_can_be_the_same_in_every_arm(tmp_path: Path) -> None:
         ("seeds = [100, 101]", "seeds = []", "tune.seeds: name at least one"),
         ("[sft]", 'leave_out = ["one"]\n[sft]', "leave_out does nothing without extends"),
         ("num_points = 2", "num_points = 2\nrollout.temperature = 0.5", "measure.rollout.temperature does nothing"),
+        ('pretrain = "sudoku_tiny_pretrain"', "", "sft does nothing without pretrain"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_file(tmp_path: Path, old: str, new: str, error: str) -> None:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from lab.study.studies import TINY, write_study
+from lab.study.studies import NO_PRETRAINING, TINY, write_study
 
 from diffpo.lab.study import run
 from diffpo.lab.study.plan import Study, load_study
@@ -128,11 +128,8 @@ def test_cells_of_other_settings_are_refused(study: Study, folder: Path, tmp_pat
 
 
 def test_cells_of_another_start_are_refused(folder: Path, tmp_path: Path) -> None:
-    text = f"title{TINY.partition('title')[2]}".replace('pretrain = "sudoku_tiny_pretrain"', "")
-    text = text[: text.index("[sft]")] + text[text.index("[train]") :]
-
     def runner(model: str) -> tuple[Runner, Study]:
-        study = load_study(write_study(tmp_path, text.replace("[train]\n", f"[train]\nmodel = {model!r}\n")))
+        study = load_study(write_study(tmp_path, NO_PRETRAINING.replace("[train]\n", f"[train]\nmodel = {model!r}\n")))
         return Runner(study, folder, jobs=1), study
 
     (tmp_path / "start").mkdir()

@@ -21,7 +21,7 @@ from diffpo.planning.steps import expected_nfe
 from diffpo.tasks import load_task, load_tiny_task
 
 LIVE = 0.8
-"""Share of the rollouts assumed to have an advantage."""
+"""Share of the rollouts assumed to have an advantage: those that are learned from, where not all are."""
 BACKWARD = 3
 """A forward and a backward pass, in forward passes."""
 OVERHEAD = 1.3
@@ -46,7 +46,8 @@ def rows_of(cell: Cell, gen_length: int) -> float:
         objective = Objective.of(config.objective)
         passes = (objective.needs_old + (config.objective.beta > 0) + BACKWARD) * config.objective.num_iterations
         latents = objective.surrogate.cost(nfe).latents(group, config.prompts_per_step)
-        updates = 0.0 if config.train == "sampler" else LIVE * passes * latents
+        live = 1.0 if objective.learns_from_all else LIVE
+        updates = 0.0 if config.train == "sampler" else live * passes * latents
         rows += config.steps * (group * nfe + updates)
     ends = sum(calls(sampler) for sampler in (*cell.samplers, *("learned" for _ in cell.gammas)))
     points = (cell.num_points - 1) * sum(map(calls, cell.track))

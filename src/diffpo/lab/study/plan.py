@@ -8,11 +8,12 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from diffpo.config import RolloutConfig, SftConfig, TaskConfig, TrainConfig, parse_sampler, suggest
-from diffpo.config.checks import check
+from diffpo.config.checks import bound, check
 from diffpo.files.places import shipped_files
 from diffpo.files.recipe import find_recipe, flatten, from_dict, load_config
 
@@ -40,9 +41,9 @@ class MeasureConfig:
     def __post_init__(self) -> None:
         for spec in (*self.samplers, *self.track):
             parse_sampler(spec, "measure.samplers")
-        for name in ("num_prompts", "num_points"):
-            check(getattr(self, name) >= 1, f"measure.{name} must be >= 1, got {getattr(self, name)}")
-        check(all(g >= 0 for g in self.gammas), f"measure.gammas must be >= 0, got {self.gammas}")
+        bound(self, "measure.", "num_prompts num_points", ">=", 1)
+        check(all(0 <= g < inf for g in self.gammas), f"measure.gammas must be >= 0 and finite, got {self.gammas}")
+        check(bool(self.samplers or self.gammas), "measure.samplers and measure.gammas are both empty")
         check(all(n >= 1 for n in self.at_nfe), f"measure.at_nfe must be >= 1, got {self.at_nfe}")
         from_dict(RolloutConfig, self.rollout, "measure.rollout.")
         for name in ("sampler", "temperature", "merge_adapters"):
@@ -66,7 +67,7 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         check(bool(self.seeds), "tune.seeds: name at least one")
-        check(self.num_prompts >= 1, f"tune.num_prompts must be >= 1, got {self.num_prompts}")
+        bound(self, "tune.", "num_prompts", ">=", 1)
 
 
 @dataclass(frozen=True)
@@ -178,9 +179,13 @@ class Study:
         return found
 
     def _only(self, config: TrainConfig, metric: str) -> tuple[str, ...]:
-        """The samplers that a metric needs: the run's own, and the one it names."""
-        named = metric.split("/")[1]
-        return tuple(dict.fromkeys((config.rollout.sampler, *(s for s in self.config.measure.samplers if s == named))))
+        """The samplers that a metric needs: the run's own, and the one it names. ValueError if that is not measured."""
+        own, (_, named, *_) = config.rollout.sampler, (*metric.split("/"), "")
+        known = dict.fromkeys(("own", own, *self.config.measure.samplers))
+        check(
+            named in known, f"tune.metric {metric!r}: {named!r} is no sampler that is measured{suggest(named, known)}"
+        )
+        return tuple(dict.fromkeys((own, *(s for s in self.config.measure.samplers if s == named))))
 
     def cells(self, arm: Arm, values: Mapping[str, Any]) -> list[Cell]:
         """The cells of an arm under the values that tuning chose, one a seed."""
@@ -240,12 +245,9 @@ def load_study(path: str | Path) -> Study:
             sft = from_dict(SftConfig, nest(config.sft), "sft.", load_config(SftConfig, _recipe(path, config.pretrain)))
         train = load_config(TrainConfig, _recipe(path, config.recipe))
         train = from_dict(TrainConfig, nest(config.train), "train.", train)
-        study = Study(path.stem, path, config, sft, train, tuple(_arm(arm, config, train) for arm in config.arms))
-        for arm in study.arms:
-            _check_steps(arm, config.measure.num_points)
+        return Study(path.stem, path, config, sft, train, tuple(_arm(arm, config, train) for arm in config.arms))
     except (tomllib.TOMLDecodeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
-    return study
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -258,10 +260,11 @@ def _read(path: Path) -> dict[str, Any]:
     parent = tomllib.loads((beside if beside.is_file() else find_study(name)).read_text())
     check("extends" not in parent, f"extends {name!r}, which extends another itself: name that one")
     merged = nest(flatten(parent) | flatten(values))
-    names, without = [arm.get("name") for arm in merged["arms"]], values.get("leave_out", ())
-    for arm in without:
+    config = from_dict(StudyConfig, merged)
+    names = [str(arm.get("name")) for arm in config.arms]
+    for arm in config.leave_out:
         check(arm in names, f"leave_out: no arm {arm!r}{suggest(arm, names)}")
-    return merged | {"arms": [arm for arm in merged["arms"] if arm.get("name") not in without]}
+    return merged | {"arms": [arm for arm in config.arms if arm.get("name") not in config.leave_out]}
 
 
 def _recipe(path: Path, name: str) -> Path:
@@ -271,22 +274,27 @@ def _recipe(path: Path, name: str) -> Path:
 
 def _arm(values: Mapping[str, Any], config: StudyConfig, train: TrainConfig) -> Arm:
     own = {key: value for key, value in values.items() if key not in ("name", "label", "tune")}
-    tune = flatten(values.get("tune", config.tune.values))
     from diffpo.objective import Objective  # which imports torch
 
     try:
+        tune = values.get("tune", config.tune.values)
+        check(isinstance(tune, Mapping), f"tune takes settings, each with a list of values, got {tune!r}")
+        tune = flatten(tune)
         for key, entry in tune.items():
             check(isinstance(entry, list) and bool(entry), f"tune: {key} takes a list of values, got {entry!r}")
         arm = Arm(
-            name=values["name"],
-            label=values.get("label", values["name"]),
+            name=str(values["name"]),
+            label=str(values.get("label", values["name"])),
             changes=flatten(own),
             config=from_dict(TrainConfig, nest(own), base=train),
             tune={key: tuple(entry) for key, entry in tune.items()},
         )
-        _check_free(own)
+        _check_free(own | tune)
+        points = config.measure.num_points
         for _, tuned in arm.tuned():  # every value must be one that its setting takes
             Objective.of(tuned.objective)
+            what = f"steps must be a multiple of measure.num_points = {points}, got {tuned.steps}"
+            check(tuned.steps % points == 0, what)
     except ValueError as error:
         raise ValueError(f"arm {values['name']!r}: {error}") from None
     return arm
@@ -305,6 +313,8 @@ def _check_study(config: StudyConfig) -> None:
     check(not common, f"tune.seeds must not be seeds of the study: {common} are both")
     check(bool(config.recipe), "recipe is missing: name the recipe of training")
     check(bool(config.extends) or not config.leave_out, "leave_out does nothing without extends")
+    starts = bool(config.pretrain or config.extends)  # where another is extended, sft may be that one's
+    check(starts or not config.sft, "sft does nothing without pretrain: name a recipe of pre-training")
     _check_free(config.sft)
     _check_free({key: value for key, value in config.train.items() if key != "model"})
     check(bool(names), "no [[arms]]: name at least one")
@@ -313,12 +323,6 @@ def _check_study(config: StudyConfig) -> None:
         check(name != BASE, f"arms: {BASE!r} is the start itself and always there; choose another name")
         check(names.count(name) == 1, f"arms: {name!r} is named twice")
     check(config.baseline in (BASE, *names), f"no arm {config.baseline!r}{suggest(config.baseline, [BASE, *names])}")
-
-
-def _check_steps(arm: Arm, num_points: int) -> None:
-    steps = arm.config.steps
-    mend = f"arm {arm.name!r}: steps must be a multiple of measure.num_points = {num_points}, got {steps}"
-    check(steps % num_points == 0, mend)
 
 
 def nest(values: Mapping[str, Any]) -> dict[str, Any]:
