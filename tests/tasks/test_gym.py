@@ -37,12 +37,29 @@ def test_answers_are_scored(task: Task) -> None:
         assert task.verify(prompt, "").reward == 0.0
 
 
-def test_decorations_do_not_count() -> None:
-    task = load_task("reasoning_gym:simple_equations")
+@pytest.mark.parametrize("dataset", ["simple_equations", "prime_factorization"])  # the latter's scorer raises on $
+def test_decorations_do_not_count(dataset: str) -> None:
+    task = load_task(f"reasoning_gym:{dataset}")
     prompt = task.prompts("train", 1)[0]
     for form in ("${}$", "**{}**", "`{}`", r"\({}\)"):
         answer = form.format(prompt.columns["answer"])
         assert task.verify(prompt, f"<answer>{answer}</answer>").reward == 1.0, answer
+
+
+@pytest.mark.parametrize(
+    ("dataset", "answers"),
+    [
+        ("complex_arithmetic", ["nan", "nani"]),
+        ("game_of_life_halting", ["perhaps"]),
+        ("puzzle24", ["6*4*1*1", "24", "6*4*1*1.0"]),
+    ],
+)
+def test_an_answer_that_fits_every_question_earns_nothing(dataset: str, answers: list[str]) -> None:
+    task = load_task(f"reasoning_gym:{dataset}")
+    for prompt in task.prompts("train", 3):
+        rewards = [task.verify(prompt, f"<answer>{answer}</answer>").reward for answer in answers]
+        assert rewards == [0.0] * len(answers)
+        assert task.verify(prompt, f"<answer>{prompt.columns['answer']}</answer>").correct
 
 
 def test_items_do_not_depend_on_the_hash_seed() -> None:

@@ -6,10 +6,12 @@ Some items depend on the order of a set of strings, and so on Python's hash seed
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from copy import deepcopy
 from functools import lru_cache
 from typing import Any
 
+from diffpo.grading.expressions import evaluate_expression
 from diffpo.processes.worker import serve
 
 MEMORY_LIMIT = 4 * 2**30
@@ -35,11 +37,26 @@ def item(dataset: str, seed: int) -> dict[str, str | int | None]:
     }
 
 
-def score(dataset: str, seed: int, answers: list[str], time_limit: float) -> float:
-    """The best score of the answers to that item, from 0 to 1, if it comes within seconds once the item is made."""
+def score(dataset: str, seed: int, answer: str, time_limit: float) -> float:
+    """The score of an answer to that item, from 0 to 1, if it comes within seconds once the item is made."""
     items, found = _made(dataset, seed)
     signal.setitimer(signal.ITIMER_PROF, time_limit)  # as `serve` does, for the part that depends on the answer
-    return max(max(0.0, min(1.0, float(items.score_answer(answer, deepcopy(found))))) for answer in answers)
+    if dataset in UNCHECKED and not UNCHECKED[dataset](answer, found):
+        return 0.0
+    return max(0.0, min(1.0, float(items.score_answer(answer, deepcopy(found)))))
+
+
+def _makes_24(answer: str, found: dict[str, Any]) -> bool:
+    read = evaluate_expression(answer)
+    return read is not None and read.value == 24 and sorted(read.literals) == sorted(found["metadata"]["numbers"])
+
+
+UNCHECKED: dict[str, Callable[[str, dict[str, Any]], bool]] = {
+    "complex_arithmetic": lambda answer, found: "nan" not in answer.lower(),
+    "game_of_life_halting": lambda answer, found: answer.strip().lower() == str(found["answer"]).lower(),
+    "puzzle24": _makes_24,
+}
+"""What an answer must also be where reasoning-gym pays for NaN, for any text, or for any four numbers that make 24."""
 
 
 @lru_cache(maxsize=256)
