@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
 
-from diffpo.grading.algebra import POOL, comparable
+from diffpo.grading.algebra import POOL, comparable, letters
 from diffpo.grading.expressions import evaluate_expression
 from diffpo.grading.numbers import TURNED, read_number, same_number, stated_number, without_unit
 from diffpo.grading.spelling import MAX_LENGTH, TEXT, clean
@@ -108,7 +108,7 @@ class Comparison(NamedTuple):
         if ours.name and theirs.name and _differ(ours.name, theirs.name):
             return False
         truth, unit = without_unit(re.sub(_TEN, "", ours.value), reference=True)
-        given, other = without_unit(self._right_side(theirs.value))
+        given, other = without_unit(self._right_side(theirs.value), reference=bool(letters(truth)))
         given = given if based(truth)[0] else re.sub(_TEN, "", given)
         number, stated = read_number(truth), read_number(given)
         if unit.contradicts(other) or (other.scale != 1 and stated is None):
