@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 _SAME = r"""
+16\pi  ~  16\pi cm^2
+\frac{3}{4}  ~  \frac{3}{4} = 0.75
+(-\infty,\infty)  ~  \text{all real numbers}
+(-\infty,3]  ~  (-inf, 3]
+\text{ellipse}  ~  an ellipse
 \frac{2}{3}  ~  two-thirds
 \frac{2}{3}  ~  \text{two-thirds}
 0.75  ~  three quarters
@@ -324,6 +329,13 @@ e^{2}  ~  e^2
 7  ~  \color{red}{7}
 """
 _DIFFERENT = r"""
+16\pi  ~  16\pi squared
+16\pi  ~  16\pi r
+16\pi\text{ cm}^2  ~  16\pi cm^3
+\frac{3}{4}  ~  \frac{4}{5} = 0.75
+(-\infty,\infty)  ~  all real numbers except 3
+\text{(A)}  ~  a bird
+\text{E}  ~  A or E
 3  ~  three quarters
 5  ~  5 tens
 5  ~  five sixteenths

@@ -149,7 +149,7 @@ _TEN = r"(?<=[0-9])_\{10\}$"
 
 
 def _works_out(side: str, right: str) -> bool:
-    value = evaluate_expression(side)
+    value = evaluate_expression(side) or read_number(side)
     stated = read_number(without_unit(right)[0])
     return value is not None and stated is not None and value.value == stated.value
 
@@ -180,8 +180,9 @@ def _is_words(truth: str) -> bool:
 
 
 def _words(text: str) -> str:
-    """The words and numbers of a text, in lower case: "(C)" is "c"."""
-    return " ".join(re.findall(r"[a-z]+|-?[0-9.]*[0-9]", re.sub(r"\\[A-Za-z]+", " ", text).lower()))
+    """The words and numbers of a text, in lower case, without its article: "(C)" is "c"."""
+    words = re.findall(r"[a-z]+|-?[0-9.]*[0-9]", re.sub(r"\\[A-Za-z]+", " ", text).lower())
+    return re.sub("^(?:an?|the) (?=[a-z]{2})", "", " ".join(words))
 
 
 def _option(text: str) -> str:

@@ -36,7 +36,8 @@ _NEVER_LATER = SCALES.keys() | set(ascii_lowercase)
 _COIN = r"(?:US)?\\?([$€£¥₹¢])"
 _WORD = r"(?:[A-Za-z]+\.?|\\?[$€£¥₹¢])(?:\s*\^\{-?[0-9]\})?"
 _UNIT = re.compile(
-    rf"((?:(?<=[0-9}})%]) *|(?<=[0-9A-Za-z}})%]) *{TEXT})[ /]*)({_WORD}(?:(?: |/|-|\\cdot|{TEXT})+{_WORD})*)[ .]*$"
+    rf"((?:(?<=[0-9}})%]) *|(?<=\\pi) +|(?<=[0-9A-Za-z}})%]) *{TEXT})[ /]*)"
+    rf"({_WORD}(?:(?: |/|-|\\cdot|{TEXT})+{_WORD})*)[ .]*$"
 )
 
 

@@ -105,6 +105,7 @@ _RULES = [
     (r"\\(?:mathbb|Bbb)\s*\{?\s*R\s*\}?", r"(-\\infty,\\infty)"),  # the real line
     (r"\\frac\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}", r"\\text{\1/\2}"),  # miles/hour
     *[(_WORDS, rf" {TEXT}\1 "), (_FONT, r"\1")] * 2,  # fonts, which nest
+    (rf"(?i)^[\s{TEXT}]*all real(?: number)?s[\s.]*$", r"(-\\infty,\\infty)"),
     (rf"\\?\^\s*\{{?\s*\\circ(?![A-Za-z])\s*\}}?(?:[\s{TEXT}]*[CF]\b)?", " "),  # degrees
     (r"(?<=[0-9A-Za-z)}])\*\*(?=[0-9A-Za-z({-])", "^"),  # Python's power
     (r"\*\*|[`\"]|\\[()\[\]](?!\{)|(?<![A-Za-z0-9)])_+(?=[0-9])|(?<=[0-9])_+$", " "),  # Markdown's bold, code; quotes
@@ -126,7 +127,7 @@ _RULES = [
         rf"[\[(]?\s*\\begin{_MATRIX}(?:\{{[clr|\s]*\}})?(.*?)\\end{_MATRIX}\s*[\])]?",  # matrices in any brackets
         r"\\begin{pmatrix}\1\\end{pmatrix}",
     ),
-    (r"(?<![A-Za-z\\])(?:infinity|oo)(?![A-Za-z])", r"\\infty "),  # a word for the sign
+    (r"(?<![A-Za-z\\])(?:infinity|inf|oo)(?![A-Za-z])", r"\\infty "),  # a word for the sign
     (rf"(?<![A-Za-z\\])({_BARE})(?![A-Za-z])", r"\\\1 "),  # sin x without its backslash
     (r"(?<![A-Za-z])(?i:minus|negative)\s+(?=[0-9\\.$A-Za-z])", "-"),  # signs in words
     (r"(?<![A-Za-z])(?:percent|pct)(?![A-Za-z])|(?<=[0-9])\s*%", r"\\%"),  # percent
