@@ -82,9 +82,8 @@ class Gym(ChatTask):
         """
         answer = final_answer(completion) or last_tagged(completion) or ""  # a grid of signs has no letter
         plain = _DECORATION.sub("", answer).strip()
-        answers = list(dict.fromkeys(filter(None, (answer, plain))))
-        asked = ["score", self.dataset, prompt.columns["seed"], answers, TIME_LIMIT]
-        score = float(POOL.ask(asked, MAKE_LIMIT) or 0.0) if answers else 0.0
+        asked = [["score", self.dataset, prompt.columns["seed"], text, TIME_LIMIT] for text in {answer, plain} - {""}]
+        score = max((float(POOL.ask(request, MAKE_LIMIT) or 0.0) for request in asked), default=0.0)
         parts = {"score": score, "format": float(formatted(completion))}
         return Verdict(score >= 1.0, score, parts, answer=plain)
 
