@@ -22,7 +22,7 @@ from diffpo.functional.objective import (
     self_normalize,
     token_weights,
 )
-from diffpo.losses import Lines
+from diffpo.losses import Lines, load_loss
 from diffpo.losses.wd1 import Wd1, wd1_advantages
 from diffpo.surrogates.coupled import TIMES, coupled_masks
 from diffpo.surrogates.elbo import elbo_masks
@@ -143,13 +143,19 @@ def test_masks_at_fixed_times_depend_on_their_row_alone() -> None:
 
 def test_wd1_is_the_difference_of_two_softmaxes_over_the_group() -> None:
     rewards = T([[1.0, 0.0, 0.0, 0.5], [3.0, 1.0, 1.0, 3.0]])
-    for scale in (False, True):
-        ours = wd1_advantages(rewards, scale)
+    for scale, psi in itertools.product((False, True), (1.0, 3.0)):
+        ours = wd1_advantages(rewards, scale, psi)
         for group, weights in zip(group_advantages(rewards, scale).tolist(), ours.tolist(), strict=True):
-            good, bad = (sum(math.exp(sign * other) for other in group) for sign in (1, -1))
-            by_hand = [4 * (math.exp(a) / good - math.exp(-a) / bad) for a in group]
+            good, bad = (sum(math.exp(sign * psi * other) for other in group) for sign in (1, -1))
+            by_hand = [4 * (math.exp(psi * a) / good - math.exp(-psi * a) / bad) for a in group]
             assert weights == pytest.approx(by_hand, abs=1e-5)
     assert wd1_advantages(rewards).sum(-1).abs().max() < 1e-5
+    assert torch.equal(load_loss("wd1:3").advantages(rewards, False), wd1_advantages(rewards, psi=3.0))
+
+
+def test_wd1_at_large_psi_matches_the_best_and_unlearns_the_worst() -> None:
+    """DMPO's tilted policy at a low temperature, with its baseline."""
+    torch.testing.assert_close(wd1_advantages(T([[1.0, 0.5, 0.0, 1.0]]), psi=100.0), T([[2.0, 0.0, -4.0, 2.0]]))
 
 
 def test_wd1_at_small_advantages_is_twice_reinforce() -> None:
