@@ -10,6 +10,7 @@ from typing import Any
 
 from diffpo.files.places import find_policy
 from diffpo.files.recipe import read_json
+from diffpo.files.shipped import adapter_config
 from diffpo.models.families import PUBLISHED
 from diffpo.models.lora import linear_names, short_names
 from diffpo.models.source import find_source
@@ -24,7 +25,7 @@ def inspect(name: str | Path, revision: str | None = None) -> dict[str, Any]:
     described with its base.
     """
     folder = find_policy(locate(name, revision, weights=False))[0]
-    if _is_adapter(folder) and not read_json(folder / "adapter_config.json").get("base_model_name_or_path"):
+    if (adapter := adapter_config(folder)) and not read_json(adapter).get("base_model_name_or_path"):
         return _describe_adapter(folder) | {"base": None}
     source = find_source(name, revision, weights=False).in_blocks()
     checkpoint, record = source.checkpoint, source.record
@@ -62,10 +63,6 @@ def inspect(name: str | Path, revision: str | None = None) -> dict[str, Any]:
             "four_bit": 2 * (num_parameters - in_blocks) + in_blocks // 2 + in_blocks // 62,
         },
     } | (_describe_adapter(source.adapter) if source.adapter else {})
-
-
-def _is_adapter(folder: Path) -> bool:
-    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
 
 
 def _describe_adapter(folder: Path) -> dict[str, Any]:

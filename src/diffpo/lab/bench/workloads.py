@@ -14,7 +14,6 @@ from diffpo.models.policy import Policy
 from diffpo.models.tokenizer import IdTokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
 from diffpo.processes.world import World
-from diffpo.rollout.engine import generate
 from diffpo.training.loop import gather
 from diffpo.training.state import TrainState
 from diffpo.training.update import update
@@ -131,8 +130,3 @@ def run_step(state: TrainState, requests: Sequence[Request], num_iterations: int
     state.experience = gather(state, IdsTask(requests), config, world)
     while state.iteration < num_iterations:
         update(state, config, world)
-
-
-def decode(policy: Policy, requests: Sequence[Request], num_slots: int = 64) -> list[Completion]:
-    """Rollouts."""
-    return generate(policy, requests, num_slots)
