@@ -26,7 +26,7 @@ import diffpo
 import diffpo.functional
 import diffpo.losses
 import diffpo.surrogates
-from diffpo.config import ModelConfig, ObjectiveConfig, SftConfig, TaskConfig, ThresholdConfig, TrainConfig
+from diffpo.config import ModelConfig, ObjectiveConfig, OptimConfig, SftConfig, TaskConfig, ThresholdConfig, TrainConfig
 from diffpo.config.objective import LOSSES, SURROGATES
 from diffpo.losses import load_loss
 from diffpo.surrogates import load_surrogate
@@ -119,8 +119,9 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
     folder = tmp_path_factory.mktemp("run")
     shape = ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32)
-    task = TaskConfig("tiny_sudoku")
-    start = SftConfig(output=f"{folder}/start", task=task, steps=1, batch_size=8, num_examples=16, shape=shape)
+    task = TaskConfig("tiny_sudoku", easy=(1, 1), hard=(2, 2))  # some answers are right: a head learns
+    optim = OptimConfig(learning_rate=6e-3)
+    start = SftConfig(output=f"{folder}/start", task=task, steps=120, optim=optim, num_examples=2000, shape=shape)
     fine_tune(start, quiet=True)
     config = TrainConfig(
         model=start.output,

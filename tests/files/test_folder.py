@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diffpo.files.folder import owned, whole_lines, write_folder, write_text
+from diffpo.files.folder import json_rows, owned, whole_lines, write_folder, write_text
 
 HOLD = "import sys, time; from diffpo.files.folder import owned\nwith owned(sys.argv[1]): print('mine', flush=True); {}"
 
@@ -87,6 +87,13 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="text: could not be written"):
         write_text(tmp_path / "text", "new")
     assert (tmp_path / "text").read_text() == "old"
+
+
+@pytest.mark.parametrize(("line", "said"), [("nan?", "not JSON"), ("[1]", r"no object, but \[1\]")])
+def test_a_line_that_is_no_object_is_named(line: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "rows").write_text(f'{{"step": 0}}\n{line}\n{{"cut')
+    with pytest.raises(ValueError, match=f"rows, line 2: {said}"):
+        json_rows(tmp_path / "rows")
 
 
 def test_lines_are_whole(tmp_path: Path) -> None:

@@ -92,6 +92,24 @@ def test_a_row_that_cannot_be_answered_says_why(tmp_path: Path) -> None:
     assert generate_file(tiny_policy(), prompts, output, CONFIG, quiet=True) == (2, 5, 7)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"gen_length": 64}, "exceeds the model's 64"),
+        ({"sampler": "learned"}, "has no sampler head"),
+        ({"sampler": "steps:3", "block_length": 4}, "must be a multiple of the 2 block"),
+        ({"sampler": "none.py:Rule:1"}, "none.py: no such file"),
+    ],
+)
+def test_settings_that_no_row_can_be_answered_with_are_refused(
+    changes: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    prompts, output = write(tmp_path / "prompts.jsonl"), tmp_path / "answers.jsonl"
+    with pytest.raises(ValueError, match=said):
+        generate_file(tiny_policy(), prompts, output, replace(CONFIG, **changes), quiet=True)
+    assert not output.exists()
+
+
 def test_answers_to_something_else_are_not_touched(tmp_path: Path) -> None:
     prompts, output = write(tmp_path / "prompts.jsonl"), tmp_path / "answers.jsonl"
     generate_file(tiny_policy(), prompts, output, CONFIG, quiet=True)

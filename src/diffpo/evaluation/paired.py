@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from statistics import fmean
 import numpy as np
 
 from diffpo.evaluation.log import ANSWERS
-from diffpo.files.folder import whole_lines
+from diffpo.files.folder import json_rows
 
 NUM_RESAMPLES = 10_000
 Accuracies = Mapping[tuple[str, str], float]
@@ -82,8 +81,7 @@ class Difference:
 def read_accuracies(folder: Path) -> Accuracies:
     """What an evaluation's completions.jsonl says of each prompt; nothing where there is no such file."""
     verdicts: dict[tuple[str, str], list[bool]] = defaultdict(list)
-    for line in whole_lines(folder / ANSWERS):
-        row = json.loads(line)
+    for row in json_rows(folder / ANSWERS):
         verdicts[row["sampler"], row["id"]].append(row["correct"])
     return {key: fmean(found) for key, found in verdicts.items()}
 
@@ -91,8 +89,7 @@ def read_accuracies(folder: Path) -> Accuracies:
 def check_same_prompts(folders: Mapping[str, Path]) -> None:
     """ValueError if the first evaluation's prompts have other texts in one of the others: nothing would be paired."""
     texts = {
-        name: {row["id"]: row.get("prompt") for row in map(json.loads, whole_lines(folder / ANSWERS))}
-        for name, folder in folders.items()
+        name: {row["id"]: row.get("prompt") for row in json_rows(folder / ANSWERS)} for name, folder in folders.items()
     }
     (first, before), *others = texts.items()
     for name, after in others:

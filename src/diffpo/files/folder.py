@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 LOCK = ".lock"
 _held: set[int] = set()
@@ -134,6 +135,21 @@ def whole_lines(path: Path) -> list[str]:
     within a character too."""
     content = path.read_bytes() if path.is_file() else b""
     return content[: content.rfind(b"\n") + 1].decode().split("\n")[:-1]
+
+
+def json_rows(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, likewise; ValueError names a line that is none."""
+    return [_object(line, f"{path}, line {number}") for number, line in enumerate(whole_lines(path), 1)]
+
+
+def _object(line: str, place: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{place}: not JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{place}: no object, but {line[:40]}")
+    return found
 
 
 def new_folder(folder: str | Path) -> Path:

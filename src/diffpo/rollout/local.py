@@ -13,8 +13,10 @@ from diffpo.functional.objective import speed_reward
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
 from diffpo.rewards.calls import TrainerState
+from diffpo.rollout.checks import check_request
 from diffpo.rollout.engine import Engine, Event, Finished, generate
 from diffpo.rollout.judging import decode_and_judge
+from diffpo.rollout.rules import load_rule
 from diffpo.tasks.base import Split, Task
 from diffpo.tasks.chat import RowTask, check_fit
 from diffpo.tasks.conversations import read_messages
@@ -85,6 +87,12 @@ def request_for(
         cache=cache,
         refresh_every=config.cache_refresh,
     )
+
+
+def check_decoding(policy: Policy, config: RolloutConfig, gen_length: int) -> None:
+    """ValueError where no prompt whatever could be answered as `config` says; `gen_length` as in `make_request`."""
+    load_rule(Sampler.parse(config.sampler))
+    check_request(policy, request_for(policy, (policy.eos_id,), config, gen_length, key=0))
 
 
 def check_prompts(policy: Policy, task: Task, splits: Sequence[Split], config: RolloutConfig) -> list[str]:

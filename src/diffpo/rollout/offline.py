@@ -16,7 +16,7 @@ from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
 from diffpo.models.quantization import is_packed
 from diffpo.rollout.engine import Engine, Finished
-from diffpo.rollout.local import default_length, request_for
+from diffpo.rollout.local import check_decoding, default_length, request_for
 from diffpo.tasks.conversations import read_example
 from diffpo.tasks.data import Row, Source, read_rows
 from diffpo.types import Completion, Request
@@ -41,10 +41,12 @@ def generate_file(
     """Answer every row of `prompts` (prompt, messages, ... as training reads them) in a line of `output`.
 
     Row i gets the answer that `sample` gives to prompt i of a list. A row that cannot be answered has an `error` in its
-    line. ValueError if the rows cannot be read, or if `output` holds other answers; KeyboardInterrupt says what stands.
+    line. ValueError if the rows cannot be read, if no row could be answered so, or if `output` holds other answers;
+    KeyboardInterrupt says what stands.
     """
     rows = read_rows(Source.parse(prompts, "test"), "prompt or messages", "prompts")
     config = replace(config, gen_length=config.gen_length or default_length(policy))
+    check_decoding(policy, config, default_length(policy))
     work = _Work(policy, rows, Path(output), config, seed)
     try:
         work.run(quiet)

@@ -12,8 +12,7 @@ from diffpo.config import SAMPLER_RULES, RolloutConfig, parse_sampler, suggest
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
 from diffpo.rollout.checks import check_request
-from diffpo.rollout.local import default_length, request_for
-from diffpo.rollout.rules import load_rule
+from diffpo.rollout.local import check_decoding, default_length, request_for
 from diffpo.serving.errors import ApiError
 from diffpo.serving.schema import MAX_CHOICES, Asked, Message
 from diffpo.types import Request, Sampler
@@ -35,10 +34,8 @@ class Served:
 
     def __post_init__(self) -> None:
         """ValueError if a request that says nothing of its decoding could not be answered."""
-        load_rule(Sampler.parse(self.rollout.sampler))
-        least = request_for(self.policy, (self.policy.eos_id,), self.rollout, self.gen_length, key=0)
-        check_request(self.policy, least)
-        if least.length > self.max_length:
+        check_decoding(self.policy, self.rollout, self.gen_length)
+        if self.gen_length >= self.max_length:
             raise ValueError(
                 f"max_length = {self.limit} leaves a canvas of {self.gen_length} tokens no prompt: raise it, or lower "
                 "rollout.gen_length"

@@ -11,7 +11,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from diffpo.config import TASK_KNOBS, TrainConfig
-from diffpo.files.folder import append, whole_lines, write_text
+from diffpo.files.folder import append, json_rows, write_text
 from diffpo.types import RolloutGroup
 
 Metrics = dict[str, float]
@@ -216,8 +216,8 @@ class MetricsLog:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        kept = [line for line in whole_lines(path) if json.loads(line)["step"] < step]
-        write_text(path, "".join(line + "\n" for line in kept))
+        kept = [row for row in json_rows(path) if row["step"] < step]
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, step: int, metrics: Metrics) -> None:
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
@@ -225,5 +225,5 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[Metrics]:
-    """The steps of a metrics.jsonl."""
-    return [json.loads(line) for line in whole_lines(path)]
+    """The steps of a metrics.jsonl. ValueError names a line that is none."""
+    return json_rows(path)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from diffpo.config import TrainConfig, suggest
 from diffpo.evaluation.evaluate import Evaluation
 from diffpo.evaluation.figures import training_figure
-from diffpo.files.folder import whole_lines
+from diffpo.files.folder import json_rows
 from diffpo.files.places import named, shipped_files
 from diffpo.files.recipe import find_training, read_json
 from diffpo.lab.analysis.sections import Section, Series, surrogate_name
@@ -288,8 +288,7 @@ def _analysis(file: Path) -> Analysis:
 
 def _measured(folder: Path) -> Measured:
     gammas: dict[str, list[float]] = {}
-    for line in whole_lines(folder / "completions.jsonl"):
-        answer = json.loads(line)
+    for answer in json_rows(folder / "completions.jsonl"):
         if answer.get("sampler") == "learned" and answer["gamma"] is not None:
             gammas.setdefault(answer["level"], []).append(answer["gamma"])
     try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich import box
@@ -31,10 +32,14 @@ START_SECONDS = 5.0
 
 
 def rows_of(cell: Cell, gen_length: int) -> float:
-    """Denoiser rows of a cell, a backward pass as BACKWARD - 1 of them. What a threshold commits is a guess."""
+    """Denoiser rows of a cell, a backward pass as BACKWARD - 1 of them. What a threshold commits is a guess.
 
-    def calls(sampler: str) -> float:
-        return expected_nfe(sampler, gen_length, gen_length)[0]
+    `gen_length` is the task's canvas, where a cell has none of its own.
+    """
+
+    def calls(sampler: str, rollout: Mapping[str, Any] = cell.rollout) -> float:
+        length = rollout.get("gen_length") or gen_length
+        return expected_nfe(sampler, length, min(rollout.get("block_length") or length, length))[0]
 
     rows = 0.0
     if cell.sft:
@@ -42,7 +47,7 @@ def rows_of(cell: Cell, gen_length: int) -> float:
     if cell.train:
         config = cell.train
         group = config.prompts_per_step * config.num_generations
-        nfe = calls(config.rollout.sampler)
+        nfe = calls(config.rollout.sampler, vars(config.rollout))
         objective = Objective.of(config.objective)
         passes = (objective.needs_old + (config.objective.beta > 0) + BACKWARD) * config.objective.num_iterations
         latents = objective.surrogate.cost(nfe).latents(group, config.prompts_per_step)
