@@ -42,7 +42,7 @@ def main() -> None:
             unanswered += answer is None
             ours.append(task.verify(prompt, f"So.\n</reasoning>\n<answer>\n{answer}\n</answer>").reward or 0.0)
             theirs.append(
-                other.ask(["score", name, prompt.columns["seed"], [str(answer)], TIME_LIMIT], MAKE_LIMIT) or 0.0
+                other.ask(["score", name, prompt.columns["seed"], str(answer), TIME_LIMIT], MAKE_LIMIT) or 0.0
             )
         right = sum(score >= 1 for score in ours)
         if right < len(prompts) or same < len(prompts):

@@ -18,7 +18,8 @@ from pathlib import Path
 from torch.profiler import ProfilerActivity, profile
 
 from diffpo.lab.bench import plain
-from diffpo.lab.bench.workloads import PROMPT_LENGTHS, SMALL, decode, random_policy, random_requests
+from diffpo.lab.bench.workloads import PROMPT_LENGTHS, SMALL, random_policy, random_requests
+from diffpo.rollout.engine import generate
 
 KINDS = {
     "matrix products": ("mm", "addmm", "bmm", "linear"),
@@ -62,8 +63,8 @@ def main() -> None:
     works = {
         "LLaDA's loop": lambda: plain.decode(policy, requests),
         "d1's loop": lambda: plain.decode(policy, requests, noise=None),
-        "ours": lambda: decode(policy, requests),
-        "ours, temperature 0": lambda: decode(policy, greedy),
+        "ours": lambda: generate(policy, requests),
+        "ours, temperature 0": lambda: generate(policy, greedy),
     }
     found = {name: breakdown(work) for name, work in works.items()}
     print(f"| ms a call | {' | '.join(works)} |\n| --- |{' ---: |' * len(works)}")

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import install_import_hook
 
 # Shapes are checked here and only here. Not by jaxtyping's flag, which the processes of pytest-xdist do not see.
-SHAPED = ("losses.spg", "losses.wd1", "surrogates.coupled", "surrogates.elbo", "surrogates.spg")
+SHAPED = ("losses.spg", "losses.wd1", "surrogates.coupled", "surrogates.elbo", "surrogates.gdpo", "surrogates.spg")
 install_import_hook(["diffpo.functional", *(f"diffpo.{name}" for name in SHAPED)], "checked.checked")
 
 torch.set_num_threads(1)  # the models are tiny, and threads that wait for each other are the slow part

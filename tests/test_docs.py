@@ -30,9 +30,11 @@ from diffpo.config import ModelConfig, ObjectiveConfig, OptimConfig, SftConfig, 
 from diffpo.config.objective import LOSSES, SURROGATES
 from diffpo.losses import load_loss
 from diffpo.surrogates import load_surrogate
+from diffpo.tasks.tiny_sudoku import TinySudoku
 from diffpo.training.loop import train
 from diffpo.training.metrics import ALARMS, read_metrics
 from diffpo.training.sft import fine_tune
+from diffpo.types import Prompt, Verdict
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path.read_text() for path in [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]}
@@ -108,6 +110,13 @@ def test_every_test_that_is_named_exists(page: str) -> None:
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Every metric of tiny runs that have everything: both learn, a KL term, evaluations; and of a fine-tuning."""
+
+    class Varied(TinySudoku):
+        """Completions of a prompt that are equally wrong earn differently, so that there is something to learn."""
+
+        def verify(self, prompt: Prompt, completion: str) -> Verdict:
+            return replace(super().verify(prompt, completion), reward=float(len(set(completion))))
+
     folder = tmp_path_factory.mktemp("run")
     shape = ModelConfig(hidden_size=32, num_layers=1, num_heads=2, mlp_size=32)
     task = TaskConfig("tiny_sudoku", easy=(1, 1), hard=(2, 2))  # some answers are right: a head learns
@@ -124,9 +133,9 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         objective=ObjectiveConfig(num_iterations=1, beta=0.1),
         threshold=ThresholdConfig(delay_steps=1),
     )
-    train(replace(config, eval=replace(config.eval, num_prompts=8)), quiet=True)
+    train(replace(config, eval=replace(config.eval, num_prompts=8)), task=Varied(task), quiet=True)
     head = {"sampler_head": "bernoulli", "threshold": ThresholdConfig(), "rollout": replace(config.rollout, lag=1)}
-    train(replace(config, output=f"{folder}/bernoulli", steps=1, eval_every=0, **head), quiet=True)
+    train(replace(config, output=f"{folder}/bernoulli", steps=1, eval_every=0, **head), task=Varied(task), quiet=True)
     rows = folder / "rows.jsonl"
     rows.write_text('{"prompt": "01=", "completion": "2"}\n')
     sft = SftConfig(model=start.output, data=str(rows), eval_data=str(rows), output=f"{folder}/sft", steps=1)

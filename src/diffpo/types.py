@@ -181,6 +181,11 @@ class Completion:
         gamma = () if self.gamma is None else (f"gamma {self.gamma:.3g}",)
         return f"NFE {self.nfe}", f"{self.length / self.nfe_until_eos:.2f} tokens per NFE", *gamma
 
+    @property
+    def certainties(self) -> list[float]:
+        """exp(-entropy) of the distribution that each token was committed from: 1 when the model was sure."""
+        return [math.exp(-max(0.0, entropy)) for entropy in self.entropies.tolist()]
+
     def __repr__(self) -> str:
         said = repr(self.text) if self.pieces else f"{self.length} tokens"
         return f"Completion({', '.join((said, *self.took))})"

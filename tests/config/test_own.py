@@ -54,7 +54,8 @@ WRONG = [
     ("loss", "clipped:0", "epsilon must be > 0, got 0.0"),
     ("loss", "clipped:nan", "epsilon must be > 0, got nan"),
     ("loss", "clipped:0.2,sequences", "no ratio_level 'sequences'; did you mean 'sequence'?"),
-    ("loss", "wd1:0.2", "more values than wd1 has knobs; it has none"),
+    ("loss", "wd1:1,2", "more values than wd1 has knobs; it has psi"),
+    ("loss", "wd1:0", "psi must be > 0, got 0"),
 ]
 
 

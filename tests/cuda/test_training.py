@@ -107,8 +107,11 @@ def learned(policy: Policy) -> dict[str, Tensor]:
 
 def assert_close(ours: Policy, theirs: Policy) -> None:
     assert ours.device.type == "cuda" and theirs.device.type == "cpu"
-    for name, tensor in learned(theirs).items():  # a first step of AdamW is 1e-3, whatever the gradient's size
-        torch.testing.assert_close(learned(ours)[name], tensor, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+    found = learned(ours)
+    for name, tensor in learned(theirs).items():
+        apart = (found[name] - tensor).abs()
+        assert apart.max() <= 2e-3, name  # a first step of AdamW is 1e-3 even where a gradient is rounding alone
+        assert (apart > 1e-4 + 1e-4 * tensor.abs()).float().mean() < 1e-3, name
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from functional.test_latents import batch_of
 from functional.test_trajectories import MASK, VOCAB, exact_denoiser
 from helpers import canvases, chi_square_z, keys
 from hypothesis import given
@@ -20,9 +22,11 @@ from diffpo.functional.objective import (
     self_normalize,
     token_weights,
 )
-from diffpo.losses.wd1 import wd1_advantages, weighted_likelihood
+from diffpo.losses import Lines, load_loss
+from diffpo.losses.wd1 import Wd1, wd1_advantages
 from diffpo.surrogates.coupled import TIMES, coupled_masks
 from diffpo.surrogates.elbo import elbo_masks
+from diffpo.surrogates.gdpo import quadrature_masks
 
 T = torch.tensor
 
@@ -112,18 +116,46 @@ def test_the_mean_elbo_of_exact_conditionals_is_the_log_likelihood() -> None:
         assert math.isclose(bound, chain, rel_tol=1e-6)
 
 
+# --- masks at fixed times ---------------------------------------------------------------------------------------------
+
+
+def test_fixed_times_integrate_the_bound() -> None:
+    """N nodes are exact for polynomials of t up to degree 2N - 1."""
+    masks, weights = quadrature_masks(keys(20_000), 3, 4)
+    assert torch.equal(weights > 0, masks)
+    torch.testing.assert_close(weights.sum(1).mean(0), torch.ones(4), atol=0.05, rtol=0)  # a token counts once
+    times = masks.float().mean((0, 2)).double()
+    shares = (weights.amax((0, 2)) * times).double()
+    for degree in range(1, 6):
+        assert float((shares * times**degree).sum()) == pytest.approx(1 / (degree + 1), abs=0.01)
+    assert torch.equal(quadrature_masks(keys(9), 1, 4)[1].unique(), T([0.0, 2.0]))  # one time, 1/2
+
+
+def test_masks_at_fixed_times_depend_on_their_row_alone() -> None:
+    together, alone = quadrature_masks(keys(3), 3, 9), quadrature_masks(keys(3)[1:2], 3, 4)
+    assert all(torch.equal(ours[1, :, :4], theirs[0]) for ours, theirs in zip(together, alone, strict=True))
+    first, second, _ = together[0][0]
+    assert not torch.equal(first, second)
+
+
 # --- wd1 -------------------------------------------------------------------------------------------------------------
 
 
 def test_wd1_is_the_difference_of_two_softmaxes_over_the_group() -> None:
     rewards = T([[1.0, 0.0, 0.0, 0.5], [3.0, 1.0, 1.0, 3.0]])
-    for scale in (False, True):
-        ours = wd1_advantages(rewards, scale)
+    for scale, psi in itertools.product((False, True), (1.0, 3.0)):
+        ours = wd1_advantages(rewards, scale, psi)
         for group, weights in zip(group_advantages(rewards, scale).tolist(), ours.tolist(), strict=True):
-            good, bad = (sum(math.exp(sign * other) for other in group) for sign in (1, -1))
-            by_hand = [4 * (math.exp(a) / good - math.exp(-a) / bad) for a in group]
+            good, bad = (sum(math.exp(sign * psi * other) for other in group) for sign in (1, -1))
+            by_hand = [4 * (math.exp(psi * a) / good - math.exp(-psi * a) / bad) for a in group]
             assert weights == pytest.approx(by_hand, abs=1e-5)
     assert wd1_advantages(rewards).sum(-1).abs().max() < 1e-5
+    assert torch.equal(load_loss("wd1:3").advantages(rewards, False), wd1_advantages(rewards, psi=3.0))
+
+
+def test_wd1_at_large_psi_matches_the_best_and_unlearns_the_worst() -> None:
+    """DMPO's tilted policy at a low temperature, with its baseline."""
+    torch.testing.assert_close(wd1_advantages(T([[1.0, 0.5, 0.0, 1.0]]), psi=100.0), T([[2.0, 0.0, -4.0, 2.0]]))
 
 
 def test_wd1_at_small_advantages_is_twice_reinforce() -> None:
@@ -139,11 +171,13 @@ def test_wd1_of_equal_rewards_is_zero_and_a_row_without_reward_is_left_out() -> 
     assert not some[1:].any()
 
 
-def test_weighted_likelihood_has_reinforces_gradient() -> None:
-    logprobs, advantages = doubles(3, 4).requires_grad_(), doubles(3, 4, seed=1)
-    (gradient,) = torch.autograd.grad(weighted_likelihood(logprobs, advantages).sum(), logprobs)
-    assert torch.equal(gradient, advantages)
-    assert torch.autograd.gradcheck(lambda x: weighted_likelihood(x, advantages), logprobs)
+def test_wd1s_gain_has_reinforces_gradient() -> None:
+    logprobs, advantages = doubles(3, 4).requires_grad_(), doubles(3, seed=1)
+    batch = replace(batch_of(["0", "1", "2"], [[1, 2, 3, 4]] * 3, [4] * 3), advantages=advantages)
+    gain = lambda x: Wd1().gain(x, Lines(batch, batch.loss_mask, None, None))[0]  # noqa: E731
+    (gradient,) = torch.autograd.grad(gain(logprobs).sum(), logprobs)
+    assert torch.equal(gradient, advantages[:, None].expand(3, 4))
+    assert torch.autograd.gradcheck(gain, logprobs)
 
 
 # --- levels of ratios and weights ----------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def group_batch(num_groups: int = 3, size: int = 4, canvas: int = 6) -> Batch:
 def surrogates(batch: Batch) -> dict[str, Latents]:
     cut = {f"{m}-MF": cut_latents(batch, draw_cuts(batch.nfe, m, keys(len(batch))), MASK) for m in (1, 2, 0)}
     d1 = cut_latents(batch, draw_cuts(batch.nfe, 1, keys(12)), MASK, 0.5, keys(12, "mask"))
-    others = ("coupled:2", "elbo:2")
+    others = ("coupled:2", "elbo:2", "gdpo:3")
     return cut | {"d1": d1} | {spec: load_surrogate(spec).draw(batch, keys(len(batch)), MASK) for spec in others}
 
 

@@ -63,7 +63,6 @@ def test_top_k_takes_the_best_and_the_leftmost_of_equals(rows: list[tuple]) -> N
     score, candidates, _, count = columns(rows)
     expected = [best(row[0], row[1], row[3]) for row in rows]
     assert chosen(unmasking.top_k(score, candidates, count)) == expected
-    assert chosen(unmasking.random(score, candidates, count)) == expected
 
 
 @given(ROWS)
@@ -83,7 +82,6 @@ def test_a_row_is_decided_alone(rows: list[tuple]) -> None:
         (unmasking.entropy_bound, bound),
         (unmasking.confidence, bound),
         (unmasking.top_k, count),
-        (unmasking.random, count),
     ):
         together = rule(score, candidates, setting)
         alone = [rule(score[i : i + 1], candidates[i : i + 1], setting[i : i + 1]) for i in range(len(rows))]

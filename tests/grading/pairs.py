@@ -3,6 +3,43 @@
 from __future__ import annotations
 
 _SAME = r"""
+16\pi  ~  16\pi cm^2
+\frac{3}{4}  ~  \frac{3}{4} = 0.75
+(-\infty,\infty)  ~  \text{all real numbers}
+(-\infty,3]  ~  (-inf, 3]
+\text{ellipse}  ~  an ellipse
+\frac{2}{3}  ~  two-thirds
+\frac{2}{3}  ~  \text{two-thirds}
+0.75  ~  three quarters
+\frac{1}{3}  ~  a third
+\frac12  ~  half
+\frac12  ~  one-half
+50  ~  5 tens
+60000  ~  60K
+60000  ~  \$60k
+2000000  ~  \$2M
+12  ~  a dozen
+1000000  ~  a million
+3  ~  3 times
+3  ~  three times as many
+105  ~  one hundred and five
+5  ~  five (5)
+5  ~  5 (five)
+18  ~  US\$18
+18  ~  #### 18
+18  ~  '18'
+(-\infty,-1)\cup(1,\infty)  ~  |x|>1
+[-\frac12,\frac12]  ~  \left|x\right| \le \frac12
+(0,\infty)  ~  (0, oo)
+m \cdot 2  ~  2m
+\frac{h}{2}  ~  0.5h
+x^2-1  ~  x^2-1 cm
+\sqrt{3}  ~  \text{The answer is } \sqrt{3}
+(1,2)  ~  Answer: (1, 2)
+\text{Monday}  ~  The answer is Monday.
+11_2  ~  (11)_2
+11_2  ~  11_{\text{two}}
+11_2  ~  11 (base 2)
 5  ~  5\
 45  ~  45°C
 45  ~  45 °F
@@ -292,6 +329,40 @@ e^{2}  ~  e^2
 7  ~  \color{red}{7}
 """
 _DIFFERENT = r"""
+16\pi  ~  16\pi squared
+16\pi  ~  16\pi r
+16\pi\text{ cm}^2  ~  16\pi cm^3
+\frac{3}{4}  ~  \frac{4}{5} = 0.75
+(-\infty,\infty)  ~  all real numbers except 3
+\text{(A)}  ~  a bird
+\text{E}  ~  A or E
+3  ~  three quarters
+5  ~  5 tens
+5  ~  five sixteenths
+2  ~  two-thirds
+60  ~  60K
+2  ~  \$2M
+5  ~  5a
+5k  ~  5000
+5  ~  5 six
+5  ~  six 5
+5  ~  5 and one
+5  ~  5 or maybe six
+5  ~  5 (six)
+5  ~  anything but 5
+5  ~  cannot be 5
+5  ~  5 is wrong
+5  ~  5 doubled
+5  ~  the square of 5
+5  ~  5 times the price
+1  ~  a lot
+(-1,1)  ~  |x|>1
+(-1,1)  ~  |x| \le 1
+(-\infty,-1)\cup(1,\infty)  ~  |x|<1
+1,-1  ~  |x|=1
+11_2  ~  11 base 3
+5  ~  5 in base 6
+\text{A}  ~  The answer is not A
 2  ~  two fifths
 3  ~  3 tenths
 5  ~  5 thirds

@@ -212,6 +212,8 @@ def test_a_closing_box_is_found_behind_anything(before: str, answer: str) -> Non
         (r"\boxed{\frac{1}{2", r"\frac{1}{2}"),
         ("<answer>7\n", "7"),
         ("<answer>7<answer>", "7"),
+        ("<REASONING>3</REASONING><ANSWER>7</ANSWER> or 8", "7"),
+        ("<ANSWER></ANSWER>", None),
         ("<answer>\nboxed{7}\n</answer>", "7"),
         (r"<answer>\.boxed{7}</answer>", "7"),
         (r"\fbox{7}", "7"),

@@ -70,6 +70,22 @@ def test_ten_percent(question: str, truth: str, same: bool) -> None:
     assert same_answer(r"10\%", truth, question) is same
 
 
+@pytest.mark.parametrize(
+    ("question", "answer", "truth", "same"),
+    [
+        ("How many quarters does he have?", "5 quarters", "5", True),
+        ("How many Pennsylvania state quarters does he have?", "5 quarters", "5", True),
+        ("How many dollars does he have?", "5 quarters", "5", False),
+        ("How many more dozen eggs does she need?", "8 dozen", "8", True),
+        ("How many eggs does she need?", "8 dozen", "8", False),
+        ("How many people, in millions, live there?", "2 million", "2", True),
+        ("How many millions live in this part of the two thirds?", "2 thirds", "2", False),
+    ],
+)
+def test_a_scale_that_the_question_asks_for(question: str, answer: str, truth: str, same: bool) -> None:
+    assert same_answer(answer, truth, question) is same
+
+
 @given(st.fractions(max_denominator=10**6))
 def test_numbers_however_they_are_written(number: Fraction) -> None:
     over, under = number.numerator, number.denominator

@@ -137,6 +137,16 @@ def test_a_whole_number_in_a_sentence_is_read() -> None:
         ("49 + 55 - 53 = 51", True, True),
         ("51 = 49 + 55 - 53", True, True),
         ("x = 49 + 55 - 53", True, True),
+        ("x = 49 + 55 - 53 = 51", True, True),
+        ("= 49 + 55 - 53", True, True),
+        ("The expression is: 49 + 55 - 53", True, True),
+        (r"\text{Answer: } 49 + 55 - 53", True, True),
+        (r"\mathrm{49 + 55 - 53}", True, True),
+        ("```python\n49 + 55 - 53\n```", True, True),
+        (r'"\bigl(49 + 55\bigr) - 53"', True, True),
+        (r"49 + 55 - 53 \text{ + 1}", False, False),
+        (r"\text{1 * }49 + 55 - 53", False, False),
+        ("51 = 50 + 1 = 49 + 55 - 53", False, False),
         (r"\(49 + 55 - 53\)", True, True),
         ("$49 + 55 - 53$", True, True),
         ("`49 + 55 - 53`", True, True),
@@ -161,7 +171,7 @@ def test_countdown_answers(answer: str, correct: bool, numbers: bool) -> None:
     assert (graded.correct, bool(graded.parts["numbers"])) == (correct, numbers)
 
 
-@pytest.mark.parametrize("times", ["*", "\u00d7", "\u00b7", "\u22c5", "\u2217", r"\times", r"\cdot", r"\ast"])
+@pytest.mark.parametrize("times", ["*", "\u00d7", "\u2716", "\u00b7", "\u22c5", "\u2217", r"\times", r"\cdot", r"\ast"])
 def test_countdown_signs_of_times(times: str) -> None:
     assert countdown.strict({"numbers": [6, 7, 2], "target": 40}, rf"\boxed{{6 {times} 7 - 2}}").correct
 
@@ -170,6 +180,10 @@ def test_countdown_signs_of_times(times: str) -> None:
 def test_countdown_products_without_a_sign(answer: str) -> None:
     right = answer in ("(2)(3)(4)", "2(3)(4)", "2 x 3 X 4")
     assert countdown.strict({"numbers": (2, 3, 4), "target": 24}, rf"\boxed{{{answer}}}").correct is right
+
+
+def test_countdown_of_one_number() -> None:
+    assert countdown.strict({"numbers": [5], "target": 5}, r"\boxed{5}").correct
 
 
 def test_countdown_is_exact() -> None:
@@ -190,6 +204,10 @@ GRID = "3142243142131324"
         ("3 1 4 2 | 2 4 3 1 | 4 2 1 3 | 1 3 2 4", 1.0),
         ("```\n3142 2431 4213 1324\n```", 1.0),
         (f"The solution is {GRID}.", 1.0),
+        ("The solved 4x4 grid is:\n3142\n2431\n4213\n1324", 1.0),
+        ("Solution: 3142 2431 4213 1324", 1.0),
+        ("Either 3142: 3142 2431 4213 1324", 0.0),
+        ("Puzzle: 3102 2000 0210 0320\nSolution: 3142 2431 4213 1324", 0.0),
         ("Row 1: 3142\nRow 2: 2431\nRow 3: 4213\nRow 4: 1324", 1.0),
         ("R1: 3142\nR2: 2431\nR3: 4213\nR4: 1324", 1.0),
         ("1. 3142\n2. 2431\n3. 4213\n4. 1324", 1.0),

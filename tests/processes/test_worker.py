@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import signal
 import threading
 import time
@@ -56,10 +55,6 @@ def test_threads_take_turns(worker: Worker) -> None:
     for thread in threads:
         thread.join()
     assert found == {n: n for n in range(8)}
-
-
-def test_a_copy_is_the_same_process(worker: Worker) -> None:
-    assert copy.deepcopy(worker) is worker
 
 
 def test_a_module_that_does_not_start_is_an_error() -> None:

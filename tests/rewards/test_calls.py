@@ -291,7 +291,9 @@ def test_rewards_of_several_kinds_of_rows() -> None:
 
 
 def verdict(name: str, completion: str, **columns: object) -> float | None:
-    return Rewards((BUILTIN[name],)).verdict(prompt(**columns), completion).reward
+    call = Rewards((BUILTIN[name],)).begin(Attempts(prompt(**columns), [completion], [()]), TrainerState())
+    call.run_plain()
+    return call.finish().verdicts[0].reward
 
 
 def test_built_in_rewards() -> None:

@@ -381,6 +381,8 @@ def test_tests_that_test_nothing_are_an_error(tests: Any, error: str) -> None:
         ("```python\nx = 1\n", "x = 1\n"),
         ("```python\nx = 1\n```<|eot_id|>```python\nx = 2\n```", "x = 1\n"),
         ("<answer>\nx = 1\n</answer>", "x = 1"),
+        ("<answer>```python\nx = 1\n```</answer>", "x = 1\n"),
+        ("<answer>\n```python\nx = 1\n</answer>", "x = 1\n"),
         ("x = 1", ""),
     ],
 )

@@ -179,7 +179,7 @@ def exported() -> dict[str, set[str]]:
     """Every sample that a server exports, with the names of its labels."""
     metrics = Metrics()
     metrics.ended(1.0, "stop", tokens=4, calls=2, learned=True)
-    metrics.answered("/v1/completions", 200)
+    metrics.answered.labels("/v1/completions", "200").inc()
     families = text_string_to_metric_families(metrics.text.decode())
     return {sample.name: {*sample.labels} for family in families for sample in family.samples}
 

@@ -11,7 +11,7 @@ import pytest
 from grading.hostile import HOSTILE
 
 from diffpo.config import TaskConfig
-from diffpo.tasks import gym, load_task, stream
+from diffpo.tasks import gym, gym_worker, load_task, tiny_arithmetic
 from diffpo.tasks.base import Task
 
 
@@ -37,12 +37,39 @@ def test_answers_are_scored(task: Task) -> None:
         assert task.verify(prompt, "").reward == 0.0
 
 
-def test_decorations_do_not_count() -> None:
-    task = load_task("reasoning_gym:simple_equations")
+@pytest.mark.parametrize("dataset", ["simple_equations", "prime_factorization"])  # the latter's scorer raises on $
+def test_decorations_do_not_count(dataset: str) -> None:
+    task = load_task(f"reasoning_gym:{dataset}")
     prompt = task.prompts("train", 1)[0]
     for form in ("${}$", "**{}**", "`{}`", r"\({}\)"):
         answer = form.format(prompt.columns["answer"])
         assert task.verify(prompt, f"<answer>{answer}</answer>").reward == 1.0, answer
+
+
+@pytest.mark.parametrize(
+    ("dataset", "answers"),
+    [
+        ("coin_flip", ["0", "0."]),
+        ("complex_arithmetic", ["nan", "nani"]),
+        ("game_of_life_halting", ["perhaps"]),
+        ("puzzle24", ["6*4*1*1", "24", "6*4*1*1.0"]),
+    ],
+)
+def test_an_answer_that_fits_every_question_earns_nothing(dataset: str, answers: list[str]) -> None:
+    task = load_task(f"reasoning_gym:{dataset}")
+    for prompt in task.prompts("train", 3):
+        rewards = [task.verify(prompt, f"<answer>{answer}</answer>").reward for answer in answers]
+        assert rewards == [0.0] * len(answers)
+        assert task.verify(prompt, f"<answer>{prompt.columns['answer']}</answer>").correct
+
+
+def test_numbers_of_gsm_symbolic_are_read_as_those_of_gsm8k() -> None:
+    found = {"answer": "1200", "question": "How many?"}
+    judge = gym_worker.OURS["gsm_symbolic"]
+    assert judge("1,200", found) and judge("$1,200", found)
+    assert (
+        not judge("-1200", found) and not judge("1200 or 1300", found) and not judge("1,200", found | {"answer": "1"})
+    )
 
 
 def test_items_do_not_depend_on_the_hash_seed() -> None:
@@ -70,7 +97,7 @@ def test_items_do_not_depend_on_the_hash_seed() -> None:
 def test_without_reasoning_gym_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     gym.dataset_names.cache_clear()
-    stream.gym_items.cache_clear()
+    tiny_arithmetic._items.cache_clear()
     for name in ("reasoning_gym:gcd", "tiny_arithmetic"):
         with pytest.raises(ValueError, match=r"pip install 'diffpo\[reasoning-gym\]'"):
             load_task(name).prompts("train", 1)

@@ -23,6 +23,7 @@ OBJECTIVES = {
     "coupled": ObjectiveConfig(surrogate="coupled:2", importance_clamp=0.0),
     "wd1": ObjectiveConfig(surrogate="mean_field:1,prompt_mask_prob=0.15", loss="wd1", importance_clamp=0.0),
     "espo": ObjectiveConfig(surrogate="elbo:2", loss="clipped:0.2,ratio_level=sequence", importance_clamp=0.0),
+    "gdpo": ObjectiveConfig(surrogate="gdpo", loss="clipped:0.5,ratio_level=sequence", importance_clamp=0.0),
     "exact": ObjectiveConfig(surrogate="mean_field:0", importance_clamp=0.0),
     "2-MF, weights of a call": ObjectiveConfig(
         importance_level="call", surrogate="mean_field:2,cut_law=middle", loss="clipped:0.2,ratio_level=call"

@@ -28,6 +28,7 @@ from diffpo.objective import Objective
 from diffpo.processes.world import World
 from diffpo.surrogates import load_surrogate
 from diffpo.surrogates.elbo import elbo_masks
+from diffpo.surrogates.gdpo import quadrature_masks
 from diffpo.surrogates.spg import block_masks
 from diffpo.training.checkpoint import _flatten_experience, _restore_experience
 from diffpo.training.update import policy_backward, prepare
@@ -127,6 +128,17 @@ def rldf(row: Row) -> Tensor:
     return total
 
 
+def gdpo(row: Row) -> Tensor:
+    """The nodes and weights of three points, as tables have them."""
+    times, shares = (0.5 - math.sqrt(0.15), 0.5, 0.5 + math.sqrt(0.15)), (5 / 18, 4 / 9, 5 / 18)
+    masks, _ = quadrature_masks(fold(row.keys, 1), 3, row.batch.tokens.shape[1])
+    change = torch.zeros(())
+    for time, share, hide in zip(times, shares, masks[0].tolist(), strict=True):
+        places = [place for place in range(len(row.calls)) if hide[place]]
+        change = change + share / time * (row.now(hide) - row.old(hide))[places].sum()
+    return clipped((change / len(row.calls)).exp(), row.advantage, 0.02)
+
+
 def gdsd(row: Row) -> Tensor:
     length = row.batch.tokens.shape[1]
     masks, _ = elbo_masks(fold(row.keys, 1), 1, torch.tensor([length]), length)
@@ -160,6 +172,7 @@ SPECS: dict[str, tuple[ObjectiveConfig, Callable[[Row], Tensor]]] = {
     "agrpo": (ObjectiveConfig("agrpo:3", "clipped:0.1", importance_clamp=0.0), agrpo),
     "egspo": (ObjectiveConfig("egspo:3", "clipped:0.1,ratio_level=call", importance_clamp=0.0), egspo),
     "rldf": (ObjectiveConfig("rldf:3,temperature=0", "clipped:0.1", importance_clamp=0.0), rldf),
+    "gdpo": (ObjectiveConfig("gdpo:3", "clipped:0.02,ratio_level=sequence", importance_clamp=0.0), gdpo),
     "gdsd": (ObjectiveConfig("gdsd", "gdsd:2,epsilon=0.5", importance_clamp=0.0), gdsd),
     "spg": (
         ObjectiveConfig(

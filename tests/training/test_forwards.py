@@ -30,6 +30,7 @@ from diffpo.training.update import update
         (ObjectiveConfig(surrogate="mean_field:0"), 3 + 1 / 4),
         (ObjectiveConfig(surrogate="coupled:2"), 4 + 1 / 4),
         (ObjectiveConfig(surrogate="elbo:3"), 6),
+        (ObjectiveConfig(surrogate="gdpo:3"), 3),
         (ObjectiveConfig(surrogate="gdsd:2"), 4),
         (ObjectiveConfig(surrogate="agrpo:2"), 2),
         (ObjectiveConfig(surrogate="egspo:9"), 4),
@@ -44,6 +45,7 @@ from diffpo.training.update import update
         "exact",
         "coupled",
         "espo",
+        "gdpo",
         "gdsd",
         "agrpo",
         "egspo",
@@ -98,9 +100,10 @@ def test_a_run_adds_them_up_and_goes_on_adding_after_a_resume(beta: float, start
         (ObjectiveConfig(surrogate="mean_field:0", beta=0.1), 3),
         (ObjectiveConfig(surrogate="coupled:2"), 2),
         (ObjectiveConfig(surrogate="elbo", loss="clipped:0.2,ratio_level=sequence", importance_level="sequence"), 2),
+        (ObjectiveConfig(surrogate="gdpo", loss="clipped:0.5,ratio_level=sequence", importance_clamp=0), 2),
         (ObjectiveConfig(surrogate="mean_field:1", loss="wd1", importance_clamp=0), 1),
     ],
-    ids=["2-MF", "d1", "exact", "coupled", "espo", "wd1"],
+    ids=["2-MF", "d1", "exact", "coupled", "espo", "gdpo", "wd1"],
 )
 def test_an_update_forwards_what_is_counted(objective: ObjectiveConfig, passes: int, start: str) -> None:
     """The slow twin: rows that really pass through the denoiser in the updates of a step."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from tyro.conf import Positional
 
 from diffpo.config import CollectConfig, LoadConfig, ObjectiveConfig, RolloutConfig, TaskConfig, TrainConfig
@@ -45,8 +46,6 @@ class Analyze(Knobs):
 
     def run(self) -> None:
         import json
-
-        from rich.console import Console
 
         from diffpo.files.folder import file_to_write
         from diffpo.lab.analysis.analyze import report

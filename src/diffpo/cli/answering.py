@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+from rich.console import Console
 from tyro.conf import Positional
 
 from diffpo.config import EvalConfig, LoadConfig, RolloutConfig, TaskConfig
@@ -72,8 +73,6 @@ class Eval(Knobs):
         return Path(self.output or run / "eval"), newest[0].name if newest else ""
 
     def _measure(self, world: World, place: Path, name: str) -> None:
-        from rich.console import Console
-
         from diffpo.evaluation.evaluate import evaluate
         from diffpo.evaluation.figures import frontier_figure
         from diffpo.evaluation.log import AnswerLog
@@ -139,7 +138,6 @@ class Compare:
     def run(self) -> None:
         if not self.evaluations:
             raise ValueError("name what to compare: diffpo compare FOLDER NAME=FOLDER ...")
-        from rich.console import Console
 
         from diffpo.evaluation.evaluate import Evaluation
         from diffpo.evaluation.figures import frontier_figure

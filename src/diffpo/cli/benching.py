@@ -8,13 +8,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
 from diffpo.cli.training import FLAT, Recipe
 from diffpo.config import TrainConfig
+from diffpo.config.checks import check
 from diffpo.files.folder import file_to_write
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from diffpo.lab.bench.card import Figure
     from diffpo.lab.bench.growth import GrowthPoint
     from diffpo.lab.bench.steps import Measured
@@ -52,7 +56,6 @@ class Bench:
         self._check()
         suites = {"recipe": self._recipe, "published": self._published, "growth": self._growth, "gpu": self._gpu}
         measure = suites[self.suite]()
-        from rich.console import Console
 
         from diffpo.lab.bench.measure import gpu_facts
         from diffpo.lab.study.origin import origin
@@ -75,26 +78,27 @@ class Bench:
         return file_to_write(name) if name else None
 
     def _check(self) -> None:
-        if self.repeats < 1:
-            raise ValueError(f"--repeats must be >= 1, got {self.repeats}")
-        if self.minutes <= 0:
-            raise ValueError(f"--minutes must be > 0, got {self.minutes:g}")
-        if self.suite == "recipe" and not self.config.model:
-            raise ValueError("name a recipe, or a model by --model, or take --suite published")
-        for name, suite in (("profile", "recipe"), ("random_weights", "recipe"), ("figure", "growth")):
-            if getattr(self, name) and self.suite != suite:
-                raise ValueError(f"--{name.replace('_', '-')} goes with --suite {suite}, not with {self.suite}")
-        if self.minutes != Bench.minutes and self.suite != "gpu":
-            raise ValueError(f"--minutes goes with --suite gpu, not with {self.suite}")
-        if self.repeats != Bench.repeats and self.suite == "gpu":
-            raise ValueError("--repeats does not go with --suite gpu: it measures once")
-        if self.sharpness != 1 and not self.random_weights:
-            raise ValueError("--sharpness is of random weights: add --random-weights")
-        if self.suite == "gpu":
+        on_gpu, named = self.suite == "gpu", self.suite != "recipe" or bool(self.config.model)
+        check(self.repeats >= 1, f"--repeats must be >= 1, got {self.repeats}")
+        check(self.minutes > 0, f"--minutes must be > 0, got {self.minutes:g}")
+        check(named, "name a recipe, or a model by --model, or take --suite published")
+        for name, suite in (
+            ("profile", "recipe"),
+            ("random_weights", "recipe"),
+            ("figure", "growth"),
+            ("minutes", "gpu"),
+        ):
+            idle = getattr(self, name) != getattr(Bench, name) and self.suite != suite
+            check(not idle, f"--{name.replace('_', '-')} goes with --suite {suite}, not with {self.suite}")
+        once = self.repeats == Bench.repeats or not on_gpu
+        check(once, "--repeats does not go with --suite gpu: it measures once")
+        drawn = self.random_weights or self.sharpness == 1
+        check(drawn, "--sharpness is of random weights: add --random-weights")
+        if on_gpu:
             from diffpo.lab.bench.gpu import no_card
 
-            if why := no_card(self.minutes):
-                raise ValueError(why)
+            why = no_card(self.minutes)
+            check(not why, why)
 
     def _recipe(self) -> Found:
         from diffpo.lab.bench.steps import measure, open_bench
@@ -143,8 +147,6 @@ def _plain(row: Row | Figure) -> dict[str, Any]:
 
 def rows_table(rows: Sequence[Row]) -> Table:
     """Ours, plain, how many times as fast or small, and the target."""
-    from rich import box
-    from rich.table import Table
 
     table = Table("what", box=box.SIMPLE_HEAD)
     for name in ("ours", "plain", "ratio", "target"):
@@ -159,9 +161,6 @@ def rows_table(rows: Sequence[Row]) -> Table:
 
 def _figures_table(figures: Sequence[Figure]) -> Table:
     """A part of the suite gpu: what was measured, and the goal where there is one."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
 
     table = Table(figures[0].part, box=box.SIMPLE_HEAD)
     for name in ("measured", "goal"):
@@ -176,9 +175,6 @@ def _figures_table(figures: Sequence[Figure]) -> Table:
 
 
 def _phases_table(measured: Measured) -> Table:
-    from rich import box
-    from rich.table import Table
-
     table = Table("a step", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # 80 columns hold it
     for name in ("time", "answers\na second", "tokens\na second", "rows\na second", "GiB", "TFLOP/s", "of peak"):
         table.add_column(name, justify="right")
@@ -202,9 +198,6 @@ def _phases_table(measured: Measured) -> Table:
 
 
 def _growth_table(measured: dict[str, list[GrowthPoint]]) -> Table:
-    from rich import box
-    from rich.table import Table
-
     table = Table("axis", box=box.SIMPLE_HEAD)
     for name in ("size", "ms", "GFLOP", "grows", "operations grow"):
         table.add_column(name, justify="right")

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rich.console import Console
 from tyro.conf import Positional
 
 from diffpo.config.idle import Idle, Knobs
@@ -82,8 +83,6 @@ class Export(Knobs):
 
 
 def _show(description: dict[str, Any]) -> None:
-    from rich.console import Console
-
     from diffpo.view.notebook import facts_table
 
     memory = {dtype: f"{size / 1e9:.3g} GB" for dtype, size in description.get("memory", {}).items()}

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+from rich.console import Console
+from rich.table import Table
 
 from diffpo.cli.training import FLAT, Recipe, show_inputs
 from diffpo.config import SftConfig, TrainConfig
@@ -104,9 +106,6 @@ def _draw(splits: Sequence[Split], path: str) -> None:
 
 
 def _show(plan: planning.Plan) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from diffpo.planning.memory import PARTS
 
     console = Console(highlight=False)
@@ -145,8 +144,6 @@ def _show_splits(splits: Sequence[Split], assumed: str) -> None:
     """Rollout workers beside GPUs that train, as simulated."""
     if not splits:
         return
-    from rich.console import Console
-    from rich.table import Table
 
     console = Console(highlight=False)
     lag = splits[0].lag

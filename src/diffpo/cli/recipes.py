@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from rich.console import Console
+from rich.table import Table
 from tyro.conf import Positional
 
 
@@ -48,9 +50,6 @@ def _use(command: str, path: Path) -> str:
 
 
 def _show(recipes: list) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
     for heading in ("recipe", "for", "what it does", "model", "task", "needs"):
         table.add_column(heading, overflow="fold", no_wrap=heading in ("recipe", "for"))

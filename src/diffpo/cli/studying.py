@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich.console import Console
 from tyro.conf import Positional
 
 from diffpo.files.places import PACKAGE
@@ -36,10 +37,7 @@ class Study:
     """FILE.svg (or .png), then summaries or names of studies: accuracy against rows spent, a panel a study."""
 
     def run(self) -> None:
-        for flag, chosen, write in (
-            ("tables", self.tables, self._write_tables),
-            ("picture", self.picture, self._draw),
-        ):
+        for flag, chosen, write in (("tables", self.tables, self._write_tables), ("picture", self.picture, self._draw)):
             if chosen and self.study:
                 raise ValueError(f"--{flag} takes what is in summaries and runs nothing: leave out the study")
             if chosen:
@@ -53,8 +51,6 @@ class Study:
         study = load_study(self.study)
         folder = Path(self.output, study.name)
         if self.dry_run:
-            from rich.console import Console
-
             from diffpo.lab.study.estimate import grid_table
 
             Console().print(grid_table(study, folder, self.jobs))
@@ -63,8 +59,6 @@ class Study:
 
     def _run(self, study: Any, folder: Path) -> None:
         import json
-
-        from rich.console import Console
 
         from diffpo.files.folder import file_to_write, write_text
         from diffpo.lab.study.run import run_study

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar
 
 C = TypeVar("C")
@@ -66,12 +66,8 @@ def default_of(cls: type, name: str) -> Any:
     """What a knob, by dotted name, is where nobody sets it."""
     first, _, rest = name.partition(".")
     field = next(field for field in fields(cls) if field.name == first)
-    value = _default(field)
+    value = field.default if field.default_factory is MISSING else field.default_factory()
     return _value(value, rest) if rest else value
-
-
-def _default(field: Field[Any]) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _own(config: Any) -> Iterator[tuple[str, str]]:

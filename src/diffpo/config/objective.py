@@ -13,6 +13,7 @@ SURROGATES = {
     "mean_field": "MeanField",  # d1, DiFFPO, d2, the exact trajectory
     "coupled": "Coupled",  # coupled-GRPO
     "elbo": "Elbo",  # ESPO
+    "gdpo": "Gdpo",
     "agrpo": "Agrpo",
     "egspo": "Egspo",
     "rldf": "Rldf",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -45,28 +44,22 @@ class LiveUnmasking:
         prompt: str,
         decode: Callable[[int], str],
         length: int,
-        delay: float = 0.3,
-        columns: int | None = None,
-        console: Console | None = None,
+        delay: float,
+        columns: int | None,
+        console: Console,
         transient: bool = False,
     ) -> None:
-        self.prompt, self.decode = prompt, decode
-        self.delay, self.columns = delay, columns
-        self.console = console or Console()
+        self.prompt, self.decode, self.delay, self.columns, self.console = prompt, decode, delay, columns, console
         self.tokens, self.committed_at = [0] * length, [0] * length
         """Of each position the token, and the call that committed it, 0 for a mask."""
-        self.live = (
-            Live(console=self.console, auto_refresh=False, transient=transient) if self.console.is_terminal else None
-        )
+        self.live = Live(console=console, auto_refresh=False, transient=transient) if console.is_terminal else None
 
     def __enter__(self) -> LiveUnmasking:
         if self.live:
             self.live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.live:
             self.live.stop()
 

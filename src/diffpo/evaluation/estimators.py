@@ -13,12 +13,12 @@ from statistics import NormalDist, fmean, pvariance, stdev
 Z = NormalDist().inv_cdf(0.975)
 
 
-def wilson_interval(successes: float, trials: float, z: float = Z) -> tuple[float, float]:
-    """Wilson's score interval of a proportion, 95 % by default. `trials` need not be whole: an effective number."""
+def wilson_interval(successes: float, trials: float) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a proportion. `trials` need not be whole: an effective number."""
     share = successes / trials
-    centre = share + z**2 / (2 * trials)
-    spread = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    scale = 1 + z**2 / trials
+    centre = share + Z**2 / (2 * trials)
+    spread = Z * math.sqrt(share * (1 - share) / trials + Z**2 / (4 * trials**2))
+    scale = 1 + Z**2 / trials
     low = (centre - spread) / scale if successes > 0 else 0.0  # exactly: rounding would leave 1e-17
     high = (centre + spread) / scale if successes < trials else 1.0
     return low, high

@@ -80,7 +80,7 @@ def defaults_for(cls: type[C], model: str, adapter: str = "") -> C:
     if not is_published(model):
         return cls()
     config = load_config(cls, shipped_files("recipes/*.toml")[PUBLISHED[cls]])
-    if adapter or _adapter(Path(model)):
+    if adapter or adapter_config(Path(model)):
         config = replace(config, lora=LoraConfig())
     return replace(config, model=model, output=cls().output)
 
@@ -91,7 +91,7 @@ def is_published(model: str) -> bool:
     if not folder.exists():
         hub = model.count("/") == 1 and not model.startswith((".", "/", "~", "runs/"))
         return hub and not folder.parent.is_dir()
-    if adapter := _adapter(folder):
+    if adapter := adapter_config(folder):
         return is_published(read_json(adapter).get("base_model_name_or_path") or "")
     for place in (folder / "policy", folder):
         if (place / "config.json").is_file():
@@ -102,7 +102,7 @@ def is_published(model: str) -> bool:
 def check_rate(config: SftConfig | TrainConfig) -> None:
     """ValueError if a published model is about to learn at the rate of a tiny one, which nobody has chosen for it."""
     rate, tiny = config.optim.learning_rate, type(config)().optim.learning_rate
-    adapters = config.lora.rank or config.load.adapter or _adapter(Path(config.model))
+    adapters = config.lora.rank or config.load.adapter or adapter_config(Path(config.model))
     unchosen = rate == tiny and not (adapters and isinstance(config, TrainConfig))
     if unchosen and is_published(config.model):
         raise ValueError(
@@ -111,7 +111,7 @@ def check_rate(config: SftConfig | TrainConfig) -> None:
         )
 
 
-def _adapter(folder: Path) -> Path | None:
+def adapter_config(folder: Path) -> Path | None:
     """adapter_config.json of a folder of adapters, or of a run that trained some."""
     for place in (folder / "policy", folder):
         if (place / "adapter_config.json").is_file() and not (place / "config.json").is_file():

@@ -43,12 +43,6 @@ class Latents:
     def __len__(self) -> int:
         return len(self.sequences)
 
-    @property
-    def scored(self) -> Bool[Tensor, "N L"]:
-        """The tokens that have a term."""
-        found = torch.zeros(self.shape, dtype=torch.bool, device=self.rows.device)
-        return found.index_put((self.rows, self.positions), torch.ones_like(self.rows, dtype=torch.bool))
-
     def take(self, index: Int64[Tensor, " taken"]) -> Latents:
         """The latents at `index` with their terms; rows of the batch keep their numbers."""
         place = torch.full((len(self),), -1, device=index.device)

@@ -24,10 +24,7 @@ CutLaw = Literal["uniform", "middle", "tokens", "even"]
 
 
 def draw_steps(
-    last: Int64[Tensor, " B"],
-    count: int,
-    keys: Int64[Tensor, " B"],
-    weights: Float[Tensor, "B T"] | None = None,
+    last: Int64[Tensor, " B"], count: int, keys: Int64[Tensor, " B"], weights: Float[Tensor, "B T"] | None = None
 ) -> Int64[Tensor, "B K"]:
     """`count` distinct steps of {1..last} of each row, ascending, or all where there are fewer.
 
@@ -44,10 +41,7 @@ def draw_steps(
 
 
 def draw_cuts(
-    nfe: Int64[Tensor, " B"],
-    num_latents: int,
-    keys: Int64[Tensor, " B"],
-    weights: Float[Tensor, "B T"] | None = None,
+    nfe: Int64[Tensor, " B"], num_latents: int, keys: Int64[Tensor, " B"], weights: Float[Tensor, "B T"] | None = None
 ) -> Int64[Tensor, "B M"]:
     """Cuts of each row, ascending: 0 and m - 1 distinct steps of {1..T-1}. `num_latents` 0 takes them all.
 

@@ -50,13 +50,6 @@ def top_k(
     return torch.zeros_like(candidates).scatter(-1, order, rank < count[:, None]) & candidates
 
 
-def random(
-    uniforms: Float[Tensor, "B K"], candidates: Bool[Tensor, "B K"], count: Int64[Tensor, " B"]
-) -> Bool[Tensor, "B K"]:
-    """`count` candidates at random: those of the largest uniform numbers."""
-    return top_k(uniforms, candidates, count)
-
-
 def steps_count(
     block_length: Int64[Tensor, " B"], block_steps: Int64[Tensor, " B"], call: Int64[Tensor, " B"]
 ) -> Int64[Tensor, " B"]:
@@ -172,13 +165,13 @@ class Steps(Rule):
 
 @dataclass(frozen=True)
 class Random(Rule):
-    """k at random."""
+    """k at random: those of the largest uniform numbers."""
 
     count: float
     looks_at: ClassVar[frozenset[Look]] = frozenset(["lottery"])
 
     def __call__(self, seen: Seen) -> Tensor:
-        return random(seen.lottery, seen.candidates, seen.rows(self.count, torch.int64))
+        return top_k(seen.lottery, seen.candidates, seen.rows(self.count, torch.int64))
 
 
 RULES: dict[str, Callable[[float], Rule]] = {

@@ -10,17 +10,17 @@ MAX_TEXT = 20_000
 MAX_OPEN = 8
 """Only this many boxes that never close are looked into."""
 
-_MARK = re.compile(r"\\?(?:boxed|fbox)\s*\{|\\[{}]|[{}]|</?answer>|</reasoning>")
+_MARK = re.compile(r"\\?(?:boxed|fbox)\s*\{|\\[{}]|[{}]|</?answer>|</reasoning>", re.IGNORECASE)
 _BARE_BOX = re.compile(
     r"\\(?:boxed|fbox)\s{0,3}(?=[^\s{}$<A-Za-z])([^$\n<]{1,80}?)"
     r"(?=[.,;:!?]{0,3}(?:\s{1,3}[A-Za-z]{2}|\s{0,3}(?:\$|\n|<|\\[)\]]|$)))"
 )
 r"""A box without braces: \boxed 5, \boxed\frac12."""
-_CUT = re.compile("</|<answer>|<reasoning>")
+_CUT = re.compile("</|<answer>|<reasoning>", re.IGNORECASE)
 """Where the content of a box or tag ends if it has not ended before."""
 _BRACE = re.compile(r"(?<!\\)[{}]")
 _EMPTY_BOX = re.compile(r"\\?boxed\s*\{\s*\}")
-_COMMAND = re.compile(r"\\?(?:boxed|fbox)|\\(?:text|left|right)|</?[a-z]+>?")
+_COMMAND = re.compile(r"\\?(?:boxed|fbox)|\\(?:text|left|right)|</?[A-Za-z]+>?")
 _SAYS = re.compile(r"[^\W_]")
 _NEXT_BOX = re.compile(
     r"\}[\s$]{0,4}(?:,|;|,?\s?(?:and|or)(?![A-Za-z]))[\s$]{0,4}(?:(?:and|or)[\s$]{0,4})?\\?(?:boxed|fbox)\s*\{"
@@ -84,7 +84,7 @@ def _spans(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     # where content begins: of an open <answer>, after </reasoning>, after a lone </answer>
     tag = reasoned = closed = -1
     for mark in _MARK.finditer(text):
-        match mark[0]:
+        match mark[0].lower():
             case "}" if braces:
                 is_box, begin = braces.pop()
                 spans += [(begin, mark.start())] if is_box else []

@@ -24,14 +24,19 @@ def strict(columns: Columns, completion: str) -> Graded:
 
 
 def expression_sides(answer: str) -> list[str]:
-    """The expression that an answer gives: its first side, or the last where the first is a lone number or a name."""
-    text = re.sub(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[()\[\],;!]|\$|\*\*|`", " ", answer[-1000:])
-    text = re.sub(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"((\1)/(\2))", text)
-    text = re.sub(r"\\text\s*\{[^{}]*\}", " ", text).translate(str.maketrans("[]{}", "()()")).strip().rstrip(".")
+    """The expression that an answer gives: its first side, or the second where the first is a lone number or a name."""
+    text = re.sub(
+        r"\\(?:left|right|[bB]igg?[lr]?|displaystyle)(?![A-Za-z])|\\[()\[\],;!$]|```[a-z]*|[$`\"']|\*\*",
+        " ",
+        answer[-1000:],
+    )
+    text = re.sub(r"\\[cdt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"((\1)/(\2))", text)
+    text = re.sub(r"\\(?:text|math)[a-z]*\s*\{([^{}]*)\}", r" \1 ", text).translate(str.maketrans("[]{}", "()()"))
+    text = re.sub(r"^[A-Za-z\s]*(?::|\bis\b)|[.\s\\]+$", "", text)  # Answer: ...
     text = re.sub(r"(?<=[0-9)])\s*[xX]\s*(?=[0-9(])|(?<=[0-9)])\s*(?=\()|(?<=\))\s*(?=[0-9])", "*", text)  # 2 x 3, 2(3)
     sides = [side.strip() for side in text.split("=")]
-    lone = len(sides) > 1 and re.fullmatch(r"-?[0-9]+|[A-Za-z ]*", sides[0])
-    return sides[-1:] if lone else sides[:1]
+    lone = re.fullmatch(r"-?[0-9]+|[A-Za-z ]*", sides[0])
+    return (lone and sides[1:2]) or sides[:1]
 
 
 def columns(question: str, truth: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
 
-from diffpo.grading.algebra import POOL, comparable
+from diffpo.grading.algebra import POOL, comparable, letters
 from diffpo.grading.expressions import evaluate_expression
 from diffpo.grading.numbers import TURNED, read_number, same_number, stated_number, without_unit
 from diffpo.grading.spelling import MAX_LENGTH, TEXT, clean
@@ -108,7 +108,7 @@ class Comparison(NamedTuple):
         if ours.name and theirs.name and _differ(ours.name, theirs.name):
             return False
         truth, unit = without_unit(re.sub(_TEN, "", ours.value), reference=True)
-        given, other = without_unit(self._right_side(theirs.value))
+        given, other = without_unit(self._right_side(theirs.value), reference=bool(letters(truth)))
         given = given if based(truth)[0] else re.sub(_TEN, "", given)
         number, stated = read_number(truth), read_number(given)
         if unit.contradicts(other) or (other.scale != 1 and stated is None):
@@ -149,7 +149,7 @@ _TEN = r"(?<=[0-9])_\{10\}$"
 
 
 def _works_out(side: str, right: str) -> bool:
-    value = evaluate_expression(side)
+    value = evaluate_expression(side) or read_number(side)
     stated = read_number(without_unit(right)[0])
     return value is not None and stated is not None and value.value == stated.value
 
@@ -180,8 +180,9 @@ def _is_words(truth: str) -> bool:
 
 
 def _words(text: str) -> str:
-    """The words and numbers of a text, in lower case: "(C)" is "c"."""
-    return " ".join(re.findall(r"[a-z]+|-?[0-9.]*[0-9]", re.sub(r"\\[A-Za-z]+", " ", text).lower()))
+    """The words and numbers of a text, in lower case, without its article: "(C)" is "c"."""
+    words = re.findall(r"[a-z]+|-?[0-9.]*[0-9]", re.sub(r"\\[A-Za-z]+", " ", text).lower())
+    return re.sub("^(?:an?|the) (?=[a-z]{2})", "", " ".join(words))
 
 
 def _option(text: str) -> str:

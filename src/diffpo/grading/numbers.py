@@ -17,27 +17,34 @@ _NAMES = (
 )
 UNITS = {name: names.split()[0] for names in _NAMES.split(";") for name in names.split()}
 UNITS |= dict.fromkeys(word_set("unit sq square cu cubic mph kph pm am per each a of an"), "")
-SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+_ORDINALS = (
+    "third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth sixteenth "
+    "seventeenth eighteenth nineteenth twentieth"
+)
+PARTS = {"half": 2, "halve": 2, "quarters": 4, "hundredths": 100, "thousandths": 1000}
+PARTS |= {f"{ordinal}s": part for part, ordinal in enumerate(_ORDINALS.split(), 3)}
+SCALES = {"ten": 10, "dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+SCALES |= {"trillion": 10**12} | {name: Fraction(1, part) for name, part in PARTS.items()}
+_LETTERS = {"k": "thousand", "K": "thousand", "M": "million", "B": "billion"}
 _SCALE = rf"\b({'|'.join(SCALES)})s?\b"
 SHAPES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
-_PARTS = "halves thirds fourths fifths sixths sevenths eighths ninths tenths twelfths hundredths thousandths"
 _NO_UNIT = FUNCTIONS | word_set(
-    f"{_PARTS} "
     "if when where for mod modulo not unless except to or and plus minus negative times over base less more below "
-    "above squared cubed factorial choose from at half third quarter quarters"
+    "above squared cubed doubled tripled halved factorial choose from at third quarter"
 )
 _NEVER_LATER = SCALES.keys() | set(ascii_lowercase)
-_COIN = r"\\?([$€£¥₹¢])"
+_COIN = r"(?:US)?\\?([$€£¥₹¢])"
 _WORD = r"(?:[A-Za-z]+\.?|\\?[$€£¥₹¢])(?:\s*\^\{-?[0-9]\})?"
 _UNIT = re.compile(
-    rf"((?:(?<=[0-9}})%]) *|(?<=[0-9A-Za-z}})%]) *{TEXT})[ /]*)({_WORD}(?:(?: |/|-|\\cdot|{TEXT})+{_WORD})*)[ .]*$"
+    rf"((?:(?<=[0-9}})%]) *|(?<=\\pi) +|(?<=[0-9A-Za-z}})%]) *{TEXT})[ /]*)"
+    rf"({_WORD}(?:(?: |/|-|\\cdot|{TEXT})+{_WORD})*)[ .]*$"
 )
 
 
 class Unit(NamedTuple):
-    """What stands behind a value: the scale of a word (million), and known units with their powers in written order."""
+    """Behind a value: the scale of a word (million, thirds), and known units with their powers in written order."""
 
-    scale: int = 1
+    scale: int | Fraction = 1
     powers: tuple[tuple[str, int], ...] = ()
 
     def contradicts(self, other: Unit) -> bool:
@@ -53,10 +60,11 @@ def without_unit(text: str, reference: bool = False) -> tuple[str, Unit]:
     if not found:
         return text, front
     words = re.findall(r"([A-Za-z]+|[$€£¥₹¢])\.?(?:\s*\^\{(-?[0-9])\})?", found[2])
-    names = [re.sub(_SCALE, r"\1", name.lower()) for name, _ in words]
+    names = [_LETTERS.get(name, re.sub(_SCALE, r"\1", name.lower())) for name, _ in words]
     first, known = names[0], [UNITS.get(name, UNITS.get(name.removesuffix("s"))) for name in names]
     noun = found[1] != "" and len(first) >= 3  # 20 white hats
-    variable = reference and TEXT not in found[0] and (len(first) == 1 or found[1] == "") and first.isalpha()  # 3m
+    letter = len(words[0][0]) == 1 or found[1] == ""
+    variable = (reference and TEXT not in found[0] and letter and first.isalpha()) or found[0] == "a"  # 3m
     later = {name for name, unit in zip(names[1:], known[1:], strict=True) if unit is None}
     if variable or later & _NEVER_LATER or _NO_UNIT.intersection(names):
         return text, front
@@ -120,7 +128,7 @@ def parse_number(text: str) -> Fraction | None:
     return None if number is None else number.value
 
 
-_SCALED = re.compile(rf"\b(?:many|in|of|nearest) (?:{'|'.join(SCALES)})s?\b")
+_SCALED = re.compile(rf"\b(?:many (?:[A-Za-z]+ ){{0,3}}|(?:in|of|nearest) ){_SCALE}")
 _PERCENT = re.compile(
     r"\bin percent|\b(?:what|how (?:many|much)|as an?|express\w*)\b[^.?!,;]{0,40}(?<![0-9] )\bpercent", re.I
 )
@@ -136,7 +144,7 @@ def _in_percent(question: str) -> bool:
     return bool(speaks and (_PERCENT.search(question) or not _COUNTED.search(question)))
 
 
-def same_number(truth: Number, scale: int, given: Number, other: int, question: str) -> bool:
+def same_number(truth: Number, scale: int | Fraction, given: Number, other: int | Fraction, question: str) -> bool:
     """Equal in value, whatever the notation: 50 % is a half; 2 million is 2, and 50 % is 50, where these are asked for.
 
     `scale` and `other` are those of the units behind the two. No question asks for percent, but for no scale.
@@ -144,24 +152,28 @@ def same_number(truth: Number, scale: int, given: Number, other: int, question: 
     readings = {given.value * other * Fraction(100) ** (truth.percent - given.percent)}
     if truth.percent or (given.percent and _in_percent(question)):
         readings.add(given.value * other)
-    if _SCALED.search(question):
+    if {SCALES[name] for name in _SCALED.findall(question)} & {scale, other}:
         readings |= {given.value, given.value * other / scale}
     return truth.value * scale in readings
 
 
 _STATED = re.compile(rf"(?:[-+] ?)?(?:{_COIN} ?)?-?(?:[0-9]{{1,3}}(?:,[0-9]{{3}})+|[0-9]+)(?:\.[0-9]+)?")
 TURNED = re.compile(
-    rf"\b(?:half|third|quarter|{_PARTS.replace(' ', '|')}|twice|double|triple|thrice|times|squared|cubed|root"
+    r"\b(?:third|quarter|twice|(?:doubl|tripl|halv)ed?|thrice|times|squared|cubed|(?:square|cube) of|root"
     r"|power|factorial|reciprocal|inverse|opposite|multiple|plus|minus|negative|below|between|either|not|no|never|neither"
-    r"|nor|except|unless|without|least|most|exceed\w*|under|over|almost|nearly|up to|at m(?:in|ax)imum)\b|n't\b"
+    r"|nor|except|unless|cannot|(?:all|any\w+) but|without|least|most|exceed\w*|under|over|almost|nearly|up to"
+    r"|at m(?:in|ax)imum)\b|n't\b"
     rf"|{_SCALE}"
     r"|\b(?:more|less|fewer|greater|larger|smaller|higher|lower|other)\s+than\s+(?:or equal to\s+)?[-$\\0-9]"
     r"|,\s*(?:more|less|fewer|greater|higher|lower|above|up)\b",
     re.IGNORECASE,
 )
 """Words that leave arithmetic to do, turn a statement round, or make it a bound."""
-_UNFINISHED = re.compile(r"[0-9)]\s*[-+*/^!]|\\(?!\$|%)|[<>|{}\[\]]|-\s*\(|[A-Za-z]\s*\\%|[!']\s*$|(?<!['.])\b[b-z]\b")
-"""Arithmetic in signs, and letters that are no words."""
+_UNFINISHED = re.compile(
+    r"[0-9)]\s*[-+*/^!]|\\(?!\$|%)|[<>|{}\[\]]|-\s*\(|[A-Za-z]\s*\\%|[!']\s*$|(?<!['.])\b[b-z]\b"
+    r"|\b(?:wrong|incorrect|false)\b"
+)
+"""Arithmetic in signs, letters that are no words, and words that take it back."""
 
 
 def stated_number(text: str) -> Fraction | None:

@@ -30,7 +30,7 @@ def _targets(table: str) -> dict[str, str]:
 
 
 _SIGNS = _targets(
-    r"- − ‐ ‑ ‒ – ﹣ ; \cdot · ⋅ ∙ • ・ ; / ⁄ ∕ ÷ ; \times × ; * ∗ ; \pm ± ; \mp ∓ ; \sqrt √ ; \sqrt[3] ∛ ; = ≈ "
+    r"- − ‐ ‑ ‒ – ﹣ ; \cdot · ⋅ ∙ • ・ ; / ⁄ ∕ ÷ ; \times × ✕ ✖ ⨯ ; * ∗ ; \pm ± ; \mp ∓ ; \sqrt √ ; \sqrt[3] ∛ ; = ≈ "
     r"; \ne ≠ ; \le ≤ ⩽ ; \ge ≥ ⩾ ; \infty ∞ ; \cup ∪ ; \in ∈ ; \emptyset ∅ ; \mathbb{R} ℝ ; ^\circ ° º ; ' ′ ’ "
     r"; . 。 ｡ ; , 、 ; \ldots … ; | ∣ ; \angle ∠ ; ( ⟨ ; ) ⟩ ; \setminus ∖"
 )
@@ -48,6 +48,38 @@ _BARE = rf"{'|'.join(sorted(FUNCTIONS))}|sqrt|infty|pi|theta|alpha|beta|phi"
 _MATRIX = r"\{(?:[pbB]|small)?(?:matrix|array)\}"
 _ONE = r"(\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}|\\[A-Za-z]+|[0-9A-Za-z])"
 """One argument of a command: in braces, a command, or a single sign."""
+
+
+_ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_NUMBERS = {word: value for value, word in enumerate((_ONES + " eighteen nineteen").split())}
+_NUMBERS |= {word: 10 * value for value, word in enumerate(_TENS.split(), 2)}
+_ANY = "|".join(_NUMBERS)
+
+
+def _in_digits(run: re.Match[str]) -> str:
+    """A run of number words in digits, but for "one" within a text, and for what repeats a number: 5 (five)."""
+    before, after = run.string[: run.start()].strip(f"{TEXT} "), run.string[run.end() :].strip()
+    value = _spelled(re.findall("[a-z]+", run[0].lower()))
+    repeats = re.search(rf"(?<![0-9.,]){value} ?\($", before) or after.startswith(f"({value})")
+    return run[0] if value is None or repeats or (run[0].lower() == "one" and before and after) else str(value)
+
+
+def _spelled(words: list[str]) -> int | None:
+    """The number that words spell; None for "five six"."""
+    total = part = 0
+    for word in words:
+        if word == "hundred":
+            part *= 100
+        elif word == "thousand":
+            total, part = part * 1000, 0
+        elif part % 100 and (_NUMBERS[word] > 9 or part % 10):
+            return None
+        else:
+            part += _NUMBERS[word]
+    return total + part
 
 
 def _braced(argument: str) -> str:
@@ -73,19 +105,29 @@ _RULES = [
     (r"\\(?:mathbb|Bbb)\s*\{?\s*R\s*\}?", r"(-\\infty,\\infty)"),  # the real line
     (r"\\frac\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}", r"\\text{\1/\2}"),  # miles/hour
     *[(_WORDS, rf" {TEXT}\1 "), (_FONT, r"\1")] * 2,  # fonts, which nest
+    (rf"(?i)^[\s{TEXT}]*all real(?: number)?s[\s.]*$", r"(-\\infty,\\infty)"),
     (rf"\\?\^\s*\{{?\s*\\circ(?![A-Za-z])\s*\}}?(?:[\s{TEXT}]*[CF]\b)?", " "),  # degrees
     (r"(?<=[0-9A-Za-z)}])\*\*(?=[0-9A-Za-z({-])", "^"),  # Python's power
-    (r"\*\*|[`\"]|\\[()\[\]](?!\{)|(?<![A-Za-z0-9])_+(?=[0-9])|(?<=[0-9])_+$", " "),  # Markdown's bold, code; quotes
+    (r"\*\*|[`\"]|\\[()\[\]](?!\{)|(?<![A-Za-z0-9)])_+(?=[0-9])|(?<=[0-9])_+$", " "),  # Markdown's bold, code; quotes
     (rf"(?<=[0-9])\s*\^?\s*\{{?\s*{TEXT}?\s*(?:st|nd|rd|th)\s*\}}{{0,2}}(?![A-Za-z}}])", " "),  # 12th
     (r"(?<=[\])])\s*U\s*(?=[\[(])", r"\\cup "),  # a union that is typed
+    (r"(?i)(?<![A-Za-z])(hundred|thousand)\s+and\s+(?=[a-z])", r"\1 "),  # one hundred and five
     (rf"(?<![A-Za-z\\{{]){TEXT}?\s*(?:or|and)(?![A-Za-z}}])", " , "),  # "3 and 5"
     (r",(?:\s*,)+", ","),  # "3, 5, and 7"
+    (rf"^[\s{TEXT}]*(?i:(?:the )?(?:final )?answer(?: is\b|\s*[:=]))[\s:={TEXT}]*", ""),  # the answer is
+    (r"(?i)(?<=[a-z])-(?=[a-z]+(?:lves|rters|rds|ths)(?![a-z]))", " "),  # two-thirds
+    (
+        rf"(?i)^[\s{TEXT}]*(?:an? |one[ -]|(?=half))(half|third|quarter|[a-z]+th|dozen|hundred|thousand|\w+illion)\s*$",
+        r"1 \1s",  # a third, half, a dozen
+    ),
+    (rf"(?i)(?<![A-Za-z])(?:{_ANY})(?:[\s-]+(?:{_ANY}|hundred|thousand))*(?![A-Za-z-])", _in_digits),  # twenty-five
+    (rf"(?<=[0-9])\)?[\s_{{(]*{TEXT}?\s*(?:in )?base[\s-]+([0-9]+)[\s)}}]*", r"_{\1}"),  # 11 in base 2
     (r"\.{3,}", r"\\ldots "),  # dots that are typed
     (
         rf"[\[(]?\s*\\begin{_MATRIX}(?:\{{[clr|\s]*\}})?(.*?)\\end{_MATRIX}\s*[\])]?",  # matrices in any brackets
         r"\\begin{pmatrix}\1\\end{pmatrix}",
     ),
-    (r"(?<![A-Za-z\\])infinity(?![A-Za-z])", r"\\infty "),  # a word for the sign
+    (r"(?<![A-Za-z\\])(?:infinity|inf|oo)(?![A-Za-z])", r"\\infty "),  # a word for the sign
     (rf"(?<![A-Za-z\\])({_BARE})(?![A-Za-z])", r"\\\1 "),  # sin x without its backslash
     (r"(?<![A-Za-z])(?i:minus|negative)\s+(?=[0-9\\.$A-Za-z])", "-"),  # signs in words
     (r"(?<![A-Za-z])(?:percent|pct)(?![A-Za-z])|(?<=[0-9])\s*%", r"\\%"),  # percent
@@ -95,9 +137,9 @@ _RULES = [
     (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),  # sqrt(2)
     (rf"\\sqrt\s*(\[[^\[\]]*\])?\s*{_ONE}", lambda found: rf"\sqrt{found[1] or ''}{_braced(found[2])}"),  # \sqrt2
     (rf"\\(frac|binom)\s*{_ONE}\s*{_ONE}", lambda found: rf"\{found[1]}{_braced(found[2])}{_braced(found[3])}"),
-    (r"[.,;:\s\\]+$|^[=:\s]+", ""),  # punctuation around
+    (r"(?:(?<=\w)\s+times(?: as m\w+)?)?[.,;:\s\\]*$|^[=:#\s]+", ""),  # punctuation around, and "5 times"
     (r"(?<=\\log)_\{10\}", ""),  # the base that goes without saying
-    (r"^[{*]([^{}*]*)[}*]$", r"\1"),  # braces or Markdown's stars around all
+    (r"^[{*']([^{}*']*)[}*']$", r"\1"),  # braces, Markdown's stars or quotes around all
     (rf"^\s*{TEXT}\s*(?=[-+]?[0-9])", ""),  # a number in \text
     (r"\+\s*(?=\\infty)", ""),  # +\infty
 ]
@@ -113,7 +155,7 @@ def clean(text: str) -> str:
     text = re.sub(r"\\\\(?:\[[^\]]*\])?", f" {ROW} " if r"\begin" in text else r"\\", text)
     for pattern, replacement in _COMPILED:
         text = pattern.sub(replacement, text)
-    return _in_digits(text.strip())[: 4 * MAX_LENGTH]
+    return text.strip()[: 4 * MAX_LENGTH]
 
 
 def plain_signs(text: str) -> str:
@@ -140,37 +182,3 @@ def _plain_sign(char: str) -> str:
     if slash and under:
         return rf"\frac{{{over}}}{{{under}}}"
     return char if same == char else plain_signs(same)
-
-
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
-)
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_NUMBERS = {word: value for value, word in enumerate((_ONES + " eighteen nineteen").split())}
-_NUMBERS |= {word: 10 * value for value, word in enumerate(_TENS.split(), 2)}
-_ANY = "|".join(_NUMBERS)
-_RUN = re.compile(rf"(?<![A-Za-z])(?:{_ANY})(?:[\s-]+(?:{_ANY}|hundred|thousand))*(?![A-Za-z-])", re.IGNORECASE)
-
-
-def _in_digits(text: str) -> str:
-    """A text without digits with the number that it spells: "twenty-five apples" is "25 apples"."""
-    runs = list(_RUN.finditer(text)) if not re.search(r"[0-9]", text) else []
-    runs = [run for run in runs if run[0].lower() != "one" or run.start() == 0 or run.end() == len(text)]
-    if len(runs) != 1 or (value := _spelled(re.findall("[a-z]+", runs[0][0].lower()))) is None:
-        return text
-    return text[: runs[0].start()] + str(value) + text[runs[0].end() :]
-
-
-def _spelled(words: list[str]) -> int | None:
-    """The number that words spell; None for "five six"."""
-    total = part = 0
-    for word in words:
-        if word == "hundred":
-            part *= 100
-        elif word == "thousand":
-            total, part = part * 1000, 0
-        elif part % 100 and (_NUMBERS[word] > 9 or part % 10):
-            return None
-        else:
-            part += _NUMBERS[word]
-    return total + part

@@ -67,11 +67,12 @@ _BUILDER = re.compile(rf"\\\{{\s*({VARIABLE})\s*(?:\\in\s*{_LINE})?(?:\\mid|:|\|
 _MEMBER = re.compile(rf"({VARIABLE})\s*\\in(?![A-Za-z])(.*)")
 _HOLE = re.compile(rf"({VARIABLE})\s*\\ne(?![A-Za-z])(.*)|{_LINE}(?:\\setminus|\\backslash|-|\\)\s*\\\{{([^,]*)\\\}}")
 _SIGN = r"\s*(<|\\le(?![A-Za-z]))\s*"
+_SIZE = re.compile(rf"\|({VARIABLE})\|\s*(<|>|\\[lg]e(?![A-Za-z]))([^-+<>|=]+)")
 _BOUNDS = re.compile(rf"(?:([^<>]+?){_SIGN})?({VARIABLE})(?:{_SIGN}([^<>]+))?")
 
 
 def region(text: str) -> tuple[str, str]:
-    r"""The name and the set that "x > 2", "2 < x \le 3", "x \ne 0", "x \in S" describe; ("", text) for others."""
+    r"""The name and the set that "2 < x \le 3", "x \ne 0", "|x| < 1", "x \in S" describe; ("", text) for others."""
     text = text.strip()
     if builder := _BUILDER.fullmatch(text):
         return region(builder[2])
@@ -80,6 +81,11 @@ def region(text: str) -> tuple[str, str]:
     if hole := _HOLE.fullmatch(text):
         point = (hole[2] or hole[3] or "").strip()
         return squeeze(hole[1] or ""), rf"(-\infty,{point})\cup({point},\infty)"
+    if size := _SIZE.fullmatch(text):
+        left, right = "[]" if "e" in size[2] else "()"
+        outside, bound = size[2] in (">", r"\ge"), size[3].strip()
+        sets = rf"(-\infty,-{bound}{right}\cup{left}{bound},\infty)" if outside else f"{left}-{bound},{bound}{right}"
+        return squeeze(size[1]), sets
     turned = {">": "<", r"\ge": r"\le"}
     sides = re.split(r"(>|\\ge(?![A-Za-z]))", text)
     bounds = _BOUNDS.fullmatch(" ".join(turned.get(side, side) for side in reversed(sides)).strip())

@@ -12,9 +12,10 @@ from diffpo.grading.spelling import plain_signs
 
 NUM_CELLS = 16
 _FRAME = re.compile(
-    r"```[a-z]*|(?i:\br(?:ow)?\s*[1-4]\s*[-:.)])|\\(?:begin|end)\{[a-z]*\}(?:\{[clr|\s]*\})?|\\hline|[\u2500-\u257f]"
+    r"\A(?:4x4|[^0-9:\n])*:|```[a-z]*|(?i:\br(?:ow)?\s*[1-4]\s*[-:.)])"
+    r"|\\(?:begin|end)\{[a-z]*\}(?:\{[clr|\s]*\})?|\\hline|[\u2500-\u257f]"
 )
-"""Fences, names of rows, LaTeX's arrays, lines drawn by characters."""
+"""What leads in, fences, names of rows, LaTeX's arrays, lines drawn by characters."""
 _NUMBER = re.compile(r"^\s*\(?[1-4][.:)]\s", re.MULTILINE)
 """The number of a row before it."""
 

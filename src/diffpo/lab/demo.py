@@ -125,13 +125,7 @@ def summarize(evaluation: Evaluation, sampler: str) -> dict[str, Any]:
     """What summary.json says of one evaluation; `learned` is the run's own sampler, split by level."""
 
     def figures(point: Point) -> dict[str, float | None]:
-        return {
-            "accuracy": point.accuracy,
-            "low": point.low,
-            "high": point.high,
-            "nfe": point.nfe,
-            "gamma": point.gamma,
-        }
+        return {name: getattr(point, name) for name in ("accuracy", "low", "high", "nfe", "gamma")}
 
     learned: dict[str, Any] = dict(figures(evaluation.point(sampler)))
     for point in evaluation.points:

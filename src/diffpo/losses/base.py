@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -53,14 +53,25 @@ class Lines:
         }
         return named[unit].expand(number, length)
 
-    def only(self, scored: Tensor) -> Lines:
-        """The same where J sees no other tokens than those `scored`."""
-        old, ref = (None if t is None else t * scored for t in (self.old, self.ref))
-        return replace(self, mask=self.mask & scored, old=old, ref=ref)
+    def only(self, some: Tensor) -> Lines:
+        """The same where J sees no other tokens than `some` [N, L]."""
+        old, ref = (None if t is None else t * some for t in (self.old, self.ref))
+        return replace(self, mask=self.mask & some, old=old, ref=ref)
 
 
 class Loss(ABC):
     """What is made of log-probabilities."""
+
+    measures: ClassVar[tuple[str, ...]] = ()
+    """Names of the metrics that `gain` returns."""
+    needs_old: ClassVar[bool] = False
+    """Whether the policy before the first update is in it."""
+    pulls_back: ClassVar[bool] = False
+    """Whether a completion of advantage 0 has a gradient too, once the policy has moved."""
+    takes_importance: ClassVar[bool] = True
+    """Whether importance weights may stand before its gain."""
+    num_lines: ClassVar[int] = 1
+    """Lines of a completion that it needs at least."""
 
     @abstractmethod
     def gain(self, logprobs: Tensor, lines: Lines) -> tuple[Tensor, dict[str, Tensor]]:
@@ -71,34 +82,9 @@ class Loss(ABC):
         """
 
     @property
-    def measures(self) -> tuple[str, ...]:
-        """Names of the metrics that `gain` returns."""
-        return ()
-
-    @property
     def unit(self) -> Unit:
         """Whose log-probabilities a token's gain depends on: where a unit is divided in memory, it is scored twice."""
         return "token"
-
-    @property
-    def needs_old(self) -> bool:
-        """Whether the policy before the first update is in it."""
-        return False
-
-    @property
-    def pulls_back(self) -> bool:
-        """Whether a completion of advantage 0 has a gradient too, once the policy has moved."""
-        return False
-
-    @property
-    def takes_importance(self) -> bool:
-        """Whether importance weights may stand before its gain."""
-        return True
-
-    @property
-    def num_lines(self) -> int:
-        """Lines of a completion that it needs at least."""
-        return 1
 
     @property
     def has_own_advantages(self) -> bool:

@@ -21,6 +21,8 @@ from diffpo.losses.base import Lines, Loss
 class Clipped(Loss):
     """PPO's and GRPO's."""
 
+    measures = ("clip_ratio",)
+    needs_old = True
     epsilon: float = 0.2
     """Clip range of the ratio."""
     ratio_level: Level = "token"
@@ -39,13 +41,5 @@ class Clipped(Loss):
         return clipped_surrogate(ratio, advantages, self.epsilon), {"clip_ratio": clipped}
 
     @property
-    def measures(self) -> tuple[str, ...]:
-        return ("clip_ratio",)
-
-    @property
     def unit(self) -> Level:
         return self.ratio_level
-
-    @property
-    def needs_old(self) -> bool:
-        return True

@@ -23,6 +23,9 @@ from diffpo.losses.base import Lines, Loss, Unit
 class Gdsd(Loss):
     """A regression."""
 
+    measures = ("clip_ratio",)
+    needs_old = pulls_back = True
+    takes_importance = False
     psi: float = 1.0
     """Scale of the advantages: 1 for planning, 10 for mathematics."""
     epsilon: float = 4e-4
@@ -47,21 +50,5 @@ class Gdsd(Loss):
         return (change.square() / (2 * lines.batch.gen_lengths[:, None])).expand_as(logprobs)
 
     @property
-    def measures(self) -> tuple[str, ...]:
-        return ("clip_ratio",)
-
-    @property
     def unit(self) -> Unit:
         return "sequence"
-
-    @property
-    def needs_old(self) -> bool:
-        return True
-
-    @property
-    def pulls_back(self) -> bool:
-        return True
-
-    @property
-    def takes_importance(self) -> bool:
-        return False

@@ -25,6 +25,8 @@ from diffpo.losses.base import Lines, Loss, Unit
 class Spg(Loss):
     """Two bounds."""
 
+    takes_importance = False
+    num_lines = 2
     beta: float = 1.5
     """Order of the upper bound, at least 1."""
     omega: float = 0.5
@@ -45,14 +47,6 @@ class Spg(Loss):
     @property
     def unit(self) -> Unit:
         return "row"
-
-    @property
-    def takes_importance(self) -> bool:
-        return False
-
-    @property
-    def num_lines(self) -> int:
-        return 2
 
 
 def elbo(logprobs: Float[Tensor, "B M L"], masks: Bool[Tensor, "B M L"]) -> Float[Tensor, " B"]:

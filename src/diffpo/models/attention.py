@@ -129,7 +129,10 @@ class Packing:
                 continue
             assert labels is not None and self.labels is not None
             own = labels[part].view(run.rows, 1, -1, 1)
-            others = self.labels[keys].view(run.rows, -1) if self.store is None else self.store.labels_of(keys, run)
+            if self.store is None:
+                others = self.labels[keys].view(run.rows, -1)
+            else:
+                others = self.store.labels[self.store.slots[keys], : run.length]
             masks.append(sees(own, others[:, None, None]))
         return masks
 
@@ -188,10 +191,6 @@ class Store:
     rows: Tensor  # [R] slot of each, on the CPU
     slots: Tensor  # [R] the same, on the device
     labels: Tensor  # [B, S] of the tokens whose keys lie there
-
-    def labels_of(self, part: slice, run: Run) -> Tensor:
-        """Those of a run's keys, [rows, length]."""
-        return self.labels[self.slots[part], : run.length]
 
 
 class LayerCache(Protocol):

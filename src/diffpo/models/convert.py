@@ -25,7 +25,7 @@ from diffpo.files.recipe import read_json
 from diffpo.models.families import FAMILIES
 from diffpo.models.saving import save_shards
 from diffpo.models.tokenizer import load_tokenizer
-from diffpo.models.weights import DTYPES, Checkpoint, locate
+from diffpo.models.weights import DTYPES, Checkpoint, is_snapshot, locate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -71,9 +71,9 @@ class Parent:
             tokenizer = kind.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # the Rust half raises bare Exceptions
             raise ValueError(f"{folder}: cannot read its tokenizer files: {error}") from error
-        name = str(source) if folder.parent.name == "snapshots" else str(folder.resolve())
-        commit = folder.name if folder.parent.name == "snapshots" else revision
-        return cls(name, commit, config, tokenizer, folder)
+        if is_snapshot(folder):
+            return cls(str(source), folder.name, config, tokenizer, folder)
+        return cls(str(folder.resolve()), revision, config, tokenizer, folder)
 
     @classmethod
     def _open_gguf(cls, path: Path) -> Parent:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from diffpo.files.folder import new_folder, write_folder
 from diffpo.models.card import model_card
@@ -24,9 +23,10 @@ def export(name: str | Path, output: str | Path, merge: bool = False, base: str 
     if merge:
         policy.merge_adapters()
     if policy.base and not policy.adapter:
-        dtype = base_dtype(policy.base.config)
+        config = policy.base.config
+        dtype = DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")))
         if dtype:  # weights trained in fp32 go home in the dtype of their base
-            policy.denoiser.to(DTYPES[dtype])
+            policy.denoiser.to(dtype)
 
     def write(folder: Path) -> None:
         policy.save_pretrained(folder)
@@ -34,12 +34,6 @@ def export(name: str | Path, output: str | Path, merge: bool = False, base: str 
 
     write_folder(output, write)
     return sorted(path for path in output.rglob("*") if path.is_file())
-
-
-def base_dtype(config: dict[str, Any]) -> str | None:
-    """The dtype that a config.json names, if it is one that diffpo saves."""
-    dtype = config.get("dtype") or config.get("torch_dtype")
-    return dtype if dtype in DTYPES else None
 
 
 def push_to_hub(folder: str | Path, repository: str, private: bool = True) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from diffpo.files.places import find_policy
 from diffpo.files.recipe import read_json
+from diffpo.files.shipped import adapter_config
 from diffpo.models.families import PUBLISHED
 from diffpo.models.lora import linear_names, short_names
 from diffpo.models.source import find_source
@@ -24,12 +25,12 @@ def inspect(name: str | Path, revision: str | None = None) -> dict[str, Any]:
     described with its base.
     """
     folder = find_policy(locate(name, revision, weights=False))[0]
-    if _is_adapter(folder) and not read_json(folder / "adapter_config.json").get("base_model_name_or_path"):
+    if (adapter := adapter_config(folder)) and not read_json(adapter).get("base_model_name_or_path"):
         return _describe_adapter(folder) | {"base": None}
     source = find_source(name, revision, weights=False).in_blocks()
     checkpoint, record = source.checkpoint, source.record
     model = checkpoint.empty_denoiser()
-    files = [file for file in checkpoint.folder.glob("*.safetensors") if file.name.startswith("model")]
+    files = sorted(checkpoint.folder.glob("model*.safetensors"))
     own_ids, vocab_size = checkpoint.family.own_ids, model.config.vocab_size
     tokenizer = load_tokenizer(checkpoint.folder, checkpoint.config, vocab_size, own_ids)
     linears = linear_names(model, checkpoint.family)
@@ -50,7 +51,7 @@ def inspect(name: str | Path, revision: str | None = None) -> dict[str, Any]:
         "mask_id": tokenizer.mask_id,
         "eos_id": tokenizer.eos_id,
         "vocab_size": tokenizer.vocab_size,
-        "files": {file.name: file.stat().st_size for file in sorted(files)},
+        "files": {file.name: file.stat().st_size for file in files},
         "lora_targets": short_names(linears),
         "lora_parameters_per_rank": per_rank,
         "threshold": asdict(record.threshold) if record and record.threshold else None,
@@ -64,21 +65,13 @@ def inspect(name: str | Path, revision: str | None = None) -> dict[str, Any]:
     } | (_describe_adapter(source.adapter) if source.adapter else {})
 
 
-def _is_adapter(folder: Path) -> bool:
-    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
-
-
 def _describe_adapter(folder: Path) -> dict[str, Any]:
     settings = read_json(folder / "adapter_config.json")
+    found = tensor_shapes(list(folder.glob("adapter_model.safetensors")))
     return {
         "adapter": str(folder),
         "adapter_rank": settings.get("r"),
         "adapter_alpha": settings.get("lora_alpha"),
         "adapter_targets": settings.get("target_modules"),
-        "adapter_parameters": _num_parameters(list(folder.glob("adapter_model.safetensors"))),
+        "adapter_parameters": sum(math.prod(shape) for *_, shape, _ in found) or None,  # the hub may have kept the file
     }
-
-
-def _num_parameters(files: list[Path]) -> int | None:
-    """None where the hub has kept the files."""
-    return sum(math.prod(shape) for _, _, shape, _ in tensor_shapes(files)) or None

@@ -89,7 +89,7 @@ def add_adapters(denoiser: Transformer, family: Family, config: LoraConfig, seed
     linears = linear_names(denoiser, family)
     chosen = list(linears)
     if config.targets:
-        matches = {t: [name for name in linears if f".{name}".endswith(f".{t}")] for t in config.targets}
+        matches = {t: [name for name in linears if _ends(name, t)] for t in config.targets}
         if lost := [target for target, names in matches.items() if not names]:
             allowed = short_names(linears)
             raise ValueError(f"lora.targets: no module is named {', '.join(lost)}{suggest(lost[0], allowed)}")
@@ -191,8 +191,7 @@ def merge_adapters(denoiser: Transformer) -> None:
             if not weight.isfinite().all():
                 raise ValueError(f"the adapter on {name} is not finite: it does not merge")
             module.base_layer.weight = nn.Parameter(weight)
-            path, _, leaf = name.rpartition(".")
-            setattr(denoiser.get_submodule(path), leaf, module.base_layer)
+            denoiser.set_submodule(name, module.base_layer)
     denoiser.requires_grad_(True)
 
 
@@ -220,11 +219,10 @@ def _inject(denoiser: Transformer, modules: Mapping[str, tuple[int, float]], rsl
     """Put adapters onto the modules, each (rank, alpha), their parameters in fp32 on meta; freeze the rest."""
     denoiser.requires_grad_(False)
     for name, (rank, alpha) in modules.items():
-        path, _, leaf = name.rpartition(".")
         base = denoiser.get_submodule(name)
         assert isinstance(base, nn.Linear)
         scaling = alpha / (math.sqrt(rank) if rslora else rank)
-        setattr(denoiser.get_submodule(path), leaf, Adapted(base, rank, scaling))
+        denoiser.set_submodule(name, Adapted(base, rank, scaling))
 
 
 def _set(denoiser: Transformer, name: str, values: Tensor) -> None:

@@ -162,8 +162,12 @@ class Policy:
 
     def take_adapter(self, settings: dict[str, Any]) -> None:
         """Know of adapters that were put on the denoiser; they stand on the base that was loaded."""
-        self.adapter = settings | self._named_base()
-        self._compute_in_base_dtype()
+        named = {"base_model_name_or_path": self.base.name, "revision": self.base.commit} if self.base else {}
+        self.adapter = settings | named
+        dtype = (
+            self.denoiser.head.weight.dtype
+        )  # adapters are fp32: with a base of fewer bits products are in its dtype
+        self.denoiser.compute_dtype = None if dtype == torch.float32 else dtype
 
     def use_blocks(self, length: int) -> None:
         """Attend in blocks of `length` tokens from now on; ValueError if the family has none."""
@@ -286,15 +290,6 @@ class Policy:
             if _shapes(saved) != _shapes(self.sampler_head.state_dict()):
                 raise ValueError(f"{file}: no head of this version for a model of width {width}: train the head again")
             self.sampler_head.load_state_dict(saved)
-
-    def _named_base(self) -> dict[str, Any]:
-        """What adapter_config.json says of the base: the one that was loaded, whatever a file named before."""
-        return {"base_model_name_or_path": self.base.name, "revision": self.base.commit} if self.base else {}
-
-    def _compute_in_base_dtype(self) -> None:
-        """Adapters are fp32; with a base of fewer bits their products are computed in its dtype."""
-        dtype = self.denoiser.head.weight.dtype
-        self.denoiser.compute_dtype = None if dtype == torch.float32 else dtype
 
 
 def load_policy(

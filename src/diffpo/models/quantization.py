@@ -23,7 +23,6 @@ def quantize_linears(model: Transformer) -> None:
     for block in model.blocks:
         for name, linear in list(block.named_modules()):
             if isinstance(linear, nn.Linear):
-                path, _, leaf = name.rpartition(".")
                 with torch.device("meta"):
                     four_bit = Linear4bit(
                         linear.in_features,
@@ -34,7 +33,7 @@ def quantize_linears(model: Transformer) -> None:
                     )
                 # else the first call in eval mode repacks the weights of a CPU for a kernel that has no gradient
                 four_bit.support_avx512bf16_for_cpu = False
-                setattr(block.get_submodule(path), leaf, four_bit)
+                block.set_submodule(name, four_bit)
 
 
 def is_packed(model: nn.Module) -> bool:

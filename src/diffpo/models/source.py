@@ -137,7 +137,7 @@ def _open_base(
 ) -> Checkpoint:
     """The checkpoint below an adapter or a head: `base`, the one that its folder names, or the one that moved along."""
     if base:
-        return Checkpoint.open(*_whole(base, None), weights)
+        return Checkpoint.open(_whole(base), None, weights)
     name = named.name if named else settings.get("base_model_name_or_path") or ""
     revision = named.revision if named else settings.get("revision")
     if not name:
@@ -151,15 +151,15 @@ def _open_base(
             raise ValueError(f"{folder}: its base model {name} is not there: name its place with load.base")
         name = moved.resolve()
     try:
-        return Checkpoint.open(*_whole(name, revision), weights)
+        return Checkpoint.open(_whole(name), revision, weights)
     except ValueError as error:
         raise ValueError(f"{folder}: its base model: {error}; load.base names another place") from None
 
 
-def _whole(name: str | Path, revision: str | None) -> tuple[str | Path, str | None]:
+def _whole(name: str | Path) -> str | Path:
     """A run's folder stands for its policy's."""
     found = find_policy(Path(name))[0]
-    return (found if found != Path(name) else name), revision
+    return found if found != Path(name) else name
 
 
 def _warn_of_another_base(source: Source, settings: dict[str, Any], named: Base | None) -> None:

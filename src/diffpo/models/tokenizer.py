@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,12 +82,8 @@ class CharTokenizer(_Chatless):
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text up to the first EOS; a mask shows as '_'."""
-        characters = []
-        for index in ids:
-            if index == self.eos_id:
-                break
-            characters.append("_" if index == self.mask_id else self.alphabet[index])
-        return "".join(characters)
+        answer = takewhile(lambda index: index != self.eos_id, ids)
+        return "".join("_" if index == self.mask_id else self.alphabet[index] for index in answer)
 
     def save(self, folder: Path) -> None:
         (folder / "alphabet.json").write_text(json.dumps({"alphabet": self.alphabet}) + "\n")
@@ -118,12 +115,8 @@ class IdTokenizer(_Chatless):
 
     def decode(self, ids: Iterable[int]) -> str:
         """The ids up to the first EOS; a mask shows as '_'."""
-        words = []
-        for index in ids:
-            if index == self.eos_id:
-                break
-            words.append("_" if index == self.mask_id else str(index))
-        return " ".join(words)
+        answer = takewhile(lambda index: index != self.eos_id, ids)
+        return " ".join("_" if index == self.mask_id else str(index) for index in answer)
 
     def save(self, folder: Path) -> None:
         """Nothing: config.json has it all."""

@@ -166,12 +166,7 @@ class Block(nn.Module):
         self.pointwise = EAGER
 
     def forward(
-        self,
-        x: Tensor,
-        rotation: Rotation,
-        packing: Packing,
-        queries: Tensor | None = None,
-        cache: LayerCache | None = None,
+        self, x: Tensor, rotation: Rotation, packing: Packing, queries: Tensor | None, cache: LayerCache | None
     ) -> Tensor:
         update = self.attn(self.attn_norm(x), rotation, packing, queries, cache)
         x = (x if queries is None else x[queries]) + update

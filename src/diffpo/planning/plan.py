@@ -12,6 +12,7 @@ from typing import Any
 
 from diffpo.config import SftConfig, TrainConfig
 from diffpo.files.recipe import read_json
+from diffpo.files.shipped import adapter_config
 from diffpo.models.families import FAMILIES, PUBLISHED, Family, with_blocks
 from diffpo.models.tokenizer import CharTokenizer
 from diffpo.models.transformer import TransformerConfig
@@ -102,8 +103,8 @@ def find_start(config: TrainConfig | SftConfig) -> Start:
     if name not in PUBLISHED:
         folder = locate(name, config.load.revision, weights=False)
         folder = folder / "policy" if (folder / "policy").is_dir() else folder
-        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-            adapter = read_json(folder / "adapter_config.json")
+        if found := adapter_config(folder):
+            adapter = read_json(found)
             name = adapter.get("base_model_name_or_path") or ""
         elif folder.is_dir():
             name = str(folder)

@@ -40,9 +40,6 @@ class Worker:
         self.answers: queue.Queue[str | None] = queue.Queue()
         atexit.register(self.close)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Worker:
-        return self  # a process is not copied
-
     def ask(self, request: object, time_limit: float | None = None) -> Any:
         """The answer to a request, both as JSON has them; None where there is none within the limit of CPU time."""
         time_limit = time_limit or self.time_limit
@@ -108,9 +105,6 @@ class Pool:
         self.idle: queue.LifoQueue[Worker] = queue.LifoQueue()
         for _ in range(self.size):
             self.idle.put(Worker(module, time_limit))
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Pool:
-        return self
 
     def ask(self, request: object, time_limit: float | None = None) -> Any:
         """The answer of the first worker that is free; None where there is none within the time limit."""

@@ -14,13 +14,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from diffpo.files.folder import owned
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 
@@ -187,20 +190,14 @@ class World:
         value = value.to(like.device)
         if not self._is_share(like):
             return value
-        from torch.distributed.tensor import DTensor, distribute_tensor
+        from torch.distributed.tensor import distribute_tensor
 
-        assert isinstance(like, DTensor)
         return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
     def _whole(self, tensor: Tensor) -> Tensor:
-        if self._is_share(tensor):
-            from torch.distributed.tensor import DTensor
+        return tensor.full_tensor() if self._is_share(tensor) else tensor
 
-            assert isinstance(tensor, DTensor)
-            return tensor.full_tensor()
-        return tensor
-
-    def _is_share(self, tensor: Tensor) -> bool:
+    def _is_share(self, tensor: Tensor) -> TypeGuard[DTensor]:
         if not self.shards:
             return False
         from torch.distributed.tensor import DTensor

@@ -106,12 +106,6 @@ class Rewards:
         """Start on a group."""
         return Call(self.rewards, attempts, state)
 
-    def verdict(self, prompt: Prompt, completion: str) -> Verdict:
-        """The verdict on one completion, a group by itself."""
-        call = self.begin(Attempts(prompt, [completion], [()]), TrainerState())
-        call.run_plain()
-        return call.finish().verdicts[0]
-
 
 @dataclass
 class Call:

@@ -31,8 +31,10 @@ START_TIME = 2.0
 """Seconds beside that for the processes to start."""
 
 _FENCE = re.compile(
-    r"^([ \t]*)(```+|~~~+)[ \t]*([\w+.-]*)[^\n]*\n(.*?)(?:^[ \t]*\2[ \t]*$|\Z)", re.DOTALL | re.MULTILINE
+    r"^((?:[ \t]|</?\w+>)*)(```+|~~~+)[ \t]*([\w+.-]*)[^\n]*\n(.*?)(?:^[ \t]*(?:\2[ \t]*(?:$|<)|</answer>)|\Z)",
+    re.DOTALL | re.MULTILINE,
 )
+"""A block between fences, which may stand beside a tag: <answer>```python."""
 _PYTHON = re.compile(r"(?:python|py)?[0-9.]*", re.IGNORECASE)
 _DEFINITIONS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign)
 

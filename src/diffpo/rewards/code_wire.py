@@ -203,21 +203,6 @@ class Peer:
     def _do_isinstance(self, target: Any, thing: Any) -> bool:
         return isinstance(thing, target)
 
-    def _do_eq(self, left: Any, right: Any) -> bool:
-        return bool(left == right)
-
-    def _do_lt(self, left: Any, right: Any) -> bool:
-        return bool(left < right)
-
-    def _do_le(self, left: Any, right: Any) -> bool:
-        return bool(left <= right)
-
-    def _do_gt(self, left: Any, right: Any) -> bool:
-        return bool(left > right)
-
-    def _do_ge(self, left: Any, right: Any) -> bool:
-        return bool(left >= right)
-
     # --- values ---
 
     def encode(self, value: Any) -> Any:
@@ -300,6 +285,10 @@ class Peer:
         if not line.endswith(b"\n"):
             raise EOFError("the other side is gone")
         return json.loads(line)
+
+
+for _name, _compare in {name: vars(operator)[name] for name in COMPARED}.items():
+    setattr(Peer, f"_do_{_name}", lambda peer, left, right, compare=_compare: bool(compare(left, right)))
 
 
 def _array(value: Any) -> list[Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from diffpo.config import suggest
 from diffpo.config.own import find_in_file
 from diffpo.rewards.builtin import BUILTIN
-from diffpo.rewards.calls import Reward, RewardFunction, Rewards
+from diffpo.rewards.calls import Reward, Rewards
 
 
 def load_rewards(specs: Sequence[str]) -> Rewards:
@@ -33,13 +33,10 @@ def parse_reward(spec: str) -> Reward:
     if not math.isfinite(value) or not name.isidentifier() or (path and not path.endswith(".py")):
         raise ValueError(f"task.reward {spec!r}: write PATH.py:FUNCTION=WEIGHT, or one of {', '.join(BUILTIN)}")
     if path:
-        return Reward(name, _find(Path(path), name), value)
+        function = find_in_file(Path(path), name, "function", "task.reward takes PATH.py:FUNCTION")
+        return Reward(name, function, value)
     if name not in BUILTIN:
         raise ValueError(
             f"task.reward {spec!r}: no built-in reward{suggest(name, BUILTIN)}; your own: PATH.py:FUNCTION"
         )
     return BUILTIN[name]._replace(weight=value)
-
-
-def _find(path: Path, name: str) -> RewardFunction:
-    return find_in_file(path, name, "function", "task.reward takes PATH.py:FUNCTION")

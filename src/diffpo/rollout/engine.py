@@ -76,10 +76,6 @@ class Report:
     """Committed at, tokens, log-probs, largest probabilities [R, L], thresholds and calls made [R], if asked for."""
     arrival: torch.cuda.Event | None
 
-    def wait(self) -> None:
-        if self.arrival:
-            self.arrival.synchronize()
-
 
 class _Leaving(NamedTuple):
     """Rows on their way to the host, which are there with what the call of `step` did."""
@@ -287,7 +283,8 @@ class Engine:
             arrived, self._late = self._late, report
         events = list[Event]()
         if arrived:
-            arrived.wait()
+            if arrived.arrival:
+                arrived.arrival.synchronize()
             done, broken = arrived.flags
             if broken.any():
                 raise not_finite(self.policy)

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
-from types import TracebackType
 
 from diffpo.rollout.engine import Committed
 from diffpo.serving.answer import Transcript
@@ -47,9 +46,7 @@ class Exchange:
     def __enter__(self) -> Exchange:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._left:
             self.scheduler.cancel(self._rows)
 
@@ -85,7 +82,7 @@ class Exchange:
         metrics, seconds = self.scheduler.metrics, time.monotonic() - self._began
         if index in self._in_first_block and (answer.over or answer.settled >= answer.request.block_length):
             self._in_first_block.remove(index)
-            metrics.began(seconds)
+            metrics.first_block.observe(seconds)
         if answer.over:
             learned = answer.request.sampler.rule == "learned"
             metrics.ended(seconds, answer.finish_reason, answer.settled, answer.denoiser_calls, learned)

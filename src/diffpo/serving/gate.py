@@ -45,7 +45,7 @@ class Gate:
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 route = scope.get("route")
-                self.metrics.answered(route.path if route else "other", message["status"])
+                self.metrics.answered.labels(route.path if route else "other", str(message["status"])).inc()
             await send(message)
 
         try:

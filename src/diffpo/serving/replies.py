@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffpo.rollout.engine import Committed
-from diffpo.serving.answer import Token, Transcript
+from diffpo.serving.answer import BROKEN, Token, Transcript
 from diffpo.serving.asking import Served
 
 DONE = b"data: [DONE]\n\n"
@@ -128,7 +128,7 @@ def _ending(answer: Transcript) -> dict[str, Any]:
 
 def _content(token: Token) -> dict[str, Any]:
     """`bytes` are None where the token is no whole text."""
-    whole = "�" not in token.text
+    whole = BROKEN not in token.text
     return {
         "token": token.text,
         "logprob": token.logprob,

@@ -111,7 +111,8 @@ class Scheduler:
         self._seconds = 0.0  # that a row is in a slot, on average
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="diffpo-engine", daemon=True)
-        metrics.watch(waiting=lambda: len(self._waiting), slots=lambda: len(self._rows))
+        metrics.waiting.set_function(lambda: len(self._waiting))
+        metrics.slots.set_function(lambda: len(self._rows))
 
     # --- the event loop's side -------------------------------------------------------------------------------------
 
@@ -211,7 +212,7 @@ class Scheduler:
         except ValueError as error:
             return Failed(error)
         self._rows[row.policy, ticket] = row
-        self.metrics.waited(time.monotonic() - row.since)
+        self.metrics.wait.observe(time.monotonic() - row.since)
         row.since = time.monotonic()
         return None
 
@@ -223,7 +224,7 @@ class Scheduler:
             log.exception("a denoiser call failed")
             del self._engines[policy]
             return [(self._rows.pop(key), Failed(error), 0) for key in list(self._rows) if key[0] is policy]
-        self.metrics.called()
+        self.metrics.calls.inc()
         news = list[News]()
         for event in events:
             row = self._rows.get((policy, event.ticket))

@@ -12,26 +12,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from diffpo.config.checks import bound
 from diffpo.functional.latents import Latents, masked_latents
 from diffpo.functional.random import fold
-from diffpo.surrogates.base import Cost, Surrogate
-from diffpo.surrogates.elbo import elbo_masks
+from diffpo.surrogates.elbo import Elbo, elbo_masks
 from diffpo.types import Batch
 
 
 @dataclass(frozen=True)
-class Gdsd(Surrogate):
+class Gdsd(Elbo):
     """Pairs of complementary masks, each token weighed alike."""
-
-    num_pairs: int = 1
-
-    def __post_init__(self) -> None:
-        bound(self, "", "num_pairs", ">=", 1)
 
     def draw(self, batch: Batch, keys: Tensor, mask_id: int) -> Latents:
         masks, _ = elbo_masks(fold(keys, 1), self.num_pairs, batch.gen_lengths, batch.tokens.shape[1])
         return masked_latents(batch, masks, masks / (2 * self.num_pairs), mask_id)
-
-    def cost(self, nfe: float) -> Cost:
-        return Cost(2 * self.num_pairs, 0.5)

@@ -15,15 +15,6 @@ if TYPE_CHECKING:
 Split = Literal["train", "test"]
 
 
-class TinyTask:
-    """Marks a task for tiny models: raw prompts over a small alphabet, solved examples."""
-
-    dial: Dial
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.dial})"
-
-
 class Task(Protocol):
     """A source of prompts with a verdict on answers. All of it is a function of the task's config and its arguments.
 
@@ -75,3 +66,25 @@ class PretrainingTask(SolvedTask, Protocol):
     def open_positions(self, prompt: Prompt) -> Sequence[int]:
         """Positions of `solution(prompt)` that the prompt does not already give away; label noise falls on these."""
         return range(len(self.solution(prompt)))
+
+
+class TinyTask(PretrainingTask):
+    """A task that ships for tiny models: raw prompts over a small alphabet, each drawn by itself."""
+
+    dial: Dial
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.dial})"
+
+    @abstractmethod
+    def draw(self, split: Split, index: int) -> Prompt:
+        """Prompt `index` of the split."""
+        ...
+
+    def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:
+        """Prompts start..start+num-1 of an endless stream."""
+        return [self.draw(split, index) for index in range(start, start + num)]
+
+    def solution(self, prompt: Prompt) -> str:
+        """The one that was drawn with the prompt."""
+        return str(prompt.columns["solution"])

@@ -18,6 +18,8 @@ from diffpo.types import Prompt, Verdict
 
 PREFILL = "<reasoning>"
 """Start of every completion: the model is put into the form that the prompt asks for (d1's protocol)."""
+NUM_TEST = 256
+"""Test prompts of a task whose prompts are generated, as many as d1 has."""
 GEN_LENGTH = 256
 """d1 trains at 256 tokens and evaluates at 128, 256 and 512."""
 
@@ -158,11 +160,21 @@ class RowTask(ChatTask):
         """The prompts of a source that belong to the split."""
         return prompts
 
+    def draw(self, split: Split, index: int) -> Prompt:
+        """Prompt `index` of a split that is generated, without its id."""
+        raise NotImplementedError
+
     def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:
         """Test rows in their order, as far as they go; training rows in epochs, each a seeded shuffle of all rows.
 
-        The id of a training prompt is its place in the endless stream, so that epochs draw other random numbers.
+        The id of a training prompt is its place in the endless stream, so that epochs draw other random numbers. Of a
+        split without rows the prompts are drawn; NUM_TEST of them are for tests.
         """
+        check_split(split)
+        if not self.has_rows(split):
+            stop = start + num if split == "train" else min(start + num, NUM_TEST)
+            drawn = ((index, self.draw(split, index)) for index in range(start, stop))
+            return [replace(prompt, id=f"{self.name}-{split}-{index}") for index, prompt in drawn]
         rows = self.rows(split)
         if split == "test":
             return rows[start : start + num]

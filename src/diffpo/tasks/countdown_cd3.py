@@ -5,23 +5,21 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from fractions import Fraction
+from functools import cached_property
 from itertools import permutations, product
 from random import Random
 from typing import Any
 
-from diffpo.config import TaskConfig
 from diffpo.tasks.base import Split
 from diffpo.tasks.chat import PREFILL, RowTask, answer_form, solved_form
 from diffpo.tasks.data import Row, column
-from diffpo.tasks.stream import TEST_SHARE, check_split, index_rng, stable_key
+from diffpo.tasks.stream import held_out, index_rng
 from diffpo.types import Prompt
 
 NUM_NUMBERS = 3
 MAX_VALUE = 100
 """Largest number and largest target, both uniform from 1, as in d1's test set."""
-NUM_TEST = 256
 BOX = r"\boxed{...}"
 Problem = tuple[tuple[int, ...], int]
 
@@ -35,10 +33,6 @@ class CountdownCd3(RowTask):
     """
 
     columns = "numbers (or nums, or input such as 30,100,93) and target (or output); rows with three numbers are used"
-
-    def __init__(self, config: TaskConfig) -> None:
-        super().__init__(config)
-        self._test: frozenset[Problem] | None = None
 
     def read(self, row: Row) -> Prompt | None:
         """A row of three numbers; others are left out, as d1 does."""
@@ -72,33 +66,21 @@ class CountdownCd3(RowTask):
 
     def choose(self, split: Split, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
         """Training rows without the test problems."""
-        test = self._test_problems() if split == "train" else frozenset()
-        return [prompt for prompt in prompts if canonical(prompt.columns) not in test]
+        return [prompt for prompt in prompts if split == "test" or canonical(prompt.columns) not in self._tested]
 
-    def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:
-        """Prompts start..start+num-1 of the split's rows, or of its generated stream; test ones as far as they go."""
-        check_split(split)
-        if self.config.data if split == "train" else self.config.test_data:
-            return super().prompts(split, num, start)
-        stop = start + num if split == "train" else min(start + num, NUM_TEST)
-        return [self._draw(split, index) for index in range(start, stop)]
-
-    def _draw(self, split: Split, index: int) -> Prompt:
+    def draw(self, split: Split, index: int) -> Prompt:
+        """A problem that no row of task.test_data is, in any order."""
         rng = index_rng(self.name, self.config.seed, split, index)
-        test = self._test_problems()
         while True:
             numbers, target = draw_problem(rng)
             key = tuple(sorted(numbers)), target
-            held_out = stable_key(self.config.seed, key) < TEST_SHARE * 2**62
-            if key not in test and held_out == (split == "test"):
-                return replace(self._message(numbers, target), id=f"{self.name}-{split}-{index}")
+            if key not in self._tested and held_out(self.config.seed, key) == (split == "test"):
+                return self._message(numbers, target)
 
-    def _test_problems(self) -> frozenset[Problem]:
+    @cached_property
+    def _tested(self) -> set[Problem]:
         """The problems of task.test_data, which no training prompt may be."""
-        if self._test is None:
-            rows = self.rows("test") if self.config.test_data else []
-            self._test = frozenset(canonical(prompt.columns) for prompt in rows)
-        return self._test
+        return {canonical(prompt.columns) for prompt in self.rows("test")} if self.config.test_data else set()
 
 
 def canonical(columns: Mapping[str, Any]) -> Problem:
@@ -110,14 +92,9 @@ def draw_problem(rng: Random) -> Problem:
     """Three numbers and a target that they reach, uniform over the whole targets within reach."""
     while True:
         numbers = tuple(rng.randint(1, MAX_VALUE) for _ in range(NUM_NUMBERS))
-        targets = sorted({int(v) for v in _values(numbers) if v.denominator == 1 and 1 <= v <= MAX_VALUE})
+        targets = sorted({int(v) for v, *_ in _ways(numbers) if v.denominator == 1 and 1 <= v <= MAX_VALUE})
         if targets:
             return numbers, rng.choice(targets)
-
-
-def _values(numbers: tuple[int, ...]) -> Iterator[Fraction]:
-    """Every value of an expression with each of three numbers once."""
-    return (value for value, *_ in _ways(numbers))
 
 
 def _ways(numbers: tuple[int, ...]) -> Iterator[tuple[Fraction, str, str]]:

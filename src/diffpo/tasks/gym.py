@@ -16,7 +16,7 @@ from diffpo.grading.grade import formatted
 from diffpo.processes.worker import Pool
 from diffpo.tasks.base import Split
 from diffpo.tasks.chat import PREFILL, ChatTask, answer_form, solved_form
-from diffpo.tasks.stream import MAX_DRAWS, TEST_SHARE, index_rng, require_reasoning_gym, stable_key
+from diffpo.tasks.stream import held_out, index_rng, require_reasoning_gym
 from diffpo.types import Prompt, Verdict
 
 TIME_LIMIT = 2.0
@@ -24,6 +24,8 @@ TIME_LIMIT = 2.0
 MAKE_LIMIT = 60.0
 """Seconds of CPU time that an item may take to be made."""
 POOL = Pool("diffpo.tasks.gym_worker", TIME_LIMIT)
+MAX_DRAWS = 1000
+"""Draws before a split counts as empty; one that holds a tenth of the problems is missed with chance 1e-46."""
 KINDS = ("gsm_symbolic",)
 """Data sets whose problems are of many kinds, a tenth of which count as new."""
 _DECORATION = re.compile(r"^[\s$*`]+|[\s$*`]+$|\\[()\[\]]")
@@ -65,9 +67,9 @@ class Gym(ChatTask):
 
     def _belongs(self, split: Split, question: str, kind: int | None) -> bool:
         """Whether a question is of this split, and of the kinds that are asked for."""
-        new = kind is not None and stable_key(self.config.seed, "kind", kind) < TEST_SHARE * 2**62
+        new = kind is not None and held_out(self.config.seed, "kind", kind)
         wanted = {"all": True, "known": not new, "new": new}[self.config.kinds]
-        return wanted and (stable_key(self.config.seed, question) < TEST_SHARE * 2**62) == (split == "test")
+        return wanted and held_out(self.config.seed, question) == (split == "test")
 
     def solution(self, prompt: Prompt) -> str:
         """The one that the data set writes out."""
@@ -80,9 +82,8 @@ class Gym(ChatTask):
         """
         answer = final_answer(completion) or last_tagged(completion) or ""  # a grid of signs has no letter
         plain = _DECORATION.sub("", answer).strip()
-        answers = list(dict.fromkeys(filter(None, (answer, plain))))
-        asked = ["score", self.dataset, prompt.columns["seed"], answers, TIME_LIMIT]
-        score = float(POOL.ask(asked, MAKE_LIMIT) or 0.0) if answers else 0.0
+        asked = [["score", self.dataset, prompt.columns["seed"], text, TIME_LIMIT] for text in {answer, plain} - {""}]
+        score = max((float(POOL.ask(request, MAKE_LIMIT) or 0.0) for request in asked), default=0.0)
         parts = {"score": score, "format": float(formatted(completion))}
         return Verdict(score >= 1.0, score, parts, answer=plain)
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
 from diffpo.config import TaskConfig
 from diffpo.tasks.base import Split
-from diffpo.tasks.chat import PREFILL, RowTask, answer_form, solved_form
+from diffpo.tasks.chat import NUM_TEST, PREFILL, RowTask, answer_form, solved_form
 from diffpo.tasks.data import Row, column
-from diffpo.tasks.stream import check_split, index_rng
-from diffpo.tasks.tiny_sudoku import GRID_SET, GRIDS, TinySudoku, unique_clues
+from diffpo.tasks.stream import index_rng
+from diffpo.tasks.tiny_sudoku import GRID_SET, GRIDS, TinySudoku, draw_puzzle
 from diffpo.types import Prompt
 
 NUM_BLANKS = 8
 """Blanks of a generated puzzle, as of every puzzle of d1's test set."""
-NUM_TEST = 256
 SUBSET_SEED = 42
-"""d1 evaluates on 256 of its 500 test puzzles; NumPy's legacy generator with this seed chooses them."""
+"""d1 evaluates on NUM_TEST of its 500 test puzzles; NumPy's legacy generator with this seed chooses them."""
 
 
 class Sudoku4x4(RowTask):
@@ -30,12 +29,6 @@ class Sudoku4x4(RowTask):
     """
 
     columns = "Puzzle and Solution, 16 digits row by row, 0 for a blank"
-
-    def __init__(self, config: TaskConfig) -> None:
-        super().__init__(config)
-        split = TinySudoku(TaskConfig(name="tiny_sudoku", seed=config.seed)).grids
-        self._grids: dict[Split, list[int]] = {"train": split["train"], "test": split["test"]}
-        self._reserved = config.test_data is None
 
     def read(self, row: Row) -> Prompt:
         """A puzzle with its solution, which must be a grid with the puzzle's clues."""
@@ -70,28 +63,20 @@ class Sudoku4x4(RowTask):
         tested = self._tested("puzzle") if split == "train" else set()
         return [prompt for prompt in prompts if prompt.columns["puzzle"] not in tested]
 
-    def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:
-        """Prompts start..start+num-1 of the split's rows, or of its generated stream; test ones as far as they go."""
-        check_split(split)
-        if self.config.data if split == "train" else self.config.test_data:
-            return super().prompts(split, num, start)
-        stop = start + num if split == "train" else min(start + num, NUM_TEST)
-        return [self._draw(split, index) for index in range(start, stop)]
-
-    def _draw(self, split: Split, index: int) -> Prompt:
+    def draw(self, split: Split, index: int) -> Prompt:
+        """A puzzle with one solution; of training one that no test puzzle has."""
         rng = index_rng(self.name, self.config.seed, split, index)
-        grid = rng.choice(self._free_grids(split))
-        clues = unique_clues(grid, NUM_BLANKS, rng)
-        puzzle = "".join(digit if clues >> cell & 1 else "0" for cell, digit in enumerate(GRIDS[grid]))
-        return replace(self._message(puzzle, GRIDS[grid]), id=f"{self.name}-{split}-{index}")
+        grid = rng.choice(self._grids[split])
+        return self._message(draw_puzzle(grid, NUM_BLANKS, rng), GRIDS[grid])
 
-    def _free_grids(self, split: Split) -> list[int]:
-        """Grids of a split: of training those that no test puzzle has, at least 288 - 256 of them."""
-        if not self._reserved:
-            tested = self._tested("solution")
-            self._grids["train"] = [index for index, grid in enumerate(GRIDS) if grid not in tested]
-            self._reserved = True
-        return self._grids[split]
+    @cached_property
+    def _grids(self) -> dict[str, list[int]]:
+        """Grids by split: of training those that no row of task.test_data has, at least 288 - 256 of them."""
+        grids = TinySudoku(TaskConfig(name="tiny_sudoku", seed=self.config.seed)).grids
+        if not self.config.test_data:
+            return grids
+        tested = self._tested("solution")
+        return grids | {"train": [index for index, grid in enumerate(GRIDS) if grid not in tested]}
 
     def _tested(self, name: str) -> set[object]:
         return {prompt.columns[name] for prompt in self.rows("test")} if self.config.test_data else set()

@@ -27,18 +27,14 @@ class TinyCountdown(TinyTask):
 
     name = "tiny_countdown"
     alphabet = "0123456789+-*/(),=: "
-    rewards = None
 
     def __init__(self, config: TaskConfig) -> None:
         self.seed = config.seed
         self.dial = Dial.from_config(config, easy=(3, 3), hard=(4, 4), limits=(2, 6))
-        self.gen_length = _canvas_length(self.dial.top)
+        self.gen_length = 4 * self.dial.top  # two digits and an operator a number, with room for brackets and EOS
 
-    def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:
-        """Prompts start..start+num-1; the same numbers and target never occur in both splits, in any order."""
-        return [self._draw(split, index) for index in range(start, start + num)]
-
-    def _draw(self, split: Split, index: int) -> Prompt:
+    def draw(self, split: Split, index: int) -> Prompt:
+        """The same numbers and target never occur in both splits, in any order."""
         rng = index_rng(self.name, self.seed, split, index)
         level, num_numbers = self.dial.draw(rng)
         while True:
@@ -62,19 +58,6 @@ class TinyCountdown(TinyTask):
         correct = uses_numbers and value == prompt.columns["target"]
         parts = {"correct": float(correct), "numbers": float(uses_numbers)}
         return Verdict(correct, reward=float(correct), parts=parts)
-
-    def solution(self, prompt: Prompt) -> str:
-        """One right expression of possibly many."""
-        return str(prompt.columns["solution"])
-
-    def open_positions(self, prompt: Prompt) -> range:
-        """All: the prompt gives nothing away."""
-        return range(len(self.solution(prompt)))
-
-
-def _canvas_length(num_numbers: int) -> int:
-    """Two digits and an operator a number, with room for brackets and EOS."""
-    return 4 * num_numbers
 
 
 def _value(numbers: Sequence[int], signs: Sequence[str]) -> Fraction:

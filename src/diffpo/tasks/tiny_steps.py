@@ -28,18 +28,14 @@ class TinySteps(TinyTask):
 
     name = "tiny_steps"
     alphabet = "0123456789+-*= "
-    rewards = None
 
     def __init__(self, config: TaskConfig) -> None:
         self.seed = config.seed
         self.dial = Dial.from_config(config, easy=(5, 6), hard=(11, 12), limits=(1, 24))
         self.gen_length = -(-(len(STEP) * self.dial.top + 1) // 32) * 32  # and EOS
 
-    def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:
-        """Prompts start..start+num-1; the same operations never occur in both splits."""
-        return [self._draw(split, index) for index in range(start, start + num)]
-
-    def _draw(self, split: Split, index: int) -> Prompt:
+    def draw(self, split: Split, index: int) -> Prompt:
+        """The same operations never occur in both splits."""
         rng = index_rng(self.name, self.seed, split, index)
         level, num_steps = self.dial.draw(rng)
         while True:
@@ -58,10 +54,6 @@ class TinySteps(TinyTask):
         pairs = [(solution[at : at + len(STEP)], answer[at : at + len(STEP)]) for at in _starts(solution)]
         steps = sum(right == given for right, given in pairs) / len(pairs)
         return Verdict(bool(correct), reward=correct, parts={"correct": correct, "steps": steps})
-
-    def solution(self, prompt: Prompt) -> str:
-        """All steps."""
-        return str(prompt.columns["solution"])
 
     def open_positions(self, prompt: Prompt) -> list[int]:
         """Values: the prompt gives the operations away."""

@@ -56,7 +56,6 @@ class TinySudoku(TinyTask):
     name = "tiny_sudoku"
     alphabet = "01234="
     gen_length = NUM_CELLS
-    rewards = None
 
     def __init__(self, config: TaskConfig) -> None:
         self.seed = config.seed
@@ -64,17 +63,13 @@ class TinySudoku(TinyTask):
         order = Random(stable_key("sudoku grids", config.seed)).sample(range(len(GRIDS)), len(GRIDS))
         self.grids = {"train": order[:NUM_TRAIN_GRIDS], "test": order[NUM_TRAIN_GRIDS:]}
 
-    def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:
-        """Prompts start..start+num-1: 16 cells row by row, 0 for a blank, then "="."""
-        return [self._draw(split, index) for index in range(start, start + num)]
-
-    def _draw(self, split: Split, index: int) -> Prompt:
+    def draw(self, split: Split, index: int) -> Prompt:
+        """16 cells row by row, 0 for a blank, then "="."""
         # "sudoku", here and in the id, keys the draws: another word would be another data set
         rng = index_rng("sudoku", self.seed, split, index)
         level, num_blanks = self.dial.draw(rng)
         grid = rng.choice(self.grids[split])
-        clues = unique_clues(grid, num_blanks, rng)
-        puzzle = "".join(digit if clues >> cell & 1 else "0" for cell, digit in enumerate(GRIDS[grid]))
+        puzzle = draw_puzzle(grid, num_blanks, rng)
         return Prompt(f"sudoku-{split}-{index}", puzzle + "=", level, {"puzzle": puzzle, "solution": GRIDS[grid]})
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
@@ -89,20 +84,16 @@ class TinySudoku(TinyTask):
         parts = {"correct": correct, "blanks": sum(filled) / max(1, len(filled))}
         return Verdict(bool(correct), reward=correct, parts=parts)
 
-    def solution(self, prompt: Prompt) -> str:
-        """The only grid with these clues."""
-        return str(prompt.columns["solution"])
-
     def open_positions(self, prompt: Prompt) -> list[int]:
         """The blanks."""
         return [cell for cell, clue in enumerate(str(prompt.columns["puzzle"])) if clue == "0"]
 
 
-def unique_clues(grid: int, num_blanks: int, rng: Random) -> int:
-    """Clue cells drawn uniformly among those that only `grid` fits: no other grid agrees with it on all of them."""
+def draw_puzzle(grid: int, num_blanks: int, rng: Random) -> str:
+    """A puzzle of grid number `grid`, its clues uniform among those on which no other grid agrees with it."""
     while True:
         tries = np.array(rng.choices(CLUES[num_blanks], k=NUM_TRIES))
         num_solutions = (DIFFERENCES[grid] & tries[:, None] == 0).sum(1)
         unique = tries[num_solutions == 1]
         if len(unique):
-            return int(unique[0])
+            return "".join(digit if unique[0] >> cell & 1 else "0" for cell, digit in enumerate(GRIDS[grid]))

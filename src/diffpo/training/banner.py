@@ -36,19 +36,16 @@ def banner(config: TrainConfig | SftConfig, policy: Policy, world: World, data: 
     dtype = str(weights.dtype).removeprefix("torch.")
     if products == torch.bfloat16 and is_slow_in_half(world.device):
         dtype += ", products in bfloat16: load.dtype = float32 is some ten times as fast on this CPU, in more memory"
+    card = f" ({torch.cuda.get_device_name(world.device)})" if world.device.type == "cuda" else ""
     ranks = f", {world.num_ranks} processes, {'sharded' if world.shards else 'each with the whole model'}"
     return [
         f"model   {config.model or 'fresh weights'}: {count(policy.num_parameters)} parameters; "
         f"what learns: {' and '.join(name for name, learns in what.items() if learns)}",
-        f"where   {_device(world.device)}, {dtype}{ranks if world.num_ranks > 1 else ''}",
+        f"where   {world.device}{card}, {dtype}{ranks if world.num_ranks > 1 else ''}",
         f"data    {data}",
         f"steps   {config.steps}, each of {_step(config)}",
         f"output  {config.output}",
     ]
-
-
-def _device(device: torch.device) -> str:
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else f"{device}"
 
 
 def _step(config: TrainConfig | SftConfig) -> str:

@@ -148,6 +148,5 @@ def _flatten_experience(experience: Experience) -> tuple[dict[str, Tensor], dict
 
 
 def _restore_experience(tensors: dict[str, Tensor], plain: dict[str, Any]) -> Experience:
-    names = [f.name for f in fields(Experience) if f.name not in ("batch", "summary", "updates")]
-    own = {name: tensors.get(name) for name in names}
-    return Experience(_restore_batch(tensors), summary=plain["summary"], updates=plain["updates"], **own)  # type: ignore[arg-type]
+    own = {name: tensors.get(name) for name in ("live", "keys", "old_logprobs", "ref_logprobs")}
+    return Experience(_restore_batch(tensors), **own, **plain)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ Metrics = dict[str, float]
 def summarize(groups: Sequence[RolloutGroup], config: TrainConfig) -> Metrics:
     """Metrics of a step's rollouts; those without a reward count in none of them."""
     num_completions = sum(len(group.rollouts) for group in groups)
-    groups = [_with_rewards(group) for group in groups]
+    groups = [replace(group, rollouts=[r for r in group.rollouts if r.rewarded]) for group in groups]
     groups = [group for group in groups if group.rollouts]
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     if not rollouts:
@@ -61,10 +61,6 @@ def summarize(groups: Sequence[RolloutGroup], config: TrainConfig) -> Metrics:
         for level in levels:
             metrics[f"gamma/{level}"] = fmean(_learned_gammas([g for g in groups if g.prompt.level == level]))
     return metrics
-
-
-def _with_rewards(group: RolloutGroup) -> RolloutGroup:
-    return replace(group, rollouts=[rollout for rollout in group.rollouts if rollout.rewarded])
 
 
 def _learned_gammas(groups: Sequence[RolloutGroup]) -> list[float]:

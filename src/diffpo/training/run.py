@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffpo.config import TrackerConfig, TrainConfig
+from diffpo.config import SftConfig, TrainConfig
 from diffpo.files.folder import write_folder, write_text
 from diffpo.files.places import latest_checkpoint
 from diffpo.files.recipe import to_json
@@ -41,25 +41,6 @@ MAX_SKIPPED = 5
 """Updates skipped in a row before the run stops."""
 
 
-class RunConfig(Protocol):
-    """What a run reads of its config, a frozen dataclass."""
-
-    @property
-    def output(self) -> str: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def save_every(self) -> int: ...
-    @property
-    def keep_checkpoints(self) -> int: ...
-    @property
-    def log_with(self) -> tuple[str, ...]: ...
-    @property
-    def log_every(self) -> float: ...
-    @property
-    def tracker(self) -> TrackerConfig: ...
-
-
 class Run:
     """One run, on every rank of its world; rank 0 alone writes and talks.
 
@@ -77,7 +58,9 @@ class Run:
     if the folder holds another run.
     """
 
-    def __init__(self, title: str, config: RunConfig, world: World, resume: bool = False, quiet: bool = False) -> None:
+    def __init__(
+        self, title: str, config: TrainConfig | SftConfig, world: World, resume: bool = False, quiet: bool = False
+    ) -> None:
         check_trackers(config.log_with)
         self.title, self.config, self.world, self.resume, self.quiet = title, config, world, resume, quiet
         self.folder = Path(config.output)
@@ -127,7 +110,7 @@ class Run:
         The policy is changed in place, and sharded where the world shards. `keep_start` keeps its values at the start.
         `data` is what it learns from, to be said.
         """
-        self.lines += banner(self.config, policy, self.world, data)  # pyright: ignore[reportArgumentType]
+        self.lines += banner(self.config, policy, self.world, data)
         start = {name: parameter.detach().clone() for name, parameter in policy.trainable().items() if keep_start}
         if self.found:
             policy.restore(self.found / "policy")
@@ -141,11 +124,7 @@ class Run:
         if self.state.step > self.config.steps:
             raise ValueError(f"steps = {self.config.steps}, but the run has made {self.state.step}: ask for more")
         self.progress = Progress(
-            self.title,
-            self.config.steps,
-            self.quiet or not self.world.is_main,
-            self.state.step,
-            self.config.log_every,
+            self.title, self.config.steps, self.quiet or not self.world.is_main, self.state.step, self.config.log_every
         )
         self.world.on_main(self._open)
         self._watch_signals()
@@ -155,7 +134,7 @@ class Run:
 
     def _open(self) -> None:
         self.metrics = MetricsLog(self.folder / "metrics.jsonl", self.state.step)
-        step, values = self.state.step, dataclasses.asdict(self.config)  # pyright: ignore[reportArgumentType]
+        step, values = self.state.step, dataclasses.asdict(self.config)
         tracker = self.config.tracker
         self.trackers = Trackers(self.config.log_with, self.folder, tracker, values, self.record["id"], step)
         self.stack.callback(self.trackers.close)
@@ -174,7 +153,7 @@ class Run:
     def __exit__(self, kind, error, trace) -> None:
         with self.stack:
             if isinstance(error, torch.OutOfMemoryError):
-                advice = advise(self.config)  # pyright: ignore[reportArgumentType]
+                advice = advise(self.config)
                 raise MemoryError(f"out of memory: {str(error).partition('. ')[0]}; {advice}") from error
             if kind is None:
                 self.save()

@@ -24,14 +24,7 @@ from diffpo.training.examples import Examples, pretraining_examples, read_exampl
 from diffpo.training.metrics import Metrics
 from diffpo.training.run import Run
 from diffpo.training.sharding import gathered
-from diffpo.training.state import (
-    Optimizers,
-    TrainState,
-    adamw,
-    learning_rate_factor,
-    load_start,
-    optimizer_step,
-)
+from diffpo.training.state import Optimizers, TrainState, adamw, learning_rate_factor, load_start, optimizer_step
 from diffpo.training.update import in_step
 
 

@@ -13,13 +13,7 @@ from torch import Tensor
 
 from diffpo.config import ObjectiveConfig, TrainConfig
 from diffpo.functional.latents import Latents
-from diffpo.functional.objective import (
-    effective_sample_size,
-    importance_weights,
-    kl_k3,
-    self_normalize,
-    token_weights,
-)
+from diffpo.functional.objective import effective_sample_size, importance_weights, kl_k3, self_normalize, token_weights
 from diffpo.functional.random import fold, make_key
 from diffpo.losses import Lines
 from diffpo.models.finite import not_finite
@@ -29,13 +23,7 @@ from diffpo.objective import Objective, lines_of
 from diffpo.processes.world import World
 from diffpo.training.sampler import sampler_backward
 from diffpo.training.sharding import gathered
-from diffpo.training.state import (
-    Experience,
-    TrainState,
-    learning_parameters,
-    learning_rate_factor,
-    optimizer_step,
-)
+from diffpo.training.state import Experience, TrainState, learning_parameters, learning_rate_factor, optimizer_step
 from diffpo.types import Batch
 
 T = TypeVar("T")
@@ -167,9 +155,9 @@ class _Share:
         some = replace(whole, batch=whole.batch.take(index), mask=whole.mask[lines], old=old, ref=ref)
         return _Share(some, self.weights[lines], self.importance[lines])
 
-    def only(self, scored: Tensor) -> _Share:
-        """The same where J sees no other tokens than those `scored`."""
-        return _Share(self.lines.only(scored), self.weights * scored, self.importance * scored)
+    def only(self, some: Tensor) -> _Share:
+        """The same where J sees no other tokens than `some` [N, L]."""
+        return _Share(self.lines.only(some), self.weights * some, self.importance * some)
 
 
 def policy_backward(
@@ -187,7 +175,8 @@ def policy_backward(
     totals = {name: torch.zeros((), device=world.device) for name in _measures(whole.lines, objective)}
 
     parts, slopes = _parts(policy, experience, iteration, rows, objective, config), None
-    if world.any(_torn(parts, share.lines.units(objective.loss.unit))):
+    units = share.lines.units(objective.loss.unit)
+    if world.any(_torn(parts, units)):
         with torch.no_grad(), gathered(world, policy.denoiser):
             logprobs = sum((score(policy, part, temperature) for part in parts), torch.zeros_like(share.weights))
         if rows:  # where others have torn theirs, a rank may have none
@@ -206,7 +195,7 @@ def policy_backward(
         if slopes is not None:
             loss = (slopes * logprobs).sum()
         else:
-            loss, sums = _loss(share.only(part.scored), logprobs, objective)
+            loss, sums = _loss(share.only(_reached(part, units)), logprobs, objective)
             totals = {name: total + sums[name] for name, total in totals.items()}
         loss.backward()
     count = whole.lines.mask.sum()
@@ -222,6 +211,13 @@ def _torn(parts: Sequence[Latents], units: Tensor) -> bool:
     empty = torch.zeros(units.shape[0] * (units.shape[1] + 1), dtype=which.dtype, device=which.device)
     first = empty.scatter_reduce(0, found, which, "amin", include_self=False)
     return bool((first < empty.scatter_reduce(0, found, which, "amax", include_self=False)).any())
+
+
+def _reached(part: Latents, units: Tensor) -> Tensor:
+    """The tokens, [N, L], of all `units` [N, L] of which the part scores any: a mean is over the whole unit."""
+    found = torch.zeros(units.shape[0] * (units.shape[1] + 1), dtype=torch.bool, device=units.device)
+    found[units[part.rows, part.positions]] = True
+    return found[units]
 
 
 def _whole(experience: Experience, iteration: int, objective: Objective) -> tuple[_Share, dict[str, float]]:

@@ -75,7 +75,7 @@ def unmasking_figure(completion: Completion, columns: int | None = None, given: 
     canvas.axis("off")
     title = textwrap.shorten(completion.prompt, max(12, int(9 * wide)), placeholder="...")
     canvas.set_title(title, fontsize=12, color=INK, loc="left", family="monospace", parse_math=False)
-    certainties = [math.exp(-max(0.0, entropy)) for entropy in completion.entropies.tolist()]
+    certainties = completion.certainties
     for index, (text, certainty) in enumerate(zip(texts, certainties, strict=True)):
         size = 72 * cell * min(0.25 + 0.3 * certainty, 1.4 * stretch * (0.4 + 0.6 * certainty) / len(text))  # points
         corner = (index % columns * stretch, index // columns)
@@ -109,13 +109,7 @@ def _draw_order(axes: Axes, calls: Sequence[int], palette: ListedColormap, size:
 
 
 def _draw_cell(
-    axes: Axes,
-    corner: tuple[float, float],
-    width: float,
-    text: str,
-    colour: str,
-    size: float,
-    rim: bool,
+    axes: Axes, corner: tuple[float, float], width: float, text: str, colour: str, size: float, rim: bool
 ) -> None:
     """One canvas position, `width` wide and 1 high, with its text `size` points large."""
     (x, y), shape = corner, "round,pad=0,rounding_size=0.12"

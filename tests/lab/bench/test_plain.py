@@ -9,10 +9,11 @@ import torch
 
 from diffpo.lab.bench import plain
 from diffpo.lab.bench.measure import Tally, in_turn, peak_bytes
-from diffpo.lab.bench.workloads import batch_of, decode, joint_step, random_policy, random_requests, run_step, score
+from diffpo.lab.bench.workloads import batch_of, joint_step, random_policy, random_requests, run_step, score
 from diffpo.models.attention import pack, queries_of
 from diffpo.models.likelihood import surrogate_logprobs
 from diffpo.models.transformer import TransformerConfig
+from diffpo.rollout.engine import generate
 
 SHAPE = TransformerConfig(
     vocab_size=40, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, mlp_size=64, max_length=64
@@ -31,7 +32,7 @@ CPU = torch.device("cpu")
 def test_greedy_tokens_are_the_engines(sampler: str, family: str) -> None:
     policy = random_policy(SHAPES[family], sharpness=8.0)
     requests = random_requests(policy, LENGTHS, sampler, 16, 8, temperature=0.0)
-    ours = decode(policy, requests)
+    ours = generate(policy, requests)
     canvases, calls = plain.decode(policy, requests)
     assert torch.equal(canvases, torch.stack([completion.tokens for completion in ours]))
     assert calls >= max(completion.nfe for completion in ours)
@@ -41,7 +42,7 @@ def test_greedy_tokens_are_the_engines(sampler: str, family: str) -> None:
 def test_mean_field_log_probabilities_are_ours(family: str) -> None:
     policy = random_policy(SHAPES[family], sharpness=20.0)
     requests = random_requests(policy, LENGTHS, "steps:8", 16, 8, group=2)
-    batch = batch_of(requests, decode(policy, requests))
+    batch = batch_of(requests, generate(policy, requests))
     ids, real = plain.padded(policy, requests)
     theirs = plain.mean_field_logprobs(policy, ids, real, batch.tokens, 0.7)
     ours = surrogate_logprobs(policy, batch, torch.zeros(len(batch), 1, dtype=torch.int64), 0.7)
@@ -117,5 +118,5 @@ def test_operations_are_those_that_torch_counts(wanted: int, family: str) -> Non
 def test_scoring_leaves_gradients() -> None:
     policy = random_policy(SHAPE)
     requests = random_requests(policy, LENGTHS[:1], "steps:8", 16, 8, group=4)
-    score(policy, batch_of(requests, decode(policy, requests)))
+    score(policy, batch_of(requests, generate(policy, requests)))
     assert all(parameter.grad is not None for parameter in policy.denoiser.parameters())

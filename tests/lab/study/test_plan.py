@@ -11,8 +11,8 @@ import pytest
 from lab.study.studies import NO_PRETRAINING, TINY, write_study
 
 from diffpo.config import SftConfig, parse_sampler
-from diffpo.files.recipe import from_dict
-from diffpo.lab.study.plan import BASE, find_study, flat, load_study, nest
+from diffpo.files.recipe import flatten, from_dict
+from diffpo.lab.study.plan import BASE, find_study, load_study, nest
 from diffpo.lab.study.tables import header
 
 STUDIES = sorted((Path(__file__).parents[3] / "studies").glob("*.toml"))
@@ -193,7 +193,7 @@ def test_a_mistake_is_one_line_that_names_the_file(tmp_path: Path, old: str, new
 
 def test_tables_and_dotted_names_are_one_thing() -> None:
     tables = {"optim": {"learning_rate": 1e-4}, "steps": 3, "rollout": {"sampler": "top_k:2"}}
-    assert nest(flat(tables)) == tables
+    assert nest(flatten(tables)) == tables
     assert nest({"optim.learning_rate": 1, "optim": {"warmup_steps": 2}}) == {
         "optim": {"learning_rate": 1, "warmup_steps": 2}
     }

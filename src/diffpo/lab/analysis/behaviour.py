@@ -82,8 +82,7 @@ def _order(name: str, groups: Sequence[RolloutGroup]) -> Series:
     calls = torch.cat([completion.committed_at[: completion.length] for _, completion in rows])
     places = torch.cat([torch.arange(1, completion.length + 1) for _, completion in rows])
     clusters = torch.cat([torch.full((completion.length,), index) for index, completion in rows])
-    means = means_by(calls.float(), places, clusters)
-    return Series(name, means.bins, means.mean, means.half_width)
+    return Series(name, *means_by(calls.float(), places, clusters))
 
 
 def left_to_right(groups: Sequence[RolloutGroup]) -> float:
@@ -99,15 +98,12 @@ def left_to_right(groups: Sequence[RolloutGroup]) -> float:
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
     """Spearman's rho, ties at their mean rank; nan where one of them does not vary."""
-    ranks = np.array([_ranks(x), _ranks(y)])
+    from scipy.stats import rankdata  # slow to import
+
+    ranks = rankdata([x, y], axis=1)
     ranks -= ranks.mean(1, keepdims=True)
     norms = np.sqrt((ranks**2).sum(1))
     return float(ranks[0] @ ranks[1] / norms.prod()) if norms.all() else math.nan
-
-
-def _ranks(values: Sequence[float]) -> np.ndarray:
-    _, inverse, counts = np.unique(np.asarray(values, dtype=float), return_inverse=True, return_counts=True)
-    return (counts.cumsum() - (counts - 1) / 2)[inverse]
 
 
 def correlation_interval(x: Sequence[float], y: Sequence[float], seed: int = 0) -> tuple[float, float, float]:

@@ -28,8 +28,7 @@ def calibration_sections(subject: Subject) -> list[Section]:
         means = means_by(right, torch.bucketize(entropies, torch.tensor(EDGES[1:-1])), clusters)
         middles = [(EDGES[index] + EDGES[index + 1]) / 2 for index in means.bins]
         calibrated.append(Series(name, middles, means.mean, means.half_width))
-        correct = [float(group.rollouts[0].verdict.correct) for group in careful]
-        figures[f"right one token a call, share of prompts, {name}"] = sum(correct) / len(correct)
+        figures[f"right one token a call, share of prompts, {name}"] = sum(map(_correct, careful)) / len(careful)
         figures[f"mean entropy of a committed token, {name}"] = _entropy(careful)
         committed.append(_by_gamma(name, subject.settings.gammas, by_gamma, tokens_per_call))
         accurate.append(_by_gamma(name, subject.settings.gammas, by_gamma, _correct))

@@ -149,8 +149,7 @@ def _by_call(label: str, kl: Tensor, subject: Subject) -> Series:
     batch = subject.batch
     mask = batch.loss_mask.cpu()
     clusters = subject.clusters[:, None].expand_as(mask)[mask]
-    means = means_by(kl.cpu()[mask], batch.committed_at.cpu()[mask], clusters, subject.least)
-    return Series(label, means.bins, means.mean, means.half_width)
+    return Series(label, *means_by(kl.cpu()[mask], batch.committed_at.cpu()[mask], clusters, subject.least))
 
 
 def _by_cut(table: Tensor, subject: Subject) -> Section:

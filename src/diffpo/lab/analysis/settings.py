@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from diffpo.config.checks import check
 from diffpo.config.idle import Idle, Knobs, refuse_idle
 from diffpo.config.objective import SURROGATES
 from diffpo.config.specs import parse_spec
@@ -65,5 +66,4 @@ class AnalysisConfig(Knobs):
         refuse_idle(self, "analysis.")
 
     def _check(self, name: str, fine: bool, wanted: str) -> None:
-        if not fine:
-            raise ValueError(f"analysis.{name} must be {wanted}, got {getattr(self, name)}")
+        check(fine, f"analysis.{name} must be {wanted}, got {getattr(self, name)}")

@@ -47,8 +47,7 @@ def weight_sections(subject: Subject) -> list[Section]:
     weights = weights[scored]
 
     def averaged(label: str, values: Tensor) -> Series:
-        means = means_by(values, calls, clusters, subject.least)
-        return Series(label, means.bins, means.mean, means.half_width)
+        return Series(label, *means_by(values, calls, clusters, subject.least))
 
     mean = averaged("w", weights)
 

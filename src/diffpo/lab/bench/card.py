@@ -17,7 +17,7 @@ from diffpo.functional.random import fold
 from diffpo.lab.bench import plain
 from diffpo.lab.bench.measure import Tally, in_turn, matmul_peak, now, peak_bytes, seconds
 from diffpo.lab.bench.steps import Bench, backward_flops, open_bench
-from diffpo.lab.bench.workloads import PROMPT_LENGTHS, batch_of, decode, random_policy, random_requests
+from diffpo.lab.bench.workloads import PROMPT_LENGTHS, batch_of, random_policy, random_requests
 from diffpo.models.families import FAMILIES
 from diffpo.models.likelihood import surrogate_logprobs
 from diffpo.models.pointwise import is_wanted
@@ -25,6 +25,7 @@ from diffpo.models.policy import Policy
 from diffpo.models.transformer import TransformerConfig
 from diffpo.planning.gpus import Gpu
 from diffpo.planning.plan import Cluster, Start, plan
+from diffpo.rollout.engine import generate
 from diffpo.types import Batch, Request, Sampler
 
 GIB = 2**30
@@ -104,7 +105,7 @@ def rollouts(size: Size) -> Iterator[Figure]:
 
     def ours(name: str, requests: Sequence[Request]) -> None:
         with Tally(policy) as tally:
-            decode(policy, requests)
+            generate(policy, requests)
         flops[name] = tally.flops
 
     def theirs(requests: Sequence[Request], noise: torch.dtype | None) -> None:
@@ -112,7 +113,7 @@ def rollouts(size: Size) -> Iterator[Figure]:
             plain.decode(policy, requests[start : start + size.plain_rows], noise)
 
     for requests in (exact, dual):  # kernels are chosen, compiled and loaded
-        decode(policy, [replace(r, sampler=Sampler("steps", 2 * size.canvas // size.block)) for r in requests])
+        generate(policy, [replace(r, sampler=Sampler("steps", 2 * size.canvas // size.block)) for r in requests])
     works: dict[str, Callable[[], object]] = {
         "exact": lambda: ours("exact", exact),
         "dual cache": lambda: ours("dual cache", dual),
@@ -144,7 +145,7 @@ def _of_a_call(
 
     def counted(calls: int) -> int:
         requests = [replace(r, cache=cache) for r in size.requests(policy, calls, size.block, 1)]
-        return count(lambda: decode(policy, requests), torch.device(size.device))
+        return count(lambda: generate(policy, requests), torch.device(size.device))
 
     return (counted(2 * few) - counted(few)) / few
 
@@ -215,7 +216,7 @@ def alone_and_batched(size: Size) -> Iterator[Figure]:
     """bf16 log-probs of rows alone and in a batch: the same sums, in another order."""
     policy, device = size.policy(), torch.device(size.device)
     requests = size.requests(policy, 2 * size.canvas // size.block, size.canvas, 1)
-    completions = decode(policy, requests)
+    completions = generate(policy, requests)
     batch = batch_of(requests, completions).to(device)
     keys = fold(torch.zeros_like(batch.nfe), torch.arange(len(batch), device=device))
     cuts = draw_batch_cuts(batch, 2, keys)
@@ -225,7 +226,7 @@ def alone_and_batched(size: Size) -> Iterator[Figure]:
     apart = (together - alone)[batch.loss_mask].abs()
     yield Figure(f"alone against {len(batch)} rows: largest difference of a log-prob", float(apart.max()), "nats")
     yield Figure(f"alone against {len(batch)} rows: mean difference of a log-prob", float(apart.mean()), "nats")
-    tokens = [decode(policy, [request])[0].tokens for request in requests]
+    tokens = [generate(policy, [request])[0].tokens for request in requests]
     same = [torch.equal(one, other.tokens) for one, other in zip(tokens, completions, strict=True)]
     yield Figure("share of answers that are the same, decoded alone", mean(map(float, same)))
 

@@ -9,18 +9,14 @@ import torch
 from matplotlib.ticker import NullLocator
 
 from diffpo.lab.bench.measure import Heard, Tally, in_turn
-from diffpo.lab.bench.workloads import SMALL, decode, random_policy, random_requests
+from diffpo.lab.bench.workloads import SMALL, random_policy, random_requests
 from diffpo.models.transformer import TransformerConfig
+from diffpo.rollout.engine import generate
 from diffpo.view.drawing import COLOURS, FAINT, INK, Picture, new_figure, style_axes
 
 AXES = {"canvas": (64, 128, 256), "vocabulary": (4096, 8192, 16384), "batch": (8, 16, 32), "NFE": (8, 16, 32)}
 """Sizes along each axis; all else stays: 8 rows, a canvas of 64 behind 64 tokens, blocks of 32, 8 calls a block."""
-TITLES = {
-    "canvas": "tokens of the canvas",
-    "vocabulary": "vocabulary",
-    "batch": "rows",
-    "NFE": "denoiser calls a row",
-}
+TITLES = {"canvas": "tokens of the canvas", "vocabulary": "vocabulary", "batch": "rows", "NFE": "denoiser calls a row"}
 
 
 @dataclass(frozen=True)
@@ -49,8 +45,8 @@ def growth_points(
             nfe = at["NFE"] if axis == "NFE" else 8 * blocks
             requests = random_requests(policy, [64] * at["batch"], f"steps:{nfe}", at["canvas"])
             with Tally(policy) as tally:
-                decode(policy, requests)
-            works[f"{axis} {size}"] = lambda policy=policy, requests=requests: decode(policy, requests)
+                generate(policy, requests)
+            works[f"{axis} {size}"] = lambda policy=policy, requests=requests: generate(policy, requests)
             flops[size], calls[size] = tally.flops, 1 if axis == "NFE" else nfe
         taken = in_turn(works, repeats, torch.device("cpu"), heard)
         measured[axis] = [

@@ -40,10 +40,7 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def in_turn(
-    works: dict[str, Callable[[], object]],
-    repeats: int,
-    device: torch.device,
-    heard: Heard = lambda name, spent: None,
+    works: dict[str, Callable[[], object]], repeats: int, device: torch.device, heard: Heard = lambda name, spent: None
 ) -> dict[str, float]:
     """Median seconds of each of `works`, run in turn `repeats` times, or until its runs have taken LONG seconds.
 

@@ -18,6 +18,9 @@ from torch import Tensor
 from diffpo.models.policy import Policy
 from diffpo.types import Request
 
+PROMPT_MASK_PROB = 0.15
+"""Share of the prompts that d1's updates mask."""
+
 
 def padded(policy: Policy, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
     """Prompts padded on the left and masked canvases, [B, S], and which tokens are real."""
@@ -138,11 +141,7 @@ def mean_field_logprobs(policy: Policy, ids: Tensor, real: Tensor, tokens: Tenso
 
 
 def train_step(
-    policy: Policy,
-    requests: Sequence[Request],
-    num_iterations: int,
-    optimizer: torch.optim.Optimizer,
-    prompt_mask_prob: float = 0.15,
+    policy: Policy, requests: Sequence[Request], num_iterations: int, optimizer: torch.optim.Optimizer
 ) -> None:
     """A step of d1: rollouts, old log-probabilities of every iteration, updates, each with its own prompt masks.
 
@@ -158,7 +157,7 @@ def train_step(
     masked, old = [], []
     for _ in range(num_iterations):
         lottery = torch.rand(ids.shape, device=ids.device, generator=generator)
-        masked.append(ids.masked_fill(prompt & (lottery < prompt_mask_prob), policy.mask_id))
+        masked.append(ids.masked_fill(prompt & (lottery < PROMPT_MASK_PROB), policy.mask_id))
         with torch.no_grad():
             old.append(mean_field_logprobs(policy, masked[-1], real, tokens, requests[0].temperature))
     for inputs, old_logprobs in zip(masked, old, strict=True):

@@ -15,7 +15,6 @@ from diffpo.lab.bench.workloads import (
     PROMPT_LENGTHS,
     SMALL,
     batch_of,
-    decode,
     joint_step,
     random_policy,
     random_requests,
@@ -24,6 +23,7 @@ from diffpo.lab.bench.workloads import (
 )
 from diffpo.models.policy import Policy
 from diffpo.models.transformer import TransformerConfig
+from diffpo.rollout.engine import generate
 from diffpo.types import Request
 from diffpo.view.progress import Progress
 
@@ -122,7 +122,7 @@ def rollouts(size: Size, heard: Heard) -> Iterator[Row]:
     policy = random_policy(size.shape)
     requests = random_requests(policy, size.lengths, "steps:32")
     works = {
-        "ours": lambda: decode(policy, requests),
+        "ours": lambda: generate(policy, requests),
         "llada": lambda: plain.decode(policy, requests),
         "d1": lambda: plain.decode(policy, requests, noise=None),
         "forward": lambda: plain.forwards(policy, requests, 32),
@@ -152,7 +152,7 @@ def entropy_bound(size: Size, heard: Heard) -> Iterator[Row]:
             plain.decode(policy, mixed[start : start + 8])
 
     name = "rollouts, entropy bound 0.1, 32 through 8: LLaDA's loop"
-    yield compare(name, 15.0, lambda: decode(policy, mixed, 8), theirs, size.repeats, heard)
+    yield compare(name, 15.0, lambda: generate(policy, mixed, 8), theirs, size.repeats, heard)
 
 
 def surrogate(size: Size, heard: Heard) -> Iterator[Row]:
@@ -163,7 +163,7 @@ def surrogate(size: Size, heard: Heard) -> Iterator[Row]:
     policy = random_policy(size.shape)
     policy.denoiser.gradient_checkpointing = True
     requests = random_requests(policy, [sum(size.lengths) // len(size.lengths)], "steps:32", group=8)
-    batch = batch_of(requests, decode(policy, requests))
+    batch = batch_of(requests, generate(policy, requests))
     ids, real = plain.padded(policy, requests)
 
     def ours() -> None:
@@ -221,7 +221,7 @@ def exact_cache(size: Size, heard: Heard) -> Iterator[Row]:
     requests = random_requests(policy, size.lengths, "top_k:1", gen_length=128, block_length=4, cache="exact")
     without = [replace(request, cache="none") for request in requests]
     name = "block-causal rollouts, exact cache: the same without"
-    yield compare(name, 6.0, lambda: decode(policy, requests), lambda: decode(policy, without), size.repeats, heard)
+    yield compare(name, 6.0, lambda: generate(policy, requests), lambda: generate(policy, without), size.repeats, heard)
 
 
 def tiny_rollouts() -> tuple[Policy, list[Request]]:
@@ -245,7 +245,7 @@ def tiny_model(size: Size, heard: Heard) -> Iterator[Row]:
     policy, requests = tiny_rollouts()
     seen: list[tuple] = []
     hook = policy.denoiser.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[:2]))
-    decode(policy, requests, 512)
+    generate(policy, requests)
     hook.remove()
 
     @torch.no_grad()
@@ -254,7 +254,7 @@ def tiny_model(size: Size, heard: Heard) -> Iterator[Row]:
             policy.denoiser(ids, packing)
 
     name = "tiny model: rows a second in rollouts, of the bare forward's"
-    yield compare(name, 0.8, lambda: decode(policy, requests, 512), bare, 2 * size.repeats, heard)
+    yield compare(name, 0.8, lambda: generate(policy, requests), bare, 2 * size.repeats, heard)
 
 
 PARTS = (

@@ -14,7 +14,6 @@ from diffpo.models.policy import Policy
 from diffpo.models.tokenizer import IdTokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
 from diffpo.processes.world import World
-from diffpo.rollout.engine import generate
 from diffpo.training.loop import gather
 from diffpo.training.state import TrainState
 from diffpo.training.update import update
@@ -52,7 +51,6 @@ def random_requests(
     sampler: str,
     gen_length: int = 64,
     block_length: int = 32,
-    temperature: float = 1.0,
     group: int = 1,
     **settings,
 ) -> list[Request]:
@@ -62,7 +60,7 @@ def random_requests(
         tuple(torch.randint(policy.tokenizer.vocab_size - 2, (length,), generator=generator).tolist())
         for length in lengths
     ]
-    shared = {"block_length": block_length, "temperature": temperature, "early_exit": False} | settings
+    shared = {"block_length": block_length, "early_exit": False} | settings
     return [
         Request(prompt, 1000 * index + member, gen_length, sampler=Sampler.parse(sampler), **shared)
         for index, prompt in enumerate(prompts)
@@ -132,8 +130,3 @@ def run_step(state: TrainState, requests: Sequence[Request], num_iterations: int
     state.experience = gather(state, IdsTask(requests), config, world)
     while state.iteration < num_iterations:
         update(state, config, world)
-
-
-def decode(policy: Policy, requests: Sequence[Request], num_slots: int = 64) -> list[Completion]:
-    """Rollouts."""
-    return generate(policy, requests, num_slots)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,30 +12,22 @@ from diffpo.models.policy import Policy, load_policy
 from diffpo.rollout.judging import judge_one
 from diffpo.rollout.local import sample
 from diffpo.tasks import load_task
-from diffpo.types import Prompt
+from diffpo.types import Completion, Prompt
 
 POOL = 16
 """Test prompts that are looked through for each that is shown."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Example:
     """One completion and how it came about."""
 
-    prompt: str
-    level: str
-    tokens: tuple[str, ...]
-    """Text of each canvas position."""
-    calls: tuple[int, ...]
-    """Denoiser call that committed each position."""
-    certainties: tuple[float, ...]
-    """exp(-entropy) of the distribution that each token was committed from: 1 when the model was sure."""
+    prompt: Prompt
+    completion: Completion
+    correct: bool
+    sampler: str
     given: tuple[bool, ...]
     """Positions that the prompt gives away, where it is a grid with clues."""
-    correct: bool
-    nfe: int
-    sampler: str
-    gamma: float | None
     columns: int | None
     """Cells in a row, where the canvas is a grid."""
 
@@ -49,24 +40,17 @@ def read_examples(model: Path, config: TrainConfig, num: int) -> list[Example]:
     policy, task = load_policy(model, **vars(replace(config.load, adapter=None, revision=None))), load_task(config.task)
     rollout = replace(config.rollout, temperature=0.0, sampler=sampler_of(policy, config))
     prompts = choose_prompts(task.prompts("test", POOL * num), num)
-    found = []
-    for prompt, completion in zip(prompts, sample(policy, prompts, rollout, task.gen_length), strict=True):
-        found.append(
-            Example(
-                prompt=prompt.text,
-                level=prompt.level,
-                tokens=completion.pieces,
-                calls=tuple(completion.committed_at.tolist()),
-                certainties=tuple(math.exp(-max(0.0, entropy)) for entropy in completion.entropies.tolist()),
-                given=clues(prompt, len(completion.pieces)),
-                correct=judge_one(task, prompt, completion.text, completion).correct,
-                nfe=completion.nfe,
-                sampler=rollout.sampler,
-                gamma=completion.gamma,
-                columns=GRID_COLUMNS.get(task.name),
-            )
+    return [
+        Example(
+            prompt,
+            completion,
+            judge_one(task, prompt, completion.text, completion).correct,
+            rollout.sampler,
+            given=clues(prompt, len(completion.pieces)),
+            columns=GRID_COLUMNS.get(task.name),
         )
-    return found
+        for prompt, completion in zip(prompts, sample(policy, prompts, rollout, task.gen_length), strict=True)
+    ]
 
 
 def sampler_of(policy: Policy, config: TrainConfig) -> str:

@@ -192,10 +192,8 @@ def _has(arm: Mapping[str, Any], metric: str) -> bool:
 
 def _curve(summary: Summary, name: str, metric: str) -> list[Mapping[str, Any]]:
     """The arm's points that have the metric, from the start that all arms share."""
-    arms = summary["arms"]
-    start = [] if name == "base" else [point for point in arms["base"]["curve"] if metric in point]
-    points = [point for point in arms[name]["curve"] if metric in point]
-    return [*start, *points] if name != "base" else []
+    arms = () if name == BASE else (BASE, name)
+    return [point for arm in arms for point in summary["arms"][arm]["curve"] if metric in point]
 
 
 def _draw_curve(

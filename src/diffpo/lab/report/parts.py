@@ -195,14 +195,15 @@ def races(heading: str, lanes: Mapping[str, Sequence[Example]]) -> Markup:
 
 
 def _race(lanes: Mapping[str, Example]) -> dict[str, Any]:
-    first, last = next(iter(lanes.values())), max(example.nfe for example in lanes.values())
+    first, last = next(iter(lanes.values())), max(example.completion.nfe for example in lanes.values())
     answers = [{"name": name, "example": example, "tokens": _tokens(example, last)} for name, example in lanes.items()]
     return {"first": first, "last": last, "lanes": answers}
 
 
 def _tokens(example: Example, last: int) -> list[dict[str, Any]]:
-    found = []
-    for text, call, sure, given in zip(example.tokens, example.calls, example.certainties, example.given, strict=True):
+    found, answer = [], example.completion
+    columns = (answer.pieces, answer.committed_at.tolist(), answer.certainties, example.given)
+    for text, call, sure, given in zip(*columns, strict=True):
         background = shade(call, last)
         shown = text.replace("\n", "↵") or "·"
         look = {"background": background, "ink": ink_on(background), "shown": shown, "breaks": text.count("\n")}

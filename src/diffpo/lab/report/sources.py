@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +14,7 @@ from diffpo.evaluation.evaluate import Evaluation
 from diffpo.evaluation.figures import training_figure
 from diffpo.files.folder import json_rows
 from diffpo.files.places import named, shipped_files
-from diffpo.files.recipe import find_training
+from diffpo.files.recipe import find_training, read_json
 from diffpo.lab.analysis.sections import Section, Series, surrogate_name
 from diffpo.lab.report.figures import cost_figure, differences_figure, study_frontier_figure, study_thresholds_figure
 from diffpo.lab.study.plan import BASE
@@ -224,7 +223,7 @@ def _study(path: Path) -> StudyResult | None:
     if not path.exists():
         path = shipped_files("studies/results/*.json").get(path.stem, path)
     file = path / SUMMARY if path.is_dir() else path
-    if not file.is_file() or not isinstance(summary := _read(file), dict) or "arms" not in summary:
+    if not file.is_file() or "arms" not in (summary := read_json(file)):
         return None
     if missing := [name for name in NEEDED if name not in summary]:
         raise ValueError(f"{file}: a summary without {', '.join(missing)}: make it again with diffpo study")
@@ -234,7 +233,7 @@ def _study(path: Path) -> StudyResult | None:
 def _home(summary: Mapping[str, Any], file: Path) -> Path:
     """Where the runs are: beside a summary of this name, or where studies go if the very same summary is there."""
     usual = Path("runs/studies", summary["name"])
-    same = (usual / SUMMARY).is_file() and _read(usual / SUMMARY) == summary
+    same = (usual / SUMMARY).is_file() and read_json(usual / SUMMARY) == summary
     return file.parent if file.name == SUMMARY or not same else usual
 
 
@@ -266,7 +265,7 @@ def _run(folder: Path, name: str) -> Run:
     return Run(
         name,
         folder,
-        _read(config) if config.is_file() else {},
+        read_json(config) if config.is_file() else {},
         read_metrics(folder / "metrics.jsonl"),
         tuple(
             _analysis(file) for place in (folder, folder / "policy") for file in sorted(place.glob("analysis*.json"))
@@ -275,7 +274,7 @@ def _run(folder: Path, name: str) -> Run:
 
 
 def _analysis(file: Path) -> Analysis:
-    values = _read(file)
+    values = read_json(file)
     try:
         sections = [
             Section(**(entry | {"series": [Series(**series) for series in entry["series"]]}))
@@ -297,13 +296,6 @@ def _measured(folder: Path) -> Measured:
         raise ValueError(
             f"{folder}/evaluation.json: of another version ({error}): make it again, diffpo eval"
         ) from None
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
 
 
 def mean_of(steps: Sequence[Mapping[str, float | None]], metric: str) -> float | None:

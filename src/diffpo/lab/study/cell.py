@@ -24,6 +24,7 @@ import torch
 from diffpo.config import RolloutConfig, SftConfig, TaskConfig, TrainConfig
 from diffpo.evaluation.answers import Answer, answer, asked, points_of
 from diffpo.evaluation.evaluate import Evaluation
+from diffpo.files.folder import write_text
 from diffpo.files.recipe import from_dict
 from diffpo.lab.study.origin import origin
 from diffpo.models.policy import Policy, load_policy
@@ -55,9 +56,7 @@ def run_cell(folder: Path) -> dict[str, Any]:
         },
         "origin": origin(cell["device"]),
     }
-    draft = folder / "result.draft"
-    draft.write_text(json.dumps(result, indent=2) + "\n")
-    draft.replace(folder / "result.json")
+    write_text(folder / "result.json", json.dumps(result, indent=2) + "\n")
     shutil.rmtree(folder / "run" / "checkpoints", ignore_errors=True)
     return result
 
@@ -113,9 +112,7 @@ def _measure(cell: dict[str, Any], folder: Path, step: int, model: Path, last: b
         "correct": {spec: "".join(str(int(a.correct)) for a in found) for spec, found in answers.items()},
         "nfe": {spec: [a.nfe for a in found] for spec, found in answers.items()},
     }
-    draft = place / "answers.draft"
-    draft.write_text(json.dumps(record) + "\n")
-    draft.replace(place / "answers.json")
+    write_text(place / "answers.json", json.dumps(record) + "\n")
     figures = ", ".join(f"{s} {100 * p[0].accuracy:.1f} % in {p[0].nfe:.2f}" for s, p in points.items())
     print(f"step {step}: {figures}", flush=True)
 

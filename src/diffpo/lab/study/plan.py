@@ -15,7 +15,7 @@ from typing import Any
 from diffpo.config import RolloutConfig, SftConfig, TaskConfig, TrainConfig, parse_sampler, suggest
 from diffpo.config.checks import bound, check
 from diffpo.files.places import shipped_files
-from diffpo.files.recipe import find_recipe, from_dict, load_config
+from diffpo.files.recipe import find_recipe, flatten, from_dict, load_config
 
 BASE = "base"
 """The arm that every study has: the policy that the others start from."""
@@ -142,7 +142,7 @@ class Cell:
         for name in ("sft", "train"):
             if plain[name]:
                 free = FREE if name == "train" else FREE[1:]  # what pre-training starts from is its recipe's
-                plain[name] = nest({key: value for key, value in flat(plain[name]).items() if key not in free})
+                plain[name] = nest({key: value for key, value in flatten(plain[name]).items() if key not in free})
         return plain
 
 
@@ -259,7 +259,7 @@ def _read(path: Path) -> dict[str, Any]:
     beside = path.parent / f"{name}.toml"
     parent = tomllib.loads((beside if beside.is_file() else find_study(name)).read_text())
     check("extends" not in parent, f"extends {name!r}, which extends another itself: name that one")
-    merged = nest(flat(parent) | flat(values))
+    merged = nest(flatten(parent) | flatten(values))
     config = from_dict(StudyConfig, merged)
     names = [str(arm.get("name")) for arm in config.arms]
     for arm in config.leave_out:
@@ -279,13 +279,13 @@ def _arm(values: Mapping[str, Any], config: StudyConfig, train: TrainConfig) -> 
     try:
         tune = values.get("tune", config.tune.values)
         check(isinstance(tune, Mapping), f"tune takes settings, each with a list of values, got {tune!r}")
-        tune = flat(tune)
+        tune = flatten(tune)
         for key, entry in tune.items():
             check(isinstance(entry, list) and bool(entry), f"tune: {key} takes a list of values, got {entry!r}")
         arm = Arm(
             name=str(values["name"]),
             label=str(values.get("label", values["name"])),
-            changes=flat(own),
+            changes=flatten(own),
             config=from_dict(TrainConfig, nest(own), base=train),
             tune={key: tuple(entry) for key, entry in tune.items()},
         )
@@ -302,7 +302,7 @@ def _arm(values: Mapping[str, Any], config: StudyConfig, train: TrainConfig) -> 
 
 def _check_free(values: Mapping[str, Any]) -> None:
     for key in (*FREE, "seed"):
-        check(key not in flat(values), f"{key} is the study's to set: leave it out")
+        check(key not in flatten(values), f"{key} is the study's to set: leave it out")
 
 
 def _check_study(config: StudyConfig) -> None:
@@ -326,7 +326,7 @@ def _check_study(config: StudyConfig) -> None:
 
 
 def nest(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables from keys with dots: {"optim.learning_rate": 1} is {"optim": {"learning_rate": 1}}."""
+    """The inverse of `flatten`: {"optim.learning_rate": 1} is {"optim": {"learning_rate": 1}}."""
     tables: dict[str, Any] = {}
     for key, value in values.items():
         *path, last = key.split(".")
@@ -339,11 +339,3 @@ def nest(values: Mapping[str, Any]) -> dict[str, Any]:
         else:
             table[last] = value
     return tables
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The inverse of `nest`: values by dotted name."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return found

@@ -32,13 +32,13 @@ TAIL = 12
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
-def run_study(study: Study, folder: Path, jobs: int = 0, quiet: bool = False, device: str = "cpu") -> dict[str, Any]:
+def run_study(study: Study, folder: Path, jobs: int = 0, device: str = "cpu") -> dict[str, Any]:
     """Run what is missing below `folder`, with models on `device`, and return the summary.
 
     ValueError names cells that failed or differ, or who else is at work in the folder.
     """
     with owned(folder):
-        return _run_study(study, Runner(study, folder.resolve(), jobs or num_cores(), quiet, device))
+        return _run_study(study, Runner(study, folder.resolve(), jobs or num_cores(), device=device))
 
 
 def _run_study(study: Study, runner: Runner) -> dict[str, Any]:
@@ -51,7 +51,8 @@ def _run_study(study: Study, runner: Runner) -> dict[str, Any]:
     with Progress(study.name, total, runner.quiet, unit="cell") as progress:
         runner.run(bases, progress)
         runner.run(trials, progress)
-        ready = [arm for arm in study.arms if not runner.failed_of(tuning[arm.name])]
+        lost = {cell.name.partition("/")[0] for cell in trials if cell.name in runner.failed}
+        ready = [arm for arm in study.arms if arm.name not in lost]  # without its trials nothing can be chosen
         chosen = {arm.name: runner.choose(tuning[arm.name]) for arm in ready}
         cells = {arm.name: study.cells(arm, chosen[arm.name]) for arm in ready}
         flat = [cell for found in cells.values() for cell in found]
@@ -149,10 +150,6 @@ class Runner:
         with (folder / "log.txt").open(errors="replace") as log:
             tail = "".join(deque(log, TAIL)).rstrip()
         return f"exit status {status}; the end of {folder / 'log.txt'}:\n{tail}"
-
-    def failed_of(self, tuning: Trials) -> list[str]:
-        """Cells of an arm's tuning that failed: without them nothing can be chosen."""
-        return [cell.name for _, cells in tuning for cell in cells if cell.name in self.failed]
 
     def choose(self, tuning: Trials) -> dict[str, Any]:
         """The values whose metric has the best mean over the tuning seeds; the first of equals. {} if none is tuned."""
