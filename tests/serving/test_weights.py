@@ -12,7 +12,8 @@ from models.test_variants import saved_adapter, saved_base, stirred
 from serving.live import Live, serving
 
 from diffpo.config import RolloutConfig, ServeConfig
-from diffpo.models.policy import load_policy
+from diffpo.models.policy import Policy, load_policy
+from diffpo.models.variants import saved_weights
 from diffpo.rollout.local import sample
 from diffpo.serving.server import app_of
 
@@ -71,8 +72,16 @@ def test_an_adapter_that_is_named_wrongly_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Weights change between two calls; completions say with which version they ended."""
+    """Weights change between two calls; completions say with which version they ended. A disk may be away at first."""
     monkeypatch.setattr("diffpo.serving.weights.EVERY", 0.02)
+    tries = iter((OSError("a disk is away"),))
+
+    def read(policy: Policy, folder: Path) -> tuple:
+        if error := next(tries, None):
+            raise error
+        return saved_weights(policy, folder)
+
+    monkeypatch.setattr("diffpo.serving.weights.saved_weights", read)
     base, run = saved_base(tmp_path / "base"), tmp_path / "run"
     newer = stirred(load_policy(base), 6)
     with serving(load_policy(base), replace(CONFIG, follow=str(run)), "base") as live:
@@ -84,5 +93,6 @@ def test_a_run_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capl
             if live.metric("diffpo_weights_version") == 7:
                 break
             time.sleep(0.02)
-        assert live.complete(seed=0)["choices"][0]["version"] == 7 and not caplog.records
+        assert live.complete(seed=0)["choices"][0]["version"] == 7
+        assert [record.getMessage() for record in caplog.records] == [f"{run}: a disk is away"]
         assert texts(live, "base") == expected(run / "policy")

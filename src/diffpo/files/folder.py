@@ -132,9 +132,13 @@ def append(path: Path, content: bytes) -> None:
 
 def whole_lines(path: Path) -> list[str]:
     """The lines of a file that is written line by line; none if it is not there. A kill may have cut the last short,
-    within a character too."""
+    within a character too. ValueError if they are not UTF-8."""
     content = path.read_bytes() if path.is_file() else b""
-    return content[: content.rfind(b"\n") + 1].decode().split("\n")[:-1]
+    try:
+        return content[: content.rfind(b"\n") + 1].decode().split("\n")[:-1]
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}, line {line}: not UTF-8 ({error.reason})") from None
 
 
 def json_rows(path: Path) -> list[dict[str, Any]]:

@@ -79,13 +79,16 @@ async def follow(service: Service, run: Path) -> None:
     while True:
         there = [path.name for path in list_checkpoints(run / "checkpoints")], (run / "policy").is_dir()
         if there != seen:
-            seen = there
             try:
                 tensors, version = await run_in_threadpool(lambda: saved_weights(policy, find_policy(run)[0]))
                 if version > policy.version:
                     await service.scheduler.between_calls(
                         lambda found=(tensors, version): service.scheduler.engine(policy).load_weights(*found)
                     )
-            except (ValueError, OSError) as error:  # of another model, or a checkpoint that has just been dropped
+                seen = there
+            except OSError as error:  # a checkpoint that has just been dropped, a disk that is away: asked again
+                log.warning("%s: %s", run, error)
+            except ValueError as error:  # of another model
+                seen = there
                 log.warning("%s: %s", run, error)
         await asyncio.sleep(EVERY)
