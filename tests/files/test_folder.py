@@ -89,7 +89,9 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
     assert (tmp_path / "text").read_text() == "old"
 
 
-@pytest.mark.parametrize(("line", "said"), [("nan?", "not JSON"), ("[1]", r"no object, but \[1\]"), ("é", "not UTF-8")])
+@pytest.mark.parametrize(
+    ("line", "said"), [("nan?", "not JSON"), ("[1]", r"a row is an object with keys, got '\[1\]'"), ("é", "not UTF-8")]
+)
 def test_a_line_that_is_no_object_is_named(line: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "rows").write_text(f'{{"step": 0}}\n{line}\n{{"cut', "latin-1")
     with pytest.raises(ValueError, match=f"rows, line 2: {said}"):

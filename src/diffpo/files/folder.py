@@ -143,16 +143,17 @@ def whole_lines(path: Path) -> list[str]:
 
 def json_rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines, likewise; ValueError names a line that is none."""
-    return [_object(line, f"{path}, line {number}") for number, line in enumerate(whole_lines(path), 1)]
+    return [json_object(line, f"{path}, line {number}") for number, line in enumerate(whole_lines(path), 1)]
 
 
-def _object(line: str, place: str) -> dict[str, Any]:
+def json_object(line: str, place: str) -> dict[str, Any]:
+    """The object of a line; ValueError names its place if it is none."""
     try:
         found = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"{place}: not JSON ({error})") from None
+        raise ValueError(f"{place}: not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{place}: no object, but {line[:40]}")
+        raise ValueError(f"{place}: a row is an object with keys, got {line.strip()[:40]!r}")
     return found
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from diffpo.config import suggest
+from diffpo.files.folder import json_object
 from diffpo.grading.grade import Graded
 from diffpo.grading.tasks import GRADED
 
@@ -19,15 +19,8 @@ def read_saved(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise ValueError(f"{path}: no such file")
     with path.open(encoding="utf-8", errors="surrogateescape") as file:
         for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number}: a row is an object with keys, got {line.strip()[:40]!r}")
-            yield number, row
+            if line.strip():
+                yield number, json_object(line, f"{path}, line {number}")
 
 
 def grade_saved(path: str | Path, task: str, rules: str = "strict") -> Iterator[tuple[int, dict[str, Any], Graded]]:
