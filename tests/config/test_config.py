@@ -64,6 +64,8 @@ def test_defaults_round_trip_through_json(cls: type) -> None:
 
 def test_json_round_trip() -> None:
     assert from_dict(TrainConfig, json.loads(to_json(TRAIN))) == TRAIN
+    some = TaskConfig("reasoning_gym:gsm_symbolic", kinds=(10, 43))
+    assert from_dict(TaskConfig, json.loads(to_json(some))) == some
 
 
 def test_toml_reads_what_json_writes(tmp_path: Path) -> None:
@@ -128,6 +130,8 @@ def test_slips_of_python_are_named(make: Callable[[], object], error: str) -> No
         (TrainConfig, "rollout = 'learned'", "rollout is a table: write [rollout] with its keys below"),
         (TrainConfig, "[task]\neasy = [1, 2, 3]", "task.easy takes 2 values, got [1, 2, 3]"),
         (TrainConfig, "[task]\neasy = 3", "task.easy must be a list, got 3"),
+        (TrainConfig, "[task]\nkinds = ['known']", "task.kinds must be int, got 'known'"),
+        (TrainConfig, "[task]\nkinds = 'knwon'", "task.kinds must be one of all, known, new, got 'knwon'"),
         (TrainConfig, "[objective]\nbeta = 'none'", "objective.beta must be float, got 'none'"),
         (TrainConfig, "[objective]\nbeta = -1", "objective.beta must be >= 0, got -1.0"),
         (TrainConfig, "steps = ", "Invalid value"),

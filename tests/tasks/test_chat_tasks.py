@@ -288,6 +288,10 @@ def test_kinds_of_problems_are_apart() -> None:
     known, new = (found[kinds, "train"] | found[kinds, "test"] for kinds in ("known", "new"))
     assert known and new and not known & new
     assert found["new", "train"] & found["new", "test"]
+    some = load_task(TaskConfig("reasoning_gym:gsm_symbolic", kinds=(10, 43)))
+    assert {prompt.columns["kind"] for prompt in some.prompts("test", 8)} == {10, 43}
+    with pytest.raises(ValueError, match=r"numbered 0 to 99, got task\.kinds = \(10, 100\)"):
+        load_task(TaskConfig("reasoning_gym:gsm_symbolic", kinds=(10, 100)))
     with pytest.raises(ValueError, match=r"task\.kinds is for gsm_symbolic: the problems of chain_sum"):
         load_task(TaskConfig("reasoning_gym:chain_sum", kinds="new"))
 

@@ -41,8 +41,9 @@ class TaskConfig(Knobs):
     """Test rows, likewise. None: the task's own, or a tenth of the rows of a task of your own."""
     overlong: Literal["error", "drop"] = "error"
     """What becomes of a row whose prompt and completion the model cannot hold."""
-    kinds: Literal["all", "known", "new"] = "all"
-    """Problems of which kinds, where a data set has many (gsm_symbolic): a tenth of them are new, the others known."""
+    kinds: Literal["all", "known", "new"] | tuple[int, ...] = "all"
+    """Which kinds of problems, where a data set has many (gsm_symbolic): a tenth of them are new, the others known; or
+    some by number."""
     reward: tuple[str, ...] = ()
     """Your own rewards, PATH.py:FUNCTION or PATH.py:FUNCTION=WEIGHT; number, math and code are built in."""
 

@@ -101,7 +101,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         raise ValueError(f"{where} is a table: write [{where}] with its keys below")
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return None if value is None else _convert(args[0], value, where)
+        lists = [kind for kind in args if typing.get_origin(kind) is tuple and isinstance(value, list | tuple)]
+        return None if value is None else _convert((*lists, *args)[0], value, where)
     if origin is tuple and isinstance(value, list | tuple):
         if args[-1] is not Ellipsis and len(value) != len(args):
             raise ValueError(f"{where} takes {len(args)} values, got {value!r}")

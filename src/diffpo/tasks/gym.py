@@ -26,8 +26,8 @@ MAKE_LIMIT = 60.0
 POOL = Pool("diffpo.tasks.gym_worker", TIME_LIMIT)
 MAX_DRAWS = 1000
 """Draws before a split counts as empty; one that holds a tenth of the problems is missed with chance 1e-46."""
-KINDS = ("gsm_symbolic",)
-"""Data sets whose problems are of many kinds, a tenth of which count as new."""
+KINDS = {"gsm_symbolic": 100}
+"""Data sets whose problems are of many kinds, and of how many: a tenth of them count as new."""
 _DECORATION = re.compile(r"^[\s$*`]+|[\s$*`]+$|\\[()\[\]]")
 
 
@@ -42,6 +42,9 @@ class Gym(ChatTask):
             raise ValueError(f"reasoning-gym has no data set {self.dataset!r}{suggest(self.dataset, names)}")
         if config.kinds != "all" and self.dataset not in KINDS:
             raise ValueError(f"task.kinds is for {', '.join(KINDS)}: the problems of {self.dataset} are of one kind")
+        if not isinstance(config.kinds, str) and not set(config.kinds) <= set(range(KINDS[self.dataset])):
+            last = KINDS[self.dataset] - 1
+            raise ValueError(f"the kinds of {self.dataset} are numbered 0 to {last}, got task.kinds = {config.kinds}")
         self._seen: dict[tuple[Split, int], Prompt] = {}
 
     def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:
@@ -68,7 +71,8 @@ class Gym(ChatTask):
     def _belongs(self, split: Split, question: str, kind: int | None) -> bool:
         """Whether a question is of this split, and of the kinds that are asked for."""
         new = kind is not None and held_out(self.config.seed, "kind", kind)
-        wanted = {"all": True, "known": not new, "new": new}[self.config.kinds]
+        kinds = self.config.kinds
+        wanted = {"all": True, "known": not new, "new": new}[kinds] if isinstance(kinds, str) else kind in kinds
         return wanted and held_out(self.config.seed, question) == (split == "test")
 
     def solution(self, prompt: Prompt) -> str:

@@ -34,8 +34,10 @@ def banner(config: TrainConfig | SftConfig, policy: Policy, world: World, data: 
     weights = policy.denoiser.head.weight
     products = policy.denoiser.compute_dtype or weights.dtype
     dtype = str(weights.dtype).removeprefix("torch.")
+    if products != weights.dtype:
+        dtype += f", products in {str(products).removeprefix('torch.')}"
     if products == torch.bfloat16 and is_slow_in_half(world.device):
-        dtype += ", products in bfloat16: load.dtype = float32 is some ten times as fast on this CPU, in more memory"
+        dtype += ": load.dtype = float32 is some ten times as fast on this CPU, in more memory"
     card = f" ({torch.cuda.get_device_name(world.device)})" if world.device.type == "cuda" else ""
     ranks = f", {world.num_ranks} processes, {'sharded' if world.shards else 'each with the whole model'}"
     return [
