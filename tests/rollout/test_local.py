@@ -103,6 +103,8 @@ def test_samples_are_greedy_and_without_noise_unless_asked() -> None:
     drawn = sample(policy, ["012"] * 6, hot)
     assert len({c.text for c in drawn}) > 1 and drawn[0].gamma is None
     assert [c.text for c in drawn] == [c.text for c in sample(policy, ["012"] * 6, hot)]
+    with pytest.raises(ValueError, match="gen_length must be >= 1, got 0"):
+        sample(policy, ["012"], hot, gen_length=0)
 
 
 def test_steps_spread_evenly_over_the_blocks() -> None:

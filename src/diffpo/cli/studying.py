@@ -31,18 +31,19 @@ class Study:
     """Where the models are, such as cuda; runs share it."""
     dry_run: bool = False
     """Print the grid and an estimate of its time, and stop."""
-    tables: tuple[str, ...] = ()
+    tables: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="PAGE...")] = None
     """Pages whose study tables are written anew from their summaries; nothing is run."""
-    picture: tuple[str, ...] = ()
+    picture: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="FILE STUDY...")] = None
     """FILE.svg (or .png), then summaries or names of studies: accuracy against rows spent, a panel a study."""
 
     def run(self) -> None:
-        for flag, chosen, write in (("tables", self.tables, self._write_tables), ("picture", self.picture, self._draw)):
-            if chosen and self.study:
-                raise ValueError(f"--{flag} takes what is in summaries and runs nothing: leave out the study")
-            if chosen:
-                write()
-        if self.tables or self.picture:
+        if self.tables is not None or self.picture is not None:
+            if self.study:
+                raise ValueError(
+                    "--tables and --picture take what is in summaries and run nothing: leave out the study"
+                )
+            self._write_tables(self.tables)
+            self._draw(self.picture)
             return
         if not self.study:
             raise ValueError("name a study: diffpo study STUDY.toml")
@@ -77,10 +78,12 @@ class Study:
         Console().print(rich_table(summary))
         print(f"saved {path}; next: diffpo report {path}")
 
-    def _write_tables(self) -> None:
+    def _write_tables(self, pages: tuple[str, ...] | None) -> None:
         from diffpo.lab.study.tables import render_page
 
-        for name in self.tables:
+        if pages == ():
+            raise ValueError("--tables: name pages, such as docs/results.md")
+        for name in pages or ():
             path = Path(name)
             if not path.is_file():
                 raise ValueError(f"{path}: no such page")
@@ -88,14 +91,16 @@ class Study:
             path.write_text(text)
             print(f"saved {path}")
 
-    def _draw(self) -> None:
+    def _draw(self, named: tuple[str, ...] | None) -> None:
         from diffpo.lab.report.figures import equal_cost_figure
         from diffpo.lab.report.sources import read_study
         from diffpo.view.drawing import save_figure
 
-        picture, *names = self.picture
-        if not names:
-            raise ValueError(f"--picture {picture}: name summaries of studies after the file")
+        if named is None:
+            return
+        if len(named) < 2:
+            raise ValueError("--picture: name a file, FILE.svg, then summaries of studies")
+        picture, *names = named
         save_figure(equal_cost_figure([read_study(name).summary for name in names]), picture)
         print(f"saved {picture}")
 

@@ -68,7 +68,7 @@ def request_for(
     in_blocks = policy.denoiser.config.block_length
     block_length = config.block_length or in_blocks or gen_length
     cache = ("exact" if in_blocks else "none") if config.cache == "auto" else config.cache
-    sampler, num_blocks = Sampler.parse(config.sampler), -(-gen_length // block_length)
+    sampler, num_blocks = Sampler.parse(config.sampler), -(-gen_length // max(block_length, 1))  # 0 is refused later
     if sampler.rule == "steps" and (sampler.value % num_blocks or sampler.value > gen_length):
         raise ValueError(
             f"rollout.sampler {config.sampler!r}: the number of calls must be a multiple of the {num_blocks} block(s), "
@@ -170,7 +170,7 @@ def _read(prompts: Sequence[Prompt | str | Messages]) -> list[Prompt | str | Mes
 def _asked(
     policy: Policy, prompts: Sequence[Prompt | str | Messages], config: RolloutConfig, gen_length: int | None, seed: int
 ) -> list[Request]:
-    gen_length = gen_length or default_length(policy)
+    gen_length = default_length(policy) if gen_length is None else gen_length
     keys = [make_key(seed, prompt.id if isinstance(prompt, Prompt) else at) for at, prompt in enumerate(prompts)]
     return [
         make_request(policy, prompt, config, gen_length, key, explore=False)

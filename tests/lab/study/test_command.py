@@ -41,7 +41,9 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "leave out the study" in fail(capsys, str(write_study(tmp_path)), "--tables", "page.md")
     assert "none.md: no such page" in fail(capsys, "--tables", str(tmp_path / "none.md"))
     assert "leave out the study" in fail(capsys, str(write_study(tmp_path)), "--picture", "a.svg", "paper_table")
-    assert "--picture a.svg: name summaries of studies after the file" in fail(capsys, "--picture", "a.svg")
+    assert "--picture: name a file, FILE.svg, then summaries" in fail(capsys, "--picture", "a.svg")
+    assert "leave out the study" in fail(capsys, str(write_study(tmp_path)), "--picture")  # with nothing after it
+    assert "--tables: name pages" in fail(capsys, "--tables")
     assert "nothing: no summary of a study" in fail(capsys, "--picture", "a.svg", "nothing")
     (tmp_path / "file").write_text("")
     assert "a file stands where a folder is to be" in fail(
