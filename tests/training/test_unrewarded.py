@@ -188,5 +188,5 @@ def test_a_part_that_some_verdicts_lack_is_a_mean_of_the_others(start: str, conf
         replace(group, rollouts=[replace(r, verdict=replace(r.verdict, parts=next(parts))) for r in group.rollouts])
         for group in groups
     ]
-    metrics = summarize(changed, config)
+    metrics = summarize(changed)
     assert metrics["rewards/form/mean"] == 0.75 and metrics["rewards/rare/mean"] == 2.0
