@@ -423,6 +423,8 @@ def test_what_means_nothing_is_refused_in_one_line() -> None:
         ({"loss": "spg", "importance_clamp": 0.0}, "objective.loss spg compares several canvases: set objective.surr"),
         ({"loss": "gdsd"}, "objective.loss gdsd has no importance weights: set objective.importance_clamp to 0"),
         ({"surrogate": "spg", "loss": "spg"}, "objective.loss spg has no importance weights"),
+        ({"surrogate": "elbo"}, "objective.surrogate elbo is no probability to weigh a token by: set objective.import"),
+        ({"surrogate": "coupled:2", "importance_level": "sequence"}, "objective.surrogate coupled:2 is no probability"),
     ):
         with pytest.raises(ValueError, match=error.replace(".", r"\.")):
             Objective.of(ObjectiveConfig(**changes))

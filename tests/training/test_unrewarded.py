@@ -42,7 +42,9 @@ OBJECTIVES = {
     "bnpo, KL, scaled": ObjectiveConfig(num_iterations=2, beta=0.1, loss_type="bnpo", scale_rewards=True),
     "dr_grpo": ObjectiveConfig(num_iterations=2, loss_type="dr_grpo"),
     "self-normalized": ObjectiveConfig(num_iterations=2, self_normalize=True),
-    "elbo, KL": ObjectiveConfig(num_iterations=2, surrogate="elbo", loss="clipped:0.2,ratio_level=sequence", beta=0.1),
+    "elbo, KL": ObjectiveConfig(
+        num_iterations=2, surrogate="elbo", loss="clipped:0.2,ratio_level=sequence", importance_clamp=0, beta=0.1
+    ),
 }
 
 

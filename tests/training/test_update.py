@@ -82,7 +82,7 @@ def test_micro_batches_change_memory_not_gradients(policy: Policy, num_latents: 
     [
         ObjectiveConfig(surrogate="mean_field:0", loss="clipped:0.2,ratio_level=call", beta=0.1),
         ObjectiveConfig(surrogate="mean_field:0", loss="clipped:0.2,ratio_level=sequence", beta=0.1),
-        ObjectiveConfig(surrogate="coupled:2"),
+        ObjectiveConfig(surrogate="coupled:2", importance_clamp=0),
         ObjectiveConfig(surrogate="mean_field:0", loss="wd1", importance_clamp=0, beta=0.1),
     ],
     ids=["calls", "sequence", "coupled", "wd1"],

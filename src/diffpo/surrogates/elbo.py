@@ -30,6 +30,7 @@ from diffpo.types import Batch
 class Elbo(Surrogate):
     """Pairs of complementary masks over the whole canvas, whatever the loss sees."""
 
+    is_likelihood = False
     num_pairs: int = 1
 
     def __post_init__(self) -> None:
