@@ -31,6 +31,9 @@ class Objective:
         check(lines, f"objective.loss {config.loss} compares several canvases: set objective.surrogate to spg")
         weighed = loss.takes_importance or not config.importance_clamp
         check(weighed, f"objective.loss {config.loss} has no importance weights: set objective.importance_clamp to 0")
+        compared = surrogate.is_likelihood or not config.importance_clamp
+        named = f"objective.surrogate {config.surrogate}"
+        check(compared, f"{named} is no probability to weigh a token by: set objective.importance_clamp to 0")
         return cls(surrogate, loss, config)
 
     @property

@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from statistics import NormalDist
 
+import numpy as np
 import pytest
 
 from diffpo.evaluation.paired import Difference, differences, read_accuracies
@@ -66,4 +67,16 @@ def test_the_interval_is_about_the_normal_one() -> None:
         and low == pytest.approx(5 - spread, abs=0.3)
         and high == pytest.approx(5 + spread, abs=0.3)
     )
-    assert changes(10, 0, 0).interval == (0.0, 0.0)
+    low, high = changes(10, 0, 0).interval
+    assert low == -high < -10 and changes(1, 1, 0).interval[1] == 100
+
+
+@pytest.mark.parametrize(("better", "num_answers"), [(0.02, 1), (0.2, 1), (0.05, 4)])
+def test_the_interval_covers_where_hardly_a_prompt_changes(better: float, num_answers: int) -> None:
+    """Right answers become likelier by that, of 40 prompts; one a prompt is at worst wrong before."""
+    generator, hits = np.random.default_rng(0), 0
+    for _ in range(600):
+        won = generator.binomial(num_answers, better, size=40) / num_answers
+        low, high = Difference(tuple(won)).interval
+        hits += low <= 100 * better <= high
+    assert hits / 600 > 0.93

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers import keys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffpo.functional.latents import Latents, cut_by_tokens, cut_latents
+from diffpo.functional.latents import Latents, cut_by_tokens, cut_latents, draw_batch_cuts
 from diffpo.functional.surrogate import draw_cuts
 from diffpo.surrogates import load_surrogate
 from diffpo.types import Batch
@@ -75,6 +77,15 @@ def test_latents_by_brute_force(num_latents: int, own_prompts: bool) -> None:
             cut = max(int(cut) for cut in cuts[row] if cut < call)
             seen.add((row // 4, cut, row if cut or own_prompts else None))
     assert count(batch, cuts, own_prompts) == len(seen)
+
+
+def test_prompts_are_masked_in_the_first_latent_alone_also_where_blocks_have_cuts_of_their_own() -> None:
+    batch = batch_of(["0123456"] * 4, [[1, 2, 3, 4]] * 4, [4] * 4)
+    batch = replace(batch, blocks=torch.tensor([[2, 0]] * 4))
+    latents = cut_latents(batch, draw_batch_cuts(batch, 2, keys(4)), MASK, 0.5, keys(4, "mask"))
+    hidden = (latents.sequences[:, :7] == MASK).any(-1)
+    whole = (latents.sequences[:, 7:] == MASK).all(-1)
+    assert len(latents) == 8 and hidden.any() and not hidden[~whole].any()
 
 
 @given(st.lists(st.integers(1, 9), max_size=30), st.integers(1, 40), st.integers(1, 5), st.integers(1, 3))

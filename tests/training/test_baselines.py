@@ -31,8 +31,10 @@ OBJECTIVES = {
     "2-MF, weights of a sequence": ObjectiveConfig(
         importance_level="sequence", self_normalize=True, surrogate="mean_field:2,cut_law=tokens"
     ),
-    "ELBO with weights": ObjectiveConfig(surrogate="elbo", importance_level="sequence", loss_type="bnpo"),
-    "wd1 with weights": ObjectiveConfig(loss="wd1", surrogate="coupled", self_normalize=True, scale_rewards=True),
+    "3-MF, weights of a sequence": ObjectiveConfig(
+        surrogate="mean_field:3", importance_level="sequence", loss_type="bnpo"
+    ),
+    "wd1 with weights": ObjectiveConfig(loss="wd1", self_normalize=True, scale_rewards=True),
 }
 EVERY = pytest.mark.parametrize("name", OBJECTIVES)
 
@@ -118,6 +120,12 @@ def test_wd1_scores_no_old_policy(policy: Policy) -> None:
     assert state.experience.old_logprobs is None
     metrics = update(state, config, World())
     assert not {name for name in metrics if name.startswith("importance") or name in ("surrogate_kl", "clip_ratio")}
+
+
+@pytest.mark.parametrize("name", ["coupled", "espo", "gdpo"])
+def test_what_is_no_probability_is_not_compared_with_the_policy_that_drew(policy: Policy, name: str) -> None:
+    metrics = update(state_of(policy, config_of(name)), config_of(name), World())
+    assert "surrogate_kl" in metrics and not any(measured.startswith("importance") for measured in metrics)
 
 
 def test_iterations_draw_fresh_latents(policy: Policy) -> None:

@@ -112,7 +112,7 @@ def egspo(row: Row) -> Tensor:
         hide = row.seen_by(call)
         places = [place for place, own in enumerate(row.calls) if own == call]
         ratio = (row.now(hide) - row.old(hide))[places].mean().exp()
-        total = total + clipped(ratio, row.advantage, 0.1) / len(chosen)
+        total = total + clipped(ratio, row.advantage, 0.05) / len(chosen)
     return total
 
 
@@ -136,7 +136,7 @@ def gdpo(row: Row) -> Tensor:
     for time, share, hide in zip(times, shares, masks[0].tolist(), strict=True):
         places = [place for place in range(len(row.calls)) if hide[place]]
         change = change + share / time * (row.now(hide) - row.old(hide))[places].sum()
-    return clipped((change / len(row.calls)).exp(), row.advantage, 0.02)
+    return clipped((change / len(row.calls)).exp(), row.advantage, 0.01)
 
 
 def gdsd(row: Row) -> Tensor:
@@ -168,11 +168,17 @@ def spg(row: Row) -> Tensor:
     return row.advantage * value * size
 
 
+def wd1(row: Row) -> Tensor:
+    """The published loss: the sum of the completion's log-probabilities, here over L."""
+    length = row.batch.tokens.shape[1]
+    return row.advantage * row.now([True] * length)[: len(row.calls)].sum() / length
+
+
 SPECS: dict[str, tuple[ObjectiveConfig, Callable[[Row], Tensor]]] = {
     "agrpo": (ObjectiveConfig("agrpo:3", "clipped:0.1", importance_clamp=0.0), agrpo),
-    "egspo": (ObjectiveConfig("egspo:3", "clipped:0.1,ratio_level=call", importance_clamp=0.0), egspo),
+    "egspo": (ObjectiveConfig("egspo:3", "clipped:0.05,ratio_level=call", importance_clamp=0.0), egspo),
     "rldf": (ObjectiveConfig("rldf:3,temperature=0", "clipped:0.1", importance_clamp=0.0), rldf),
-    "gdpo": (ObjectiveConfig("gdpo:3", "clipped:0.02,ratio_level=sequence", importance_clamp=0.0), gdpo),
+    "gdpo": (ObjectiveConfig("gdpo:3", "clipped:0.01,ratio_level=sequence", importance_clamp=0.0), gdpo),
     "gdsd": (ObjectiveConfig("gdsd", "gdsd:2,epsilon=0.5", importance_clamp=0.0), gdsd),
     "spg": (
         ObjectiveConfig(
@@ -180,6 +186,7 @@ SPECS: dict[str, tuple[ObjectiveConfig, Callable[[Row], Tensor]]] = {
         ),
         spg,
     ),
+    "wd1": (ObjectiveConfig("mean_field:1", "wd1:2", importance_clamp=0.0, loss_type="dr_grpo"), wd1),
 }
 
 
@@ -193,14 +200,19 @@ def gradient_of(policy: Policy) -> dict[str, Tensor]:
 
 
 def moved(policy: Policy, config: TrainConfig):  # type: ignore[no-untyped-def]
-    """A batch in hand, the denoiser that scored it, and the policy some way off."""
+    """A batch in hand, the denoiser that scored it, and the policy some way off; completions differ in length."""
     state = state_of(policy, config)
+    assert state.experience is not None
+    batch = state.experience.batch
+    lengths = torch.randint(10, batch.tokens.shape[1] + 1, (len(batch), 1), generator=torch.Generator().manual_seed(3))
+    shorter = replace(batch, loss_mask=torch.arange(batch.tokens.shape[1]) < lengths)
+    state.experience = prepare(state, shorter, config)
     before = copy.deepcopy(policy.denoiser)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in policy.denoiser.parameters():
             parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
-    assert state.experience is not None and len(state.experience.live) > 5
+    assert len(state.experience.live) > 5
     return state.experience, before
 
 
@@ -310,7 +322,7 @@ def test_rows_draw_for_themselves_and_iterations_anew(policy: Policy, name: str)
             alone = surrogate.counts(batch.take(one), experience.keys[0, one], None if old is None else old[lines])
             assert torch.equal(alone, together[lines])
     drawn = [surrogate.draw(batch, of_rows, policy.mask_id).sequences.tolist() for of_rows in experience.keys]
-    fixed = name in ("egspo", "rldf")  # the calls of highest score
+    fixed = name in ("egspo", "rldf", "wd1")  # the calls of highest score, the empty canvas
     assert all(found == drawn[0] for found in drawn) == fixed
 
 
@@ -371,6 +383,9 @@ def test_justgrpo_is_its_published_loop(policy: Policy) -> None:
     )
     objective = replace(recipe.objective, num_iterations=1, speed_weight=0.0, speed_gate=ObjectiveConfig.speed_gate)
     assert objective == recipe.objective
+    published = replace(OptimConfig(), learning_rate=5e-6, adam_betas=(0.9, 0.999), warmup_steps=1)
+    memory = {name: getattr(recipe.optim, name) for name in ("micro_batch_tokens", "gradient_checkpointing")}
+    assert recipe.optim == replace(published, **memory)
     config = replace(CONFIG, rollout=rollout, objective=objective, num_generations=8)
     state = state_of(policy, config)
     assert state.experience is not None
@@ -408,6 +423,8 @@ def test_what_means_nothing_is_refused_in_one_line() -> None:
         ({"loss": "spg", "importance_clamp": 0.0}, "objective.loss spg compares several canvases: set objective.surr"),
         ({"loss": "gdsd"}, "objective.loss gdsd has no importance weights: set objective.importance_clamp to 0"),
         ({"surrogate": "spg", "loss": "spg"}, "objective.loss spg has no importance weights"),
+        ({"surrogate": "elbo"}, "objective.surrogate elbo is no probability to weigh a token by: set objective.import"),
+        ({"surrogate": "coupled:2", "importance_level": "sequence"}, "objective.surrogate coupled:2 is no probability"),
     ):
         with pytest.raises(ValueError, match=error.replace(".", r"\.")):
             Objective.of(ObjectiveConfig(**changes))

@@ -13,6 +13,7 @@ import torch
 from models.published_llada import golden_checkpoint
 
 from diffpo.config import LoadConfig, LoraConfig, OptimConfig, SftConfig
+from diffpo.models.attention import Packing
 from diffpo.models.policy import Policy, load_policy
 from diffpo.processes.world import World
 from diffpo.training.examples import read_examples
@@ -173,6 +174,27 @@ def test_a_rows_loss_does_not_depend_on_its_batch(config: SftConfig) -> None:
     policy = load_policy(config.model, "float32")
     torch.testing.assert_close(every_loss(policy, config, 5), every_loss(policy, config, 2), rtol=1e-5, atol=0)
     assert mean_loss(policy, read_examples(config.data, policy, config), config, World()) > 0
+
+
+def test_a_held_out_rows_time_has_nothing_to_do_with_its_place_in_the_file(config: SftConfig, tmp_path: Path) -> None:
+    """Else rows that are sorted, by length or by difficulty, are each measured at a time of their own kind."""
+    path = tmp_path / "sorted.jsonl"
+    rows = [{"prompt": "abc"[place // 16], "completion": "what follows is as long"} for place in range(48)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    policy = load_policy(config.model, "float32")
+    examples = read_examples(path, policy, config)
+    seen: list[tuple[torch.Tensor, Packing]] = []
+    hook = policy.denoiser.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
+    mean_loss(policy, examples, config, World())
+    hook.remove()
+    shares: dict[tuple[int, ...], list[float]] = {}
+    for ids, packing, *_ in seen:
+        for start in packing.starts.tolist():
+            prompt = ids[start : start + (width := int(examples.prompt_lengths[0]))]
+            canvas = ids[start + width : start + width + int(examples.canvas_lengths[0])]
+            shares.setdefault(tuple(prompt.tolist()), []).append(float((canvas == policy.mask_id).float().mean()))
+    assert [len(found) for found in shares.values()] == [16] * 3
+    assert all(0.35 < sum(found) / 16 < 0.7 for found in shares.values())
 
 
 def test_the_loss_is_the_slow_twins(config: SftConfig) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from helpers import FirstDigitTask, tiny_policy
 
 from diffpo.config import (
     BernoulliConfig,
@@ -24,9 +25,10 @@ from diffpo.models.bernoulli import BernoulliHead
 from diffpo.models.policy import Policy, load_policy
 from diffpo.models.threshold import ThresholdHead
 from diffpo.processes.world import World
+from diffpo.rollout.local import collect
 from diffpo.tasks import load_task
 from diffpo.training.loop import gather
-from diffpo.training.metrics import ALARMS, alarms, mean_of
+from diffpo.training.metrics import ALARMS, alarms, mean_of, summarize
 from diffpo.training.sampler import sampler_backward
 from diffpo.training.state import TrainState, adamw, learning_rate_factor
 from diffpo.training.update import policy_backward, update
@@ -80,7 +82,7 @@ def test_micro_batches_change_memory_not_gradients(policy: Policy, num_latents: 
     [
         ObjectiveConfig(surrogate="mean_field:0", loss="clipped:0.2,ratio_level=call", beta=0.1),
         ObjectiveConfig(surrogate="mean_field:0", loss="clipped:0.2,ratio_level=sequence", beta=0.1),
-        ObjectiveConfig(surrogate="coupled:2"),
+        ObjectiveConfig(surrogate="coupled:2", importance_clamp=0),
         ObjectiveConfig(surrogate="mean_field:0", loss="wd1", importance_clamp=0, beta=0.1),
     ],
     ids=["calls", "sequence", "coupled", "wd1"],
@@ -314,6 +316,23 @@ def test_every_alarm_names_a_knob_and_rings_once() -> None:
         value = next(v for v in (0.0, 0.999, 1e9) if alarm.rings(v))
         (line,) = alarms({alarm.metric: value}, TrainConfig()).values()
         assert line.startswith(alarm.metric) and ("." in alarm.advice)
+
+
+@pytest.mark.parametrize("level", ["prompt", "state"])
+def test_thresholds_at_the_ends_are_counted_one_by_one(level: str) -> None:
+    """Where each call has one: half of them at either end have their mean in the middle."""
+    policy, task = tiny_policy(learned=level), FirstDigitTask()
+    groups = collect(policy, task, task.prompts("train", 3), 2, RolloutConfig(sampler="learned"), 0)
+    completions = [rollout.completion for group in groups for rollout in group.rollouts]
+    for completion in completions:
+        ends = 9.0 * (-1) ** torch.arange(len(completion.actions))
+        object.__setattr__(completion, "actions", ends)
+        object.__setattr__(completion, "gamma", float(policy.sampler_head.gamma(ends).mean()))
+    assert summarize(groups)["gamma/saturated"] == 1.0
+    object.__setattr__(completions[0], "actions", torch.zeros_like(completions[0].actions))
+    numbers = [len(completion.actions) for completion in completions]
+    assert max(numbers) > 1 or level == "prompt"
+    assert summarize(groups)["gamma/saturated"] == pytest.approx(1 - numbers[0] / sum(numbers))
 
 
 def test_skipped_updates_are_summed_and_the_rest_averaged() -> None:

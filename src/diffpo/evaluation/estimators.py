@@ -1,4 +1,4 @@
-"""What several answers a prompt say: mean accuracy with standard error and interval, pass@k, majority vote.
+"""What answers say: mean accuracy with standard error and interval, a change's interval, pass@k, majority vote.
 
 The prompts are the sample. Answers to one prompt are alike, so more of them do not stand for more prompts.
 """
@@ -35,6 +35,18 @@ def clustered_interval(means: Sequence[float], num_samples: int) -> tuple[float,
     effective = prompts * alone / spread if spread else prompts * (num_samples if alone else 1)
     effective = min(max(effective, prompts), prompts * num_samples)
     return wilson_interval(share * effective, effective)
+
+
+def paired_interval(changes: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the mean of prompts' `changes`, each in [-1, 1]: Bonett and Price's adjusted Wald (2012).
+
+    Two prompts more are imagined, which changed as far as any, one each way (by 1 where none did): that none of a few
+    prompts changed does not say that none will.
+    """
+    most = max(map(abs, changes)) or 1.0
+    seen = (*changes, most, -most)
+    middle, half = fmean(seen), Z * math.sqrt(pvariance(seen) / len(seen))
+    return max(-1.0, middle - half), min(1.0, middle + half)
 
 
 def standard_error(means: Sequence[float]) -> float | None:

@@ -10,6 +10,7 @@ from statistics import fmean
 
 import numpy as np
 
+from diffpo.evaluation.estimators import paired_interval
 from diffpo.evaluation.log import ANSWERS
 from diffpo.files.folder import json_rows
 
@@ -46,11 +47,9 @@ class Difference:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % percentile bootstrap over prompts, in points: a prompt is drawn with all its answers."""
-        values, counts = np.unique(self.changes, return_counts=True)  # few: a draw of prompts is one of their counts
-        draws = np.random.default_rng(0).multinomial(self.num_prompts, counts / self.num_prompts, size=NUM_RESAMPLES)
-        low, high = np.percentile(100 * (draws @ values) / self.num_prompts, [2.5, 97.5])
-        return float(low), float(high)
+        """95 % interval over prompts, in points: a prompt counts with all its answers (`paired_interval`)."""
+        low, high = paired_interval(self.changes)
+        return 100 * low, 100 * high
 
     @property
     def p_value(self) -> float:

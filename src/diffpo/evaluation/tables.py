@@ -134,7 +134,7 @@ def side_by_side_table(evaluations: Mapping[str, Evaluation]) -> Table:
 def difference_table(first: str, changes: Mapping[str, Mapping[str, Difference]]) -> Table:
     """What each named evaluation gained over `first`, sampler by sampler, on the prompts that both answered."""
     table = _table(f"against {first}, prompt by prompt", "", ["sampler", "points", "95 %", "won", "lost", "of", "p"])
-    table.caption = "interval: bootstrap over prompts; p: McNemar's exact test, of several answers a permutation test"
+    table.caption = "interval: over prompts; p: McNemar's exact test, of several answers a permutation test"
     for name, found in changes.items():
         for sampler, change in found.items():
             low, high = change.interval

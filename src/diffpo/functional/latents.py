@@ -127,7 +127,7 @@ def cut_latents(
     assert mask_keys is not None
     place = torch.arange(batch.prompts.shape[1], device=cuts.device)
     hidden = uniform(fold(mask_keys[:, None], place)) < prompt_mask_prob
-    first = torch.arange(cuts.shape[1], device=cuts.device) == 0
+    first = torch.arange(masks.shape[1], device=cuts.device) == 0
     return masked_latents(batch, masks, scored, mask_id, hidden_prompts=hidden[:, None] & first[:, None])
 
 

@@ -2,6 +2,9 @@
 
     J = 1/P sum_prompts sum_i (w+_i - w-_i) log pi^(o_i | c),   w+ = softmax(psi A),  w- = softmax(-psi A) over a group
 
+log pi^ of a completion is the sum over its tokens: `objective.loss_type` = "dr_grpo" has that, over L; "grpo" has their
+mean, of which a token of a long completion is a smaller part.
+
 Good completions are imitated and bad ones unlearned. No old policy is in it, so none has to be scored. Where advantages
 are small, w+ - w- = 2 psi A / G, and J is REINFORCE's objective.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -40,6 +41,9 @@ class Cost:
 
 class Surrogate(ABC):
     """What stands for a token's log-probability."""
+
+    is_likelihood: ClassVar[bool] = True
+    """Whether that is a log-probability: the token's given one canvas, which an importance weight can compare."""
 
     @abstractmethod
     def draw(self, batch: Batch, keys: Tensor, mask_id: int) -> Latents:

@@ -31,6 +31,7 @@ TIMES = 0.2, 0.8
 class Coupled(Surrogate):
     """Pairs of complementary masks, and the empty canvas, which the rows of a prompt share."""
 
+    is_likelihood = False
     num_pairs: int = 1
 
     def __post_init__(self) -> None:

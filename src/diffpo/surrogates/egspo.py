@@ -5,7 +5,7 @@
 
 A call's entropy is the mean of its n_t tokens' when they were drawn. `temperature` 0 takes the K highest; above, calls
 are drawn without replacement with probabilities exp(H_t / temperature). Either way J leans to what was uncertain. The
-ratio of a call is `clipped:0.5,ratio_level=call`.
+ratio of a call is `clipped:0.5,ratio_level=call`. EGSPO's stepwise advantages are not here.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ Draw l ~ U{0..L} and mask l positions at random; the twin masks the other L - l.
 
 Its mean over l and masks is the bound of any-order models, sum_l E 1/l sum_{masked} log pi(o_i | c, z_l), which is
 log pi(o | c) itself where the predictions are conditionals of one distribution. One token's share of the sum stands for
-its log-probability; ESPO exponentiates the whole, over the length (`ratio_level=sequence` of the clipped loss).
+its log-probability; ESPO exponentiates the whole, over the length (`ratio_level=sequence` of the clipped loss). Its
+sums go over the whole canvas; here, as in every loss, over what stands up to the first EOS.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from diffpo.types import Batch
 class Elbo(Surrogate):
     """Pairs of complementary masks over the whole canvas, whatever the loss sees."""
 
+    is_likelihood = False
     num_pairs: int = 1
 
     def __post_init__(self) -> None:

@@ -27,6 +27,7 @@ from diffpo.types import Batch
 class Gdpo(Surrogate):
     """One random mask at each of N fixed times, over the whole canvas."""
 
+    is_likelihood = False
     num_times: int = 3
 
     def __post_init__(self) -> None:

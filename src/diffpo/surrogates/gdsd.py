@@ -3,7 +3,8 @@
     f = 1/2 [ sum_{i masked in z} log pi(o_i | c, z)  +  sum_{others} log pi(o_i | c, z~) ]
 
 z masks l ~ U{0..L} positions at random, z~ the others, as ESPO's pairs (`surrogates.elbo`) without their factors
-(L + 1)/l: f stands for the likelihood in a regression, and need not be a bound. Several pairs have the mean of theirs.
+(L + 1)/l: f stands for the likelihood in a regression, and need not be a bound. Several pairs have the mean of theirs,
+where the published loss adds up their squares. Tokens after the first EOS are in no sum here.
 """
 
 from __future__ import annotations

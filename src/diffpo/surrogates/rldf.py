@@ -6,6 +6,7 @@
 
 Each call is a line of its own: a token has a log-probability, and a ratio, for each that it is scored from. What is
 unlikely from afar is left out, by the policy before the first update, so that J is of the same tokens in all passes.
+Where a row has fewer than K calls K is their number; the published code draws some of them again.
 """
 
 from __future__ import annotations

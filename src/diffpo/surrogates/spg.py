@@ -1,6 +1,7 @@
 """SPG's surrogate (arXiv 2510.09541): canvases as a rollout in blocks meets them, kept apart for two bounds.
 
-Each of M draws takes a block that begins before the end of the completion, another in each draw while there are any.
+Each of M draws takes a block that begins before the end of the completion, another in each draw while there are any
+(the published code may take one twice).
 Of the block's n tokens it masks l ~ U{1..n} at random, and everything behind; what stands before, the prompt as well,
 is masked with probability 0.15 a token. All masked tokens are scored, each draw in a line of its own. In a line of n_t
 tokens of |o| each counts |o| / (M n_t), so that with 1 / |o| a token J has the mean over draws of their means.

@@ -152,7 +152,7 @@ def _rollouts_of(groups: Sequence[RolloutGroup], step: int, config: TrainConfig)
     """What training keeps of a step's groups."""
     rewards = torch.tensor([[rollout.reward for rollout in group.rollouts] for group in groups])
     advantages = load_loss(config.objective.loss).advantages(rewards, config.objective.scale_rewards).flatten()
-    summary = {"age": float(min(step, config.rollout.lag))} | summarize(groups, config)
+    summary = {"age": float(min(step, config.rollout.lag))} | summarize(groups)
     forwards = sum(rollout.completion.nfe for group in groups for rollout in group.rollouts)
     return Rollouts(Batch.from_groups(groups, advantages), summary, forwards)
 

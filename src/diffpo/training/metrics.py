@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
+import torch
+
 from diffpo.config import TASK_KNOBS, TrainConfig
 from diffpo.files.folder import append, json_rows, write_text
 from diffpo.types import RolloutGroup
@@ -17,7 +19,7 @@ from diffpo.types import RolloutGroup
 Metrics = dict[str, float]
 
 
-def summarize(groups: Sequence[RolloutGroup], config: TrainConfig) -> Metrics:
+def summarize(groups: Sequence[RolloutGroup]) -> Metrics:
     """Metrics of a step's rollouts; those without a reward count in none of them."""
     num_completions = sum(len(group.rollouts) for group in groups)
     groups = [replace(group, rollouts=[r for r in group.rollouts if r.rewarded]) for group in groups]
@@ -54,10 +56,11 @@ def summarize(groups: Sequence[RolloutGroup], config: TrainConfig) -> Metrics:
         metrics[f"nfe/{level}"] = fmean(rollout.completion.nfe for rollout in chosen)
     gammas = _learned_gammas(groups)
     if gammas:
-        top = config.threshold.gamma_max
         metrics["gamma"] = fmean(gammas)
         metrics["gamma_std"] = pstdev(gammas)
-        metrics["gamma/saturated"] = fmean(not 0.02 * top < gamma < 0.98 * top for gamma in gammas)
+        # of every threshold: the mean of a completion's, where each call has one, may lie far from either end
+        shares = torch.cat([c.actions for c in completions if c.gamma is not None and c.actions is not None]).sigmoid()
+        metrics["gamma/saturated"] = float(((shares <= 0.02) | (shares >= 0.98)).float().mean())
         for level in levels:
             metrics[f"gamma/{level}"] = fmean(_learned_gammas([g for g in groups if g.prompt.level == level]))
     return metrics

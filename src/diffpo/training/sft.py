@@ -123,7 +123,9 @@ def sft_update(state: TrainState, examples: Examples, config: SftConfig, world: 
 @torch.no_grad()
 def mean_loss(policy: Policy, examples: Examples, config: SftConfig, world: World) -> float:
     """Loss of held-out examples; their masks are the same at each evaluation, so that losses can be compared."""
-    rows, key = torch.arange(len(examples)), torch.tensor(make_key(config.seed, "held out"))
+    key = torch.tensor(make_key(config.seed, "held out"))
+    # times rise with a row's place: one of ours, since a file's may be sorted
+    rows = uniform(fold(key, torch.arange(len(examples)))).argsort(stable=True)
     total = torch.zeros((), device=world.device)
     if config.blocks:  # those of the model to be, so that losses before and after they grow can be compared
         policy.use_blocks(config.blocks[-1])

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from diffpo.config import ObjectiveConfig, TrainConfig
+from diffpo.config import TrainConfig
 from diffpo.functional.latents import Latents
 from diffpo.functional.objective import effective_sample_size, importance_weights, kl_k3, self_normalize, token_weights
 from diffpo.functional.random import fold, make_key
@@ -226,7 +226,7 @@ def _whole(experience: Experience, iteration: int, objective: Objective) -> tupl
     of_tokens = token_weights(experience.batch.loss_mask, experience.batch.gen_lengths, objective.config.loss_type)
     weights = of_tokens[experience.live].repeat_interleave(whole.num_lines, 0)
     weights = weights if counts is None else weights * counts
-    importance, metrics = _importance(whole, weights, objective.config)
+    importance, metrics = _importance(whole, weights, objective)
     return _Share(whole, weights, importance), metrics
 
 
@@ -260,14 +260,14 @@ def _loss(share: _Share, logprobs: Tensor, objective: Objective) -> tuple[Tensor
     return -(share.weights * gain).sum(), sums
 
 
-def _importance(lines: Lines, weights: Tensor, objective: ObjectiveConfig) -> tuple[Tensor, dict[str, float]]:
+def _importance(lines: Lines, weights: Tensor, objective: Objective) -> tuple[Tensor, dict[str, float]]:
     """Importance weights of the lines, [N, L]; how far the surrogate is from the behaviour policy."""
-    if lines.old is None:
+    if lines.old is None or not objective.surrogate.is_likelihood:
         return torch.ones_like(weights), {}
-    clamp, behaviour = objective.importance_clamp, lines.batch.behaviour_logprobs
-    gap = lines.log_ratio(lines.old, behaviour, objective.importance_level)
+    clamp, behaviour = objective.config.importance_clamp, lines.batch.behaviour_logprobs
+    gap = lines.log_ratio(lines.old, behaviour, objective.config.importance_level)
     importance = importance_weights(gap, clamp)
-    if objective.self_normalize:
+    if objective.config.self_normalize:
         importance = self_normalize(importance, weights)
     raw, limit = gap.exp()[lines.mask], clamp or math.inf
     return importance, {

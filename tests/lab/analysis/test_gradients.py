@@ -104,6 +104,7 @@ def test_every_surrogate_and_clamp_is_a_variant_once() -> None:
     plain = surrogate_variants(ObjectiveConfig(), (1, 2, 3), ("coupled", "elbo"))
     assert list(plain) == ["mean field", "2-MF", "3-MF", "exact", "coupled", "elbo"]
     assert plain["3-MF"].surrogate == "mean_field:3" and plain["exact"].surrogate == "mean_field:0"
+    assert {name for name, variant in plain.items() if not variant.importance_clamp} == {"coupled", "elbo"}
     d1 = ObjectiveConfig(surrogate="mean_field:1,prompt_mask_prob=0.15", beta=0.1, importance_clamp=0.0)
     assert surrogate_variants(d1, (1, 2), ())[CONFIGURED].surrogate == d1.surrogate
     weighted = ObjectiveConfig(importance_level="sequence", self_normalize=True)

@@ -40,13 +40,17 @@ def test_the_exact_trajectory_needs_no_weights() -> None:
     assert use.figures["cut by C = 2"] == 0
 
 
+def test_what_is_no_likelihood_has_no_weights() -> None:
+    assert weight_sections(some_subject(surrogate="coupled", importance_clamp=0.0)) == []
+
+
 @pytest.mark.parametrize(
     "objective",
     [
         {"importance_clamp": 0.0},
         {"importance_clamp": math.inf, "self_normalize": True},
         {"loss": "wd1", "importance_clamp": 0.0},
-        {"surrogate": "coupled", "importance_level": "sequence"},
+        {"surrogate": "mean_field:2", "importance_level": "sequence"},
         {"surrogate": "agrpo:2"},
         {"surrogate": "rldf:3", "importance_clamp": 0.0},
         {"surrogate": "spg:2,block_length=4", "loss": "spg", "importance_clamp": 0.0},

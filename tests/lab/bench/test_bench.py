@@ -61,7 +61,7 @@ def test_operations_of_a_learned_step_are_counted_in_scored_positions() -> None:
     bench.score()
     positions = int(bench.state.experience.batch.loss_mask.sum())  # type: ignore[union-attr]
     assert bench.scored() == 2 * positions
-    coupled = replace(CONFIG, objective=ObjectiveConfig(surrogate="coupled", num_iterations=2))
+    coupled = replace(CONFIG, objective=ObjectiveConfig(surrogate="coupled", importance_clamp=0, num_iterations=2))
     other = open_bench(coupled, SHAPE)
     other.roll_out()
     other.score()

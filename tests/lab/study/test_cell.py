@@ -6,18 +6,20 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 
 import pytest
+import torch
 from helpers import FirstDigitTask
 from lab.study.studies import write_study
 
-from diffpo.config import EvalConfig
+from diffpo.config import EvalConfig, ModelConfig, TaskConfig
 from diffpo.evaluation.evaluate import Evaluation, evaluate
 from diffpo.lab.study import cell as module
 from diffpo.lab.study.cell import distinct_prompts, run_cell
 from diffpo.lab.study.plan import Cell, Study, load_study
 from diffpo.lab.study.summary import figures, track
-from diffpo.models.policy import load_policy
+from diffpo.models.policy import create_policy, load_policy
 from diffpo.tasks import load_task
 from diffpo.training.metrics import read_metrics
 
@@ -116,6 +118,22 @@ def test_a_point_that_was_cut_short_is_measured_again(arm: Path, tmp_path: Path)
     cell = json.loads((folder / "cell.json").read_text())
     module._measure(cell, folder, 2, arm / "run", last=True)
     assert (folder / "points/000002/answers.json").read_text() == (arm / "points/000002/answers.json").read_text()
+
+
+def test_the_calls_of_an_answer_are_those_that_training_pays_for(tmp_path: Path) -> None:
+    """Which decodes no further than the EOS, where a measured point has calls for the whole canvas."""
+    task = {"name": "tiny_arithmetic", "easy": [2, 3], "hard": [3, 4]}
+    policy = create_policy(load_task(TaskConfig(**task)).alphabet, ModelConfig(32, 1, 2, 32), seed=0)
+    with torch.no_grad():  # one that often says nothing but EOS
+        policy.denoiser.head.weight.zero_()
+        policy.denoiser.head.weight[policy.eos_id] = 3.0
+    policy.save_pretrained(tmp_path / "policy")
+    wanted = {"track": ["top_k:1"], "samplers": [], "gammas": [], "num_prompts": 16, "skip_prompts": 0}
+    cell = wanted | {"device": "cpu", "task": task, "rollout": {}}
+    module._measure(cell, tmp_path, 1, tmp_path / "policy", last=True)
+    record = json.loads((tmp_path / "points/000001/answers.json").read_text())
+    point = Evaluation.load(tmp_path / "points/000001").point("top_k:1")
+    assert fmean(record["nfe"]["top_k:1"]) == point.nfe_until_eos < point.nfe
 
 
 def test_prompts_are_distinct_and_those_of_tuning_are_others() -> None:

@@ -14,8 +14,8 @@ from diffpo.lab.study.plan import Cell
     [
         (ObjectiveConfig(), LIVE, 1 + BACKWARD, 1 + 1 / 8),
         (ObjectiveConfig(beta=0.1), 1, 2 + BACKWARD, 1 + 1 / 8),
-        (ObjectiveConfig(surrogate="coupled"), LIVE, 1 + BACKWARD, 2 + 1 / 8),
-        (ObjectiveConfig(surrogate="elbo:2"), LIVE, 1 + BACKWARD, 4),
+        (ObjectiveConfig(surrogate="coupled", importance_clamp=0), LIVE, 1 + BACKWARD, 2 + 1 / 8),
+        (ObjectiveConfig(surrogate="elbo:2", importance_clamp=0), LIVE, 1 + BACKWARD, 4),
         (ObjectiveConfig(surrogate="mean_field:1", loss="wd1", importance_clamp=0), LIVE, BACKWARD, 1 / 8),
         (ObjectiveConfig(surrogate="gdsd", loss="gdsd", importance_clamp=0), 1, 1 + BACKWARD, 2),
     ],

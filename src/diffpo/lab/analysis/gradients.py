@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, stdev
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from diffpo.lab.analysis.subject import Subject
 from diffpo.lab.study.statistics import student_quantile
 from diffpo.losses import load_loss
 from diffpo.models.policy import Policy
+from diffpo.surrogates import load_surrogate
 from diffpo.training.state import Optimizers, TrainState
 from diffpo.training.update import policy_backward, prepare
 from diffpo.types import Batch
@@ -41,22 +43,28 @@ def surrogate_variants(
 ) -> dict[str, ObjectiveConfig]:
     """`objective` with each surrogate in turn, by name; its own is among them.
 
-    On policy every loss of a ratio has the same gradient; one that takes no weights is measured as it is alone.
+    On policy every loss of a ratio has the same gradient; one that takes no weights is measured as it is alone. A
+    surrogate that is no likelihood is measured without weights.
     """
     own = replace(objective, beta=0.0)
     plain = own if load_loss(own.loss).takes_importance else replace(own, loss=ObjectiveConfig.loss)
-    specs = (*(f"mean_field:{m}" for m in (*latents, 0)), *others)
-    variants = {surrogate_name(spec): replace(plain, surrogate=spec) for spec in specs}
+    variants = {}
+    for spec in (*(f"mean_field:{m}" for m in (*latents, 0)), *others):
+        weighed = plain if load_surrogate(spec).is_likelihood else _clamped(plain, 0.0)
+        variants[surrogate_name(spec)] = replace(weighed, surrogate=spec)
     return variants if own in variants.values() else {CONFIGURED: own} | variants
 
 
 def clamp_variants(objective: ObjectiveConfig, clamps: Sequence[float]) -> dict[str, ObjectiveConfig]:
     """`objective` with each clamp in turn, by name."""
-    found = {}
-    for clamp in sorted(clamps):
-        off: dict[str, object] = {} if clamp else {"importance_level": "token", "self_normalize": False}
-        found[f"{clamp:g}" if clamp else "off"] = replace(objective, beta=0.0, importance_clamp=clamp, **off)
-    return found
+    plain = replace(objective, beta=0.0)
+    return {f"{clamp:g}" if clamp else "off": _clamped(plain, clamp) for clamp in sorted(clamps)}
+
+
+def _clamped(objective: ObjectiveConfig, clamp: float) -> ObjectiveConfig:
+    """With another clamp of the weights; at 0 their other knobs are idle."""
+    off: dict[str, Any] = {} if clamp else {"importance_level": "token", "self_normalize": False}
+    return replace(objective, importance_clamp=clamp, **off)
 
 
 def gradients(subject: Subject, objectives: Mapping[str, ObjectiveConfig]) -> dict[str, Tensor]:
@@ -161,14 +169,14 @@ def gradient_sections(subject: Subject) -> list[Section]:
     objective, settings = subject.config.objective, subject.settings
     variants = surrogate_variants(objective, settings.latents, settings.surrogates)
     own = replace(objective, beta=0.0)
+    takes_weights = load_loss(own.loss).takes_importance and load_surrogate(own.surrogate).is_likelihood
     exact = gradients(subject, {"exact": variants["exact"]})["exact"]
     by_surrogate, by_clamp = {}, {}
     for name, variant in variants.items():
         if name == "exact":
             by_surrogate[name] = _measure(exact, exact)
             continue
-        weighed = variant == own and load_loss(own.loss).takes_importance
-        clamped = clamp_variants(own, settings.clamps) if weighed else {}
+        clamped = clamp_variants(own, settings.clamps) if takes_weights and variant == own else {}
         found = gradients(subject, {"": variant, **clamped})
         by_surrogate[name] = _measure(found[""], exact)
         by_clamp |= {clamp: _measure(found[clamp], exact) for clamp in clamped}

@@ -14,6 +14,7 @@ from diffpo.functional.objective import effective_sample_size
 from diffpo.lab.analysis.sections import Section, Series, means_by, surrogate_name
 from diffpo.lab.analysis.subject import Subject
 from diffpo.objective import Objective
+from diffpo.surrogates import load_surrogate
 from diffpo.training.state import Optimizers, TrainState
 from diffpo.training.update import lines_in, prepare
 
@@ -38,8 +39,11 @@ def raw_weights(subject: Subject) -> Tensor:
 
 
 def weight_sections(subject: Subject) -> list[Section]:
-    """Mean, effective sample size and share at the clamp."""
-    objective, weights = subject.config.objective, raw_weights(subject).cpu()
+    """Mean, effective sample size and share at the clamp. A surrogate that is no likelihood has no weights."""
+    objective = subject.config.objective
+    if not load_surrogate(objective.surrogate).is_likelihood:
+        return []
+    weights = raw_weights(subject).cpu()
     clamp = objective.importance_clamp or type(objective).importance_clamp
     num_lines, scored = weights.shape[1] // len(subject.batch), ~weights.isnan()
     of_rows = (subject.batch.committed_at.cpu(), subject.clusters[:, None].expand(subject.batch.tokens.shape))

@@ -110,7 +110,8 @@ def _measure(cell: dict[str, Any], folder: Path, step: int, model: Path, last: b
         "prompts": [prompt.id for prompt in prompts],
         "gen_length": rollout.gen_length or task.gen_length,
         "correct": {spec: "".join(str(int(a.correct)) for a in found) for spec, found in answers.items()},
-        "nfe": {spec: [a.nfe for a in found] for spec, found in answers.items()},
+        # as many as a rollout would have taken, which ends with its EOS
+        "nfe": {spec: [a.nfe_until_eos for a in found] for spec, found in answers.items()},
     }
     write_text(place / "answers.json", json.dumps(record) + "\n")
     figures = ", ".join(f"{s} {100 * p[0].accuracy:.1f} % in {p[0].nfe:.2f}" for s, p in points.items())

@@ -44,7 +44,10 @@ def figures(folder: Path, cell: Cell, study: Study) -> Figures:
 
 
 def _rewards(place: Path, speed_weight: float) -> Figures:
-    """Mean of correct * (1 + lambda * (1 - NFE / L)), what training maximises but for its gate; none without lambda."""
+    """Mean of correct * (1 + lambda * (1 - NFE / L)), what training maximises but for its gate; none without lambda.
+
+    NFE are the calls until the EOS, after which training makes none.
+    """
     record, found = json.loads((place / "answers.json").read_text()), {}
     for spec, right in record["correct"].items() if speed_weight else ():
         speeds = (1 + speed_weight * (1 - nfe / record["gen_length"]) for nfe in record["nfe"][spec])
