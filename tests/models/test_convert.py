@@ -309,9 +309,11 @@ def test_the_recipes_of_word_problems_follow_each_other(tmp_path: Path) -> None:
     small = {"steps": 3, "batch_size": 2, "num_examples": 4, "max_length": 2048}
     sft = replace(recipe, model=str(tmp_path / "child"), output=str(tmp_path / "sft"), load=LOAD, **small)
     assert fine_tune(sft, quiet=True).denoiser.config.block_length == 4
-    for name in ("d1", "model_only", "diffpo"):
-        recipe = load_config(TrainConfig, find_recipe(f"smollm2_wordproblems_{name}"))
-        sampler = "steps:8" if name == "d1" else recipe.rollout.sampler
+    laptop = load_config(SftConfig, find_recipe("smollm2_laptop_sft"))
+    for name in ("wordproblems_d1", "wordproblems_model_only", "wordproblems_diffpo", "laptop_diffpo"):
+        recipe = load_config(TrainConfig, find_recipe(f"smollm2_{name}"))
+        assert recipe.task == (laptop if name == "laptop_diffpo" else sft).task
+        sampler = "steps:8" if name == "wordproblems_d1" else recipe.rollout.sampler
         rl = replace(
             recipe,
             model=str(tmp_path / "sft"),
@@ -323,7 +325,8 @@ def test_the_recipes_of_word_problems_follow_each_other(tmp_path: Path) -> None:
             load=LOAD,
         )
         policy = train(rl, quiet=True)
-        assert (policy.sampler_head is not None) == (name == "diffpo") and policy.version == 3 + 2 * 2
+        assert (policy.sampler_head is not None) == name.endswith("_diffpo")
+        assert policy.version == 3 + 2 * recipe.objective.num_iterations
 
 
 def test_blocks_grow_where_a_run_goes_on(tmp_path: Path) -> None:
