@@ -45,8 +45,10 @@ class Section:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """What the quantity on the axis cannot leave, whatever its interval; a mean's t interval may."""
-        return next((bounds for name, bounds in BOUNDS.items() if self.name.startswith(name)), (-math.inf, math.inf))
+        """What the quantity on the axis cannot leave, whatever its interval; an estimate beyond it stays in sight."""
+        low, high = next((ends for name, ends in BOUNDS.items() if self.name.startswith(name)), (-math.inf, math.inf))
+        known = [y for series in self.series for y in series.y if y is not None and math.isfinite(y)]
+        return min([low, *known]), max([high, *known])
 
     def __repr__(self) -> str:
         figures = "; ".join(f"{name} {value:.3g}" for name, value in self.figures.items() if value is not None)
