@@ -68,10 +68,7 @@ class Section:
 
     def plain(self) -> dict[str, Any]:
         """For JSON, rounded."""
-        plain = asdict(self)
-        plain["series"] = [{name: rounded(value) for name, value in entry.items()} for entry in plain["series"]]
-        plain["figures"] = {name: rounded(value) for name, value in plain["figures"].items()}
-        return plain
+        return rounded(asdict(self))
 
 
 BOUNDS = {

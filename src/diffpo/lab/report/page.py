@@ -144,10 +144,9 @@ def add_study(page: Page, study: StudyResult, num_examples: int) -> None:
         ),
         study_tables(summary),
     ]
-    firsts = {arm: runs[0] for arm, runs in study.runs.items()}
     for runs in study.runs.values():
         parts += [analyses(page, run) for run in runs]
-    lanes = {summary["arms"][arm]["label"]: run for arm, run in firsts.items()}
+    lanes = {summary["arms"][arm]["label"]: runs[0] for arm, runs in study.runs.items()}
     parts.append(unmaskings(lanes, num_examples, f"seed {summary['seeds'][0]}"))
     page.add(summary["title"], *parts)
 

@@ -84,7 +84,7 @@ def grid_table(study: Study, folder: Path, jobs: int) -> Table:
     gen_length = study.train.rollout.gen_length or task.gen_length
     prompt_length = len(task.prompts("test", 1)[0].text)
     cost = seconds_per_row(study, prompt_length, gen_length)
-    table = Table(title=f"{study.config.title or study.name}", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=study.config.title or study.name, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("arm")
     table.add_column("settings")
     for name in ("tuning", "runs", "done", "minutes"):
