@@ -26,11 +26,6 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _say(line: str) -> None:
-    if is_main():
-        print(line)
-
-
 def show_inputs(config: TrainConfig | SftConfig) -> None:
     """Say on stderr what is in the data, rewards, rules and adapter that a config names, if it names any."""
     names = [config.task.data, config.task.test_data, *config.task.reward, config.load.adapter]
@@ -58,28 +53,6 @@ class Demo:
 
 
 @dataclass(frozen=True)
-class Sft:
-    """Fine-tune a masked diffusion LM on prompts and completions, or pre-train a tiny one on a task's examples."""
-
-    recipe: Recipe = ""
-    config: Annotated[SftConfig, FLAT] = field(default_factory=SftConfig)
-    dry_run: bool = False
-    """Open what the config names, data, rewards and adapter, print the resolved config, and stop."""
-    resume: bool = False
-    """Go on from the last good checkpoint of a run: diffpo COMMAND FOLDER --resume takes its settings from there."""
-
-    def run(self) -> None:
-        if self.dry_run:
-            show_inputs(self.config)
-            print(to_json(self.config))
-            return
-        from diffpo.training.sft import fine_tune
-
-        fine_tune(self.config, resume=self.resume)
-        _say(f"saved {self.config.output}; next: diffpo train --model {self.config.output}")
-
-
-@dataclass(frozen=True)
 class Train:
     """Train a policy and its adaptive sampler with DiFFPO."""
 
@@ -94,8 +67,25 @@ class Train:
         if self.dry_run:
             show_inputs(self.config)
             print(to_json(self.config))
-            return
+        elif (saved := self._train()) and is_main():
+            print(saved)
+
+    def _train(self) -> str:
+        """Train, and say what to do next."""
         from diffpo.training.loop import train
 
         train(self.config, resume=self.resume)
-        _say(f"saved {self.config.output}/policy; next: diffpo eval {self.config.output}")
+        return f"saved {self.config.output}/policy; next: diffpo eval {self.config.output}"
+
+
+@dataclass(frozen=True)
+class Sft(Train):
+    """Fine-tune a masked diffusion LM on prompts and completions, or pre-train a tiny one on a task's examples."""
+
+    config: Annotated[SftConfig, FLAT] = field(default_factory=SftConfig)  # type: ignore[assignment]
+
+    def _train(self) -> str:
+        from diffpo.training.sft import fine_tune
+
+        fine_tune(self.config, resume=self.resume)
+        return f"saved {self.config.output}; next: diffpo train --model {self.config.output}"
