@@ -78,22 +78,20 @@ def text_of(message: Any) -> str:
     return message if isinstance(message, str) else "\n".join(str(part["content"]) for part in message)
 
 
-def _check_number(columns: Mapping[str, Any]) -> None:
-    try:
-        read_number_reference(columns["answer"])
-    except ValueError:
-        raise ValueError(f"column 'answer' holds no number, got {str(columns['answer'])[-60:]!r}") from None
+def _check(read: Callable[[Any], object], what: str) -> Callable[[Mapping[str, Any]], None]:
+    """A check that the column `answer` is read."""
 
+    def check(columns: Mapping[str, Any]) -> None:
+        try:
+            read(columns["answer"])
+        except ValueError:
+            raise ValueError(f"column 'answer' holds no {what}, got {str(columns['answer'])[-60:]!r}") from None
 
-def _check_maths(columns: Mapping[str, Any]) -> None:
-    try:
-        read_reference(columns["answer"])
-    except ValueError:
-        raise ValueError(f"column 'answer' holds no answer in text, got {str(columns['answer'])[-60:]!r}") from None
+    return check
 
 
 BUILTIN: dict[str, Reward] = {
-    "number": Reward("number", number, columns=("answer",), check=_check_number),
-    "math": Reward("math", maths, columns=("answer",), check=_check_maths),
+    "number": Reward("number", number, columns=("answer",), check=_check(read_number_reference, "number")),
+    "math": Reward("math", maths, columns=("answer",), check=_check(read_reference, "answer in text")),
     "code": Reward("code", code, columns=("tests", "test"), check=_check_code),
 }

@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from diffpo.config import ServeConfig
+from diffpo.models.policy import Policy
 from diffpo.serving.asking import Served
 from diffpo.serving.errors import answer_errors
 from diffpo.serving.gate import Gate, read_keys
@@ -27,9 +28,12 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 """What the page may load: itself, and this server's answers."""
 
 
-def create_app(served: Served, config: ServeConfig) -> FastAPI:
-    """The server of one policy, as an ASGI app. ValueError if its keys cannot be had."""
-    service = Service(served, config)
+def create_app(policy: Policy, name: str, config: ServeConfig) -> FastAPI:
+    """The server of a policy, called `name` unless the config says so, as an ASGI app.
+
+    ValueError if it cannot answer as the config says, or its keys cannot be had.
+    """
+    service = Service(Served(config.name or name, policy, config.rollout, config.max_length), config)
     add_adapters(service, config)
 
     @asynccontextmanager
