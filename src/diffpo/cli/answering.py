@@ -99,7 +99,7 @@ class Eval(Knobs):
             rollout = dataclasses.replace(self.rollout, gen_length=length)
             log = world.on_main(partial(AnswerLog, output, self._settings(rollout) | depends, place, name))
             if world.is_main and log.aside:
-                print(log.said_of_aside())
+                print(f"{output} held results of other weights: they are in {log.aside} now")
             try:
                 evaluation = evaluate(policy, task, self.eval, rollout, self.seed, log=log, world=world)
             except KeyboardInterrupt:
@@ -108,7 +108,7 @@ class Eval(Knobs):
                 evaluation.save(output)
                 save_figure(frontier_figure({self.model: evaluation}), output / "frontier.png")
                 Console().print(*evaluation_tables(evaluation), sep="\n")
-                print(log.said_of_reuse(evaluation.cost) or evaluation.cost)
+                print(log.said_of_effort(evaluation.cost))
                 print(f"saved {output}/evaluation.json, evaluation.csv, completions.jsonl, frontier.png")
                 evaluations[output.name] = evaluation
         if len(evaluations) > 1:
