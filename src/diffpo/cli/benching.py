@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from diffpo.cli.training import FLAT, Recipe
+from diffpo.cli.flags import FLAT, Recipe
 from diffpo.config import TrainConfig
 from diffpo.config.checks import check
 from diffpo.config.idle import Idle, Knobs

@@ -11,7 +11,8 @@ import tyro
 from rich.console import Console
 from rich.table import Column, Table
 
-from diffpo.cli.training import FLAT, Recipe, show_inputs
+from diffpo.cli.flags import FLAT, Recipe
+from diffpo.cli.training import show_inputs
 from diffpo.config import SftConfig, TrainConfig
 from diffpo.config.idle import Idle, Knobs
 from diffpo.files.record import with_task

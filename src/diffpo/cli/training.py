@@ -7,18 +7,9 @@ import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
-import tyro
-from tyro.conf import Positional
-
+from diffpo.cli.flags import FLAT, Recipe
 from diffpo.config import DemoConfig, ObjectiveConfig, SftConfig, TrainConfig
 from diffpo.files.recipe import to_json
-
-RECIPE = (
-    "A TOML recipe, a file or the name of one that ships with diffpo (diffpo recipes lists them), or a run's folder; "
-    "flags after it override its values."
-)
-FLAT = tyro.conf.arg(name="")  # --steps rather than --config.steps
-Recipe = Annotated[Positional[str], tyro.conf.arg(help=RECIPE, metavar="[RECIPE]")]
 
 
 def is_main() -> bool:

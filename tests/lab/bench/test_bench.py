@@ -125,7 +125,7 @@ def test_a_suite_says_what_comes_and_gives_each_part_when_it_is_done(
     found = suite.published(tiny, parts=parts)
     assert next(found) == [row] and len(done) == 1
     said = capsys.readouterr().err
-    assert re.search(r"about \d+ seconds on an idle machine, in 2 parts:\n  1 first: .*\n  2 second: ", said)
+    assert re.search(r"about [\d.]+ s on an idle machine, in 2 parts:\n  1 first: .*\n  2 second: ", said)
     assert "a long work: 12 s" in said and "second ..." not in said
     assert list(found) == [[row]] and len(done) == 2
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from diffpo.evaluation.figures import LEVEL_COLOURS, Metrics
+from diffpo.evaluation.figures import LEVEL_COLOURS, PANELS, Metrics, step_panels
 from diffpo.lab.study.plan import BASE
 from diffpo.lab.study.statistics import statistic
 from diffpo.lab.study.tables import columns_of, direction_of, header, judged, scale_of
@@ -234,30 +234,15 @@ def equal_cost_figure(summaries: Sequence[Summary]) -> Picture:
 
 # --- curves of the runs ------------------------------------------------------------------------------------------
 
-PANELS = {
-    "reward": "reward",
-    "accuracy": "accuracy (%)",
-    "nfe": "denoiser calls (NFE)",
-    "gamma": "threshold gamma (nats)",
-    "entropy": "entropy (nats)",
-    "surrogate_kl": "surrogate KL",
-    "clip_ratio": "clipped tokens (%)",
-    "importance/ess": "effective sample size (%)",
-}
-
 
 def runs_figure(summary: Summary, runs: Mapping[str, Sequence[Sequence[Metrics]]]) -> Picture:
     """Metrics of the rollouts over the steps of training: the mean over an arm's runs, and each run faintly."""
     shown = [m for m in PANELS if any(step.get(m) is not None for arm in runs.values() for run in arm for step in run)]
     if not shown:
         raise NothingToDraw(f"{summary['name']}: none of its runs has metrics to draw")
-    columns = min(4, len(shown))
-    rows = math.ceil(len(shown) / columns)
-    figure = new_figure((3.1 * columns, 2.4 * rows + 0.5))
+    figure, panels = step_panels([PANELS[metric] for metric in shown], headroom=0.5)
     looks = styles_of(summary)
-    for index, metric in enumerate(shown):
-        axes = figure.add_subplot(rows, columns, index + 1)
-        style_axes(axes)
+    for metric, axes in zip(shown, panels.values(), strict=True):
         scale = 100 if PANELS[metric].endswith("(%)") else 1
         for name, arm in runs.items():
             lines = [[scale * v if (v := step.get(metric)) is not None else math.nan for step in run] for run in arm]
@@ -271,11 +256,7 @@ def runs_figure(summary: Summary, runs: Mapping[str, Sequence[Sequence[Metrics]]
             every = max(1, length // 6)  # marks enough to tell arms apart without their colours
             axes.plot(range(1, length + 1), mean, linewidth=1.6, markersize=4, markevery=every, **looks[name].line)
         keep_within(axes, 0, 100 if scale == 100 else math.inf)
-        axes.set_title(PANELS[metric], fontsize=11, color=INK, loc="left")
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
-        axes.tick_params(labelsize=10)
-        if index + columns >= len(shown):
-            axes.set_xlabel("step", fontsize=10, color=INK)
     _legend(figure, summary, [name for name in summary["arms"] if name in runs])
     return figure
 

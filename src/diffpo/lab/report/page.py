@@ -12,11 +12,10 @@ from pathlib import Path
 from markupsafe import Markup, escape
 
 from diffpo import __version__
-from diffpo.evaluation.figures import frontier_figure, training_figure
+from diffpo.evaluation.figures import PANELS, frontier_figure, training_figure
 from diffpo.lab.analysis.show import section_figure
 from diffpo.lab.report.examples import Example, read_examples
 from diffpo.lab.report.figures import (
-    PANELS,
     NothingToDraw,
     cost_figure,
     differences_figure,
