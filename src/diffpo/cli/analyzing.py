@@ -48,7 +48,7 @@ class Analyze(Knobs):
 
         from diffpo.files.folder import file_to_write
         from diffpo.lab.analysis.analyze import report
-        from diffpo.lab.analysis.merge import means_over
+        from diffpo.lab.analysis.sections import means_over
         from diffpo.lab.analysis.show import section_figure, section_table
         from diffpo.view.drawing import save_figure
 
