@@ -28,7 +28,7 @@ from diffpo.config import (
 from diffpo.models.families import PUBLISHED
 from diffpo.models.policy import load_policy
 from diffpo.planning import rehearsal
-from diffpo.planning.changes import RULES, changes, roomy_gpu
+from diffpo.planning.changes import changes, edits_by_rule, roomy_gpu
 from diffpo.planning.gpus import GPUS, find_gpu
 from diffpo.planning.plan import Cluster, Plan, find_start, make_model, plan
 from diffpo.planning.steps import expected_nfe, rl_step
@@ -333,8 +333,8 @@ def test_more_gpus_come_last() -> None:
     start = find_start(config)
     assert not plan(config, start, H100).fits and not plan(config, start, replace(H100, num_gpus=8)).fits
     assert plan(config, start, replace(H100, num_gpus=8, shards=True)).fits
-    assert [str(edit) for edit in RULES[-1](config, H100)][2] == "8 GPUs, sharded (FSDP2)"
-    assert not list(RULES[-1](SAMPLER, H100))
+    assert [str(edit) for edit in edits_by_rule(config, H100)[-1]][2] == "8 GPUs, sharded (FSDP2)"
+    assert not edits_by_rule(SAMPLER, H100)[-1]
 
 
 def test_a_plan_is_one_line() -> None:

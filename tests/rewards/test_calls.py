@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from diffpo.grading import gsm8k, math500
-from diffpo.rewards.builtin import BUILTIN
 from diffpo.rewards.calls import Reward, Rewards, TrainerState
+from diffpo.rewards.functions import BUILTIN
 from diffpo.rollout.judging import Judging
 from diffpo.types import Attempts, Judged, Prompt
 

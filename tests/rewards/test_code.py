@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from diffpo.rewards.builtin import BUILTIN
 from diffpo.rewards.calls import Rewards
 from diffpo.rewards.code import code_of, share_passed
+from diffpo.rewards.functions import BUILTIN
 from diffpo.rollout.judging import judge
 from diffpo.types import Attempts, Prompt
 

@@ -15,7 +15,8 @@ import uvicorn
 
 from diffpo.config import ServeConfig
 from diffpo.models.policy import Policy
-from diffpo.serving.server import app_of, bind
+from diffpo.serving.app import create_app
+from diffpo.serving.server import bind
 from diffpo.serving.service import Service
 
 
@@ -87,7 +88,7 @@ class Live:
 def serving(policy: Policy, config: ServeConfig, model: str = "tiny") -> Iterator[Live]:
     """Serve while the context lasts."""
     listener = bind("127.0.0.1", 0)
-    app = app_of(policy, model, config)
+    app = create_app(policy, model, config)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=10))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()

@@ -15,7 +15,7 @@ from diffpo.config import RolloutConfig, ServeConfig
 from diffpo.models.policy import Policy, load_policy
 from diffpo.models.variants import saved_weights
 from diffpo.rollout.local import sample
-from diffpo.serving.server import app_of
+from diffpo.serving.app import create_app
 
 CONFIG = ServeConfig(rollout=RolloutConfig(temperature=0.0, sampler="top_k:1", gen_length=8))
 WARM = {"temperature": 1, "seed": 3, "n": 4, "sampler": "top_k:2"}
@@ -68,7 +68,7 @@ def test_an_adapter_that_is_named_wrongly_is_refused(tmp_path: Path) -> None:
     policy = load_policy(saved_base(tmp_path / "base"))
     for wrong in ("name", "=path", "base=path"):
         with pytest.raises(ValueError, match="write NAME=PATH, each name once"):
-            app_of(policy, "base", replace(CONFIG, adapter=(wrong,)))
+            create_app(policy, "base", replace(CONFIG, adapter=(wrong,)))
 
 
 def test_a_run_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

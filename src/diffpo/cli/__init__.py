@@ -77,15 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_fail(str(error), 2))
     except KeyboardInterrupt as stop:
         sys.exit(_fail(str(stop) or "interrupted", 130))
-    except Exception as error:
-        if not _interrupted(error):
+    except Exception as error:  # Ctrl-C in the middle of an import comes out as another error
+        if not any(isinstance(cause, KeyboardInterrupt) for cause in chain(error)):
             raise
         sys.exit(_fail("interrupted", 130))
-
-
-def _interrupted(error: BaseException) -> bool:
-    """Whether Ctrl-C is at the bottom of it: one that strikes in the middle of an import comes out as another error."""
-    return any(isinstance(cause, KeyboardInterrupt) for cause in chain(error))
 
 
 def _warn(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
@@ -131,8 +126,10 @@ def _defaults(kind: type, first: str, arguments: Sequence[str]) -> tuple[Any, Ca
         return _from_policy(kind(model=first), arguments), lambda base: base
     if kind in (Serve, Generate) and first:
         chat = _from_policy(Chat(first), arguments)
-        if kind is Serve:
-            return _serving(chat), lambda config: Serve(first, config)
+        if kind is Serve:  # as it answers in a chat, to as many at once as the server's own default says
+            config = ServeConfig()
+            rollout = replace(chat.rollout, num_slots=config.rollout.num_slots)
+            return replace(config, rollout=rollout, load=chat.load), lambda config: Serve(first, config)
         return chat, lambda chat: Generate(first, tyro.MISSING, tyro.MISSING, chat.rollout, chat.seed, chat.load)
     if kind in (Export, Inspect) and first:
         return kind(model=first), lambda base: base
@@ -175,13 +172,6 @@ def _from_policy(command: Any, arguments: Sequence[str]) -> Any:
     if config and isinstance(command, Analyze):
         changes["objective"] = config.objective
     return replace(command, **changes)
-
-
-def _serving(chat: Chat) -> ServeConfig:
-    """A model is served as it answers in a chat, to as many at once as the server's own default says."""
-    config = ServeConfig()
-    rollout = replace(chat.rollout, num_slots=config.rollout.num_slots)
-    return replace(config, rollout=rollout, load=chat.load)
 
 
 def _has_blocks(model: str) -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from tyro.conf import Positional
 
+from diffpo.cli.flags import Model
 from diffpo.config import CollectConfig, LoadConfig, ObjectiveConfig, RolloutConfig, TaskConfig, TrainConfig
 from diffpo.config.idle import Idle, Knobs
 from diffpo.lab.analysis.settings import AnalysisConfig
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 class Analyze(Knobs):
     """Ask a model why it learns as it does: surrogates, weights, gradients, entropies, thresholds, order."""
 
-    model: Positional[str]
-    """A run, checkpoint or adapter folder, or a model on the Hugging Face hub."""
+    model: Model
     task: TaskConfig = field(default_factory=TaskConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -49,7 +48,7 @@ class Analyze(Knobs):
 
         from diffpo.files.folder import file_to_write
         from diffpo.lab.analysis.analyze import report
-        from diffpo.lab.analysis.merge import means_over
+        from diffpo.lab.analysis.sections import means_over
         from diffpo.lab.analysis.show import section_figure, section_table
         from diffpo.view.drawing import save_figure
 

@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
+from diffpo.cli.flags import Model
 from diffpo.config import EvalConfig, LoadConfig, RolloutConfig, TaskConfig
 from diffpo.config.idle import Idle, Knobs
 from diffpo.files.places import find_policy, find_run, list_checkpoints, named, shortest
@@ -30,8 +31,7 @@ IN_A_CHAT = {"rollout.chat_template": "in a chat, whose messages go through the 
 class Eval(Knobs):
     """Measure accuracy against denoiser calls, for samplers and the frontier of fixed thresholds."""
 
-    model: Positional[str]
-    """A run, checkpoint or adapter folder, or a model on the Hugging Face hub."""
+    model: Model
     task: TaskConfig = field(default_factory=TaskConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -99,7 +99,7 @@ class Eval(Knobs):
             rollout = dataclasses.replace(self.rollout, gen_length=length)
             log = world.on_main(partial(AnswerLog, output, self._settings(rollout) | depends, place, name))
             if world.is_main and log.aside:
-                print(log.said_of_aside())
+                print(f"{output} held results of other weights: they are in {log.aside} now")
             try:
                 evaluation = evaluate(policy, task, self.eval, rollout, self.seed, log=log, world=world)
             except KeyboardInterrupt:
@@ -108,7 +108,7 @@ class Eval(Knobs):
                 evaluation.save(output)
                 save_figure(frontier_figure({self.model: evaluation}), output / "frontier.png")
                 Console().print(*evaluation_tables(evaluation), sep="\n")
-                print(log.said_of_reuse(evaluation.cost) or evaluation.cost)
+                print(log.said_of_effort(evaluation.cost))
                 print(f"saved {output}/evaluation.json, evaluation.csv, completions.jsonl, frontier.png")
                 evaluations[output.name] = evaluation
         if len(evaluations) > 1:
@@ -188,8 +188,7 @@ class Compare:
 class Sample(Knobs):
     """Answer a prompt and show the unmasking in colour, call by call."""
 
-    model: Positional[str]
-    """A run, checkpoint or adapter folder, or a model on the Hugging Face hub."""
+    model: Model
     prompt: Annotated[Positional[str], tyro.conf.arg(metavar="[PROMPT]")] = ""
     """What to answer; left out: test prompts of the task."""
     num: int = 1

@@ -13,10 +13,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from diffpo.cli.training import FLAT, Recipe
+from diffpo.cli.flags import FLAT, Recipe
 from diffpo.config import TrainConfig
 from diffpo.config.checks import check
+from diffpo.config.idle import Idle, Knobs
 from diffpo.files.folder import file_to_write
+from diffpo.view.notebook import numeric
+from diffpo.view.progress import short
 
 if TYPE_CHECKING:
     from diffpo.lab.bench.card import Figure
@@ -30,7 +33,7 @@ Found = Iterator[tuple["Table", list[dict[str, Any]]]]
 
 
 @dataclass(frozen=True)
-class Bench:
+class Bench(Knobs):
     """Measure how fast a recipe's rollouts and updates are here; or everything against the published loops."""
 
     recipe: Recipe = ""
@@ -52,8 +55,19 @@ class Bench:
     minutes: float = 10.0
     """Suite gpu: the most it takes; what is not done by then is left out."""
 
+    def idle(self) -> Idle:
+        other = f"in the suite {self.suite}"
+        return {
+            "profile random_weights": self.suite != "recipe" and other,
+            "figure": self.suite != "growth" and other,
+            "minutes": self.suite != "gpu" and other,
+            "repeats": self.suite == "gpu" and f"{other}, which measures once",
+            "sharpness": not self.random_weights and "without random_weights",
+        }
+
     def run(self) -> None:
-        self._check()
+        check(self.repeats >= 1, f"--repeats must be >= 1, got {self.repeats}")
+        check(self.minutes > 0, f"--minutes must be > 0, got {self.minutes:g}")
         suites = {"recipe": self._recipe, "published": self._published, "growth": self._growth, "gpu": self._gpu}
         measure = suites[self.suite]()
 
@@ -76,29 +90,6 @@ class Bench:
         if self.suite == "gpu" and not name:
             name = f"benchmarks/results/gpu_{card['gpu'].replace(' ', '_')}.json"
         return file_to_write(name) if name else None
-
-    def _check(self) -> None:
-        on_gpu, named = self.suite == "gpu", self.suite != "recipe" or bool(self.config.model)
-        check(self.repeats >= 1, f"--repeats must be >= 1, got {self.repeats}")
-        check(self.minutes > 0, f"--minutes must be > 0, got {self.minutes:g}")
-        check(named, "name a recipe, or a model by --model, or take --suite published")
-        for name, suite in (
-            ("profile", "recipe"),
-            ("random_weights", "recipe"),
-            ("figure", "growth"),
-            ("minutes", "gpu"),
-        ):
-            idle = getattr(self, name) != getattr(Bench, name) and self.suite != suite
-            check(not idle, f"--{name.replace('_', '-')} goes with --suite {suite}, not with {self.suite}")
-        once = self.repeats == Bench.repeats or not on_gpu
-        check(once, "--repeats does not go with --suite gpu: it measures once")
-        drawn = self.random_weights or self.sharpness == 1
-        check(drawn, "--sharpness is of random weights: add --random-weights")
-        if on_gpu:
-            from diffpo.lab.bench.gpu import no_card
-
-            why = no_card(self.minutes)
-            check(not why, why)
 
     def _recipe(self) -> Found:
         from diffpo.lab.bench.steps import measure, open_bench
@@ -124,8 +115,10 @@ class Bench:
     def _gpu(self) -> Found:
         from diffpo.lab.bench.gpu import full_size, gpu_suite
 
-        for figures in gpu_suite(full_size(), self.minutes):
-            yield _figures_table(figures), [_plain(figure) | {"reached": figure.reached} for figure in figures]
+        return (
+            (_figures_table(figures), [_plain(figure) | {"reached": figure.reached} for figure in figures])
+            for figures in gpu_suite(full_size(self.minutes), self.minutes)
+        )
 
     def _growth(self) -> Found:
         from diffpo.lab.bench.growth import growth_figure, growth_points
@@ -147,10 +140,7 @@ def _plain(row: Row | Figure) -> dict[str, Any]:
 
 def rows_table(rows: Sequence[Row]) -> Table:
     """Ours, plain, how many times as fast or small, and the target."""
-
-    table = Table("what", box=box.SIMPLE_HEAD)
-    for name in ("ours", "plain", "ratio", "target"):
-        table.add_column(name, justify="right")
+    table = Table("what", *numeric("ours", "plain", "ratio", "target"), box=box.SIMPLE_HEAD)
     for row in rows:
         pair = (row.ours_seconds, row.plain_seconds) if row.ours_bytes is None else (row.ours_bytes, row.plain_bytes)
         cells = [_seconds(value) if row.ours_bytes is None else f"{value / 2**20:.0f} MiB" for value in pair if value]
@@ -161,10 +151,7 @@ def rows_table(rows: Sequence[Row]) -> Table:
 
 def _figures_table(figures: Sequence[Figure]) -> Table:
     """A part of the suite gpu: what was measured, and the goal where there is one."""
-
-    table = Table(figures[0].part, box=box.SIMPLE_HEAD)
-    for name in ("measured", "goal"):
-        table.add_column(name, justify="right")
+    table = Table(figures[0].part, *numeric("measured", "goal"), box=box.SIMPLE_HEAD)
     for figure in figures:
         if figure.failed:
             table.add_row(f"[red]{escape(figure.failed)}[/]", "", "")
@@ -175,11 +162,10 @@ def _figures_table(figures: Sequence[Figure]) -> Table:
 
 
 def _phases_table(measured: Measured) -> Table:
-    table = Table("a step", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # 80 columns hold it
-    for name in ("time", "answers\na second", "tokens\na second", "rows\na second", "GiB", "TFLOP/s", "of peak"):
-        table.add_column(name, justify="right")
+    heads = ("time", "answers\na second", "tokens\na second", "rows\na second", "GiB", "TFLOP/s", "of peak")
+    table = Table("a step", *numeric(*heads), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # 80 columns hold it
     for phase in measured.phases:
-        rates = [_rate(count / phase.seconds) for count in (phase.sequences, phase.tokens, phase.rows)]
+        rates = [short(count / phase.seconds) for count in (phase.sequences, phase.tokens, phase.rows)]
         done = phase.flops / phase.seconds / 1e12
         memory = f"{phase.bytes / 2**30:.2f}"
         share = f"{phase.utilisation(measured.peak):.0%}"
@@ -187,7 +173,7 @@ def _phases_table(measured: Measured) -> Table:
         table.add_row(phase.name, _seconds(phase.seconds), *rates, memory, speed, share)
     total = sum(phase.seconds for phase in measured.phases)
     first = measured.phases[0]
-    rates = [_rate(count / total) for count in (first.sequences, first.tokens)]
+    rates = [short(count / total) for count in (first.sequences, first.tokens)]
     table.add_row("all", _seconds(total), *rates, *[""] * 4, style="bold")
     table.caption_justify = "left"
     table.caption = (
@@ -198,9 +184,7 @@ def _phases_table(measured: Measured) -> Table:
 
 
 def _growth_table(measured: dict[str, list[GrowthPoint]]) -> Table:
-    table = Table("axis", box=box.SIMPLE_HEAD)
-    for name in ("size", "ms", "GFLOP", "grows", "operations grow"):
-        table.add_column(name, justify="right")
+    table = Table("axis", *numeric("size", "ms", "GFLOP", "grows", "operations grow"), box=box.SIMPLE_HEAD)
     for axis, points in measured.items():
         for point in points:
             growth = (point.seconds / points[0].seconds, point.flops / points[0].flops)
@@ -208,10 +192,6 @@ def _growth_table(measured: dict[str, list[GrowthPoint]]) -> Table:
             table.add_row(axis, f"{point.size:,}", *cells)
         table.add_section()
     return table
-
-
-def _rate(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _seconds(value: float) -> str:

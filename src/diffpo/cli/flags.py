@@ -5,14 +5,24 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
+from tyro.conf import Positional
 
 from diffpo.config.idle import IdleKnobs, idle_knobs, over
 
 C = TypeVar("C")
 T = TypeVar("T")
+
+MODEL = "A run, checkpoint or adapter folder, or a model on the Hugging Face hub."
+Model = Annotated[Positional[str], tyro.conf.arg(help=MODEL)]
+RECIPE = (
+    "A TOML recipe, a file or the name of one that ships with diffpo (diffpo recipes lists them), or a run's folder; "
+    "flags after it override its values."
+)
+FLAT = tyro.conf.arg(name="")  # --steps rather than --config.steps
+Recipe = Annotated[Positional[str], tyro.conf.arg(help=RECIPE, metavar="[RECIPE]")]
 
 
 def given(arguments: Sequence[str], flag: str) -> str:

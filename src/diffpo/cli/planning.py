@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from diffpo.cli.training import FLAT, Recipe, show_inputs
+from diffpo.cli.flags import FLAT, Recipe
+from diffpo.cli.training import show_inputs
 from diffpo.config import SftConfig, TrainConfig
 from diffpo.config.idle import Idle, Knobs
 from diffpo.files.record import with_task
 from diffpo.planning.gpus import GPUS, find_gpu
-from diffpo.view.progress import count
+from diffpo.view.notebook import numeric
+from diffpo.view.progress import count, short
 
 if TYPE_CHECKING:
     from diffpo.planning import plan as planning
@@ -75,7 +77,10 @@ class Plan(Knobs):
         if isinstance(config, TrainConfig) and (config.rollout.workers or self.sweep):
             splits, assumed = splits_of(config, start, cluster, self.sweep, self.nfe_of)
         if self.picture:
-            _draw(splits[bool(config.rollout.workers) :], self.picture)
+            from diffpo.planning.picture import sweep_figure
+            from diffpo.view.drawing import save_figure
+
+            save_figure(sweep_figure(splits[bool(config.rollout.workers) :]), self.picture)
         if self.json:
             plain = _plain(plan, mends) | {"splits": [{**asdict(split), "bound": split.bound} for split in splits]}
             print(json.dumps(plain, indent=2))
@@ -98,42 +103,26 @@ class PlanSft(Plan):
         }
 
 
-def _draw(splits: Sequence[Split], path: str) -> None:
-    from diffpo.planning.picture import sweep_figure
-    from diffpo.view.drawing import save_figure
-
-    save_figure(sweep_figure(splits), path)
-
-
 def _show(plan: planning.Plan) -> None:
     from diffpo.planning.memory import PARTS
 
     console = Console(highlight=False)
-    console.print(*_headings(plan), sep="\n", soft_wrap=True, markup=False)
-    table = Table(
-        "GiB on each GPU", box=None, padding=(0, 2, 0, 0), title="memory at each phase's peak", title_justify="left"
-    )
-    for phase in plan.phases:
-        table.add_column(phase.name.replace(" log-probs", "\nlog-probs"), justify="right")
+    console.print(_heading(plan), plan.heading, sep="\n", soft_wrap=True, markup=False)
+    phases = (phase.name.replace(" log-probs", "\nlog-probs") for phase in plan.phases)
+    table = _table("memory at each phase's peak", "GiB on each GPU", *numeric(*phases))
     for part in PARTS:
         sizes = [phase.parts[part] / GIB for phase in plan.phases]
         if any(sizes):
             table.add_row(part, *(f"{size:.2f}" if size else "" for size in sizes))
     table.add_row("all", *(f"{phase.bytes / GIB:.2f}" for phase in plan.phases), style="bold")
     console.print("", table)
-    table = Table("phase", box=None, padding=(0, 2, 0, 0), title="work of a step", title_justify="left")
-    for name in ("rows forward", "tokens a GPU", "PFLOP a GPU", "seconds"):
-        table.add_column(name, justify="right")
+    heads = numeric("rows forward", "tokens a GPU", "PFLOP a GPU", "seconds")
+    table = _table("work of a step", "phase", *heads)
     for phase in plan.phases:
-        work = (
-            (f"{phase.forwards:,.0f}", f"{phase.tokens:,.0f}", f"{phase.flops / 1e15:,.4g}")
-            if phase.flops
-            else ("",) * 3
-        )
-        table.add_row(phase.name, *work, _seconds(phase.seconds))
-    table.add_row(
-        "all", f"{sum(phase.forwards for phase in plan.phases):,.0f}", "", "", _seconds(plan.seconds), style="bold"
-    )
+        work = (f"{phase.forwards:,.0f}", f"{phase.tokens:,.0f}", f"{phase.flops / 1e15:,.4g}")
+        table.add_row(phase.name, *(work if phase.flops else ("",) * 3), short(phase.seconds, 2))
+    forwards = sum(phase.forwards for phase in plan.phases)
+    table.add_row("all", f"{forwards:,.0f}", "", "", short(plan.seconds, 2), style="bold")
     console.print("", table, "")
     console.print(_disk(plan), soft_wrap=True, markup=False)
     for line in plan.assumed:
@@ -146,24 +135,14 @@ def _show_splits(splits: Sequence[Split], assumed: str) -> None:
         return
 
     console = Console(highlight=False)
-    lag = splits[0].lag
-    title = f"rollouts beside updates, rollout.lag = {lag}, simulated"
-    table = Table("GPUs", box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
-    for name in ("workers", "training", "s a step", "workers idle", "training idle", "together"):
-        table.add_column(name, justify="right")
-    table.add_column("bound by")
+    title = f"rollouts beside updates, rollout.lag = {splits[0].lag}, simulated"
+    heads = numeric("workers", "training", "s a step", "workers idle", "training idle", "together")
+    table = _table(title, "GPUs", *heads, "bound by")
     for split in splits:
+        counts = map(str, (split.total, split.workers, split.trainers))
         idle = (f"{share:.0%}" for share in (split.idle_workers, split.idle_trainers))
         bound = split.bound if split.fits else f"{split.bound}; training does not fit"
-        table.add_row(
-            f"{split.total}",
-            f"{split.workers}",
-            f"{split.trainers}",
-            _seconds(split.seconds),
-            *idle,
-            _seconds(split.together),
-            bound,
-        )
+        table.add_row(*counts, short(split.seconds, 2), *idle, short(split.together, 2), bound)
     console.print("", table, "")
     console.print(f"assumed: {assumed}", soft_wrap=True, markup=False)
 
@@ -178,7 +157,12 @@ def _disk(plan: planning.Plan) -> str:
     )
 
 
-def _headings(plan: planning.Plan) -> Iterator[str]:
+def _table(title: str, *heads: str | Column) -> Table:
+    return Table(*heads, title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+
+
+def _heading(plan: planning.Plan) -> str:
+    """What is trained."""
     model = plan.model
     weights = count(model.in_blocks + model.in_root + model.in_head)
     learns = {
@@ -186,12 +170,7 @@ def _headings(plan: planning.Plan) -> Iterator[str]:
         "adapters": f"{count(model.in_adapters)} more learn (LoRA, rank {model.rank})",
         "nothing": "only the sampler head learns",
     }[model.learns]
-    yield f"{plan.config.model or 'fresh weights'}: {weights} parameters, {learns}"
-    yield plan.heading
-
-
-def _seconds(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+    return f"{plan.config.model or 'fresh weights'}: {weights} parameters, {learns}"
 
 
 def _size(value: float) -> str:
@@ -206,29 +185,21 @@ def _span(days: float) -> str:
     return "less than a minute"
 
 
-def _where(cluster: planning.Cluster) -> str:
-    number = "one" if cluster.num_gpus == 1 else f"each of {cluster.num_gpus}"
-    return f"{number} {cluster.gpu.label}" + (", sharded" if cluster.shards else "")
-
-
 def _verdict(plan: planning.Plan, changes: Sequence[Change], larger: str | None) -> str:
     """One line: whether it fits and how long it takes, or what to change first."""
-    peak, room = plan.peak, plan.cluster.gpu.memory
-    need = f"{peak.bytes / GIB:.1f} of {room:g} GiB ({peak.name}) on {_where(plan.cluster)}"
+    peak, cluster, gpu = plan.peak, plan.cluster, plan.cluster.gpu
+    number = "one" if cluster.num_gpus == 1 else f"each of {cluster.num_gpus}"
+    need = f"{peak.bytes / GIB:.1f} of {gpu.memory:g} GiB ({peak.name}) on {number} {gpu.label}"
+    need += ", sharded" if cluster.shards else ""
     if plan.fits:
-        return f"fits: {need}; {_seconds(plan.seconds)} s a step, {_span(plan.days)} for {plan.config.steps} steps"
+        return f"fits: {need}; {short(plan.seconds, 2)} s a step, {_span(plan.days)} for {plan.config.steps} steps"
     if not changes:
-        return f"does not fit: {need}; " + (
-            f"take a larger GPU: {larger}" if larger else "no GPU of the table is enough"
-        )
+        mend = f"take a larger GPU: {larger}" if larger else "no GPU of the table is enough"
+        return f"does not fit: {need}; {mend}"
     last = changes[-1].plan
     steps = ", then ".join(f"{change.what} ({change.plan.peak.bytes / GIB:.1f} GiB)" for change in changes)
-    end = (
-        f"{_seconds(last.seconds)} s a step"
-        if last.fits
-        else "and still it does not: take a larger GPU or a shorter canvas"
-    )
-    return f"does not fit: {need}; first change {steps}: {end}"
+    mended, lost = f"{short(last.seconds, 2)} s a step", "and still it does not: take a larger GPU or a shorter canvas"
+    return f"does not fit: {need}; first change {steps}: {mended if last.fits else lost}"
 
 
 def _plain(plan: planning.Plan, changes: Sequence[Change]) -> dict[str, Any]:

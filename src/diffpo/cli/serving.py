@@ -10,7 +10,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from diffpo.cli.answering import UNMERGED
-from diffpo.cli.training import FLAT
+from diffpo.cli.flags import FLAT, Model
 from diffpo.config import LoadConfig, RolloutConfig, ServeConfig
 from diffpo.config.idle import Idle, Knobs
 
@@ -19,8 +19,7 @@ from diffpo.config.idle import Idle, Knobs
 class Serve:
     """Serve a model to clients of OpenAI's API, many at once, each answer as if it were alone."""
 
-    model: Positional[str]
-    """A run, checkpoint or adapter folder, or a model on the Hugging Face hub."""
+    model: Model
     config: Annotated[ServeConfig, FLAT] = field(default_factory=ServeConfig)
 
     def run(self) -> None:
@@ -38,8 +37,7 @@ class Serve:
 class Generate(Knobs):
     """Answer every prompt of a file in a line of another; a run that was stopped goes on where it was."""
 
-    model: Positional[str]
-    """A run, checkpoint or adapter folder, or a model on the Hugging Face hub."""
+    model: Model
     prompts: Positional[str]
     """Rows with a prompt or messages: a .jsonl, .json, .csv, .tsv or .parquet file, or a data set of the hub."""
     output: str

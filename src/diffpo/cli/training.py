@@ -7,28 +7,14 @@ import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
-import tyro
-from tyro.conf import Positional
-
+from diffpo.cli.flags import FLAT, Recipe
 from diffpo.config import DemoConfig, ObjectiveConfig, SftConfig, TrainConfig
 from diffpo.files.recipe import to_json
-
-RECIPE = (
-    "A TOML recipe, a file or the name of one that ships with diffpo (diffpo recipes lists them), or a run's folder; "
-    "flags after it override its values."
-)
-FLAT = tyro.conf.arg(name="")  # --steps rather than --config.steps
-Recipe = Annotated[Positional[str], tyro.conf.arg(help=RECIPE, metavar="[RECIPE]")]
 
 
 def is_main() -> bool:
     """Whether this process speaks: the first of those that `accelerate launch` started, or the only one."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _say(line: str) -> None:
-    if is_main():
-        print(line)
 
 
 def show_inputs(config: TrainConfig | SftConfig) -> None:
@@ -58,28 +44,6 @@ class Demo:
 
 
 @dataclass(frozen=True)
-class Sft:
-    """Fine-tune a masked diffusion LM on prompts and completions, or pre-train a tiny one on a task's examples."""
-
-    recipe: Recipe = ""
-    config: Annotated[SftConfig, FLAT] = field(default_factory=SftConfig)
-    dry_run: bool = False
-    """Open what the config names, data, rewards and adapter, print the resolved config, and stop."""
-    resume: bool = False
-    """Go on from the last good checkpoint of a run: diffpo COMMAND FOLDER --resume takes its settings from there."""
-
-    def run(self) -> None:
-        if self.dry_run:
-            show_inputs(self.config)
-            print(to_json(self.config))
-            return
-        from diffpo.training.sft import fine_tune
-
-        fine_tune(self.config, resume=self.resume)
-        _say(f"saved {self.config.output}; next: diffpo train --model {self.config.output}")
-
-
-@dataclass(frozen=True)
 class Train:
     """Train a policy and its adaptive sampler with DiFFPO."""
 
@@ -94,8 +58,25 @@ class Train:
         if self.dry_run:
             show_inputs(self.config)
             print(to_json(self.config))
-            return
+        elif (saved := self._train()) and is_main():
+            print(saved)
+
+    def _train(self) -> str:
+        """Train, and say what to do next."""
         from diffpo.training.loop import train
 
         train(self.config, resume=self.resume)
-        _say(f"saved {self.config.output}/policy; next: diffpo eval {self.config.output}")
+        return f"saved {self.config.output}/policy; next: diffpo eval {self.config.output}"
+
+
+@dataclass(frozen=True)
+class Sft(Train):
+    """Fine-tune a masked diffusion LM on prompts and completions, or pre-train a tiny one on a task's examples."""
+
+    config: Annotated[SftConfig, FLAT] = field(default_factory=SftConfig)  # type: ignore[assignment]
+
+    def _train(self) -> str:
+        from diffpo.training.sft import fine_tune
+
+        fine_tune(self.config, resume=self.resume)
+        return f"saved {self.config.output}; next: diffpo train --model {self.config.output}"

@@ -8,8 +8,9 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -200,7 +201,8 @@ def evaluate(
             progress.note(line)
         for spec in dict.fromkeys((*samplers, *fixed)):
             started, own = time.perf_counter(), replace(rollout, sampler=spec, temperature=config.temperature)
-            found = _answers(policy, task, wanted, own, seed, not config.full_canvas, log, world, progress)
+            make = partial(answer, policy, task, rollout=own, seed=seed, early_exit=not config.full_canvas)
+            found = _answers(make, wanted, own, log, world, progress)
             answers += found
             measured[spec] = points_of(spec, found)
             seconds[spec] = round(time.perf_counter() - started, 3)
@@ -215,17 +217,14 @@ def evaluate(
 
 
 def _answers(
-    policy: Policy,
-    task: Task,
+    make: Callable[..., list[Answer]],
     wanted: Sequence[Asked],
     rollout: RolloutConfig,
-    seed: int,
-    early_exit: bool,
     log: AnswerLog | None,
     world: World,
     progress: Progress,
 ) -> list[Answer]:
-    """The `wanted` answers, in their order: from the log, or made now, a part by each rank."""
+    """The `wanted` answers, in their order: from the log, or made now by `make`, a part by each rank."""
     keys = [(rollout.sampler, prompt.id, sample) for prompt, sample in wanted]
     known = {key: log.answers[key] for key in keys if key in log.answers} if log else {}
     missing = [pair for pair, key in zip(wanted, keys, strict=True) if key not in known]
@@ -235,9 +234,7 @@ def _answers(
         progress.phase(f"{rollout.sampler}, {len(known)} of {len(wanted)} answers")
         part = missing[start : start + size]
         share = world.share(len(part))
-        made = world.gather(
-            answer(policy, task, part[share.start : share.stop], rollout, seed, early_exit, on_stop=keep)
-        )
+        made = world.gather(make(part[share.start : share.stop], on_stop=keep))
         if keep:
             keep(made)
         known |= {(rollout.sampler, answer.id, answer.sample): answer for answer in made}

@@ -32,6 +32,17 @@ Metrics = Mapping[str, float | None]
 """A line of a run's metrics.jsonl; None stands for what was not finite."""
 MAX_BANDS = 3
 """Policies whose intervals are drawn as bands; those of more would merge into one."""
+PANELS = {
+    "reward": "reward",
+    "accuracy": "accuracy (%)",
+    "nfe": "denoiser calls (NFE)",
+    "gamma": "threshold gamma (nats)",
+    "entropy": "entropy (nats)",
+    "surrogate_kl": "surrogate KL",
+    "clip_ratio": "clipped tokens (%)",
+    "importance/ess": "effective sample size (%)",
+}
+"""Metrics of training that are drawn over its steps, and the titles of their panels."""
 LEVEL_COLOURS = ("#0ca678", "#d9480f", "#5f3dc4", "#c2255c")
 
 
@@ -150,40 +161,43 @@ def training_figure(metrics: Sequence[Metrics]) -> Picture:
     """Small multiples of a run's metrics over its steps; a panel whose metrics are missing is left out."""
     names = {name for step in metrics for name, value in step.items() if value is not None}
     levels = sorted(name.removeprefix("accuracy/") for name in names if name.startswith("accuracy/"))
-    panels: dict[str, list[str]] = {
-        "reward": ["reward"],
-        "accuracy (%)": ["accuracy", *(f"accuracy/{level}" for level in levels)],
-        "denoiser calls (NFE)": ["nfe", *(f"nfe/{level}" for level in levels)],
-        "threshold gamma (nats)": ["gamma", *(f"gamma/{level}" for level in levels)],
-        "entropy (nats)": ["entropy"],
-        "surrogate KL": ["surrogate_kl"],
-        "clipped tokens (%)": ["clip_ratio"],
-        "effective sample size (%)": ["importance/ess"],
-        "loss": [] if "reward" in names else ["loss"],  # of fine-tuning; that of reinforcement learning says little
+    panels = PANELS if "reward" in names else PANELS | {"loss": "loss"}  # that of reinforcement learning says little
+    series = {
+        title: [name for name in (metric, *(f"{metric}/{level}" for level in levels)) if name in names]
+        for metric, title in panels.items()
     }
-    shown = {title: [n for n in series if n in names] for title, series in panels.items() if names & set(series)}
+    shown = {title: found for title, found in series.items() if found}
     if not shown:
         raise ValueError("training_figure: none of these metrics is known; pass the lines of a run's metrics.jsonl")
-    columns = min(4, len(shown))
-    rows = math.ceil(len(shown) / columns)
-    figure = new_figure((3.1 * columns, 2.4 * rows + 0.3))
-    for index, (title, series) in enumerate(shown.items()):
-        axes = figure.add_subplot(rows, columns, index + 1)
-        _draw_series(axes, metrics, series, levels, scale=100 if title.endswith("(%)") else 1)
-        axes.set_title(title, fontsize=11, color=INK, loc="left")
-        if index + columns >= len(shown):
-            axes.set_xlabel("step", fontsize=10, color=INK)
+    figure, axes_of = step_panels(list(shown), headroom=0.3)
+    for title, axes in axes_of.items():
+        _draw_series(axes, metrics, shown[title], levels, scale=100 if title.endswith("(%)") else 1)
     if levels:
         handles = [style.handle(level or "all prompts") for level, style in _level_styles(levels).items()]
         legend_above(figure, handles)
     return figure
 
 
+def step_panels(titles: Sequence[str], headroom: float) -> tuple[Picture, dict[str, Axes]]:
+    """Small panels over the steps of training, at most four in a row, with `headroom` inches for a legend."""
+    columns = min(4, len(titles))
+    rows = math.ceil(len(titles) / columns)
+    figure = new_figure((3.1 * columns, 2.4 * rows + headroom))
+    panels: dict[str, Axes] = {}
+    for index, title in enumerate(titles):
+        panels[title] = axes = figure.add_subplot(rows, columns, index + 1)
+        style_axes(axes)
+        axes.set_title(title, fontsize=11, color=INK, loc="left")
+        axes.tick_params(labelsize=10)
+        if index + columns >= len(titles):
+            axes.set_xlabel("step", fontsize=10, color=INK)
+    return figure, panels
+
+
 def _draw_series(
     axes: Axes, metrics: Sequence[Metrics], series: Sequence[str], levels: Sequence[str], scale: float
 ) -> None:
     """One panel of `training_figure`: a line a metric over the steps; what was not finite is a gap."""
-    style_axes(axes)
     steps = [step.get("step") or index for index, step in enumerate(metrics)]
     looks = _level_styles(levels)
     drawn: list[float] = []
@@ -199,7 +213,6 @@ def _draw_series(
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     if len(steps) == 1:
         axes.set_xticks(steps)
-    axes.tick_params(labelsize=10)
 
 
 def _level_styles(levels: Sequence[str]) -> dict[str, Style]:

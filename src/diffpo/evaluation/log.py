@@ -77,17 +77,11 @@ class AnswerLog:
         """A line for who is stopped: what stands, and how to go on."""
         return f"{len(self.answers)} answers stand in {self.path}, and the same command goes on from them"
 
-    def said_of_reuse(self, cost: object) -> str:
-        """A line on the answers that were here already, and their date; "" if there were none."""
+    def said_of_effort(self, cost: object) -> str:
+        """A line on the answers that were here already, with their date, and on what the others took."""
         if self.date is None:
-            return ""
+            return str(cost)
         return f"{self.num_found} of {len(self.answers)} answers reused from {self.date:%Y-%m-%d %H:%M}; {cost}"
-
-    def said_of_aside(self) -> str:
-        """A line on what was set aside; "" if nothing was."""
-        if self.aside is None:
-            return ""
-        return f"{self.folder} held results of other weights: they are in {self.aside} now"
 
 
 def _key(answer: Answer) -> tuple[str, str, int]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
+from torch import Tensor
+
 from diffpo.files.folder import new_folder, write_folder
-from diffpo.models.card import model_card
-from diffpo.models.policy import load_policy
+from diffpo.models.policy import Policy, load_policy
 from diffpo.models.weights import DTYPES
 
 
@@ -27,13 +30,41 @@ def export(name: str | Path, output: str | Path, merge: bool = False, base: str 
         dtype = DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")))
         if dtype:  # weights trained in fp32 go home in the dtype of their base
             policy.denoiser.to(dtype)
-
-    def write(folder: Path) -> None:
-        policy.save_pretrained(folder)
-        (folder / "README.md").write_text(model_card(policy))
-
-    write_folder(output, write)
+    write_folder(output, lambda draft: save_with_card(policy, draft))
     return sorted(path for path in output.rglob("*") if path.is_file())
+
+
+def save_with_card(policy: Policy, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Save a policy, of whose trainable values `weights` may be given, with the README.md that the hub shows."""
+    policy.save_pretrained(folder, weights)
+    (folder / "README.md").write_text(model_card(policy))
+
+
+def model_card(policy: Policy) -> str:
+    """Front matter that the hub reads, and how to load the folder."""
+    base = policy.base.name if policy.base else ""
+    kind = "adapters (PEFT)" if policy.adapter else "weights"
+    front = ["library_name: peft" if policy.adapter else "library_name: diffpo"]
+    front += [f"base_model: {json.dumps(base)}"] if base else []
+    head = policy.sampler_head
+    does = {
+        "threshold": "picks the entropy threshold of the sampler",
+        "bernoulli": "says how likely each masked position is committed",
+    }
+    return "\n".join(
+        [
+            *("---", *front, "tags: [diffusion-language-model, reinforcement-learning, diffpo]", "---", ""),
+            f"A masked diffusion language model: {kind}{f' on {base}' if base else ''}, {policy.version} updates.",
+            f"\nIts sampler head is in {head.kind}.safetensors: it {does[head.kind]}.\n" if head else "",
+            "```python",
+            "from diffpo import load_policy, sample",
+            "",
+            'policy = load_policy("FOLDER")',
+            'print(sample(policy, ["..."])[0].text)',
+            "```",
+            "",
+        ]
+    )
 
 
 def push_to_hub(folder: str | Path, repository: str, private: bool = True) -> str:

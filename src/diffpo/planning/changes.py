@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,67 +44,32 @@ class Edit:
         return plan(config, start, cluster)
 
 
-def _halves(name: str, value: int) -> Iterator[Edit]:
-    while value > 1:
-        value //= 2
-        yield Edit({name: value})
+def edits_by_rule(config: Config, cluster: Cluster) -> list[list[Edit]]:
+    """What to try, a list a rule, mildest first: what changes no result, costs time, learns less, costs money.
 
-
-def _frozen(config: Config) -> bool:
-    """Whether the denoiser stays as it is."""
-    return isinstance(config, TrainConfig) and config.train == "sampler"
-
-
-def _smaller_micro_batches(config: Config, cluster: Cluster) -> Iterator[Edit]:
-    if not _frozen(config):
-        yield from _halves("optim.micro_batch_tokens", config.optim.micro_batch_tokens)
-
-
-def _checkpointing(config: Config, cluster: Cluster) -> Iterator[Edit]:
-    if not config.optim.gradient_checkpointing and not _frozen(config):
-        yield Edit({"optim.gradient_checkpointing": True})
-
-
-def _fewer_slots(config: Config, cluster: Cluster) -> Iterator[Edit]:
+    The edits of a rule are from the mildest to the strongest.
+    """
+    frozen = isinstance(config, TrainConfig) and config.train == "sampler"  # the denoiser stays as it is
+    adapted, slots = bool(config.lora.rank or config.load.adapter), 0
     if isinstance(config, TrainConfig):
         rows = -(-config.prompts_per_step // cluster.num_gpus) * config.num_generations
-        yield from _halves("rollout.num_slots", min(config.rollout.num_slots, rows))
+        slots = min(config.rollout.num_slots, rows)
+    four_bit = (adapted or frozen) and not config.load.four_bit and not cluster.shards
+    counts = [cluster.num_gpus] if cluster.num_gpus > 1 and not cluster.shards else []
+    counts += [number for number in (2, 4, 8, 16, 32) if number > cluster.num_gpus]
+    return [
+        [] if frozen else _halves("optim.micro_batch_tokens", config.optim.micro_batch_tokens),
+        [] if frozen or config.optim.gradient_checkpointing else [Edit({"optim.gradient_checkpointing": True})],
+        _halves("rollout.num_slots", slots),
+        [Edit({"load.dtype": "bfloat16"})] if config.model and config.load.dtype != "bfloat16" else [],
+        [Edit({"lora.rank": 128})] if config.model and not adapted and not frozen else [],
+        [Edit({"load.four_bit": True})] if four_bit else [],
+        [] if frozen or config.load.four_bit else [Edit(num_gpus=number) for number in counts],  # neither is sharded
+    ]
 
 
-def _half_precision(config: Config, cluster: Cluster) -> Iterator[Edit]:
-    if config.model and config.load.dtype != "bfloat16":
-        yield Edit({"load.dtype": "bfloat16"})
-
-
-def _adapters(config: Config, cluster: Cluster) -> Iterator[Edit]:
-    if config.model and not (config.lora.rank or config.load.adapter or _frozen(config)):
-        yield Edit({"lora.rank": 128})
-
-
-def _four_bit(config: Config, cluster: Cluster) -> Iterator[Edit]:
-    frozen = config.lora.rank or config.load.adapter or _frozen(config)
-    if frozen and not config.load.four_bit and not cluster.shards:
-        yield Edit({"load.four_bit": True})
-
-
-def _more_gpus(config: Config, cluster: Cluster) -> Iterator[Edit]:
-    if not _frozen(config) and not config.load.four_bit:  # neither is sharded
-        if cluster.num_gpus > 1 and not cluster.shards:
-            yield Edit(num_gpus=cluster.num_gpus)
-        yield from (Edit(num_gpus=number) for number in (2, 4, 8, 16, 32) if number > cluster.num_gpus)
-
-
-ChangeRule = Callable[[Config, Cluster], Iterator[Edit]]
-RULES: tuple[ChangeRule, ...] = (
-    _smaller_micro_batches,
-    _checkpointing,
-    _fewer_slots,
-    _half_precision,
-    _adapters,
-    _four_bit,
-    _more_gpus,
-)
-"""What to try, mildest first: what changes no result, what costs time, what learns less, what costs money."""
+def _halves(name: str, value: int) -> list[Edit]:
+    return [Edit({name: value >> power}) for power in range(1, value.bit_length())]
 
 
 def changes(first: Plan, start: Start) -> tuple[Change, ...]:
@@ -114,10 +79,10 @@ def changes(first: Plan, start: Start) -> tuple[Change, ...]:
     if first.fits:
         return ()
     together: tuple[Change, ...] = ()
-    for count, rule in enumerate(RULES, 1):
-        if found := _mildest(rule(first.config, first.cluster), first, start, 0):
+    for rule, edits in enumerate(edits_by_rule(first.config, first.cluster)):
+        if found := _mildest(edits, first, start, 0):
             return (Change(str(found[0]), found[1]),)
-        together = _together(first, start, RULES[:count])
+        together = _together(first, start, range(rule + 1))
         if together and together[-1].plan.fits:
             return together
     return together
@@ -129,29 +94,28 @@ def _excess(needed: Plan) -> float:
     return sum(max(0.0, phase.bytes - room) for phase in needed.phases)
 
 
-def _mildest(edits: Iterable[Edit], before: Plan, start: Start, most: float) -> tuple[Edit, Plan] | None:
+def _mildest(edits: Sequence[Edit], before: Plan, start: Start, most: float) -> tuple[Edit, Plan] | None:
     """The first edit after which no more than `most` bytes overflow, and its plan; each helps more than those before.
 
     Few are planned: a plan takes a moment.
     """
-    edits = list(edits)
     at = bisect_left(edits, -most, key=lambda edit: -_excess(edit.plan(before, start)))
     return (edits[at], edits[at].plan(before, start)) if at < len(edits) else None
 
 
-def _together(first: Plan, start: Start, rules: Sequence[ChangeRule]) -> tuple[Change, ...]:
+def _together(first: Plan, start: Start, rules: Iterable[int]) -> tuple[Change, ...]:
     """Edits by several rules, each no stronger than it has to be."""
-    now, taken = first, dict[ChangeRule, Edit]()
+    now, taken = first, dict[int, Edit]()
     for rule in rules:
-        edits = list(rule(now.config, now.cluster))
+        edits = edits_by_rule(now.config, now.cluster)[rule]
         least = _excess(edits[-1].plan(now, start)) if edits else _excess(now)
         if least < 0.99 * _excess(now) and (found := _mildest(edits, now, start, least)):
             taken[rule], now = found
     steps = _in_turn(first, start, taken.values())
     for rule in list(taken) if now.fits else []:
-        fewer = [edit for other, edit in taken.items() if other is not rule]
-        if (shorter := _in_turn(first, start, fewer)) and shorter[-1].plan.fits:
-            steps, taken = shorter, {other: edit for other, edit in taken.items() if other is not rule}
+        fewer = {other: edit for other, edit in taken.items() if other != rule}
+        if (shorter := _in_turn(first, start, fewer.values())) and shorter[-1].plan.fits:
+            steps, taken = shorter, fewer
     return steps
 
 
@@ -171,6 +135,5 @@ def roomy_gpu(needed: float) -> str | None:
 
 def advise(config: Config) -> str:
     """What a run that met the end of the memory can change first: what `diffpo plan` would try, mildest first."""
-    firsts = (next(rule(config, Cluster(GPUS["h100"])), None) for rule in RULES)
-    edits = [str(edit) for edit in firsts if edit]
-    return f"change {', then '.join(edits[:2])}, and resume; diffpo plan says what else there is"
+    firsts = [str(edits[0]) for edits in edits_by_rule(config, Cluster(GPUS["h100"])) if edits]
+    return f"change {', then '.join(firsts[:2])}, and resume; diffpo plan says what else there is"

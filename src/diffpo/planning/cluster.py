@@ -141,10 +141,9 @@ def _work_of(
 def _call_seconds(step: RlStep) -> tuple[float, float]:
     """Seconds of a call for each of its rows, and at least: arithmetic, and reading all weights."""
     rollouts = next(step.phases())
-    work, gpu = Work(step.model, step.cluster, step.call_length), step.cluster.gpu
-    peak = (gpu.tflops_fp32 if step.model.base == 4 else gpu.tflops) * 1e12 * step.cluster.mfu
+    work, reads = Work(step.model, step.cluster, step.call_length), step.cluster.gpu.bandwidth * 1e9
     scored = (step.block_length + step.gen_length / step.nfe) / 2
-    return work.forward(1, scored, step.block_length) / peak, rollouts.parts["weights"] / (gpu.bandwidth * 1e9)
+    return work.forward(1, scored, step.block_length) / work.peak, rollouts.parts["weights"] / reads
 
 
 def calls_of(config: TrainConfig, step: RlStep, run: str = "") -> tuple[Draw, str]:
@@ -156,9 +155,8 @@ def calls_of(config: TrainConfig, step: RlStep, run: str = "") -> tuple[Draw, st
         path = Path(run, "rollouts.jsonl.gz")
         if not path.is_file() or not (found := [row["nfe"] for row in read_rollouts(path)]):
             raise ValueError(f"nfe_of = {run}: no rollouts there (log_rollouts keeps them in rollouts.jsonl.gz)")
-        return lambda random: random.choice(
-            found
-        ), f"calls as the {len(found):,} completions of {run} took: mean {fmean(found):.3g}"
+        said = f"calls as the {len(found):,} completions of {run} took: mean {fmean(found):.3g}"
+        return lambda random: random.choice(found), said
     if expected_nfe(config.rollout.sampler, step.gen_length, step.block_length)[1] and step.cluster.nfe is None:
         return lambda _: math.ceil(step.nfe), f"{step.nfe:g} calls for every completion"
     shape = SPREAD**-2

@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from diffpo.planning.cluster import Split
 from diffpo.view.drawing import COLOURS, FAINT, INK, Picture, Style, legend_above, new_figure, style_axes
+from diffpo.view.progress import short
 
 BOUNDS = {
     "updates": Style(COLOURS[2], "s", "-"),
@@ -54,9 +55,8 @@ def _draw_steps(axes: Axes, splits: Sequence[Split]) -> None:
         face = style.colour if split.fits else "white"
         look = {"color": style.colour, "markerfacecolor": face, "markersize": 9, "zorder": 4}
         axes.plot([place], [split.seconds], style.marker, **look)  # type: ignore[arg-type]
-        label = f"{split.seconds:,.0f}" if split.seconds >= 10 else f"{split.seconds:.2g}"
         at = (place, split.seconds)
-        axes.annotate(label, at, (7, 5), textcoords="offset points", fontsize=10, color=INK, zorder=5)
+        axes.annotate(short(split.seconds, 2), at, (7, 5), textcoords="offset points", fontsize=10, color=INK, zorder=5)
     axes.set_yscale("log")
     axes.set_ylim(min(seconds) / 1.5, 1.6 * max(max(seconds), *(split.together for split in splits)))
     axes.yaxis.set_major_locator(LogLocator(base=10))

@@ -75,23 +75,15 @@ class Plan:
 
     @property
     def disk(self) -> Mapping[str, float]:
-        """Bytes on disk: a checkpoint, all there are at once while one more is written, the policy, an export."""
-        return on_disk(self.model, self.config.keep_checkpoints)
+        """Bytes on disk: a checkpoint, all there are at once while one more is written, the policy, an export.
 
-
-def on_disk(model: memory.Model, keep_checkpoints: int) -> dict[str, float]:
-    """Bytes of what a run leaves: what learns in fp32 and, in checkpoints, AdamW's two moments of it.
-
-    A merged export has the dtype of the base. Tokenizers, logs and a sampler head are next to nothing.
-    """
-    policy = 4.0 * model.learning
-    whole = float((model.in_blocks + model.in_root + model.in_head) * model.base)
-    return {
-        "checkpoint": 3 * policy,
-        "checkpoints": 3 * policy * (keep_checkpoints + 1),
-        "policy": policy,
-        "export": whole,
-    }
+        What learns is in fp32, in checkpoints with AdamW's two moments of it; a merged export has the dtype of the
+        base. Tokenizers, logs and a sampler head are next to nothing.
+        """
+        policy, model = 4.0 * self.model.learning, self.model
+        whole = float((model.in_blocks + model.in_root + model.in_head) * model.base)
+        kept = 3 * policy * (self.config.keep_checkpoints + 1)
+        return {"checkpoint": 3 * policy, "checkpoints": kept, "policy": policy, "export": whole}
 
 
 def find_start(config: TrainConfig | SftConfig) -> Start:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from diffpo.config.checks import bound, check
 from diffpo.models.fused import MAX_LOGITS
 from diffpo.planning import memory
 from diffpo.planning.gpus import Gpu
@@ -26,15 +27,8 @@ class Cluster:
     prompt_length: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("num_gpus", self.num_gpus),
-            ("nfe", self.nfe),
-            ("prompt_length", self.prompt_length),
-        ):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value:g}")
-        if not 0 < self.mfu <= 1:
-            raise ValueError(f"mfu must lie in (0, 1], got {self.mfu:g}")
+        bound(self, "", "num_gpus nfe prompt_length", ">=", 1)
+        check(0 < self.mfu <= 1, f"mfu must lie in (0, 1], got {self.mfu:g}")
 
 
 @dataclass(frozen=True)
@@ -63,6 +57,12 @@ class Work:
     cluster: Cluster
     length: float
     """Tokens of a row."""
+
+    @property
+    def peak(self) -> float:
+        """Operations a second that are reached."""
+        gpu = self.cluster.gpu
+        return (gpu.tflops_fp32 if self.model.base == 4 else gpu.tflops) * 1e12 * self.cluster.mfu
 
     def forward(self, rows: float, scored: float, wanted: int) -> float:
         """Operations of rows through the denoiser, of which `wanted` tokens each come out of the last block, and of
@@ -103,10 +103,8 @@ class Work:
 
     def phase(self, name: str, parts: memory.Parts, rows: float, flops: float, calls: float) -> Phase:
         """A phase on one GPU: its arithmetic takes time, or that each call reads all weights."""
-        gpu, num_gpus = self.cluster.gpu, self.cluster.num_gpus
-        peak = (gpu.tflops_fp32 if self.model.base == 4 else gpu.tflops) * 1e12 * self.cluster.mfu
         read = parts["weights"] + parts["gathered"]
         if not rows:
             read = 7 * parts["gradients"]  # AdamW reads four values a parameter and writes three
-        seconds = max(flops / peak, calls * read / (gpu.bandwidth * 1e9))
-        return Phase(name, parts, rows * num_gpus, rows * self.length, flops, seconds)
+        seconds = max(flops / self.peak, calls * read / (self.cluster.gpu.bandwidth * 1e9))
+        return Phase(name, parts, rows * self.cluster.num_gpus, rows * self.length, flops, seconds)

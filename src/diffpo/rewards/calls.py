@@ -6,12 +6,15 @@ other, in the order of the prompts, by the thread that asks for the verdicts: th
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import functools
 import inspect
 import math
 import numbers
+import threading
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence, Set
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -20,7 +23,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from diffpo.processes.loop import submit
 from diffpo.types import Attempts, Judged, Prompt, Verdict
 
 RewardFunction = Callable[..., Any]
@@ -121,7 +123,7 @@ class Call:
     def __post_init__(self) -> None:
         for reward in self.rewards:
             if reward.is_async:
-                self.found[reward.name] = submit(_wait(reward.function(**self._arguments(reward))))
+                self.found[reward.name] = _submit(_wait(reward.function(**self._arguments(reward))))
 
     def run_plain(self) -> None:
         """Call the functions that are no coroutines."""
@@ -131,7 +133,7 @@ class Call:
                     found = reward.function(**self._arguments(reward))
                 except (Exception, SystemExit) as error:
                     raise self._failure(reward, error) from error
-                self.found[reward.name] = submit(_wait(found)) if inspect.isawaitable(found) else found
+                self.found[reward.name] = _submit(_wait(found)) if inspect.isawaitable(found) else found
 
     def cancel(self) -> None:
         """Stop the coroutines that still run."""
@@ -171,7 +173,9 @@ class Call:
         answers = [prompt.prefill + text for text in self.attempts.texts]
         offered = {name: [value] * size for name, value in prompt.columns.items()} | {
             "prompts": [prompt.asked] * size,
-            "completions": [[_message(answer)] for answer in answers] if prompt.messages else answers,
+            "completions": [[{"role": "assistant", "content": answer}] for answer in answers]
+            if prompt.messages
+            else answers,
             "completion_ids": [list(ids) for ids in self.attempts.tokens],
         }
         given = {"trainer_state": self.state, "log_metric": self._log_metric, "log_extra": self._log_extra}
@@ -224,14 +228,23 @@ def where(prompt: Prompt) -> str:
     return prompt.place or f"prompt {prompt.id!r}"
 
 
-def _message(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}
-
-
 def _recorded(value: Any) -> Any:
     """As a row of JSON holds it."""
     value = _plain(value)
     return value if isinstance(value, str | int | float | None) else str(value)
+
+
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """One, in a thread, for the life of the process: a client that a coroutine opens belongs to its loop."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="diffpo coroutines", daemon=True).start()
+    return loop
+
+
+def _submit(coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
+    """Start a coroutine beside those that run already, while other work goes on."""
+    return asyncio.run_coroutine_threadsafe(coroutine, _loop())
 
 
 async def _wait(awaitable: Any) -> Any:

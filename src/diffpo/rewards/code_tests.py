@@ -36,33 +36,35 @@ def plan(tests: str, entry_point: str = "") -> tuple[ast.Module, int]:
     except (SyntaxError, ValueError, RecursionError) as error:
         raise ValueError(f"tests are no Python: {error}") from None
     body: list[ast.stmt] = []
-    later: list[ast.stmt] = []
+    calls: list[str] = []
     checks: dict[str, ast.FunctionDef] = {}
+    count = 0
     for statement in _flat(statements):
         counted = False
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef) and statement.name.startswith("test"):
             if isinstance(statement, ast.AsyncFunctionDef) or _required(statement):
                 raise ValueError(f"{statement.name} takes arguments or is async: tests are plain functions without any")
-            later += _attempt(f"{statement.name}()")
+            calls.append(f"{statement.name}()")
         elif isinstance(statement, ast.FunctionDef) and _asserts(statement):
             checks[statement.name] = statement
         elif isinstance(statement, ast.ClassDef) and any(ast.unparse(b).endswith("TestCase") for b in statement.bases):
             names = [s.name for s in statement.body if isinstance(s, ast.FunctionDef) and s.name.startswith("test")]
-            later += [call for name in names for call in _attempt(f"{statement.name}({name!r}).debug()")]
+            calls += [f"{statement.name}({name!r}).debug()" for name in names]
         elif isinstance(statement, ast.Assert) or (isinstance(statement, COMPOUND) and _asserts(statement)):
             counted = True
         elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
             counted = _asserts(statement) or ast.unparse(statement.value.func) in checks
         plain = isinstance(statement, ast.FunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom)
         body.append(statement if plain else _wrap(statement, counted))
-    if (check := checks.get("check")) and not _count([*body, *later]):
+        count += counted
+    if (check := checks.get("check")) and not (count or calls):
         if not entry_point:
             raise ValueError(f"tests define {check.name}(...): a column entry_point says what it is called with")
-        later += _attempt(f"check({entry_point})")
-    program = ast.fix_missing_locations(ast.Module([*body, *later], []))
-    if not (count := _count(program.body)):
+        calls.append(f"check({entry_point})")
+    if not (count or calls):
         raise ValueError(f"tests hold no assert statement and no function test...: {tests[:60]!r}")
-    return program, count
+    body += [_wrap(ast.parse(call).body[0], counted=True) for call in calls]
+    return ast.fix_missing_locations(ast.Module(body, [])), count + len(calls)
 
 
 def _flat(statements: list[ast.stmt]) -> list[ast.stmt]:
@@ -92,14 +94,6 @@ def _wrap(statement: ast.stmt, counted: bool) -> ast.stmt:
     wrapped = ast.parse(f"with __attempt__({counted}):\n    pass").body[0]
     cast(ast.With, wrapped).body = [statement]
     return wrapped
-
-
-def _attempt(call: str) -> list[ast.stmt]:
-    return [_wrap(ast.parse(call).body[0], counted=True)]
-
-
-def _count(statements: list[ast.stmt]) -> int:
-    return sum(ast.unparse(s).startswith("with __attempt__(True):") for s in statements)
 
 
 class Attempt:

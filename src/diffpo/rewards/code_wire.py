@@ -24,38 +24,34 @@ from typing import Any, BinaryIO
 MAX_MESSAGE = 2**26
 """Bytes of a message; a longer one is the end of the talk."""
 
-COPIED: Mapping[str, tuple[Callable[..., Any], Callable[[Any], list[Any]]]] = MappingProxyType(
+COPIED: Mapping[type, tuple[Callable[..., Any], Callable[[Any], list[Any]]]] = MappingProxyType(
     {
-        "list": (lambda *items: list(items), list),
-        "tuple": (lambda *items: tuple(items), list),
-        "set": (lambda *items: set(items), list),
-        "frozenset": (lambda *items: frozenset(items), list),
-        "dict": (lambda *items: dict(items), lambda value: list(value.items())),
-        "bytes": (lambda text: text.encode("latin-1"), lambda value: [value.decode("latin-1")]),
-        "bytearray": (lambda text: bytearray(text, "latin-1"), lambda value: [value.decode("latin-1")]),
-        "complex": (complex, lambda value: [value.real, value.imag]),
-        "range": (range, lambda value: [value.start, value.stop, value.step]),
-        "Fraction": (fractions.Fraction, lambda value: [value.numerator, value.denominator]),
-        "Decimal": (decimal.Decimal, lambda value: [str(value)]),
-        "date": (datetime.date, lambda v: [v.year, v.month, v.day]),
-        "time": (datetime.time.fromisoformat, lambda value: [value.isoformat()]),
-        "datetime": (datetime.datetime.fromisoformat, lambda value: [value.isoformat()]),
-        "timedelta": (datetime.timedelta, lambda value: [value.days, value.seconds, value.microseconds]),
-        "deque": (lambda *items: collections.deque(items), list),
-        "Counter": (lambda *items: collections.Counter(dict(items)), lambda value: list(value.items())),
-        "OrderedDict": (lambda *items: collections.OrderedDict(items), lambda value: list(value.items())),
-        "defaultdict": (lambda *items: collections.defaultdict(None, items), lambda value: list(value.items())),
+        list: (lambda *items: list(items), list),
+        tuple: (lambda *items: tuple(items), list),
+        set: (lambda *items: set(items), list),
+        frozenset: (lambda *items: frozenset(items), list),
+        dict: (lambda *items: dict(items), lambda value: list(value.items())),
+        bytes: (lambda text: text.encode("latin-1"), lambda value: [value.decode("latin-1")]),
+        bytearray: (lambda text: bytearray(text, "latin-1"), lambda value: [value.decode("latin-1")]),
+        complex: (complex, lambda value: [value.real, value.imag]),
+        range: (range, lambda value: [value.start, value.stop, value.step]),
+        fractions.Fraction: (fractions.Fraction, lambda value: [value.numerator, value.denominator]),
+        decimal.Decimal: (decimal.Decimal, lambda value: [str(value)]),
+        datetime.date: (datetime.date, lambda v: [v.year, v.month, v.day]),
+        datetime.time: (datetime.time.fromisoformat, lambda value: [value.isoformat()]),
+        datetime.datetime: (datetime.datetime.fromisoformat, lambda value: [value.isoformat()]),
+        datetime.timedelta: (datetime.timedelta, lambda value: [value.days, value.seconds, value.microseconds]),
+        collections.deque: (lambda *items: collections.deque(items), list),
+        collections.Counter: (lambda *items: collections.Counter(dict(items)), lambda value: list(value.items())),
+        collections.OrderedDict: (lambda *items: collections.OrderedDict(items), lambda value: list(value.items())),
+        collections.defaultdict: (
+            lambda *items: collections.defaultdict(None, items),
+            lambda value: list(value.items()),
+        ),
     }
 )
-"""Types that are copied, by name: how one is made of its parts, and its parts."""
-TYPES = {
-    kind: kind.__name__
-    for kind in (
-        *(list, tuple, set, frozenset, dict, bytes, bytearray, complex, range, fractions.Fraction, decimal.Decimal),
-        *(datetime.date, datetime.time, datetime.datetime, datetime.timedelta, collections.deque),
-        *(collections.Counter, collections.OrderedDict, collections.defaultdict),
-    )
-}
+"""Types that are copied, under their names: how one is made of its parts, and its parts."""
+MADE = MappingProxyType({kind.__name__: make for kind, (make, _) in COPIED.items()})
 PLAIN: dict[type, Callable[[Any], Any]] = {int: int.__int__, float: float.__float__, str: str.__str__}
 """What a number or text of a class of its own is, whatever that class says."""
 BINARY = ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift"]
@@ -213,8 +209,8 @@ class Peer:
         for base in (int, float, str):
             if isinstance(value, base):  # of a class of its own: its value counts
                 return PLAIN[base](value)
-        if kind in TYPES:
-            return [TYPES[kind], *map(self.encode, COPIED[TYPES[kind]][1](value))]
+        if kind in COPIED:
+            return [kind.__name__, *map(self.encode, COPIED[kind][1](value))]
         if isinstance(value, tuple) and kind.__bases__ == (tuple,) and "_fields" in vars(kind):
             return ["namedtuple", kind.__name__, list(vars(kind)["_fields"]), *map(self.encode, tuple(value))]
         if "numpy" in sys.modules and (found := _array(value)):
@@ -237,8 +233,8 @@ class Peer:
         if not isinstance(value, list):
             return value
         kind, *parts = value
-        if kind in COPIED:
-            return COPIED[kind][0](*map(self.decode, parts))
+        if kind in MADE:
+            return MADE[kind](*map(self.decode, parts))
         return {
             "namedtuple": lambda name, fields, *items: collections.namedtuple(name, fields, rename=True)(
                 *map(self.decode, items)

@@ -1,14 +1,21 @@
-"""Reward functions by name: the user's own, found in their file, and the built-in ones."""
+"""Reward functions by name: the user's own, found in their file, and those that are built in.
+
+`number` and `math` compare the final answer with a column, `code` runs tests.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from diffpo.config import suggest
 from diffpo.config.own import find_in_file
-from diffpo.rewards.builtin import BUILTIN
+from diffpo.grading import gsm8k, math500
+from diffpo.grading.references import read_number_reference, read_reference
+from diffpo.rewards import code as sandbox
 from diffpo.rewards.calls import Reward, Rewards
 
 
@@ -40,3 +47,88 @@ def parse_reward(spec: str) -> Reward:
             f"task.reward {spec!r}: no built-in reward{suggest(name, BUILTIN)}; your own: PATH.py:FUNCTION"
         )
     return BUILTIN[name]._replace(weight=value)
+
+
+async def number(completions: Sequence[Any], answer: Sequence[Any]) -> list[float | None]:
+    """1 where the final answer is the number of the column `answer`, as in GSM8K."""
+
+    def judge(completion: Any, truth: Any) -> float | None:
+        if truth is None:
+            return None
+        return gsm8k.strict({"answer": read_number_reference(truth)}, text_of(completion)).reward
+
+    return await _side_by_side(judge, completions, answer)
+
+
+async def maths(prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[Any]) -> list[float | None]:
+    """1 where the final answer has the value of the column `answer`, as in MATH-500."""
+
+    def judge(prompt: Any, completion: Any, truth: Any) -> float | None:
+        if truth is None:
+            return None
+        columns = {"answer": read_reference(truth), "problem": text_of(prompt)}
+        return math500.strict(columns, text_of(completion)).reward
+
+    return await _side_by_side(judge, prompts, completions, answer)
+
+
+async def _side_by_side(judge: Callable[..., float | None], *columns: Sequence[Any]) -> list[float | None]:
+    """`judge` of each row in a thread: expressions are compared in processes, one a core, which threads wait for."""
+    return await asyncio.gather(*(asyncio.to_thread(judge, *row) for row in zip(*columns, strict=True)))
+
+
+async def code(
+    completions: Sequence[Any],
+    tests: Sequence[Any] | None = None,
+    test: Sequence[Any] | None = None,
+    entry_point: Sequence[Any] | None = None,
+) -> list[float | None]:
+    """The share of the row's `tests` (or `test`, as HumanEval has it) that the code passes."""
+    loop = asyncio.get_running_loop()
+
+    async def share(index: int, completion: str) -> float | None:
+        row = _code_row({name: column[index] for name, column in named.items()})
+        if row is None:
+            return None
+        return await loop.run_in_executor(sandbox.pool(), sandbox.share_passed, sandbox.code_of(completion), *row)
+
+    named = {name: column for name, column in zip(CODE_COLUMNS, (tests, test, entry_point), strict=True) if column}
+    return await asyncio.gather(*(share(index, text_of(completion)) for index, completion in enumerate(completions)))
+
+
+CODE_COLUMNS = ("tests", "test", "entry_point")
+
+
+def _code_row(columns: Mapping[str, Any]) -> tuple[Any, Any] | None:
+    """A row's tests and the function that they are of; None where it has no tests."""
+    tests = columns.get("tests") if columns.get("tests") is not None else columns.get("test")
+    return None if tests is None else (tests, columns.get("entry_point"))
+
+
+def _check_code(columns: Mapping[str, Any]) -> None:
+    if row := _code_row(columns):
+        sandbox.read_tests(*row)
+
+
+def text_of(message: Any) -> str:
+    """The text of a prompt or completion, be it a text or a list of chat messages."""
+    return message if isinstance(message, str) else "\n".join(str(part["content"]) for part in message)
+
+
+def _check(read: Callable[[Any], object], what: str) -> Callable[[Mapping[str, Any]], None]:
+    """A check that the column `answer` is read."""
+
+    def check(columns: Mapping[str, Any]) -> None:
+        try:
+            read(columns["answer"])
+        except ValueError:
+            raise ValueError(f"column 'answer' holds no {what}, got {str(columns['answer'])[-60:]!r}") from None
+
+    return check
+
+
+BUILTIN: dict[str, Reward] = {
+    "number": Reward("number", number, columns=("answer",), check=_check(read_number_reference, "number")),
+    "math": Reward("math", maths, columns=("answer",), check=_check(read_reference, "answer in text")),
+    "code": Reward("code", code, columns=("tests", "test"), check=_check_code),
+}

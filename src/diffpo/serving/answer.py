@@ -71,7 +71,9 @@ class Transcript:
             self.settled += 1
         if self.settled > before:
             self.text = self.policy.tokenizer.decode(self.ids)
-            self._look_for_stops()
+            found = [at for stop in self.stops if (at := self.text.find(stop)) >= 0]
+            if found:
+                self.text, self.finish_reason = self.text[: min(found)], "stop"
         if self.settled == len(self.tokens) and not self.over:
             self.finish_reason = "length"
 
@@ -83,11 +85,6 @@ class Transcript:
         columns = (event.positions, event.tokens, certain.clamp_max(0.0))
         for at, token, logprob in zip(*(column.tolist() for column in columns), strict=True):
             self.tokens[at], self.logprobs[at], self.calls[at] = token, logprob, event.call
-
-    def _look_for_stops(self) -> None:
-        found = [at for stop in self.stops if (at := self.text.find(stop)) >= 0]
-        if found:
-            self.text, self.finish_reason = self.text[: min(found)], "stop"
 
     def delta(self) -> str:
         """The text that has become certain since the last time.

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi import Request as HttpRequest
 from fastapi.concurrency import run_in_threadpool
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from diffpo.config import ServeConfig
+from diffpo.models.policy import Policy
 from diffpo.serving.asking import Served
 from diffpo.serving.errors import answer_errors
 from diffpo.serving.gate import Gate, read_keys
-from diffpo.serving.schema import ChatRequest, CompletionRequest, LoadAdapter, TokenizeRequest, UnloadAdapter
+from diffpo.serving.schema import LoadAdapter, UnloadAdapter
 from diffpo.serving.service import Service
 from diffpo.serving.weights import add_adapters, follow, load_adapter, unload_adapter
 
@@ -28,9 +28,12 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 """What the page may load: itself, and this server's answers."""
 
 
-def create_app(served: Served, config: ServeConfig) -> FastAPI:
-    """The server of one policy, as an ASGI app. ValueError if its keys cannot be had."""
-    service = Service(served, config)
+def create_app(policy: Policy, name: str, config: ServeConfig) -> FastAPI:
+    """The server of a policy, called `name` unless the config says so, as an ASGI app.
+
+    ValueError if it cannot answer as the config says, or its keys cannot be had.
+    """
+    service = Service(Served(config.name or name, policy, config.rollout, config.max_length), config)
     add_adapters(service, config)
 
     @asynccontextmanager
@@ -46,10 +49,7 @@ def create_app(served: Served, config: ServeConfig) -> FastAPI:
 
     app = FastAPI(title="diffpo", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    _add_openai(app, service)
-    _add_adapters(app, service)
-    _add_state(app, service)
-    _add_page(app, service)
+    _add_paths(app, service)
     answer_errors(app)
     app.add_middleware(Gate, read_keys(config), config.max_body, service.metrics)
     if config.cors:
@@ -57,18 +57,10 @@ def create_app(served: Served, config: ServeConfig) -> FastAPI:
     return app
 
 
-def _add_openai(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/chat/completions", response_class=JSONResponse)
-    async def chat_completions(body: ChatRequest, request: HttpRequest) -> Response:
-        return await service.chat(body, request)
-
-    @app.post("/v1/completions", response_class=JSONResponse)
-    async def completions(body: CompletionRequest, request: HttpRequest) -> Response:
-        return await service.complete(body, request)
-
-    @app.post("/tokenize")
-    async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
-        return await service.tokenize(body)
+def _add_paths(app: FastAPI, service: Service) -> None:
+    app.post("/v1/chat/completions", response_class=JSONResponse)(service.chat_completions)
+    app.post("/v1/completions", response_class=JSONResponse)(service.completions)
+    app.post("/tokenize")(service.tokenize)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -78,8 +70,6 @@ def _add_openai(app: FastAPI, service: Service) -> None:
     async def model(name: str) -> dict[str, Any]:
         return service.described(service.find(name))
 
-
-def _add_adapters(app: FastAPI, service: Service) -> None:
     @app.post("/v1/load_lora_adapter")
     async def load(body: LoadAdapter) -> dict[str, str]:
         return await load_adapter(service, body)
@@ -88,8 +78,6 @@ def _add_adapters(app: FastAPI, service: Service) -> None:
     async def unload(body: UnloadAdapter) -> dict[str, str]:
         return await unload_adapter(service, body)
 
-
-def _add_state(app: FastAPI, service: Service) -> None:
     @app.get("/health")
     async def health() -> Response:
         """Whether the engine's thread lives."""
@@ -107,8 +95,6 @@ def _add_state(app: FastAPI, service: Service) -> None:
         """What Prometheus scrapes."""
         return Response(service.metrics.text, media_type=CONTENT_TYPE_LATEST)
 
-
-def _add_page(app: FastAPI, service: Service) -> None:
     @app.get("/", include_in_schema=False)
     async def playground() -> Response:
         """The page to ask and to watch."""
@@ -116,6 +102,6 @@ def _add_page(app: FastAPI, service: Service) -> None:
         return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers=headers)
 
     @app.get("/examples")
-    async def examples() -> dict[str, list[str]]:
+    def examples() -> dict[str, list[str]]:
         """Prompts of the task that the model was trained on, if it is at hand."""
-        return {"prompts": await run_in_threadpool(service.examples)}
+        return {"prompts": service.examples()}

@@ -82,16 +82,16 @@ def _reason(error: Mapping[str, Any]) -> str:
 def answer_errors(app: FastAPI) -> None:
     """Have every error of the app answered as OpenAI's are."""
 
-    async def own(_: HttpRequest, error: Exception) -> JSONResponse:
-        assert isinstance(error, ApiError)
+    @app.exception_handler(ApiError)
+    async def own(_: HttpRequest, error: ApiError) -> JSONResponse:
         return error.response
 
-    async def validation(_: HttpRequest, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
+    @app.exception_handler(RequestValidationError)
+    async def validation(_: HttpRequest, error: RequestValidationError) -> JSONResponse:
         return of_validation(error).response
 
-    async def routing(request: HttpRequest, error: Exception) -> JSONResponse:
-        assert isinstance(error, RoutingError)
+    @app.exception_handler(RoutingError)
+    async def routing(request: HttpRequest, error: RoutingError) -> JSONResponse:
         said = str(error.detail)
         if error.status_code == 404:
             said = f"{request.url.path}: no such path{suggest(request.url.path, sorted(app.openapi()['paths']))}"
@@ -99,11 +99,7 @@ def answer_errors(app: FastAPI) -> None:
             said = f"{request.method} is not what {request.url.path} takes"
         return ApiError(error.status_code, said, headers=error.headers).response
 
+    @app.exception_handler(Exception)
     async def ours(_: HttpRequest, error: Exception) -> JSONResponse:
         """The server prints the traceback itself."""
         return ApiError(500, f"the server failed: {type(error).__name__}").response
-
-    app.add_exception_handler(ApiError, own)
-    app.add_exception_handler(RequestValidationError, validation)
-    app.add_exception_handler(RoutingError, routing)
-    app.add_exception_handler(Exception, ours)

@@ -11,12 +11,12 @@ from diffpo.rollout.engine import Committed
 from diffpo.serving.answer import Transcript
 from diffpo.serving.asking import Served
 from diffpo.serving.errors import ApiError
-from diffpo.serving.scheduler import Failed, Full, Row, Scheduler, Told
+from diffpo.serving.scheduler import Failed, Row, Scheduler, Told
 from diffpo.types import Request
 
 
 class Exchange:
-    """A context that cancels on exit what is not over.
+    """Queues its rows, or raises ApiError 429 if there is no room; a context that cancels on exit what is not over.
 
     So an answer that nobody waits for any more, because its client is gone, costs no further call.
     """
@@ -33,15 +33,7 @@ class Exchange:
         self._left = len(requests)
         self._began = time.monotonic()
         self._in_first_block = set(range(len(requests)))
-
-    def submit(self) -> None:
-        """Queue the rows; ApiError 429 if there is no room."""
-        try:
-            self.scheduler.submit(self._rows)
-        except Full as full:
-            said = f"{self.scheduler.max_waiting} completions wait already: come again in {full.seconds} s"
-            headers = {"Retry-After": str(full.seconds)}
-            raise ApiError(429, said, code="queue_full", headers=headers) from None
+        scheduler.submit(self._rows)
 
     def __enter__(self) -> Exchange:
         return self

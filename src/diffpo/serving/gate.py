@@ -54,7 +54,11 @@ class Gate:
         except ApiError as error:
             await error.response(scope, receive, counted)
             return
-        await self.app(scope, _replay(body, receive), counted)
+
+        async def again() -> Message:
+            return body.pop(0) if body else await receive()
+
+        await self.app(scope, again, counted)
 
     def _client(self, scope: Scope) -> str:
         if not self.keys or scope["path"] in OPEN:
@@ -81,10 +85,3 @@ class Gate:
         except TimeoutError:
             raise ApiError(408, f"the body took more than {BODY_SECONDS} s to arrive", code="timeout") from None
         raise ApiError(413, f"a body may have {self.max_body} bytes at most", code="body_too_large")
-
-
-def _replay(messages: list[Message], receive: Receive) -> Receive:
-    async def again() -> Message:
-        return messages.pop(0) if messages else await receive()
-
-    return again

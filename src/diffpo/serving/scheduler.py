@@ -19,6 +19,7 @@ from weakref import WeakSet
 
 from diffpo.models.policy import Policy
 from diffpo.rollout.engine import Committed, Engine, Finished
+from diffpo.serving.errors import ApiError
 from diffpo.serving.metrics import Metrics
 from diffpo.types import Request
 
@@ -88,14 +89,6 @@ class FairQueue:
                 del self._lines[client]
 
 
-class Full(Exception):
-    """The queue holds all it may; come again in `seconds`."""
-
-    def __init__(self, seconds: int) -> None:
-        super().__init__(f"the queue is full; come again in {seconds} s")
-        self.seconds = seconds
-
-
 class Scheduler:
     """Decodes at most `num_slots` rows at a time, of any policies; rows of one policy share their calls."""
 
@@ -137,11 +130,13 @@ class Scheduler:
         self._thread.join()
 
     def submit(self, rows: Sequence[Row]) -> None:
-        """Queue all of `rows`; Full if the queue is."""
+        """Queue all of `rows`; ApiError 429 if the queue is full."""
         with self._wake:
             if self.full:
-                seconds = len(self._waiting) * self._seconds / self.num_slots
-                raise Full(min(LONGEST_RETRY, 1 + math.ceil(seconds)))
+                due = len(self._waiting) * self._seconds / self.num_slots
+                wait = min(LONGEST_RETRY, 1 + math.ceil(due))
+                said = f"{self.max_waiting} completions wait already: come again in {wait} s"
+                raise ApiError(429, said, code="queue_full", headers={"Retry-After": str(wait)})
             for row in rows:
                 self._waiting.push(row)
             self._wake.notify()

@@ -15,38 +15,26 @@ MAX_CHOICES = 128
 MIN_TEMPERATURE = 0.01
 """Below it logits overflow; 0 is greedy."""
 
-REFUSED = {
-    "top_p": "nucleus sampling would change the recorded log-probabilities: leave it out, or 1",
-    "top_k": "name an unmasking rule instead: sampler 'top_k:1' commits the surest position of a call",
-    "min_p": "not supported: leave it out",
-    "presence_penalty": "positions are filled in any order, so no text comes before: leave it out, or 0",
-    "frequency_penalty": "positions are filled in any order, so no text comes before: leave it out, or 0",
-    "logit_bias": "not supported: leave it out",
-    "response_format": "constrained decoding is not supported: leave it out, or {'type': 'text'}",
-    "tools": "tool calls are not supported: leave it out",
-    "tool_choice": "tool calls are not supported: leave it out, or 'none'",
-    "functions": "tool calls are not supported: leave it out",
-    "function_call": "tool calls are not supported: leave it out, or 'none'",
-    "top_logprobs": "only the log-probability of the token that was drawn is kept: leave it out, or 0",
-    "echo": "not supported: leave it out, or false",
-    "best_of": "not supported: ask for n completions",
+REFUSED: Mapping[str, tuple[str, tuple[Any, ...]]] = {
+    "top_p": ("nucleus sampling would change the recorded log-probabilities: leave it out, or 1", (1,)),
+    "top_k": ("name an unmasking rule instead: sampler 'top_k:1' commits the surest position of a call", ()),
+    "min_p": ("not supported: leave it out", ()),
+    "presence_penalty": ("positions are filled in any order, so no text comes before: leave it out, or 0", (0,)),
+    "frequency_penalty": ("positions are filled in any order, so no text comes before: leave it out, or 0", (0,)),
+    "logit_bias": ("not supported: leave it out", ({},)),
+    "response_format": (
+        "constrained decoding is not supported: leave it out, or {'type': 'text'}",
+        ({"type": "text"},),
+    ),
+    "tools": ("tool calls are not supported: leave it out", ([],)),
+    "tool_choice": ("tool calls are not supported: leave it out, or 'none'", ("none", "auto")),
+    "functions": ("tool calls are not supported: leave it out", ([],)),
+    "function_call": ("tool calls are not supported: leave it out, or 'none'", ("none", "auto")),
+    "top_logprobs": ("only the log-probability of the token that was drawn is kept: leave it out, or 0", (0,)),
+    "echo": ("not supported: leave it out, or false", (False,)),
+    "best_of": ("not supported: ask for n completions", (1,)),
 }
-"""Fields of OpenAI's that are understood and not done, and the mend."""
-HARMLESS: Mapping[str, tuple[Any, ...]] = {
-    "top_p": (1,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-    "response_format": ({"type": "text"},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "top_logprobs": (0,),
-    "echo": (False,),
-    "best_of": (1,),
-}
-"""Values of theirs that ask for nothing; null is another."""
+"""Fields of OpenAI's that are understood and not done: the mend, and values that ask for nothing; null is another."""
 
 
 class Body(BaseModel):
@@ -66,13 +54,14 @@ class Body(BaseModel):
         for name in asked:
             if name not in cls.model_fields:
                 whole = name.encode("utf-8", "replace").decode()  # JSON may hold halves of characters
-                raise _wrong(whole, REFUSED.get(name) or f"no such field{suggest(whole, cls.model_fields)}")
+                mend = REFUSED[name][0] if name in REFUSED else f"no such field{suggest(whole, cls.model_fields)}"
+                raise _wrong(whole, mend)
         return asked
 
     @classmethod
     def _is_idle(cls, name: str, value: Any) -> bool:
         absent = value is None and name not in cls.model_fields
-        return absent or name in cls.ignored or (name in REFUSED and value in HARMLESS.get(name, ()))
+        return absent or name in cls.ignored or (name in REFUSED and value in REFUSED[name][1])
 
 
 class StreamOptions(Body):

@@ -9,12 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
 
 from diffpo.config import ServeConfig
-from diffpo.models.policy import Policy, load_policy
+from diffpo.models.policy import load_policy
 from diffpo.serving.app import create_app
-from diffpo.serving.asking import Served
 
 
 def serve(model: str, config: ServeConfig) -> None:
@@ -24,7 +22,7 @@ def serve(model: str, config: ServeConfig) -> None:
     """
     with bind(config.host, config.port) as listener:
         policy = load_policy(model, **vars(config.load))
-        app = app_of(policy, Path(model).resolve().name, config)
+        app = create_app(policy, Path(model).resolve().name, config)
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=int(config.timeout) + 1)
@@ -51,12 +49,6 @@ class Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def app_of(policy: Policy, name: str, config: ServeConfig) -> FastAPI:
-    """The app of a policy, called `name` unless the config says so. ValueError if it cannot answer as that says."""
-    served = Served(config.name or name, policy, config.rollout, config.max_length)
-    return create_app(served, config)
 
 
 def bind(host: str, port: int) -> socket.socket:

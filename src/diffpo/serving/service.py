@@ -84,13 +84,13 @@ class Service:
             (ids,) = await run_in_threadpool(prompt_ids, served, body.prompt or "")
         return {"count": len(ids), "max_model_len": served.max_length, "tokens": ids}
 
-    async def chat(self, body: ChatRequest, request: HttpRequest) -> Response:
+    async def chat_completions(self, body: ChatRequest, request: HttpRequest) -> Response:
         served = self.find(body.model)
         ids = await run_in_threadpool(chat_ids, served, body.messages)
         max_tokens = body.max_tokens or body.max_completion_tokens
         return await self._answer(request, served, body, max_tokens, [ids], bool(body.logprobs), chat=True)
 
-    async def complete(self, body: CompletionRequest, request: HttpRequest) -> Response:
+    async def completions(self, body: CompletionRequest, request: HttpRequest) -> Response:
         served = self.find(body.model)
         prompts = await run_in_threadpool(prompt_ids, served, body.prompt)
         suffix = await run_in_threadpool(suffix_ids, served, body.suffix)
@@ -112,7 +112,6 @@ class Service:
         exchange = Exchange(self.scheduler, served, requests, asked.stops, request.state.client)
         seen = sum(len(ids) + len(suffix) for ids in prompts)
         reply = Reply(served, exchange.answers, seed, seen, logprobs, chat)
-        exchange.submit()
         if asked.stream:
             return EventStream(exchange, self._chunks(exchange, reply, asked.stream_options or StreamOptions()))
         with exchange:

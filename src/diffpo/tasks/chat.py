@@ -99,20 +99,22 @@ class RowTask(ChatTask):
         """A row's prompt, without id and place; None to leave the row out, ValueError for a bad one."""
         raise NotImplementedError
 
+    def side(self, split: Split) -> Split:
+        """The split whose knob names the rows of `split`."""
+        return split
+
     def source(self, split: Split) -> Source:
         """Where the rows of a split come from."""
-        given = {"train": self.config.data, "test": self.config.test_data}[split]
-        return Source.parse(given, split) if given else self.default[split]
-
-    def knob(self, split: Split) -> str:
-        """The knob that names the source."""
-        return {"train": "task.data", "test": "task.test_data"}[split]
+        side = self.side(split)
+        given = {"train": self.config.data, "test": self.config.test_data}[side]
+        return Source.parse(given, side) if given else self.default[side]
 
     def rows(self, split: Split) -> list[Prompt]:
         """All prompts of a split, in the order of its rows; read once."""
         check_split(split)
         if split not in self._rows:
-            read = [(row, self.read(row)) for row in read_rows(self.source(split), self.columns, self.knob(split))]
+            knob = {"train": "task.data", "test": "task.test_data"}[self.side(split)]
+            read = [(row, self.read(row)) for row in read_rows(self.source(split), self.columns, knob)]
             found = [replace(prompt, place=row.place) for row, prompt in read if prompt is not None]
             if self.rewards is not None:
                 found = with_all_columns(found)
@@ -130,7 +132,8 @@ class RowTask(ChatTask):
 
     def has_rows(self, split: Split) -> bool:
         """Whether the split's prompts come from rows; where they do not they are generated."""
-        return bool({"train": self.config.data, "test": self.config.test_data}[split]) or split in self.default
+        given = {"train": self.config.data, "test": self.config.test_data}[self.side(split)]
+        return bool(given) or split in self.default
 
     def fit(self, split: Split, num_tokens: Callable[[Prompt], int], room: int) -> int:
         """Leave out the prompts of more than `room` tokens, where task.overlong says so; returns how many.

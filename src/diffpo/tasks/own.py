@@ -9,7 +9,7 @@ from diffpo.config import TaskConfig
 from diffpo.tasks.base import Split
 from diffpo.tasks.chat import RowTask
 from diffpo.tasks.conversations import read_example
-from diffpo.tasks.data import Row, Source
+from diffpo.tasks.data import Row
 from diffpo.tasks.stream import TEST_SHARE, stable_key
 from diffpo.types import Prompt
 
@@ -29,20 +29,9 @@ class Own(RowTask):
         super().__init__(config)
         self.name = Path(config.data).stem or config.name
 
-    def source(self, split: Split) -> Source:
-        """The split's file; task.data for both if there is no other."""
-        return super().source(self._side(split))
-
-    def knob(self, split: Split) -> str:
-        """The knob that names the source."""
-        return super().knob(self._side(split))
-
-    def _side(self, split: Split) -> Split:
+    def side(self, split: Split) -> Split:
+        """Its own; that of training for both if there is no other file."""
         return "train" if self.config.test_data is None else split
-
-    def has_rows(self, split: Split) -> bool:
-        """Always."""
-        return True
 
     def read(self, row: Row) -> Prompt:
         """The prompt, text or conversation; an answer that the conversation ends in is the column `completion`."""

@@ -8,19 +8,18 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from diffpo.config import SftConfig, TrainConfig
 from diffpo.files.folder import write_folder, write_text
 from diffpo.files.places import latest_checkpoint
 from diffpo.files.recipe import to_json
-from diffpo.models.card import model_card
+from diffpo.models.export import save_with_card
 from diffpo.models.finite import bad_weight, not_finite
 from diffpo.models.policy import Policy
 from diffpo.planning.changes import advise
@@ -162,7 +161,7 @@ class Run:
                 self.world.on_main(
                     lambda: write_folder(
                         self.folder / "policy",
-                        lambda draft: _save_policy(policy, draft, weights),
+                        lambda draft: save_with_card(policy, draft, weights),
                         f"; the run is done and stands in {self.checkpoints}: make room and resume",
                     )
                 )
@@ -269,8 +268,3 @@ class Run:
 
 SHOWN = ("loss", "reward", "accuracy", "nfe", "gamma")
 """Metrics beside the progress bar, where a run has them."""
-
-
-def _save_policy(policy: Policy, folder: Path, weights: Mapping[str, Tensor]) -> None:
-    policy.save_pretrained(folder, weights)
-    (folder / "README.md").write_text(model_card(policy))

@@ -1,4 +1,4 @@
-"""How objects show themselves in a notebook: what the terminal prints, and a picture, as HTML."""
+"""Tables for the terminal, and how objects show themselves in a notebook: the same, and a picture, as HTML."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ def as_html(*parts: RenderableType, picture: Picture | None = None) -> str:
         return html
     data, width = base64.b64encode(picture._repr_png_()).decode(), round(PIXELS * picture.get_figwidth())
     return f'{html}\n<img style="max-width: 100%" width="{width}" src="data:image/png;base64,{data}">'
+
+
+def numeric(*heads: str) -> list[Column]:
+    """Columns of numbers, which stand to the right."""
+    return [Column(head, justify="right") for head in heads]
 
 
 def facts_table(facts: Mapping[str, str]) -> Table:

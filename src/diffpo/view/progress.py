@@ -91,6 +91,11 @@ class Progress:
             print()
 
 
+def short(value: float, digits: int = 3) -> str:
+    """A number to so many digits; a whole one where it has as many before its point."""
+    return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
+
+
 def duration(seconds: float) -> str:
     """Seconds in the unit that a person would choose."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):

@@ -56,6 +56,14 @@ def test_what_is_not_a_number_is_null_in_json() -> None:
     assert plain["figures"] == {"f": None, "g": 3}
 
 
+def test_an_estimate_beyond_its_bounds_is_drawn() -> None:
+    noise = Series("all noise", ["off", "2"], [1.005, -0.001], [0.1, 0.1])
+    section = Section("gradient_noise_by_clamp", "t", "e", "x", "y", [noise])
+    assert section.bounds == (-0.001, 1.005)
+    low, high = section.plot().axes[0].get_ylim()
+    assert low <= -0.001 and high >= 1.005
+
+
 BAD = {
     "num_prompts": 0,
     "num_generations": 1,

@@ -147,8 +147,7 @@ def test_the_command_writes_each_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "gpu.json"
-    monkeypatch.setattr(gpu, "no_card", lambda minutes: "")
-    monkeypatch.setattr(gpu, "full_size", lambda: TINY)
+    monkeypatch.setattr(gpu, "full_size", lambda minutes: TINY)
 
     def suite(size: Size, minutes: float) -> Iterator[list[Figure]]:
         yield [Figure("speed", 2.0, at_least=3.0, part="first")]

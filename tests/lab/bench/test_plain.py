@@ -9,7 +9,7 @@ import torch
 
 from diffpo.lab.bench import plain
 from diffpo.lab.bench.measure import Tally, in_turn, peak_bytes
-from diffpo.lab.bench.workloads import batch_of, joint_step, random_policy, random_requests, run_step, score
+from diffpo.lab.bench.workloads import batch_of, joint_step, random_policy, random_requests, score
 from diffpo.models.attention import pack, queries_of
 from diffpo.models.likelihood import surrogate_logprobs
 from diffpo.models.transformer import TransformerConfig
@@ -72,8 +72,7 @@ def test_steps_of_both_change_the_weights() -> None:
     policy, other = random_policy(SHAPE, sharpness=20.0), random_policy(SHAPE, sharpness=20.0)
     before = policy.denoiser.head.weight.detach().clone()
     requests = random_requests(policy, LENGTHS, "steps:8", 16, 8, group=2)
-    state = joint_step(policy, requests, 2, 2)
-    run_step(state, requests, 2, 2)
+    joint_step(policy, requests, 2, 2)()
     plain.train_step(other, requests, 2, torch.optim.AdamW(other.denoiser.parameters(), lr=1e-3))
     assert not torch.equal(policy.denoiser.head.weight, before)
     assert not torch.equal(other.denoiser.head.weight, before)

@@ -29,7 +29,9 @@ def calibration_sections(subject: Subject) -> list[Section]:
         middles = [(EDGES[index] + EDGES[index + 1]) / 2 for index in means.bins]
         calibrated.append(Series(name, middles, means.mean, means.half_width))
         figures[f"right one token a call, share of prompts, {name}"] = sum(map(_correct, careful)) / len(careful)
-        figures[f"mean entropy of a committed token, {name}"] = _entropy(careful)
+        answers = [group.rollouts[0].completion for group in careful]
+        mean = torch.cat([answer.entropies[: answer.length] for answer in answers]).mean()
+        figures[f"mean entropy of a committed token, {name}"] = float(mean)
         committed.append(_by_gamma(name, subject.settings.gammas, by_gamma, tokens_per_call))
         accurate.append(_by_gamma(name, subject.settings.gammas, by_gamma, _correct))
     return [
@@ -91,11 +93,6 @@ def tokens_per_call(group: RolloutGroup) -> float:
 
 def _correct(group: RolloutGroup) -> float:
     return float(group.rollouts[0].verdict.correct)
-
-
-def _entropy(groups: Sequence[RolloutGroup]) -> float:
-    completions = [group.rollouts[0].completion for group in groups]
-    return float(torch.cat([completion.entropies[: completion.length] for completion in completions]).mean())
 
 
 def _by_gamma(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from diffpo.lab.study.statistics import rounded, student_quantile
+from diffpo.lab.study.statistics import rounded, statistic, student_quantile
 
 if TYPE_CHECKING:
     from diffpo.view.drawing import Picture
@@ -45,8 +45,10 @@ class Section:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """What the quantity on the axis cannot leave, whatever its interval; a mean's t interval may."""
-        return next((bounds for name, bounds in BOUNDS.items() if self.name.startswith(name)), (-math.inf, math.inf))
+        """What the quantity on the axis cannot leave, whatever its interval; an estimate beyond it stays in sight."""
+        low, high = next((ends for name, ends in BOUNDS.items() if self.name.startswith(name)), (-math.inf, math.inf))
+        known = [y for series in self.series for y in series.y if y is not None and math.isfinite(y)]
+        return min([low, *known]), max([high, *known])
 
     def __repr__(self) -> str:
         figures = "; ".join(f"{name} {value:.3g}" for name, value in self.figures.items() if value is not None)
@@ -66,10 +68,7 @@ class Section:
 
     def plain(self) -> dict[str, Any]:
         """For JSON, rounded."""
-        plain = asdict(self)
-        plain["series"] = [{name: rounded(value) for name, value in entry.items()} for entry in plain["series"]]
-        plain["figures"] = {name: rounded(value) for name, value in plain["figures"].items()}
-        return plain
+        return rounded(asdict(self))
 
 
 BOUNDS = {
@@ -108,6 +107,44 @@ def means_by(values: Tensor, bins: Tensor, clusters: Tensor, least: int = 2) -> 
     keep = present >= least
     quantile = torch.tensor([student_quantile(count) for count in present[keep].tolist()], dtype=torch.float64)
     return Means(names[keep].tolist(), mean[keep].tolist(), (quantile * spread[keep]).tolist())
+
+
+K = TypeVar("K")
+
+
+def means_over(runs: Sequence[Sequence[Section]]) -> list[Section]:
+    """Means over runs, two or more, and Student's 95 % interval of each, instead of the intervals over prompts.
+
+    Sections, lines, places and figures that one of the runs does not have, or has no value at, are left out.
+    """
+    others = [{section.name: section for section in sections} for sections in runs]
+    return [_mean([found[s.name] for found in others]) for s in runs[0] if all(s.name in found for found in others)]
+
+
+def _mean(sections: Sequence[Section]) -> Section:
+    lines = [{series.label: series for series in section.series} for section in sections]
+    series = [_line([known[label] for known in lines]) for label in lines[0] if all(label in known for known in lines)]
+    figures: dict[str, float | None] = {}
+    for name, (mean, half_width) in _means([section.figures for section in sections]).items():
+        figures |= {name: mean, f"{name} ±": half_width}
+    explains = f"{sections[0].explains} Means over {len(sections)} runs with their 95 % interval."
+    return replace(sections[0], explains=explains, series=series, figures=figures)
+
+
+def _line(lines: Sequence[Series]) -> Series:
+    found = _means([dict(zip(line.x, line.y, strict=True)) for line in lines])
+    y, half_width = zip(*found.values(), strict=True) if found else ((), ())
+    return Series(lines[0].label, list(found), list(y), list(half_width))
+
+
+def _means(runs: Sequence[Mapping[K, float | None]]) -> dict[K, tuple[float, float]]:
+    """Mean and half-width at each place where every run has a value."""
+    found: dict[K, tuple[float, float]] = {}
+    for place in runs[0]:
+        over = statistic([known.get(place) for known in runs])
+        if over and over.n == len(runs):
+            found[place] = over.mean, over.half_width
+    return found
 
 
 def surrogate_name(spec: str) -> str:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from diffpo.config.checks import check
+from diffpo.config.checks import bound, check
 from diffpo.config.idle import Idle, Knobs, refuse_idle
 from diffpo.config.objective import SURROGATES
 from diffpo.config.specs import parse_spec
@@ -52,10 +52,8 @@ class AnalysisConfig(Knobs):
         }
 
     def __post_init__(self) -> None:
-        for name in ("num_prompts", "num_draws", "weight_draws", "micro_batch_tokens"):
-            self._check(name, getattr(self, name) >= 1, ">= 1")
-        for name in ("num_generations", "gradient_draws"):
-            self._check(name, getattr(self, name) >= 2, ">= 2")
+        bound(self, "analysis.", "num_prompts num_draws weight_draws micro_batch_tokens", ">=", 1)
+        bound(self, "analysis.", "num_generations gradient_draws", ">=", 2)
         self._check("gradient_batches", self.gradient_batches >= 3, ">= 3: their spread is what is measured")
         self._check("latents", bool(self.latents) and min(self.latents) >= 1, "one or more numbers >= 1")
         self._check("clamps", bool(self.clamps) and all(clamp >= 0 for clamp in self.clamps), "one or more, each >= 0")

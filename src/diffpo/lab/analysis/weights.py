@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -57,11 +56,14 @@ def weight_sections(subject: Subject) -> list[Section]:
 
     def effective(limit: float) -> Series:
         by_call = [effective_sample_size(weights[calls == call].clamp_max(limit)) for call in mean.x]
-        label = "no clamp" if limit == math.inf else f"C = {limit:g}"
-        return Series(f"effective sample size, {label}", mean.x, [float(size) for size in by_call])
+        return Series(f"effective sample size, {_clamp(limit)}", mean.x, [float(size) for size in by_call])
 
     clamped, above = averaged(f"min({clamp:g}, w)", weights.clamp_max(clamp)), (weights > clamp).float()
-    limits = sorted({*subject.settings.clamps, clamp, math.inf} - {0.0})
+    figures: dict[str, float | None] = {}
+    for limit in sorted({*subject.settings.clamps, clamp, math.inf} - {0.0}):
+        figures[f"effective sample size, {_clamp(limit)}"] = float(effective_sample_size(weights.clamp_max(limit)))
+        if limit < math.inf:
+            figures[f"cut by {_clamp(limit)}"] = float((weights > limit).float().mean())
     x = "call that committed the token"
     return [
         Section(
@@ -83,17 +85,10 @@ def weight_sections(subject: Subject) -> list[Section]:
             "share of tokens",
             [effective(limit) for limit in sorted({clamp, math.inf})]
             + ([averaged(f"cut by C = {clamp:g}", above)] if clamp < math.inf else []),
-            _overall(weights, limits),
+            figures,
         ),
     ]
 
 
-def _overall(weights: Tensor, limits: Sequence[float]) -> dict[str, float | None]:
-    """Effective sample size and share above each clamp, over all tokens."""
-    figures: dict[str, float | None] = {}
-    for limit in limits:
-        label = "no clamp" if limit == math.inf else f"C = {limit:g}"
-        figures[f"effective sample size, {label}"] = float(effective_sample_size(weights.clamp_max(limit)))
-        if limit < math.inf:
-            figures[f"cut by {label}"] = float((weights > limit).float().mean())
-    return figures
+def _clamp(limit: float) -> str:
+    return "no clamp" if limit == math.inf else f"C = {limit:g}"

@@ -27,6 +27,7 @@ from diffpo.planning.gpus import Gpu
 from diffpo.planning.plan import Cluster, Start, plan
 from diffpo.rollout.engine import generate
 from diffpo.types import Batch, Request, Sampler
+from diffpo.view.progress import short
 
 GIB = 2**30
 
@@ -58,8 +59,7 @@ class Figure:
     @property
     def shown(self) -> str:
         """The value to three digits, with its unit."""
-        value = f"{self.value:,.0f}" if abs(self.value) >= 100 else f"{self.value:.3g}"
-        return f"{value} {self.unit}".strip()
+        return f"{short(self.value)} {self.unit}".strip()
 
 
 @dataclass(frozen=True)

@@ -59,18 +59,13 @@ PARTS: dict[str, Part] = {
 """In the order of what one would miss most, should the time run out."""
 
 
-def no_card(minutes: float) -> str:
-    """Why the suite cannot run here, and what it would do; "" where there is a card."""
-    if torch.cuda.is_available():
-        return ""
-    return (
-        f"suite gpu takes a CUDA card, and torch finds none; on one it would measure, in at most {minutes:g} minutes "
-        f"at LLaDA-8B's shape: {', '.join(PARTS)}"
-    )
-
-
-def full_size() -> Size:
-    """LLaDA-8B on this card, with as many of its layers as fit."""
+def full_size(minutes: float) -> Size:
+    """LLaDA-8B on this card, with as many of its layers as fit; ValueError without one says what `minutes` would do."""
+    if not torch.cuda.is_available():
+        raise ValueError(
+            "suite gpu takes a CUDA card, and torch finds none; on one it would measure, in at most "
+            f"{minutes:g} minutes at LLaDA-8B's shape: {', '.join(PARTS)}"
+        )
     config = load_config(TrainConfig, find_recipe(RECIPE))
     shape = FAMILIES["llada"].shape(PUBLISHED[config.model])
     share = min(1.0, torch.cuda.get_device_properties(0).total_memory / WHOLE)

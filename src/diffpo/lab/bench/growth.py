@@ -13,6 +13,7 @@ from diffpo.lab.bench.workloads import SMALL, random_policy, random_requests
 from diffpo.models.transformer import TransformerConfig
 from diffpo.rollout.engine import generate
 from diffpo.view.drawing import COLOURS, FAINT, INK, Picture, new_figure, style_axes
+from diffpo.view.progress import short
 
 AXES = {"canvas": (64, 128, 256), "vocabulary": (4096, 8192, 16384), "batch": (8, 16, 32), "NFE": (8, 16, 32)}
 """Sizes along each axis; all else stays: 8 rows, a canvas of 64 behind 64 tokens, blocks of 32, 8 calls a block."""
@@ -69,7 +70,7 @@ def growth_figure(measured: Mapping[str, Sequence[GrowthPoint]]) -> Picture:
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-        axes.set_yticks(times, [f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}" for ms in times])
+        axes.set_yticks(times, list(map(short, times)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(TITLES[axis], fontsize=10, color=INK)

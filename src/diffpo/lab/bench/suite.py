@@ -18,14 +18,13 @@ from diffpo.lab.bench.workloads import (
     joint_step,
     random_policy,
     random_requests,
-    run_step,
     score,
 )
 from diffpo.models.policy import Policy
 from diffpo.models.transformer import TransformerConfig
 from diffpo.rollout.engine import generate
 from diffpo.types import Request
-from diffpo.view.progress import Progress
+from diffpo.view.progress import Progress, duration
 
 CPU = torch.device("cpu")
 QUIET_SECONDS = 10.0
@@ -75,9 +74,9 @@ def published(size: Size, quiet: bool = False, parts: Sequence[Part] | None = No
     with Progress("bench", len(parts), quiet, unit="part") as progress:
         call = one_call(size)
         expected = {part.name: part.expected(call, size.repeats) for part in parts}
-        progress.note(f"about {_minutes(sum(expected.values()))} on an idle machine, in {len(parts)} parts:")
+        progress.note(f"about {duration(sum(expected.values()))} on an idle machine, in {len(parts)} parts:")
         for index, (name, due) in enumerate(expected.items(), start=1):
-            progress.note(f"  {index} {name}: {_minutes(due)}")
+            progress.note(f"  {index} {name}: {duration(due)}")
         for part in parts:
             progress.note(f"{part.name} ...")
             rows = list(part.measure(size, _signs(progress)))
@@ -90,10 +89,6 @@ def one_call(size: Size) -> float:
     policy = random_policy(size.shape)
     requests = random_requests(policy, size.lengths, "steps:2")
     return [seconds(lambda: plain.decode(policy, requests), CPU) for _ in range(2)][-1] / 2
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
 
 
 def _signs(progress: Progress) -> Heard:
@@ -187,17 +182,11 @@ def whole_step(size: Size, heard: Heard) -> Iterator[Row]:
     policy = random_policy(size.shape)
     group = 2
     requests = random_requests(policy, size.lengths, "steps:64", group=group)
-    state = joint_step(policy, requests, 4, group)
+    ours = joint_step(policy, requests, 4, group)
     copy = random_policy(size.shape)
     optimizer = torch.optim.AdamW(copy.denoiser.parameters(), lr=1e-6)
-    yield compare(
-        "joint step, mu = 4: d1's step",
-        6.0,
-        lambda: run_step(state, requests, 4, group),
-        lambda: plain.train_step(copy, requests, 4, optimizer),
-        size.repeats,
-        heard,
-    )
+    name = "joint step, mu = 4: d1's step"
+    yield compare(name, 6.0, ours, lambda: plain.train_step(copy, requests, 4, optimizer), size.repeats, heard)
 
 
 def growth(size: Size, heard: Heard) -> Iterator[Row]:

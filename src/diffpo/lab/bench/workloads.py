@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -105,15 +105,10 @@ class IdsTask:
         return Verdict(correct, float(correct))
 
 
-def joint_step(policy: Policy, requests: Sequence[Request], num_iterations: int, group: int) -> TrainState:
-    """A state from which `run_step` makes whole steps of joint DiFFPO on these requests' prompts."""
-    policy.add_head(ThresholdConfig(delay_steps=0))
-    return TrainState.begin(policy, step_config(requests, num_iterations, group))
-
-
-def step_config(requests: Sequence[Request], num_iterations: int, group: int) -> TrainConfig:
-    first = requests[0]
-    return TrainConfig(
+def joint_step(policy: Policy, requests: Sequence[Request], num_iterations: int, group: int) -> Callable[[], None]:
+    """What takes a step of joint DiFFPO on these requests' prompts: rollouts, rewards and updates."""
+    first, world, task = requests[0], World(), IdsTask(requests)
+    config = TrainConfig(
         prompts_per_step=len(requests) // group,
         num_generations=group,
         load=LoadConfig(device="cpu"),
@@ -121,12 +116,13 @@ def step_config(requests: Sequence[Request], num_iterations: int, group: int) ->
         objective=ObjectiveConfig(num_iterations=num_iterations),
         optim=OptimConfig(micro_batch_tokens=2048),
     )
+    policy.add_head(ThresholdConfig(delay_steps=0))
+    state = TrainState.begin(policy, config)
 
+    def step() -> None:
+        state.iteration = 0
+        state.experience = gather(state, task, config, world)
+        while state.iteration < num_iterations:
+            update(state, config, world)
 
-def run_step(state: TrainState, requests: Sequence[Request], num_iterations: int, group: int) -> None:
-    """Rollouts, rewards and updates, as the training loop makes them."""
-    config, world = step_config(requests, num_iterations, group), World()
-    state.iteration = 0
-    state.experience = gather(state, IdsTask(requests), config, world)
-    while state.iteration < num_iterations:
-        update(state, config, world)
+    return step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 from diffpo.config import TrainConfig
@@ -62,10 +63,6 @@ def sampler_of(policy: Policy, config: TrainConfig) -> str:
 def choose_prompts(prompts: Sequence[Prompt], num: int) -> list[Prompt]:
     """The first `num` prompts, taking the levels of difficulty in turn."""
     levels = sorted({prompt.level for prompt in prompts})
-    queues = {level: [prompt for prompt in prompts if prompt.level == level] for level in levels}
-    chosen: list[Prompt] = []
-    while len(chosen) < min(num, len(prompts)):
-        for level in levels:
-            if queues[level] and len(chosen) < num:
-                chosen.append(queues[level].pop(0))
-    return sorted(chosen, key=lambda prompt: levels.index(prompt.level))
+    queues = ([prompt for prompt in prompts if prompt.level == level] for level in levels)
+    in_turn = [prompt for turn in zip_longest(*queues) for prompt in turn if prompt]
+    return sorted(in_turn[:num], key=lambda prompt: prompt.level)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from diffpo.evaluation.figures import LEVEL_COLOURS, Metrics
+from diffpo.evaluation.figures import LEVEL_COLOURS, PANELS, Metrics, step_panels
 from diffpo.lab.study.plan import BASE
 from diffpo.lab.study.statistics import statistic
-from diffpo.lab.study.tables import columns_of, direction_of, exceeds_spread, header, scale_of
+from diffpo.lab.study.tables import columns_of, direction_of, header, judged, scale_of
 from diffpo.view.drawing import (
     BETTER,
     FAINT,
@@ -50,6 +51,21 @@ def _legend(figure: Figure, summary: Summary, names: Sequence[str] = ()) -> None
     legend_above(figure, [looks[name].handle(summary["arms"][name]["label"]) for name in names or looks])
 
 
+def _percent(share: Mapping[str, Any]) -> tuple[float, float]:
+    """Mean and half-width in %."""
+    return 100 * share["mean"], 100 * share["half_width"]
+
+
+def _draw_means(axes: Axes, points: Sequence[tuple[float, float, float]], summary: Summary, arm: str) -> None:
+    """A line through an arm's points (x, mean, half-width); the band of the baseline."""
+    if points:
+        x, middle, width = (np.array(values) for values in zip(*points, strict=True))
+        style = styles_of(summary)[arm]
+        if arm == summary["baseline"]:
+            axes.fill_between(x, middle - width, middle + width, color=style.colour, alpha=0.13, linewidth=0)
+        axes.plot(x, middle, linewidth=1.8, markersize=4.5, **style.line)
+
+
 # --- accuracy against NFE ----------------------------------------------------------------------------------------
 
 
@@ -65,11 +81,7 @@ def study_frontier_figure(summary: Summary) -> Picture:
     scale_calls(axes)
     for name, style in styles_of(summary).items():
         metrics = summary["arms"][name]["metrics"]
-        if points := sorted(_points(metrics, "entropy_bound:")):
-            calls, middle, width = (np.array([point[i] for point in points]) for i in range(3))
-            if name == summary["baseline"]:
-                axes.fill_between(calls, middle - width, middle + width, color=style.colour, alpha=0.13, linewidth=0)
-            axes.plot(calls, middle, linewidth=1.8, markersize=4.5, **style.line)
+        _draw_means(axes, sorted(_points(metrics, "entropy_bound:")), summary, name)
         for call, accuracy, _ in _points(metrics, "learned"):
             star = {"markersize": 19, "markeredgecolor": "white", "markeredgewidth": 1}
             axes.plot([call], [accuracy], "*", color=style.colour, zorder=5, **star)  # type: ignore[arg-type]
@@ -85,7 +97,7 @@ def _points(metrics: Mapping[str, Any], prefix: str) -> list[tuple[float, float,
     """Mean NFE, mean accuracy in %, its half-width, of the samplers whose name begins so; levels are left out."""
     names = [name.removeprefix("accuracy/") for name in metrics if name.startswith(f"accuracy/{prefix}")]
     return [
-        (metrics[f"nfe/{name}"]["mean"], *(100 * metrics[f"accuracy/{name}"][key] for key in ("mean", "half_width")))
+        (metrics[f"nfe/{name}"]["mean"], *_percent(metrics[f"accuracy/{name}"]))
         for name in names
         if "/" not in name and f"nfe/{name}" in metrics
     ]
@@ -140,8 +152,7 @@ def unit_of(metric: str) -> str:
 
 
 def _draw_difference(axes: Axes, value: Mapping[str, Any], row: int, metric: str) -> None:
-    scale, gain = scale_of(metric), direction_of(metric) * value["mean"]
-    colour = INK if not exceeds_spread(value) or not gain else BETTER if gain > 0 else WORSE
+    scale, colour = scale_of(metric), {"better": BETTER, "worse": WORSE, "": INK}[judged(metric, value)]
     mean, half = scale * value["mean"], scale * value["half_width"]
     axes.plot([mean - half, mean + half], [row, row], color=colour, linewidth=1.2, alpha=0.7)
     axes.plot([scale * value["low"], scale * value["high"]], [row, row], color=colour, linewidth=4.5, alpha=0.35)
@@ -156,7 +167,10 @@ def _draw_difference(axes: Axes, value: Mapping[str, Any], row: int, metric: str
 
 def cost_figure(summary: Summary) -> Picture:
     """Accuracy of the tracked samplers as training goes on, at equal updates and at equal rows through the denoiser."""
-    tracked = [m for m in _tracked(summary) if sum(_has(arm, m) for arm in summary["arms"].values()) > 1]
+    curves = {name: arm["curve"] for name, arm in summary["arms"].items() if name != BASE}
+    followed = [[metric for metric in curve[0] if sum(metric in p for p in curve) > 1] for curve in curves.values()]
+    arms_of = Counter(metric for metrics in followed for metric in metrics if metric.startswith("accuracy/"))
+    tracked = [metric for metric, arms in arms_of.items() if arms > 1]
     if not tracked:
         raise NothingToDraw(f"{summary['name']}: no sampler was measured while training: name one in measure.track")
     axes_of = {"step": "steps of training", "forwards": "rows through the denoiser, rollouts and updates (thousands)"}
@@ -167,9 +181,9 @@ def cost_figure(summary: Summary) -> Picture:
             axes = figure.add_subplot(len(tracked), 2, 2 * row + column + 1, sharey=first)
             first = first or axes
             style_axes(axes)
-            for name, style in styles_of(summary).items():
-                band = name == summary["baseline"]
-                _draw_curve(axes, _curve(summary, name, metric), metric, key, style, band)
+            for name, curve in curves.items():
+                from_start = [point for point in (*summary["arms"][BASE]["curve"], *curve) if metric in point]
+                _draw_means(axes, [(point[key], *_percent(point[metric])) for point in from_start], summary, name)
             keep_within(axes, 0, 100)
             if key == "forwards":
                 axes.axvline(summary["equal_forwards"], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
@@ -179,32 +193,6 @@ def cost_figure(summary: Summary) -> Picture:
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     _legend(figure, summary)
     return figure
-
-
-def _tracked(summary: Summary) -> list[str]:
-    names = {m: None for arm in summary["arms"].values() for point in arm["curve"] for m in point}
-    return [name for name in names if name.startswith("accuracy/")]
-
-
-def _has(arm: Mapping[str, Any], metric: str) -> bool:
-    return len([point for point in arm["curve"] if metric in point]) > 1
-
-
-def _curve(summary: Summary, name: str, metric: str) -> list[Mapping[str, Any]]:
-    """The arm's points that have the metric, from the start that all arms share."""
-    arms = () if name == BASE else (BASE, name)
-    return [point for arm in arms for point in summary["arms"][arm]["curve"] if metric in point]
-
-
-def _draw_curve(
-    axes: Axes, points: Sequence[Mapping[str, Any]], metric: str, key: str, style: Style, band: bool
-) -> None:
-    if points:
-        x = [point[key] for point in points]
-        middle, width = (np.array([100 * point[metric][part] for point in points]) for part in ("mean", "half_width"))
-        if band:
-            axes.fill_between(x, middle - width, middle + width, color=style.colour, alpha=0.13, linewidth=0)
-        axes.plot(x, middle, linewidth=1.8, markersize=4.5, **style.line)
 
 
 def equal_cost_figure(summaries: Sequence[Summary]) -> Picture:
@@ -246,30 +234,15 @@ def equal_cost_figure(summaries: Sequence[Summary]) -> Picture:
 
 # --- curves of the runs ------------------------------------------------------------------------------------------
 
-PANELS = {
-    "reward": "reward",
-    "accuracy": "accuracy (%)",
-    "nfe": "denoiser calls (NFE)",
-    "gamma": "threshold gamma (nats)",
-    "entropy": "entropy (nats)",
-    "surrogate_kl": "surrogate KL",
-    "clip_ratio": "clipped tokens (%)",
-    "importance/ess": "effective sample size (%)",
-}
-
 
 def runs_figure(summary: Summary, runs: Mapping[str, Sequence[Sequence[Metrics]]]) -> Picture:
     """Metrics of the rollouts over the steps of training: the mean over an arm's runs, and each run faintly."""
     shown = [m for m in PANELS if any(step.get(m) is not None for arm in runs.values() for run in arm for step in run)]
     if not shown:
         raise NothingToDraw(f"{summary['name']}: none of its runs has metrics to draw")
-    columns = min(4, len(shown))
-    rows = math.ceil(len(shown) / columns)
-    figure = new_figure((3.1 * columns, 2.4 * rows + 0.5))
+    figure, panels = step_panels([PANELS[metric] for metric in shown], headroom=0.5)
     looks = styles_of(summary)
-    for index, metric in enumerate(shown):
-        axes = figure.add_subplot(rows, columns, index + 1)
-        style_axes(axes)
+    for metric, axes in zip(shown, panels.values(), strict=True):
         scale = 100 if PANELS[metric].endswith("(%)") else 1
         for name, arm in runs.items():
             lines = [[scale * v if (v := step.get(metric)) is not None else math.nan for step in run] for run in arm]
@@ -283,11 +256,7 @@ def runs_figure(summary: Summary, runs: Mapping[str, Sequence[Sequence[Metrics]]
             every = max(1, length // 6)  # marks enough to tell arms apart without their colours
             axes.plot(range(1, length + 1), mean, linewidth=1.6, markersize=4, markevery=every, **looks[name].line)
         keep_within(axes, 0, 100 if scale == 100 else math.inf)
-        axes.set_title(PANELS[metric], fontsize=11, color=INK, loc="left")
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
-        axes.tick_params(labelsize=10)
-        if index + columns >= len(shown):
-            axes.set_xlabel("step", fontsize=10, color=INK)
     _legend(figure, summary, [name for name in summary["arms"] if name in runs])
     return figure
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from markupsafe import Markup, escape
 
 from diffpo import __version__
-from diffpo.evaluation.figures import frontier_figure, training_figure
+from diffpo.evaluation.figures import PANELS, frontier_figure, training_figure
 from diffpo.lab.analysis.show import section_figure
 from diffpo.lab.report.examples import Example, read_examples
 from diffpo.lab.report.figures import (
-    PANELS,
     NothingToDraw,
     cost_figure,
     differences_figure,
@@ -144,10 +143,9 @@ def add_study(page: Page, study: StudyResult, num_examples: int) -> None:
         ),
         study_tables(summary),
     ]
-    firsts = {arm: runs[0] for arm, runs in study.runs.items()}
     for runs in study.runs.values():
         parts += [analyses(page, run) for run in runs]
-    lanes = {summary["arms"][arm]["label"]: run for arm, run in firsts.items()}
+    lanes = {summary["arms"][arm]["label"]: runs[0] for arm, runs in study.runs.items()}
     parts.append(unmaskings(lanes, num_examples, f"seed {summary['seeds'][0]}"))
     page.add(summary["title"], *parts)
 

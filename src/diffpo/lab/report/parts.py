@@ -13,16 +13,7 @@ from diffpo.lab.analysis.sections import Section
 from diffpo.lab.report.examples import Example
 from diffpo.lab.report.sources import Measured
 from diffpo.lab.study.plan import BASE
-from diffpo.lab.study.tables import (
-    COSTS,
-    columns_of,
-    difference_cell,
-    direction_of,
-    exceeds_spread,
-    header,
-    mean_cell,
-    tables,
-)
+from diffpo.lab.study.tables import by_seed, columns_of, exceeds_spread, figure, header, judged, tables
 from diffpo.view.canvas import ink_on, shade
 
 Summary = Mapping[str, Any]
@@ -51,8 +42,9 @@ def piece(name: str, *values: Any) -> Markup:
 
 
 def table(rows: Sequence[Sequence[str]], classes: Mapping[tuple[int, int], str] | None = None) -> Markup:
-    """Rows of text, the head first; `classes` mark cells by (row, column), the head being row 0."""
-    return piece("table", rows, classes or {})
+    """Rows of text, the head first; `classes` mark cells by (row, column), the head being row 0. Nothing but a head is
+    nothing."""
+    return piece("table", rows, classes or {}) if len(rows) > 1 else Markup()
 
 
 def folded(title: str, html: str) -> Markup:
@@ -93,7 +85,7 @@ def findings(summary: Summary) -> Markup:
     clear = [entry for entry in pairs if exceeds_spread(entry[2])]
     clear.sort(key=lambda entry: -abs(entry[2]["mean"]) / entry[2]["half_width"])
     shown = [
-        (arms[name]["label"], colour(metric, value), _difference(metric, value, summary), header(metric))
+        (arms[name]["label"], judged(metric, value), _mean_and_half_width(metric, value), header(metric))
         for name, metric, value in clear[:NUM_FINDINGS]
     ]
     words = (
@@ -103,43 +95,32 @@ def findings(summary: Summary) -> Markup:
     return piece("findings", words, shown, len(clear) - len(shown))
 
 
-def _difference(metric: str, value: Mapping[str, Any], summary: Summary) -> str:
-    return difference_cell(metric, value, len(summary["seeds"])).partition(" [")[0]
+def _mean_and_half_width(metric: str, value: Mapping[str, Any]) -> str:
+    return f"{figure(metric, value['mean'], '+')} ± {figure(metric, value['half_width'])}"
 
 
 def reached_table(summary: Summary) -> Markup:
     """What the arms reached; green and red are better and worse than the baseline by more than the seeds' spread."""
-    columns, classes = columns_of(summary), {}
-    rows = [["", *map(header, columns)]]
-    for number, arm in enumerate(summary["arms"].values(), 1):
-        rows.append([arm["label"], *(mean_cell(m, arm["metrics"].get(m), len(summary["seeds"])) for m in columns)])
-        for column, metric in enumerate(columns, 1):
-            if value := arm["versus"].get(metric):
-                classes[number, column] = colour(metric, value)
-    return table(rows, classes)
+    (_, *head), *arms = tables(summary)[0]
+    classes = {
+        (row, column): judged(metric, arm["versus"][metric])
+        for row, arm in enumerate(summary["arms"].values(), 1)
+        for column, metric in enumerate(columns_of(summary), 1)
+        if metric in arm["versus"]
+    }
+    return table([["", *head], *arms], classes)
 
 
 def study_tables(summary: Summary) -> Markup:
     """Differences, costs, every seed and the tuning, folded."""
-    _, (_, against), (_, took) = tables(summary)
+    _, against, took = tables(summary)
     words = {(row, column): "words" for row in range(1, len(took)) for column in (len(took[0]) - 2, len(took[0]) - 1)}
-    found = folded("Paired differences in figures", table(against)) if len(against) > 1 else Markup()
-    found += folded("What training took, and the settings", table(took, words)) if len(took) > 1 else ""
-    return found + folded("Every seed", _by_seed(summary)) + folded("Learning rates and the like", _tuning(summary))
-
-
-def _by_seed(summary: Summary) -> Markup:
-    rows = [["", "metric", *(f"seed {seed}" for seed in summary["seeds"])]]
+    seeds = [["", "metric", *(f"seed {seed}" for seed in summary["seeds"])]]
     for metric in columns_of(summary):
-        for arm in summary["arms"].values():
-            if value := arm["metrics"].get(metric):
-                seeds = [mean_cell(metric, _alone(seed), 1) for seed in value["by_seed"]]
-                rows.append([arm["label"], header(metric), *seeds])
-    return table(rows) if len(rows) > 1 else Markup()
-
-
-def _alone(value: float | None) -> dict[str, float] | None:
-    return None if value is None else {"mean": value, "std": 0.0, "n": 1}
+        seeds += [[label, header(metric), *values] for label, *values in by_seed(summary, metric)]
+    found = folded("Paired differences in figures", table(against))
+    found += folded("What training took, and the settings", table(took, words))
+    return found + folded("Every seed", table(seeds)) + folded("Learning rates and the like", _tuning(summary))
 
 
 def _tuning(summary: Summary) -> Markup:
@@ -147,19 +128,11 @@ def _tuning(summary: Summary) -> Markup:
     for arm in summary["arms"].values():
         for trial in arm.get("tuning", {}).get("trials", ()):
             metric = arm["tuning"]["metric"]
-            seeds = " ".join(mean_cell(metric, _alone(seed), 1) for seed in trial["by_seed"])
+            seeds = " ".join(figure(metric, seed) for seed in trial["by_seed"])
             values = ", ".join(f"{key} {value}" for key, value in trial["values"].items())
-            mean = mean_cell(metric, _alone(trial["mean"]), 1)
-            rows.append(
-                [arm["label"], values, header(metric), mean, seeds, "taken" * (trial["values"] == arm["tuned"])]
-            )
-    return table(rows) if len(rows) > 1 else Markup()
-
-
-def colour(metric: str, value: Mapping[str, Any]) -> str:
-    """ "better" or "worse" where a difference exceeds the seeds' spread and the metric has a good direction."""
-    gain = direction_of(metric) * value["mean"] if exceeds_spread(value) and metric not in COSTS else 0
-    return "better" if gain > 0 else "worse" if gain < 0 else ""
+            taken = "taken" if trial["values"] == arm["tuned"] else ""
+            rows.append([arm["label"], values, header(metric), figure(metric, trial["mean"]), seeds, taken])
+    return table(rows)
 
 
 # --- runs and evaluations ----------------------------------------------------------------------------------------
@@ -175,13 +148,13 @@ def points_table(measured: Mapping[str, Measured], levels: bool) -> Markup:
                 gamma = "" if point.gamma is None else f"{point.gamma:.3g}"
                 level = [point.level] if levels else []
                 rows.append([name, point.sampler, *level, str(point.num_prompts), accuracy, f"{point.nfe:.2f}", gamma])
-    return table(rows) if len(rows) > 1 else Markup()
+    return table(rows)
 
 
 def figures_table(section: Section) -> Markup:
     """The single numbers of an analysis' section."""
     rows = [["", ""], *([name, "" if value is None else f"{value:.4g}"] for name, value in section.figures.items())]
-    return folded("figures", table(rows)) if section.figures else Markup()
+    return folded("figures", table(rows))
 
 
 # --- unmaskings --------------------------------------------------------------------------------------------------

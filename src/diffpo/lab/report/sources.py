@@ -47,7 +47,6 @@ FIGURES: Mapping[str, Callable[[Mapping[str, Any]], Picture]] = {
 class Analysis:
     """What `diffpo analyze` wrote (docs/analysis.md)."""
 
-    title: str
     command: str
     commit: str
     sections: Sequence[Section]
@@ -87,26 +86,25 @@ class Run:
             facts["importance weights"] = f"C = {clamp:g}" if clamp else "off"
             facts["rollouts"] = config.rollout.sampler
         edge = max(1, len(self.metrics) // EDGE)
+        span = f"first and last {edge} steps" if edge > 1 else "first and last step"
         for metric, label, scale, digits in (
             ("reward", "reward", 1, 2),
             ("accuracy", "accuracy %", 100, 1),
             ("nfe", "denoiser calls", 1, 1),
             ("loss", "loss", 1, 3),
         ):
-            ends = [mean_of(steps, metric) for steps in (self.metrics[:edge], self.metrics[-edge:])]
-            first, last = (None if end is None else f"{scale * end:.{digits}f}" for end in ends)
-            if first and last:
-                facts[f"{label}, first and last {edge} steps" if edge > 1 else f"{label}, first and last step"] = (
-                    f"{first} → {last}"
-                )
+            steps = self.metrics[:edge], self.metrics[-edge:]
+            ends = [[value for step in end if (value := step.get(metric)) is not None] for end in steps]
+            if all(ends):
+                facts[f"{label}, {span}"] = " → ".join(f"{scale * fmean(end):.{digits}f}" for end in ends)
         return facts
 
     def __repr__(self) -> str:
         return f"Run({self.name}; {'; '.join(f'{name}: {value}' for name, value in self.facts.items())})"
 
     def _repr_html_(self) -> str:
-        drawn = bool(self.metrics)
-        return as_html(facts_table({"run": self.name} | self.facts), picture=self.plot() if drawn else None)
+        picture = self.plot() if self.metrics else None
+        return as_html(facts_table({"run": self.name} | self.facts), picture=picture)
 
     def plot(self) -> Picture:
         """Its metrics over its steps (`evaluation.figures.training_figure`)."""
@@ -280,7 +278,7 @@ def _analysis(file: Path) -> Analysis:
             Section(**(entry | {"series": [Series(**series) for series in entry["series"]]}))
             for entry in values["sections"]
         ]
-        return Analysis(values["title"], values["command"], values["origin"]["commit"], sections)
+        return Analysis(values["command"], values["origin"]["commit"], sections)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{file}: not what diffpo analyze writes ({error}); make it again, or remove it") from None
 
@@ -296,9 +294,3 @@ def _measured(folder: Path) -> Measured:
         raise ValueError(
             f"{folder}/evaluation.json: of another version ({error}): make it again, diffpo eval"
         ) from None
-
-
-def mean_of(steps: Sequence[Mapping[str, float | None]], metric: str) -> float | None:
-    """Mean over the steps that have it."""
-    values = [value for step in steps if (value := step.get(metric)) is not None]
-    return fmean(values) if values else None

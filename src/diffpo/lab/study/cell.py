@@ -22,12 +22,12 @@ from typing import Any
 import torch
 
 from diffpo.config import RolloutConfig, SftConfig, TaskConfig, TrainConfig
-from diffpo.evaluation.answers import Answer, answer, asked, points_of
+from diffpo.evaluation.answers import answer, asked, points_of
 from diffpo.evaluation.evaluate import Evaluation
 from diffpo.files.folder import write_text
 from diffpo.files.recipe import from_dict
 from diffpo.lab.study.origin import origin
-from diffpo.models.policy import Policy, load_policy
+from diffpo.models.policy import load_policy
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 from diffpo.training.loop import train
@@ -99,7 +99,10 @@ def _measure(cell: dict[str, Any], folder: Path, step: int, model: Path, last: b
     rollout = from_dict(RolloutConfig, cell["rollout"] | {"temperature": 0.0})
     samplers = [spec for spec in dict.fromkeys(wanted) if spec != "learned" or policy.sampler_head]
     fixed = [f"entropy_bound:{gamma:g}" for gamma in gammas]
-    answers = {spec: _answers(policy, task, prompts, rollout, spec) for spec in dict.fromkeys((*samplers, *fixed))}
+    answers = {
+        spec: answer(policy, task, asked(prompts), replace(rollout, sampler=spec), seed=0, early_exit=False)
+        for spec in dict.fromkeys((*samplers, *fixed))
+    }
     points = {spec: points_of(spec, found) for spec, found in answers.items()}
     Evaluation(
         task.name,
@@ -116,10 +119,6 @@ def _measure(cell: dict[str, Any], folder: Path, step: int, model: Path, last: b
     write_text(place / "answers.json", json.dumps(record) + "\n")
     figures = ", ".join(f"{s} {100 * p[0].accuracy:.1f} % in {p[0].nfe:.2f}" for s, p in points.items())
     print(f"step {step}: {figures}", flush=True)
-
-
-def _answers(policy: Policy, task: Task, prompts: Sequence[Prompt], rollout: RolloutConfig, spec: str) -> list[Answer]:
-    return answer(policy, task, asked(prompts), replace(rollout, sampler=spec), seed=0, early_exit=False)
 
 
 def distinct_prompts(task: Task, num: int, skip: int = 0) -> list[Prompt]:

@@ -20,6 +20,7 @@ from diffpo.models.policy import create_policy
 from diffpo.objective import Objective
 from diffpo.planning.steps import expected_nfe
 from diffpo.tasks import load_task, load_tiny_task
+from diffpo.view.notebook import numeric
 
 LIVE = 0.8
 """Share of the rollouts assumed to have an advantage: those that are learned from, where not all are."""
@@ -84,11 +85,8 @@ def grid_table(study: Study, folder: Path, jobs: int) -> Table:
     gen_length = study.train.rollout.gen_length or task.gen_length
     prompt_length = len(task.prompts("test", 1)[0].text)
     cost = seconds_per_row(study, prompt_length, gen_length)
-    table = Table(title=f"{study.config.title or study.name}", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("arm")
-    table.add_column("settings")
-    for name in ("tuning", "runs", "done", "minutes"):
-        table.add_column(name, justify="right")
+    heads = ("arm", "settings", *numeric("tuning", "runs", "done", "minutes"))
+    table = Table(*heads, title=study.config.title or study.name, title_justify="left", box=box.SIMPLE_HEAD)
     groups = {BASE: ("", [], study.base_cells())}
     for arm in study.arms:
         trials = [cell for _, cells in study.tune_cells(arm) for cell in cells]
@@ -103,11 +101,10 @@ def grid_table(study: Study, folder: Path, jobs: int) -> Table:
         minutes = f"{seconds / 60:.0f}" if cost else "?"
         table.add_row(Text(name), Text(settings), str(len(trials) or ""), str(len(cells)), str(done), minutes)
     table.caption_justify = "left"
-    table.caption = f"{count:.0f} runs; {jobs} at a time" + (
-        f"\nabout {total / 60 / jobs:.0f} minutes in all, {left / 60 / jobs:.0f} to go, on an idle machine"
-        if cost
-        else ""
-    )
+    table.caption = f"{count:.0f} runs; {jobs} at a time"
+    if cost:
+        whole, to_go = total / 60 / jobs, left / 60 / jobs
+        table.caption += f"\nabout {whole:.0f} minutes in all, {to_go:.0f} to go, on an idle machine"
     return table
 
 

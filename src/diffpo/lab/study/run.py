@@ -48,17 +48,17 @@ def _run_study(study: Study, runner: Runner) -> dict[str, Any]:
     trials = [cell for found in tuning.values() for _, cells in found for cell in cells]
     runner.check([*bases, *trials])
     total = len(bases) + len(trials) + len(study.arms) * len(study.config.seeds)
-    with Progress(study.name, total, runner.quiet, unit="cell") as progress:
+    with Progress(study.name, total, unit="cell") as progress:
         runner.run(bases, progress)
         runner.run(trials, progress)
         lost = {cell.name.partition("/")[0] for cell in trials if cell.name in runner.failed}
         ready = [arm for arm in study.arms if arm.name not in lost]  # without its trials nothing can be chosen
         chosen = {arm.name: runner.choose(tuning[arm.name]) for arm in ready}
         cells = {arm.name: study.cells(arm, chosen[arm.name]) for arm in ready}
-        flat = [cell for found in cells.values() for cell in found]
-        runner.check(flat)
         # seed by seed, so that a study that is cut short has whole seeds
-        runner.run(sorted(flat, key=lambda cell: study.config.seeds.index(seed_of(cell))), progress)
+        by_seed = [cell for of_seed in zip(*cells.values(), strict=True) for cell in of_seed]
+        runner.check(by_seed)
+        runner.run(by_seed, progress)
     runner.raise_failures()
     seconds = time.perf_counter() - started
     whole = len(runner.started) == total  # what an earlier call had done, this one did not wait for
@@ -69,8 +69,8 @@ def _run_study(study: Study, runner: Runner) -> dict[str, Any]:
 class Runner:
     """Runs cells below a folder and remembers which failed."""
 
-    def __init__(self, study: Study, folder: Path, jobs: int, quiet: bool = False, device: str = "cpu") -> None:
-        self.study, self.folder, self.jobs, self.quiet, self.device = study, folder, jobs, quiet, device
+    def __init__(self, study: Study, folder: Path, jobs: int, device: str = "cpu") -> None:
+        self.study, self.folder, self.jobs, self.device = study, folder, jobs, device
         self.failed: dict[str, str] = {}
         """Cell to why."""
         self.processes: set[subprocess.Popen] = set()
@@ -193,8 +193,3 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
         elif old != new:
             found.append(prefix + name)
     return found
-
-
-def seed_of(cell: Cell) -> int:
-    """The seed that the cell's name ends in."""
-    return int(cell.name.rpartition("_")[2])

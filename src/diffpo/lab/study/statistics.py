@@ -36,7 +36,7 @@ class Statistic:
 
     def plain(self) -> dict[str, Any]:
         """For JSON, rounded."""
-        return {name: rounded(value) for name, value in asdict(self).items()}
+        return rounded(asdict(self))
 
 
 def statistic(by_seed: Sequence[float | None]) -> Statistic | None:
@@ -105,7 +105,9 @@ def first_reach(points: Sequence[tuple[float, float]], y: float) -> float | None
 
 
 def rounded(value: Any) -> Any:
-    """Floats to DIGITS significant decimals, lists of them too; what is not finite is None."""
+    """Floats to DIGITS decimals, those in lists and dicts too; what is not finite is None."""
     if isinstance(value, float):
         return round(value, DIGITS) if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: rounded(entry) for name, entry in value.items()}
     return [rounded(entry) for entry in value] if isinstance(value, list | tuple) else value

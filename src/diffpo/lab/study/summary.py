@@ -11,7 +11,7 @@ from typing import Any
 
 from diffpo.evaluation.evaluate import Evaluation
 from diffpo.lab.study.plan import BASE, Cell, Study
-from diffpo.lab.study.statistics import Statistic, crossed_interval, first_reach, read_off, rounded, statistic
+from diffpo.lab.study.statistics import crossed_interval, first_reach, read_off, rounded, statistic
 
 Figures = dict[str, float]
 Trials = Sequence[tuple[Mapping[str, Any], Sequence[Cell]]]
@@ -22,7 +22,7 @@ def figures(folder: Path, cell: Cell, study: Study) -> Figures:
     """What one cell measured, by name (docs/studies.md): accuracies and shares in [0, 1]."""
     result = json.loads((folder / "result.json").read_text())
     last = result["points"][-1]
-    place = folder / "points" / f"{last['step']:06d}"
+    place = _end(folder)
     evaluation, found = Evaluation.load(place), _rewards(place, study.train.objective.speed_weight)
     for point in (*evaluation.points, *evaluation.frontier):
         name = f"{point.sampler}/{point.level}" if point.level else point.sampler
@@ -41,6 +41,11 @@ def figures(folder: Path, cell: Cell, study: Study) -> Figures:
     found["updates"] = last["step"] * (cell.train.objective.num_iterations if cell.train else 0)
     found |= {name: last[name] for name in ("forwards", "forwards/rollouts", "forwards/updates", "seconds")}
     return found
+
+
+def _end(folder: Path) -> Path:
+    """Where a cell was measured when its training had ended."""
+    return max((folder / "points").iterdir())
 
 
 def _rewards(place: Path, speed_weight: float) -> Figures:
@@ -100,25 +105,18 @@ class Results:
         }
         self.tracks = {name: [track(folder / cell.name) for cell in found] for name, found in self.cells.items()}
         self.answers = {
-            name: [self._answers(folder / cell.name) for cell in found] for name, found in self.cells.items()
+            name: [json.loads((_end(folder / cell.name) / "answers.json").read_text()) for cell in found]
+            for name, found in self.cells.items()
         }
-        self._check_prompts()
+        lists = {tuple(record["prompts"]) for found in self.answers.values() for record in found}
+        if len(lists) > 1:  # nothing would be paired
+            raise ValueError(f"{self.folder}: cells were measured on different prompts; remove it and start again")
+        self.num_prompts = len(next(iter(lists)))
         self.equal_forwards = min(f["forwards"] for name in cells for f in self.figures[name])
         for name in self.cells:
             for index, own in enumerate(self.figures[name]):
                 own |= self._at_equal_forwards(name, index)
                 own |= self._over_baseline(name, index)
-
-    def _answers(self, folder: Path) -> dict[str, Any]:
-        last = sorted((folder / "points").iterdir())[-1]
-        return json.loads((last / "answers.json").read_text())
-
-    def _check_prompts(self) -> None:
-        """Every cell must have answered the same prompts, or nothing is paired."""
-        lists = {tuple(record["prompts"]) for found in self.answers.values() for record in found}
-        if len(lists) > 1:
-            raise ValueError(f"{self.folder}: cells were measured on different prompts; remove it and start again")
-        self.num_prompts = len(next(iter(lists)))
 
     def _at_equal_forwards(self, name: str, index: int) -> Figures:
         """Accuracy of tracked samplers where training had cost as much as the cheapest run of the study in all."""
@@ -138,17 +136,14 @@ class Results:
         cell, baseline = self.cells[name][index], self.study.config.baseline
         if not cell.train or name == baseline:
             return {}
-        own, other = self._evaluation(name, index), self._evaluation(baseline, index)
-        return _against("baseline", cell.train.rollout.sampler, own, other)
+        ends = (_end(self.folder / self.cells[arm][index].name) for arm in (name, baseline))
+        return _against("baseline", cell.train.rollout.sampler, *map(Evaluation.load, ends))
 
-    def _evaluation(self, name: str, index: int) -> Evaluation:
-        return Evaluation.load(sorted((self.folder / self.cells[name][index].name / "points").iterdir())[-1])
-
-    def statistics(self, name: str) -> dict[str, Statistic]:
+    def metrics(self, name: str) -> dict[str, dict[str, Any]]:
         """Every metric of an arm over the seeds."""
         names = dict.fromkeys(metric for found in self.figures[name] for metric in found)
         every = {metric: statistic([found.get(metric) for found in self.figures[name]]) for metric in names}
-        return {metric: value for metric, value in every.items() if value}
+        return {metric: value.plain() for metric, value in every.items() if value}
 
     def differences(self, name: str) -> dict[str, dict[str, Any]]:
         """Every metric of an arm less the baseline's, paired by seed; accuracies also with prompts drawn again."""
@@ -210,24 +205,20 @@ def summarize(
         "equal_forwards": results.equal_forwards,
         "num_cells": len(done),
         "cell_seconds": rounded(sum(sum(result["seconds"].values()) for result in done)),
-        "arms": {name: _arm(name, study, results, tuning, chosen, folder) for name in results.cells},
+        "arms": {name: _arm(name, results, tuning, chosen) for name in results.cells},
     }
 
 
 def _arm(
-    name: str,
-    study: Study,
-    results: Results,
-    tuning: Mapping[str, Trials],
-    chosen: Mapping[str, Mapping[str, Any]],
-    folder: Path,
+    name: str, results: Results, tuning: Mapping[str, Trials], chosen: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
+    study = results.study
     arm = next((arm for arm in study.arms if arm.name == name), None)
     found: dict[str, Any] = {
         "label": arm.label if arm else "base",
         "changes": _spoken(arm.changes if arm else {}),
         "tuned": _spoken(chosen.get(name, {})),
-        "metrics": {metric: value.plain() for metric, value in results.statistics(name).items()},
+        "metrics": results.metrics(name),
         "versus": results.differences(name) if name != study.config.baseline else {},
         "curve": results.curve(name),
     }
@@ -235,7 +226,7 @@ def _arm(
         metric = study.config.tune.metric
         found["tuning"] = {"metric": metric, "seeds": list(study.config.tune.seeds), "trials": []}
         for values, cells in tuning[name]:
-            by_seed = [figures(folder / cell.name, cell, study)[metric] for cell in cells]
+            by_seed = [figures(results.folder / cell.name, cell, study)[metric] for cell in cells]
             trial = {"values": _spoken(values), "by_seed": rounded(by_seed), "mean": rounded(fmean(by_seed))}
             found["tuning"]["trials"].append(trial)
     return found

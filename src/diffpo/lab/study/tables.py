@@ -41,6 +41,7 @@ HEADERS = (
 """Headers of columns: the first pattern that a metric's whole name matches."""
 USUAL = (r"accuracy/top_k:\d+", "accuracy/own", "nfe/own", r"frontier/.+", r"equal_forwards/accuracy/top_k:\d+")
 """Patterns of the columns of a study that names none, in their order; within one by their number."""
+COLOURS = {"better": "green", "worse": "red", "": ""}
 COSTS = ("updates", "forwards", "forwards/rollouts", "forwards/updates", "seconds")
 BLOCK = re.compile(r"(?P<open><!-- study: (?P<path>\S+) -->\n).*?(?P<close><!-- /study -->)", re.DOTALL)
 """Where a page shows a study; the path of the summary is relative to the page."""
@@ -64,26 +65,29 @@ def header(metric: str) -> str:
     return re.sub(rf"^{pattern}$", words, metric)
 
 
+def figure(metric: str, value: float | None, sign: str = "") -> str:
+    """One value as tables write it, with a `sign` of format's; "" where it is not defined."""
+    scale, digits = _form(metric)
+    return "" if value is None else f"{scale * value:{sign}.{digits}f}"
+
+
 def mean_cell(metric: str, value: Mapping[str, Any] | None, num_seeds: int) -> str:
     """Mean and half-width, and over how many seeds where it is not all; "" for what is not there."""
     if value is None:
         return ""
-    scale, digits = _form(metric)
     few = f" (n = {value['n']})" if value["n"] < num_seeds else ""
-    if metric == "updates" or not value["std"]:
-        return f"{scale * value['mean']:.{digits}f}{few}"
-    return f"{scale * value['mean']:.{digits}f} ± {scale * value['half_width']:.{digits}f}{few}"
+    spread = "" if metric == "updates" or not value["std"] else f" ± {figure(metric, value['half_width'])}"
+    return f"{figure(metric, value['mean'])}{spread}{few}"
 
 
 def difference_cell(metric: str, value: Mapping[str, Any] | None, num_seeds: int) -> str:
     """Mean difference, half-width and bootstrap interval; * where Student's interval leaves 0 out."""
     if value is None:
         return ""
-    scale, digits = _form(metric)
     few = f" (n = {value['n']})" if value["n"] < num_seeds else ""
-    low, high = (f"{scale * value[end]:+.{digits}f}" for end in ("low", "high"))
+    mean, low, high = (figure(metric, value[name], "+") for name in ("mean", "low", "high"))
     mark = " *" if exceeds_spread(value) else ""
-    return f"{scale * value['mean']:+.{digits}f} ± {scale * value['half_width']:.{digits}f} [{low}, {high}]{mark}{few}"
+    return f"{mean} ± {figure(metric, value['half_width'])} [{low}, {high}]{mark}{few}"
 
 
 def exceeds_spread(value: Mapping[str, Any]) -> bool:
@@ -98,6 +102,12 @@ def direction_of(metric: str) -> int:
     return 0 if metric.startswith("gamma/") else 1
 
 
+def judged(metric: str, difference: Mapping[str, Any]) -> str:
+    """ "better" or "worse" where a difference exceeds the seeds' spread and the metric has a good direction."""
+    gain = direction_of(metric) * difference["mean"] if exceeds_spread(difference) else 0
+    return "better" if gain > 0 else "worse" if gain < 0 else ""
+
+
 def scale_of(metric: str) -> float:
     """What tables and pictures multiply a metric by: 100 where it is a share."""
     return _form(metric)[0]
@@ -110,24 +120,28 @@ def _form(metric: str) -> tuple[float, int]:
     return 1, 0 if metric in COSTS else 3 if metric.startswith("reward/") else 2
 
 
-def tables(summary: Summary) -> list[tuple[str, list[list[str]]]]:
-    """Title and rows, the head first, of what arms reached, of their differences, of what they took."""
-    num_seeds, columns, arms = len(summary["seeds"]), columns_of(summary), summary["arms"]
-    labels = {name: arm["label"] for name, arm in arms.items()}
+def tables(summary: Summary) -> tuple[list[list[str]], list[list[str]], list[list[str]]]:
+    """Rows, the head first, of what arms reached, of their differences, of what they took."""
+    num_seeds, columns, arms = len(summary["seeds"]), columns_of(summary), summary["arms"].values()
+    shared = [metric for metric in columns if any(metric in arm["versus"] for arm in arms)]
     reached = [["arm", *map(header, columns)]]
-    for name, arm in arms.items():
-        reached.append([labels[name], *(mean_cell(m, arm["metrics"].get(m), num_seeds) for m in columns)])
-    shared = [metric for metric in columns if any(metric in arm["versus"] for arm in arms.values())]
-    against = [[f"less {labels[summary['baseline']]}", *map(header, shared)]]
-    for name, arm in arms.items():
-        if arm["versus"]:
-            against.append([labels[name], *(difference_cell(m, arm["versus"].get(m), num_seeds) for m in shared)])
+    against = [[f"less {summary['arms'][summary['baseline']]['label']}", *map(header, shared)]]
     took = [["arm", *map(header, COSTS), "settings", "tuned"]]
-    for name, arm in arms.items():
-        if arm["metrics"]["forwards"]["mean"]:
-            cells = [mean_cell(m, arm["metrics"].get(m), num_seeds) for m in COSTS]
-            took.append([labels[name], *cells, _settings(arm["changes"]), _settings(arm["tuned"])])
-    return [("reached", reached), ("paired differences", against), ("cost", took)]
+    for arm in arms:
+        label, metrics, versus = arm["label"], arm["metrics"], arm["versus"]
+        reached.append([label, *(mean_cell(m, metrics.get(m), num_seeds) for m in columns)])
+        if versus:
+            against.append([label, *(difference_cell(m, versus.get(m), num_seeds) for m in shared)])
+        if metrics["forwards"]["mean"]:
+            cells = [mean_cell(m, metrics.get(m), num_seeds) for m in COSTS]
+            took.append([label, *cells, _settings(arm["changes"]), _settings(arm["tuned"])])
+    return reached, against, took
+
+
+def by_seed(summary: Summary, metric: str) -> list[list[str]]:
+    """Of each arm that has the metric its label, and the value at every seed, so that nobody has to trust a mean."""
+    arms = [arm for arm in summary["arms"].values() if metric in arm["metrics"]]
+    return [[arm["label"], *(figure(metric, value) for value in arm["metrics"][metric]["by_seed"])] for arm in arms]
 
 
 def _settings(values: Mapping[str, Any]) -> str:
@@ -171,10 +185,10 @@ def rich_table(summary: Summary) -> Table:
         for arm in arms.values():
             if metric in arm["metrics"]:
                 versus = None if metric in COSTS else arm["versus"].get(metric)
-                difference = difference_cell(metric, versus, num_seeds)
-                colour = _colour(metric, versus)
+                colour = COLOURS[judged(metric, versus)] if versus else ""
                 value = mean_cell(metric, arm["metrics"][metric], num_seeds)
-                table.add_row(Text(f"  {arm['label']}"), value, Text(difference, colour))
+                difference = Text(difference_cell(metric, versus, num_seeds), colour)
+                table.add_row(Text(f"  {arm['label']}"), value, difference)
         table.add_section()
     table.caption = (
         f"baseline: {baseline}; {num_seeds} seeds, {summary['num_prompts']} prompts\n"
@@ -183,32 +197,15 @@ def rich_table(summary: Summary) -> Table:
     return table
 
 
-def _colour(metric: str, versus: Mapping[str, Any] | None) -> str:
-    if versus is None or not exceeds_spread(versus):
-        return ""
-    return {1: "green", 0: "", -1: "red"}[direction_of(metric) * (1 if versus["mean"] > 0 else -1)]
-
-
 def markdown(summary: Summary) -> str:
     """The study as a block of a page: command, tables, what the figures are, and the figures by seed."""
     parts = [f"    {summary['command']}"]
-    parts += [_markdown_table(rows) for _, rows in tables(summary) if len(rows) > 1]
-    parts += [caption(summary), _by_seed(summary)]
+    parts += [_markdown_table(rows) for rows in tables(summary) if len(rows) > 1]
+    parts.append(caption(summary))
+    for metric in columns_of(summary)[:1]:
+        head = [f"{header(metric)} by seed", *map(str, summary["seeds"])]
+        parts.append(_markdown_table([head, *by_seed(summary, metric)]))
     return "\n\n".join(parts)
-
-
-def _by_seed(summary: Summary) -> str:
-    """The first column of the study by seed, so that nobody has to trust a mean."""
-    columns = columns_of(summary)[:1]
-    head = [f"{header(metric)} by seed" for metric in columns] + [str(seed) for seed in summary["seeds"]]
-    rows = [head]
-    for arm in summary["arms"].values():
-        for metric in columns:
-            if value := arm["metrics"].get(metric):
-                scale, digits = _form(metric)
-                values = ["" if v is None else f"{scale * v:.{digits}f}" for v in value["by_seed"]]
-                rows.append([arm["label"], *values])
-    return _markdown_table(rows)
 
 
 def _markdown_table(rows: Sequence[Sequence[str]]) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diffpo.lab.analysis.merge import means_over
-from diffpo.lab.analysis.sections import Section, Series
+from diffpo.lab.analysis.sections import Section, Series, means_over
 from diffpo.lab.study.statistics import student_quantile
 
 
