@@ -1,0 +1,105 @@
+"""SmolLM2-135M on two CPU cores: what fine-tuning and reinforcement learning did; commands in docs/first_model.md.
+
+    python benchmarks/laptop.py --sft RUN --rl RUN --before EVALUATION... --after EVALUATION...
+    python benchmarks/laptop.py
+
+The first line gathers the figures of both runs and of the evaluations of their models into a file; both print it as
+tables and draw docs/images/laptop.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from diffpo.evaluation.paired import Difference
+from diffpo.training.metrics import read_metrics
+
+FOUND = Path("benchmarks/results/smollm2_laptop.json")
+WINDOW = 5
+"""Steps of reinforcement learning that a point of the picture is the mean of."""
+
+
+def steps_of(run: str, *names: str) -> dict[str, Any]:
+    rows = read_metrics(Path(run, "metrics.jsonl"))
+    return {
+        "steps": len(rows),
+        "median step, s": round(median(row["time/step_seconds"] for row in rows), 1),
+        **{name: [round(row[name], 4) for row in rows] for name in names},
+    }
+
+
+def answers_of(folders: list[str]) -> dict[str, dict[str, Any]]:
+    """Of each sampler and temperature the accuracy with its interval, the calls, and which prompts were right."""
+    found: dict[str, dict[str, Any]] = {}
+    for folder in folders:
+        evaluation, settings = (json.loads(Path(folder, f"{it}.json").read_text()) for it in ("evaluation", "settings"))
+        lines = [json.loads(line) for line in Path(folder, "completions.jsonl").read_text().splitlines()]
+        for point in evaluation["points"]:
+            right = {line["id"]: line["correct"] for line in lines if line["sampler"] == point["sampler"]}
+            found[f"{point['sampler']}, temperature {settings['temperature']:g}"] = {
+                **{name: round(point[name], 4) for name in ("accuracy", "low", "high", "nfe")},
+                "right": "".join(str(int(right[name])) for name in sorted(right)),
+            }
+    return found
+
+
+def show(found: dict[str, Any]) -> None:
+    import matplotlib.pyplot as plt
+
+    table = Table(
+        "sampler", "model", "accuracy %", "calls", "gained, points", title="SmolLM2-135M, six kinds of problems"
+    )
+    for sampler in dict.fromkeys((*found["before"], *found["after"])):
+        for model in ("before", "after"):
+            if point := found[model].get(sampler):
+                interval = f"{100 * point['accuracy']:.1f} [{100 * point['low']:.1f}, {100 * point['high']:.1f}]"
+                gained = ""
+                if model == "after" and sampler in found["before"]:
+                    pairs = zip(found["before"][sampler]["right"], point["right"], strict=True)
+                    change = Difference(tuple(float(its) - float(was) for was, its in pairs))
+                    gained = f"{change.points:+.1f} [{change.interval[0]:.1f}, {change.interval[1]:.1f}]"
+                table.add_row(sampler, model, interval, f"{point['nfe']:.1f}", gained)
+    Console(width=120).print(table)
+    for stage in ("sft", "rl"):
+        print(stage, {name: value for name, value in found[stage].items() if not isinstance(value, list)})
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
+    left.plot(range(1, found["sft"]["steps"] + 1), found["sft"]["loss"])
+    left.set(xlabel="steps of fine-tuning", ylabel="NELBO, nats a position", yscale="log")
+    for name, axis in (("accuracy", right), ("nfe", right.twinx())):
+        values, colour = found["rl"][name], "C0" if name == "accuracy" else "C1"
+        windows = [fmean(values[at : at + WINDOW]) for at in range(0, len(values) - WINDOW + 1, WINDOW)]
+        axis.plot([WINDOW * (at + 0.5) for at in range(len(windows))], windows, colour)
+        axis.set_ylabel({"accuracy": "sampled answers right", "nfe": "calls"}[name], color=colour)
+        axis.set_ylim(0)
+    right.set(xlabel=f"steps of reinforcement learning, means of {WINDOW}")
+    figure.tight_layout()
+    figure.savefig("docs/images/laptop.svg", bbox_inches="tight")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sft")
+    parser.add_argument("--rl")
+    parser.add_argument("--before", nargs="+")
+    parser.add_argument("--after", nargs="+")
+    arguments = parser.parse_args()
+    if arguments.sft:
+        found = {
+            "sft": steps_of(arguments.sft, "loss"),
+            "rl": steps_of(arguments.rl, "accuracy", "nfe", "entropy"),
+            "before": answers_of(arguments.before),
+            "after": answers_of(arguments.after),
+        }
+        FOUND.write_text(json.dumps(found, indent=1) + "\n")
+    show(json.loads(FOUND.read_text()))
+
+
+if __name__ == "__main__":
+    main()
