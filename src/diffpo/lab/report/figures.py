@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from diffpo.evaluation.figures import LEVEL_COLOURS, PANELS, Metrics, step_panels
 from diffpo.lab.study.plan import BASE
 from diffpo.lab.study.statistics import statistic
-from diffpo.lab.study.tables import columns_of, direction_of, header, judged, scale_of
+from diffpo.lab.study.tables import columns_of, header, judged, kind_of
 from diffpo.view.drawing import (
     BETTER,
     FAINT,
@@ -34,7 +34,6 @@ from diffpo.view.drawing import (
 Summary = Mapping[str, Any]
 
 MAX_PANELS, MAX_COLUMNS = 6, 3
-UNITS = {"nfe/": "calls", "gamma/": "nats", "forwards": "rows"}
 
 
 class NothingToDraw(ValueError):
@@ -120,8 +119,9 @@ def differences_figure(summary: Summary) -> Picture:
     figure = new_figure((3.0 * columns + 1.9, (0.34 * len(arms) + 1.1) * rows + 0.2))
     first: dict[str, Axes] = {}
     for index, metric in enumerate(metrics):
-        axes = figure.add_subplot(rows, columns, index + 1, sharex=first.get(unit_of(metric)))
-        first.setdefault(unit_of(metric), axes)
+        unit = kind_of(metric).unit or header(metric)
+        axes = figure.add_subplot(rows, columns, index + 1, sharex=first.get(unit))
+        first.setdefault(unit, axes)
         style_axes(axes, grid="x")
         axes.axvline(0, color=FAINT, linewidth=1.2)
         for row, arm in enumerate(arms.values()):
@@ -135,24 +135,15 @@ def differences_figure(summary: Summary) -> Picture:
         axes.tick_params(axis="x", labelsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set_title(header(metric), fontsize=10, color=INK, loc="left", parse_math=False, wrap=True)
-        words = {1: f"{unit_of(metric)}, better →", -1: f"← better, {unit_of(metric)}", 0: unit_of(metric)}
-        axes.set_xlabel(words[direction_of(metric)], fontsize=9, color=INK)
+        words = {1: f"{unit}, better →", -1: f"← better, {unit}", 0: unit}
+        axes.set_xlabel(words[kind_of(metric).better], fontsize=9, color=INK)
     baseline = summary["arms"][summary["baseline"]]["label"]
     figure.suptitle(f"less {baseline}", fontsize=11, color=INK, x=0.01, ha="left", parse_math=False)
     return figure
 
 
-def unit_of(metric: str) -> str:
-    """What a difference in a metric is counted in."""
-    if metric.startswith("calls_saved_over_"):
-        return "% of the calls"
-    if scale_of(metric) == 100:
-        return "points"
-    return next((words for end, words in UNITS.items() if end in metric), header(metric))
-
-
 def _draw_difference(axes: Axes, value: Mapping[str, Any], row: int, metric: str) -> None:
-    scale, colour = scale_of(metric), {"better": BETTER, "worse": WORSE, "": INK}[judged(metric, value)]
+    scale, colour = kind_of(metric).scale, {"better": BETTER, "worse": WORSE, "": INK}[judged(metric, value)]
     mean, half = scale * value["mean"], scale * value["half_width"]
     axes.plot([mean - half, mean + half], [row, row], color=colour, linewidth=1.2, alpha=0.7)
     axes.plot([scale * value["low"], scale * value["high"]], [row, row], color=colour, linewidth=4.5, alpha=0.35)

@@ -18,7 +18,7 @@ from typing import Any
 
 from diffpo.config import RolloutConfig, SftConfig, TaskConfig, TrainConfig
 from diffpo.files.folder import owned, write_text
-from diffpo.files.recipe import from_dict, read_json
+from diffpo.files.recipe import flatten, from_dict, read_json
 from diffpo.lab.study.origin import num_cores
 from diffpo.lab.study.plan import Cell, Study
 from diffpo.lab.study.summary import Trials, figures, summarize
@@ -94,8 +94,8 @@ class Runner:
             if path.is_file():
                 before, now = completed(read_json(path)), completed(cell.settings())
                 now |= {"inputs": self.inputs} if "inputs" in before else {}  # cells of earlier versions have none
-                changed = differences({name: before.get(name) for name in now}, now)
-                if changed:
+                old, new = flatten({name: before.get(name) for name in now}), flatten(now)
+                if changed := [name for name in old | new if old.get(name) != new.get(name)]:
                     raise ValueError(
                         f"{path.parent} was made with other settings ({', '.join(changed)}): choose another output, "
                         "or remove that folder"
@@ -181,15 +181,3 @@ def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
             with suppress(ValueError):  # a setting that is no more: it shows as a difference
                 found[name] = asdict(from_dict(kind, found[name]))
     return json.loads(json.dumps(found))
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of the settings that differ."""
-    found = []
-    for name in dict.fromkeys((*before, *now)):
-        old, new = before.get(name), now.get(name)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += differences(old, new, f"{prefix}{name}.")
-        elif old != new:
-            found.append(prefix + name)
-    return found

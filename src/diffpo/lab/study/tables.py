@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.table import Table
@@ -14,31 +14,47 @@ from rich.text import Text
 
 Summary = Mapping[str, Any]
 
-PERCENT = ("accuracy/", "frontier/", "equal_forwards/accuracy/", "gain_over_", "calls_saved_over_")
-"""Metrics that are shares: tables show them times 100."""
-HEADERS = (
-    (r"accuracy/own", "own sampler %"),
-    (r"nfe/own", "own sampler NFE"),
-    (r"accuracy/(.+)", r"\1 %"),
-    (r"nfe/(.+)", r"\1 NFE"),
-    (r"gamma/(.+)", r"\1 gamma"),
-    (r"reward/own", "own sampler reward"),
-    (r"reward/(.+)", r"\1 reward"),
-    (r"frontier/(.+)", r"fixed thresholds at \1 calls %"),
-    (r"equal_forwards/accuracy/(.+)", r"\1 % at equal denoiser rows"),
-    (r"equal_forwards/nfe/(.+)", r"\1 NFE at equal denoiser rows"),
-    (r"gain_over_fixed", "points over own fixed thresholds"),
-    (r"gain_over_fixed/(.+)", r"\1: points over own fixed thresholds"),
-    (r"gain_over_baseline", "points over the baseline's fixed thresholds"),
-    (r"gain_over_baseline/(.+)", r"\1: points over the baseline's fixed thresholds"),
-    (r"calls_saved_over_fixed", "calls saved over own fixed thresholds %"),
-    (r"calls_saved_over_baseline", "calls saved over the baseline's fixed thresholds %"),
-    (r"forwards", "denoiser rows"),
-    (r"forwards/(.+)", r"denoiser rows, \1"),
-    (r"seconds", "training s"),
-    (r"(.+)", r"\1"),
+
+class Kind(NamedTuple):
+    """How tables and pictures write the metrics whose whole name matches `pattern`."""
+
+    pattern: str
+    header: str
+    """Of a column, with the groups of the pattern."""
+    unit: str = ""
+    """What differences are counted in; the header if empty."""
+    scale: float = 1
+    digits: int = 2
+    better: int = 1
+    """Which way is better: 1 up, -1 down, 0 neither."""
+
+
+SHARE, SAVED, CALLS, ROWS = ("points", 100, 1), ("% of the calls", 100, 1), ("calls", 1, 2, -1), ("rows", 1, 0, -1)
+KINDS = (
+    Kind("accuracy/own", "own sampler %", *SHARE),
+    Kind("nfe/own", "own sampler NFE", *CALLS),
+    Kind("accuracy/(.+)", r"\1 %", *SHARE),
+    Kind("nfe/(.+)", r"\1 NFE", *CALLS),
+    Kind("gamma/(.+)", r"\1 gamma", "nats", better=0),
+    Kind("reward/own", "own sampler reward", digits=3),
+    Kind("reward/(.+)", r"\1 reward", digits=3),
+    Kind("frontier/(.+)", r"fixed thresholds at \1 calls %", *SHARE),
+    Kind("equal_forwards/accuracy/(.+)", r"\1 % at equal denoiser rows", *SHARE),
+    Kind("equal_forwards/nfe/(.+)", r"\1 NFE at equal denoiser rows", *CALLS),
+    Kind("gain_over_fixed", "points over own fixed thresholds", *SHARE),
+    Kind("gain_over_fixed/(.+)", r"\1: points over own fixed thresholds", *SHARE),
+    Kind("gain_over_baseline", "points over the baseline's fixed thresholds", *SHARE),
+    Kind("gain_over_baseline/(.+)", r"\1: points over the baseline's fixed thresholds", *SHARE),
+    Kind("calls_saved_over_fixed", "calls saved over own fixed thresholds %", *SAVED),
+    Kind("calls_saved_over_baseline", "calls saved over the baseline's fixed thresholds %", *SAVED),
+    Kind("(calls_saved_over_.+)", r"\1", *SAVED),
+    Kind("forwards", "denoiser rows", *ROWS),
+    Kind("forwards/(.+)", r"denoiser rows, \1", *ROWS),
+    Kind("seconds", "training s", digits=0, better=-1),
+    Kind("updates", "updates", digits=0, better=-1),
+    Kind("(.+)", r"\1"),
 )
-"""Headers of columns: the first pattern that a metric's whole name matches."""
+"""The first that a metric matches counts."""
 USUAL = (r"accuracy/top_k:\d+", "accuracy/own", "nfe/own", r"frontier/.+", r"equal_forwards/accuracy/top_k:\d+")
 """Patterns of the columns of a study that names none, in their order; within one by their number."""
 COLOURS = {"better": "green", "worse": "red", "": ""}
@@ -59,16 +75,21 @@ def columns_of(summary: Summary) -> list[str]:
     return [metric for metric in summary["columns"] or usual if metric in known]
 
 
+def kind_of(metric: str) -> Kind:
+    """How a metric is written."""
+    return next(kind for kind in KINDS if re.fullmatch(kind.pattern, metric))
+
+
 def header(metric: str) -> str:
     """A metric's name as the head of a column."""
-    pattern, words = next(pair for pair in HEADERS if re.fullmatch(pair[0], metric))
-    return re.sub(rf"^{pattern}$", words, metric)
+    kind = kind_of(metric)
+    return re.sub(rf"^{kind.pattern}$", kind.header, metric)
 
 
 def figure(metric: str, value: float | None, sign: str = "") -> str:
     """One value as tables write it, with a `sign` of format's; "" where it is not defined."""
-    scale, digits = _form(metric)
-    return "" if value is None else f"{scale * value:{sign}.{digits}f}"
+    kind = kind_of(metric)
+    return "" if value is None else f"{kind.scale * value:{sign}.{kind.digits}f}"
 
 
 def mean_cell(metric: str, value: Mapping[str, Any] | None, num_seeds: int) -> str:
@@ -95,29 +116,10 @@ def exceeds_spread(value: Mapping[str, Any]) -> bool:
     return abs(value["mean"]) > value["half_width"]
 
 
-def direction_of(metric: str) -> int:
-    """Which way is better: 1 up, -1 down, 0 neither."""
-    if metric in COSTS or metric.startswith(("nfe/", "equal_forwards/nfe/")):
-        return -1
-    return 0 if metric.startswith("gamma/") else 1
-
-
 def judged(metric: str, difference: Mapping[str, Any]) -> str:
     """ "better" or "worse" where a difference exceeds the seeds' spread and the metric has a good direction."""
-    gain = direction_of(metric) * difference["mean"] if exceeds_spread(difference) else 0
+    gain = kind_of(metric).better * difference["mean"] if exceeds_spread(difference) else 0
     return "better" if gain > 0 else "worse" if gain < 0 else ""
-
-
-def scale_of(metric: str) -> float:
-    """What tables and pictures multiply a metric by: 100 where it is a share."""
-    return _form(metric)[0]
-
-
-def _form(metric: str) -> tuple[float, int]:
-    """What a table multiplies a metric by, and its digits."""
-    if metric.startswith(PERCENT):
-        return 100, 1
-    return 1, 0 if metric in COSTS else 3 if metric.startswith("reward/") else 2
 
 
 def tables(summary: Summary) -> tuple[list[list[str]], list[list[str]], list[list[str]]]:
