@@ -21,5 +21,5 @@ def some_subject(learned: bool = False, compared: bool = False, **objective) -> 
         rollout=RolloutConfig(sampler="learned" if learned else "entropy_bound:0.7"),
         objective=ObjectiveConfig(**objective),
     )
-    against = tiny_policy(seed=1) if compared else None
-    return look_at(policy, FirstDigitTask(), config, SETTINGS, against, ("after", "before"))
+    before = {"before": tiny_policy(seed=1)} if compared else {}
+    return look_at(before | {"after": policy}, FirstDigitTask(), config, SETTINGS)

@@ -48,9 +48,11 @@ def test_it_is_a_function_of_its_arguments_and_not_of_micro_batches() -> None:
 def test_too_few_prompts_are_refused_where_gradients_are_wanted() -> None:
     few = replace(SETTINGS, num_prompts=2)
     with pytest.raises(ValueError, match=r"2 test prompts are fewer than analysis.gradient_batches = 3"):
-        look_at(tiny_policy(), FirstDigitTask(), CONFIG, few)
+        look_at({"model": tiny_policy()}, FirstDigitTask(), CONFIG, few)
     policy = tiny_policy(learned=True)
-    subject = look_at(policy, FirstDigitTask(), CONFIG, AnalysisConfig(("kl",), num_prompts=2, num_generations=4))
+    subject = look_at(
+        {"model": policy}, FirstDigitTask(), CONFIG, AnalysisConfig(("kl",), num_prompts=2, num_generations=4)
+    )
     assert len(subject.batch) == 2 * 4 and not math.isnan(float(subject.batch.advantages.sum()))
 
 

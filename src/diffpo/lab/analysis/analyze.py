@@ -50,9 +50,10 @@ def analyze(
             "analysis.parts: kl cuts the whole canvas, where a block-causal model cuts each block: set "
             f"analysis.parts = {others}"
         )
+    policies = ({names[1]: against} if against else {}) | {names[0]: policy}
     sections: list[Section] = []
     with Progress("analyze", len(settings.parts) + 1, quiet, unit="part") as progress:
-        subject = look_at(policy, task, config, settings, against, names)
+        subject = look_at(policies, task, config, settings)
         progress.advance()
         for part in settings.parts:
             sections += PARTS[part](subject)

@@ -59,7 +59,8 @@ def threshold_sections(subject: Subject) -> list[Section]:
 
 def order_sections(subject: Subject) -> list[Section]:
     """Mean call by position: of the rollouts as in training, and of each policy at one token a call."""
-    runs = {f"{subject.name}, as in training": subject.groups}
+    *_, own = subject.policies
+    runs = {f"{own}, as in training": subject.groups}
     for name, policy in subject.policies.items():
         runs[f"{name}, one token a call"] = decode(subject, policy, CAREFUL)
     figures = {f"rank correlation, position and call, {name}": left_to_right(groups) for name, groups in runs.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,10 +34,8 @@ class Subject:
     """G rollouts of each prompt, as in training."""
     batch: Batch
     """The same as tensors, but for rollouts without a reward."""
-    name: str = "model"
-    against: Policy | None = None
-    """The policy before training, say."""
-    against_name: str = "before"
+    policies: Mapping[str, Policy]
+    """Those that are compared, by name, such as the one before training; `policy` is the last."""
 
     @property
     def clusters(self) -> Tensor:
@@ -54,22 +52,13 @@ class Subject:
     def world(self) -> World:
         return World(device=self.policy.device)
 
-    @property
-    def policies(self) -> dict[str, Policy]:
-        """The policies that are compared, by name; the one looked at comes last."""
-        before = {self.against_name: self.against} if self.against else {}
-        return before | {self.name: self.policy}
 
+def look_at(policies: Mapping[str, Policy], task: Task, config: TrainConfig, settings: AnalysisConfig) -> Subject:
+    """Decode the test prompts as training would by the last of `policies`, and make a subject of it.
 
-def look_at(
-    policy: Policy,
-    task: Task,
-    config: TrainConfig,
-    settings: AnalysisConfig,
-    against: Policy | None = None,
-    names: tuple[str, str] = ("model", "before"),
-) -> Subject:
-    """Decode the test prompts as training would, and make a subject of it. ValueError if the task has too few."""
+    ValueError if the task has too few prompts.
+    """
+    *_, policy = policies.values()
     loss = Objective.of(config.objective).loss
     for spec in settings.surrogates:  # what is not there is said before anything is decoded
         load_surrogate(spec)
@@ -97,7 +86,7 @@ def look_at(
     batch = Batch.from_groups(groups, advantages).to(policy.device)
     if not len(batch):
         raise ValueError(f"no reward for any of the {advantages.numel()} rollouts: analyze another task or reward")
-    return Subject(policy, task, prompts, config, settings, groups, batch, names[0], against, names[1])
+    return Subject(policy, task, prompts, config, settings, groups, batch, policies)
 
 
 def decode(
