@@ -36,7 +36,8 @@ from diffpo.processes.world import World
 from diffpo.rollout.engine import generate
 from diffpo.rollout.slots import Slots
 from diffpo.training.checkpoint import save_checkpoint
-from diffpo.training.state import TrainState, load_start
+from diffpo.training.start import load_start
+from diffpo.training.state import TrainState
 
 LLADA = "GSAI-ML/LLaDA-8B-Instruct"
 CONFIG = TrainConfig(

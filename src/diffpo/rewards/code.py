@@ -91,13 +91,7 @@ def read_tests(tests: Any, entry_point: Any = None) -> list[tuple[str, str]] | s
     return tests
 
 
-def share_passed(
-    code: str,
-    tests: Any,
-    entry_point: str | None = None,
-    time_limit: float = TIME_LIMIT,
-    memory_limit: int = MEMORY_LIMIT,
-) -> float:
+def share_passed(code: str, tests: Any, entry_point: str | None = None, time_limit: float = TIME_LIMIT) -> float:
     """The share of the tests that the code passes; 0 for code that leaves, hangs, or is no Python.
 
     ValueError for tests that `read_tests` does not read.
@@ -108,7 +102,7 @@ def share_passed(
     code = code.encode("utf-8", "replace").decode()
     deadline = time.monotonic() + time_limit + START_TIME
     with tempfile.TemporaryDirectory(prefix="diffpo-code-") as folder:
-        run = functools.partial(_run, folder=folder, deadline=deadline, seconds=time_limit, memory=memory_limit)
+        run = functools.partial(_run, folder=folder, deadline=deadline, seconds=time_limit)
         if isinstance(read, str):
             request = json.dumps({"code": code, "tests": read, "entry_point": entry_point or ""})
             _, printed = run("code_tests", request)
@@ -123,11 +117,9 @@ def _words(text: str) -> list[list[str]]:
     return [words for line in text.splitlines() if (words := line.split())]
 
 
-def _run(
-    module: str, given: str, *arguments: str, folder: str, deadline: float, seconds: float, memory: int
-) -> tuple[int, str]:
+def _run(module: str, given: str, *arguments: str, folder: str, deadline: float, seconds: float) -> tuple[int, str]:
     """Exit status and output of a process until the deadline; all of its group is killed in any case."""
-    limits = json.dumps({"seconds": max(1, round(seconds)), "memory": memory})
+    limits = json.dumps({"seconds": max(1, round(seconds)), "memory": MEMORY_LIMIT})
     environment = {
         **{"PATH": os.defpath, "HOME": folder, "TMPDIR": folder, "PYTHONHASHSEED": "0", "DIFFPO_LIMITS": limits},
         **{"PYTHONPATH": str(PACKAGE.parent), "PYTHONIOENCODING": "utf-8"},

@@ -32,14 +32,13 @@ from diffpo.training.collect import (
     open_collector,
     settle,
 )
-from diffpo.training.forwards import count_forwards
 from diffpo.training.metrics import Metrics, mean_of
 from diffpo.training.run import Run
 from diffpo.training.sharding import gathered
 from diffpo.training.staleness import staleness
 from diffpo.training.start import start_policy
 from diffpo.training.state import Experience, Optimizers, TrainState
-from diffpo.training.update import prepare, update
+from diffpo.training.update import count_forwards, prepare, update
 
 OnStep = Callable[[TrainState, Metrics], None]
 

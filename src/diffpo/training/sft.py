@@ -24,7 +24,8 @@ from diffpo.training.examples import Examples, pretraining_examples, read_exampl
 from diffpo.training.metrics import Metrics
 from diffpo.training.run import Run
 from diffpo.training.sharding import gathered
-from diffpo.training.state import Optimizers, TrainState, adamw, learning_rate_factor, load_start, optimizer_step
+from diffpo.training.start import load_start
+from diffpo.training.state import Optimizers, TrainState, adamw, learning_rate_factor, optimizer_step
 from diffpo.training.update import in_step
 
 

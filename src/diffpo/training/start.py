@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from diffpo.config import TrainConfig
+from dataclasses import replace
+
+from diffpo.config import SftConfig, TrainConfig
 from diffpo.files.record import anchored_code
-from diffpo.models.policy import Policy
+from diffpo.files.shipped import check_rate
+from diffpo.models.policy import Policy, load_policy
 from diffpo.processes.world import World
-from diffpo.training.state import load_start
 
 OWN_OF_HEAD = {
     "threshold": ("network", "level", "gamma_max", "gamma_init", "sigma", "bound"),
@@ -23,6 +25,26 @@ def start_policy(config: TrainConfig, world: World) -> Policy:
     elif config.rollout.sampler == "learned":
         _check_head(policy, config)
     return policy
+
+
+def load_start(config: TrainConfig | SftConfig, world: World, learns: bool = True) -> Policy:
+    """config.model on the rank's device with what config adds to its denoiser; `learns` False freezes that."""
+    if learns:
+        check_rate(config)
+    policy = load_policy(config.model, **vars(replace(config.load, device=str(world.device))))
+    make_ready(policy, config, learns)
+    return policy
+
+
+def make_ready(policy: Policy, config: TrainConfig | SftConfig, learns: bool) -> None:
+    """Adapters, else master weights, for a denoiser that `learns`; its activations kept or made again."""
+    if config.lora.rank:
+        policy.add_adapters(config.lora, config.seed)
+    if not learns:
+        policy.denoiser.requires_grad_(False)
+    elif not policy.adapter:
+        policy.use_master_weights()
+    policy.denoiser.gradient_checkpointing = config.optim.gradient_checkpointing
 
 
 def _check_head(policy: Policy, config: TrainConfig) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor, nn
 
 from diffpo.config import SftConfig, TrainConfig
-from diffpo.files.shipped import check_rate
-from diffpo.models.policy import Policy, load_policy
+from diffpo.models.policy import Policy
 from diffpo.processes.world import World, alike
 from diffpo.types import Batch
 
@@ -121,22 +120,6 @@ def optimizer_step(
             group["lr"] = rate
         optimizer.step()
     return {f"{name}/grad_norm": norm if finite else 0.0, f"{name}/skipped": float(not finite), f"{name}/lr": rate}
-
-
-def load_start(config: TrainConfig | SftConfig, world: World, learns: bool = True) -> Policy:
-    """config.model on the rank's device with what config adds to it; `learns` False freezes the denoiser."""
-    if learns:
-        check_rate(config)
-    load = config.load
-    policy = load_policy(config.model, **vars(replace(load, device=str(world.device))))
-    if config.lora.rank:
-        policy.add_adapters(config.lora, config.seed)
-    if not learns:
-        policy.denoiser.requires_grad_(False)
-    elif not policy.adapter:
-        policy.use_master_weights()
-    policy.denoiser.gradient_checkpointing = config.optim.gradient_checkpointing
-    return policy
 
 
 @dataclass(eq=False)

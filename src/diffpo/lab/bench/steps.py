@@ -24,7 +24,7 @@ from diffpo.rollout.local import collect
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 from diffpo.tasks.chat import check_fit
-from diffpo.training.loop import start_policy
+from diffpo.training.start import make_ready, start_policy
 from diffpo.training.state import TrainState
 from diffpo.training.update import latents_of, prepare, update
 from diffpo.types import Batch, RolloutGroup
@@ -119,11 +119,7 @@ def open_bench(config: TrainConfig, shape: TransformerConfig | None = None, shar
         return Bench(config, policy, task, world)
     half = config.load.dtype == "bfloat16" or (config.load.dtype != "float32" and world.device.type == "cuda")
     policy = random_policy(shape, sharpness, torch.bfloat16 if half else torch.float32, world.device)
-    if config.lora.rank:
-        policy.add_adapters(config.lora, config.seed)
-    elif config.train != "sampler":
-        policy.use_master_weights()
-    policy.denoiser.gradient_checkpointing = config.optim.gradient_checkpointing
+    make_ready(policy, config, learns=config.train != "sampler")
     if config.rollout.sampler == "learned":
         policy.add_head(config.head, config.seed)
     if is_wanted(config.load.compile, world.device):
