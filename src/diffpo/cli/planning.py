@@ -214,13 +214,7 @@ def _plain(plan: planning.Plan, changes: Sequence[Change]) -> dict[str, Any]:
         "days": plan.days,
         "disk_bytes": dict(plan.disk),
         "phases": {
-            phase.name: {
-                "bytes": phase.bytes,
-                "parts": dict(phase.parts),
-                "forwards": phase.forwards,
-                "flops": phase.flops,
-                "seconds": phase.seconds,
-            }
+            phase.name: {name: getattr(phase, name) for name in ("bytes", "parts", "forwards", "flops", "seconds")}
             for phase in plan.phases
         },
         "changes": [
