@@ -1,10 +1,10 @@
 """SmolLM2-135M on two CPU cores: what fine-tuning and reinforcement learning did; commands in docs/first_model.md.
 
-    python benchmarks/laptop.py --sft RUN --rl RUN --before EVALUATION... --after EVALUATION...
+    python benchmarks/laptop.py --sft RUN --rl RUN --parent EVALUATION --before EVALUATION... --after EVALUATION...
     python benchmarks/laptop.py
 
-The first line gathers the figures of both runs and of the evaluations of their models into a file; both print it as
-tables and draw docs/images/laptop.svg.
+The first line gathers the figures of both runs and of the evaluations of their models into a file, and of the parent's,
+fine-tuned on the same rows in blocks of 1; both print it as tables and draw docs/images/laptop.svg.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from diffpo.training.metrics import read_metrics
 FOUND = Path("benchmarks/results/smollm2_laptop.json")
 WINDOW = 5
 """Steps of reinforcement learning that a point of the picture is the mean of."""
+NAMES = {"parent": "the parent, left to right", "before": "fine-tuned", "after": "reinforced; star: learned bound"}
+ENDS = ("low", "high")
 
 
 def steps_of(run: str, *names: str) -> dict[str, Any]:
@@ -50,6 +52,20 @@ def answers_of(folders: list[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def draw_frontier(axis: Any, points: dict[str, dict[str, Any]], label: str) -> None:
+    """Greedy answers' accuracy against their calls, fixed rules by a line, a learned one by a star."""
+    greedy = {name: point for name, point in points.items() if name.endswith("temperature 0")}
+    fixed = sorted((point["nfe"], point) for name, point in greedy.items() if not name.startswith("learned"))
+    middles = [100 * point["accuracy"] for _, point in fixed]
+    errors = [
+        [abs(100 * point[end] - middle) for (_, point), middle in zip(fixed, middles, strict=True)] for end in ENDS
+    ]
+    line = axis.errorbar([nfe for nfe, _ in fixed], middles, errors, marker="o", capsize=3, label=label)
+    for name, point in greedy.items():
+        if name.startswith("learned"):
+            axis.plot(point["nfe"], 100 * point["accuracy"], "*", markersize=14, color=line[0].get_color())
+
+
 def show(found: dict[str, Any]) -> None:
     import matplotlib.pyplot as plt
 
@@ -57,7 +73,7 @@ def show(found: dict[str, Any]) -> None:
         "sampler", "model", "accuracy %", "calls", "gained, points", title="SmolLM2-135M, six kinds of problems"
     )
     for sampler in dict.fromkeys((*found["before"], *found["after"])):
-        for model in ("before", "after"):
+        for model in ("parent", "before", "after"):
             if point := found[model].get(sampler):
                 interval = f"{100 * point['accuracy']:.1f} [{100 * point['low']:.1f}, {100 * point['high']:.1f}]"
                 gained = ""
@@ -69,7 +85,11 @@ def show(found: dict[str, Any]) -> None:
     Console(width=120).print(table)
     for stage in ("sft", "rl"):
         print(stage, {name: value for name, value in found[stage].items() if not isinstance(value, list)})
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
+    figure, (frontier, left, right) = plt.subplots(1, 3, figsize=(14, 3.8))
+    for model, label in NAMES.items():
+        draw_frontier(frontier, found[model], label)
+    frontier.set(xlabel="denoiser calls an answer", ylabel="answers right, %", xlim=0)
+    frontier.legend()
     left.plot(range(1, found["sft"]["steps"] + 1), found["sft"]["loss"])
     left.set(xlabel="steps of fine-tuning", ylabel="NELBO, nats a position", yscale="log")
     for name, axis in (("accuracy", right), ("nfe", right.twinx())):
@@ -87,6 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sft")
     parser.add_argument("--rl")
+    parser.add_argument("--parent", nargs="+")
     parser.add_argument("--before", nargs="+")
     parser.add_argument("--after", nargs="+")
     arguments = parser.parse_args()
@@ -94,8 +115,7 @@ def main() -> None:
         found = {
             "sft": steps_of(arguments.sft, "loss"),
             "rl": steps_of(arguments.rl, "accuracy", "nfe", "entropy"),
-            "before": answers_of(arguments.before),
-            "after": answers_of(arguments.after),
+            **{model: answers_of(getattr(arguments, model)) for model in NAMES},
         }
         FOUND.write_text(json.dumps(found, indent=1) + "\n")
     show(json.loads(FOUND.read_text()))

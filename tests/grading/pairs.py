@@ -243,6 +243,12 @@ x=5  ~  x=5
 \text{(C)}  ~  \textbf{(C)}
 \text{(C)}  ~  (C) Plane
 \text{(C)}  ~  Option C
+C  ~  \text{(C)}
+C  ~  C. 12
+C  ~  \textbf{(C) }12
+\text{(C)}  ~  (C) \frac{1}{2}
+1+i,1-i  ~  1-i, i+1
+-1 \pm 2i  ~  -1-2i, -1+2i
 -\frac{3}{2}  ~  -1\frac{1}{2}
 -\frac{3}{2}  ~  -1 1/2
 x^2+1  ~  x**2 + 1
@@ -644,6 +650,9 @@ x  ~  -x
 \begin{pmatrix} 1 \\ 2 \end{pmatrix}  ~  (2, 1)
 \text{(C)}  ~  Circle
 \text{(C)}  ~  Option D
+C  ~  C. 12, D. 13
+C  ~  \text{(D)}
+1+i,1-i  ~  1+i, 1+2i
 -\frac{1}{2}  ~  -1\frac{1}{2}
 8  ~  2**3
 (1,-2)  ~  (x, y) = (-2, 1)

@@ -116,7 +116,7 @@ def _agree(one: Any, two: Any) -> bool:
     names = sorted({symbol.name for symbol in one.free_symbols | two.free_symbols})
     ratios = [ratio for point in range(4 if names else 1) if (ratio := _ratio(one, two, names, point)) is not None]
     expected = ratios[0] if equations and ratios else 1
-    return bool(ratios) and all(abs(ratio / expected - 1) < 1e-20 for ratio in ratios)
+    return bool(ratios) and all(abs(sympy.N(ratio / expected - 1, 30)) < 1e-20 for ratio in ratios)
 
 
 def _ratio(one: Any, two: Any, names: list[str], point: int) -> Any:

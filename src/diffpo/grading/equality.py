@@ -79,6 +79,9 @@ class Comparison(NamedTuple):
         number, plain = read_number(value), read_number(without_unit(given)[0])
         if number and not plain and stated_number(given) == number.value * unit.scale:
             return True
+        letter = re.fullmatch(r"\(?([A-Z])\)?", truth.replace(TEXT, " ").strip())
+        if letter and _option(given) == letter[1].lower():
+            return True
         if not number and _is_words(value):
             signs = set(re.findall(_NO_WORD, given)) <= set(re.findall(_NO_WORD, truth))
             return signs and _words(truth) in (_words(given), _option(given))
@@ -186,10 +189,11 @@ def _words(text: str) -> str:
 
 
 def _option(text: str) -> str:
-    """The letter of an option that is named as in "(C) Plane" or "Option C"; "" for another answer, and for several."""
+    """The letter of an option as in "(C) Plane", "C. 12" or "Option C"; "" for another answer, and for several."""
     text = text.replace(TEXT, " ").strip()
     found = re.match(
-        r"\(?\s*([A-Za-z])\s*(?:\)|[.:]\s)(?=\s*$|\s*[A-Za-z]{2})|(?:[Oo]ption|[Cc]hoice|[Aa]nswer):?\s*\(?([A-Z])\)?$",
+        r"\(?\s*([A-Za-z])\s*(?:\)|[.:]\s)(?=\s*$|\s*[A-Za-z]{2}|\s*\$?-?(?:[0-9]|\\[a-z])[^()A-Z]*$)"
+        r"|(?:[Oo]ption|[Cc]hoice|[Aa]nswer):?\s*\(?([A-Z])\)?$",
         text,
     )
     return (found[1] or found[2]).lower() if found and not TURNED.search(text) else ""
