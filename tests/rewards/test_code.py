@@ -383,7 +383,8 @@ def test_tests_that_test_nothing_are_an_error(tests: Any, error: str) -> None:
         ("<answer>\nx = 1\n</answer>", "x = 1"),
         ("<answer>```python\nx = 1\n```</answer>", "x = 1\n"),
         ("<answer>\n```python\nx = 1\n</answer>", "x = 1\n"),
-        ("x = 1", ""),
+        ("def f(n):\n    return n\n", "def f(n):\n    return n\n"),
+        ("It returns x = 1.", ""),
     ],
 )
 def test_code_is_found(completion: str, program: str) -> None:

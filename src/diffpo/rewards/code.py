@@ -40,7 +40,7 @@ _DEFINITIONS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDe
 
 
 def code_of(completion: str) -> str:
-    """The program in a completion: its last block of Python between fences, else its answer, else "".
+    """The program in a completion: its last block of Python between fences, else its answer, else all of it.
 
     Blocks behind the last that defines a function or class show how it is used and are left out; blocks before it that
     hold nothing but definitions go along. A block that is cut off, and no Python, counts where there is no other.
@@ -49,7 +49,7 @@ def code_of(completion: str) -> str:
     blocks = [textwrap.dedent(body) for _, _, name, body in _FENCE.findall(text) if _PYTHON.fullmatch(name)]
     blocks = [block for block in blocks if block.strip()]
     if not blocks:
-        return final_answer(text) or ""
+        return final_answer(text) or (text if _parse(text) else "")
     parsed = [(block, body) for block in blocks if (body := _parse(block)) is not None]
     if not parsed:
         return blocks[-1]
