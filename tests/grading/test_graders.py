@@ -236,6 +236,15 @@ def test_sudoku_answers(answer: str, share: float) -> None:
     assert graded.correct is (share == 1.0) and graded.reward == graded.parts["blanks"]
 
 
+def test_any_solution_of_a_puzzle_is_right() -> None:
+    puzzle, listed, other = "1200340021004300", "1234341221434321", "1243342121344312"
+    assert {listed, other} <= set(sudoku.solutions_of(puzzle))
+    columns = {"puzzle": puzzle, "solution": listed}
+    for answer, share in ((listed, 1.0), (other, 1.0), (other[:-1] + "1", 7 / 8)):
+        graded = sudoku.strict(columns, f"</reasoning><answer>{answer}</answer>")
+        assert (graded.reward, graded.correct) == (share, share == 1)
+
+
 @pytest.mark.parametrize(
     ("completion", "says"),
     [
@@ -267,6 +276,7 @@ def test_verdicts_on_real_answers(task: str, correct: int, gained: int, lost: in
 
 @needs_llada
 def test_sudoku_on_real_answers() -> None:
+    """Where a puzzle has other solutions, cells of another one may be right."""
     graded = [(sudoku.strict(row.columns, row.completion), row) for row in rows("sudoku_4x4")]
     assert sum(round(ours.parts["blanks"] * 8) for ours, _ in graded) == 16
     for ours, row in graded:

@@ -14,6 +14,7 @@ from grading.llada import FOLDER, needs_llada
 from diffpo.config import TaskConfig
 from diffpo.grading.grade import formatted
 from diffpo.grading.saved import grade_row
+from diffpo.grading.sudoku import solutions_of
 from diffpo.tasks import CHAT, SOLVED, load_solved_task, load_task, load_tiny_task
 from diffpo.tasks.base import Split, Task
 from diffpo.tasks.chat import PREFILL
@@ -233,6 +234,8 @@ def test_d1_test_sets() -> None:
     assert len(countdown.prompts("test", 1000)) == 256
     sudoku = load_task(TaskConfig(name="sudoku_4x4", test_data=str(SUDOKU_TEST)))
     puzzles = {prompt.columns["puzzle"] for prompt in sudoku.prompts("test", 1000)}
+    all_puzzles = [line.split(",")[0] for line in SUDOKU_TEST.read_text().splitlines()[1:]]
+    assert sum(len(solutions_of(puzzle)) > 1 for puzzle in all_puzzles) == 124  # docs/grading.md
     saved = (FOLDER / "sudoku_256.jsonl").read_text()
     assert puzzles == {json.loads(line)["question"].split()[-1] for line in saved.splitlines()}
     for task in (countdown, sudoku):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from diffpo.config import TaskConfig
+from diffpo.grading.sudoku import GRIDS
 from diffpo.tasks.base import Split
-from diffpo.tasks.tiny_sudoku import CLUES, DIFFERENCES, GRIDS, MAX_BLANKS, NUM_TRAIN_GRIDS, TinySudoku
+from diffpo.tasks.tiny_sudoku import CLUES, DIFFERENCES, MAX_BLANKS, NUM_TRAIN_GRIDS, TinySudoku
 from diffpo.types import Prompt
 
 PUZZLE = Prompt(

@@ -9,11 +9,12 @@ from functools import cached_property
 import numpy as np
 
 from diffpo.config import TaskConfig
+from diffpo.grading.sudoku import GRIDS, keeps_clues
 from diffpo.tasks.base import Split
 from diffpo.tasks.chat import NUM_TEST, PREFILL, RowTask, answer_form, solved_form
 from diffpo.tasks.data import Row, column
 from diffpo.tasks.stream import index_rng
-from diffpo.tasks.tiny_sudoku import GRID_SET, GRIDS, TinySudoku, draw_puzzle
+from diffpo.tasks.tiny_sudoku import GRID_SET, TinySudoku, draw_puzzle
 from diffpo.types import Prompt
 
 NUM_BLANKS = 8
@@ -36,7 +37,7 @@ class Sudoku4x4(RowTask):
         solution = str(column(row, ["Solution", "solution"]))
         if not re.fullmatch("[0-4]{16}", puzzle) or solution not in GRID_SET:
             raise ValueError(f"{row.place}: Puzzle must be 16 digits, Solution a grid, got {puzzle!r} and {solution!r}")
-        if any(clue not in ("0", digit) for clue, digit in zip(puzzle, solution, strict=True)):
+        if not keeps_clues(puzzle, solution):
             raise ValueError(f"{row.place}: the solution {solution} does not have the clues of {puzzle}")
         return self._message(puzzle, solution)
 

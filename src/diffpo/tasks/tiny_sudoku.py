@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from itertools import permutations
 from random import Random
 
 import numpy as np
 
 from diffpo.config import TaskConfig
+from diffpo.grading.sudoku import GRIDS, NUM_CELLS, keeps_clues
 from diffpo.tasks.base import Split, TinyTask
 from diffpo.tasks.stream import Dial, index_rng, stable_key
 from diffpo.types import Prompt, Verdict
 
-NUM_CELLS = 16
 NUM_TRAIN_GRIDS = 200
 MAX_BLANKS = 12
 """No puzzle with fewer than four clues has a unique solution."""
 NUM_TRIES = 16
 """Sets of clues tested at once for uniqueness; at 10 blanks about four in ten pass."""
-
-
-def _all_grids() -> list[str]:
-    """The 288 grids, built row by row."""
-    rows = ["".join(row) for row in permutations("1234")]
-    grids = [""]
-    for _ in range(4):
-        grids = [grid + row for grid in grids for row in rows if _is_consistent(grid + row)]
-    return grids
-
-
-def _is_consistent(cells: str) -> bool:
-    """Whether no column and no box of these leading rows holds a digit twice."""
-    columns = [cells[column::4] for column in range(4)]
-    boxes = [cells[i : i + 2] + cells[i + 4 : i + 6] for i in (0, 2, 8, 10)]
-    return all(len(set(unit)) == len(unit) for unit in columns + boxes)
 
 
 def _differences(grids: list[str]) -> np.ndarray:
@@ -43,7 +26,6 @@ def _differences(grids: list[str]) -> np.ndarray:
     return (differ << np.arange(NUM_CELLS)).sum(-1)
 
 
-GRIDS = _all_grids()
 GRID_SET = frozenset(GRIDS)
 DIFFERENCES = _differences(GRIDS)
 CLUES = [[clues for clues in range(2**NUM_CELLS) if clues.bit_count() == NUM_CELLS - n] for n in range(NUM_CELLS + 1)]
@@ -78,8 +60,7 @@ class TinySudoku(TinyTask):
         answer = "".join(completion.split())
         if len(answer) != NUM_CELLS or not set(answer) <= set("1234"):
             return Verdict(correct=False, reward=0.0, parts={"correct": 0.0, "blanks": 0.0})
-        keeps_clues = all(clue in ("0", digit) for clue, digit in zip(puzzle, answer, strict=True))
-        correct = float(keeps_clues and answer in GRID_SET)
+        correct = float(keeps_clues(puzzle, answer) and answer in GRID_SET)
         filled = [digit == right for clue, digit, right in zip(puzzle, answer, solution, strict=True) if clue == "0"]
         parts = {"correct": correct, "blanks": sum(filled) / max(1, len(filled))}
         return Verdict(bool(correct), reward=correct, parts=parts)
