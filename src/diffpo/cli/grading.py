@@ -53,16 +53,16 @@ class Grade:
 
 def grade_evaluation(folder: str, task_name: str, rules: str) -> Iterator[tuple[int, dict[str, Any], Graded]]:
     """Line number, row and grade of each completion of an evaluation; its settings say where the references are."""
+    from diffpo.files.recipe import from_dict, read_json
     from diffpo.grading.grade import Graded
     from diffpo.grading.saved import read_saved
     from diffpo.tasks import load_task
 
     if not (settings_file := Path(folder, "settings.json")).is_file():
         raise ValueError(f"{folder}: no settings.json in it, so no evaluation")
-    settings = json_lines.loads(settings_file.read_text())
-    found = ((knob.name, settings[f"task.{knob.name}"]) for knob in fields(TaskConfig))
-    knobs: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in found}
-    config = TaskConfig(**knobs)
+    settings = read_json(settings_file)
+    knobs = {knob.name: settings[key] for knob in fields(TaskConfig) if (key := f"task.{knob.name}") in settings}
+    config = from_dict(TaskConfig, knobs)
     if config.name != task_name:
         raise ValueError(f"{folder} answers {config.name}, not {task_name}")
     task = load_task(replace(config, rules=rules) if rules != config.rules else config)

@@ -13,7 +13,7 @@ from typing import Any
 
 from diffpo.config import suggest
 from diffpo.config.own import find_in_file
-from diffpo.grading import gsm8k, math500
+from diffpo.grading.maths import strict
 from diffpo.grading.references import read_number_reference, read_reference
 from diffpo.rewards import code as sandbox
 from diffpo.rewards.calls import Reward, Rewards
@@ -51,29 +51,22 @@ def parse_reward(spec: str) -> Reward:
 
 async def number(completions: Sequence[Any], answer: Sequence[Any]) -> list[float | None]:
     """1 where the final answer is the number of the column `answer`, as in GSM8K."""
-
-    def judge(completion: Any, truth: Any) -> float | None:
-        if truth is None:
-            return None
-        return gsm8k.strict({"answer": read_number_reference(truth)}, text_of(completion)).reward
-
-    return await _side_by_side(judge, completions, answer)
+    return await _compare(read_number_reference, [""] * len(answer), completions, answer)
 
 
 async def maths(prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[Any]) -> list[float | None]:
     """1 where the final answer has the value of the column `answer`, as in MATH-500."""
+    return await _compare(read_reference, prompts, completions, answer)
+
+
+async def _compare(read: Callable[[Any], str], *columns: Sequence[Any]) -> list[float | None]:
+    """Rewards of each row in a thread: expressions are compared in processes, one a core, which threads wait for."""
 
     def judge(prompt: Any, completion: Any, truth: Any) -> float | None:
         if truth is None:
             return None
-        columns = {"answer": read_reference(truth), "problem": text_of(prompt)}
-        return math500.strict(columns, text_of(completion)).reward
+        return strict({"answer": read(truth), "problem": text_of(prompt)}, text_of(completion)).reward
 
-    return await _side_by_side(judge, prompts, completions, answer)
-
-
-async def _side_by_side(judge: Callable[..., float | None], *columns: Sequence[Any]) -> list[float | None]:
-    """`judge` of each row in a thread: expressions are compared in processes, one a core, which threads wait for."""
     return await asyncio.gather(*(asyncio.to_thread(judge, *row) for row in zip(*columns, strict=True)))
 
 
