@@ -30,7 +30,7 @@ def gsm8k(columns: Columns, completion: str) -> Graded:
     after </answer> costs 0.001, twice.
     """
     text = PREFILL + _SPECIAL.sub("", completion)
-    answer = unboxed(tagged(text))
+    answer = unboxed(text.rpartition("<answer>")[2].partition("</answer>")[0].strip())  # without tags all of it
     parts = {
         "xmlcount": count_tags(text),
         "soft_format": 0.5 * softly_formatted(text),
@@ -47,11 +47,6 @@ def _float(answer: object) -> float | None:
     """The reference as d1 reads it: digits, commas, a decimal point; None for a negative one, which nothing matches."""
     found = re.fullmatch(r"\$?([0-9,]+(?:\.[0-9]+)?)", str(answer).strip())
     return float(found[1].replace(",", "")) if found else None
-
-
-def tagged(text: str) -> str:
-    """What stands between the last <answer> and the </answer> after it; all of a text that has neither."""
-    return text.rpartition("<answer>")[2].partition("</answer>")[0].strip()
 
 
 def unboxed(answer: str) -> str:
