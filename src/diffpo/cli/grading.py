@@ -71,7 +71,9 @@ def grade_evaluation(folder: str, task_name: str, rules: str) -> Iterator[tuple[
             f"{folder}: judged by rewards of its own ({', '.join(config.reward)}), which grade does not run"
         )
     rows = list(read_saved(Path(folder, "completions.jsonl")))
-    count = 1 + max((int(row["id"].rpartition("-")[2]) for _, row in rows), default=-1)
+    ids = {row["id"] for _, row in rows}
+    ends = (end for id in ids if (end := id.rpartition("-")[2]).isdecimal())  # of a task of the user's own any word
+    count = max(len(ids), 1 + max(map(int, ends), default=-1))
     prompts = {prompt.id: prompt for prompt in task.prompts("test", count)}
     for line, row in rows:
         if row["id"] not in prompts:

@@ -77,30 +77,28 @@ async def code(
     entry_point: Sequence[Any] | None = None,
 ) -> list[float | None]:
     """The share of the row's `tests` (or `test`, as HumanEval has it) that the code passes."""
-    loop = asyncio.get_running_loop()
+    loop, none = asyncio.get_running_loop(), [None] * len(completions)
 
-    async def share(index: int, completion: str) -> float | None:
-        row = _code_row({name: column[index] for name, column in named.items()})
-        if row is None:
+    async def share(completion: Any, *row: Any) -> float | None:
+        wanted = _tests(*row)
+        if wanted is None:
             return None
-        return await loop.run_in_executor(sandbox.pool(), sandbox.share_passed, sandbox.code_of(completion), *row)
+        program = sandbox.code_of(text_of(completion))
+        return await loop.run_in_executor(sandbox.pool(), sandbox.share_passed, program, *wanted)
 
-    named = {name: column for name, column in zip(CODE_COLUMNS, (tests, test, entry_point), strict=True) if column}
-    return await asyncio.gather(*(share(index, text_of(completion)) for index, completion in enumerate(completions)))
-
-
-CODE_COLUMNS = ("tests", "test", "entry_point")
+    rows = zip(completions, tests or none, test or none, entry_point or none, strict=True)
+    return await asyncio.gather(*(share(*row) for row in rows))
 
 
-def _code_row(columns: Mapping[str, Any]) -> tuple[Any, Any] | None:
+def _tests(tests: Any = None, test: Any = None, entry_point: Any = None) -> tuple[Any, Any] | None:
     """A row's tests and the function that they are of; None where it has no tests."""
-    tests = columns.get("tests") if columns.get("tests") is not None else columns.get("test")
-    return None if tests is None else (tests, columns.get("entry_point"))
+    tests = test if tests is None else tests
+    return None if tests is None else (tests, entry_point)
 
 
 def _check_code(columns: Mapping[str, Any]) -> None:
-    if row := _code_row(columns):
-        sandbox.read_tests(*row)
+    if wanted := _tests(*map(columns.get, ("tests", "test", "entry_point"))):
+        sandbox.read_tests(*wanted)
 
 
 def text_of(message: Any) -> str:
