@@ -147,7 +147,7 @@ def test_an_evaluation_of_a_task_of_ones_own_from_before_a_knob(
     (tmp_path / "own.py").write_text(
         "from diffpo.tasks.base import Task\nfrom diffpo.types import Prompt, Verdict\n"
         "class Mine(Task):\n    name, gen_length = 'mine', 8\n    def __init__(self, config): pass\n"
-        "    def prompts(self, split, num, start=0): return [Prompt(w, w) for w in ('red', 'blue')][start : start + num]\n"
+        "    def prompts(self, split, num, start=0): return [Prompt(w, w) for w in ('red', 'blue')[start:][:num]]\n"
         "    def verify(self, prompt, completion): return Verdict(completion == prompt.text, 0.0, {})\n"
     )
     name = f"{tmp_path / 'own.py'}:Mine"
