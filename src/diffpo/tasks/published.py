@@ -49,13 +49,10 @@ class Math500(RowTask):
     def read(self, row: Row) -> Prompt:
         """The message asks for a boxed answer."""
         problem = column(row, ["problem", "question"])
-        if row.values.get("answer") is not None:
-            answer = _read(row, "answer", read_reference)
-        else:
-            solution = column(row, ["solution", "answer"])
-            if "\\boxed" not in solution:
-                raise ValueError(f"{row.place}: column 'solution' holds no \\boxed{{...}}, got {solution[-60:]!r}")
-            answer = _read(row, "solution", read_reference)
+        name = "answer" if row.values.get("answer") is not None else "solution"
+        if name == "solution" and "\\boxed" not in (solution := column(row, ["solution", "answer"])):
+            raise ValueError(f"{row.place}: column 'solution' holds no \\boxed{{...}}, got {solution[-60:]!r}")
+        answer = _read(row, name, read_reference)
         return message("Solve this problem and box its answer.", BOX, problem, problem=problem, answer=answer)
 
 
