@@ -6,7 +6,7 @@ import re
 
 import pytest
 from grading.llada import needs_llada, rows
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from diffpo.grading import d1, d1_math, d1_rewards
@@ -78,6 +78,7 @@ def test_places_of_a_grid(text: str) -> None:
 
 
 @given(PIECES)
+@example("<reasoning></reasoning><answer></reasoning>\n<answer></answer>")
 def test_soft_format(text: str) -> None:
     pattern = r"<reasoning>.*?</reasoning>\s*<answer>.*?</answer>"
     for start in ("", "<reasoning>"):

@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 from grading.llada import needs_llada, rows
 
-from diffpo.grading import countdown, gsm8k, math500, sudoku
+from diffpo.grading import countdown, maths, sudoku
 from diffpo.grading.grade import formatted
 from diffpo.grading.tasks import GRADED
 
@@ -55,8 +55,8 @@ from diffpo.grading.tasks import GRADED
     ],
 )
 def test_gsm8k_answers(completion: str, number: Fraction | int) -> None:
-    assert gsm8k.strict({"answer": str(number)}, completion).correct
-    assert not gsm8k.strict({"answer": str(number + 1)}, completion).correct
+    assert maths.strict({"answer": str(number)}, completion).correct
+    assert not maths.strict({"answer": str(number + 1)}, completion).correct
 
 
 @pytest.mark.parametrize(
@@ -98,12 +98,12 @@ def test_gsm8k_answers(completion: str, number: Fraction | int) -> None:
     ],
 )
 def test_gsm8k_answers_that_are_not_18(completion: str) -> None:
-    assert not gsm8k.strict({"answer": "18"}, completion).correct
+    assert not maths.strict({"answer": "18"}, completion).correct
 
 
 def test_gsm8k_references() -> None:
-    assert gsm8k.strict({"answer": "1,450"}, r"\boxed{1450}").correct
-    assert not gsm8k.strict({"answer": None}, r"\boxed{None}").correct
+    assert maths.strict({"answer": "1,450"}, r"\boxed{1450}").correct
+    assert not maths.strict({"answer": None}, r"\boxed{None}").correct
 
 
 @pytest.mark.parametrize(
@@ -120,13 +120,13 @@ def test_gsm8k_references() -> None:
     ],
 )
 def test_math_answers(completion: str, correct: bool) -> None:
-    assert math500.strict({"problem": "", "answer": r"\frac{1}{2}"}, completion).correct is correct
+    assert maths.strict({"problem": "", "answer": r"\frac{1}{2}"}, completion).correct is correct
 
 
 def test_a_whole_number_in_a_sentence_is_read() -> None:
     columns = {"problem": "", "answer": "6"}
-    assert math500.strict(columns, "<answer>The largest value is 6.</answer>").correct
-    assert not math500.strict(columns, "<answer>The largest value is 6 or 7.</answer>").correct
+    assert maths.strict(columns, "<answer>The largest value is 6.</answer>").correct
+    assert not maths.strict(columns, "<answer>The largest value is 6 or 7.</answer>").correct
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_any_solution_of_a_puzzle_is_right() -> None:
 )
 def test_format(completion: str, says: bool) -> None:
     assert formatted(completion) is says
-    assert gsm8k.strict({"answer": "1"}, completion).parts["format"] == float(says)
+    assert maths.strict({"answer": "1"}, completion).parts["format"] == float(says)
 
 
 @needs_llada

@@ -11,7 +11,7 @@ from grading.hostile import BOUND, HOSTILE, disguises
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffpo.grading import math500
+from diffpo.grading import maths
 from diffpo.grading.equality import same_answer
 from diffpo.grading.grade import Graded
 from diffpo.grading.tasks import GRADED
@@ -156,14 +156,14 @@ def test_any_reference_is_graded_in_time(text: str) -> None:
     """Data can be hostile too: a reference that no reader knows goes to math-verify only if it is short and tame."""
     columns = {"problem": text, "answer": text.replace(r"\int", "")}
     start = time.thread_time()
-    graded = math500.strict(columns, r"\boxed{7013}")
+    graded = maths.strict(columns, r"\boxed{7013}")
     assert graded.correct in (True, False) and time.thread_time() - start < 3.0
 
 
 def test_graders_work_off_the_main_thread() -> None:
     found: list[bool] = []
     columns = {"problem": "", "answer": r"2\sqrt{3}"}
-    thread = threading.Thread(target=lambda: found.append(math500.strict(columns, r"\boxed{\sqrt{12}}").correct))
+    thread = threading.Thread(target=lambda: found.append(maths.strict(columns, r"\boxed{\sqrt{12}}").correct))
     thread.start()
     thread.join()
     assert found == [True]

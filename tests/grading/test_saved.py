@@ -141,6 +141,25 @@ def test_an_evaluation_is_graded_anew(rules: str, tmp_path: Path, capsys: pytest
     assert (first["sampler"], first["id"], first["correct"]) == ("eb", "gsm8k-test-0", True) and not second["correct"]
 
 
+def test_an_evaluation_of_a_task_of_ones_own_from_before_a_knob(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.py").write_text(
+        "from diffpo.tasks.base import Task\nfrom diffpo.types import Prompt, Verdict\n"
+        "class Mine(Task):\n    name, gen_length = 'mine', 8\n    def __init__(self, config): pass\n"
+        "    def prompts(self, split, num, start=0): return [Prompt(w, w) for w in ('red', 'blue')[start:][:num]]\n"
+        "    def verify(self, prompt, completion): return Verdict(completion == prompt.text, 0.0, {})\n"
+    )
+    name = f"{tmp_path / 'own.py'}:Mine"
+    settings = {f"task.{knob}": value for knob, value in dataclasses.asdict(TaskConfig(name=name)).items()}
+    del settings["task.kinds"]
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    answers = [{"sampler": "eb", "id": word, "sample": 0, "text": "red"} for word in ("red", "blue")]
+    write(tmp_path / "completions.jsonl", *answers)
+    main(["grade", str(tmp_path), "--task", name])
+    assert capsys.readouterr().out == "eb: correct 1 / 2, 50.00%\n"
+
+
 def test_an_evaluation_that_cannot_be_graded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = evaluation(tmp_path / "eval")
     for task, change, error in (

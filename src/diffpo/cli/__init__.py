@@ -29,27 +29,11 @@ from diffpo.files.recipe import find_recipe, find_training, kind_at, load_config
 from diffpo.files.record import Record, decoding
 from diffpo.files.shipped import defaults_for, is_published
 
-COMMANDS: dict[str, type] = {
-    "demo": Demo,
-    "recipes": Recipes,
-    "convert": Convert,
-    "sft": Sft,
-    "plan": Plan,
-    "bench": Bench,
-    "train": Train,
-    "eval": Eval,
-    "compare": Compare,
-    "sample": Sample,
-    "chat": Chat,
-    "serve": Serve,
-    "generate": Generate,
-    "study": Study,
-    "analyze": Analyze,
-    "report": Report,
-    "grade": Grade,
-    "inspect": Inspect,
-    "export": Export,
-}
+_TRAINING = (Demo, Recipes, Convert, Sft, Plan, Bench, Train)
+_ANSWERING = (Eval, Compare, Sample, Chat, Serve, Generate)
+_LOOKING_BACK = (Study, Analyze, Report, Grade, Inspect, Export)
+COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in (*_TRAINING, *_ANSWERING, *_LOOKING_BACK)}
+"""In the order of `diffpo --help`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 
 UNMERGED = {"rollout.merge_adapters": "outside of training"}
-IN_A_CHAT = {"rollout.chat_template": "in a chat, whose messages go through the template"}
 
 
 @dataclass(frozen=True)
@@ -233,7 +232,7 @@ class Chat(Knobs):
     load: LoadConfig = field(default_factory=LoadConfig)
 
     def idle(self) -> Idle:
-        return UNMERGED | IN_A_CHAT
+        return UNMERGED | {"rollout.chat_template": "in a chat, whose messages go through the template"}
 
     def run(self) -> None:
         from diffpo.evaluation.display import show_turn

@@ -53,16 +53,16 @@ class Grade:
 
 def grade_evaluation(folder: str, task_name: str, rules: str) -> Iterator[tuple[int, dict[str, Any], Graded]]:
     """Line number, row and grade of each completion of an evaluation; its settings say where the references are."""
+    from diffpo.files.recipe import from_dict, read_json
     from diffpo.grading.grade import Graded
     from diffpo.grading.saved import read_saved
     from diffpo.tasks import load_task
 
     if not (settings_file := Path(folder, "settings.json")).is_file():
         raise ValueError(f"{folder}: no settings.json in it, so no evaluation")
-    settings = json_lines.loads(settings_file.read_text())
-    found = ((knob.name, settings[f"task.{knob.name}"]) for knob in fields(TaskConfig))
-    knobs: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in found}
-    config = TaskConfig(**knobs)
+    settings = read_json(settings_file)
+    knobs = {knob.name: settings[key] for knob in fields(TaskConfig) if (key := f"task.{knob.name}") in settings}
+    config = from_dict(TaskConfig, knobs)
     if config.name != task_name:
         raise ValueError(f"{folder} answers {config.name}, not {task_name}")
     task = load_task(replace(config, rules=rules) if rules != config.rules else config)
@@ -71,7 +71,9 @@ def grade_evaluation(folder: str, task_name: str, rules: str) -> Iterator[tuple[
             f"{folder}: judged by rewards of its own ({', '.join(config.reward)}), which grade does not run"
         )
     rows = list(read_saved(Path(folder, "completions.jsonl")))
-    count = 1 + max((int(row["id"].rpartition("-")[2]) for _, row in rows), default=-1)
+    ids = {row["id"] for _, row in rows}
+    ends = (end for id in ids if (end := id.rpartition("-")[2]).isdecimal())  # of a task of the user's own any word
+    count = max(len(ids), 1 + max(map(int, ends), default=-1))
     prompts = {prompt.id: prompt for prompt in task.prompts("test", count)}
     for line, row in rows:
         if row["id"] not in prompts:

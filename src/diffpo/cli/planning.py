@@ -204,27 +204,21 @@ def _verdict(plan: planning.Plan, changes: Sequence[Change], larger: str | None)
 
 def _plain(plan: planning.Plan, changes: Sequence[Change]) -> dict[str, Any]:
     """Bytes, seconds and counts, for programs."""
+
+    def outcome(plan: planning.Plan) -> dict[str, Any]:
+        return {"fits": plan.fits, "peak_bytes": plan.peak.bytes, "seconds_per_step": plan.seconds}
+
     return {
         "model": plan.config.model,
         "gpu": plan.cluster.gpu.label,
         "num_gpus": plan.cluster.num_gpus,
-        "fits": plan.fits,
-        "peak_bytes": plan.peak.bytes,
-        "seconds_per_step": plan.seconds,
+        **outcome(plan),
         "days": plan.days,
         "disk_bytes": dict(plan.disk),
         "phases": {
             phase.name: {name: getattr(phase, name) for name in ("bytes", "parts", "forwards", "flops", "seconds")}
             for phase in plan.phases
         },
-        "changes": [
-            {
-                "what": change.what,
-                "peak_bytes": change.plan.peak.bytes,
-                "seconds_per_step": change.plan.seconds,
-                "fits": change.plan.fits,
-            }
-            for change in changes
-        ],
+        "changes": [{"what": change.what, **outcome(change.plan)} for change in changes],
         "assumed": list(plan.assumed),
     }

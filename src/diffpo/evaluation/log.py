@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +98,9 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _set_aside(folder: Path, root: Path, name: str) -> Path:
     """Move an evaluation's files to a folder NAME of `root`, or NAME_2, ... where that holds one; returns the place."""
-    number = 1
-    while True:
-        place = root / (f"{name}_{number}" if number > 1 else name) / folder.relative_to(root)
-        if not (place / ANSWERS).exists():
-            break
-        number += 1
+    names = (f"{name}_{number}" if number > 1 else name for number in count(1))
+    places = (root / other / folder.relative_to(root) for other in names)
+    place = next(place for place in places if not (place / ANSWERS).exists())
     place.mkdir(parents=True, exist_ok=True)
     for file in FILES:
         if (folder / file).is_file():

@@ -33,19 +33,14 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     if until_eos:
         table.padding = (0, 0, 0, 1)
         table.caption += "\nNFE of the whole canvas, and until the answer's EOS; tokens of the answer"
-
-    def add(point: Point) -> None:
+    fixed = [point for point in evaluation.frontier if not point.level]
+    for index, point in enumerate([*evaluation.points, *fixed]):
         cells = [_accuracy(point, 1), _calls(point.nfe)]
         cells += [_calls(point.nfe_until_eos), f"{point.num_tokens:.1f}"] if until_eos else []
         cells += [f"{point.tokens_per_nfe:.2f}", "" if point.gamma is None else f"{point.gamma:.3g}"]
-        table.add_row(f"  {point.level}" if point.level else point.sampler, *cells, style="dim" if point.level else "")
-
-    for point in evaluation.points:
-        add(point)
-    table.add_section()
-    for point in evaluation.frontier:
-        if not point.level:
-            add(point)
+        if index == len(evaluation.points):
+            table.add_section()
+        table.add_row(_label(point, point.sampler), *cells, style="dim" if point.level else "")
     return table
 
 
@@ -69,10 +64,10 @@ def samples_table(evaluations: Mapping[str, Evaluation], levels: bool = False) -
     table.caption = "±: standard error over prompts; @k: a right one among k; maj: the most frequent answer is right"
     for name, found in rows.items():
         for point in found:
-            label, style = (f"  {point.level}", "dim") if point.level else (_short(point.sampler), "")
             error = "" if point.standard_error is None else f"{100 * point.standard_error:.1f}"
             chances = [_share(point.pass_at_k.get(k)) for k in shown]
-            table.add_row(name, label, _share(point.accuracy), error, *chances, _share(point.majority), style=style)
+            cells = [_label(point, _short(point.sampler)), _share(point.accuracy), error, *chances]
+            table.add_row(name, *cells, _share(point.majority), style="dim" if point.level else "")
             name = ""
         table.add_section()
     table.columns[1].justify = "left"
@@ -90,7 +85,7 @@ def comparison_table(before: Evaluation, after: Evaluation) -> Table:
     for point in after.points:
         old = known.get((point.sampler, point.level))
         if point.sampler == "learned" or (old and not point.level):
-            table.add_row(f"  {point.level}" if point.level else point.sampler, *_changes(old, point))
+            table.add_row(_label(point, point.sampler), *_changes(old, point))
     learned = [point for point in after.points if point.sampler == "learned"]
     if not (learned and before.frontier):
         return table
@@ -99,9 +94,9 @@ def comparison_table(before: Evaluation, after: Evaluation) -> Table:
         spans = [fixed.nfe for fixed in before.frontier if fixed.level == point.level]
         nfe = min(max(point.nfe, min(spans)), max(spans))  # beyond its ends the frontier is read at the end
         fixed = before.frontier_accuracy(nfe, point.level)
-        label = f"  {point.level}" if point.level else "vs fixed"
         cells = [f"{100 * fixed:.1f}", _accuracy(point, 0), _gain(100 * (point.accuracy - fixed))]
-        table.add_row(label, *cells, f"{_calls(nfe)} → {_calls(point.nfe)}", _gain(_percent(nfe, point.nfe), -1, " %"))
+        cells += [f"{_calls(nfe)} → {_calls(point.nfe)}", _gain(_percent(nfe, point.nfe), -1, " %")]
+        table.add_row(_label(point, "vs fixed"), *cells)
     gain = 100 * (learned[0].accuracy - before.frontier_accuracy(learned[0].nfe))
     table.caption += (
         f"\nvs fixed: learned sampler after training against fixed thresholds before, at equal NFE: {gain:+.1f} points"
@@ -166,6 +161,11 @@ def _table(title: str, first: str, headers: Sequence[str]) -> Table:
 
 def _span(counts: Sequence[int]) -> str:
     return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def _label(point: Point, name: str) -> str:
+    """The head of a row: that of a level stands below the one for all prompts."""
+    return f"  {point.level}" if point.level else name
 
 
 def _short(sampler: str) -> str:

@@ -62,8 +62,7 @@ class Record:
         if not path.is_file():
             return None
         try:
-            values = json.loads(path.read_bytes())
-            return from_dict(cls, values)
+            return from_dict(cls, json.loads(path.read_bytes()))
         except (ValueError, AttributeError) as error:
             raise ValueError(f"{path}: not a record of diffpo's: {error}") from None
 

@@ -18,6 +18,8 @@ _BARE_BOX = re.compile(
 r"""A box without braces: \boxed 5, \boxed\frac12."""
 _CUT = re.compile("</|<answer>|<reasoning>", re.IGNORECASE)
 """Where the content of a box or tag ends if it has not ended before."""
+_LINE = re.compile("(.*?)>?$", re.MULTILINE)
+"""The rest of a line, without a ">" that stands for a missing brace."""
 _BRACE = re.compile(r"(?<!\\)[{}]")
 _EMPTY_BOX = re.compile(r"\\?boxed\s*\{\s*\}")
 _COMMAND = re.compile(r"\\?(?:boxed|fbox)|\\(?:text|left|right)|</?[A-Za-z]+>?")
@@ -60,7 +62,9 @@ def final_answer(text: str) -> str | None:
     for begin, end in (*sorted(tagged, reverse=True), *untagged):
         end = min(end, cuts[bisect_left(cuts, begin)])
         if bisect_left(says, begin) < bisect_left(says, end):
-            answer = _balanced(_EMPTY_BOX.sub(" ", text[begin:end]).strip())
+            answer = _EMPTY_BOX.sub(" ", text[begin:end]).strip()
+            braces = _BRACE.findall(answer)
+            answer += "}" * (braces.count("{") - braces.count("}"))
             return ", ".join((*_boxes_before(text, begin, tagged), answer))
     return None
 
@@ -101,20 +105,8 @@ def _spans(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
             case opening if opening.endswith("{") and not opening.startswith("\\{"):
                 braces.append((opening != "{", mark.end()))
     spans += [box.span(1) for box in _BARE_BOX.finditer(text)]
-    spans += [(begin, _line_end(text, begin)) for is_box, begin in braces[-MAX_OPEN:] if is_box]
+    opened = [begin for is_box, begin in braces[-MAX_OPEN:] if is_box]
+    spans += [line.span(1) for begin in opened if (line := _LINE.match(text, begin))]
     spans += [(tag, len(text))] if tag >= 0 else []
     after = max(reasoned, closed)
     return spans, [(after, len(text))] if after >= 0 else []
-
-
-def _line_end(text: str, begin: int) -> int:
-    """The end of the line, without a ">" that stands for the missing brace."""
-    end = text.find("\n", begin)
-    end = len(text) if end < 0 else end
-    return end - (end > begin and text[end - 1] == ">")
-
-
-def _balanced(text: str) -> str:
-    """`text` with the closing braces that it lacks."""
-    marks = _BRACE.findall(text)
-    return text + "}" * (marks.count("{") - marks.count("}"))

@@ -9,9 +9,11 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Callable, Sequence
-from itertools import accumulate, islice
+from collections.abc import Sequence
+from itertools import islice
 from typing import Any
+
+from diffpo.grading.expressions import Operators, arithmetic
 
 NUM_CELLS = 16
 MAX_EXPRESSION = 1000
@@ -23,6 +25,8 @@ MAX_POWER_BITS = 4096
 """A power with a larger result cannot be evaluated: d1 evaluates it and hangs."""
 
 _NUMBER = re.compile(r"-?\d+\.?\d*")
+_LINE_BOX = re.compile(r"\\boxed\{([^}\n]*)(\}?)")
+r"""A box that does not close takes its line with it: there is no other on it, and none is looked for again."""
 _LEFT_SIDE = re.compile(r"(?<![0-9+\-*/() ])([0-9+\-*/() ]++)=[0-9. ]")
 _SIGNS = {r"\div": "/", r"\times": "*", r"\cdot": "*"}
 
@@ -39,19 +43,7 @@ def between(text: str, left: str, right: str) -> str | None:
 
 def one_line_boxes(text: str) -> list[str]:
     r"""What follows each \boxed{ up to the first closing brace of its line: \boxed{\frac{1}{2}} gives "\frac{1"."""
-    boxes, at, left = [], 0, r"\boxed{"
-    while (start := text.find(left, at)) >= 0:
-        at = start + len(left)
-        line = text.find("\n", at)
-        end = text.find("}", at, line if line >= 0 else None)
-        if end >= 0:
-            boxes.append(text[at:end])
-            at = end + 1
-        elif line < 0:
-            break
-        else:
-            at = line
-    return boxes
+    return [box[1] for box in _LINE_BOX.finditer(text) if box[2]]
 
 
 def last_box(text: str) -> str | None:
@@ -119,20 +111,8 @@ def countdown_answer(text: str) -> str:
 
 def countdown_correct(equation: str, numbers: Sequence[int], target: int) -> bool:
     """Whether the equation uses each number once and comes within 1e-5 of the target."""
-    return uses_numbers(equation, numbers) and near(value_of(equation.strip()), target)
-
-
-def uses_numbers(equation: str, numbers: Sequence[int]) -> bool:
-    literals = re.findall(r"\d+", equation)
-    return len(literals) == len(numbers) and sorted(map(_small, literals)) == sorted(numbers)
-
-
-def _small(literal: str) -> int:
-    return int(literal) if len(literal) < 1000 else -1
-
-
-def near(value: Any, target: int) -> bool:
-    """Whether a value that `evaluate` gave is the target, to 1e-5."""
+    literals = [int(literal) if len(literal) < 1000 else -1 for literal in re.findall(r"\d+", equation)]
+    value = value_of(equation.strip()) if sorted(literals) == sorted(numbers) else None
     try:
         return value is not None and abs(value - target) < 1e-5
     except OverflowError:
@@ -144,13 +124,9 @@ def value_of(equation: str) -> Any:
 
     Floats, as in d1: 1/3*3 is right. A power is evaluated only while its result stays small.
     """
-    depths = accumulate((char == "(") - (char == ")") for char in equation)
-    if len(equation) > MAX_EXPRESSION or not re.match(r"^[\d+\-*/().\s]+$", equation) or max(depths) > MAX_NESTING:
+    if len(equation) > MAX_EXPRESSION or not re.match(r"^[\d+\-*/().\s]+$", equation):
         return None
-    try:
-        return _value(ast.parse(equation, mode="eval").body)
-    except (SyntaxError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError, MemoryError):
-        return None
+    return arithmetic(equation, _OPERATORS, lambda literal: literal, MAX_NESTING)
 
 
 def _power(base: Any, exponent: Any) -> Any:
@@ -160,59 +136,28 @@ def _power(base: Any, exponent: Any) -> Any:
     return base**exponent
 
 
-_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
+_OPERATORS: Operators = {
     **{ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv},
     **{ast.FloorDiv: operator.floordiv, ast.Pow: _power, ast.UAdd: operator.pos, ast.USub: operator.neg},
 }
 
 
-def _value(node: ast.expr) -> Any:
-    match node:
-        case ast.Constant(value=int() | float() as number):
-            return number
-        case ast.UnaryOp(op=op, operand=operand):
-            return _OPERATORS[type(op)](_value(operand))
-        case ast.BinOp(left=left, op=op, right=right):
-            return _OPERATORS[type(op)](_value(left), _value(right))
-    raise ValueError("d1 gets no number from this")
+_ENDS = r"<\|eot_id\|>|<\|endoftext\|>"
+_GRIDS = (
+    r"\A(?>.*?<answer>).*?```([\d\s]++)```",
+    rf"\A(?>.*?<answer>)(.*?)(?:{_ENDS}|</answer>)",
+    rf"\A(?>.*?</answer>)\s*+(.*?)(?:{_ENDS}|\Z)",
+    r"(?<!\d)\d++(?<=(\d{16}))\s*+</answer>",
+    r"\b(\d{16})\b",
+)
+"""A fence in <answer>, <answer>, what follows </answer>, 16 digits before </answer>, 16 digits."""
 
 
 def sudoku_answer(text: str) -> str:
-    """16 characters from the first of five places that holds any: a fence in <answer>, <answer>, what follows
-    </answer>, 16 digits before </answer>, 16 digits; padded with 0, or cut."""
-    places = (_fenced, _tagged, _after_tag, _before_tag, _digits)
-    found = next((answer for place in places if (answer := place(text).strip())), "")
-    found = re.sub(r"\s", "", found)
+    """16 characters from the first of `_GRIDS` that holds any; padded with 0, or cut."""
+    places = (re.search(place, text, re.DOTALL) for place in _GRIDS)
+    found = next((answer for place in places if place and (answer := re.sub(r"\s", "", place[1]))), "")
     return found.ljust(NUM_CELLS, "0")[:NUM_CELLS] if found else ""
-
-
-_ENDS = re.compile(r"<\|eot_id\|>|<\|endoftext\|>")
-
-
-def _fenced(text: str) -> str:
-    digits = re.search(r"```([\d\s]++)```", text.partition("<answer>")[2])
-    return digits[1] if digits else ""
-
-
-def _tagged(text: str) -> str:
-    start = text.find("<answer>")
-    end = re.compile(_ENDS.pattern + "|</answer>").search(text, start) if start >= 0 else None
-    return text[start + len("<answer>") : end.start()] if end else ""
-
-
-def _after_tag(text: str) -> str:
-    _, tag, after = text.partition("</answer>")
-    return _ENDS.split(after.lstrip(), maxsplit=1)[0] if tag else ""
-
-
-def _before_tag(text: str) -> str:
-    found = re.search(r"(?<!\d)\d++(?<=(\d{16}))\s*+</answer>", text)
-    return found[1] if found else ""
-
-
-def _digits(text: str) -> str:
-    found = re.search(r"\b(\d{16})\b", text)
-    return found[1] if found else ""
 
 
 def sudoku_cells(answer: str, puzzle: str, solution: str) -> int:

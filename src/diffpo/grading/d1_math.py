@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 _DROPPED = (r"\left", r"\right", r"^{\circ}", r"^\circ", r"\$")
 """Sizes, degrees, dollars."""
 
@@ -39,26 +41,19 @@ def clean_up(text: str) -> str:
 
 def _braced_roots(text: str) -> str:
     r"""\sqrt3 to \sqrt{3}."""
-    head, *roots = text.split(r"\sqrt")
-    if "" in roots:
+    if re.search(r"\\sqrt(?:\\sqrt|\Z)", text):
         raise ValueError("a root of nothing")
-    return head + "".join(r"\sqrt" + (root if root[0] == "{" else f"{{{root[0]}}}{root[1:]}") for root in roots)
+    return re.sub(r"\\sqrt([^{])", r"\\sqrt{\1}", text)
 
 
 def _braced_fractions(text: str) -> str:
     r"""\frac12 to \frac{1}{2} and \frac1{72} to \frac{1}{72}; all stays as it is if one has a single character."""
-    head, *fractions = text.split(r"\frac")
-    braced = []
-    for fraction in fractions:
-        if not fraction:
+    if short := re.search(r"\\frac([^{]?)(?=\\frac|\Z)", text):
+        if not short[1]:
             raise ValueError("a fraction of nothing")
-        if fraction[0] != "{":
-            if len(fraction) < 2:
-                return text
-            over, under, rest = fraction[0], fraction[1], fraction[2:]
-            fraction = f"{{{over}}}" + (under + rest if under == "{" else f"{{{under}}}{rest}")
-        braced.append(r"\frac" + fraction)
-    return head + "".join(braced)
+        return text
+    text = re.sub(r"\\frac([^{])(?=\{)", r"\\frac{\1}", text)
+    return re.sub(r"\\frac([^{])(.)", r"\\frac{\1}{\2}", text)
 
 
 def _slash(text: str) -> str:

@@ -13,10 +13,14 @@ from diffpo.grading import d1, d1_math
 from diffpo.grading.grade import Columns, Graded
 
 PREFILL = "<reasoning>"
-"""Start of every completion."""
+"""Start of every completion: the model is put into the form that the prompt asks for."""
 _SPECIAL = re.compile(r"<\|[a-zA-Z_]+\|>")
 _STRICT = re.compile(r"^<reasoning>\n.*?\n</reasoning>\n<answer>\n.*?\n</answer>\n$")
 """Without DOTALL: the reasoning and the answer have one line each."""
+_SOFT = re.compile(
+    r"<reasoning>(?:(?>.*?</reasoning>[^\S\n]*<answer>)|.*</reasoning>[^\S\n]*\n\s*<answer>).*?</answer>"
+)
+"""Of the answers on the line of the reasoning the first: where it does not end, none behind it does. Or one below."""
 
 
 def gsm8k(columns: Columns, completion: str) -> Graded:
@@ -26,7 +30,7 @@ def gsm8k(columns: Columns, completion: str) -> Graded:
     after </answer> costs 0.001, twice.
     """
     text = PREFILL + _SPECIAL.sub("", completion)
-    answer = unboxed(tagged(text))
+    answer = unboxed(text.rpartition("<answer>")[2].partition("</answer>")[0].strip())  # without tags all of it
     parts = {
         "xmlcount": count_tags(text),
         "soft_format": 0.5 * softly_formatted(text),
@@ -43,11 +47,6 @@ def _float(answer: object) -> float | None:
     """The reference as d1 reads it: digits, commas, a decimal point; None for a negative one, which nothing matches."""
     found = re.fullmatch(r"\$?([0-9,]+(?:\.[0-9]+)?)", str(answer).strip())
     return float(found[1].replace(",", "")) if found else None
-
-
-def tagged(text: str) -> str:
-    """What stands between the last <answer> and the </answer> after it; all of a text that has neither."""
-    return text.rpartition("<answer>")[2].partition("</answer>")[0].strip()
 
 
 def unboxed(answer: str) -> str:
@@ -68,18 +67,7 @@ def count_tags(text: str) -> float:
 
 def softly_formatted(text: str) -> bool:
     """Whether the text begins with reasoning and answer in their tags, neither of them broken over lines."""
-    line = text.partition("\n")[0]
-    if not text.startswith("<reasoning>"):
-        return False
-    at = len("<reasoning>")
-    while (at := line.find("</reasoning>", at)) >= 0:
-        at += len("</reasoning>")
-        answer = re.compile(r"\s*<answer>").match(text, at)
-        if answer and "</answer>" in text[answer.end() :].partition("\n")[0]:
-            return True
-        if answer and answer.end() <= len(line):
-            return False  # no </answer> behind it on this line, so none behind a later one
-    return False
+    return bool(_SOFT.match(text))
 
 
 def math500(columns: Columns, completion: str) -> Graded:
@@ -102,10 +90,8 @@ def math500(columns: Columns, completion: str) -> Graded:
 
 def last_tagged(text: str) -> str | None:
     """The content of the last <answer>...</answer> that is found reading from the left; None if there is none."""
-    found, at = None, 0
-    while (start := text.find("<answer>", at)) >= 0 and (end := text.find("</answer>", start)) >= 0:
-        found, at = text[start + len("<answer>") : end].strip(), end + len("</answer>")
-    return found
+    found = [tag[1] for tag in re.finditer(r"<answer>(.*?)(</answer>|\Z)", text, re.DOTALL) if tag[2]]
+    return found[-1].strip() if found else None
 
 
 def countdown(columns: Columns, completion: str) -> Graded:
@@ -116,7 +102,7 @@ def countdown(columns: Columns, completion: str) -> Graded:
     numbers, target = list(columns["numbers"]), columns["target"]
     tag = last_tagged(PREFILL + completion)
     tag = None if tag is None else unboxed(tag)
-    right = tag is not None and d1.uses_numbers(tag, numbers) and d1.near(d1.value_of(tag), target)
+    right = tag is not None and d1.countdown_correct(tag, numbers, target)
     reward = 0.0 if tag is None else 1.0 if right else 0.1
     equation = d1.countdown_answer(completion)
     return Graded(equation, d1.countdown_correct(equation, numbers, target), reward, {"equation": reward})

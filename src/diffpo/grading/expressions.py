@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 import operator
 import re
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from diffpo.grading.spelling import plain_signs
 
@@ -16,8 +17,11 @@ MAX_NESTING = 32
 MAX_DIGITS = 15
 """Digits of one literal."""
 
-_BINARY = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
-_UNARY = {ast.UAdd: operator.pos, ast.USub: operator.neg}
+Operators = Mapping[type[ast.AST], Callable[..., Any]]
+_OPERATORS: Operators = {
+    **{ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv},
+    **{ast.UAdd: operator.pos, ast.USub: operator.neg},
+}
 _LATEX = {r"\times": "*", r"\cdot": "*", r"\ast": "*", r"\div": "/"}
 _EXPRESSION = re.compile(r"[0-9+\-*/() ]+")
 _LITERAL = re.compile(r"[0-9]+")
@@ -40,25 +44,29 @@ def evaluate_expression(text: str, max_length: int = MAX_EXPRESSION) -> Expressi
     text = plain_signs(text) if len(text) <= max_length else ""
     for sign, plain in _LATEX.items():
         text = text.replace(sign, plain)
-    if not _EXPRESSION.fullmatch(text):
-        return None
     literals = _LITERAL.findall(text)
-    depths = accumulate((char == "(") - (char == ")") for char in text)
-    if max(depths) > MAX_NESTING or any(len(literal) > MAX_DIGITS for literal in literals):
+    if not _EXPRESSION.fullmatch(text) or any(len(literal) > MAX_DIGITS for literal in literals):
+        return None
+    value = arithmetic(text, _OPERATORS, Fraction, MAX_NESTING)
+    return None if value is None else Expression(value, [int(literal) for literal in literals])
+
+
+def arithmetic(text: str, operators: Operators, number: Callable[[Any], Any], max_nesting: int) -> Any:
+    """What `operators` make of a text's literals, each read by `number`; None where they make nothing of it."""
+
+    def value(node: ast.expr) -> Any:
+        match node:
+            case ast.Constant(value=int() | float() as literal):
+                return number(literal)
+            case ast.UnaryOp(op=op, operand=operand):
+                return operators[type(op)](value(operand))
+            case ast.BinOp(left=left, op=op, right=right):
+                return operators[type(op)](value(left), value(right))
+        raise ValueError(f"not arithmetic: {type(node).__name__}")
+
+    if max(accumulate((char == "(") - (char == ")") for char in text)) > max_nesting:
         return None
     try:
-        value = _value(ast.parse(text, mode="eval").body)
-    except (SyntaxError, ValueError, KeyError, ZeroDivisionError, RecursionError, MemoryError):
+        return value(ast.parse(text, mode="eval").body)
+    except (SyntaxError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError, MemoryError):
         return None
-    return Expression(value, [int(literal) for literal in literals])
-
-
-def _value(node: ast.expr) -> Fraction:
-    match node:
-        case ast.Constant(value=int(number)):
-            return Fraction(number)
-        case ast.UnaryOp(op=op, operand=operand):
-            return _UNARY[type(op)](_value(operand))
-        case ast.BinOp(left=left, op=op, right=right):
-            return _BINARY[type(op)](_value(left), _value(right))
-    raise ValueError(f"not arithmetic: {type(node).__name__}")

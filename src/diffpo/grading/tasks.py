@@ -1,12 +1,12 @@
-"""The graded tasks: a file and a line for each."""
+"""The graded tasks."""
 
 from __future__ import annotations
 
-from diffpo.grading import countdown, gsm8k, math500, sudoku
+from diffpo.grading import countdown, maths, sudoku
 
 GRADED = {
-    "gsm8k": gsm8k.TASK,
-    "math500": math500.TASK,
+    "gsm8k": maths.GSM8K,
+    "math500": maths.MATH500,
     "countdown_cd3": countdown.TASK,
     "countdown": countdown.TASK,
     "sudoku_4x4": sudoku.TASK,

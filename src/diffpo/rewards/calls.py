@@ -199,24 +199,22 @@ class Call:
 
     def _read(self, name: str, found: Any) -> list[float]:
         """A function's values, NaN for None."""
-        wanted = f"a list of {len(self.attempts.texts)}, a number or None for each completion"
-        values = _plain(found)
+        size, said = len(self.attempts.texts), f"reward {name!r} on {where(self.attempts.prompt)} returned"
+        wanted = f"not a list of {size}, a number or None for each completion"
+        values, numbers = _plain(found), list[float]()
         if isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Collection):
-            raise ValueError(f"reward {name!r} on {where(self.attempts.prompt)} returned {found!r:.80}: not {wanted}")
-        if len(values) != len(self.attempts.texts):
-            raise ValueError(
-                f"reward {name!r} on {where(self.attempts.prompt)} returned {len(values)} values: not {wanted}"
-            )
-        return [self._check(name, index, value) for index, value in enumerate(values)]
-
-    def _check(self, name: str, index: int, value: Any) -> float:
-        number = math.nan if value is None else _number(value)
-        if number is None or (value is not None and not abs(number) <= MAX_REWARD):
-            raise ValueError(
-                f"reward {name!r} on {where(self.attempts.prompt)} returned {value!r:.80} for completion {index}: "
-                f"not a finite number (within {MAX_REWARD:g}), nor None, which leaves a completion out"
-            )
-        return number
+            raise ValueError(f"{said} {found!r:.80}: {wanted}")
+        if len(values) != size:
+            raise ValueError(f"{said} {len(values)} values: {wanted}")
+        for index, value in enumerate(values):
+            number = math.nan if value is None else _number(value)
+            if number is None or (value is not None and not abs(number) <= MAX_REWARD):
+                raise ValueError(
+                    f"{said} {value!r:.80} for completion {index}: not a finite number (within {MAX_REWARD:g}), nor "
+                    "None, which leaves a completion out"
+                )
+            numbers.append(number)
+        return numbers
 
     def _failure(self, reward: Reward, error: BaseException) -> ValueError:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]

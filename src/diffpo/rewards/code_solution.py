@@ -27,19 +27,9 @@ FORBIDDEN = (
     *("os.symlink", "os.link", "os.setxattr", "syslog.", "webbrowser.", "urllib.", "ftplib.", "smtplib.", "http."),
 )
 """Python's audit events that end a call; an audit hook cannot be taken off."""
-PATHS = {
-    "open": slice(0, 1),
-    "os.listdir": slice(0, 1),
-    "os.scandir": slice(0, 1),
-    "os.remove": slice(0, 1),
-    "os.rmdir": slice(0, 1),
-    "os.mkdir": slice(0, 1),
-    "os.rename": slice(0, 2),
-    "os.chmod": slice(0, 1),
-    "os.truncate": slice(0, 1),
-}
-"""Audit events that name files, and where among their arguments."""
 READING = ("open", "os.listdir", "os.scandir")
+PATHS = (*READING, "os.remove", "os.rmdir", "os.mkdir", "os.rename", "os.chmod", "os.truncate")
+"""Audit events whose first argument is a file; that of renaming names two."""
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 DEVICES = ("/dev/null", "/dev/urandom", "/dev/random")
 PR_SET_PDEATHSIG = 1
@@ -72,7 +62,7 @@ def forbid(folder: str) -> None:
             raise PermissionError(f"{event} is forbidden here")
         if event in PATHS:
             writes = event not in READING or (event == "open" and bool(args[2] & WRITING))
-            for path in args[PATHS[event]]:
+            for path in args[: 2 if event == "os.rename" else 1]:
                 if not isinstance(path, int):
                     check(os.path.realpath(os.fsdecode(path if path is not None else ".")), writes)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from diffpo.config import suggest
 from diffpo.config.own import find_in_file
-from diffpo.grading import gsm8k, math500
+from diffpo.grading.maths import strict
 from diffpo.grading.references import read_number_reference, read_reference
 from diffpo.rewards import code as sandbox
 from diffpo.rewards.calls import Reward, Rewards
@@ -51,29 +51,22 @@ def parse_reward(spec: str) -> Reward:
 
 async def number(completions: Sequence[Any], answer: Sequence[Any]) -> list[float | None]:
     """1 where the final answer is the number of the column `answer`, as in GSM8K."""
-
-    def judge(completion: Any, truth: Any) -> float | None:
-        if truth is None:
-            return None
-        return gsm8k.strict({"answer": read_number_reference(truth)}, text_of(completion)).reward
-
-    return await _side_by_side(judge, completions, answer)
+    return await _compare(read_number_reference, [""] * len(answer), completions, answer)
 
 
 async def maths(prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[Any]) -> list[float | None]:
     """1 where the final answer has the value of the column `answer`, as in MATH-500."""
+    return await _compare(read_reference, prompts, completions, answer)
+
+
+async def _compare(read: Callable[[Any], str], *columns: Sequence[Any]) -> list[float | None]:
+    """Rewards of each row in a thread: expressions are compared in processes, one a core, which threads wait for."""
 
     def judge(prompt: Any, completion: Any, truth: Any) -> float | None:
         if truth is None:
             return None
-        columns = {"answer": read_reference(truth), "problem": text_of(prompt)}
-        return math500.strict(columns, text_of(completion)).reward
+        return strict({"answer": read(truth), "problem": text_of(prompt)}, text_of(completion)).reward
 
-    return await _side_by_side(judge, prompts, completions, answer)
-
-
-async def _side_by_side(judge: Callable[..., float | None], *columns: Sequence[Any]) -> list[float | None]:
-    """`judge` of each row in a thread: expressions are compared in processes, one a core, which threads wait for."""
     return await asyncio.gather(*(asyncio.to_thread(judge, *row) for row in zip(*columns, strict=True)))
 
 
@@ -84,30 +77,28 @@ async def code(
     entry_point: Sequence[Any] | None = None,
 ) -> list[float | None]:
     """The share of the row's `tests` (or `test`, as HumanEval has it) that the code passes."""
-    loop = asyncio.get_running_loop()
+    loop, none = asyncio.get_running_loop(), [None] * len(completions)
 
-    async def share(index: int, completion: str) -> float | None:
-        row = _code_row({name: column[index] for name, column in named.items()})
-        if row is None:
+    async def share(completion: Any, *row: Any) -> float | None:
+        wanted = _tests(*row)
+        if wanted is None:
             return None
-        return await loop.run_in_executor(sandbox.pool(), sandbox.share_passed, sandbox.code_of(completion), *row)
+        program = sandbox.code_of(text_of(completion))
+        return await loop.run_in_executor(sandbox.pool(), sandbox.share_passed, program, *wanted)
 
-    named = {name: column for name, column in zip(CODE_COLUMNS, (tests, test, entry_point), strict=True) if column}
-    return await asyncio.gather(*(share(index, text_of(completion)) for index, completion in enumerate(completions)))
-
-
-CODE_COLUMNS = ("tests", "test", "entry_point")
+    rows = zip(completions, tests or none, test or none, entry_point or none, strict=True)
+    return await asyncio.gather(*(share(*row) for row in rows))
 
 
-def _code_row(columns: Mapping[str, Any]) -> tuple[Any, Any] | None:
+def _tests(tests: Any = None, test: Any = None, entry_point: Any = None) -> tuple[Any, Any] | None:
     """A row's tests and the function that they are of; None where it has no tests."""
-    tests = columns.get("tests") if columns.get("tests") is not None else columns.get("test")
-    return None if tests is None else (tests, columns.get("entry_point"))
+    tests = test if tests is None else tests
+    return None if tests is None else (tests, entry_point)
 
 
 def _check_code(columns: Mapping[str, Any]) -> None:
-    if row := _code_row(columns):
-        sandbox.read_tests(*row)
+    if wanted := _tests(*map(columns.get, ("tests", "test", "entry_point"))):
+        sandbox.read_tests(*wanted)
 
 
 def text_of(message: Any) -> str:

@@ -34,11 +34,7 @@ TASKS = TINY | CHAT
 
 def load_task(config: TaskConfig | str) -> Task:
     """The task that `config` describes; a bare name stands for that task with its own defaults."""
-    if isinstance(config, str):
-        config = TaskConfig(name=config)
-    if ".py:" in config.name:
-        return _own(config, "Task")
-    return _load(config, *TASKS[_kind(config.name)])
+    return _load(TaskConfig(name=config) if isinstance(config, str) else config, "Task")
 
 
 def load_solved_task(config: TaskConfig) -> SolvedTask:
@@ -48,37 +44,33 @@ def load_solved_task(config: TaskConfig) -> SolvedTask:
         raise ValueError(
             f"nothing to learn from: name rows by data, or a task that knows solutions by task.name ({names})"
         )
-    if ".py:" in config.name:
-        return _own(config, "SolvedTask")
-    if _kind(config.name) not in TINY and config.name not in SOLVED:
+    if ".py:" not in config.name and _kind(config.name) not in TINY and config.name not in SOLVED:
         raise ValueError(f"{config.name} knows no solutions: choose one of {names}; or name rows by data")
-    return _load(config, *TASKS[_kind(config.name)])
+    return _load(config, "SolvedTask")
 
 
 def load_tiny_task(config: TaskConfig) -> PretrainingTask:
     """The task that `config` describes, if a tiny model can be pre-trained on it; else ValueError."""
-    if ".py:" in config.name:
-        return _own(config, "PretrainingTask")
-    if config.name and _kind(config.name) not in TINY:
+    if not config.name:
+        load_solved_task(config)  # which says that none is named
+    if ".py:" not in config.name and _kind(config.name) not in TINY:
         raise ValueError(
             f"{config.name} is no task for fresh weights: choose one of {', '.join(TINY)}, or name a model"
         )
-    load_solved_task(config)  # which says that none is named
-    return _load(config, *TINY[config.name])
+    return _load(config, "PretrainingTask")
 
 
-def _own(config: TaskConfig, kind: str) -> Any:
-    """One of the user's own, PATH.py:CLASS, of a kind of `diffpo.tasks.base`."""
+def _load(config: TaskConfig, kind: str) -> Any:
+    """The task of a config; one of the user's own, PATH.py:CLASS, must be of a kind of `diffpo.tasks.base`."""
+    if ".py:" not in config.name:
+        module, name = TASKS[_kind(config.name)]
+        return getattr(importlib.import_module(module), name)(config)
     kinds = importlib.import_module("diffpo.tasks.base")
     made: Any = find_class(config.name, getattr(kinds, kind), "task.name")
     try:
         return made(config)
     except TypeError as error:
         raise ValueError(f"task.name {config.name!r}: {error}") from None
-
-
-def _load(config: TaskConfig, module: str, name: str) -> Any:
-    return getattr(importlib.import_module(module), name)(config)
 
 
 def _kind(name: str) -> str:

@@ -8,6 +8,7 @@ from random import Random
 from types import MappingProxyType
 
 from diffpo.config import TaskConfig
+from diffpo.grading.d1_rewards import PREFILL
 from diffpo.grading.tasks import GRADED
 from diffpo.rewards.calls import Rewards
 from diffpo.rewards.functions import load_rewards
@@ -16,18 +17,12 @@ from diffpo.tasks.data import Row, Source, read_rows
 from diffpo.tasks.stream import check_split, stable_key
 from diffpo.types import Prompt, Verdict
 
-PREFILL = "<reasoning>"
-"""Start of every completion: the model is put into the form that the prompt asks for (d1's protocol)."""
 NUM_TEST = 256
 """Test prompts of a task whose prompts are generated, as many as d1 has."""
+BOX = r"\boxed{...}"
+"""The form of an answer in a box."""
 GEN_LENGTH = 256
 """d1 trains at 256 tokens and evaluates at 128, 256 and 512."""
-
-
-def with_all_columns(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Each with the columns of all, None where its row has none: what a reward function may read."""
-    names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
-    return [replace(prompt, columns=names | {**prompt.columns}) for prompt in prompts]
 
 
 def answer_form(answer: str) -> str:
@@ -36,6 +31,11 @@ def answer_form(answer: str) -> str:
         "Write your reply in exactly this form:\n"
         f"<reasoning>\n(your thoughts, step by step)\n</reasoning>\n<answer>\n{answer}\n</answer>"
     )
+
+
+def message(ask: str, form: str, problem: str, /, **columns: object) -> Prompt:
+    """A prompt of one message: what is asked, the form of the answer, and the problem."""
+    return Prompt("", f"{ask}\n{answer_form(form)}\n\n{problem}", columns=columns, prefill=PREFILL)
 
 
 def solved_form(thoughts: str, answer: str) -> str:
@@ -117,7 +117,10 @@ class RowTask(ChatTask):
             read = [(row, self.read(row)) for row in read_rows(self.source(split), self.columns, knob)]
             found = [replace(prompt, place=row.place) for row, prompt in read if prompt is not None]
             if self.rewards is not None:
-                found = with_all_columns(found)
+                names = dict.fromkeys(name for prompt in found for name in prompt.columns)
+                found = [
+                    replace(prompt, columns=names | {**prompt.columns}) for prompt in found
+                ]  # None for what it lacks
                 self.rewards.check(found)
             chosen = self.choose(split, found)
             if not chosen:

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from diffpo.tasks.base import Split
-from diffpo.tasks.chat import PREFILL, RowTask, answer_form, solved_form
+from diffpo.tasks.chat import BOX, RowTask, message, solved_form
 from diffpo.tasks.data import Row, column
 from diffpo.tasks.stream import held_out, index_rng
 from diffpo.types import Prompt
@@ -20,7 +20,6 @@ from diffpo.types import Prompt
 NUM_NUMBERS = 3
 MAX_VALUE = 100
 """Largest number and largest target, both uniform from 1, as in d1's test set."""
-BOX = r"\boxed{...}"
 Problem = tuple[tuple[int, ...], int]
 
 _OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
@@ -48,13 +47,13 @@ class CountdownCd3(RowTask):
     @staticmethod
     def _message(numbers: tuple[int, ...], target: int) -> Prompt:
         """The message asks for a boxed expression."""
-        text = (
+        ask = (
             "Combine the given numbers into an arithmetic expression whose value is the target. Use every number once "
             "and no other number, and only the operations +, -, * and / and parentheses. Give the expression alone, "
-            "with no equals sign; for the numbers 5, 6, 7 and the target 4 it could be 5 + 6 - 7.\n"
-            f"{answer_form(BOX)}\n\nNumbers: {list(numbers)}\nTarget: {target}"
+            "with no equals sign; for the numbers 5, 6, 7 and the target 4 it could be 5 + 6 - 7."
         )
-        return Prompt("", text, columns={"numbers": numbers, "target": target}, prefill=PREFILL)
+        problem = f"Numbers: {list(numbers)}\nTarget: {target}"
+        return message(ask, BOX, problem, numbers=numbers, target=target)
 
     def solution(self, prompt: Prompt) -> str:
         """The first way to the target in a fixed order, in two steps. ValueError names a row whose target has none."""

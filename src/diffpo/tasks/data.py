@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-"""Files that are read; all but .parquet with .gz behind as well."""
 READ = ".jsonl, .json, .csv or .tsv (also .gz), or .parquet"
 CHAT_COLUMNS = ("prompt", "completion", "messages", "conversations")
 """Columns of a .csv whose cells may hold messages in JSON."""
@@ -39,7 +37,7 @@ class Source(NamedTuple):
     def is_local(self) -> bool:
         """Whether the rows are on this machine by name."""
         path = Path(self.name)
-        return _suffix(path) in SUFFIXES or any(sign in self.name for sign in "*?[") or path.exists()
+        return _suffix(path) in READERS or any(sign in self.name for sign in "*?[") or path.exists()
 
     def __str__(self) -> str:
         return self.name if self.is_local else ":".join(filter(None, (self.name, self.config, self.split)))
@@ -219,6 +217,7 @@ READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
     ".tsv": _csv,
     ".parquet": _parquet,
 }
+"""Files by suffix; all but .parquet may have .gz behind."""
 
 
 def _mapping(row: object, place: str) -> Mapping[str, Any]:
@@ -234,12 +233,8 @@ def column(row: Row, names: Sequence[str], kind: type | tuple[type, ...] = str) 
         if value is not None and isinstance(value, kind) and not (isinstance(value, str) and not value.strip()):
             return value
         if value is not None:
-            kinds = kind if isinstance(kind, tuple) else (kind,)
-            raise ValueError(f"{row.place}: column {name!r} must be {_names(kinds)}, got {str(value)[:60]!r}")
+            words = {str: "text", int: "a whole number", list: "a list", float: "a number"}
+            wanted = " or ".join(words[each] for each in (kind if isinstance(kind, tuple) else (kind,)))
+            raise ValueError(f"{row.place}: column {name!r} must be {wanted}, got {str(value)[:60]!r}")
     has = ", ".join(map(str, row.values)) or "none"
     raise ValueError(f"{row.place}: column {' or '.join(map(repr, names))} is missing; the row's columns: {has}")
-
-
-def _names(kinds: tuple[type, ...]) -> str:
-    words = {str: "text", int: "a whole number", list: "a list", float: "a number"}
-    return " or ".join(words.get(kind, kind.__name__) for kind in kinds)

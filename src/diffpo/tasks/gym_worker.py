@@ -82,15 +82,9 @@ def _made(dataset: str, seed: int) -> tuple[Any, dict[str, Any]]:
 
 
 REQUESTS = {"names": names, "item": item, "score": score}
-
-
-def answer(request: list[Any]) -> Any:
-    """The function that a request names, of its arguments."""
-    name, *arguments = request
-    return REQUESTS[name](*arguments)
-
+"""What may be asked: a name, then arguments."""
 
 if __name__ == "__main__":
     import reasoning_gym  # noqa: F401  # before the first request, whose time is counted
 
-    serve(answer, MEMORY_LIMIT)
+    serve(lambda request: REQUESTS[request[0]](*request[1:]), MEMORY_LIMIT)

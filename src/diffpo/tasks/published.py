@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from diffpo.grading.references import read_number_reference, read_reference
-from diffpo.tasks.chat import PREFILL, RowTask, answer_form, solved_form
+from diffpo.tasks.chat import BOX, RowTask, message, solved_form
 from diffpo.tasks.data import Row, Source, column
 from diffpo.types import Prompt
 
@@ -25,13 +25,11 @@ class Gsm8k(RowTask):
         """The message asks for a boxed number."""
         question = column(row, ["question"])
         answer = _read(row, "answer", read_number_reference)
-        form = answer_form(r"\boxed{...}")
-        text = f"Solve this problem and give its answer as a number.\n{form}\n\n{question}"
         columns = {"question": question, "answer": answer}
         written = row.values["answer"]
         if isinstance(written, str) and "####" in written:
             columns["solution"] = _CALCULATION.sub("", written.rpartition("####")[0]).strip()
-        return Prompt("", text, columns=columns, prefill=PREFILL)
+        return message("Solve this problem and give its answer as a number.", BOX, question, **columns)
 
     def solution(self, prompt: Prompt) -> str:
         """The row's own, without the notes for a calculator."""
@@ -51,22 +49,17 @@ class Math500(RowTask):
     def read(self, row: Row) -> Prompt:
         """The message asks for a boxed answer."""
         problem = column(row, ["problem", "question"])
-        if row.values.get("answer") is not None:
-            answer = _read(row, "answer", read_reference)
-        else:
-            solution = column(row, ["solution", "answer"])
-            if "\\boxed" not in solution:
-                raise ValueError(f"{row.place}: column 'solution' holds no \\boxed{{...}}, got {solution[-60:]!r}")
-            answer = _read(row, "solution", read_reference)
-        form = answer_form(r"\boxed{...}")
-        text = f"Solve this problem and box its answer.\n{form}\n\n{problem}"
-        return Prompt("", text, columns={"problem": problem, "answer": answer}, prefill=PREFILL)
+        name = "answer" if row.values.get("answer") is not None else "solution"
+        if name == "solution" and "\\boxed" not in (solution := column(row, ["solution", "answer"])):
+            raise ValueError(f"{row.place}: column 'solution' holds no \\boxed{{...}}, got {solution[-60:]!r}")
+        answer = _read(row, name, read_reference)
+        return message("Solve this problem and box its answer.", BOX, problem, problem=problem, answer=answer)
 
 
 def _read(row: Row, name: str, read: Callable[[Any], str]) -> str:
     """The reference in a column; ValueError names the row."""
+    found = column(row, [name], (str, int, float))
     try:
-        return read(column(row, [name], (str, int, float)))
+        return read(found)
     except ValueError as error:
-        place = "" if str(error).startswith(row.place) else f"{row.place}: column {name!r}: "
-        raise ValueError(f"{place}{error}") from None
+        raise ValueError(f"{row.place}: column {name!r}: {error}") from None

@@ -11,7 +11,7 @@ import numpy as np
 from diffpo.config import TaskConfig
 from diffpo.grading.sudoku import GRIDS, keeps_clues
 from diffpo.tasks.base import Split
-from diffpo.tasks.chat import NUM_TEST, PREFILL, RowTask, answer_form, solved_form
+from diffpo.tasks.chat import NUM_TEST, RowTask, message, solved_form
 from diffpo.tasks.data import Row, column
 from diffpo.tasks.stream import index_rng
 from diffpo.tasks.tiny_sudoku import GRID_SET, TinySudoku, draw_puzzle
@@ -43,13 +43,14 @@ class Sudoku4x4(RowTask):
 
     @staticmethod
     def _message(puzzle: str, solution: str) -> Prompt:
-        text = (
+        ask = (
             "Fill in a 4x4 Sudoku. It is written as 16 digits, row after row, each row from left to right; 0 is an "
             "empty cell. In the solution every row, every column and each of the four 2x2 corners holds 1, 2, 3 and 4 "
             "once, and the given digits stay where they are. Answer with the 16 digits of the whole solution, nothing "
-            f"between them.\n{answer_form('(16 digits from 1 to 4)')}\n\nPuzzle: {puzzle}"
+            "between them."
         )
-        return Prompt("", text, columns={"puzzle": puzzle, "solution": solution}, prefill=PREFILL)
+        form, problem = "(16 digits from 1 to 4)", f"Puzzle: {puzzle}"
+        return message(ask, form, problem, puzzle=puzzle, solution=solution)
 
     def solution(self, prompt: Prompt) -> str:
         """The grid row by row, then in one piece."""

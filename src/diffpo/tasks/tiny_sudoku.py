@@ -18,16 +18,10 @@ MAX_BLANKS = 12
 NUM_TRIES = 16
 """Sets of clues tested at once for uniqueness; at 10 blanks about four in ten pass."""
 
-
-def _differences(grids: list[str]) -> np.ndarray:
-    """[288, 288] sets of cells, one bit a cell, where two grids differ."""
-    cells = np.array([list(grid) for grid in grids])
-    differ = cells[:, None] != cells[None]
-    return (differ << np.arange(NUM_CELLS)).sum(-1)
-
-
 GRID_SET = frozenset(GRIDS)
-DIFFERENCES = _differences(GRIDS)
+_CELLS = np.array([list(grid) for grid in GRIDS])
+DIFFERENCES = ((_CELLS[:, None] != _CELLS[None]) << np.arange(NUM_CELLS)).sum(-1)
+"""[288, 288] sets of cells, one bit a cell, where two grids differ."""
 CLUES = [[clues for clues in range(2**NUM_CELLS) if clues.bit_count() == NUM_CELLS - n] for n in range(NUM_CELLS + 1)]
 """CLUES[n]: every set of clue cells, one bit a cell, that leaves n blanks."""
 
