@@ -49,22 +49,19 @@ def code_of(completion: str) -> str:
     blocks = [textwrap.dedent(body) for _, _, name, body in _FENCE.findall(text) if _PYTHON.fullmatch(name)]
     blocks = [block for block in blocks if block.strip()]
     if not blocks:
-<<<<<<< HEAD
         return final_answer(text) or (text if _parse(text) else "")
     parsed = [(block, body) for block in blocks if (body := _parse(block)) is not None]
-=======
-        return final_answer(text) or ""
-    parsed: list[tuple[str, list[ast.stmt]]] = []
-    for block in blocks:
-        with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
-            parsed.append((block, ast.parse(block).body))
->>>>>>> less-tasks
     if not parsed:
         return blocks[-1]
     defining = [index for index, (_, body) in enumerate(parsed) if any(isinstance(s, _DEFINITIONS[2:5]) for s in body)]
     last = defining[-1] if defining else len(parsed) - 1
     before = [block for block, body in parsed[:last] if all(isinstance(s, _DEFINITIONS) for s in body)]
     return "\n".join([*before, parsed[last][0]])
+
+
+def _parse(block: str) -> list[ast.stmt] | None:
+    with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+        return ast.parse(block).body
 
 
 def read_tests(tests: Any, entry_point: Any = None) -> list[tuple[str, str]] | str:
