@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -10,24 +10,24 @@ from statistics import median
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from diffpo.config import TrainConfig
+from diffpo.config import CollectConfig, LoadConfig, ObjectiveConfig, OptimConfig, ThresholdConfig, TrainConfig
 from diffpo.files.record import with_task
-from diffpo.functional.random import make_key
-from diffpo.lab.bench.measure import Tally, matmul_peak, peak_bytes, seconds
+from diffpo.lab.bench.measure import Tally, Work, matmul_peak, peak_bytes, seconds
 from diffpo.lab.bench.workloads import PROMPT_LENGTHS, IdsTask, random_policy, random_requests
 from diffpo.models.pointwise import is_wanted
 from diffpo.models.policy import Policy
 from diffpo.models.transformer import TransformerConfig
 from diffpo.objective import Objective
 from diffpo.processes.world import World
-from diffpo.rollout.local import collect
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 from diffpo.tasks.chat import check_fit
+from diffpo.training.collect import roll_out
+from diffpo.training.loop import gather
 from diffpo.training.start import make_ready, start_policy
 from diffpo.training.state import TrainState
 from diffpo.training.update import latents_of, prepare, update
-from diffpo.types import Batch, RolloutGroup
+from diffpo.types import Batch, Request, RolloutGroup
 from diffpo.view.progress import Progress
 
 
@@ -79,10 +79,9 @@ class Bench:
 
     def roll_out(self) -> None:
         """Rollouts of the step's prompts."""
-        config, step = self.config, self.state.step
-        prompts = self.task.prompts("train", config.prompts_per_step, start=step * config.prompts_per_step)
-        key = make_key(config.seed, "rollout", step)
-        self.groups = collect(self.policy, self.task, prompts, config.num_generations, config.rollout, key)
+        num, step = self.config.prompts_per_step, self.state.step
+        prompts = self.task.prompts("train", num, start=step * num)
+        self.groups = roll_out(self.policy, self.task, prompts, step, self.config)
 
     def score(self) -> None:
         """Old log-probs, and the reference's. Every row counts, whatever its reward: good and bad in turn."""
@@ -108,6 +107,26 @@ class Bench:
         rows, iterations = range(len(experience.live)), range(self.config.objective.num_iterations)
         drawn = (latents_of(experience, iteration, rows, objective, self.policy.mask_id) for iteration in iterations)
         return sum(len(latents.source) for latents in drawn)
+
+
+def joint_step(policy: Policy, requests: Sequence[Request], num_iterations: int, group: int) -> Work:
+    """What takes a step of joint DiFFPO on these requests' prompts: rollouts, rewards and updates."""
+    config = TrainConfig(
+        prompts_per_step=len(requests) // group,
+        num_generations=group,
+        load=LoadConfig(device="cpu"),
+        rollout=CollectConfig(gen_length=requests[0].gen_length, block_length=requests[0].block_length, num_slots=64),
+        objective=ObjectiveConfig(num_iterations=num_iterations),
+        optim=OptimConfig(micro_batch_tokens=2048),
+    )
+    policy.add_head(ThresholdConfig(delay_steps=0))
+    bench = Bench(config, policy, IdsTask(requests), World())
+
+    def step() -> None:
+        bench.state.experience = gather(bench.state, bench.task, config, bench.world)
+        bench.learn()
+
+    return step
 
 
 def open_bench(config: TrainConfig, shape: TransformerConfig | None = None, sharpness: float = 1.0) -> Bench:
