@@ -69,8 +69,8 @@ def new_figure(size: tuple[float, float]) -> Picture:
     return figure
 
 
-def style_axes(axes: Axes, grid: str = "y") -> None:
-    """No box, a faint grid across the axis named."""
+def style_axes(axes: Axes, grid: str = "y", title: str = "", x: str = "", y: str = "", size: int = 10) -> None:
+    """No box, a faint grid across the axis named; a title, and labels of the axes, which are `size` points large."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -78,6 +78,9 @@ def style_axes(axes: Axes, grid: str = "y") -> None:
     axes.grid(axis=grid, color=GRID, linewidth=0.8)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, labelsize=11, length=3, color=FAINT)
+    axes.set_title(title, fontsize=size + 1, color=INK, loc="left", parse_math=False, wrap=True)
+    axes.set_xlabel(x, fontsize=size, color=INK)
+    axes.set_ylabel(y, fontsize=size, color=INK)
 
 
 def scale_calls(axes: Axes) -> None:

@@ -43,6 +43,11 @@ class Section:
     figures: Mapping[str, float | None] = field(default_factory=dict)
     """Single numbers by name."""
 
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Section:
+        """What `plain` gave."""
+        return cls(**{**plain, "series": [Series(**series) for series in plain["series"]]})
+
     @property
     def bounds(self) -> tuple[float, float]:
         """What the quantity on the axis cannot leave, whatever its interval; an estimate beyond it stays in sight."""

@@ -152,10 +152,14 @@ def _settings(values: Mapping[str, Any]) -> str:
     )
 
 
+def commits_of(summary: Summary) -> str:
+    """The commits that the study's runs are of."""
+    return ", ".join(commit or "unknown" for commit in summary["commits"])
+
+
 def caption(summary: Summary, brackets: bool = True) -> str:
     """What the figures are, in a few sentences; `brackets` where differences stand beside the means."""
     seeds, origin = summary["seeds"], summary["origin"]
-    commits = ", ".join(commit or "unknown" for commit in summary["commits"])
     where = f"{origin['cores']} cores of {origin['cpu']}" + (f" and an {origin['gpu']}" if "gpu" in origin else "")
     differences = (
         "in brackets the 95 % bootstrap over seeds, which for few seeds is too narrow.",
@@ -167,7 +171,7 @@ def caption(summary: Summary, brackets: bool = True) -> str:
         f"Means over seeds ± half of their 95 % interval (Student's t){';' if brackets else '.'}",
         *(differences if brackets else ()),
         f"Equal denoiser rows: where training had forwarded {summary['equal_forwards']:,.0f} rows in all.",
-        f"Commit {commits}; {where}, one thread a run, torch {origin['torch']};",
+        f"Commit {commits_of(summary)}; {where}, one thread a run, torch {origin['torch']};",
         f"{summary['num_cells']} runs, {summary['cell_seconds'] / 60:.0f} minutes of one thread.",
     )
     return " ".join(sentences)
