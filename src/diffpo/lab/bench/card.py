@@ -13,8 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from diffpo.config import TrainConfig
 from diffpo.lab.bench import plain
-from diffpo.lab.bench.measure import Tally, Work, in_turn, matmul_peak, now, peak_bytes, seconds
-from diffpo.lab.bench.steps import Bench, backward_flops, open_bench
+from diffpo.lab.bench.measure import Tally, Work, in_turn, matmul_peak, now, seconds
+from diffpo.lab.bench.steps import Bench, open_bench, take_step
 from diffpo.lab.bench.workloads import PROMPT_LENGTHS, batch_of, random_policy, random_requests, some_cuts
 from diffpo.models.families import FAMILIES
 from diffpo.models.likelihood import surrogate_logprobs
@@ -178,20 +178,15 @@ def step(size: Size) -> Iterator[Figure]:
     stepped: list[float] = []
     optimizer.register_step_pre_hook(lambda *_: started.append(now(device)))
     optimizer.register_step_post_hook(lambda *_: stepped.append(now(device) - started[-1]))
-    total = 0.0
-    for name, work in bench.phases().items():
-        taken: list[float] = []
-        standing = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-        with Tally(bench.policy) as tally:
-            held = standing + peak_bytes(lambda work=work, taken=taken: taken.append(seconds(work, device)), device)
-        total += taken[0]
-        yield Figure(name, taken[0], "s")
-        yield Figure(f"{name}: peak memory", held / GIB, "GiB")
-        yield Figure(f"{name}: peak memory that `diffpo plan` says", said[name] / GIB, "GiB")
-        if name == "updates":
-            tally.score(bench.scored())
-            flops = backward_flops(tally, bool(bench.policy.adapter))
-            yield Figure("updates: share of a matrix product's peak", flops / taken[0] / peak, at_least=0.55)
+    total, stands = 0.0, _standing(device)
+    for phase in take_step(bench):
+        total += phase.seconds
+        yield Figure(phase.name, phase.seconds, "s")
+        yield Figure(f"{phase.name}: peak memory", (stands + phase.bytes) / GIB, "GiB")
+        yield Figure(f"{phase.name}: peak memory that `diffpo plan` says", said[phase.name] / GIB, "GiB")
+        if phase.name == "updates":
+            yield Figure("updates: share of a matrix product's peak", phase.utilisation(peak), at_least=0.55)
+        stands = _standing(device)
     yield Figure("of the updates, the optimiser", sum(stepped), "s")
     yield Figure(f"the whole step, {_described(size.step)}", total, "s", at_most=90)
 
@@ -248,6 +243,11 @@ def _described(config: TrainConfig) -> str:
         f"{rollout.sampler.partition(':')[2]} calls, {'no cache' if cache == 'none' else f'{cache} cache'}, "
         f"{config.objective.num_iterations} updates"
     )
+
+
+def _standing(device: torch.device) -> int:
+    """Bytes that stand on a GPU between two phases."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
 def _planned(size: Size) -> dict[str, float]:

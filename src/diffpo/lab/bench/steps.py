@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -37,7 +37,7 @@ class Phase:
 
     name: str
     seconds: float
-    """Median over the repeats."""
+    """Of a step, or the median over several."""
     sequences: int
     """Completions."""
     tokens: int
@@ -148,47 +148,42 @@ def open_bench(config: TrainConfig, shape: TransformerConfig | None = None, shar
     return Bench(config, policy, task, world)
 
 
+def take_step(bench: Bench) -> Iterator[Phase]:
+    """A step, phase by phase as they are asked for, with what goes through the denoiser and what is held."""
+    policy, device, taken = bench.policy, bench.world.device, list[float]()
+    for name, work in bench.phases().items():
+        with Tally(policy) as tally:
+            held = peak_bytes(lambda work=work: taken.append(seconds(work, device)), device)
+        if name != "rollouts":  # the others do not call the head
+            tally.score(bench.scored() * (2 if name == "old log-probs" and bench.config.objective.beta else 1))
+        flops = backward_flops(tally, bool(policy.adapter)) if name == "updates" else tally.flops
+        canvases = [len(rollout.completion.tokens) for group in bench.groups for rollout in group.rollouts]
+        yield Phase(name, taken[-1], len(canvases), sum(canvases), tally.rows, flops, held)
+
+
 def measure(bench: Bench, repeats: int, quiet: bool = False, profiles: Path | None = None) -> Measured:
     """Take `repeats` steps after one that counts operations and bytes; median seconds of each phase.
 
     `profiles` is a folder for a trace of each phase (chrome://tracing), taken in a step of its own.
     """
-    names, device, policy = list(bench.phases()), bench.world.device, bench.policy
-    counted, held, taken = {}, {}, {name: [] for name in names}
+    device, denoiser = bench.world.device, bench.policy.denoiser
     with Progress("bench", repeats + 1 + bool(profiles), quiet) as progress:
-        for name, work in bench.phases().items():
-            with Tally(policy) as counted[name]:
-                held[name] = peak_bytes(work, device)
-        for name in names[1:]:  # they do not call the head
-            counted[name].score(bench.scored() * (2 if name == "old log-probs" and bench.config.objective.beta else 1))
-        completions = [rollout.completion for group in bench.groups for rollout in group.rollouts]
+        counted = list(take_step(bench))
+        nfe = fmean(rollout.completion.nfe for group in bench.groups for rollout in group.rollouts)
         progress.advance()
         if profiles:
             profiles.mkdir(parents=True, exist_ok=True)
             for name, work in bench.phases().items():
                 trace(work, profiles / f"{name.replace(' ', '_')}.json")
             progress.advance()
+        taken: dict[str, list[float]] = {phase.name: [] for phase in counted}
         for _ in range(repeats):
             bench.state.step += 1
             for name, work in bench.phases().items():
                 taken[name].append(seconds(work, device))
             progress.advance(seconds=sum(times[-1] for times in taken.values()))
-    head = policy.denoiser.head.weight
-    tokens = sum(len(completion.tokens) for completion in completions)
-    phases = [
-        Phase(
-            name,
-            median(taken[name]),
-            len(completions),
-            tokens,
-            counted[name].rows,
-            counted[name].flops if name != "updates" else backward_flops(counted[name], bool(policy.adapter)),
-            held[name],
-        )
-        for name in names
-    ]
-    peak = matmul_peak(policy.denoiser.compute_dtype or head.dtype, device)
-    return Measured(tuple(phases), peak, sum(completion.nfe for completion in completions) / len(completions))
+    phases = tuple(replace(phase, seconds=median(taken[phase.name])) for phase in counted)
+    return Measured(phases, matmul_peak(denoiser.compute_dtype or denoiser.head.weight.dtype, device), nfe)
 
 
 def backward_flops(forward: Tally, adapters: bool) -> float:

@@ -265,11 +265,10 @@ def _analysis(file: Path) -> Analysis:
 
 def _measured(folder: Path) -> Measured:
     gammas: dict[str, list[float]] = {}
-    for answer in json_rows(folder / "completions.jsonl"):
-        if answer.get("sampler") == "learned" and answer["gamma"] is not None:
-            gammas.setdefault(answer["level"], []).append(answer["gamma"])
     try:
+        for answer in json_rows(folder / "completions.jsonl"):
+            if answer["sampler"] == "learned" and answer["gamma"] is not None:
+                gammas.setdefault(answer["level"], []).append(answer["gamma"])
         return Measured(Evaluation.load(folder), gammas)
     except (KeyError, TypeError) as error:
-        file = folder / "evaluation.json"
-        raise ValueError(f"{file}: of another version ({error}): make it again, diffpo eval") from None
+        raise ValueError(f"{folder}: evaluated by another version ({error}): make it again, diffpo eval") from None

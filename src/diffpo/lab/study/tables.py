@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any, NamedTuple
 from rich import box
 from rich.table import Table
 from rich.text import Text
+
+from diffpo.files.recipe import read_json
 
 Summary = Mapping[str, Any]
 
@@ -227,6 +228,6 @@ def render_page(path: Path) -> str:
         file = path.parent / found["path"]
         if not file.is_file():
             raise ValueError(f"{path}: {found['path']} is missing; run the study, or take its block out")
-        return f"{found['open']}\n{markdown(json.loads(file.read_text()))}\n\n{found['close']}"
+        return f"{found['open']}\n{markdown(read_json(file))}\n\n{found['close']}"
 
     return BLOCK.sub(block, path.read_text())
