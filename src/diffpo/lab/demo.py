@@ -19,7 +19,7 @@ from diffpo.evaluation.evaluate import Evaluation, evaluate
 from diffpo.evaluation.figures import frontier_figure, training_figure
 from diffpo.evaluation.tables import comparison_table
 from diffpo.files.folder import LOCK, owned
-from diffpo.files.recipe import from_dict, load_config
+from diffpo.files.recipe import find_recipe, from_dict, load_config
 from diffpo.models.policy import Policy
 from diffpo.rollout.local import sample
 from diffpo.tasks import load_task
@@ -103,8 +103,8 @@ def recipes(config: DemoConfig) -> tuple[SftConfig, TrainConfig]:
     """The demo's two recipes with its folders and seed. Without a head to learn, rollouts take its first threshold."""
     both: dict[str, Any] = {"seed": config.seed, "load": {"device": config.device}}
     start = both | {"output": f"{config.output}/pretrain"}
-    pretraining = from_dict(SftConfig, start, base=load_config(SftConfig, "sudoku_tiny_pretrain"))
-    training = load_config(TrainConfig, "sudoku_tiny")
+    pretraining = from_dict(SftConfig, start, base=load_config(SftConfig, find_recipe("sudoku_tiny_pretrain")))
+    training = load_config(TrainConfig, find_recipe("sudoku_tiny"))
     chosen = both | {"model": pretraining.output, "output": f"{config.output}/train", "train": config.train}
     if config.train == "model":
         chosen["rollout"] = {"sampler": f"entropy_bound:{training.threshold.gamma_init:g}"}

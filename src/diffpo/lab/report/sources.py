@@ -225,12 +225,12 @@ def _home(summary: Mapping[str, Any], file: Path) -> Path:
 
 
 def _runs_of_arms(summary: Mapping[str, Any], folder: Path) -> dict[str, list[Run]]:
-    found = {}
+    found: dict[str, list[Run]] = {}
     for arm, values in summary["arms"].items():
-        places = {seed: folder / arm / f"seed_{seed}" / "run" for seed in summary["seeds"] if arm != BASE}
-        there = {seed: place for seed, place in places.items() if (place / "metrics.jsonl").is_file()}
-        if there:
-            found[arm] = [_run(place, f"{values['label']}, seed {seed}") for seed, place in there.items()]
+        for seed in summary["seeds"] if arm != BASE else ():
+            place = folder / arm / f"seed_{seed}" / "run"
+            if (place / "metrics.jsonl").is_file():
+                found.setdefault(arm, []).append(_run(place, f"{values['label']}, seed {seed}"))
     return found
 
 

@@ -67,6 +67,7 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         check(bool(self.seeds), "tune.seeds: name at least one")
+        check(len({*self.seeds}) == len(self.seeds), f"tune.seeds must differ, got {[*self.seeds]}")
         bound(self, "tune.", "num_prompts", ">=", 1)
 
 
