@@ -102,16 +102,9 @@ def keep_within(axes: Axes, low: float = -math.inf, high: float = math.inf) -> N
 def legend_above(figure: Figure, handles: Sequence[Artist], place: str = "outside upper left") -> None:
     """A legend over the panels, in as many columns as the figure is wide enough for."""
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    look: dict[str, Any] = {"loc": place, "frameon": False, "fontsize": 10, "labelcolor": INK, "handlelength": 2.6}
     for columns in range(len(handles), 0, -1):
-        legend = figure.legend(
-            handles=handles,
-            loc=place,  # type: ignore[arg-type]
-            ncols=columns,
-            frameon=False,
-            fontsize=10,
-            labelcolor=INK,
-            handlelength=2.6,
-        )
+        legend = figure.legend(handles=handles, ncols=columns, **look)
         for text in legend.get_texts():
             text.set_parse_math(False)
         if columns == 1 or legend.get_window_extent(renderer).width <= 0.97 * figure.bbox.width:

@@ -154,7 +154,7 @@ def _by_call(label: str, kl: Tensor, subject: Subject) -> Series:
 
 def _by_cut(table: Tensor, subject: Subject) -> Section:
     """2-MF at every cut tau, beside the mean field of the same tokens."""
-    batch, table = subject.batch.to("cpu"), table.cpu()
+    batch, table = subject.batch.to(torch.device("cpu")), table.cpu()
     cuts, calls = torch.arange(1, table.shape[-1]), batch.nfe[:, None, None]
     mask = batch.loss_mask[..., None] & (cuts < calls)
     one = table[..., :1].expand_as(mask)  # what is committed by the cut is predicted from the empty canvas

@@ -228,9 +228,9 @@ def _warm_bench(size: Size, config: TrainConfig) -> Bench:
     """A run of the step, after a step of two short answers that has chosen, compiled and loaded the kernels."""
     bench = open_bench(config, size.shape)
     blocks = (config.rollout.gen_length or 1) // (config.rollout.block_length or 1)
-    short = replace(config.rollout, sampler=f"steps:{2 * blocks}")
-    few = replace(config, prompts_per_step=1, num_generations=2, rollout=short)
-    few = replace(few, objective=replace(few.objective, num_iterations=1))
+    rollout = replace(config.rollout, sampler=f"steps:{2 * blocks}")
+    objective = replace(config.objective, num_iterations=1)
+    few = replace(config, prompts_per_step=1, num_generations=2, rollout=rollout, objective=objective)
     for work in replace(bench, config=few).phases().values():
         work()
     return bench

@@ -11,7 +11,7 @@ from diffpo.lab.bench.measure import Heard, Tally, in_turn
 from diffpo.lab.bench.workloads import SMALL, random_policy, random_requests
 from diffpo.models.transformer import TransformerConfig
 from diffpo.rollout.engine import generate
-from diffpo.view.drawing import COLOURS, FAINT, INK, Picture, new_figure, style_axes
+from diffpo.view.drawing import COLOURS, FAINT, Picture, legend_above, new_figure, style_axes
 from diffpo.view.progress import short
 
 AXES = {"canvas": (64, 128, 256), "vocabulary": (4096, 8192, 16384), "batch": (8, 16, 32), "NFE": (8, 16, 32)}
@@ -71,6 +71,5 @@ def growth_figure(measured: Mapping[str, Sequence[GrowthPoint]]) -> Picture:
         axes.set_yticks(times, list(map(short, times)))
         axes.minorticks_off()
         axes.tick_params(labelsize=9)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, labelcolor=INK)
+    legend_above(figure, figure.axes[0].get_lines(), "outside upper right")
     return figure
