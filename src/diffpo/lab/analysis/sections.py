@@ -114,7 +114,8 @@ def means_by(values: Tensor, bins: Tensor, clusters: Tensor, least: int = 2) -> 
     return Means(names[keep].tolist(), mean[keep].tolist(), (quantile * spread[keep]).tolist())
 
 
-K, V = TypeVar("K"), TypeVar("V")
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 def means_over(runs: Sequence[Sequence[Section]]) -> list[Section]:
