@@ -10,7 +10,7 @@ from pathlib import Path
 
 from samplers import TASKS, draw
 
-from diffpo.lab.analysis.sections import Section, Series
+from diffpo.lab.analysis.sections import Section
 from diffpo.lab.analysis.show import section_figure
 from diffpo.lab.report.figures import differences_figure
 from diffpo.view.drawing import save_figure
@@ -21,11 +21,7 @@ IMAGES = ROOT / "docs" / "images"
 
 def sections(path: Path) -> dict[str, Section]:
     """An analysis' sections by name."""
-    found = json.loads(path.read_text())["sections"]
-    return {
-        entry["name"]: Section(**(entry | {"series": [Series(**series) for series in entry["series"]]}))
-        for entry in found
-    }
+    return {entry["name"]: Section.of(entry) for entry in json.loads(path.read_text())["sections"]}
 
 
 def main() -> None:

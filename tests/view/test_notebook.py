@@ -15,7 +15,7 @@ from diffpo import EvalConfig, Evaluation, TaskConfig, TrainConfig, collect, eva
 from diffpo.config import RolloutConfig, SftConfig
 from diffpo.files.recipe import to_json
 from diffpo.lab.analysis.sections import Section, Series
-from diffpo.lab.report.sources import FIGURES
+from diffpo.lab.report.figures import FIGURES
 from diffpo.lab.study.plan import load_study
 from diffpo.view.drawing import new_figure
 from diffpo.view.notebook import as_html

@@ -101,21 +101,11 @@ WHAT_LEARNS = {
 
 def recipes(config: DemoConfig) -> tuple[SftConfig, TrainConfig]:
     """The demo's two recipes with its folders and seed. Without a head to learn, rollouts take its first threshold."""
-    pretraining = load_config(SftConfig, find_recipe("sudoku_tiny_pretrain"))
-    pretraining = replace(
-        pretraining,
-        output=f"{config.output}/pretrain",
-        seed=config.seed,
-        load=replace(pretraining.load, device=config.device),
-    )
+    both: dict[str, Any] = {"seed": config.seed, "load": {"device": config.device}}
+    start = both | {"output": f"{config.output}/pretrain"}
+    pretraining = from_dict(SftConfig, start, base=load_config(SftConfig, find_recipe("sudoku_tiny_pretrain")))
     training = load_config(TrainConfig, find_recipe("sudoku_tiny"))
-    chosen: dict[str, Any] = {
-        "model": pretraining.output,
-        "output": f"{config.output}/train",
-        "seed": config.seed,
-        "train": config.train,
-        "load": {"device": config.device},
-    }
+    chosen = both | {"model": pretraining.output, "output": f"{config.output}/train", "train": config.train}
     if config.train == "model":
         chosen["rollout"] = {"sampler": f"entropy_bound:{training.threshold.gamma_init:g}"}
     return pretraining, from_dict(TrainConfig, chosen, base=training)  # settings of what does not learn give way
@@ -127,14 +117,11 @@ def summarize(evaluation: Evaluation, sampler: str) -> dict[str, Any]:
     def figures(point: Point) -> dict[str, float | None]:
         return {name: getattr(point, name) for name in ("accuracy", "low", "high", "nfe", "gamma")}
 
-    learned: dict[str, Any] = dict(figures(evaluation.point(sampler)))
-    for point in evaluation.points:
-        if point.sampler == sampler and point.level:
-            learned[point.level] = figures(point)
+    by_level = {point.level: figures(point) for point in evaluation.points if point.sampler == sampler and point.level}
     return {
         "top_k": {k: figures(evaluation.point(f"top_k:{k}")) for k in ("1", "2", "4")},
         "frontier": [figures(point) for point in evaluation.frontier if not point.level],
-        "learned": learned,
+        "learned": figures(evaluation.point(sampler)) | by_level,
         "num_prompts": evaluation.point(sampler).num_prompts,
     }
 

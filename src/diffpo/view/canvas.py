@@ -90,11 +90,9 @@ def unmasking_figure(completion: Completion, columns: int | None = None, given: 
 
 def _draw_order(axes: Axes, calls: Sequence[int], palette: ListedColormap, size: float) -> None:
     """The call that committed each position, first call on top; marks are `size` points wide."""
-    style_axes(axes)
+    style_axes(axes, title="order", x="position", size=11)
     axes.scatter(range(1, len(calls) + 1), calls, c=[palette(call - 1) for call in calls], marker="s", s=size**2)
     axes.set(xlim=(0.3, len(calls) + 0.7), ylim=(palette.N + 0.5, 0.5))
-    axes.set_xlabel("position", fontsize=11, color=INK)
-    axes.set_title("order", fontsize=12, color=INK, loc="left")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 4, 5, 10], min_n_ticks=1))
     axes.tick_params(axis="y", length=0, labelleft=False)
     scale = ScalarMappable(BoundaryNorm([call + 0.5 for call in range(palette.N + 1)], palette.N), palette)

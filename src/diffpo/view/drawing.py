@@ -69,8 +69,8 @@ def new_figure(size: tuple[float, float]) -> Picture:
     return figure
 
 
-def style_axes(axes: Axes, grid: str = "y") -> None:
-    """No box, a faint grid across the axis named."""
+def style_axes(axes: Axes, grid: str = "y", title: str = "", x: str = "", y: str = "", size: int = 10) -> None:
+    """No box, a faint grid across the axis named; a title, and labels of the axes, which are `size` points large."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -78,6 +78,9 @@ def style_axes(axes: Axes, grid: str = "y") -> None:
     axes.grid(axis=grid, color=GRID, linewidth=0.8)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, labelsize=11, length=3, color=FAINT)
+    axes.set_title(title, fontsize=size + 1, color=INK, loc="left", parse_math=False, wrap=True)
+    axes.set_xlabel(x, fontsize=size, color=INK)
+    axes.set_ylabel(y, fontsize=size, color=INK)
 
 
 def scale_calls(axes: Axes) -> None:
@@ -99,16 +102,9 @@ def keep_within(axes: Axes, low: float = -math.inf, high: float = math.inf) -> N
 def legend_above(figure: Figure, handles: Sequence[Artist], place: str = "outside upper left") -> None:
     """A legend over the panels, in as many columns as the figure is wide enough for."""
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    look: dict[str, Any] = {"loc": place, "frameon": False, "fontsize": 10, "labelcolor": INK, "handlelength": 2.6}
     for columns in range(len(handles), 0, -1):
-        legend = figure.legend(
-            handles=handles,
-            loc=place,  # type: ignore[arg-type]
-            ncols=columns,
-            frameon=False,
-            fontsize=10,
-            labelcolor=INK,
-            handlelength=2.6,
-        )
+        legend = figure.legend(handles=handles, ncols=columns, **look)
         for text in legend.get_texts():
             text.set_parse_math(False)
         if columns == 1 or legend.get_window_extent(renderer).width <= 0.97 * figure.bbox.width:

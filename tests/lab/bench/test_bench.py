@@ -14,13 +14,14 @@ import torch
 from helpers import GOLDEN
 
 from diffpo.cli import main
-from diffpo.config import LoadConfig, LoraConfig, ObjectiveConfig, RolloutConfig, TrainConfig
+from diffpo.config import CollectConfig, LoadConfig, LoraConfig, ObjectiveConfig, RolloutConfig, TrainConfig
 from diffpo.lab.bench import growth, suite
 from diffpo.lab.bench import measure as measure_
 from diffpo.lab.bench.measure import Heard, Tally, row_flops
 from diffpo.lab.bench.steps import backward_flops, measure, open_bench
 from diffpo.lab.bench.workloads import random_policy, random_requests
 from diffpo.models.attention import Run
+from diffpo.models.lora import Adapted
 from diffpo.models.transformer import TransformerConfig
 from diffpo.view.drawing import save_figure
 
@@ -89,6 +90,14 @@ def test_a_joint_step_is_measured(lora: int) -> None:
     config = replace(CONFIG, train="joint", lora=LoraConfig(lora), rollout=replace(CONFIG.rollout, sampler="learned"))
     measured = measure(open_bench(config, SHAPE), repeats=1, quiet=True)
     assert [phase.name for phase in measured.phases] == ["rollouts", "old log-probs", "updates"]
+
+
+def test_rollouts_merge_adapters_where_the_recipe_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    merged, merge = [], Adapted.merge
+    monkeypatch.setattr(Adapted, "merge", lambda adapted: merged.append(adapted) or merge(adapted))
+    rollout = CollectConfig(sampler="steps:4", gen_length=16, block_length=8, merge_adapters=True)
+    open_bench(replace(CONFIG, lora=LoraConfig(4), rollout=rollout), SHAPE).roll_out()
+    assert merged
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import torch
 
 from diffpo.lab.bench import plain
 from diffpo.lab.bench.measure import Tally, in_turn, peak_bytes
-from diffpo.lab.bench.workloads import batch_of, joint_step, random_policy, random_requests, score
+from diffpo.lab.bench.steps import joint_step
+from diffpo.lab.bench.workloads import batch_of, random_policy, random_requests, score
 from diffpo.models.attention import pack, queries_of
 from diffpo.models.likelihood import surrogate_logprobs
 from diffpo.models.transformer import TransformerConfig

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from diffpo.cli import main
+from diffpo.evaluation.evaluate import Evaluation
 from diffpo.lab.report.figures import equal_cost_figure
 from diffpo.lab.report.page import make_report
 from diffpo.lab.report.sources import read_sources
@@ -94,6 +95,13 @@ def test_what_is_no_source_is_named(
     with pytest.raises(SystemExit):
         main(["report", *paths, "--output", str(tmp_path / "r.html")])
     assert wanted in capsys.readouterr().err
+
+
+def test_answers_of_another_version_are_named(tmp_path: Path) -> None:
+    Evaluation("t", ()).save(tmp_path)
+    (tmp_path / "completions.jsonl").write_text('{"sampler": "learned", "level": ""}\n')
+    with pytest.raises(ValueError, match=r"evaluated by another version \('gamma'\): make it again, diffpo eval"):
+        read_sources([str(tmp_path)])
 
 
 def test_a_page_that_cannot_be_written_is_not_drawn(

@@ -177,6 +177,7 @@ def test_decoding_can_be_the_same_in_every_arm(tmp_path: Path) -> None:
         ('recipe = "sudoku_tiny"', "", "recipe is missing"),
         ("seeds = [0, 1]", "seeds = ", "Invalid value"),
         ("seeds = [100, 101]", "seeds = []", "tune.seeds: name at least one"),
+        ("seeds = [100, 101]", "seeds = [100, 100]", "tune.seeds must differ, got [100, 100]"),
         ("[sft]", 'leave_out = ["one"]\n[sft]', "leave_out does nothing without extends"),
         ("num_points = 2", "num_points = 2\nrollout.temperature = 0.5", "measure.rollout.temperature does nothing"),
         ('pretrain = "sudoku_tiny_pretrain"', "", "sft does nothing without pretrain"),

@@ -233,6 +233,9 @@ def test_pages_are_written_from_the_summaries_they_name(summary: dict, tmp_path:
     page.write_text("<!-- study: results/none.json -->\n<!-- /study -->\n")
     with pytest.raises(ValueError, match=r"page\.md: results/none\.json is missing"):
         render_page(page)
+    (tmp_path / "results/none.json").write_text("{")
+    with pytest.raises(ValueError, match=r"results/none\.json: not JSON"):
+        render_page(page)
 
 
 DOCS = sorted((Path(__file__).parents[3] / "docs").glob("*.md"))

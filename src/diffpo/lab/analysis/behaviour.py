@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -38,11 +39,9 @@ def threshold_sections(subject: Subject) -> list[Section]:
     name = "rank correlation, gamma and difficulty"
     figures[name], low, high = correlation_interval(gammas.tolist(), wrong.tolist(), subject.config.seed)
     figures |= {f"{name}, lower end of 95 %": low, f"{name}, upper end of 95 %": high}
+    by_prompt = list(zip(gammas.tolist(), subject.prompts, strict=True))
     for level in sorted({prompt.level for prompt in subject.prompts} - {""}):
-        chosen = [
-            gamma for gamma, prompt in zip(gammas.tolist(), subject.prompts, strict=True) if prompt.level == level
-        ]
-        figures[f"mean gamma, {level}"] = sum(chosen) / len(chosen)
+        figures[f"mean gamma, {level}"] = fmean(gamma for gamma, prompt in by_prompt if prompt.level == level)
     return [
         Section(
             "threshold_by_difficulty",
@@ -88,13 +87,11 @@ def _order(name: str, groups: Sequence[RolloutGroup]) -> Series:
 
 def left_to_right(groups: Sequence[RolloutGroup]) -> float:
     """Mean over answers of the rank correlation between position and call; nan where none is defined."""
-    found = []
-    for group in groups:
-        for completion in (rollout.completion for rollout in group.rollouts):
-            calls = completion.committed_at[: completion.length].tolist()
-            found.append(rank_correlation(range(len(calls)), calls))
+    completions = [rollout.completion for group in groups for rollout in group.rollouts]
+    answers = [completion.committed_at[: completion.length].tolist() for completion in completions]
+    found = [rank_correlation(range(len(calls)), calls) for calls in answers]
     known = [value for value in found if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan
+    return fmean(known) if known else math.nan
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:

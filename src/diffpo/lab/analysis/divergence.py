@@ -154,21 +154,15 @@ def _by_call(label: str, kl: Tensor, subject: Subject) -> Series:
 
 def _by_cut(table: Tensor, subject: Subject) -> Section:
     """2-MF at every cut tau, beside the mean field of the same tokens."""
-    batch, parts = subject.batch, []
-    for tau in range(1, table.shape[-1]):
-        rows = (batch.nfe > tau).nonzero().squeeze(-1)
-        part = batch.take(rows)
-        cuts = torch.tensor([0, tau], device=rows.device).expand(len(rows), 2)
-        two, one = at_cuts(table[rows], part, cuts)[part.loss_mask], table[rows, :, 0][part.loss_mask]
-        tenth = (10 * tau // part.nfe[:, None]).expand_as(part.loss_mask)[part.loss_mask]
-        cluster = subject.clusters.to(rows.device)[rows][:, None].expand_as(part.loss_mask)[part.loss_mask]
-        parts.append((two, one, tenth, cluster))
-    if not parts:
-        parts = [(table.new_zeros(0),) * 2 + (table.new_zeros(0).long(),) * 2]
-    two, one, tenth, cluster = (torch.cat(columns).cpu() for columns in zip(*parts, strict=True))
+    batch, table = subject.batch.to(torch.device("cpu")), table.cpu()
+    cuts, calls = torch.arange(1, table.shape[-1]), batch.nfe[:, None, None]
+    mask = batch.loss_mask[..., None] & (cuts < calls)
+    one = table[..., :1].expand_as(mask)  # what is committed by the cut is predicted from the empty canvas
+    two = torch.where(batch.committed_at[..., None] > cuts, table[..., 1:], one)
+    tenths, clusters = (10 * cuts // calls).expand_as(mask), subject.clusters[:, None, None].expand_as(mask)
     series = []
     for label, kl in (("2-MF", two), ("mean field, same tokens", one)):
-        means = means_by(kl, tenth, cluster, subject.least)
+        means = means_by(kl[mask], tenths[mask], clusters[mask], subject.least)
         middles = [(tenth + 0.5) / 10 for tenth in means.bins]
         series.append(Series(label, middles, means.mean, means.half_width))
     lowest = min(zip(series[0].y, series[0].x, strict=True), default=(None, None))

@@ -166,25 +166,22 @@ def gradient_sections(subject: Subject) -> list[Section]:
     """Noise and direction by surrogate and by clamp. A model whose denoiser cannot learn has none."""
     if not subject.policy.trainable():
         return []
-    objective, settings = subject.config.objective, subject.settings
-    variants = surrogate_variants(objective, settings.latents, settings.surrogates)
-    own = replace(objective, beta=0.0)
+    own, settings = replace(subject.config.objective, beta=0.0), subject.settings
+    variants = surrogate_variants(own, settings.latents, settings.surrogates)
     takes_weights = load_loss(own.loss).takes_importance and load_surrogate(own.surrogate).is_likelihood
     exact = gradients(subject, {"exact": variants["exact"]})["exact"]
     by_surrogate, by_clamp = {}, {}
     for name, variant in variants.items():
-        if name == "exact":
-            by_surrogate[name] = _measure(exact, exact)
-            continue
-        clamped = clamp_variants(own, settings.clamps) if takes_weights and variant == own else {}
-        found = gradients(subject, {"": variant, **clamped})
+        weighs = takes_weights and variant == own and name != "exact"
+        clamped = clamp_variants(own, settings.clamps) if weighs else {}
+        found = {"": exact} if name == "exact" else gradients(subject, {"": variant, **clamped})
         by_surrogate[name] = _measure(found[""], exact)
         by_clamp |= {clamp: _measure(found[clamp], exact) for clamp in clamped}
-    clamp = f"C = {objective.importance_clamp:g}" if objective.importance_clamp else "no importance weights"
+    clamp = f"C = {own.importance_clamp:g}" if own.importance_clamp else "no importance weights"
     sections = _sections("surrogate", f"by surrogate, {clamp}", by_surrogate, subject)
-    return sections + (
-        _sections("clamp", "by clamp C of the importance weights", by_clamp, subject) if by_clamp else []
-    )
+    if by_clamp:
+        sections += _sections("clamp", "by clamp C of the importance weights", by_clamp, subject)
+    return sections
 
 
 def _measure(found: Tensor, exact: Tensor) -> Measured:

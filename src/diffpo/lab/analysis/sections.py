@@ -43,6 +43,11 @@ class Section:
     figures: Mapping[str, float | None] = field(default_factory=dict)
     """Single numbers by name."""
 
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Section:
+        """What `plain` gave."""
+        return cls(**{**plain, "series": [Series(**series) for series in plain["series"]]})
+
     @property
     def bounds(self) -> tuple[float, float]:
         """What the quantity on the axis cannot leave, whatever its interval; an estimate beyond it stays in sight."""
@@ -110,6 +115,7 @@ def means_by(values: Tensor, bins: Tensor, clusters: Tensor, least: int = 2) -> 
 
 
 K = TypeVar("K")
+V = TypeVar("V")
 
 
 def means_over(runs: Sequence[Sequence[Section]]) -> list[Section]:
@@ -117,34 +123,30 @@ def means_over(runs: Sequence[Sequence[Section]]) -> list[Section]:
 
     Sections, lines, places and figures that one of the runs does not have, or has no value at, are left out.
     """
-    others = [{section.name: section for section in sections} for sections in runs]
-    return [_mean([found[s.name] for found in others]) for s in runs[0] if all(s.name in found for found in others)]
+    return [_mean(same) for same in _shared([{section.name: section for section in run} for run in runs]).values()]
+
+
+def _shared(runs: Sequence[Mapping[K, V]]) -> dict[K, list[V]]:
+    """What every run has, in each of them."""
+    return {key: [run[key] for run in runs] for key in runs[0] if all(key in run for run in runs)}
 
 
 def _mean(sections: Sequence[Section]) -> Section:
-    lines = [{series.label: series for series in section.series} for section in sections]
-    series = [_line([known[label] for known in lines]) for label in lines[0] if all(label in known for known in lines)]
-    figures: dict[str, float | None] = {}
+    series, figures = [], dict[str, float | None]()
+    for label, lines in _shared([{line.label: line for line in section.series} for section in sections]).items():
+        found = _means([dict(zip(line.x, line.y, strict=True)) for line in lines])
+        y, half_width = [mean for mean, _ in found.values()], [half for _, half in found.values()]
+        series.append(Series(label, list(found), y, half_width))
     for name, (mean, half_width) in _means([section.figures for section in sections]).items():
         figures |= {name: mean, f"{name} ±": half_width}
     explains = f"{sections[0].explains} Means over {len(sections)} runs with their 95 % interval."
     return replace(sections[0], explains=explains, series=series, figures=figures)
 
 
-def _line(lines: Sequence[Series]) -> Series:
-    found = _means([dict(zip(line.x, line.y, strict=True)) for line in lines])
-    y, half_width = zip(*found.values(), strict=True) if found else ((), ())
-    return Series(lines[0].label, list(found), list(y), list(half_width))
-
-
 def _means(runs: Sequence[Mapping[K, float | None]]) -> dict[K, tuple[float, float]]:
     """Mean and half-width at each place where every run has a value."""
-    found: dict[K, tuple[float, float]] = {}
-    for place in runs[0]:
-        over = statistic([known.get(place) for known in runs])
-        if over and over.n == len(runs):
-            found[place] = over.mean, over.half_width
-    return found
+    over = {place: statistic(values) for place, values in _shared(runs).items()}
+    return {place: (found.mean, found.half_width) for place, found in over.items() if found and found.n == len(runs)}
 
 
 def surrogate_name(spec: str) -> str:

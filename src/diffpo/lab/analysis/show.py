@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffpo.lab.analysis.sections import Section, Series
-from diffpo.view.drawing import INK, Picture, Style, keep_within, legend_above, new_figure, style_axes, styles
+from diffpo.view.drawing import Picture, Style, keep_within, legend_above, new_figure, style_axes, styles
 
 MAX_COLUMNS = 8
 
@@ -54,14 +54,11 @@ def section_figure(section: Section) -> Picture:
     """
     figure = new_figure((7.2, 4.4))
     axes = figure.add_subplot()
-    style_axes(axes)
+    style_axes(axes, title=section.title, x=section.x, y=section.y, size=11)
     looks = styles(len(section.series))
     draw = _draw_categories if any(isinstance(x, str) for s in section.series for x in s.x) else _draw_lines
     draw(axes, section, looks)
     keep_within(axes, *section.bounds)
-    axes.set_xlabel(section.x, fontsize=11, color=INK)
-    axes.set_ylabel(section.y, fontsize=11, color=INK)
-    axes.set_title(section.title, fontsize=12, color=INK, loc="left", parse_math=False)
     if len(section.series) > 1:
         handles = [look.handle(series.label) for look, series in zip(looks, section.series, strict=True)]
         legend_above(figure, handles, "outside lower left")

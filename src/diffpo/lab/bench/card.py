@@ -12,12 +12,10 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from diffpo.config import TrainConfig
-from diffpo.functional.latents import draw_batch_cuts
-from diffpo.functional.random import fold
 from diffpo.lab.bench import plain
-from diffpo.lab.bench.measure import Tally, in_turn, matmul_peak, now, peak_bytes, seconds
-from diffpo.lab.bench.steps import Bench, backward_flops, open_bench
-from diffpo.lab.bench.workloads import PROMPT_LENGTHS, batch_of, random_policy, random_requests
+from diffpo.lab.bench.measure import Tally, Work, in_turn, matmul_peak, now, seconds
+from diffpo.lab.bench.steps import Bench, open_bench, take_step
+from diffpo.lab.bench.workloads import PROMPT_LENGTHS, batch_of, random_policy, random_requests, some_cuts
 from diffpo.models.families import FAMILIES
 from diffpo.models.likelihood import surrogate_logprobs
 from diffpo.models.pointwise import is_wanted
@@ -101,12 +99,11 @@ def rollouts(size: Size) -> Iterator[Figure]:
     policy, device = size.policy(), torch.device(size.device)
     exact = size.requests(policy, size.calls, size.canvas, size.group)
     dual = [replace(request, cache="dual", refresh_every=8) for request in exact]
-    flops: dict[str, float] = {}
+    tallies: dict[str, Tally] = {}
 
     def ours(name: str, requests: Sequence[Request]) -> None:
-        with Tally(policy) as tally:
+        with Tally(policy) as tallies[name]:
             generate(policy, requests)
-        flops[name] = tally.flops
 
     def theirs(requests: Sequence[Request], noise: torch.dtype | None) -> None:
         for start in range(0, len(requests), size.plain_rows):
@@ -114,7 +111,7 @@ def rollouts(size: Size) -> Iterator[Figure]:
 
     for requests in (exact, dual):  # kernels are chosen, compiled and loaded
         generate(policy, [replace(r, sampler=Sampler("steps", 2 * size.canvas // size.block)) for r in requests])
-    works: dict[str, Callable[[], object]] = {
+    works: dict[str, Work] = {
         "exact": lambda: ours("exact", exact),
         "dual cache": lambda: ours("dual cache", dual),
         "d1's loop": lambda: theirs(exact, None),
@@ -125,21 +122,18 @@ def rollouts(size: Size) -> Iterator[Figure]:
     for name, spent in taken.items():
         yield Figure(f"{name}: {len(exact)} answers of {size.canvas} tokens, {size.calls} calls", spent, "s")
         yield Figure(f"{name}: tokens a second", tokens / spent)
-    goals = {"exact": 3.0, "dual cache": 8.0}
-    for name, goal in goals.items():
+    for name, goal in {"exact": 3.0, "dual cache": 8.0}.items():
         yield Figure(f"{name}: times as fast as d1's loop", taken["d1's loop"] / taken[name], at_least=goal)
         yield Figure(f"{name}: times as fast as LLaDA's loop", taken["LLaDA's loop"] / taken[name])
     yield Figure("a matrix product's operations a second", peak / 1e12, "TFLOP/s")
-    yield Figure("exact: share of that", flops["exact"] / taken["exact"] / peak, at_least=0.45)
-    yield Figure("dual cache: share of that", flops["dual cache"] / taken["dual cache"] / peak)
+    for name, goal in {"exact": 0.45, "dual cache": None}.items():
+        yield Figure(f"{name}: share of that", tallies[name].flops / taken[name] / peak, at_least=goal)
     for name, cache in (("exact", "none"), ("dual cache", "dual")):
         for what, count in (("waits of the host", host_waits), ("kernels", kernels)):
             yield Figure(f"{name}: {what} in a steady call", _of_a_call(size, policy, cache, count))
 
 
-def _of_a_call(
-    size: Size, policy: Policy, cache: str, count: Callable[[Callable[[], object], torch.device], int]
-) -> float:
+def _of_a_call(size: Size, policy: Policy, cache: str, count: Callable[[Work, torch.device], int]) -> float:
     """What one more call of a block adds to a count: that of twice as many calls, less that of half as many."""
     few = max(2, size.block // 4)
 
@@ -150,7 +144,7 @@ def _of_a_call(
     return (counted(2 * few) - counted(few)) / few
 
 
-def host_waits(work: Callable[[], object], device: torch.device) -> int:
+def host_waits(work: Work, device: torch.device) -> int:
     """How often the host waits for the GPU within `work`, as torch.cuda.set_sync_debug_mode sees it."""
     if device.type != "cuda":
         work()
@@ -165,7 +159,7 @@ def host_waits(work: Callable[[], object], device: torch.device) -> int:
     return sum("called a synchronizing" in str(warning.message) for warning in caught)
 
 
-def kernels(work: Callable[[], object], device: torch.device) -> int:
+def kernels(work: Work, device: torch.device) -> int:
     """Kernels and copies that `work` starts on a GPU, by torch's profiler; on a CPU, operators."""
     on_gpu = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
@@ -184,20 +178,15 @@ def step(size: Size) -> Iterator[Figure]:
     stepped: list[float] = []
     optimizer.register_step_pre_hook(lambda *_: started.append(now(device)))
     optimizer.register_step_post_hook(lambda *_: stepped.append(now(device) - started[-1]))
-    total = 0.0
-    for name, work in bench.phases().items():
-        taken: list[float] = []
-        standing = _standing(bench.policy, device)
-        with Tally(bench.policy) as tally:
-            held = standing + peak_bytes(lambda work=work, taken=taken: taken.append(seconds(work, device)), device)
-        total += taken[0]
-        yield Figure(name, taken[0], "s")
-        yield Figure(f"{name}: peak memory", held / GIB, "GiB")
-        yield Figure(f"{name}: peak memory that `diffpo plan` says", said[name] / GIB, "GiB")
-        if name == "updates":
-            tally.score(bench.scored())
-            flops = backward_flops(tally, bool(bench.policy.adapter))
-            yield Figure("updates: share of a matrix product's peak", flops / taken[0] / peak, at_least=0.55)
+    total, stands = 0.0, _standing(device)
+    for phase in take_step(bench):
+        total += phase.seconds
+        yield Figure(phase.name, phase.seconds, "s")
+        yield Figure(f"{phase.name}: peak memory", (stands + phase.bytes) / GIB, "GiB")
+        yield Figure(f"{phase.name}: peak memory that `diffpo plan` says", said[phase.name] / GIB, "GiB")
+        if phase.name == "updates":
+            yield Figure("updates: share of a matrix product's peak", phase.utilisation(peak), at_least=0.55)
+        stands = _standing(device)
     yield Figure("of the updates, the optimiser", sum(stepped), "s")
     yield Figure(f"the whole step, {_described(size.step)}", total, "s", at_most=90)
 
@@ -218,14 +207,13 @@ def alone_and_batched(size: Size) -> Iterator[Figure]:
     requests = size.requests(policy, 2 * size.canvas // size.block, size.canvas, 1)
     completions = generate(policy, requests)
     batch = batch_of(requests, completions).to(device)
-    keys = fold(torch.zeros_like(batch.nfe), torch.arange(len(batch), device=device))
-    cuts = draw_batch_cuts(batch, 2, keys)
+    cuts = some_cuts(batch)
     with torch.no_grad():
         together = surrogate_logprobs(policy, batch, cuts, 1.0)
         alone = torch.cat([_one(policy, batch, cuts, row) for row in range(len(batch))])
     apart = (together - alone)[batch.loss_mask].abs()
-    yield Figure(f"alone against {len(batch)} rows: largest difference of a log-prob", float(apart.max()), "nats")
-    yield Figure(f"alone against {len(batch)} rows: mean difference of a log-prob", float(apart.mean()), "nats")
+    for what, nats in (("largest", apart.max()), ("mean", apart.mean())):
+        yield Figure(f"alone against {len(batch)} rows: {what} difference of a log-prob", float(nats), "nats")
     tokens = [generate(policy, [request])[0].tokens for request in requests]
     same = [torch.equal(one, other.tokens) for one, other in zip(tokens, completions, strict=True)]
     yield Figure("share of answers that are the same, decoded alone", mean(map(float, same)))
@@ -240,12 +228,10 @@ def _warm_bench(size: Size, config: TrainConfig) -> Bench:
     """A run of the step, after a step of two short answers that has chosen, compiled and loaded the kernels."""
     bench = open_bench(config, size.shape)
     blocks = (config.rollout.gen_length or 1) // (config.rollout.block_length or 1)
-    short = replace(config.rollout, sampler=f"steps:{2 * blocks}")
-    few = replace(config, prompts_per_step=1, num_generations=2, rollout=short)
-    small = Bench(
-        replace(few, objective=replace(few.objective, num_iterations=1)), bench.policy, bench.task, bench.world
-    )
-    for work in small.phases().values():
+    rollout = replace(config.rollout, sampler=f"steps:{2 * blocks}")
+    objective = replace(config.objective, num_iterations=1)
+    few = replace(config, prompts_per_step=1, num_generations=2, rollout=rollout, objective=objective)
+    for work in replace(bench, config=few).phases().values():
         work()
     return bench
 
@@ -259,11 +245,9 @@ def _described(config: TrainConfig) -> str:
     )
 
 
-def _standing(policy: Policy, device: torch.device) -> float:
-    """Bytes that stand on the device before a phase."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    return sum(parameter.numel() * parameter.element_size() for parameter in policy.denoiser.parameters())
+def _standing(device: torch.device) -> int:
+    """Bytes that stand on a GPU between two phases."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
 def _planned(size: Size) -> dict[str, float]:

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from matplotlib.ticker import NullLocator
 
 from diffpo.lab.bench.measure import Heard, Tally, in_turn
 from diffpo.lab.bench.workloads import SMALL, random_policy, random_requests
 from diffpo.models.transformer import TransformerConfig
 from diffpo.rollout.engine import generate
-from diffpo.view.drawing import COLOURS, FAINT, INK, Picture, new_figure, style_axes
+from diffpo.view.drawing import COLOURS, FAINT, Picture, legend_above, new_figure, style_axes
 from diffpo.view.progress import short
 
 AXES = {"canvas": (64, 128, 256), "vocabulary": (4096, 8192, 16384), "batch": (8, 16, 32), "NFE": (8, 16, 32)}
@@ -61,21 +60,16 @@ def growth_figure(measured: Mapping[str, Sequence[GrowthPoint]]) -> Picture:
     figure = new_figure((2.9 * len(measured), 3.1))
     for index, (axis, points) in enumerate(measured.items()):
         axes = figure.add_subplot(1, len(measured), index + 1)
-        style_axes(axes)
+        style_axes(axes, title="ms a rollout" if axis == "NFE" else "ms a call", x=TITLES[axis])
         sizes, first = [point.size for point in points], points[0]
         times = [1000 * point.seconds for point in points]
         counted = [1000 * first.seconds * point.flops / first.flops for point in points]
         axes.plot(sizes, counted, linestyle=(0, (4, 3)), color=FAINT, linewidth=1.6, label="as operations are counted")
         axes.plot(sizes, times, "-o", color=COLOURS[1], linewidth=2.2, label="measured")
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        axes.set(xscale="log", yscale="log")
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axes.set_yticks(times, list(map(short, times)))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel(TITLES[axis], fontsize=10, color=INK)
-        axes.set_title("ms a rollout" if axis == "NFE" else "ms a call", fontsize=10, color=INK, loc="left")
+        axes.minorticks_off()
         axes.tick_params(labelsize=9)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, labelcolor=INK)
+    legend_above(figure, figure.axes[0].get_lines(), "outside upper right")
     return figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from statistics import median
 from typing import Any
@@ -21,6 +21,7 @@ WARM = 5.0
 LONG = 60.0
 """Seconds of a work, all runs together, after which it is not run again: what takes long varies little."""
 
+Work = Callable[[], object]
 Heard = Callable[[str, float], None]
 """Told of each run of a work: its name, its seconds."""
 
@@ -32,7 +33,7 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
+def seconds(work: Work, device: torch.device) -> float:
     """Wall-clock seconds of `work`, on the device to its end."""
     started = now(device)
     work()
@@ -40,7 +41,7 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def in_turn(
-    works: dict[str, Callable[[], object]], repeats: int, device: torch.device, heard: Heard = lambda name, spent: None
+    works: Mapping[str, Work], repeats: int, device: torch.device, heard: Heard = lambda name, spent: None
 ) -> dict[str, float]:
     """Median seconds of each of `works`, run in turn `repeats` times, or until its runs have taken LONG seconds.
 
@@ -64,7 +65,7 @@ def expected_seconds(run: float, repeats: int) -> float:
     return run * (max(1, min(repeats, ceil(LONG / run))) + (run < WARM))
 
 
-def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
+def peak_bytes(work: Work, device: torch.device) -> int:
     """The most that tensors made by `work` hold at once; what was there before does not count."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -72,8 +73,7 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
         before = torch.cuda.memory_allocated(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
-    storages = Storages()
-    with storages:
+    with Storages() as storages:
         work()
     return storages.peak
 
@@ -111,9 +111,8 @@ class Tally:
     def _denoise(self, _: nn.Module, arguments: Sequence[Any]) -> None:
         packing, asked = arguments[1], len(arguments) > 2 and arguments[2] is not None
         for run in packing.runs:
-            linears, attention = row_flops(
-                self.policy.denoiser.config, run if asked else run._replace(wanted=run.fresh)
-            )
+            run = run if asked else run._replace(wanted=run.fresh)
+            linears, attention = row_flops(self.policy.denoiser.config, run)
             self.rows += run.rows
             self.linears += run.rows * linears
             self.attention += run.rows * attention

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from diffpo.config import TrainConfig
+from diffpo.config import CollectConfig, LoadConfig, ObjectiveConfig, OptimConfig, ThresholdConfig, TrainConfig
 from diffpo.files.record import with_task
-from diffpo.functional.random import make_key
-from diffpo.lab.bench.measure import Tally, matmul_peak, peak_bytes, seconds
+from diffpo.lab.bench.measure import Tally, Work, matmul_peak, peak_bytes, seconds
 from diffpo.lab.bench.workloads import PROMPT_LENGTHS, IdsTask, random_policy, random_requests
 from diffpo.models.pointwise import is_wanted
 from diffpo.models.policy import Policy
 from diffpo.models.transformer import TransformerConfig
 from diffpo.objective import Objective
 from diffpo.processes.world import World
-from diffpo.rollout.local import collect
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 from diffpo.tasks.chat import check_fit
+from diffpo.training.collect import roll_out
+from diffpo.training.loop import gather
 from diffpo.training.start import make_ready, start_policy
 from diffpo.training.state import TrainState
 from diffpo.training.update import latents_of, prepare, update
-from diffpo.types import Batch, RolloutGroup
+from diffpo.types import Batch, Request, RolloutGroup
 from diffpo.view.progress import Progress
 
 
@@ -37,7 +37,7 @@ class Phase:
 
     name: str
     seconds: float
-    """Median over the repeats."""
+    """Of a step, or the median over several."""
     sequences: int
     """Completions."""
     tokens: int
@@ -79,10 +79,9 @@ class Bench:
 
     def roll_out(self) -> None:
         """Rollouts of the step's prompts."""
-        config, step = self.config, self.state.step
-        prompts = self.task.prompts("train", config.prompts_per_step, start=step * config.prompts_per_step)
-        key = make_key(config.seed, "rollout", step)
-        self.groups = collect(self.policy, self.task, prompts, config.num_generations, config.rollout, key)
+        num, step = self.config.prompts_per_step, self.state.step
+        prompts = self.task.prompts("train", num, start=step * num)
+        self.groups = roll_out(self.policy, self.task, prompts, step, self.config)
 
     def score(self) -> None:
         """Old log-probs, and the reference's. Every row counts, whatever its reward: good and bad in turn."""
@@ -110,6 +109,26 @@ class Bench:
         return sum(len(latents.source) for latents in drawn)
 
 
+def joint_step(policy: Policy, requests: Sequence[Request], num_iterations: int, group: int) -> Work:
+    """What takes a step of joint DiFFPO on these requests' prompts: rollouts, rewards and updates."""
+    config = TrainConfig(
+        prompts_per_step=len(requests) // group,
+        num_generations=group,
+        load=LoadConfig(device="cpu"),
+        rollout=CollectConfig(gen_length=requests[0].gen_length, block_length=requests[0].block_length, num_slots=64),
+        objective=ObjectiveConfig(num_iterations=num_iterations),
+        optim=OptimConfig(micro_batch_tokens=2048),
+    )
+    policy.add_head(ThresholdConfig(delay_steps=0))
+    bench = Bench(config, policy, IdsTask(requests), World())
+
+    def step() -> None:
+        bench.state.experience = gather(bench.state, bench.task, config, bench.world)
+        bench.learn()
+
+    return step
+
+
 def open_bench(config: TrainConfig, shape: TransformerConfig | None = None, sharpness: float = 1.0) -> Bench:
     """The recipe's model and task; of a `shape`, random weights and random prompts of 20 to 200 tokens instead."""
     world = World.join(config.load.device)
@@ -129,47 +148,42 @@ def open_bench(config: TrainConfig, shape: TransformerConfig | None = None, shar
     return Bench(config, policy, task, world)
 
 
+def take_step(bench: Bench) -> Iterator[Phase]:
+    """A step, phase by phase as they are asked for, with what goes through the denoiser and what is held."""
+    policy, device, taken = bench.policy, bench.world.device, list[float]()
+    for name, work in bench.phases().items():
+        with Tally(policy) as tally:
+            held = peak_bytes(lambda work=work: taken.append(seconds(work, device)), device)
+        if name != "rollouts":  # the others do not call the head
+            tally.score(bench.scored() * (2 if name == "old log-probs" and bench.config.objective.beta else 1))
+        flops = backward_flops(tally, bool(policy.adapter)) if name == "updates" else tally.flops
+        canvases = [len(rollout.completion.tokens) for group in bench.groups for rollout in group.rollouts]
+        yield Phase(name, taken[-1], len(canvases), sum(canvases), tally.rows, flops, held)
+
+
 def measure(bench: Bench, repeats: int, quiet: bool = False, profiles: Path | None = None) -> Measured:
     """Take `repeats` steps after one that counts operations and bytes; median seconds of each phase.
 
     `profiles` is a folder for a trace of each phase (chrome://tracing), taken in a step of its own.
     """
-    names, device, policy = list(bench.phases()), bench.world.device, bench.policy
-    counted, held, taken = {}, {}, {name: [] for name in names}
+    device, denoiser = bench.world.device, bench.policy.denoiser
     with Progress("bench", repeats + 1 + bool(profiles), quiet) as progress:
-        for name, work in bench.phases().items():
-            with Tally(policy) as counted[name]:
-                held[name] = peak_bytes(work, device)
-        for name in names[1:]:  # they do not call the head
-            counted[name].score(bench.scored() * (2 if name == "old log-probs" and bench.config.objective.beta else 1))
-        completions = [rollout.completion for group in bench.groups for rollout in group.rollouts]
+        counted = list(take_step(bench))
+        nfe = fmean(rollout.completion.nfe for group in bench.groups for rollout in group.rollouts)
         progress.advance()
         if profiles:
             profiles.mkdir(parents=True, exist_ok=True)
             for name, work in bench.phases().items():
                 trace(work, profiles / f"{name.replace(' ', '_')}.json")
             progress.advance()
+        taken: dict[str, list[float]] = {phase.name: [] for phase in counted}
         for _ in range(repeats):
             bench.state.step += 1
             for name, work in bench.phases().items():
                 taken[name].append(seconds(work, device))
             progress.advance(seconds=sum(times[-1] for times in taken.values()))
-    head = policy.denoiser.head.weight
-    tokens = sum(len(completion.tokens) for completion in completions)
-    phases = [
-        Phase(
-            name,
-            median(taken[name]),
-            len(completions),
-            tokens,
-            counted[name].rows,
-            counted[name].flops if name != "updates" else backward_flops(counted[name], bool(policy.adapter)),
-            held[name],
-        )
-        for name in names
-    ]
-    peak = matmul_peak(policy.denoiser.compute_dtype or head.dtype, device)
-    return Measured(tuple(phases), peak, sum(completion.nfe for completion in completions) / len(completions))
+    phases = tuple(replace(phase, seconds=median(taken[phase.name])) for phase in counted)
+    return Measured(phases, matmul_peak(denoiser.compute_dtype or denoiser.head.weight.dtype, device), nfe)
 
 
 def backward_flops(forward: Tally, adapters: bool) -> float:

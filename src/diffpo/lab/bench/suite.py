@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from diffpo.lab.bench import plain
 from diffpo.lab.bench.growth import growth_points
-from diffpo.lab.bench.measure import Heard, expected_seconds, in_turn, peak_bytes, seconds
-from diffpo.lab.bench.workloads import (
-    PROMPT_LENGTHS,
-    SMALL,
-    batch_of,
-    joint_step,
-    random_policy,
-    random_requests,
-    score,
-)
+from diffpo.lab.bench.measure import Heard, Work, expected_seconds, in_turn, peak_bytes, seconds
+from diffpo.lab.bench.steps import joint_step
+from diffpo.lab.bench.workloads import PROMPT_LENGTHS, SMALL, batch_of, random_policy, random_requests, score
 from diffpo.models.policy import Policy
 from diffpo.models.transformer import TransformerConfig
 from diffpo.rollout.engine import generate
@@ -71,15 +63,15 @@ class Part:
 def published(size: Size, quiet: bool = False, parts: Sequence[Part] | None = None) -> Iterator[list[Row]]:
     """The rows that a CPU can measure, part by part; says first which parts there are and how long they take."""
     parts = parts or PARTS
-    with Progress("bench", len(parts), quiet, unit="part") as progress:
+    with Progress("bench", len(parts), quiet, every=QUIET_SECONDS, unit="part") as progress:
         call = one_call(size)
-        expected = {part.name: part.expected(call, size.repeats) for part in parts}
-        progress.note(f"about {duration(sum(expected.values()))} on an idle machine, in {len(parts)} parts:")
-        for index, (name, due) in enumerate(expected.items(), start=1):
-            progress.note(f"  {index} {name}: {duration(due)}")
+        due = [part.expected(call, size.repeats) for part in parts]
+        progress.note(f"about {duration(sum(due))} on an idle machine, in {len(parts)} parts:")
+        for index, part in enumerate(parts):
+            progress.note(f"  {index + 1} {part.name}: {duration(due[index])}")
         for part in parts:
             progress.note(f"{part.name} ...")
-            rows = list(part.measure(size, _signs(progress)))
+            rows = list(part.measure(size, lambda name, spent: progress.phase(f"{name}: {spent:.3g} s")))
             progress.advance(ratio=rows[-1].ratio)
             yield rows
 
@@ -91,45 +83,24 @@ def one_call(size: Size) -> float:
     return [seconds(lambda: plain.decode(policy, requests), CPU) for _ in range(2)][-1] / 2
 
 
-def _signs(progress: Progress) -> Heard:
-    """A line after a work that ends a while after the last line."""
-    last = time.monotonic()
-
-    def heard(name: str, spent: float) -> None:
-        nonlocal last
-        if time.monotonic() - last >= QUIET_SECONDS:
-            progress.note(f"  {name}: {spent:.3g} s")
-            last = time.monotonic()
-
-    return heard
-
-
-def compare(
-    name: str, target: float, ours: Callable[[], object], theirs: Callable[[], object], repeats: int, heard: Heard
-) -> Row:
-    """Median seconds of the two, run in turn."""
-    taken = in_turn({"ours": ours, "plain": theirs}, repeats, CPU, heard)
-    return Row(name, taken["ours"], taken["plain"], taken["plain"] / taken["ours"], target)
+def compare(ours: Work, theirs: Mapping[str, tuple[Work, float]], repeats: int, heard: Heard) -> Iterator[Row]:
+    """Median seconds of ours and of others, run in turn: a row for each of these, by its name and with its target."""
+    works = {"ours": ours} | {name: work for name, (work, _) in theirs.items()}
+    taken = in_turn(works, repeats, CPU, heard)
+    for name, (_, target) in theirs.items():
+        yield Row(name, taken["ours"], taken[name], taken[name] / taken["ours"], target)
 
 
 def rollouts(size: Size, heard: Heard) -> Iterator[Row]:
     """Fixed steps: LLaDA's loop, d1's loop, and the bare padded forward pass."""
     policy = random_policy(size.shape)
     requests = random_requests(policy, size.lengths, "steps:32")
-    works = {
-        "ours": lambda: generate(policy, requests),
-        "llada": lambda: plain.decode(policy, requests),
-        "d1": lambda: plain.decode(policy, requests, noise=None),
-        "forward": lambda: plain.forwards(policy, requests, 32),
+    theirs: dict[str, tuple[Work, float]] = {
+        "rollouts, 32 calls: LLaDA's loop": (lambda: plain.decode(policy, requests), 12.0),
+        "rollouts, 32 calls: d1's loop": (lambda: plain.decode(policy, requests, noise=None), 7.0),
+        "rollouts, 32 calls: the padded forward alone": (lambda: plain.forwards(policy, requests, 32), 2.5),
     }
-    taken = in_turn(works, size.repeats, CPU, heard)
-    names = {
-        "llada": ("rollouts, 32 calls: LLaDA's loop", 12.0),
-        "d1": ("rollouts, 32 calls: d1's loop", 7.0),
-        "forward": ("rollouts, 32 calls: the padded forward alone", 2.5),
-    }
-    for key, (name, target) in names.items():
-        yield Row(name, taken["ours"], taken[key], taken[key] / taken["ours"], target)
+    return compare(lambda: generate(policy, requests), theirs, size.repeats, heard)
 
 
 def entropy_bound(size: Size, heard: Heard) -> Iterator[Row]:
@@ -139,15 +110,14 @@ def entropy_bound(size: Size, heard: Heard) -> Iterator[Row]:
     """
     policy = random_policy(size.shape, sharpness=150.0)
     requests = random_requests(policy, size.lengths, "entropy_bound:0.1", group=-(-32 // len(size.lengths)))
-    order = [requests[start::4] for start in range(4)]  # rows of a batch are of different prompts
-    mixed = [request for part in order for request in part]
+    mixed = [request for start in range(4) for request in requests[start::4]]  # a batch is of different prompts
 
     def theirs() -> None:
         for start in range(0, len(mixed), 8):
             plain.decode(policy, mixed[start : start + 8])
 
     name = "rollouts, entropy bound 0.1, 32 through 8: LLaDA's loop"
-    yield compare(name, 15.0, lambda: generate(policy, mixed, 8), theirs, size.repeats, heard)
+    return compare(lambda: generate(policy, mixed, 8), {name: (theirs, 15.0)}, size.repeats, heard)
 
 
 def surrogate(size: Size, heard: Heard) -> Iterator[Row]:
@@ -169,7 +139,8 @@ def surrogate(size: Size, heard: Heard) -> Iterator[Row]:
         plain.mean_field_logprobs(policy, ids, real, batch.tokens, 1.0).sum().backward()
         policy.denoiser.zero_grad()
 
-    row = compare("2-MF log-probs of 8 with backward: plain MF", 1.0, ours, theirs, 2 * size.repeats, heard)
+    name = "2-MF log-probs of 8 with backward: plain MF"
+    (row,) = compare(ours, {name: (theirs, 1.0)}, 2 * size.repeats, heard)
     yield row
     weights = sum(p.numel() * p.element_size() for p in policy.denoiser.parameters())  # as many bytes of gradients
     held, plainly = (peak_bytes(work, CPU) - weights for work in (ours, theirs))
@@ -179,14 +150,12 @@ def surrogate(size: Size, heard: Heard) -> Iterator[Row]:
 
 def whole_step(size: Size, heard: Heard) -> Iterator[Row]:
     """Joint DiFFPO, mu = 4, against d1, at the same number of rollouts and calls: a token a call."""
-    policy = random_policy(size.shape)
-    group = 2
-    requests = random_requests(policy, size.lengths, "steps:64", group=group)
-    ours = joint_step(policy, requests, 4, group)
-    copy = random_policy(size.shape)
+    policy, copy = random_policy(size.shape), random_policy(size.shape)
+    requests = random_requests(policy, size.lengths, "steps:64", group=2)
+    ours = joint_step(policy, requests, num_iterations=4, group=2)
     optimizer = torch.optim.AdamW(copy.denoiser.parameters(), lr=1e-6)
-    name = "joint step, mu = 4: d1's step"
-    yield compare(name, 6.0, ours, lambda: plain.train_step(copy, requests, 4, optimizer), size.repeats, heard)
+    theirs = {"joint step, mu = 4: d1's step": (lambda: plain.train_step(copy, requests, 4, optimizer), 6.0)}
+    return compare(ours, theirs, size.repeats, heard)
 
 
 def growth(size: Size, heard: Heard) -> Iterator[Row]:
@@ -209,23 +178,13 @@ def exact_cache(size: Size, heard: Heard) -> Iterator[Row]:
     policy = random_policy(replace(shape, **wide, **heads, block_length=4, blocks_from="row"))
     requests = random_requests(policy, size.lengths, "top_k:1", gen_length=128, block_length=4, cache="exact")
     without = [replace(request, cache="none") for request in requests]
-    name = "block-causal rollouts, exact cache: the same without"
-    yield compare(name, 6.0, lambda: generate(policy, requests), lambda: generate(policy, without), size.repeats, heard)
+    theirs = {"block-causal rollouts, exact cache: the same without": (lambda: generate(policy, without), 6.0)}
+    return compare(lambda: generate(policy, requests), theirs, size.repeats, heard)
 
 
 def tiny_rollouts() -> tuple[Policy, list[Request]]:
     """The demo's model, random weights, and the requests of one of its steps."""
-    shape = TransformerConfig(
-        24,
-        hidden_size=96,
-        num_layers=4,
-        num_heads=4,
-        num_kv_heads=4,
-        mlp_size=192,
-        max_length=64,
-        learned_positions=True,
-    )
-    policy = random_policy(shape)
+    policy = random_policy(TransformerConfig(24, 96, 4, 4, 4, 192, max_length=64, learned_positions=True))
     return policy, random_requests(policy, [17] * 48, "top_k:2", gen_length=16, block_length=16, group=8)
 
 
@@ -242,8 +201,8 @@ def tiny_model(size: Size, heard: Heard) -> Iterator[Row]:
         for ids, packing in seen:
             policy.denoiser(ids, packing)
 
-    name = "tiny model: rows a second in rollouts, of the bare forward's"
-    yield compare(name, 0.8, lambda: generate(policy, requests), bare, 2 * size.repeats, heard)
+    theirs = {"tiny model: rows a second in rollouts, of the bare forward's": (bare, 0.8)}
+    return compare(lambda: generate(policy, requests), theirs, 2 * size.repeats, heard)
 
 
 PARTS = (

@@ -1,22 +1,18 @@
-"""What is measured: models of random weights, requests, batches of finished rollouts, whole steps."""
+"""What is measured: models of random weights, requests, a task, batches of finished rollouts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from diffpo.config import CollectConfig, LoadConfig, ObjectiveConfig, OptimConfig, ThresholdConfig, TrainConfig
 from diffpo.functional.latents import draw_batch_cuts
 from diffpo.functional.random import fold
 from diffpo.models.likelihood import surrogate_logprobs
 from diffpo.models.policy import Policy
 from diffpo.models.tokenizer import IdTokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
-from diffpo.processes.world import World
-from diffpo.training.loop import gather
-from diffpo.training.state import TrainState
-from diffpo.training.update import update
 from diffpo.types import Batch, Completion, Prompt, Request, Rollout, RolloutGroup, Sampler, Verdict
 
 SMALL = TransformerConfig(
@@ -81,10 +77,14 @@ def batch_of(requests: Sequence[Request], completions: Sequence[Completion]) -> 
     return Batch.from_groups(made, torch.tensor([1.0, -1.0]).repeat(len(requests))[: len(requests)])
 
 
-def score(policy: Policy, batch: Batch, num_latents: int = 2) -> None:
-    """Surrogate log-probabilities forward and backward."""
-    keys = fold(torch.zeros_like(batch.nfe), torch.arange(len(batch)).to(batch.nfe.device))
-    surrogate_logprobs(policy, batch, draw_batch_cuts(batch, num_latents, keys), 1.0).sum().backward()
+def some_cuts(batch: Batch) -> Tensor:
+    """Those of 2-MF, [B, 2], drawn with a key a row."""
+    return draw_batch_cuts(batch, 2, fold(torch.zeros_like(batch.nfe), torch.arange(len(batch)).to(batch.nfe.device)))
+
+
+def score(policy: Policy, batch: Batch) -> None:
+    """2-MF log-probabilities forward and backward."""
+    surrogate_logprobs(policy, batch, some_cuts(batch), 1.0).sum().backward()
 
 
 class IdsTask:
@@ -103,26 +103,3 @@ class IdsTask:
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
         correct = completion[:1] in tuple("02468")
         return Verdict(correct, float(correct))
-
-
-def joint_step(policy: Policy, requests: Sequence[Request], num_iterations: int, group: int) -> Callable[[], None]:
-    """What takes a step of joint DiFFPO on these requests' prompts: rollouts, rewards and updates."""
-    first, world, task = requests[0], World(), IdsTask(requests)
-    config = TrainConfig(
-        prompts_per_step=len(requests) // group,
-        num_generations=group,
-        load=LoadConfig(device="cpu"),
-        rollout=CollectConfig(gen_length=first.gen_length, block_length=first.block_length, num_slots=64),
-        objective=ObjectiveConfig(num_iterations=num_iterations),
-        optim=OptimConfig(micro_batch_tokens=2048),
-    )
-    policy.add_head(ThresholdConfig(delay_steps=0))
-    state = TrainState.begin(policy, config)
-
-    def step() -> None:
-        state.iteration = 0
-        state.experience = gather(state, task, config, world)
-        while state.iteration < num_iterations:
-            update(state, config, world)
-
-    return step

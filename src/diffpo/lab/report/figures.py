@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ def study_frontier_figure(summary: Summary) -> Picture:
     """
     figure = new_figure((8.4, 5.4))
     axes = figure.add_subplot()
-    style_axes(axes)
+    style_axes(axes, x="denoiser calls per answer (NFE)", y="accuracy (%)", size=12)
     scale_calls(axes)
     for name, style in styles_of(summary).items():
         metrics = summary["arms"][name]["metrics"]
@@ -85,8 +86,6 @@ def study_frontier_figure(summary: Summary) -> Picture:
             star = {"markersize": 19, "markeredgecolor": "white", "markeredgewidth": 1}
             axes.plot([call], [accuracy], "*", color=style.colour, zorder=5, **star)  # type: ignore[arg-type]
     keep_within(axes, 0, 100)
-    axes.set_ylabel("accuracy (%)", fontsize=12, color=INK)
-    axes.set_xlabel("denoiser calls per answer (NFE)", fontsize=12, color=INK)
     axes.text(0.015, 0.98, "↖ better", transform=axes.transAxes, va="top", fontsize=11, color=FAINT, style="italic")
     _legend(figure, summary)
     return figure
@@ -120,13 +119,18 @@ def differences_figure(summary: Summary) -> Picture:
     first: dict[str, Axes] = {}
     for index, metric in enumerate(metrics):
         unit = kind_of(metric).unit or header(metric)
+        words = {1: f"{unit}, better →", -1: f"← better, {unit}", 0: unit}
         axes = figure.add_subplot(rows, columns, index + 1, sharex=first.get(unit))
         first.setdefault(unit, axes)
-        style_axes(axes, grid="x")
+        style_axes(axes, grid="x", title=header(metric), x=words[kind_of(metric).better], size=9)
         axes.axvline(0, color=FAINT, linewidth=1.2)
         for row, arm in enumerate(arms.values()):
-            if metric in arm["versus"]:
-                _draw_difference(axes, arm["versus"][metric], row, metric)
+            if value := arm["versus"].get(metric):
+                colour = {"better": BETTER, "worse": WORSE, "": INK}[judged(metric, value)]
+                scale = kind_of(metric).scale
+                ends = [scale * value["low"], scale * value["high"]]
+                axes.plot(ends, [row, row], color=colour, linewidth=4.5, alpha=0.35)
+                _draw_seeds(axes, value, row, colour, "s" if colour == WORSE else "o", scale)
         axes.set_ylim(len(arms) - 0.4, -0.6)
         axes.set_yticks(range(len(arms)), [arm["label"] for arm in arms.values()] if index % columns == 0 else [])
         for label in axes.get_yticklabels():
@@ -134,22 +138,25 @@ def differences_figure(summary: Summary) -> Picture:
         axes.tick_params(axis="y", length=0, labelsize=10)
         axes.tick_params(axis="x", labelsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.set_title(header(metric), fontsize=10, color=INK, loc="left", parse_math=False, wrap=True)
-        words = {1: f"{unit}, better →", -1: f"← better, {unit}", 0: unit}
-        axes.set_xlabel(words[kind_of(metric).better], fontsize=9, color=INK)
     baseline = summary["arms"][summary["baseline"]]["label"]
     figure.suptitle(f"less {baseline}", fontsize=11, color=INK, x=0.01, ha="left", parse_math=False)
     return figure
 
 
-def _draw_difference(axes: Axes, value: Mapping[str, Any], row: int, metric: str) -> None:
-    scale, colour = kind_of(metric).scale, {"better": BETTER, "worse": WORSE, "": INK}[judged(metric, value)]
+def _draw_seeds(
+    axes: Axes,
+    value: Mapping[str, Any],
+    row: float,
+    colour: str,
+    marker: str,
+    scale: float = 1.0,
+    low: float = -math.inf,
+) -> None:
+    """A row of a figure over seeds: a tick each, their mean, and its t interval, which is cut off at `low`."""
     mean, half = scale * value["mean"], scale * value["half_width"]
-    axes.plot([mean - half, mean + half], [row, row], color=colour, linewidth=1.2, alpha=0.7)
-    axes.plot([scale * value["low"], scale * value["high"]], [row, row], color=colour, linewidth=4.5, alpha=0.35)
+    axes.plot([max(low, mean - half), mean + half], [row, row], color=colour, linewidth=1.2, alpha=0.7)
     seeds = [scale * seed for seed in value["by_seed"] if seed is not None]
     axes.plot(seeds, [row] * len(seeds), "|", color=colour, markersize=8, alpha=0.6)
-    marker = "s" if colour == WORSE else "o"
     axes.plot([mean], [row], marker, color=colour, markersize=6, markeredgecolor="white", markeredgewidth=1)
 
 
@@ -171,7 +178,7 @@ def cost_figure(summary: Summary) -> Picture:
         for column, (key, words) in enumerate(axes_of.items()):
             axes = figure.add_subplot(len(tracked), 2, 2 * row + column + 1, sharey=first)
             first = first or axes
-            style_axes(axes)
+            style_axes(axes, title=header(metric) if not column else "", x=words)
             for name, curve in curves.items():
                 from_start = [point for point in (*summary["arms"][BASE]["curve"], *curve) if metric in point]
                 _draw_means(axes, [(point[key], *_percent(point[metric])) for point in from_start], summary, name)
@@ -179,8 +186,6 @@ def cost_figure(summary: Summary) -> Picture:
             if key == "forwards":
                 axes.axvline(summary["equal_forwards"], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
                 axes.xaxis.set_major_formatter(FuncFormatter(lambda rows, _: f"{rows / 1000:g}"))
-            axes.set_xlabel(words, fontsize=10, color=INK)
-            axes.set_title(header(metric) if not column else "", fontsize=11, color=INK, loc="left")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     _legend(figure, summary)
     return figure
@@ -197,16 +202,18 @@ def equal_cost_figure(summaries: Sequence[Summary]) -> Picture:
     rows = math.ceil(len(summaries) / columns)
     figure = new_figure((4.4 * columns + 0.4, 3.9 * rows + 0.4 + 0.2 * math.ceil(len(labels) / (2 * columns))))
     for index, summary in enumerate(summaries):
-        axes = figure.add_subplot(rows, columns, index + 1)
-        style_axes(axes)
-        points = [point for name, arm in summary["arms"].items() if name != BASE for point in arm["curve"]]
+        curves = {name: arm["curve"] for name, arm in summary["arms"].items()}
+        (start,) = curves.pop(BASE)
+        points = [point for curve in curves.values() for point in curve]
         metric = next((m for m in columns_of(summary) if all(m in point for point in points)), None)
         if metric is None:
             raise NothingToDraw(f"{summary['name']}: no column was measured while training: name one in measure.track")
-        (start,) = summary["arms"][BASE]["curve"]
-        for name in (name for name in summary["arms"] if name != BASE):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        gained = f"points over the start, {header(metric).removesuffix(' %')}"
+        style_axes(axes, title=summary["title"], x="denoiser rows, rollouts and updates (thousands)", y=gained)
+        for name, curve in curves.items():
             line = [(0.0, 0.0, 0.0)]
-            for point in summary["arms"][name]["curve"]:
+            for point in curve:
                 pairs = zip(point[metric]["by_seed"], start[metric]["by_seed"], strict=True)
                 gain = statistic([100 * (own - before) for own, before in pairs])
                 assert gain is not None  # every seed was measured
@@ -215,9 +222,6 @@ def equal_cost_figure(summaries: Sequence[Summary]) -> Picture:
             shade = 0.16 if name == summary["baseline"] else 0.05
             axes.fill_between(x, middle - width, middle + width, color=looks[name].colour, alpha=shade, linewidth=0)
             axes.plot(x, middle, linewidth=1.6, markersize=4, **looks[name].line)
-        axes.set_title(summary["title"], fontsize=11, color=INK, loc="left", parse_math=False)
-        axes.set_xlabel("denoiser rows, rollouts and updates (thousands)", fontsize=10, color=INK)
-        axes.set_ylabel(f"points over the start, {header(metric).removesuffix(' %')}", fontsize=10, color=INK)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     legend_above(figure, [looks[name].handle(label) for name, label in labels.items()])
     return figure
@@ -265,14 +269,11 @@ def thresholds_figure(gammas: Mapping[str, Sequence[float]]) -> Picture:
     for row, (level, chosen) in enumerate(sorted(gammas.items())):
         axes = figure.add_subplot(len(gammas), 1, row + 1, sharex=first)
         first = first or axes
-        style_axes(axes)
+        mean = f", mean {fmean(chosen):.3g} nats" if len(chosen) > 1 else ""
+        style_axes(axes, title=f"{level or 'all prompts'}: {len(chosen)} prompts{mean}", size=9)
         axes.hist(chosen, bins=list(edges), color=LEVEL_COLOURS[row % len(LEVEL_COLOURS)], alpha=0.85)
         axes.set_yticks([])
-        mean = statistic(list(chosen))
-        note = f"{level or 'all prompts'}: {len(chosen)} prompts" + (f", mean {mean.mean:.3g} nats" if mean else "")
-        axes.set_title(note, fontsize=10, color=INK, loc="left", parse_math=False)
         axes.tick_params(labelbottom=row == len(gammas) - 1, labelsize=10)
-    assert first is not None
     figure.axes[-1].set_xlabel("threshold gamma (nats)", fontsize=11, color=INK)
     return figure
 
@@ -285,23 +286,23 @@ def study_thresholds_figure(summary: Summary) -> Picture:
         raise NothingToDraw(f"{summary['name']}: none of its arms has a learned sampler")
     figure = new_figure((6.8, 0.9 + 0.45 * len(names) * max(1, len(arms) / 2)))
     axes = figure.add_subplot()
-    style_axes(axes, grid="x")
+    style_axes(axes, grid="x", x="threshold gamma (nats)", size=11)
     for index, (name, metrics) in enumerate(arms.items()):
+        look, shift = styles_of(summary)[name], 0.7 * ((index + 0.5) / len(arms) - 0.5)
         for row, metric in enumerate(names):
             if value := metrics.get(metric):
-                _draw_threshold(axes, value, row + 0.7 * ((index + 0.5) / len(arms) - 0.5), styles_of(summary)[name])
+                _draw_seeds(axes, value, row + shift, look.colour, look.marker, low=0.0)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks(range(len(names)), [name.removeprefix("gamma/learned").strip("/") or "all" for name in names])
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("threshold gamma (nats)", fontsize=11, color=INK)
     _legend(figure, summary, list(arms))
     return figure
 
 
-def _draw_threshold(axes: Axes, value: Mapping[str, Any], row: float, style: Style) -> None:
-    mean, half = value["mean"], value["half_width"]
-    axes.plot([max(0.0, mean - half), mean + half], [row, row], color=style.colour, linewidth=1.6, alpha=0.6)
-    seeds = [seed for seed in value["by_seed"] if seed is not None]
-    axes.plot(seeds, [row] * len(seeds), "|", color=style.colour, markersize=8, alpha=0.6)
-    mark = {"markersize": 6, "markeredgecolor": "white", "markeredgewidth": 1}
-    axes.plot([mean], [row], style.marker, color=style.colour, **mark)  # type: ignore[arg-type]
+FIGURES: Mapping[str, Callable[[Summary], Picture]] = {
+    "frontier": study_frontier_figure,
+    "differences": differences_figure,
+    "cost": cost_figure,
+    "thresholds": study_thresholds_figure,
+}
+"""Pictures of a study that its summary alone is drawn from."""

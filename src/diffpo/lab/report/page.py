@@ -15,15 +15,7 @@ from diffpo import __version__
 from diffpo.evaluation.figures import PANELS, frontier_figure, training_figure
 from diffpo.lab.analysis.show import section_figure
 from diffpo.lab.report.examples import Example, read_examples
-from diffpo.lab.report.figures import (
-    NothingToDraw,
-    cost_figure,
-    differences_figure,
-    runs_figure,
-    study_frontier_figure,
-    study_thresholds_figure,
-    thresholds_figure,
-)
+from diffpo.lab.report.figures import FIGURES, NothingToDraw, runs_figure, thresholds_figure
 from diffpo.lab.report.parts import (
     TEMPLATES,
     figures_table,
@@ -44,6 +36,19 @@ from diffpo.view.progress import Progress
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 """What the page may do: nothing from outside, whatever stands in it."""
 BEYOND = "better and worse than the baseline by more than the seeds' spread."
+SHOWN = {
+    "frontier": "Accuracy against denoiser calls at the end of training. Lines are fixed thresholds, stars learned "
+    "samplers; means over seeds. The band is the baseline's 95 % interval (Student's t).",
+    "differences": "Differences from the baseline, paired by seed. Ticks are seeds, dots their mean, thick bars the "
+    "bootstrap over seeds, thin ones Student's t. Green discs are better and red squares worse by an interval that "
+    "leaves 0 out.",
+    "cost": "The same accuracies while training went on: against steps, and against rows through the denoiser. The "
+    "dashed line is where all arms had cost the same. The first point is the start that all share.",
+    "training": "Rollouts while training went on: the mean over an arm's seeds, and each seed faintly.",
+    "thresholds": "Thresholds that learned samplers chose for the test prompts, by difficulty. Ticks are seeds, dots "
+    "their mean with its 95 % interval (Student's t).",
+}
+"""Pictures of a study in their order, and what is said below each."""
 
 
 @dataclass
@@ -55,9 +60,6 @@ class Page:
     sections: list[tuple[str, Markup]] = field(default_factory=list)
     """Heading and HTML."""
     num_figures: int = 0
-
-    def add(self, heading: str, *pieces: str) -> None:
-        self.sections.append((heading, Markup().join(pieces)))
 
     def figure(self, draw: Callable[[], Picture], name: str, words: str) -> Markup:
         """A picture with its caption; nothing where there is nothing to draw, which `draw` says by NothingToDraw."""
@@ -71,10 +73,9 @@ class Page:
 
     def html(self, title: str, subtitle: str) -> str:
         """The page."""
-        light, dark = variables()
+        light, dark = map(Markup, variables())
         about = {"title": title, "subtitle": subtitle, "version": __version__, "policy": Markup(POLICY)}
-        page = TEMPLATES.get_template("page.html")
-        return page.render(sections=self.sections, light=Markup(light), dark=Markup(dark), **about)
+        return TEMPLATES.get_template("page.html").render(sections=self.sections, light=light, dark=dark, **about)
 
 
 def make_report(
@@ -94,9 +95,9 @@ def make_report(
             progress.advance()
     names = [study.summary["title"] for study in sources.studies]
     names += dict.fromkeys(name.partition("/")[0] for name in [*(r.name for r in sources.runs), *sources.evaluations])
-    counts = {"stud{}": len(sources.studies), "evaluation{}": len(sources.evaluations), "run{}": len(sources.runs)}
-    endings = {"stud{}": ("y", "ies"), "evaluation{}": ("", "s"), "run{}": ("", "s")}
-    parts = [f"{count} {word.format(endings[word][count > 1])}" for word, count in counts.items() if count]
+    words = (("study", "studies"), ("evaluation", "evaluations"), ("run", "runs"))
+    counts = map(len, (sources.studies, sources.evaluations, sources.runs))
+    parts = [f"{count} {word[count > 1]}" for word, count in zip(words, counts, strict=True) if count]
     return page.html(title or (" · ".join(names) if len(names) < 4 else "diffpo report"), " · ".join(parts))
 
 
@@ -106,40 +107,16 @@ def make_report(
 def add_study(page: Page, study: StudyResult, num_examples: int) -> None:
     """One study: head, what was reached, pictures, figures, analyses and unmaskings of its first seed."""
     summary = study.summary
+    metrics = {arm: [run.metrics for run in runs] for arm, runs in study.runs.items()}
+    draw = {**FIGURES, "training": partial(runs_figure, runs=metrics)}
     parts = [
         study_head(summary),
         piece("heading", "What the arms reached"),
         reached_table(summary),
         piece("note", f"{caption(summary, brackets=False)} ▲ and ▼: {BEYOND}"),
-        page.figure(
-            partial(study_frontier_figure, summary),
-            f"{summary['name']} frontier",
-            "Accuracy against denoiser calls at the end of training. Lines are fixed thresholds, stars learned "
-            "samplers; means over seeds. The band is the baseline's 95 % interval (Student's t).",
-        ),
-        page.figure(
-            partial(differences_figure, summary),
-            f"{summary['name']} differences",
-            "Differences from the baseline, paired by seed. Ticks are seeds, dots their mean, thick bars the bootstrap "
-            "over seeds, thin ones Student's t. Green discs are better and red squares worse by an interval that "
-            "leaves 0 out.",
-        ),
-        page.figure(
-            partial(cost_figure, summary),
-            f"{summary['name']} cost",
-            "The same accuracies while training went on: against steps, and against rows through the denoiser. The "
-            "dashed line is where all arms had cost the same. The first point is the start that all share.",
-        ),
-        page.figure(
-            partial(runs_figure, summary, {arm: [run.metrics for run in runs] for arm, runs in study.runs.items()}),
-            f"{summary['name']} training",
-            "Rollouts while training went on: the mean over an arm's seeds, and each seed faintly.",
-        ),
-        page.figure(
-            partial(study_thresholds_figure, summary),
-            f"{summary['name']} thresholds",
-            "Thresholds that learned samplers chose for the test prompts, by difficulty. Ticks are seeds, dots their "
-            "mean with its 95 % interval (Student's t).",
+        *(
+            page.figure(partial(draw[name], summary), f"{summary['name']} {name}", words)
+            for name, words in SHOWN.items()
         ),
         study_tables(summary),
     ]
@@ -147,7 +124,7 @@ def add_study(page: Page, study: StudyResult, num_examples: int) -> None:
         parts += [analyses(page, run) for run in runs]
     lanes = {summary["arms"][arm]["label"]: runs[0] for arm, runs in study.runs.items()}
     parts.append(unmaskings(lanes, num_examples, f"seed {summary['seeds'][0]}"))
-    page.add(summary["title"], *parts)
+    page.sections.append((summary["title"], Markup().join(parts)))
 
 
 def add_evaluations(page: Page, measured: Mapping[str, Measured]) -> None:
@@ -155,35 +132,31 @@ def add_evaluations(page: Page, measured: Mapping[str, Measured]) -> None:
     parts = []
     for task in dict.fromkeys(found.evaluation.task for found in measured.values()):
         group = {name: found for name, found in measured.items() if found.evaluation.task == task}
-        parts += [
-            piece("heading", task),
-            page.figure(
-                partial(frontier_figure, {name: found.evaluation for name, found in group.items()}),
-                f"{task} frontier",
-                "Accuracy against denoiser calls. Lines are fixed thresholds, rings fixed rules, stars learned "
-                "samplers; 95 % Wilson intervals over prompts, as bands where they are few.",
-            ),
-        ]
+        draw = partial(frontier_figure, {name: found.evaluation for name, found in group.items()})
+        words = (
+            "Accuracy against denoiser calls. Lines are fixed thresholds, rings fixed rules, stars learned "
+            "samplers; 95 % Wilson intervals over prompts, as bands where they are few."
+        )
+        parts += [piece("heading", task), page.figure(draw, f"{task} frontier", words)]
         for name, found in group.items():
             if found.gammas:
                 words = f"Thresholds that {name} chose for the test prompts, by difficulty."
                 parts.append(page.figure(partial(thresholds_figure, found.gammas), f"{name} thresholds", words))
         parts.append(folded("All prompts, in figures", points_table(group, levels=False)))
         parts.append(folded("By difficulty, in figures", points_table(group, levels=True)))
-    page.add("Accuracy against calls", *parts)
+    page.sections.append(("Accuracy against calls", Markup().join(parts)))
 
 
 def add_run(page: Page, run: Run, num_examples: int) -> None:
     """One training run: its course, its analyses, and its answers beside those of what it started from."""
-    drawn = any(step.get(metric) is not None for step in run.metrics for metric in PANELS)
     parts = [piece("tiles", run.facts)]
-    if drawn:
+    if any(step.get(metric) is not None for step in run.metrics for metric in PANELS):
         words = "Training by step: means over the rollouts of a step, and by difficulty where the task has levels."
         parts.append(page.figure(partial(training_figure, run.metrics), f"{run.name} training", words))
     settings = piece("command", json.dumps(run.settings, indent=1)) if run.settings else Markup()
     parts += [folded("Every setting", settings), analyses(page, run)]
     parts.append(unmaskings({"after training": run}, num_examples, "before and after"))
-    page.add(run.name, *parts)
+    page.sections.append((run.name, Markup().join(parts)))
 
 
 def analyses(page: Page, run: Run) -> Markup:

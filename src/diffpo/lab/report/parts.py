@@ -13,7 +13,7 @@ from diffpo.lab.analysis.sections import Section
 from diffpo.lab.report.examples import Example
 from diffpo.lab.report.sources import Measured
 from diffpo.lab.study.plan import BASE
-from diffpo.lab.study.tables import by_seed, columns_of, exceeds_spread, figure, header, judged, tables
+from diffpo.lab.study.tables import by_seed, columns_of, commits_of, exceeds_spread, figure, header, judged, tables
 from diffpo.view.canvas import ink_on, shade
 
 Summary = Mapping[str, Any]
@@ -33,7 +33,7 @@ TEMPLATES = Environment(
     loader=PackageLoader("diffpo.lab.report"), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=False
 )
 TEMPLATES.filters["figure_and_spread"] = _figure_and_spread
-TEMPLATES.globals["signs"] = SIGNS
+TEMPLATES.globals |= {"signs": SIGNS, "shade": shade, "ink_on": ink_on, "zip": zip}
 
 
 def piece(name: str, *values: Any) -> Markup:
@@ -57,7 +57,6 @@ def folded(title: str, html: str) -> Markup:
 
 def study_head(summary: Summary) -> Markup:
     """The question, what it took, and what stands out."""
-    commits = ", ".join(commit or "unknown" for commit in summary["commits"])
     facts = {
         "seeds": str(len(summary["seeds"])),
         "test prompts, the same everywhere": f"{summary['num_prompts']:,}",
@@ -65,7 +64,7 @@ def study_head(summary: Summary) -> Markup:
         "runs": str(summary["num_cells"]),
         "of one thread": f"{summary['cell_seconds'] / 60:.0f} min",
         "baseline": summary["arms"][summary["baseline"]]["label"],
-        "commit": commits,
+        "commit": commits_of(summary),
     }
     return piece("question", summary["question"], facts, summary["command"]) + findings(summary)
 
@@ -84,19 +83,15 @@ def findings(summary: Summary) -> Markup:
     ]
     clear = [entry for entry in pairs if exceeds_spread(entry[2])]
     clear.sort(key=lambda entry: -abs(entry[2]["mean"]) / entry[2]["half_width"])
-    shown = [
-        (arms[name]["label"], judged(metric, value), _mean_and_half_width(metric, value), header(metric))
-        for name, metric, value in clear[:NUM_FINDINGS]
-    ]
+    shown = []
+    for name, metric, value in clear[:NUM_FINDINGS]:
+        difference = f"{figure(metric, value['mean'], '+')} ± {figure(metric, value['half_width'])}"
+        shown.append((arms[name]["label"], judged(metric, value), difference, header(metric)))
     words = (
         f"Of {len(pairs)} differences of the arms from {baseline}, {len(clear)} exceed the seeds' spread "
         f"(Student's t, 95 %); were none real, {0.05 * len(pairs):.1f} would do so by chance."
     )
     return piece("findings", words, shown, len(clear) - len(shown))
-
-
-def _mean_and_half_width(metric: str, value: Mapping[str, Any]) -> str:
-    return f"{figure(metric, value['mean'], '+')} ± {figure(metric, value['half_width'])}"
 
 
 def reached_table(summary: Summary) -> Markup:
@@ -163,22 +158,5 @@ def figures_table(section: Section) -> Markup:
 def races(heading: str, lanes: Mapping[str, Sequence[Example]]) -> Markup:
     """Policy to its answers to the same prompts: a card a prompt, in which the policies unmask side by side."""
     given = any(any(example.given) for examples in lanes.values() for example in examples)
-    cards = [_race(dict(zip(lanes, examples, strict=True))) for examples in zip(*lanes.values(), strict=True)]
+    cards = [dict(zip(lanes, examples, strict=True)) for examples in zip(*lanes.values(), strict=True)]
     return piece("races", heading, cards, [shade(step, 7) for step in range(1, 8)], given)
-
-
-def _race(lanes: Mapping[str, Example]) -> dict[str, Any]:
-    first, last = next(iter(lanes.values())), max(example.completion.nfe for example in lanes.values())
-    answers = [{"name": name, "example": example, "tokens": _tokens(example, last)} for name, example in lanes.items()]
-    return {"first": first, "last": last, "lanes": answers}
-
-
-def _tokens(example: Example, last: int) -> list[dict[str, Any]]:
-    found, answer = [], example.completion
-    columns = (answer.pieces, answer.committed_at.tolist(), answer.certainties, example.given)
-    for text, call, sure, given in zip(*columns, strict=True):
-        background = shade(call, last)
-        shown = text.replace("\n", "↵") or "·"
-        look = {"background": background, "ink": ink_on(background), "shown": shown, "breaks": text.count("\n")}
-        found.append({"call": call, "sure": sure, "given": given, **look})
-    return found

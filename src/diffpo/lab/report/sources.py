@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +15,8 @@ from diffpo.evaluation.figures import training_figure
 from diffpo.files.folder import json_rows
 from diffpo.files.places import named, shipped_files
 from diffpo.files.recipe import find_training, read_json
-from diffpo.lab.analysis.sections import Section, Series, surrogate_name
-from diffpo.lab.report.figures import cost_figure, differences_figure, study_frontier_figure, study_thresholds_figure
+from diffpo.lab.analysis.sections import Section, surrogate_name
+from diffpo.lab.report.figures import FIGURES
 from diffpo.lab.study.plan import BASE
 from diffpo.lab.study.tables import rich_table
 from diffpo.training.metrics import Metrics, read_metrics
@@ -30,17 +30,8 @@ SUMMARY = "summary.json"
 """A study's summary among its runs."""
 NEEDED = ("name", "title", "question", "command", "origin", "commits", "seeds", "baseline", "columns", "num_prompts")
 NEEDED += ("equal_forwards", "num_cells", "cell_seconds", "arms")
-
-
 EDGE = 10
 """A run's first and last 1 / EDGE of its steps are compared."""
-FIGURES: Mapping[str, Callable[[Mapping[str, Any]], Picture]] = {
-    "frontier": study_frontier_figure,
-    "differences": differences_figure,
-    "cost": cost_figure,
-    "thresholds": study_thresholds_figure,
-}
-"""Pictures of a study that its summary alone is drawn from."""
 
 
 @dataclass(frozen=True)
@@ -208,12 +199,10 @@ def read_run(folder: str | Path) -> Run:
 
 def read_study(name: str | Path) -> StudyResult:
     """What a study found: a summary, the folder of a study, or the name of one that ships; ValueError lists those."""
-    found = _study(Path(name))
-    if found is None:
-        raise ValueError(
-            f"{name}: no summary of a study{suggest(Path(name).stem, shipped_files('studies/results/*.json'))}"
-        )
-    return found
+    if found := _study(Path(name)):
+        return found
+    shipped = shipped_files("studies/results/*.json")
+    raise ValueError(f"{name}: no summary of a study{suggest(Path(name).stem, shipped)}")
 
 
 def _study(path: Path) -> StudyResult | None:
@@ -236,12 +225,12 @@ def _home(summary: Mapping[str, Any], file: Path) -> Path:
 
 
 def _runs_of_arms(summary: Mapping[str, Any], folder: Path) -> dict[str, list[Run]]:
-    found = {}
+    found: dict[str, list[Run]] = {}
     for arm, values in summary["arms"].items():
-        places = {seed: folder / arm / f"seed_{seed}" / "run" for seed in summary["seeds"] if arm != BASE}
-        there = {seed: place for seed, place in places.items() if (place / "metrics.jsonl").is_file()}
-        if there:
-            found[arm] = [_run(place, f"{values['label']}, seed {seed}") for seed, place in there.items()]
+        for seed in summary["seeds"] if arm != BASE else ():
+            place = folder / arm / f"seed_{seed}" / "run"
+            if (place / "metrics.jsonl").is_file():
+                found.setdefault(arm, []).append(_run(place, f"{values['label']}, seed {seed}"))
     return found
 
 
@@ -260,24 +249,15 @@ def _named(name: str, path: Path, folder: Path) -> str:
 
 def _run(folder: Path, name: str) -> Run:
     config = folder / "config.json"
-    return Run(
-        name,
-        folder,
-        read_json(config) if config.is_file() else {},
-        read_metrics(folder / "metrics.jsonl"),
-        tuple(
-            _analysis(file) for place in (folder, folder / "policy") for file in sorted(place.glob("analysis*.json"))
-        ),
-    )
+    settings = read_json(config) if config.is_file() else {}
+    files = [file for place in (folder, folder / "policy") for file in sorted(place.glob("analysis*.json"))]
+    return Run(name, folder, settings, read_metrics(folder / "metrics.jsonl"), tuple(map(_analysis, files)))
 
 
 def _analysis(file: Path) -> Analysis:
     values = read_json(file)
     try:
-        sections = [
-            Section(**(entry | {"series": [Series(**series) for series in entry["series"]]}))
-            for entry in values["sections"]
-        ]
+        sections = [Section.of(entry) for entry in values["sections"]]
         return Analysis(values["command"], values["origin"]["commit"], sections)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{file}: not what diffpo analyze writes ({error}); make it again, or remove it") from None
@@ -285,12 +265,10 @@ def _analysis(file: Path) -> Analysis:
 
 def _measured(folder: Path) -> Measured:
     gammas: dict[str, list[float]] = {}
-    for answer in json_rows(folder / "completions.jsonl"):
-        if answer.get("sampler") == "learned" and answer["gamma"] is not None:
-            gammas.setdefault(answer["level"], []).append(answer["gamma"])
     try:
+        for answer in json_rows(folder / "completions.jsonl"):
+            if answer["sampler"] == "learned" and answer["gamma"] is not None:
+                gammas.setdefault(answer["level"], []).append(answer["gamma"])
         return Measured(Evaluation.load(folder), gammas)
     except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{folder}/evaluation.json: of another version ({error}): make it again, diffpo eval"
-        ) from None
+        raise ValueError(f"{folder}: evaluated by another version ({error}): make it again, diffpo eval") from None

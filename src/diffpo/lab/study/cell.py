@@ -50,10 +50,7 @@ def run_cell(folder: Path) -> dict[str, Any]:
     metrics = read_metrics(folder / "run" / "metrics.jsonl") if cell["train"] else []
     result = {
         "points": [_cost(metrics[:step]) | {"step": step} for step in points],
-        "seconds": {
-            "train": round(trained - started, 3),
-            "measure": round(time.perf_counter() - trained, 3),
-        },
+        "seconds": {"train": round(trained - started, 3), "measure": round(time.perf_counter() - trained, 3)},
         "origin": origin(cell["device"]),
     }
     write_text(folder / "result.json", json.dumps(result, indent=2) + "\n")

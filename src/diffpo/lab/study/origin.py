@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -52,9 +53,6 @@ def commit() -> str:
 
 def _cpu() -> str:
     """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    facts = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.*\S)", facts.read_text(), re.MULTILINE) if facts.is_file() else None
+    return found[1] if found else platform.processor() or platform.machine()

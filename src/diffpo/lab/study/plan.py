@@ -67,6 +67,7 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         check(bool(self.seeds), "tune.seeds: name at least one")
+        check(len({*self.seeds}) == len(self.seeds), f"tune.seeds must differ, got {[*self.seeds]}")
         bound(self, "tune.", "num_prompts", ">=", 1)
 
 
@@ -164,7 +165,9 @@ class Study:
         """The starts: of the study's seeds, measured, and of the tuning's."""
         tuning = self.config.tune.seeds if any(arm.tune for arm in self.arms) else ()
         seeds = (*self.config.seeds, *tuning) if self.sft else self.config.seeds[:1]
-        return [self._cell(BASE, None, seed, measured=seed in self.config.seeds) for seed in seeds]
+        unmeasured = {"samplers": (), "track": (), "gammas": ()}
+        cells = {seed: self._cell(BASE, None, seed) for seed in seeds}
+        return [cell if seed in self.config.seeds else replace(cell, **unmeasured) for seed, cell in cells.items()]
 
     def tune_cells(self, arm: Arm) -> list[tuple[dict[str, Any], list[Cell]]]:
         """Each combination of an arm's values with its cells, one a tuning seed."""
@@ -196,24 +199,21 @@ class Study:
         """Name of the cell that arms of `seed` start from."""
         return f"{BASE}/seed_{seed if self.sft else self.config.seeds[0]}"
 
-    def _cell(self, folder: str, train: TrainConfig | None, seed: int, measured: bool = True) -> Cell:
+    def _cell(self, folder: str, train: TrainConfig | None, seed: int) -> Cell:
         measure, rollout = self.config.measure, (train or self.train).rollout
         own = [rollout.sampler] if train or rollout.sampler != "learned" else []
+        rules = asdict(rollout.decoding)
+        decoding = {name: value for name, value in rules.items() if name not in ("sampler", "temperature")}
         return Cell(
             name=f"{folder}/seed_{seed}",
             start=self.start(seed) if train else "",
             sft=replace(self.sft, seed=seed) if self.sft and not train else None,
             train=replace(train, seed=seed) if train else None,
             task=self.train.task,
-            rollout={
-                name: value
-                for name, value in asdict(rollout.decoding).items()
-                if name not in ("sampler", "temperature")
-            }
-            | measure.rollout,
-            samplers=tuple(dict.fromkeys((*measure.samplers, *own))) if measured else (),
-            track=tuple(dict.fromkeys((*measure.track, *own))) if measured else (),
-            gammas=measure.gammas if measured else (),
+            rollout=decoding | measure.rollout,
+            samplers=tuple(dict.fromkeys((*measure.samplers, *own))),
+            track=tuple(dict.fromkeys((*measure.track, *own))),
+            gammas=measure.gammas,
             num_points=measure.num_points if train else 1,
             num_prompts=measure.num_prompts,
             skip_prompts=0,

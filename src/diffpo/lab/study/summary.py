@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isinf
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from diffpo.evaluation.evaluate import Evaluation
 from diffpo.lab.study.plan import BASE, Cell, Study
 from diffpo.lab.study.statistics import crossed_interval, first_reach, read_off, rounded, statistic
 
+T = TypeVar("T")
 Figures = dict[str, float]
 Trials = Sequence[tuple[Mapping[str, Any], Sequence[Cell]]]
 """Combinations of an arm's values, each with its tuning cells."""
@@ -20,9 +21,7 @@ Trials = Sequence[tuple[Mapping[str, Any], Sequence[Cell]]]
 
 def figures(folder: Path, cell: Cell, study: Study) -> Figures:
     """What one cell measured, by name (docs/studies.md): accuracies and shares in [0, 1]."""
-    result = json.loads((folder / "result.json").read_text())
-    last = result["points"][-1]
-    place = _end(folder)
+    last, place = json.loads((folder / "result.json").read_text())["points"][-1], _end(folder)
     evaluation, found = Evaluation.load(place), _rewards(place, study.train.objective.speed_weight)
     for point in (*evaluation.points, *evaluation.frontier):
         name = f"{point.sampler}/{point.level}" if point.level else point.sampler
@@ -48,12 +47,17 @@ def _end(folder: Path) -> Path:
     return max((folder / "points").iterdir())
 
 
+def _answers(place: Path) -> dict[str, Any]:
+    """What a cell noted of every answer."""
+    return json.loads((place / "answers.json").read_text())
+
+
 def _rewards(place: Path, speed_weight: float) -> Figures:
     """Mean of correct * (1 + lambda * (1 - NFE / L)), what training maximises but for its gate; none without lambda.
 
     NFE are the calls until the EOS, after which training makes none.
     """
-    record, found = json.loads((place / "answers.json").read_text()), {}
+    record, found = _answers(place), {}
     for spec, right in record["correct"].items() if speed_weight else ():
         speeds = (1 + speed_weight * (1 - nfe / record["gen_length"]) for nfe in record["nfe"][spec])
         found[f"reward/{spec}"] = fmean(int(x) * speed for x, speed in zip(right, speeds, strict=True))
@@ -98,16 +102,14 @@ class Results:
     def __init__(self, study: Study, folder: Path, cells: Mapping[str, Sequence[Cell]]) -> None:
         self.study, self.folder = study, folder
         bases = {cell.name: cell for cell in study.base_cells()}
-        starts = [bases[study.start(seed)] for seed in study.config.seeds]
-        self.cells = {BASE: starts} | {name: list(found) for name, found in cells.items()}
-        self.figures = {
-            name: [figures(folder / cell.name, cell, study) for cell in found] for name, found in self.cells.items()
-        }
-        self.tracks = {name: [track(folder / cell.name) for cell in found] for name, found in self.cells.items()}
-        self.answers = {
-            name: [json.loads((_end(folder / cell.name) / "answers.json").read_text()) for cell in found]
-            for name, found in self.cells.items()
-        }
+        self.cells = {BASE: [bases[study.start(seed)] for seed in study.config.seeds], **cells}
+
+        def of_each(read: Callable[[Path, Cell], T]) -> dict[str, list[T]]:
+            return {name: [read(folder / cell.name, cell) for cell in found] for name, found in self.cells.items()}
+
+        self.figures = of_each(lambda place, cell: figures(place, cell, study))
+        self.tracks = of_each(lambda place, _: track(place))
+        self.answers = of_each(lambda place, _: _answers(_end(place)))
         lists = {tuple(record["prompts"]) for found in self.answers.values() for record in found}
         if len(lists) > 1:  # nothing would be paired
             raise ValueError(f"{self.folder}: cells were measured on different prompts; remove it and start again")
@@ -126,9 +128,9 @@ class Results:
         found: Figures = {}
         for metric in self.tracks[name][index][0]:
             line = [(point["forwards"], point[metric]) for point in points if metric in point]
-            if metric.startswith(("accuracy/", "nfe/")) and len(line) > 1:
-                value = read_off(line, self.equal_forwards)
-                found |= {} if value is None else {f"equal_forwards/{metric}": value}
+            followed = metric.startswith(("accuracy/", "nfe/")) and len(line) > 1
+            if followed and (value := read_off(line, self.equal_forwards)) is not None:
+                found[f"equal_forwards/{metric}"] = value
         return found
 
     def _over_baseline(self, name: str, index: int) -> Figures:
@@ -149,18 +151,15 @@ class Results:
         """Every metric of an arm less the baseline's, paired by seed; accuracies also with prompts drawn again."""
         baseline = self.study.config.baseline
         found: dict[str, dict[str, Any]] = {}
+        pairs = list(zip(self.figures[name], self.figures[baseline], strict=True))
+        answers = list(zip(self.answers[name], self.answers[baseline], strict=True))
         for metric in dict.fromkeys(metric for own in self.figures[name] for metric in own):
-            pairs = list(zip(self.figures[name], self.figures[baseline], strict=True))
-            value = statistic([a[metric] - b[metric] if metric in a and metric in b else None for a, b in pairs])
-            if value:
+            if value := statistic([a[metric] - b[metric] if metric in a and metric in b else None for a, b in pairs]):
                 found[metric] = value.plain()
-                sampler = metric.removeprefix("accuracy/")
-                rows = [
-                    [int(x) - int(y) for x, y in zip(a["correct"][sampler], b["correct"][sampler], strict=True)]
-                    for a, b in zip(self.answers[name], self.answers[baseline], strict=True)
-                    if sampler != metric and sampler in a["correct"] and sampler in b["correct"]
-                ]
-                if len(rows) == len(pairs):
+                kind, _, sampler = metric.partition("/")
+                if kind == "accuracy" and all(sampler in one["correct"] for pair in answers for one in pair):
+                    rights = [(a["correct"][sampler], b["correct"][sampler]) for a, b in answers]
+                    rows = [[int(x) - int(y) for x, y in zip(*right, strict=True)] for right in rights]
                     found[metric]["crossed_low"], found[metric]["crossed_high"] = rounded(crossed_interval(rows))
         return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any, NamedTuple
 from rich import box
 from rich.table import Table
 from rich.text import Text
+
+from diffpo.files.recipe import read_json
 
 Summary = Mapping[str, Any]
 
@@ -152,10 +153,14 @@ def _settings(values: Mapping[str, Any]) -> str:
     )
 
 
+def commits_of(summary: Summary) -> str:
+    """The commits that the study's runs are of."""
+    return ", ".join(commit or "unknown" for commit in summary["commits"])
+
+
 def caption(summary: Summary, brackets: bool = True) -> str:
     """What the figures are, in a few sentences; `brackets` where differences stand beside the means."""
     seeds, origin = summary["seeds"], summary["origin"]
-    commits = ", ".join(commit or "unknown" for commit in summary["commits"])
     where = f"{origin['cores']} cores of {origin['cpu']}" + (f" and an {origin['gpu']}" if "gpu" in origin else "")
     differences = (
         "in brackets the 95 % bootstrap over seeds, which for few seeds is too narrow.",
@@ -167,7 +172,7 @@ def caption(summary: Summary, brackets: bool = True) -> str:
         f"Means over seeds ± half of their 95 % interval (Student's t){';' if brackets else '.'}",
         *(differences if brackets else ()),
         f"Equal denoiser rows: where training had forwarded {summary['equal_forwards']:,.0f} rows in all.",
-        f"Commit {commits}; {where}, one thread a run, torch {origin['torch']};",
+        f"Commit {commits_of(summary)}; {where}, one thread a run, torch {origin['torch']};",
         f"{summary['num_cells']} runs, {summary['cell_seconds'] / 60:.0f} minutes of one thread.",
     )
     return " ".join(sentences)
@@ -223,6 +228,6 @@ def render_page(path: Path) -> str:
         file = path.parent / found["path"]
         if not file.is_file():
             raise ValueError(f"{path}: {found['path']} is missing; run the study, or take its block out")
-        return f"{found['open']}\n{markdown(json.loads(file.read_text()))}\n\n{found['close']}"
+        return f"{found['open']}\n{markdown(read_json(file))}\n\n{found['close']}"
 
     return BLOCK.sub(block, path.read_text())
