@@ -65,7 +65,7 @@ class KeyValues:
             span = _from_window(roster, span, shift, window_start)
         self.labels = _grown(self.labels, slots.sequence.shape, slots.key)
         layout = lay_out(roster, slots, span, self.labels)
-        places, labels = Places(self.labels.shape, *layout.kept), layout.packing.labels
+        places, labels = Places(self.labels.shape, layout.kept, layout.kept_at), layout.packing.labels
         if labels is not None:
             places.keep(self.labels, labels)
         for layer in self.layers:
