@@ -101,11 +101,7 @@ def _ids(policy: Policy, prompt: str | Sequence[int]) -> tuple[int, ...]:
 
 
 def requests_for(
-    served: Served,
-    asked: Asked,
-    max_tokens: int | None,
-    prompts: Sequence[tuple[int, ...]],
-    suffix: tuple[int, ...] = (),
+    served: Served, asked: Asked, prompts: Sequence[tuple[int, ...]], suffix: tuple[int, ...] = ()
 ) -> tuple[list[Request], int]:
     """n requests a prompt, in order, and the seed of their random numbers.
 
@@ -114,7 +110,7 @@ def requests_for(
     count = len(prompts) * (asked.n or 1)
     if count > MAX_CHOICES:
         raise ApiError(400, f"n: {count} completions are asked for, at most {MAX_CHOICES} can be", "n")
-    gen_length, config = max_tokens or served.gen_length, _decoding(served, asked)
+    gen_length, config = asked.max_tokens or served.gen_length, _decoding(served, asked)
     longest = max(map(len, prompts)) + len(suffix)
     if longest + gen_length > served.max_length:
         what = "prompt and a suffix" if suffix else "prompt"

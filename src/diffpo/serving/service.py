@@ -38,10 +38,14 @@ class Service:
         self.metrics.version.set_function(lambda: served.policy.version)
         self.scheduler = Scheduler(config.rollout.num_slots, config.max_waiting, self.metrics)
 
+    @property
+    def first(self) -> Served:
+        return next(iter(self.models.values()))
+
     def find(self, name: str | None) -> Served:
         """The model that a request names; the first if it names none."""
         if name is None:
-            return next(iter(self.models.values()))
+            return self.first
         if name not in self.models:
             raise ApiError(404, f"model: no {name!r} here{suggest(name, self.models)}", "model", "model_not_found")
         return self.models[name]
@@ -67,7 +71,7 @@ class Service:
 
     def examples(self) -> list[str]:
         """Test prompts of the task that the first model was trained on; none where that, or its data, is not known."""
-        policy = next(iter(self.models.values())).policy
+        policy = self.first.policy
         if policy.task is None:
             return []
         try:
@@ -87,31 +91,27 @@ class Service:
     async def chat_completions(self, body: ChatRequest, request: HttpRequest) -> Response:
         served = self.find(body.model)
         ids = await run_in_threadpool(chat_ids, served, body.messages)
-        max_tokens = body.max_tokens or body.max_completion_tokens
-        return await self._answer(request, served, body, max_tokens, [ids], bool(body.logprobs), chat=True)
+        return await self._answer(request, served, body, [ids], bool(body.logprobs))
 
     async def completions(self, body: CompletionRequest, request: HttpRequest) -> Response:
         served = self.find(body.model)
         prompts = await run_in_threadpool(prompt_ids, served, body.prompt)
         suffix = await run_in_threadpool(suffix_ids, served, body.suffix)
-        logprobs = body.logprobs is not None
-        return await self._answer(request, served, body, body.max_tokens, prompts, logprobs, chat=False, suffix=suffix)
+        return await self._answer(request, served, body, prompts, body.logprobs is not None, suffix)
 
     async def _answer(
         self,
         request: HttpRequest,
         served: Served,
         asked: Asked,
-        max_tokens: int | None,
         prompts: Sequence[tuple[int, ...]],
         logprobs: bool,
-        chat: bool,
         suffix: tuple[int, ...] = (),
     ) -> Response:
-        requests, seed = requests_for(served, asked, max_tokens, prompts, suffix)
+        requests, seed = requests_for(served, asked, prompts, suffix)
         exchange = Exchange(self.scheduler, served, requests, asked.stops, request.state.client)
         seen = sum(len(ids) + len(suffix) for ids in prompts)
-        reply = Reply(served, exchange.answers, seed, seen, logprobs, chat)
+        reply = Reply(served, exchange.answers, seed, seen, logprobs, isinstance(asked, ChatRequest))
         if asked.stream:
             return EventStream(exchange, self._chunks(exchange, reply, asked.stream_options or StreamOptions()))
         with exchange:

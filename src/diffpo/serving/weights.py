@@ -33,7 +33,7 @@ def adapted(base: Served, name: str, folder: Path) -> Served:
 
 def add_adapters(service: Service, config: ServeConfig) -> None:
     """Those that the command names. ValueError if one is no NAME=PATH, or does not fit."""
-    base = next(iter(service.models.values()))
+    base = service.first
     for entry in config.adapter:
         name, equals, path = entry.partition("=")
         if not (name and equals and path) or name in service.models:
@@ -48,7 +48,7 @@ async def load_adapter(service: Service, body: LoadAdapter) -> dict[str, str]:
         raise ApiError(403, "adapters are not loaded on request here: the server's adapter_root says from where")
     if name in service.models:
         raise ApiError(400, f"lora_name: {name} is served already: unload it first", "lora_name")
-    base = next(iter(service.models.values()))
+    base = service.first
     try:
         folder = Path(root, body.lora_path).resolve()
         if not folder.is_relative_to(Path(root).resolve()):
@@ -66,7 +66,7 @@ async def unload_adapter(service: Service, body: UnloadAdapter) -> dict[str, str
     if not service.config.adapter_root:
         raise ApiError(403, "adapters are not unloaded on request here: the server has no adapter_root")
     served = service.find(name)
-    if served is next(iter(service.models.values())):
+    if served is service.first:
         raise ApiError(400, f"lora_name: {name} is the model itself", "lora_name")
     del service.models[name]
     await service.scheduler.between_calls(lambda: service.scheduler.retire(served.policy))
@@ -75,7 +75,7 @@ async def unload_adapter(service: Service, body: UnloadAdapter) -> dict[str, str
 
 async def follow(service: Service, run: Path) -> None:
     """Take over the newest weights of a run between two calls, as they come; never returns."""
-    policy, seen = next(iter(service.models.values())).policy, ([], False)
+    policy, seen = service.first.policy, ([], False)
     while True:
         there = [path.name for path in list_checkpoints(run / "checkpoints")], (run / "policy").is_dir()
         if there != seen:
