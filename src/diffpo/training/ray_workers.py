@@ -265,7 +265,8 @@ def _join(rollout: CollectConfig, world: World, gpus: float) -> None:
         settings = {"address": "local", "num_cpus": rollout.workers, "num_gpus": len(free), "include_dashboard": False}
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(free)
     logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of its defaults
-    with _environment(environment), _handler_kept(signal.SIGTERM):
+    handler = signal.getsignal(signal.SIGTERM)
+    with _environment(environment):
         try:
             ray.init(**settings, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError:
@@ -273,6 +274,8 @@ def _join(rollout: CollectConfig, world: World, gpus: float) -> None:
                 f"rollout.address = {rollout.address}: no Ray cluster answers there: start one (docs/distributed.md), "
                 "or leave it out for one of this machine alone"
             ) from None
+    if threading.current_thread() is threading.main_thread():  # Ray has taken the signal for itself
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _free_gpus(world: World) -> list[str]:
@@ -291,20 +294,9 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _handler_kept(number: signal.Signals) -> Iterator[None]:
-    """Within, a library may take a signal for itself; afterwards it is whose it was."""
-    handler = signal.getsignal(number)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(number, handler)
+        for name in values:
+            del os.environ[name]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def _buckets(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:

@@ -34,9 +34,9 @@ class Experience:
     batch: Batch
     live: Tensor  # [B'] rows that have a gradient
     keys: Tensor  # [mu, B'] of what the surrogate draws, again whenever it is needed
-    old_logprobs: Tensor | None  # [mu, B' M, L], M lines a row
-    ref_logprobs: Tensor | None  # [mu, B' M, L]
-    summary: dict[str, float]
+    old_logprobs: Tensor | None = None  # [mu, B' M, L], M lines a row
+    ref_logprobs: Tensor | None = None  # [mu, B' M, L]
+    summary: dict[str, float] = field(default_factory=dict)
     """Metrics of the rollouts."""
     updates: list[dict[str, float]] = field(default_factory=list)
     """Metrics of the updates made so far."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import TypeVar
 
 import torch
@@ -39,17 +38,11 @@ def in_step(parts: Sequence[T], num_passes: int, idle: Callable[[], T]) -> Itera
 
 
 @torch.no_grad()
-def prepare(
-    state: TrainState,
-    batch: Batch,
-    config: TrainConfig,
-    world: World | None = None,
-    summary: Mapping[str, float] = MappingProxyType({}),
-) -> Experience:
+def prepare(state: TrainState, batch: Batch, config: TrainConfig, world: World | None = None) -> Experience:
     """A batch to learn from: latents of all mu iterations are drawn, and scored before anything moves.
 
     A sampler head that learns sees the features of its decisions first, to standardise them. `world` None is this
-    process alone; `summary` are metrics of the rollouts. FloatingPointError if scores are not finite.
+    process alone. FloatingPointError if scores are not finite.
     """
     world = world or World(device=state.policy.device)
     batch, device = batch.to(world.device), world.device
@@ -59,7 +52,7 @@ def prepare(
     live = torch.arange(len(batch), device=device) if everyone else batch.advantages.nonzero().squeeze(-1)
     rows = fold(torch.tensor(make_key(config.seed, "update", state.step), device=device), live)
     keys = fold(rows, torch.arange(config.objective.num_iterations, device=device)[:, None])
-    experience = Experience(batch, live, keys, None, None, dict(summary))
+    experience = Experience(batch, live, keys)
     if config.train != "sampler" and len(live):
         if objective.needs_old:
             experience.old_logprobs = _score(state.policy, experience, config, world)
@@ -172,7 +165,9 @@ def policy_backward(
     whole, metrics = _whole(experience, iteration, objective)
     rows, num_lines = world.share(len(experience.live)), objective.surrogate.num_lines
     share = whole.part(slice(rows.start * num_lines, rows.stop * num_lines))
-    totals = {name: torch.zeros((), device=world.device) for name in _measures(whole.lines, objective)}
+    names = [*objective.loss.measures, *(["surrogate_kl"] if whole.lines.old is not None else [])]
+    names += ["kl"] if whole.lines.ref is not None else []
+    totals = {name: torch.zeros((), device=world.device) for name in names}  # of a rank without rows too
 
     parts, slopes = _parts(policy, experience, iteration, rows, objective, config), None
     units = share.lines.units(objective.loss.unit)
@@ -237,12 +232,6 @@ def lines_in(experience: Experience, iteration: int, objective: Objective) -> tu
     lines, counts = lines_of(batch, surrogate), surrogate.counts(batch, experience.keys[iteration], old)
     mask = lines.loss_mask if counts is None else lines.loss_mask & (counts > 0)
     return Lines(lines, mask, old, ref, surrogate.num_lines), counts
-
-
-def _measures(lines: Lines, objective: Objective) -> list[str]:
-    """Names of what `_loss` measures."""
-    surrogate_kl = ("surrogate_kl",) if lines.old is not None else ()
-    return [*objective.loss.measures, *surrogate_kl, *(("kl",) if lines.ref is not None else ())]
 
 
 def _loss(share: _Share, logprobs: Tensor, objective: Objective) -> tuple[Tensor, dict[str, Tensor]]:
