@@ -63,8 +63,13 @@ class Transcript:
 
     def take(self, event: Committed, version: int) -> None:
         """Learn what a call with this version of the weights committed."""
-        self.version = version
-        self._write(event)
+        self.version, self.denoiser_calls = version, event.call
+        self._gammas += event.gamma
+        # the token of a greedy row is the likeliest: its own probability is 1, the model's is told
+        certain = event.logprobs if self.request.temperature else event.max_probs.log()
+        columns = (event.positions, event.tokens, certain.clamp_max(0.0))
+        for at, token, logprob in zip(*(column.tolist() for column in columns), strict=True):
+            self.tokens[at], self.logprobs[at], self.calls[at] = token, logprob, event.call
         before = self.settled
         while self.settled < len(self.tokens) and self.tokens[self.settled] >= 0 and not self.over:
             self.finish_reason = "stop" if self.tokens[self.settled] in self._ends else ""
@@ -76,15 +81,6 @@ class Transcript:
                 self.text, self.finish_reason = self.text[: min(found)], "stop"
         if self.settled == len(self.tokens) and not self.over:
             self.finish_reason = "length"
-
-    def _write(self, event: Committed) -> None:
-        self.denoiser_calls = event.call
-        self._gammas += event.gamma
-        # the token of a greedy row is the likeliest: its own probability is 1, the model's is told
-        certain = event.logprobs if self.request.temperature else event.max_probs.log()
-        columns = (event.positions, event.tokens, certain.clamp_max(0.0))
-        for at, token, logprob in zip(*(column.tolist() for column in columns), strict=True):
-            self.tokens[at], self.logprobs[at], self.calls[at] = token, logprob, event.call
 
     def delta(self) -> str:
         """The text that has become certain since the last time.
