@@ -37,7 +37,7 @@ from diffpo.training.run import Run
 from diffpo.training.sharding import gathered
 from diffpo.training.staleness import staleness
 from diffpo.training.start import start_policy
-from diffpo.training.state import Experience, Optimizers, TrainState
+from diffpo.training.state import Experience, TrainState
 from diffpo.training.update import count_forwards, prepare, update
 
 OnStep = Callable[[TrainState, Metrics], None]
@@ -74,7 +74,7 @@ def train(
             run.lines.append(f"attention is in blocks of {asked} (rollout.block_length): the model's own have {own}")
         run.lines += check_prompts(policy, task, ["train", "test"] if config.eval_every else ["train"], config.rollout)
         collector = run.stack.enter_context(closing(collect(config, task, world)))
-        state = run.restore(policy, partial(Optimizers.create, config=config), data, config.objective.beta > 0)
+        state = run.restore(policy, data, keep_start=config.objective.beta > 0)
         check_ahead(state, config)
         run.before_save = partial(settle, state, config, collector, run.log_rollouts)
         policy.task = anchored(config.task) if config.task != TaskConfig() else None

@@ -32,7 +32,7 @@ from torch import Tensor
 from diffpo.config import CollectConfig, TaskConfig, TrainConfig
 from diffpo.files.recipe import from_dict
 from diffpo.models.policy import Policy
-from diffpo.processes.world import World
+from diffpo.processes.world import World, buckets
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 from diffpo.training.collect import roll_out
@@ -40,8 +40,6 @@ from diffpo.training.remote import anywhere, code_of, dtypes_of, facts_of
 from diffpo.training.start import start_policy
 from diffpo.types import Prompt, RolloutGroup
 
-BUCKET_BYTES = 2**28
-"""Weights travel in objects of about this size, so that nobody holds a second copy of them all."""
 MAX_LOSSES = 5
 """Workers lost for each that there is to be, without a unit made in between, before the run stops."""
 
@@ -173,7 +171,7 @@ class RayCollector:
         if policy.sampler_head:
             tensors |= {f"sampler_head.{name}": value for name, value in policy.sampler_head.state_dict().items()}
         dtypes, parts = dtypes_of(policy, self.config), []
-        for bucket in _buckets(tensors):
+        for bucket in buckets(tensors):
             whole = self.world.whole(bucket)  # all ranks have a part in it, the first has all of it
             if self.world.is_main:
                 values = {n: value.to("cpu", dtypes.get(n, value.dtype)).contiguous() for n, value in whole.items()}
@@ -297,14 +295,3 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
         for name in values:
             del os.environ[name]
         os.environ.update({name: value for name, value in before.items() if value is not None})
-
-
-def _buckets(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """The tensors, some BUCKET_BYTES at a time."""
-    bucket: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        bucket[name] = tensor
-        if sum(entry.numel() * entry.element_size() for entry in bucket.values()) >= BUCKET_BYTES:
-            yield bucket
-            bucket = {}
-    yield bucket

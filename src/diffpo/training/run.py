@@ -43,7 +43,7 @@ class Run:
     """One run, on every rank of its world; rank 0 alone writes and talks.
 
         with Run("train", config, world, resume) as run:
-            state = run.restore(policy, create_optimizers)
+            state = run.restore(policy, data)
             for step in range(state.step, config.steps):
                 ...
                 run.stop_if_asked()  # between two updates
@@ -88,8 +88,8 @@ class Run:
             if not self.resume:
                 raise ValueError(f"{self.folder} already holds a run: resume it, or choose another output")
             record |= json.loads(file.read_text()) if file.is_file() else {}
-            own = found / "config.json" if found else path  # what was computed with: config.json may have been edited
-            check_same(own if own.is_file() else path, self.config, moved(record["inputs"], now))
+            own = found or self.folder  # what was computed with: the folder's own file may have been edited
+            check_same(own / "config.json", self.config, moved(record["inputs"], now))
             lines += changed(record["inputs"], now)
         if found:
             lines.append(f"resuming from {found}")
@@ -97,9 +97,7 @@ class Run:
             lines.append(f"{self.checkpoints}: no good checkpoint yet; starting from the first step")
         return found, lines, record | {"inputs": record["inputs"] | now}
 
-    def restore(
-        self, policy: Policy, create_optimizers: Callable[[Policy], Optimizers], data: str, keep_start: bool = False
-    ) -> TrainState:
+    def restore(self, policy: Policy, data: str, keep_start: bool = False) -> TrainState:
         """The state that the run goes on from: `policy`, which stands at the start of the run, or a checkpoint of it.
 
         The policy is changed in place, and sharded where the world shards. `keep_start` keeps its values at the start.
@@ -110,7 +108,7 @@ class Run:
         if self.found:
             policy.restore(self.found / "policy")
         shard(self.world, policy.denoiser)
-        self.state = TrainState(policy, create_optimizers(policy))
+        self.state = TrainState(policy, Optimizers.create(policy, self.config))
         if keep_start:
             parameters = policy.trainable()
             self.state.start = {name: self.world.share_of(start.pop(name), parameters[name]) for name in parameters}

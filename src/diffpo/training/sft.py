@@ -25,7 +25,7 @@ from diffpo.training.metrics import Metrics
 from diffpo.training.run import Run
 from diffpo.training.sharding import gathered
 from diffpo.training.start import load_start
-from diffpo.training.state import Optimizers, TrainState, adamw, learning_rate_factor, optimizer_step
+from diffpo.training.state import TrainState, learning_rate_factor, optimizer_step
 from diffpo.training.update import in_step
 
 
@@ -47,7 +47,7 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
             run.lines.append(f"{examples.num_dropped} rows are left out: their prompts are too long")
         rows = f"{config.data or config.task.name}: {len(examples):,} rows"
         rows += f", {len(held_out):,} held out" if held_out else ""
-        state = run.restore(policy, lambda policy: create_optimizers(policy, config), rows)
+        state = run.restore(policy, rows)
         remember(policy, config)
         if config.blocks:
             policy.use_blocks(config.blocks[-1])  # also of a run that is over
@@ -91,11 +91,6 @@ def remember(policy: Policy, config: SftConfig) -> None:
     canvas = config.gen_length or (load_solved_task(config.task).gen_length if policy.task else None)
     default = replace(policy.decoding, temperature=1.0)
     policy.rollout = replace(policy.rollout or default, gen_length=canvas, chat_template=config.chat_template)
-
-
-def create_optimizers(policy: Policy, config: SftConfig) -> Optimizers:
-    optim = config.optim
-    return Optimizers(adamw(policy.trainable().values(), optim.learning_rate, optim.adam_betas, optim.weight_decay))
 
 
 def sft_update(state: TrainState, examples: Examples, config: SftConfig, world: World) -> Metrics:
