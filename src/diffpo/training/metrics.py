@@ -120,6 +120,7 @@ ABSENT: dict[str, Callable[[TrainConfig], bool]] = {
 }
 """Knobs that some runs do not have: no alarm of theirs names them."""
 
+SLOWER = ("lower optim.learning_rate", "lower objective.num_iterations")
 
 ALARMS = (
     Alarm(
@@ -135,18 +136,8 @@ ALARMS = (
         "no completion has a reward",
         ("see why the functions of task.reward return None for all of them",),
     ),
-    Alarm(
-        "surrogate_kl",
-        lambda kl: kl > 0.3,
-        "the policy moves too far within a batch",
-        ("lower optim.learning_rate", "lower objective.num_iterations"),
-    ),
-    Alarm(
-        "clip_ratio",
-        lambda share: share > 0.4,
-        "many tokens are at the clip",
-        ("lower optim.learning_rate", "lower objective.num_iterations"),
-    ),
+    Alarm("surrogate_kl", lambda kl: kl > 0.3, "the policy moves too far within a batch", SLOWER),
+    Alarm("clip_ratio", lambda share: share > 0.4, "many tokens are at the clip", SLOWER),
     Alarm(
         "importance/clamped",
         lambda share: share > 0.2,

@@ -150,7 +150,9 @@ class _Share:
 
     def only(self, some: Tensor) -> _Share:
         """The same where J sees no other tokens than `some` [N, L]."""
-        return _Share(self.lines.only(some), self.weights * some, self.importance * some)
+        old, ref = (None if t is None else t * some for t in (self.lines.old, self.lines.ref))
+        lines = replace(self.lines, mask=self.lines.mask & some, old=old, ref=ref)
+        return _Share(lines, self.weights * some, self.importance * some)
 
 
 def policy_backward(
@@ -171,7 +173,8 @@ def policy_backward(
 
     parts, slopes = _parts(policy, experience, iteration, rows, objective, config), None
     units = share.lines.units(objective.loss.unit)
-    if world.any(_torn(parts, units)):
+    touches = sum((_touched(part, units).int() for part in parts), torch.zeros((), device=world.device))
+    if world.any(len(parts) > 1 and bool((touches > 1).any())):
         with torch.no_grad(), gathered(world, policy.denoiser):
             logprobs = sum((score(policy, part, temperature) for part in parts), torch.zeros_like(share.weights))
         if rows:  # where others have torn theirs, a rank may have none
@@ -190,29 +193,19 @@ def policy_backward(
         if slopes is not None:
             loss = (slopes * logprobs).sum()
         else:
-            loss, sums = _loss(share.only(_reached(part, units)), logprobs, objective)
+            reached = _touched(part, units)[units]  # a mean is over the whole unit
+            loss, sums = _loss(share.only(reached), logprobs, objective)
             totals = {name: total + sums[name] for name, total in totals.items()}
         loss.backward()
     count = whole.lines.mask.sum()
     return {name: float(total / count) for name, total in world.sum(totals).items()} | metrics
 
 
-def _torn(parts: Sequence[Latents], units: Tensor) -> bool:
-    """Whether what is scored as one, `units` [N, L] by number, is scored in several parts."""
-    if len(parts) < 2:
-        return False
-    found = torch.cat([units[part.rows, part.positions] for part in parts])
-    which = torch.cat([torch.full_like(part.rows, index) for index, part in enumerate(parts)])
-    empty = torch.zeros(units.shape[0] * (units.shape[1] + 1), dtype=which.dtype, device=which.device)
-    first = empty.scatter_reduce(0, found, which, "amin", include_self=False)
-    return bool((first < empty.scatter_reduce(0, found, which, "amax", include_self=False)).any())
-
-
-def _reached(part: Latents, units: Tensor) -> Tensor:
-    """The tokens, [N, L], of all `units` [N, L] of which the part scores any: a mean is over the whole unit."""
+def _touched(part: Latents, units: Tensor) -> Tensor:
+    """Which of what is scored as one, `units` [N, L] by number, the part scores any token of."""
     found = torch.zeros(units.shape[0] * (units.shape[1] + 1), dtype=torch.bool, device=units.device)
     found[units[part.rows, part.positions]] = True
-    return found[units]
+    return found
 
 
 def _whole(experience: Experience, iteration: int, objective: Objective) -> tuple[_Share, dict[str, float]]:
