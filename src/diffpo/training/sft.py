@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffpo.config import SftConfig
 from diffpo.files.record import anchored, with_task
-from diffpo.functional.latents import cut_by_tokens
+from diffpo.functional.latents import cut_by_tokens, with_prompts
 from diffpo.functional.masking import block_times, forward_process, nelbo, stratified_times
 from diffpo.functional.random import fold, make_key, uniform
 from diffpo.models.likelihood import canvas_states, score_tokens
@@ -182,9 +182,7 @@ def losses(policy: Policy, examples: Examples, rows: Tensor, part: Tensor, key: 
         token_lottery = uniform(fold(key, part[:, None] * width + torch.arange(width), 4))
         hide = row_lottery & (token_lottery < config.prompt_mask_prob)
         prompts = prompts.masked_fill(hide, policy.mask_id)
-    sequences = torch.nn.functional.pad(prompts, (0, answers.shape[1]))
-    place = prompt_lengths[:, None] + canvas
-    sequences = sequences.scatter(1, place, answers.masked_fill(masked, policy.mask_id)).to(device)
+    sequences = with_prompts(prompts, prompt_lengths, answers.masked_fill(masked, policy.mask_id)).to(device)
     hidden, begins = canvas_states(policy, sequences, prompt_lengths.to(device), lengths.to(device), clean, blocks)
     at_row, at = (index.to(device) for index in masked.nonzero(as_tuple=True))
     scores = score_tokens(policy, hidden[begins[at_row] + at], answers.to(device)[at_row, at], 1.0)
