@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffpo.models.attention import Packing, Run, Store, label, to_device
+from diffpo.models.policy import Policy
 from diffpo.rollout.slots import Roster, Slots
 
 # Below this many rows BLAS sums a matrix product in another order, and a row's logits would depend on its batch.
@@ -24,11 +25,10 @@ class Span(NamedTuple):
     masked: Tensor  # bool: though some of them do not see all of those
 
     @classmethod
-    def whole(cls, roster: Roster, blockwise: bool) -> Span:
-        """Everything, in models whose attention is block-causal (`blockwise`) or not."""
-        return cls(
-            torch.zeros_like(roster.length), roster.length, roster.length, torch.full_like(roster.fresh, blockwise)
-        )
+    def whole(cls, roster: Roster, policy: Policy) -> Span:
+        """Everything."""
+        masked = torch.full_like(roster.fresh, policy.denoiser.config.block_length is not None)
+        return cls(torch.zeros_like(roster.length), roster.length, roster.length, masked)
 
 
 @dataclass(frozen=True, eq=False)

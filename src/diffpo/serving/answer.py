@@ -57,10 +57,6 @@ class Transcript:
             return self._gammas / max(1, self.denoiser_calls)
         return self.request.sampler.value if self.request.sampler.rule == "entropy_bound" else None
 
-    @property
-    def ids(self) -> list[int]:
-        return self.tokens[: self.settled]
-
     def take(self, event: Committed, version: int) -> None:
         """Learn what a call with this version of the weights committed."""
         self.version, self.denoiser_calls = version, event.call
@@ -75,7 +71,7 @@ class Transcript:
             self.finish_reason = "stop" if self.tokens[self.settled] in self._ends else ""
             self.settled += 1
         if self.settled > before:
-            self.text = self.policy.tokenizer.decode(self.ids)
+            self.text = self.policy.tokenizer.decode(self.tokens[: self.settled])
             found = [at for stop in self.stops if (at := self.text.find(stop)) >= 0]
             if found:
                 self.text, self.finish_reason = self.text[: min(found)], "stop"

@@ -287,11 +287,11 @@ def _free_gpus(world: World) -> list[str]:
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
     """Within, variables that processes which are started inherit."""
-    before = {name: os.environ.get(name) for name in values}
+    before = {name: os.environ[name] for name in values if name in os.environ}
     os.environ.update(values)
     try:
         yield
     finally:
         for name in values:
-            del os.environ[name]
-        os.environ.update({name: value for name, value in before.items() if value is not None})
+            os.environ.pop(name, None)
+        os.environ.update(before)
