@@ -173,9 +173,7 @@ def make_state(
     """A run under way: moments and the last update's gradients are there."""
     policy = make_policy(shape, config, prompt_length)
     shard(world, policy.denoiser)
-    of_rl = isinstance(config, TrainConfig)
-    optimizers = Optimizers.create(policy, config) if of_rl else sft.create_optimizers(policy, config)
-    state = TrainState(policy, optimizers)
+    state = TrainState(policy, Optimizers.create(policy, config))
     assert state.optimizers.denoiser
     for parameter in policy.trainable().values():
         parameter.grad = torch.zeros_like(parameter)

@@ -24,7 +24,7 @@ from training.troubled import Troubled
 from diffpo.config import LoadConfig, LoraConfig, RolloutConfig, TaskConfig, TrainConfig
 from diffpo.files.places import latest_checkpoint
 from diffpo.files.recipe import to_json
-from diffpo.processes.world import World
+from diffpo.processes.world import World, buckets
 from diffpo.rollout.engine import generate
 from diffpo.training.loop import train
 
@@ -226,9 +226,9 @@ def test_without_ray_a_line_says_what_to_install(short_run: TrainConfig, monkeyp
 
 
 def test_weights_travel_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_workers, "BUCKET_BYTES", 4000)
+    monkeypatch.setattr("diffpo.processes.world.BUCKET_BYTES", 4000)
     tensors = dict(tiny_policy().trainable())
-    parts = list(ray_workers._buckets(tensors))
+    parts = list(buckets(tensors))
     assert len(parts) > 3 and {name: tensor for part in parts for name, tensor in part.items()} == tensors
 
 

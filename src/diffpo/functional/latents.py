@@ -168,9 +168,8 @@ def masked_latents(
     owners = torch.where(latent == 0, groups[rows], rows) if shares_first and blocks is None else rows
     wanted, source = (owners * masks.shape[1] + latent).unique(return_inverse=True)
     owner, which = wanted // masks.shape[1], wanted % masks.shape[1]
-    sequences, prompt_lengths = with_prompts(
-        batch, owner, batch.tokens[owner].masked_fill(masks[owner, which], mask_id)
-    )
+    canvas, prompt_lengths = batch.tokens[owner].masked_fill(masks[owner, which], mask_id), batch.prompt_lengths[owner]
+    sequences = with_prompts(batch.prompts[owner], prompt_lengths, canvas)
     if hidden_prompts is not None:
         hide = hidden_prompts[owner, which]
         inside = torch.arange(hide.shape[1], device=hide.device) < prompt_lengths[:, None]
@@ -193,13 +192,11 @@ def masked_latents(
 
 
 def with_prompts(
-    batch: Batch, rows: Int64[Tensor, " R"], canvas: Int64[Tensor, "R L"]
-) -> tuple[Int64[Tensor, "R S"], Int64[Tensor, " R"]]:
-    """Prompts of `rows` with a `canvas` behind each, right-padded, and the prompts' lengths."""
-    lengths, width = batch.prompt_lengths[rows], canvas.shape[1]
-    sequences = torch.nn.functional.pad(batch.prompts[rows], (0, width))
-    place = lengths[:, None] + torch.arange(width, device=canvas.device)
-    return sequences.scatter(1, place, canvas), lengths
+    prompts: Int64[Tensor, "R P"], lengths: Int64[Tensor, " R"], canvas: Int64[Tensor, "R L"]
+) -> Int64[Tensor, "R S"]:
+    """Prompts of these lengths with a `canvas` behind each, right-padded."""
+    place = lengths[:, None] + torch.arange(canvas.shape[1], device=canvas.device)
+    return torch.nn.functional.pad(prompts, (0, canvas.shape[1])).scatter(1, place, canvas)
 
 
 def _first_of_prompt(batch: Batch) -> Int64[Tensor, " B"]:

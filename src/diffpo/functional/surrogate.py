@@ -80,16 +80,18 @@ def mean_by_call(
     values: Float[Tensor, "B L"], committed_at: Int64[Tensor, "B L"], mask: Bool[Tensor, "B L"]
 ) -> Float[Tensor, "B T"]:
     """Mean of the `values` of the tokens in `mask` that calls 1, 2, ... committed; -inf where a call has none."""
-    empty = torch.zeros(len(values), int(committed_at.max()) + 1, device=values.device)
-    total = empty.scatter_add(1, committed_at, values * mask)
-    count = empty.scatter_add(1, committed_at, mask.float())
+    total, count = _sum_by_call(values * mask, committed_at), _sum_by_call(mask.float(), committed_at)
     return torch.where(count > 0, total / count.clamp_min(1), -torch.inf)[:, 1:]
 
 
 def count_by_call(committed_at: Int64[Tensor, "B L"], mask: Bool[Tensor, "B L"]) -> Int64[Tensor, "B L"]:
     """Tokens in `mask` that were committed by the call of each token."""
-    empty = torch.zeros(len(mask), int(committed_at.max()) + 1, dtype=torch.int64, device=mask.device)
-    return empty.scatter_add(1, committed_at, mask.long()).gather(1, committed_at)
+    return _sum_by_call(mask.long(), committed_at).gather(1, committed_at)
+
+
+def _sum_by_call(values: Tensor, committed_at: Tensor) -> Tensor:
+    """Sums of [B, L] over what calls 0, 1, ... committed, [B, 1 + T]."""
+    return values.new_zeros(len(values), int(committed_at.max()) + 1).scatter_add(1, committed_at, values)
 
 
 def cut_weights(

@@ -7,7 +7,7 @@ A loss is a frozen dataclass in a file of its own; its fields are its knobs, che
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -52,11 +52,6 @@ class Lines:
             "row": line // self.num_lines,
         }
         return named[unit].expand(number, length)
-
-    def only(self, some: Tensor) -> Lines:
-        """The same where J sees no other tokens than `some` [N, L]."""
-        old, ref = (None if t is None else t * some for t in (self.old, self.ref))
-        return replace(self, mask=self.mask & some, old=old, ref=ref)
 
 
 class Loss(ABC):

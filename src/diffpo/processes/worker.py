@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import IO, Any
+from typing import Any
 
 START_LIMIT = 120.0
 """Seconds until a process has imported what it needs."""
@@ -36,8 +36,7 @@ class Worker:
     def __init__(self, module: str, time_limit: float) -> None:
         self.module, self.time_limit = module, time_limit
         self.lock = threading.Lock()
-        self.process: subprocess.Popen[str] | None = None
-        self.answers: queue.Queue[str | None] = queue.Queue()
+        self.process: subprocess.Popen[bytes] | None = None
         atexit.register(self.close)
 
     def ask(self, request: object, time_limit: float | None = None) -> Any:
@@ -46,13 +45,9 @@ class Worker:
         with self.lock:
             answer = None
             try:
-                process = self.process if self.process and self.process.poll() is None else self._start()
-                assert process.stdin is not None
-                process.stdin.write(json.dumps([time_limit, request]) + "\n")
-                process.stdin.flush()
-                answer = self.answers.get(timeout=PATIENCE * time_limit + GRACE)
-            except (OSError, queue.Empty):
-                pass
+                if self.process is None or self.process.poll() is not None:
+                    self._start()
+                answer = self._hear(json.dumps([time_limit, request]) + "\n", PATIENCE * time_limit + GRACE)
             finally:
                 if answer is None:  # also after Ctrl-C: the next request would get this one's answer
                     self._stop()
@@ -63,28 +58,23 @@ class Worker:
         with self.lock:
             self._stop()
 
-    def _start(self) -> subprocess.Popen[str]:
+    def _start(self) -> None:
         self._stop()
-        self.answers = queue.Queue()
         self.process = subprocess.Popen(
             [sys.executable, "-m", self.module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            text=True,
             start_new_session=True,  # so that it is killed with its fork
             env={**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"},  # the same answers in every process
         )
-        assert self.process.stdout is not None
-        threading.Thread(target=_drain, args=(self.process.stdout, self.answers), daemon=True).start()
-        try:
-            ready = self.answers.get(timeout=START_LIMIT)
-        except queue.Empty:
-            ready = None
-        if ready is None:
-            self._stop()
+        if self._hear("", START_LIMIT) is None:
             raise RuntimeError(f"{self.module} does not start: run `python -m {self.module}` to see why")
-        return self.process
+
+    def _hear(self, line: str, seconds: float) -> str | None:
+        """What the process answers to a line."""
+        assert self.process and self.process.stdin and self.process.stdout
+        return _line_for(line, self.process.stdin.fileno(), self.process.stdout.fileno(), seconds)
 
     def _stop(self) -> None:
         process, self.process = self.process, None
@@ -115,14 +105,23 @@ class Pool:
             self.idle.put(worker)
 
 
-def _drain(lines: IO[str], answers: queue.Queue[str | None]) -> None:
-    """Hand on what a process writes; None at its end."""
+def _line_for(line: str, requests: int, replies: int, seconds: float) -> str | None:
+    """What is answered to a line through two pipes; None if whoever is there dies, or does not answer in time."""
+    unsent, reply, deadline = line.encode(), b"", time.monotonic() + seconds
+    waiting = select.poll()  # select itself takes no handle from 1024 on
+    waiting.register(replies, select.POLLIN)
     try:
-        for line in lines:
-            answers.put(line)
-    except (ValueError, OSError):
-        pass  # closed while it was read: the process was stopped
-    answers.put(None)
+        while unsent:
+            unsent = unsent[os.write(requests, unsent) :]
+        while not reply.endswith(b"\n"):
+            ready = waiting.poll(1000 * max(0.0, deadline - time.monotonic()))
+            read = os.read(replies, 1 << 16) if ready else b""
+            if not read:
+                return None
+            reply += read
+    except OSError:
+        return None
+    return reply.decode().strip()
 
 
 # --- in the process ----------------------------------------------------------------------------------------------
@@ -140,8 +139,8 @@ def serve(answer: Callable[[Any], Any], memory_limit: int) -> None:
         for line in sys.stdin:
             time_limit, _ = json.loads(line)
             fork = fork or _Fork(answer, memory_limit)
-            reply = fork.ask(line, PATIENCE * time_limit)
-            if reply is None:
+            reply = _line_for(line, fork.requests, fork.replies, PATIENCE * time_limit)
+            if reply is None:  # as when its CPU time is up
                 fork.kill()
                 fork = None
             print(reply or "null", file=replies, flush=True)
@@ -164,21 +163,6 @@ class _Fork:
             os._exit(0)
         os.close(ours)
         os.close(theirs)
-
-    def ask(self, request: str, time_limit: float) -> str | None:
-        """A line for a line; None if the fork dies, as it does when its CPU time is up, or does not answer in time."""
-        reply, deadline = b"", time.monotonic() + time_limit
-        try:
-            os.write(self.requests, request.encode())
-            while not reply.endswith(b"\n"):
-                ready, _, _ = select.select([self.replies], [], [], max(0.0, deadline - time.monotonic()))
-                read = os.read(self.replies, 1 << 16) if ready else b""
-                if not read:
-                    return None
-                reply += read
-        except OSError:
-            return None
-        return reply.decode().strip()
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)

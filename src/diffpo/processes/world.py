@@ -25,12 +25,13 @@ from diffpo.files.folder import owned
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 TIMEOUT = timedelta(hours=2)
 """Longest wait for the other ranks: while rank 0 writes a checkpoint, or the longest rollouts are decoded."""
-BUCKET_ELEMENTS = 2**25
-"""Gradients are summed this many at a time: one collective for many small tensors, little memory for large ones."""
+BUCKET_BYTES = 2**27
+"""What travels together: one collective, or object, for many small tensors, and no second copy of all large ones."""
 LEAVING_SECONDS = 0.25
 """Pause before a rank exits: a thread of Gloo lets go of its last collective after the rank has gone on. Were the
 interpreter then being finalised, CPython < 3.13 would end that thread as it asks for the GIL, and so the process."""
@@ -152,16 +153,17 @@ class World:
         """Sum gradients over ranks; those of sharded parameters are summed by the backward pass already."""
         if self.num_ranks == 1:
             return
-        gradients = []
-        for parameter in parameters:
+        gradients = {}
+        for number, parameter in enumerate(parameters):
             if not self._is_share(parameter):
                 if parameter.grad is None:  # a rank without rows
                     parameter.grad = torch.zeros_like(parameter)
-                gradients.append(parameter.grad)
-        for bucket in _buckets(gradients):
-            flat = torch.cat([gradient.flatten() for gradient in bucket])
+                gradients[number] = parameter.grad
+        for bucket in buckets(gradients):
+            flat = torch.cat([gradient.flatten() for gradient in bucket.values()])
             dist.all_reduce(flat)
-            for gradient, total in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+            totals = flat.split([gradient.numel() for gradient in bucket.values()])
+            for gradient, total in zip(bucket.values(), totals, strict=True):
                 gradient.copy_(total.view_as(gradient))
 
     def clip_gradients(self, parameters: Iterable[nn.Parameter], max_norm: float) -> float:
@@ -217,15 +219,16 @@ def alike(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
     return list(kinds.values())
 
 
-def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Tensors of one dtype, together not much more than a bucket."""
-    open_buckets: dict[torch.dtype, list[Tensor]] = {}
-    for tensor in tensors:
-        bucket = open_buckets.setdefault(tensor.dtype, [])
-        bucket.append(tensor)
-        if sum(entry.numel() for entry in bucket) >= BUCKET_ELEMENTS:
-            yield open_buckets.pop(tensor.dtype)
-    yield from open_buckets.values()
+def buckets(tensors: Mapping[K, Tensor]) -> Iterator[dict[K, Tensor]]:
+    """The tensors, some BUCKET_BYTES at a time."""
+    bucket: dict[K, Tensor] = {}
+    for name, tensor in tensors.items():
+        bucket[name] = tensor
+        if sum(entry.nbytes for entry in bucket.values()) >= BUCKET_BYTES:
+            yield bucket
+            bucket = {}
+    if bucket:
+        yield bucket
 
 
 def _flag(variable: str) -> bool:

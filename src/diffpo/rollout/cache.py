@@ -49,7 +49,7 @@ class KeyValues:
         self.layers = [Layer() for _ in range(num_layers)]
         self.labels: Tensor | None = None  # [B, S] of the tokens there (`attention.sees`)
 
-    def lay_out(self, roster: Roster, slots: Slots, at: Tensor, shift: int, blockwise: bool) -> Layout:
+    def lay_out(self, policy: Policy, roster: Roster, slots: Slots, at: Tensor) -> Layout:
         """The layout of a call whose rows, in the slots `at` [R], go on from what is kept of them.
 
         What they compute depends on where their blocks begin: the host waits for that, once.
@@ -58,14 +58,14 @@ class KeyValues:
         block_call, window_start, block_start, block_end = torch.stack(columns)[:, at].cpu()
         due = (roster.refresh_every > 0) & (roster.age + 1 >= roster.refresh_every)
         roster.age = torch.where((block_call == 0) | due | ~roster.kept, 0, roster.age + 1)
-        span = Span.whole(roster, blockwise)
-        if blockwise:
+        span, shift = Span.whole(roster, policy), policy.denoiser.config.shift
+        if policy.denoiser.config.block_length is not None:
             span = _from_block(roster, span, shift, block_start, block_end)
         else:
             span = _from_window(roster, span, shift, window_start)
         self.labels = _grown(self.labels, slots.sequence.shape, slots.key)
         layout = lay_out(roster, slots, span, self.labels)
-        places, labels = Places(self.labels.shape, *layout.kept), layout.packing.labels
+        places, labels = Places(self.labels.shape, layout.kept, layout.kept_at), layout.packing.labels
         if labels is not None:
             places.keep(self.labels, labels)
         for layer in self.layers:

@@ -205,10 +205,6 @@ class Engine:
     def _by_state(self) -> bool:
         return self.policy.sampler_head is not None and self.policy.sampler_head.by_state
 
-    @property
-    def _blockwise(self) -> bool:
-        return self.policy.denoiser.config.block_length is not None
-
     def _kind(self, request: Request) -> Kind:
         return Kind(self._numbers[request.sampler], request.temperature, request.entropy_temperature)
 
@@ -251,10 +247,9 @@ class Engine:
 
     def _lay_out(self) -> Layout:
         if self._caches:
-            shift = self.policy.denoiser.config.shift
-            return self._caches.lay_out(self._roster, self._slots, self._at, shift, self._blockwise)
+            return self._caches.lay_out(self.policy, self._roster, self._slots, self._at)
         if self._layout is None:
-            self._layout = lay_out(self._roster, self._slots, Span.whole(self._roster, self._blockwise))
+            self._layout = lay_out(self._roster, self._slots, Span.whole(self._roster, self.policy))
         return self._layout
 
     def _denoise(self, layout: Layout) -> Tensor:

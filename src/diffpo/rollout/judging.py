@@ -79,31 +79,28 @@ def decode_and_judge(
     size = len(requests) // max(1, len(prompts))
     found: dict[int, Completion] = {}
     texts: dict[int, str] = {}
+    engine = Engine(policy, num_slots)
+    for request in requests:  # tickets count up as they do
+        engine.submit(request)
     with Judging(task, state) as judging:
-
-        def hand_in(index: int, completion: Completion) -> None:
-            found[index], texts[index] = completion, policy.tokenizer.decode(completion.tokens.tolist())
-            group = index // size
-            members = range(group * size, (group + 1) * size)
-            if all(member in found for member in members):
-                ids = [ids_of(found[member]) for member in members]
-                judging.add(group, Attempts(prompts[group], [texts[member] for member in members], ids))
-
-        engine = Engine(policy, num_slots)
-        for request in requests:  # tickets count up as they do
-            engine.submit(request)
         try:
             for event in engine.run():
-                if isinstance(event, Finished):
-                    hand_in(event.ticket, event.completion)
+                assert isinstance(event, Finished)
+                at, completion = event.ticket, event.completion
+                found[at], texts[at] = completion, policy.tokenizer.decode(completion.tokens.tolist())
+                group = at // size
+                rows = range(group * size, (group + 1) * size)
+                if all(row in found for row in rows):
+                    ids = [ids_of(found[row]) for row in rows]
+                    judging.add(group, Attempts(prompts[group], [texts[row] for row in rows], ids))
         except KeyboardInterrupt:
             if on_stop:
                 groups = sorted(judging.begun)
                 rows = [row for group in groups for row in range(group * size, (group + 1) * size)]
                 on_stop(groups, [found[row] for row in rows], [texts[row] for row in rows], judging.finish())
             raise
-        places = range(len(requests))
-        return [found[place] for place in places], [texts[place] for place in places], judging.finish()
+        rows = range(len(requests))
+        return [found[row] for row in rows], [texts[row] for row in rows], judging.finish()
 
 
 def judge_one(task: Task, prompt: Prompt, text: str, completion: Completion) -> Verdict:

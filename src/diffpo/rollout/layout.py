@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffpo.models.attention import Packing, Run, Store, label, to_device
+from diffpo.models.policy import Policy
 from diffpo.rollout.slots import Roster, Slots
 
 # Below this many rows BLAS sums a matrix product in another order, and a row's logits would depend on its batch.
@@ -24,11 +25,10 @@ class Span(NamedTuple):
     masked: Tensor  # bool: though some of them do not see all of those
 
     @classmethod
-    def whole(cls, roster: Roster, blockwise: bool) -> Span:
-        """Everything, in models whose attention is block-causal (`blockwise`) or not."""
-        return cls(
-            torch.zeros_like(roster.length), roster.length, roster.length, torch.full_like(roster.fresh, blockwise)
-        )
+    def whole(cls, roster: Roster, policy: Policy) -> Span:
+        """Everything."""
+        masked = torch.full_like(roster.fresh, policy.denoiser.config.block_length is not None)
+        return cls(torch.zeros_like(roster.length), roster.length, roster.length, masked)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,8 @@ class Layout:
     asks_all: Tensor  # [B] bool
     prompts: tuple[tuple[int, int, list[int]], ...]
     """First query and prompt length of each prompt whose threshold is read off, and the slots that share it."""
-    kept: tuple[Tensor, Tensor]  # [T] each: which of the M tokens a cache keeps, and where, by row
+    kept: Tensor  # [T] which of the M tokens a cache keeps
+    kept_at: Tensor  # [T] and where, by row
 
     def queries(self, slots: Slots, shift: int) -> Tensor:
         """Which of the M tokens predict the window of each row, [Q]."""
@@ -80,48 +81,35 @@ def lay_out(roster: Roster, slots: Slots, span: Span, store: Tensor | None = Non
     query, of_query = _padded(*_places(wanted))
     positions = token - base[of_token]
     in_canvas = positions - prompt_length[of_token]
-    columns = torch.where(in_canvas < 0, positions, slots.prompt_width + in_canvas)
+    in_slot = torch.where(in_canvas < 0, positions, slots.prompt_width + in_canvas)
     row = (roster.prompt_length, roster.block_length, roster.block_offset)
     by_slot = torch.zeros(2, len(slots), dtype=torch.int64)
     by_slot[:, roster.slot] = torch.stack([first_query[place], asks_all.long()])
     kept, kept_at = _kept(roster, span, base[place], store)
-    on_device = _ship(
+    columns = _ship(
         slots.key.device,
         positions=positions,
         labels=label(positions, *(column[order][of_token] for column in row)),
         starts=first_token,
-        slots=roster.slot,
         stored=slot,
-        tokens=slot[of_token] * slots.sequence.shape[1] + columns,
+        slots=roster.slot,
+        tokens=slot[of_token] * slots.sequence.shape[1] + in_slot,
         query_slot=slot[of_query],
         query_base=base[of_query],
         query_first=first[of_query],
         query_last=(first + computed - 1)[of_query],
         query_offset=query - first_query[of_query],
-        query_all=all_of[of_query].long(),
+        query_all=all_of[of_query],
         first_query=by_slot[0],
-        asks_all=by_slot[1],
+        asks_all=by_slot[1].bool(),
         kept=kept,
         kept_at=kept_at,
     )
-    labels = on_device["labels"] if any(run.masked for run in runs) else None
-    stored = None if store is None else Store(slot, on_device["stored"], store)
-    return Layout(
-        packing=Packing(on_device["positions"], on_device["starts"], runs, labels, stored),
-        slots=on_device["slots"],
-        width=int(roster.window.max()),
-        tokens=on_device["tokens"],
-        query_slot=on_device["query_slot"],
-        query_base=on_device["query_base"],
-        query_first=on_device["query_first"],
-        query_last=on_device["query_last"],
-        query_offset=on_device["query_offset"],
-        query_all=on_device["query_all"].bool(),
-        first_query=on_device["first_query"],
-        asks_all=on_device["asks_all"].bool(),
-        prompts=_prompts(roster, asks_all, first_query[place]),
-        kept=(on_device["kept"], on_device["kept_at"]),
-    )
+    positions, starts, labels, stored = (columns.pop(name) for name in ("positions", "starts", "labels", "stored"))
+    store_of_runs = None if store is None else Store(slot, stored, store)
+    packing = Packing(positions, starts, runs, labels if any(run.masked for run in runs) else None, store_of_runs)
+    prompts = _prompts(roster, asks_all, first_query[place])
+    return Layout(packing=packing, width=int(roster.window.max()), prompts=prompts, **columns)
 
 
 def _sequences(roster: Roster, span: Span, wanted: Tensor, by_slot: bool) -> tuple[Tensor, Tensor, tuple[Run, ...]]:
@@ -171,8 +159,9 @@ def _prompts(roster: Roster, asking: Tensor, first_query: Tensor) -> tuple[tuple
 
 
 def _ship(device: torch.device, **columns: Tensor) -> dict[str, Tensor]:
-    """Whole numbers of the CPU on `device`, in one copy."""
+    """Whole numbers and flags of the CPU on `device`, in one copy."""
     if device.type == "cpu":
         return columns
-    parts = to_device(torch.cat(list(columns.values())), device).split([len(column) for column in columns.values()])
-    return dict(zip(columns, parts, strict=True))
+    sizes = [len(column) for column in columns.values()]
+    parts = to_device(torch.cat([column.long() for column in columns.values()]), device).split(sizes)
+    return {name: part.to(columns[name].dtype) for name, part in zip(columns, parts, strict=True)}

@@ -107,9 +107,8 @@ def check_prompts(policy: Policy, task: Task, splits: Sequence[Split], config: R
     for split in splits:
         if task.has_rows(split):
             dropped = task.fit(split, lambda p: len(policy.encode(p.asked, p.prefill, config.chat_template)), room)
-            lines += [f"{dropped} prompts of {task.source(split)} are left out: longer than {room} tokens"] * (
-                dropped > 0
-            )
+            if dropped:
+                lines.append(f"{dropped} prompts of {task.source(split)} are left out: longer than {room} tokens")
     return lines
 
 
@@ -208,14 +207,10 @@ def collect(
         speed_weight,
         speed_gate,
     )
-    rollouts = [
-        Rollout(completion, text, verdict, reward)
-        for completion, text, verdict, reward in zip(
-            completions, texts, verdicts, rewards.flatten().tolist(), strict=True
-        )
-    ]
-    groups = [tuple(rollouts[start : start + num_generations]) for start in range(0, len(rollouts), num_generations)]
+    rollouts = list(map(Rollout, completions, texts, verdicts, rewards.flatten().tolist()))
     return [
-        RolloutGroup(prompt, request.prompt_ids, group, found.metrics)
-        for prompt, request, group, found in zip(prompts, asked, groups, judged, strict=True)
+        RolloutGroup(prompt, request.prompt_ids, rollouts[start : start + num_generations], found.metrics)
+        for prompt, request, found, start in zip(
+            prompts, asked, judged, range(0, len(rollouts), num_generations), strict=True
+        )
     ]

@@ -87,8 +87,8 @@ def extremes(groups: Sequence[RolloutGroup]) -> dict[str, str]:
     pairs = [pair for pair in pairs if math.isfinite(pair[1].reward)]
     if not pairs:
         return {}
-    best, worst = (choose(pairs, key=lambda pair: pair[1].reward) for choose in (max, min))
-    return {f"rollouts/{name}": _text(*pair) for name, pair in (("best", best), ("worst", worst))}
+    chosen = {name: choose(pairs, key=lambda pair: pair[1].reward) for name, choose in (("best", max), ("worst", min))}
+    return {f"rollouts/{name}": _text(*pair) for name, pair in chosen.items()}
 
 
 def _text(prompt: Prompt, rollout: Rollout) -> str:

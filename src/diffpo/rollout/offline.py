@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,7 +87,8 @@ class _Work:
         return len(lines)
 
     def run(self, quiet: bool) -> None:
-        engine, lines, tickets, at = Engine(self.policy, self.config.num_slots), dict[int, str](), {}, self.written
+        engine, found = Engine(self.policy, self.config.num_slots), dict[int, dict[str, Any]]()
+        tickets, at = dict[int, int](), self.written
         self.output.parent.mkdir(parents=True, exist_ok=True)
         with Progress("generate", len(self.rows), quiet, done=self.written, unit="row") as progress:
             while self.written < len(self.rows):
@@ -95,13 +97,12 @@ class _Work:
                     try:
                         tickets[engine.submit(self._request(at))] = at
                     except ValueError as error:
-                        lines[at] = self._line(at, {"error": str(error)})
+                        found[at] = {"error": str(error)}
                     at += 1
                 for event in engine.step():
                     assert isinstance(event, Finished)
-                    row = tickets.pop(event.ticket)
-                    lines[row] = self._line(row, self._answer(event.completion))
-                self._write(lines, progress)
+                    found[tickets.pop(event.ticket)] = self._answer(event.completion)
+                self._write(found, progress)
 
     def _request(self, at: int) -> Request:
         example = read_example(self.rows[at])
@@ -126,23 +127,20 @@ class _Work:
         told = repr((*self.depends, at, sorted(self.rows[at].values.items())))
         return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
 
-    def _write(self, lines: dict[int, str], progress: Progress) -> None:
+    def _write(self, found: dict[int, dict[str, Any]], progress: Progress) -> None:
         """Add the lines that follow those that stand."""
-        ready = []
-        while self.written + len(ready) in lines:
-            ready.append(lines.pop(self.written + len(ready)))
+        ready = list(takewhile(found.__contains__, range(self.written, len(self.rows))))
         if not ready:
             return
-        content, there = "".join(ready).encode(), self.output.stat().st_size if self.output.exists() else 0
-        if there != self.size:
+        content = "".join(self._line(at, found[at]) for at in ready).encode()
+        if (self.output.stat().st_size if self.output.exists() else 0) != self.size:
             raise ValueError(f"{self.output}: another process writes there: wait for it, or choose another output")
         append(self.output, content)
         self.size += len(content)
         self.written += len(ready)
-        for line in ready:
-            found = json.loads(line)
-            self.errors += "error" in found
-            progress.advance(calls=found.get("denoiser_calls", 0))
+        for answer in map(found.pop, ready):
+            self.errors += "error" in answer
+            progress.advance(calls=answer.get("denoiser_calls", 0))
 
 
 def _code(spec: str) -> str:

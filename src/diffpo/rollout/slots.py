@@ -21,6 +21,9 @@ NUMBERS = (
     *("rule", "learned", "early_exit", "explore"),
 )
 SETTINGS = ("temperature", "entropy_temperature")
+FLAGS = ("learned", "early_exit", "explore", "done", "broken")
+REALS = (*SETTINGS, "gamma", "logprobs", "entropies", "max_probs", "features", "action_logprobs")
+"""Columns of `Slots` that hold no whole numbers."""
 
 BEFORE = -(2**40)
 """Where no block is active yet."""
@@ -71,43 +74,25 @@ class Slots:
         cls, policy: Policy, rows: int = 0, prompt: int = 0, canvas: int = 0, decisions: int = 0, window: int = 0
     ) -> Slots:
         """Slots without rows; with `decisions` K of a sampler head, in blocks of `window` positions."""
-        device, head = policy.device, policy.sampler_head
+        head = policy.sampler_head
         features, action = head.shapes(window) if head else ((), ())
-
-        def zeros(*size: int) -> Tensor:
-            return torch.zeros(rows, *size, dtype=torch.int64, device=device)
-
-        def blank(*size: int) -> Tensor:
-            return torch.zeros(rows, *size, device=device)
-
-        return cls(
-            key=zeros(),
-            sequence=zeros(prompt + canvas),
-            prompt_length=zeros(),
-            gen_length=zeros(),
-            block_length=zeros(),
-            block_offset=zeros(),
-            rule=zeros(),
-            learned=zeros().bool(),
-            gamma=blank(),
-            temperature=blank(),
-            entropy_temperature=blank(),
-            early_exit=zeros().bool(),
-            explore=zeros().bool(),
-            committed_at=zeros(canvas) - 1,
-            logprobs=blank(canvas),
-            entropies=blank(canvas),
-            max_probs=blank(canvas),
-            nfe=zeros(),
-            nfe_until_eos=zeros(),
-            done=zeros().bool() | True,
-            broken=zeros().bool(),
-            block_start=zeros(),
-            block_call=zeros(),
-            features=blank(decisions, *features),
-            actions=blank(decisions, *action).to(head.action_dtype if head else torch.float32),
-            action_logprobs=blank(decisions),
-        )
+        shapes: dict[str, tuple[int, ...]] = {
+            **dict.fromkeys(("committed_at", "logprobs", "entropies", "max_probs"), (canvas,)),
+            "sequence": (prompt + canvas,),
+            "features": (decisions, *features),
+            "actions": (decisions, *action),
+            "action_logprobs": (decisions,),
+        }
+        dtypes: dict[str, torch.dtype] = {
+            **dict.fromkeys(FLAGS, torch.bool),
+            **dict.fromkeys(REALS, torch.float32),
+            "actions": head.action_dtype if head else torch.float32,
+        }
+        columns = {
+            name: torch.zeros(rows, *shapes.get(name, ()), dtype=dtypes.get(name, torch.int64), device=policy.device)
+            for name in (field.name for field in fields(cls))
+        }
+        return cls(**columns | {"committed_at": columns["committed_at"] - 1, "done": ~columns["done"]})
 
     def __len__(self) -> int:
         return len(self.key)

@@ -57,34 +57,26 @@ class Transcript:
             return self._gammas / max(1, self.denoiser_calls)
         return self.request.sampler.value if self.request.sampler.rule == "entropy_bound" else None
 
-    @property
-    def ids(self) -> list[int]:
-        return self.tokens[: self.settled]
-
     def take(self, event: Committed, version: int) -> None:
         """Learn what a call with this version of the weights committed."""
-        self.version = version
-        self._write(event)
-        before = self.settled
-        while self.settled < len(self.tokens) and self.tokens[self.settled] >= 0 and not self.over:
-            self.finish_reason = "stop" if self.tokens[self.settled] in self._ends else ""
-            self.settled += 1
-        if self.settled > before:
-            self.text = self.policy.tokenizer.decode(self.ids)
-            found = [at for stop in self.stops if (at := self.text.find(stop)) >= 0]
-            if found:
-                self.text, self.finish_reason = self.text[: min(found)], "stop"
-        if self.settled == len(self.tokens) and not self.over:
-            self.finish_reason = "length"
-
-    def _write(self, event: Committed) -> None:
-        self.denoiser_calls = event.call
+        self.version, self.denoiser_calls = version, event.call
         self._gammas += event.gamma
         # the token of a greedy row is the likeliest: its own probability is 1, the model's is told
         certain = event.logprobs if self.request.temperature else event.max_probs.log()
         columns = (event.positions, event.tokens, certain.clamp_max(0.0))
         for at, token, logprob in zip(*(column.tolist() for column in columns), strict=True):
             self.tokens[at], self.logprobs[at], self.calls[at] = token, logprob, event.call
+        before = self.settled
+        while self.settled < len(self.tokens) and self.tokens[self.settled] >= 0 and not self.over:
+            self.finish_reason = "stop" if self.tokens[self.settled] in self._ends else ""
+            self.settled += 1
+        if self.settled > before:
+            self.text = self.policy.tokenizer.decode(self.tokens[: self.settled])
+            found = [at for stop in self.stops if (at := self.text.find(stop)) >= 0]
+            if found:
+                self.text, self.finish_reason = self.text[: min(found)], "stop"
+        if self.settled == len(self.tokens) and not self.over:
+            self.finish_reason = "length"
 
     def delta(self) -> str:
         """The text that has become certain since the last time.

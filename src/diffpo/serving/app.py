@@ -19,9 +19,8 @@ from diffpo.models.policy import Policy
 from diffpo.serving.asking import Served
 from diffpo.serving.errors import answer_errors
 from diffpo.serving.gate import Gate, read_keys
-from diffpo.serving.schema import LoadAdapter, UnloadAdapter
 from diffpo.serving.service import Service
-from diffpo.serving.weights import add_adapters, follow, load_adapter, unload_adapter
+from diffpo.serving.weights import follow
 
 PAGE = Path(__file__).with_name("playground.html")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
@@ -34,7 +33,6 @@ def create_app(policy: Policy, name: str, config: ServeConfig) -> FastAPI:
     ValueError if it cannot answer as the config says, or its keys cannot be had.
     """
     service = Service(Served(config.name or name, policy, config.rollout, config.max_length), config)
-    add_adapters(service, config)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -60,6 +58,8 @@ def create_app(policy: Policy, name: str, config: ServeConfig) -> FastAPI:
 def _add_paths(app: FastAPI, service: Service) -> None:
     app.post("/v1/chat/completions", response_class=JSONResponse)(service.chat_completions)
     app.post("/v1/completions", response_class=JSONResponse)(service.completions)
+    app.post("/v1/load_lora_adapter")(service.load_adapter)
+    app.post("/v1/unload_lora_adapter")(service.unload_adapter)
     app.post("/tokenize")(service.tokenize)
 
     @app.get("/v1/models")
@@ -69,14 +69,6 @@ def _add_paths(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         return service.described(service.find(name))
-
-    @app.post("/v1/load_lora_adapter")
-    async def load(body: LoadAdapter) -> dict[str, str]:
-        return await load_adapter(service, body)
-
-    @app.post("/v1/unload_lora_adapter")
-    async def unload(body: UnloadAdapter) -> dict[str, str]:
-        return await unload_adapter(service, body)
 
     @app.get("/health")
     async def health() -> Response:

@@ -76,36 +76,25 @@ def prompt_ids(
     prompts = [prompt] if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)) else prompt
     if not prompts:
         raise ApiError(400, "prompt: an empty list", "prompt")
-    return [_ids(served.policy, each) for each in prompts]  # type: ignore[arg-type]
+    return [ids_of(served.policy, each, "prompt") for each in prompts]  # type: ignore[arg-type]
 
 
-def suffix_ids(served: Served, suffix: str | None) -> tuple[int, ...]:
-    """What stands behind the canvas, as ids."""
-    try:
-        return served.policy.tokenizer.encode(suffix or "")
-    except ValueError as error:
-        raise ApiError(400, f"suffix: {error}", "suffix") from None
-
-
-def _ids(policy: Policy, prompt: str | Sequence[int]) -> tuple[int, ...]:
+def ids_of(policy: Policy, prompt: str | Sequence[int], name: str) -> tuple[int, ...]:
+    """One of them, or a suffix, in the field of this name."""
     if isinstance(prompt, str):
         try:
             return policy.tokenizer.encode(prompt)
         except ValueError as error:
-            raise ApiError(400, f"prompt: {error}", "prompt") from None
+            raise ApiError(400, f"{name}: {error}", name) from None
     wrong = [token for token in prompt if not 0 <= token < policy.tokenizer.vocab_size or token == policy.mask_id]
     if wrong:
         most = policy.tokenizer.vocab_size - 1
-        raise ApiError(400, f"prompt: no token {wrong[0]}: ids are 0 to {most}, but for the mask's", "prompt")
+        raise ApiError(400, f"{name}: no token {wrong[0]}: ids are 0 to {most}, but for the mask's", name)
     return tuple(prompt)
 
 
 def requests_for(
-    served: Served,
-    asked: Asked,
-    max_tokens: int | None,
-    prompts: Sequence[tuple[int, ...]],
-    suffix: tuple[int, ...] = (),
+    served: Served, asked: Asked, prompts: Sequence[tuple[int, ...]], suffix: tuple[int, ...] = ()
 ) -> tuple[list[Request], int]:
     """n requests a prompt, in order, and the seed of their random numbers.
 
@@ -114,7 +103,7 @@ def requests_for(
     count = len(prompts) * (asked.n or 1)
     if count > MAX_CHOICES:
         raise ApiError(400, f"n: {count} completions are asked for, at most {MAX_CHOICES} can be", "n")
-    gen_length, config = max_tokens or served.gen_length, _decoding(served, asked)
+    gen_length, config = asked.max_tokens or served.gen_length, _decoding(served, asked)
     longest = max(map(len, prompts)) + len(suffix)
     if longest + gen_length > served.max_length:
         what = "prompt and a suffix" if suffix else "prompt"

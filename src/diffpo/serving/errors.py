@@ -83,12 +83,9 @@ def answer_errors(app: FastAPI) -> None:
     """Have every error of the app answered as OpenAI's are."""
 
     @app.exception_handler(ApiError)
-    async def own(_: HttpRequest, error: ApiError) -> JSONResponse:
-        return error.response
-
     @app.exception_handler(RequestValidationError)
-    async def validation(_: HttpRequest, error: RequestValidationError) -> JSONResponse:
-        return of_validation(error).response
+    async def refused(_: HttpRequest, error: ApiError | RequestValidationError) -> JSONResponse:
+        return (error if isinstance(error, ApiError) else of_validation(error)).response
 
     @app.exception_handler(RoutingError)
     async def routing(request: HttpRequest, error: RoutingError) -> JSONResponse:

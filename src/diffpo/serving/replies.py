@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffpo.rollout.engine import Committed
-from diffpo.serving.answer import BROKEN, Token, Transcript
+from diffpo.serving.answer import BROKEN, Transcript
 from diffpo.serving.asking import Served
 
 DONE = b"data: [DONE]\n\n"
@@ -107,7 +107,17 @@ class Reply:
             return None
         tokens = answer.told()
         if self.chat:
-            return {"content": [_content(token) for token in tokens], "refusal": None}
+            content = [
+                {
+                    "token": token.text,
+                    "logprob": token.logprob,
+                    "bytes": None if BROKEN in token.text else list(token.text.encode()),  # of whole texts
+                    "top_logprobs": [],
+                    "call": token.call,
+                }
+                for token in tokens
+            ]
+            return {"content": content, "refusal": None}
         return {
             "tokens": [token.text for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
@@ -123,16 +133,4 @@ def _ending(answer: Transcript) -> dict[str, Any]:
         "denoiser_calls": answer.denoiser_calls,
         "gamma": answer.gamma,
         "version": answer.version,
-    }
-
-
-def _content(token: Token) -> dict[str, Any]:
-    """`bytes` are None where the token is no whole text."""
-    whole = BROKEN not in token.text
-    return {
-        "token": token.text,
-        "logprob": token.logprob,
-        "bytes": list(token.text.encode()) if whole else None,
-        "top_logprobs": [],
-        "call": token.call,
     }

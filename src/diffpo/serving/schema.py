@@ -144,6 +144,7 @@ class ChatRequest(Asked):
     def _one_length(self) -> ChatRequest:
         if self.max_tokens and self.max_completion_tokens:
             raise _wrong("max_completion_tokens", "another name of max_tokens, which is given: leave one of them out")
+        self.max_tokens = self.max_tokens or self.max_completion_tokens
         return self
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from fastapi import Request as HttpRequest
@@ -13,13 +14,22 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from diffpo.config import ServeConfig, suggest
-from diffpo.serving.asking import Served, chat_ids, prompt_ids, requests_for, suffix_ids
+from diffpo.serving.asking import Served, chat_ids, ids_of, prompt_ids, requests_for
 from diffpo.serving.errors import ApiError
 from diffpo.serving.exchange import Exchange
 from diffpo.serving.metrics import Metrics
 from diffpo.serving.replies import Reply, event
 from diffpo.serving.scheduler import Scheduler
-from diffpo.serving.schema import Asked, ChatRequest, CompletionRequest, StreamOptions, TokenizeRequest
+from diffpo.serving.schema import (
+    Asked,
+    ChatRequest,
+    CompletionRequest,
+    LoadAdapter,
+    StreamOptions,
+    TokenizeRequest,
+    UnloadAdapter,
+)
+from diffpo.serving.weights import adapted
 from diffpo.tasks import load_task
 
 NUM_EXAMPLES = 12
@@ -29,19 +39,31 @@ GONE = 499
 
 
 class Service:
-    """The models of one server and the scheduler that they share."""
+    """The models of one server and the scheduler that they share.
+
+    ValueError if an adapter of the config is no NAME=PATH, or does not fit.
+    """
 
     def __init__(self, served: Served, config: ServeConfig) -> None:
         self.config = config
         self.models = {served.name: served}
+        for entry in config.adapter:
+            name, _, path = entry.partition("=")
+            if not (name and path) or name in self.models:
+                raise ValueError(f"adapter {entry}: write NAME=PATH, each name once")
+            self.models[name] = adapted(served, name, Path(path))
         self.metrics = Metrics()
         self.metrics.version.set_function(lambda: served.policy.version)
         self.scheduler = Scheduler(config.rollout.num_slots, config.max_waiting, self.metrics)
 
+    @property
+    def first(self) -> Served:
+        return next(iter(self.models.values()))
+
     def find(self, name: str | None) -> Served:
         """The model that a request names; the first if it names none."""
         if name is None:
-            return next(iter(self.models.values()))
+            return self.first
         if name not in self.models:
             raise ApiError(404, f"model: no {name!r} here{suggest(name, self.models)}", "model", "model_not_found")
         return self.models[name]
@@ -67,7 +89,7 @@ class Service:
 
     def examples(self) -> list[str]:
         """Test prompts of the task that the first model was trained on; none where that, or its data, is not known."""
-        policy = next(iter(self.models.values())).policy
+        policy = self.first.policy
         if policy.task is None:
             return []
         try:
@@ -75,6 +97,35 @@ class Service:
         except (ValueError, OSError) as error:  # rows or rewards that are elsewhere
             log.info("no prompts of %s: %s", policy.task.name, error)
             return []
+
+    async def load_adapter(self, body: LoadAdapter) -> dict[str, str]:
+        """Serve an adapter of a folder below the one that the server allows."""
+        root, name = self.config.adapter_root, body.lora_name
+        if not root:
+            raise ApiError(403, "adapters are not loaded on request here: the server's adapter_root says from where")
+        if name in self.models:
+            raise ApiError(400, f"lora_name: {name} is served already: unload it first", "lora_name")
+        try:
+            folder = Path(root, body.lora_path).resolve()
+            if not folder.is_relative_to(Path(root).resolve()):
+                raise ValueError("it must lie below the server's adapter_root")
+            served = await run_in_threadpool(adapted, self.first, name, folder)
+        except (ValueError, OSError) as error:
+            raise ApiError(400, f"lora_path {body.lora_path!r}: {error}", "lora_path") from None
+        self.models.setdefault(name, served)
+        return {"status": "loaded", "id": name}
+
+    async def unload_adapter(self, body: UnloadAdapter) -> dict[str, str]:
+        """Take no more requests for an adapter; those that are there are answered."""
+        name = body.lora_name
+        if not self.config.adapter_root:
+            raise ApiError(403, "adapters are not unloaded on request here: the server has no adapter_root")
+        served = self.find(name)
+        if served is self.first:
+            raise ApiError(400, f"lora_name: {name} is the model itself", "lora_name")
+        del self.models[name]
+        await self.scheduler.between_calls(lambda: self.scheduler.retire(served.policy))
+        return {"status": "unloaded", "id": name}
 
     async def tokenize(self, body: TokenizeRequest) -> dict[str, Any]:
         served = self.find(body.model)
@@ -87,31 +138,27 @@ class Service:
     async def chat_completions(self, body: ChatRequest, request: HttpRequest) -> Response:
         served = self.find(body.model)
         ids = await run_in_threadpool(chat_ids, served, body.messages)
-        max_tokens = body.max_tokens or body.max_completion_tokens
-        return await self._answer(request, served, body, max_tokens, [ids], bool(body.logprobs), chat=True)
+        return await self._answer(request, served, body, [ids], bool(body.logprobs))
 
     async def completions(self, body: CompletionRequest, request: HttpRequest) -> Response:
         served = self.find(body.model)
         prompts = await run_in_threadpool(prompt_ids, served, body.prompt)
-        suffix = await run_in_threadpool(suffix_ids, served, body.suffix)
-        logprobs = body.logprobs is not None
-        return await self._answer(request, served, body, body.max_tokens, prompts, logprobs, chat=False, suffix=suffix)
+        suffix = await run_in_threadpool(ids_of, served.policy, body.suffix or "", "suffix")
+        return await self._answer(request, served, body, prompts, body.logprobs is not None, suffix)
 
     async def _answer(
         self,
         request: HttpRequest,
         served: Served,
         asked: Asked,
-        max_tokens: int | None,
         prompts: Sequence[tuple[int, ...]],
         logprobs: bool,
-        chat: bool,
         suffix: tuple[int, ...] = (),
     ) -> Response:
-        requests, seed = requests_for(served, asked, max_tokens, prompts, suffix)
+        requests, seed = requests_for(served, asked, prompts, suffix)
         exchange = Exchange(self.scheduler, served, requests, asked.stops, request.state.client)
         seen = sum(len(ids) + len(suffix) for ids in prompts)
-        reply = Reply(served, exchange.answers, seed, seen, logprobs, chat)
+        reply = Reply(served, exchange.answers, seed, seen, logprobs, isinstance(asked, ChatRequest))
         if asked.stream:
             return EventStream(exchange, self._chunks(exchange, reply, asked.stream_options or StreamOptions()))
         with exchange:

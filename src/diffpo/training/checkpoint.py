@@ -79,7 +79,7 @@ def _write(
         record["experience"] = plain
     for step, rollouts in sorted(state.ahead.items()):
         assert rollouts, "what is begun is landed before a run is saved"
-        save_file(_flatten_batch(rollouts.batch), draft / f"ahead_{step:06d}.safetensors")
+        save_file(_tensors_of(rollouts.batch, "batch/"), draft / f"ahead_{step:06d}.safetensors")
         record["ahead"][str(step)] = {"summary": rollouts.summary, "forwards": rollouts.forwards}
     (draft / "state.json").write_text(json.dumps(record))
     files = sorted(path for path in draft.rglob("*") if path.is_file())
@@ -131,9 +131,8 @@ def _moments(state: TrainState) -> dict[str, Tensor]:
     }
 
 
-def _flatten_batch(batch: Batch) -> dict[str, Tensor]:
-    named = {f"batch/{f.name}": getattr(batch, f.name) for f in fields(Batch)}
-    return {name: value.contiguous() for name, value in named.items() if value is not None}
+def _tensors_of(held: Batch | Experience, prefix: str = "") -> dict[str, Tensor]:
+    return {prefix + name: value.contiguous() for name, value in vars(held).items() if isinstance(value, Tensor)}
 
 
 def _restore_batch(tensors: Mapping[str, Tensor]) -> Batch:
@@ -142,9 +141,8 @@ def _restore_batch(tensors: Mapping[str, Tensor]) -> Batch:
 
 def _flatten_experience(experience: Experience) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors for safetensors, the rest for JSON."""
-    named = {f.name: getattr(experience, f.name) for f in fields(Experience)}
-    tensors = {name: value.contiguous() for name, value in named.items() if isinstance(value, Tensor)}
-    return tensors | _flatten_batch(experience.batch), {"summary": experience.summary, "updates": experience.updates}
+    tensors = _tensors_of(experience) | _tensors_of(experience.batch, "batch/")
+    return tensors, {"summary": experience.summary, "updates": experience.updates}
 
 
 def _restore_experience(tensors: dict[str, Tensor], plain: dict[str, Any]) -> Experience:

@@ -14,7 +14,7 @@ from diffpo.config import SftConfig
 from diffpo.functional.random import fold, make_key, uniform
 from diffpo.models.policy import Policy
 from diffpo.tasks.base import PretrainingTask, SolvedTask
-from diffpo.tasks.conversations import Example, read_example
+from diffpo.tasks.conversations import read_example
 from diffpo.tasks.data import Source, read_rows
 
 CANVAS_MULTIPLE = 32
@@ -68,12 +68,16 @@ def read_examples(data: str | Path, policy: Policy, config: SftConfig) -> Exampl
     A prompt of plain text is one user message where there is a chat template. ValueError names the row that does not
     fit.
     """
-    source = Source.parse(str(data), "train")
+    source, tokenizer = Source.parse(str(data), "train"), policy.tokenizer
 
     def encoded() -> Iterator[Encoded]:
         for row in read_rows(source, "prompt and completion, or messages", "data"):
             try:
-                yield row.place, *_encode(read_example(row, answered=True), policy, config)
+                example = read_example(row, answered=True)
+                chats = not isinstance(example.prompt, str) or (config.chat_template and tokenizer.chats)
+                prompt = policy.encode(example.prompt, example.prefill, chats)
+                turn_end = tokenizer.end_of_turn if chats else ()  # of the assistant, where there are turns
+                yield row.place, prompt, (*tokenizer.encode(example.completion or ""), *turn_end)
             except ValueError as error:
                 raise ValueError(str(error) if row.place in str(error) else f"{row.place}: {error}") from None
 
@@ -123,15 +127,4 @@ def _examples(encoded: Iterable[Encoded], policy: Policy, config: SftConfig, sou
         torch.tensor([len(canvas) for canvas in canvases]),
         num_cut,
         num_dropped,
-    )
-
-
-def _encode(example: Example, policy: Policy, config: SftConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Ids of a row's prompt and completion, which ends the assistant's turn where there are turns."""
-    tokenizer = policy.tokenizer
-    chats = not isinstance(example.prompt, str) or (config.chat_template and tokenizer.chats)
-    turn_end = tokenizer.end_of_turn if chats else ()
-    return policy.encode(example.prompt, example.prefill, chats), (
-        *tokenizer.encode(example.completion or ""),
-        *turn_end,
     )

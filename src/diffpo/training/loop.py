@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from diffpo.config import RolloutConfig, TaskConfig, TrainConfig
+from diffpo.config import TaskConfig, TrainConfig
 from diffpo.config.checks import check
 from diffpo.evaluation.answers import answer, asked, points_of
 from diffpo.files.record import anchored, anchored_rules, with_task
@@ -37,7 +37,7 @@ from diffpo.training.run import Run
 from diffpo.training.sharding import gathered
 from diffpo.training.staleness import staleness
 from diffpo.training.start import start_policy
-from diffpo.training.state import Experience, Optimizers, TrainState
+from diffpo.training.state import Experience, TrainState
 from diffpo.training.update import count_forwards, prepare, update
 
 OnStep = Callable[[TrainState, Metrics], None]
@@ -63,7 +63,6 @@ def train(
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     world = World.join(config.load.device)
-    create_optimizers = partial(Optimizers.create, config=config)
     with Run("train", config, world, resume, quiet) as run:
         task = task_of(config, task)
         open_own(config)
@@ -75,20 +74,21 @@ def train(
             run.lines.append(f"attention is in blocks of {asked} (rollout.block_length): the model's own have {own}")
         run.lines += check_prompts(policy, task, ["train", "test"] if config.eval_every else ["train"], config.rollout)
         collector = run.stack.enter_context(closing(collect(config, task, world)))
-        state = run.restore(policy, create_optimizers, data, keep_start=config.objective.beta > 0)
+        state = run.restore(policy, data, keep_start=config.objective.beta > 0)
         check_ahead(state, config)
         run.before_save = partial(settle, state, config, collector, run.log_rollouts)
         policy.task = anchored(config.task) if config.task != TaskConfig() else None
-        policy.rollout = with_canvas(anchored_rules(config.rollout.decoding), task)
+        decoding = anchored_rules(config.rollout.decoding)
+        policy.rollout = replace(decoding, gen_length=decoding.gen_length or task.gen_length)
         policy.eval = anchored_rules(config.eval)
         for step in range(state.step, config.steps):
             if state.experience is None:
-                run.phase("rollouts")
+                run.progress.phase("rollouts")
                 with run.kept():
                     state.experience = gather(state, task, config, world, run.log_rollouts, collector)
             experience = state.experience
             while state.iteration < config.objective.num_iterations:
-                run.phase(f"update {state.iteration + 1}/{config.objective.num_iterations}")
+                run.progress.phase(f"update {state.iteration + 1}/{config.objective.num_iterations}")
                 run.count_skipped(update(state, config, world))
                 run.stop_if_asked()
             with run.kept():
@@ -113,11 +113,6 @@ def task_of(config: TrainConfig, given: Task | None) -> Task:
     return given
 
 
-def with_canvas(rollout: RolloutConfig, task: Task) -> RolloutConfig:
-    """The rollout with the task's canvas length where it names none."""
-    return replace(rollout, gen_length=rollout.gen_length or task.gen_length)
-
-
 def gather(
     state: TrainState,
     task: Task,
@@ -136,9 +131,10 @@ def gather(
     land(state, config, collector, on_groups, state.step)
     rollouts = state.ahead[state.step]
     assert rollouts
-    summary = rollouts.summary | staleness(state, rollouts.batch, config, world)
-    experience = prepare(state, rollouts.batch, config, world, summary)
-    experience.summary |= count_forwards(state, experience, rollouts.forwards, config)
+    replayed = staleness(state, rollouts.batch, config, world)
+    experience = prepare(state, rollouts.batch, config, world)
+    forwards = count_forwards(state, experience, rollouts.forwards, config)
+    experience.summary = rollouts.summary | replayed | forwards
     del state.ahead[state.step]  # not before: policies of the past could not make them again
     return experience
 

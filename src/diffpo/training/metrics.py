@@ -44,11 +44,8 @@ def summarize(groups: Sequence[RolloutGroup]) -> Metrics:
         parts = [rollout.verdict.parts.get(name, math.nan) for rollout in rollouts]
         known = [part for part in parts if not math.isnan(part)]
         metrics[f"rewards/{name}/mean"] = fmean(known) if known else math.nan
-    logged: dict[str, list[float]] = {}
-    for group in groups:
-        for name, value in group.metrics.items():
-            logged.setdefault(f"logged/{name}", []).append(value)
-    metrics |= {name: fmean(values) for name, values in logged.items()}
+    for name in dict.fromkeys(name for group in groups for name in group.metrics):
+        metrics[f"logged/{name}"] = fmean(group.metrics[name] for group in groups if name in group.metrics)
     levels = sorted({group.prompt.level for group in groups} - {""})
     for level in levels:
         chosen = [rollout for group in groups if group.prompt.level == level for rollout in group.rollouts]
@@ -73,23 +70,21 @@ def _learned_gammas(groups: Sequence[RolloutGroup]) -> list[float]:
 
 def doubts(groups: Sequence[RolloutGroup]) -> list[str]:
     """What a first step's rewards give to think about: nothing is learned from what is the same for all completions."""
-    rollouts = [(group.prompt, rollout) for group in groups for rollout in group.rollouts]
-    rewards = {rollout.verdict.reward for _, rollout in rollouts}
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
     if len(rollouts) < 2:
         return []
-    prompt, first = rollouts[0]
-    answer = f", answer {str(prompt.columns['answer'])[-60:]!r}" if "answer" in prompt.columns else ""
-    example = f"; {prompt.place or prompt.id}{answer}, completion {first.text[-80:]!r}"
-    if len(rewards) == 1:
-        reward = f"reward is {first.verdict.reward:g}" if first.verdict.reward is not None else "reward is None"
-        return [f"the first step's {reward} for all {len(rollouts)} completions, which teaches nothing{example}"]
-    if len(rollouts[0][1].verdict.parts) == 1:
-        return []
-    same = [name for name in first.verdict.parts if len({repr(r.verdict.parts.get(name)) for _, r in rollouts}) == 1]
-    values = {
-        name: "None" if math.isnan(first.verdict.parts[name]) else f"{first.verdict.parts[name]:g}" for name in same
-    }
-    return [f"the first step's rewards/{name} is {values[name]} for all {len(rollouts)} completions" for name in same]
+    prompt, first = groups[0].prompt, rollouts[0]
+    same, parts = f"for all {len(rollouts)} completions", first.verdict.parts
+    if len({rollout.verdict.reward for rollout in rollouts}) == 1:
+        answer = f", answer {str(prompt.columns['answer'])[-60:]!r}" if "answer" in prompt.columns else ""
+        example = f"; {prompt.place or prompt.id}{answer}, completion {first.text[-80:]!r}"
+        reward = "None" if first.verdict.reward is None else f"{first.verdict.reward:g}"
+        return [f"the first step's reward is {reward} {same}, which teaches nothing{example}"]
+    return [
+        f"the first step's rewards/{name} is {'None' if math.isnan(part) else f'{part:g}'} {same}"
+        for name, part in parts.items()
+        if len(parts) > 1 and len({repr(rollout.verdict.parts.get(name)) for rollout in rollouts}) == 1
+    ]
 
 
 def mean_of(updates: Sequence[Metrics]) -> Metrics:
@@ -111,10 +106,7 @@ class Alarm:
 
     @property
     def advice(self) -> str:
-        return self.advise(self.mends)
-
-    def advise(self, mends: Sequence[str]) -> str:
-        return f"{self.cause}: {', or '.join(mends)}" if mends else self.cause
+        return f"{self.cause}: {', or '.join(self.mends)}" if self.mends else self.cause
 
 
 ABSENT: dict[str, Callable[[TrainConfig], bool]] = {
@@ -128,6 +120,7 @@ ABSENT: dict[str, Callable[[TrainConfig], bool]] = {
 }
 """Knobs that some runs do not have: no alarm of theirs names them."""
 
+SLOWER = ("lower optim.learning_rate", "lower objective.num_iterations")
 
 ALARMS = (
     Alarm(
@@ -143,18 +136,8 @@ ALARMS = (
         "no completion has a reward",
         ("see why the functions of task.reward return None for all of them",),
     ),
-    Alarm(
-        "surrogate_kl",
-        lambda kl: kl > 0.3,
-        "the policy moves too far within a batch",
-        ("lower optim.learning_rate", "lower objective.num_iterations"),
-    ),
-    Alarm(
-        "clip_ratio",
-        lambda share: share > 0.4,
-        "many tokens are at the clip",
-        ("lower optim.learning_rate", "lower objective.num_iterations"),
-    ),
+    Alarm("surrogate_kl", lambda kl: kl > 0.3, "the policy moves too far within a batch", SLOWER),
+    Alarm("clip_ratio", lambda share: share > 0.4, "many tokens are at the clip", SLOWER),
     Alarm(
         "importance/clamped",
         lambda share: share > 0.2,
@@ -202,16 +185,14 @@ ALARMS = (
 
 def alarms(metrics: Metrics, config: Any) -> dict[str, str]:
     """A line for each metric whose alarm rings, with the knobs that a run of `config` has."""
+    lacks = [name for name, absent in ABSENT.items() if isinstance(config, TrainConfig) and absent(config)]
     lines = {}
     for alarm in ALARMS:
         if alarm.metric in metrics and alarm.rings(metrics[alarm.metric]):
-            mends = [mend for mend in alarm.mends if not _absent(mend, config)]
-            lines[alarm.metric] = f"{alarm.metric} = {metrics[alarm.metric]:.3g}: {alarm.advise(mends)}"
+            mends = tuple(mend for mend in alarm.mends if not any(name in mend for name in lacks))
+            advice = replace(alarm, mends=mends).advice
+            lines[alarm.metric] = f"{alarm.metric} = {metrics[alarm.metric]:.3g}: {advice}"
     return lines
-
-
-def _absent(mend: str, config: Any) -> bool:
-    return isinstance(config, TrainConfig) and any(name in mend and absent(config) for name, absent in ABSENT.items())
 
 
 class MetricsLog:

@@ -32,7 +32,7 @@ from torch import Tensor
 from diffpo.config import CollectConfig, TaskConfig, TrainConfig
 from diffpo.files.recipe import from_dict
 from diffpo.models.policy import Policy
-from diffpo.processes.world import World
+from diffpo.processes.world import World, buckets
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 from diffpo.training.collect import roll_out
@@ -40,8 +40,6 @@ from diffpo.training.remote import anywhere, code_of, dtypes_of, facts_of
 from diffpo.training.start import start_policy
 from diffpo.types import Prompt, RolloutGroup
 
-BUCKET_BYTES = 2**28
-"""Weights travel in objects of about this size, so that nobody holds a second copy of them all."""
 MAX_LOSSES = 5
 """Workers lost for each that there is to be, without a unit made in between, before the run stops."""
 
@@ -173,7 +171,7 @@ class RayCollector:
         if policy.sampler_head:
             tensors |= {f"sampler_head.{name}": value for name, value in policy.sampler_head.state_dict().items()}
         dtypes, parts = dtypes_of(policy, self.config), []
-        for bucket in _buckets(tensors):
+        for bucket in buckets(tensors):
             whole = self.world.whole(bucket)  # all ranks have a part in it, the first has all of it
             if self.world.is_main:
                 values = {n: value.to("cpu", dtypes.get(n, value.dtype)).contiguous() for n, value in whole.items()}
@@ -265,7 +263,8 @@ def _join(rollout: CollectConfig, world: World, gpus: float) -> None:
         settings = {"address": "local", "num_cpus": rollout.workers, "num_gpus": len(free), "include_dashboard": False}
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(free)
     logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of its defaults
-    with _environment(environment), _handler_kept(signal.SIGTERM):
+    handler = signal.getsignal(signal.SIGTERM)
+    with _environment(environment):
         try:
             ray.init(**settings, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError:
@@ -273,6 +272,8 @@ def _join(rollout: CollectConfig, world: World, gpus: float) -> None:
                 f"rollout.address = {rollout.address}: no Ray cluster answers there: start one (docs/distributed.md), "
                 "or leave it out for one of this machine alone"
             ) from None
+    if threading.current_thread() is threading.main_thread():  # Ray has taken the signal for itself
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _free_gpus(world: World) -> list[str]:
@@ -286,33 +287,11 @@ def _free_gpus(world: World) -> list[str]:
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
     """Within, variables that processes which are started inherit."""
-    before = {name: os.environ.get(name) for name in values}
+    before = {name: os.environ[name] for name in values if name in os.environ}
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _handler_kept(number: signal.Signals) -> Iterator[None]:
-    """Within, a library may take a signal for itself; afterwards it is whose it was."""
-    handler = signal.getsignal(number)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(number, handler)
-
-
-def _buckets(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """The tensors, some BUCKET_BYTES at a time."""
-    bucket: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        bucket[name] = tensor
-        if sum(entry.numel() * entry.element_size() for entry in bucket.values()) >= BUCKET_BYTES:
-            yield bucket
-            bucket = {}
-    yield bucket
+        for name in values:
+            os.environ.pop(name, None)
+        os.environ.update(before)

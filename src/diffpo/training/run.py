@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import secrets
 import signal
@@ -32,7 +31,7 @@ from diffpo.training.metrics import Metrics, MetricsLog, alarms, doubts
 from diffpo.training.resume import changed, check_same, digests, moved
 from diffpo.training.sharding import shard
 from diffpo.training.state import Optimizers, TrainState
-from diffpo.training.trackers import Trackers, check_trackers
+from diffpo.training.trackers import check_trackers, open_trackers
 from diffpo.types import RolloutGroup
 from diffpo.view.progress import Progress
 
@@ -44,7 +43,7 @@ class Run:
     """One run, on every rank of its world; rank 0 alone writes and talks.
 
         with Run("train", config, world, resume) as run:
-            state = run.restore(policy, create_optimizers)
+            state = run.restore(policy, data)
             for step in range(state.step, config.steps):
                 ...
                 run.stop_if_asked()  # between two updates
@@ -78,32 +77,27 @@ class Run:
         return self
 
     def _look(self) -> tuple[Path | None, list[str], dict[str, Any]]:
-        """The checkpoint to go on from, what to say of it, and what is recorded of the run."""
+        """The checkpoint to go on from, what to say of it, and what is recorded of the run.
+
+        A new run needs a folder of its own; a resumed one must be the run that the folder holds.
+        """
         found, lines = latest_checkpoint(self.checkpoints)
-        record = self._check_folder(found, lines)
+        path, file, now = self.folder / "config.json", self.folder / "run.json", digests(self.config)
+        record: dict[str, Any] = {"id": secrets.token_hex(4), "inputs": {}}
+        if path.is_file():
+            if not self.resume:
+                raise ValueError(f"{self.folder} already holds a run: resume it, or choose another output")
+            record |= json.loads(file.read_text()) if file.is_file() else {}
+            own = found or self.folder  # what was computed with: the folder's own file may have been edited
+            check_same(own / "config.json", self.config, moved(record["inputs"], now))
+            lines += changed(record["inputs"], now)
         if found:
             lines.append(f"resuming from {found}")
         elif self.resume:
             lines.append(f"{self.checkpoints}: no good checkpoint yet; starting from the first step")
-        return found, lines, record
+        return found, lines, record | {"inputs": record["inputs"] | now}
 
-    def _check_folder(self, found: Path | None, lines: list[str]) -> dict[str, Any]:
-        """A new run needs a folder of its own; a resumed one must be the run that the folder holds."""
-        path, now = self.folder / "config.json", digests(self.config)
-        if not path.is_file():
-            return {"id": secrets.token_hex(4), "inputs": now}
-        if not self.resume:
-            raise ValueError(f"{self.folder} already holds a run: resume it, or choose another output")
-        file = self.folder / "run.json"
-        record = json.loads(file.read_text()) if file.is_file() else {"id": secrets.token_hex(4), "inputs": {}}
-        own = found / "config.json" if found else path  # what was computed with: config.json may have been edited
-        check_same(own if own.is_file() else path, self.config, moved(record["inputs"], now))
-        lines += changed(record["inputs"], now)
-        return record | {"inputs": record["inputs"] | now}
-
-    def restore(
-        self, policy: Policy, create_optimizers: Callable[[Policy], Optimizers], data: str, keep_start: bool = False
-    ) -> TrainState:
+    def restore(self, policy: Policy, data: str, keep_start: bool = False) -> TrainState:
         """The state that the run goes on from: `policy`, which stands at the start of the run, or a checkpoint of it.
 
         The policy is changed in place, and sharded where the world shards. `keep_start` keeps its values at the start.
@@ -114,7 +108,7 @@ class Run:
         if self.found:
             policy.restore(self.found / "policy")
         shard(self.world, policy.denoiser)
-        self.state = TrainState(policy, create_optimizers(policy))
+        self.state = TrainState(policy, Optimizers.create(policy, self.config))
         if keep_start:
             parameters = policy.trainable()
             self.state.start = {name: self.world.share_of(start.pop(name), parameters[name]) for name in parameters}
@@ -132,11 +126,11 @@ class Run:
         return self.state
 
     def _open(self) -> None:
-        self.metrics = MetricsLog(self.folder / "metrics.jsonl", self.state.step)
-        step, values = self.state.step, dataclasses.asdict(self.config)
-        tracker = self.config.tracker
-        self.trackers = Trackers(self.config.log_with, self.folder, tracker, values, self.record["id"], step)
-        self.stack.callback(self.trackers.close)
+        step = self.state.step
+        self.metrics = MetricsLog(self.folder / "metrics.jsonl", step)
+        self.trackers = open_trackers(self.config, self.folder, self.record["id"], step)
+        for tracker in self.trackers:
+            self.stack.callback(tracker.close)
         if isinstance(self.config, TrainConfig):
             kept = step + bool(self.state.experience) + len(self.state.ahead)
             self.rollouts = RolloutLog(self.folder / "rollouts.jsonl.gz", kept, self.config.log_rollouts)
@@ -227,15 +221,11 @@ class Run:
                 f"checkpoint is in {self.checkpoints}"
             )
 
-    def phase(self, name: str) -> None:
-        """Say what is being done now."""
-        self.progress.phase(name)
-
     def log_rollouts(self, step: int, groups: Sequence[RolloutGroup]) -> None:
         """Keep the rollouts of a step, and show its best and worst completion where that is due."""
         config = self.config
         assert isinstance(config, TrainConfig)
-        self.phase("old log-probs")
+        self.progress.phase("old log-probs")
         if not self.world.is_main:
             return
         if step == self.first:
@@ -245,7 +235,8 @@ class Run:
             self.rollouts.write(step, groups)
         if config.show_rollouts and step % config.show_rollouts == 0:
             shown = extremes(groups)
-            self.trackers.log(self.state.step, shown)  # which may be before it: W&B takes no step behind its newest
+            for tracker in self.trackers:  # at a step that may be before it: W&B takes none behind its newest
+                tracker.log(self.state.step, shown)
             for name, text in shown.items():
                 self.progress.note(f"step {step}, {name.removeprefix('rollouts/')}: {text}")
 
@@ -258,7 +249,8 @@ class Run:
         self.started = now
         self._claim_folder()
         self.metrics.write(step, metrics)
-        self.trackers.log(step, metrics)
+        for tracker in self.trackers:
+            tracker.log(step, metrics)
         self.progress.advance(**{name: metrics[name] for name in SHOWN if name in metrics})
         ringing = alarms(metrics, self.config)
         for name in sorted(ringing.keys() - self.ringing):  # once, not at every step that it goes on ringing

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffpo.config import SftConfig
 from diffpo.files.record import anchored, with_task
-from diffpo.functional.latents import cut_by_tokens
+from diffpo.functional.latents import cut_by_tokens, with_prompts
 from diffpo.functional.masking import block_times, forward_process, nelbo, stratified_times
 from diffpo.functional.random import fold, make_key, uniform
 from diffpo.models.likelihood import canvas_states, score_tokens
@@ -25,7 +25,7 @@ from diffpo.training.metrics import Metrics
 from diffpo.training.run import Run
 from diffpo.training.sharding import gathered
 from diffpo.training.start import load_start
-from diffpo.training.state import Optimizers, TrainState, adamw, learning_rate_factor, optimizer_step
+from diffpo.training.state import TrainState, learning_rate_factor, optimizer_step
 from diffpo.training.update import in_step
 
 
@@ -47,7 +47,7 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
             run.lines.append(f"{examples.num_dropped} rows are left out: their prompts are too long")
         rows = f"{config.data or config.task.name}: {len(examples):,} rows"
         rows += f", {len(held_out):,} held out" if held_out else ""
-        state = run.restore(policy, lambda policy: create_optimizers(policy, config), rows)
+        state = run.restore(policy, rows)
         remember(policy, config)
         if config.blocks:
             policy.use_blocks(config.blocks[-1])  # also of a run that is over
@@ -91,11 +91,6 @@ def remember(policy: Policy, config: SftConfig) -> None:
     canvas = config.gen_length or (load_solved_task(config.task).gen_length if policy.task else None)
     default = replace(policy.decoding, temperature=1.0)
     policy.rollout = replace(policy.rollout or default, gen_length=canvas, chat_template=config.chat_template)
-
-
-def create_optimizers(policy: Policy, config: SftConfig) -> Optimizers:
-    optim = config.optim
-    return Optimizers(adamw(policy.trainable().values(), optim.learning_rate, optim.adam_betas, optim.weight_decay))
 
 
 def sft_update(state: TrainState, examples: Examples, config: SftConfig, world: World) -> Metrics:
@@ -187,9 +182,7 @@ def losses(policy: Policy, examples: Examples, rows: Tensor, part: Tensor, key: 
         token_lottery = uniform(fold(key, part[:, None] * width + torch.arange(width), 4))
         hide = row_lottery & (token_lottery < config.prompt_mask_prob)
         prompts = prompts.masked_fill(hide, policy.mask_id)
-    sequences = torch.nn.functional.pad(prompts, (0, answers.shape[1]))
-    place = prompt_lengths[:, None] + canvas
-    sequences = sequences.scatter(1, place, answers.masked_fill(masked, policy.mask_id)).to(device)
+    sequences = with_prompts(prompts, prompt_lengths, answers.masked_fill(masked, policy.mask_id)).to(device)
     hidden, begins = canvas_states(policy, sequences, prompt_lengths.to(device), lengths.to(device), clean, blocks)
     at_row, at = (index.to(device) for index in masked.nonzero(as_tuple=True))
     scores = score_tokens(policy, hidden[begins[at_row] + at], answers.to(device)[at_row, at], 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -34,9 +34,9 @@ class Experience:
     batch: Batch
     live: Tensor  # [B'] rows that have a gradient
     keys: Tensor  # [mu, B'] of what the surrogate draws, again whenever it is needed
-    old_logprobs: Tensor | None  # [mu, B' M, L], M lines a row
-    ref_logprobs: Tensor | None  # [mu, B' M, L]
-    summary: dict[str, float]
+    old_logprobs: Tensor | None = None  # [mu, B' M, L], M lines a row
+    ref_logprobs: Tensor | None = None  # [mu, B' M, L]
+    summary: dict[str, float] = field(default_factory=dict)
     """Metrics of the rollouts."""
     updates: list[dict[str, float]] = field(default_factory=list)
     """Metrics of the updates made so far."""
@@ -50,22 +50,21 @@ class Optimizers:
     sampler: torch.optim.AdamW | None = None
 
     @classmethod
-    def create(cls, policy: Policy, config: TrainConfig) -> Optimizers:
+    def create(cls, policy: Policy, config: TrainConfig | SftConfig) -> Optimizers:
+        """Of what learns in a run of `config`."""
         optim, parameters = config.optim, learning_parameters(policy)
         optimizers = cls()
-        if config.train != "sampler":
-            optimizers.denoiser = adamw(
-                parameters["denoiser"].values(), optim.learning_rate, optim.adam_betas, optim.weight_decay
-            )
-        if config.train != "model":
-            optimizers.sampler = adamw(parameters["sampler"].values(), config.head.learning_rate, optim.adam_betas, 0.0)
+        if isinstance(config, SftConfig) or config.train != "sampler":
+            denoiser = parameters["denoiser"].values()
+            optimizers.denoiser = adamw(denoiser, optim.learning_rate, optim.adam_betas, optim.weight_decay)
+        if isinstance(config, TrainConfig) and config.train != "model":
+            head = parameters["sampler"].values()
+            optimizers.sampler = adamw(head, config.head.learning_rate, optim.adam_betas, 0.0)
         return optimizers
 
     def items(self) -> Iterator[tuple[str, torch.optim.AdamW]]:
         """The optimisers there are, by field name."""
-        for entry in fields(self):
-            if (optimizer := getattr(self, entry.name)) is not None:
-                yield entry.name, optimizer
+        return ((name, optimizer) for name, optimizer in vars(self).items() if optimizer is not None)
 
 
 def adamw(

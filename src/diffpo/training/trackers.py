@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffpo.config import TrackerConfig, suggest
+from diffpo.config import SftConfig, TrackerConfig, TrainConfig, suggest
 from diffpo.config.own import find_class
 from diffpo.files.recipe import flatten
 
@@ -59,34 +60,18 @@ def settings(name: str, folder: Path, config: TrackerConfig, run_id: str, step: 
     }[name]
 
 
-class Trackers:
-    """Trackers beside metrics.jsonl. Without names nothing is imported."""
-
-    def __init__(
-        self,
-        names: Sequence[str],
-        folder: Path,
-        config: TrackerConfig,
-        values: Mapping[str, Any],
-        run_id: str,
-        step: int,
-    ) -> None:
-        plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in flatten(values).items()}
-        self.trackers: list[Tracker] = []
-        for name in names:
-            if ".py:" in name:
-                self.trackers.append(find_class(name, Tracker, "log_with")(folder, plain, step))
-            else:
-                title, more = settings(name, folder, config, run_id, step)
-                self.trackers.append(Accelerated(name, folder, plain, title, more))
-
-    def log(self, step: int, values: Mapping[str, float | str]) -> None:
-        for tracker in self.trackers:
-            tracker.log(step, values)
-
-    def close(self) -> None:
-        for tracker in self.trackers:
-            tracker.close()
+def open_trackers(config: TrainConfig | SftConfig, folder: Path, run_id: str, step: int) -> list[Tracker]:
+    """Those of config.log_with. Without names nothing is imported."""
+    values = flatten(dataclasses.asdict(config))
+    plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in values.items()}
+    trackers: list[Tracker] = []
+    for name in config.log_with:
+        if ".py:" in name:
+            trackers.append(find_class(name, Tracker, "log_with")(folder, plain, step))
+        else:
+            title, more = settings(name, folder, config.tracker, run_id, step)
+            trackers.append(Accelerated(name, folder, plain, title, more))
+    return trackers
 
 
 class Accelerated(Tracker):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import TypeVar
 
 import torch
@@ -39,17 +38,11 @@ def in_step(parts: Sequence[T], num_passes: int, idle: Callable[[], T]) -> Itera
 
 
 @torch.no_grad()
-def prepare(
-    state: TrainState,
-    batch: Batch,
-    config: TrainConfig,
-    world: World | None = None,
-    summary: Mapping[str, float] = MappingProxyType({}),
-) -> Experience:
+def prepare(state: TrainState, batch: Batch, config: TrainConfig, world: World | None = None) -> Experience:
     """A batch to learn from: latents of all mu iterations are drawn, and scored before anything moves.
 
     A sampler head that learns sees the features of its decisions first, to standardise them. `world` None is this
-    process alone; `summary` are metrics of the rollouts. FloatingPointError if scores are not finite.
+    process alone. FloatingPointError if scores are not finite.
     """
     world = world or World(device=state.policy.device)
     batch, device = batch.to(world.device), world.device
@@ -59,7 +52,7 @@ def prepare(
     live = torch.arange(len(batch), device=device) if everyone else batch.advantages.nonzero().squeeze(-1)
     rows = fold(torch.tensor(make_key(config.seed, "update", state.step), device=device), live)
     keys = fold(rows, torch.arange(config.objective.num_iterations, device=device)[:, None])
-    experience = Experience(batch, live, keys, None, None, dict(summary))
+    experience = Experience(batch, live, keys)
     if config.train != "sampler" and len(live):
         if objective.needs_old:
             experience.old_logprobs = _score(state.policy, experience, config, world)
@@ -157,7 +150,9 @@ class _Share:
 
     def only(self, some: Tensor) -> _Share:
         """The same where J sees no other tokens than `some` [N, L]."""
-        return _Share(self.lines.only(some), self.weights * some, self.importance * some)
+        old, ref = (None if t is None else t * some for t in (self.lines.old, self.lines.ref))
+        lines = replace(self.lines, mask=self.lines.mask & some, old=old, ref=ref)
+        return _Share(lines, self.weights * some, self.importance * some)
 
 
 def policy_backward(
@@ -172,11 +167,14 @@ def policy_backward(
     whole, metrics = _whole(experience, iteration, objective)
     rows, num_lines = world.share(len(experience.live)), objective.surrogate.num_lines
     share = whole.part(slice(rows.start * num_lines, rows.stop * num_lines))
-    totals = {name: torch.zeros((), device=world.device) for name in _measures(whole.lines, objective)}
+    names = [*objective.loss.measures, *(["surrogate_kl"] if whole.lines.old is not None else [])]
+    names += ["kl"] if whole.lines.ref is not None else []
+    totals = {name: torch.zeros((), device=world.device) for name in names}  # of a rank without rows too
 
     parts, slopes = _parts(policy, experience, iteration, rows, objective, config), None
     units = share.lines.units(objective.loss.unit)
-    if world.any(_torn(parts, units)):
+    touches = sum((_touched(part, units).int() for part in parts), torch.zeros((), device=world.device))
+    if world.any(len(parts) > 1 and bool((touches > 1).any())):
         with torch.no_grad(), gathered(world, policy.denoiser):
             logprobs = sum((score(policy, part, temperature) for part in parts), torch.zeros_like(share.weights))
         if rows:  # where others have torn theirs, a rank may have none
@@ -195,29 +193,19 @@ def policy_backward(
         if slopes is not None:
             loss = (slopes * logprobs).sum()
         else:
-            loss, sums = _loss(share.only(_reached(part, units)), logprobs, objective)
+            reached = _touched(part, units)[units]  # a mean is over the whole unit
+            loss, sums = _loss(share.only(reached), logprobs, objective)
             totals = {name: total + sums[name] for name, total in totals.items()}
         loss.backward()
     count = whole.lines.mask.sum()
     return {name: float(total / count) for name, total in world.sum(totals).items()} | metrics
 
 
-def _torn(parts: Sequence[Latents], units: Tensor) -> bool:
-    """Whether what is scored as one, `units` [N, L] by number, is scored in several parts."""
-    if len(parts) < 2:
-        return False
-    found = torch.cat([units[part.rows, part.positions] for part in parts])
-    which = torch.cat([torch.full_like(part.rows, index) for index, part in enumerate(parts)])
-    empty = torch.zeros(units.shape[0] * (units.shape[1] + 1), dtype=which.dtype, device=which.device)
-    first = empty.scatter_reduce(0, found, which, "amin", include_self=False)
-    return bool((first < empty.scatter_reduce(0, found, which, "amax", include_self=False)).any())
-
-
-def _reached(part: Latents, units: Tensor) -> Tensor:
-    """The tokens, [N, L], of all `units` [N, L] of which the part scores any: a mean is over the whole unit."""
+def _touched(part: Latents, units: Tensor) -> Tensor:
+    """Which of what is scored as one, `units` [N, L] by number, the part scores any token of."""
     found = torch.zeros(units.shape[0] * (units.shape[1] + 1), dtype=torch.bool, device=units.device)
     found[units[part.rows, part.positions]] = True
-    return found[units]
+    return found
 
 
 def _whole(experience: Experience, iteration: int, objective: Objective) -> tuple[_Share, dict[str, float]]:
@@ -237,12 +225,6 @@ def lines_in(experience: Experience, iteration: int, objective: Objective) -> tu
     lines, counts = lines_of(batch, surrogate), surrogate.counts(batch, experience.keys[iteration], old)
     mask = lines.loss_mask if counts is None else lines.loss_mask & (counts > 0)
     return Lines(lines, mask, old, ref, surrogate.num_lines), counts
-
-
-def _measures(lines: Lines, objective: Objective) -> list[str]:
-    """Names of what `_loss` measures."""
-    surrogate_kl = ("surrogate_kl",) if lines.old is not None else ()
-    return [*objective.loss.measures, *surrogate_kl, *(("kl",) if lines.ref is not None else ())]
 
 
 def _loss(share: _Share, logprobs: Tensor, objective: Objective) -> tuple[Tensor, dict[str, Tensor]]:
