@@ -177,6 +177,20 @@ def test_an_estimator_of_ones_own_that_changed_is_said(tmp_path: Path) -> None:
     assert len(changed(before, digests(config))) == 2
 
 
+def test_data_that_changed_in_its_middle_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large the file: of weights alone, in a folder, the ends and the size stand for the rest."""
+    from diffpo.training import resume
+
+    monkeypatch.setattr(resume, "WHOLE", 8)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("0123456789" * 3)
+    before, folder = resume.digest(rows), resume.digest(tmp_path)
+    rows.write_text("0123456789" + "012345678_" + "0123456789")
+    assert resume.digest(rows) != before and resume.digest(tmp_path) == folder
+    rows.write_text("0123456789" * 2 + "012345678_")
+    assert resume.digest(tmp_path) != folder
+
+
 # --- a full disk -------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ CODE = (
 FILES = ("model", "load.adapter", "data", "eval_data", "task.data", "task.test_data", *CODE)
 """Settings that name files. Where what they hold is the same, the name may be another: the files have moved."""
 WHOLE = 2**26
-"""Bytes up to which a file's digest reads all of it; of a larger one only both ends and the size."""
+"""Bytes up to which a digest reads all of a folder's file; of larger ones, weights, both ends and the size."""
 
 
 def settings(config: Any) -> dict[str, Any]:
@@ -92,12 +93,11 @@ def digest(path: Path) -> str:
         if path.is_dir():
             found.update(f"{file.relative_to(path)}\n".encode())
         with file.open("rb") as content:
-            if size <= WHOLE:
-                found.update(content.read())
-            else:
+            if path.is_dir() and size > WHOLE:
                 found.update(f"{size}\n".encode() + content.read(WHOLE // 2))
                 content.seek(size - WHOLE // 2)
-                found.update(content.read())
+            for block in iter(partial(content.read, WHOLE), b""):
+                found.update(block)
     return found.hexdigest()
 
 
