@@ -198,8 +198,8 @@ def equal_cost_figure(summaries: Sequence[Summary]) -> Picture:
     """
     labels = {name: arm["label"] for summary in summaries for name, arm in summary["arms"].items() if name != BASE}
     looks = dict(zip(labels, styles(len(labels)), strict=True))
-    columns = min(MAX_COLUMNS, len(summaries))
-    rows = math.ceil(len(summaries) / columns)
+    rows = math.ceil(len(summaries) / MAX_COLUMNS)
+    columns = math.ceil(len(summaries) / rows)
     figure = new_figure((4.4 * columns + 0.4, 3.9 * rows + 0.4 + 0.2 * math.ceil(len(labels) / (2 * columns))))
     for index, summary in enumerate(summaries):
         curves = {name: arm["curve"] for name, arm in summary["arms"].items()}
