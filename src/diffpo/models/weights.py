@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from diffpo.files.shipped import maker_of
 from diffpo.models.families import FAMILIES, Family, check_known, with_blocks
 from diffpo.models.transformer import Transformer
 
+Shape = tuple[int, ...]
 HEAD = "head.weight"
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 COMPANIONS = ("*.json", "*.txt", "*.jinja", "*.py", "*.md", "LICENSE*")
@@ -139,7 +140,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file}: not a whole safetensors file: {error}") from None
 
 
-def tensor_shapes(files: list[Path]) -> Iterator[tuple[Path, str, tuple[int, ...], str]]:
+def tensor_shapes(files: list[Path]) -> Iterator[tuple[Path, str, Shape, str]]:
     """(file, name, shape, dtype) of every tensor, from the files' headers alone."""
     for file in files:
         try:
@@ -168,7 +169,9 @@ def load_denoiser(
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     files, family = checkpoint.files, checkpoint.family
     twice = {HEAD: expected["embed.weight"]} if model.config.tied else {}  # some write the tied head as well
-    _check_fit(checkpoint, files, expected, twice)
+    wanted, allowed = ({family.original(name): shape for name, shape in some.items()} for some in (expected, twice))
+    found = [(file.name, name, shape) for file, name, shape, _ in tensor_shapes(files)]
+    check_fit(checkpoint.folder, found, wanted, allowed)
     if four_bit:
         from diffpo.models.quantization import quantize_linears
 
@@ -192,25 +195,25 @@ def load_denoiser(
     return model.eval()
 
 
-def _check_fit(
-    checkpoint: Checkpoint, files: list[Path], wanted: dict[str, tuple[int, ...]], allowed: dict[str, tuple[int, ...]]
+def check_fit(
+    place: str | Path,
+    found: Iterable[tuple[str, str, Shape]],
+    wanted: Mapping[str, Shape],
+    allowed: Mapping[str, Shape] | None = None,
 ) -> None:
-    """ValueError unless the files hold every tensor of `wanted`, any of `allowed`, and no other."""
-    expected = wanted | allowed
-    problems, found = [], set()
-    for file, name, shape, _ in tensor_shapes(files):
-        native = checkpoint.family.native(name)
-        if native not in expected or checkpoint.family.original(native) != name:
+    """ValueError unless what is `found`, by file and name, is all of `wanted`, any of `allowed`, and no more."""
+    expected, problems, seen = {**wanted, **(allowed or {})}, list[str](), set[str]()
+    for file, name, shape in found:
+        if name not in expected:
             problems.append(f"unexpected {name}")
-            continue
-        if native in found:
-            problems.append(f"{name} stands in another file than {file.name} as well")
-        if shape != expected[native]:
-            problems.append(f"{name} has shape {shape}, expected {expected[native]}")
-        found.add(native)
-    problems += [f"missing {checkpoint.family.original(name)}" for name in wanted if name not in found]
+        elif shape != expected[name]:
+            problems.append(f"{name} has shape {shape}, expected {expected[name]}")
+        if name in seen:
+            problems.append(f"{name} stands in another file than {file} as well")
+        seen.add(name)
+    problems += [f"missing {name}" for name in wanted if name not in seen]
     if problems:
-        raise ValueError(f"{checkpoint.folder}: the weights do not fit config.json: {'; '.join(problems)}")
+        raise ValueError(f"{place}: the weights do not fit config.json: {'; '.join(problems)}")
 
 
 def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
