@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,8 +41,8 @@ class Source:
     @property
     def folders(self) -> tuple[Path, ...]:
         """Every folder that is read, each once, the base first."""
-        folders = (self.checkpoint.folder, *([self.adapter] if self.adapter else []), self.folder)
-        return tuple(dict.fromkeys(folders))
+        folders = (self.checkpoint.folder, self.adapter, self.folder)
+        return tuple(dict.fromkeys(folder for folder in folders if folder))
 
     @property
     def record(self) -> Record | None:
@@ -70,7 +68,7 @@ class Source:
 
     def fingerprint(self) -> str:
         """A digest of what is read: weights, adapters, head, tokenizer, settings. The same wherever the folders lie."""
-        return fingerprint(self.folders)
+        return fingerprint(*self.folders)
 
     def as_base(self, folder: Path, adapters: bool) -> Base:
         """What a policy saved in `folder` stands on: these weights, and (`adapters` True) the adapters on them."""
@@ -80,7 +78,7 @@ class Source:
             name=self.checkpoint.name,
             revision=self.checkpoint.commit,
             adapter=str(with_adapter.resolve()) if with_adapter else None,
-            fingerprint=fingerprint([here, *([with_adapter] if with_adapter else [])]),
+            fingerprint=fingerprint(here, with_adapter),
             nearby=os.path.relpath(here, folder.resolve()) if self.checkpoint.is_local else None,
             block_length=self.checkpoint.config.get("block_size"),
         )
@@ -169,8 +167,7 @@ def _warn_of_another_base(source: Source, settings: dict[str, Any], named: Base 
         return
     loaded = source.checkpoint.name
     if named and named.fingerprint:
-        below = [source.checkpoint.folder, *([source.adapter] if named.adapter and source.adapter else [])]
-        same = fingerprint(below) == named.fingerprint
+        same = fingerprint(source.checkpoint.folder, source.adapter if named.adapter else None) == named.fingerprint
         line = f"was trained on {meant}, whose weights are not those of {loaded}, which it is put on"
         if meant == loaded:
             line = f"was trained on {meant}, whose weights have changed since"
@@ -181,7 +178,7 @@ def _warn_of_another_base(source: Source, settings: dict[str, Any], named: Base 
         warnings.warn(f"{source.folder} {line}", stacklevel=4)
 
 
-def fingerprint(folders: Iterable[Path]) -> str:
+def fingerprint(*folders: Path | None) -> str:
     """A digest of the weights, tokenizers and settings in these folders, wherever they lie.
 
     Files up to WHOLE are read whole. A larger one counts by its size, its first block, which holds the names and shapes
@@ -189,7 +186,7 @@ def fingerprint(folders: Iterable[Path]) -> str:
     further differ in nearly every block.
     """
     digest = hashlib.sha256()
-    for folder in folders:
+    for folder in filter(None, folders):
         for path in sorted({path for pattern in COUNTED for path in folder.glob(pattern)}):
             digest.update(f"{path.name} {path.stat().st_size}\n".encode())
             digest.update(_sampled(path))
@@ -197,22 +194,15 @@ def fingerprint(folders: Iterable[Path]) -> str:
 
 
 def _sampled(path: Path) -> bytes:
-    size = path.stat().st_size
-    if path.name in ("adapter_config.json", "diffpo.json"):
-        return _settings_of(path)
-    digest = hashlib.sha256()
+    if path.name in ("adapter_config.json", "diffpo.json"):  # the places of other folders do not count for answers
+        places = ("base_model_name_or_path", "revision", "base", "version", "task", "rollout", "eval")
+        values = {key: value for key, value in read_json(path).items() if key not in places}
+        return json.dumps(values, sort_keys=True).encode()
+    size, digest, last = path.stat().st_size, hashlib.sha256(), WHOLE // BLOCK - 1
     with path.open("rb") as file:
         if size <= WHOLE:
             return hashlib.file_digest(file, "sha256").digest()
-        num_blocks = WHOLE // BLOCK
-        for index in range(num_blocks):
-            file.seek(math.floor(index * (size - BLOCK) / (num_blocks - 1)))
+        for index in range(last + 1):
+            file.seek(index * (size - BLOCK) // last)
             digest.update(file.read(BLOCK))
     return digest.digest()
-
-
-def _settings_of(path: Path) -> bytes:
-    """What of a settings file counts for the answers: not the places of other folders."""
-    places = ("base_model_name_or_path", "revision", "base", "version", "task", "rollout", "eval")
-    values = {key: value for key, value in read_json(path).items() if key not in places}
-    return json.dumps(values, sort_keys=True).encode()
