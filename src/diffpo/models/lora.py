@@ -257,7 +257,7 @@ def _warn_of_lost_targets(folder: Path, settings: Mapping[str, Any], found: set[
             f"{', '.join(untouched)} untouched",
             stacklevel=3,
         )
-    meant = [name for name in linears if _is_target(name, settings) and not any(_ends(name, t) for t in lost)]
+    meant = [name for name in linears if is_target(name, settings) and not any(_ends(name, t) for t in lost)]
     if missing := [name for name in meant if name not in found]:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         warnings.warn(
@@ -271,7 +271,7 @@ def _ends(name: str, target: str) -> bool:
     return f".{name}".endswith(f".{target}")
 
 
-def _is_target(name: str, settings: Mapping[str, Any]) -> bool:
+def is_target(name: str, settings: Mapping[str, Any]) -> bool:
     """Whether PEFT puts an adapter on the linear `name` of a block under these settings."""
 
     def matches(pattern: str | list[str] | None) -> bool:

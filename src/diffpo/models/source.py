@@ -8,7 +8,6 @@ import os
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from diffpo.files.places import find_policy
 from diffpo.files.recipe import read_json
@@ -104,20 +103,27 @@ def find_source(
         name = folder if note or folder.name == "policy" else name
         source = Source(Checkpoint.open(name, revision, weights), None, folder)
         return _with_adapter(source, adapter, weights) if adapter else source
-    record = Record.read(folder)
-    named = record.base if record else None
-    is_adapter = (folder / "adapter_config.json").is_file()
+    named, is_adapter = base_of(folder), (folder / "adapter_config.json").is_file()
     if not (is_adapter or named):
         return Source(Checkpoint.open(name, revision, weights), None, folder)  # which says what is missing
     if adapter:
         what = "an adapter" if is_adapter else "a sampler head"
         raise ValueError(f"{name} is {what} itself: name a base model to put {adapter} on")
-    settings = read_json(folder / "adapter_config.json") if is_adapter else {}
-    checkpoint = _open_base(folder, settings, named, base, weights)
+    checkpoint = _open_base(folder, named, base, weights)
     between = named.adapter if named and not is_adapter else None
     source = Source(checkpoint, folder if is_adapter else locate(between, None, weights) if between else None, folder)
-    _warn_of_another_base(source, settings, named)
+    _warn_of_another_base(source, named)
     return source
+
+
+def base_of(folder: Path) -> Base | None:
+    """What the adapters, or the sampler head, in a folder stand on; None if it does not say, or holds whole weights."""
+    record, settings = Record.read(folder), folder / "adapter_config.json"
+    if (record and record.base) or not settings.is_file():
+        return record.base if record else None
+    named = read_json(settings)
+    name = named.get("base_model_name_or_path")
+    return Base(name, named.get("revision")) if name else None
 
 
 def _with_adapter(source: Source, adapter: str | Path, weights: bool) -> Source:
@@ -125,31 +131,28 @@ def _with_adapter(source: Source, adapter: str | Path, weights: bool) -> Source:
     folder, note = find_policy(locate(adapter, None, weights))
     if note:
         warnings.warn(note, stacklevel=4)
-    record, source = Record.read(folder), Source(source.checkpoint, folder, folder)
-    _warn_of_another_base(source, read_json(folder / "adapter_config.json"), record.base if record else None)
+    source = Source(source.checkpoint, folder, folder)
+    _warn_of_another_base(source, base_of(folder))
     return source
 
 
-def _open_base(
-    folder: Path, settings: dict[str, Any], named: Base | None, base: str | Path | None, weights: bool
-) -> Checkpoint:
+def _open_base(folder: Path, named: Base | None, base: str | Path | None, weights: bool) -> Checkpoint:
     """The checkpoint below an adapter or a head: `base`, the one that its folder names, or the one that moved along."""
     if base:
         return Checkpoint.open(_whole(base), None, weights)
-    name = named.name if named else settings.get("base_model_name_or_path") or ""
-    revision = named.revision if named else settings.get("revision")
-    if not name:
+    if not named:
         raise ValueError(
             f"{folder}: adapter_config.json names no base model: pass it as load.base, or load that with this as its "
             "adapter"
         )
+    name: str | Path = named.name
     if Path(name).is_absolute() and not Path(name).is_dir():
-        moved = folder / named.nearby if named and named.nearby else None
+        moved = folder / named.nearby if named.nearby else None
         if moved is None or not (moved / "config.json").is_file():
             raise ValueError(f"{folder}: its base model {name} is not there: name its place with load.base")
         name = moved.resolve()
     try:
-        return Checkpoint.open(_whole(name), revision, weights)
+        return Checkpoint.open(_whole(name), named.revision, weights)
     except ValueError as error:
         raise ValueError(f"{folder}: its base model: {error}; load.base names another place") from None
 
@@ -160,13 +163,12 @@ def _whole(name: str | Path) -> str | Path:
     return found if found != Path(name) else name
 
 
-def _warn_of_another_base(source: Source, settings: dict[str, Any], named: Base | None) -> None:
+def _warn_of_another_base(source: Source, named: Base | None) -> None:
     """Say so where adapters, or a head, were trained on other weights than those they are put on."""
-    meant = named.name if named else settings.get("base_model_name_or_path")
-    if not meant:
+    if not named:
         return
-    loaded = source.checkpoint.name
-    if named and named.fingerprint:
+    meant, loaded = named.name, source.checkpoint.name
+    if named.fingerprint and any(source.checkpoint.folder.glob("*.safetensors")):  # a plan leaves them on the hub
         same = fingerprint(source.checkpoint.folder, source.adapter if named.adapter else None) == named.fingerprint
         line = f"was trained on {meant}, whose weights are not those of {loaded}, which it is put on"
         if meant == loaded:

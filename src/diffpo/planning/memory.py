@@ -78,6 +78,7 @@ class Model:
 
     @cached_property
     def linears(self) -> dict[str, tuple[int, int]]:
+        """The linears of a block by name: inputs and outputs."""
         return linears(self.shape)
 
     def in_block(self, *names: str, adapters: bool = False) -> int:
@@ -90,9 +91,8 @@ class Model:
     @property
     def learning(self) -> int:
         """Parameters that learn."""
-        return {"all": self.in_blocks + self.in_root + self.in_head, "adapters": self.in_adapters, "nothing": 0}[
-            self.learns
-        ]
+        whole = self.in_blocks + self.in_root + self.in_head
+        return {"all": whole, "adapters": self.in_adapters, "nothing": 0}[self.learns]
 
 
 def linears(shape: TransformerConfig) -> dict[str, tuple[int, int]]:
