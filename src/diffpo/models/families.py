@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from diffpo.config import suggest
@@ -53,15 +54,15 @@ def _check(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         raise ValueError(f"config.json asks for {', '.join(others)}, which diffpo's transformer does not have")
 
 
-def check_known(config: Mapping[str, Any]) -> None:
-    """ValueError for a model that cannot be loaded, with the reason where one is known."""
+def check_known(config: Mapping[str, Any], path: Path) -> None:
+    """ValueError for a model that cannot be loaded, by its config.json at `path`, with the reason where it is known."""
     kind = str(config.get("model_type"))
     experts = next((f"{key} = {config[key]}" for key in EXPERTS if config.get(key)), None)
     reason = f"has mixtures of experts ({experts})" if experts else LACKING.get(kind)
     if reason:
-        raise ValueError(f"this model {reason}; diffpo loads {', '.join(FAMILIES)}")
+        raise ValueError(f"{path}: this model {reason}; diffpo loads {', '.join(FAMILIES)}")
     if kind not in FAMILIES:
-        raise ValueError(f"model_type {kind!r} is not a family diffpo loads{suggest(kind, FAMILIES)}")
+        raise ValueError(f"{path}: model_type {kind!r} is not a family diffpo loads{suggest(kind, FAMILIES)}")
 
 
 def _llada_shape(config: Mapping[str, Any]) -> TransformerConfig:

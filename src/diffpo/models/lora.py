@@ -10,7 +10,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -274,7 +274,7 @@ def _ends(name: str, target: str) -> bool:
 def is_target(name: str, settings: Mapping[str, Any]) -> bool:
     """Whether PEFT puts an adapter on the linear `name` of a block under these settings."""
 
-    def matches(pattern: str | list[str] | None) -> bool:
+    def matches(pattern: str | Sequence[str] | None) -> bool:
         if isinstance(pattern, str):
             return pattern == "all-linear" or re.fullmatch(pattern, name) is not None
         return any(_ends(name, target) for target in pattern or ())

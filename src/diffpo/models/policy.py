@@ -306,11 +306,11 @@ def load_policy(
     denoiser = load_denoiser(checkpoint, find_dtype(dtype, checkpoint), find_device(device), four_bit)
     if is_wanted(compile, denoiser.head.weight.device):
         denoiser.fuse()
-    own_ids, vocab_size = checkpoint.family.own_ids, denoiser.config.vocab_size
-    policy = Policy(denoiser, load_tokenizer(checkpoint.folder, checkpoint.config, vocab_size, own_ids))
-    policy.source = source
+    place, vocab_size, family = checkpoint.folder, denoiser.config.vocab_size, checkpoint.family
+    tokenizer = load_tokenizer(place, checkpoint.config, vocab_size, family.own_ids)
+    policy = Policy(denoiser, tokenizer, source=source)
     if source.adapter:
-        policy.take_adapter(lora.load_adapters(denoiser, checkpoint.family, source.adapter))
+        policy.take_adapter(lora.load_adapters(denoiser, family, source.adapter))
     for folder in source.folders:
         policy.load_record(folder)
     return policy

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from diffpo.files.recipe import read_json
 from diffpo.files.shipped import maker_of
 from diffpo.models.families import FAMILIES, Family, check_known, with_blocks
+from diffpo.models.quantization import pack, quantize_linears
 from diffpo.models.transformer import Transformer
 
 Shape = tuple[int, ...]
@@ -84,7 +85,12 @@ class Checkpoint:
         """The safetensors files: those that the index names, or model*.safetensors."""
         index = self.folder / "model.safetensors.index.json"
         if not index.is_file():
-            return sorted(self.folder.glob("model*.safetensors")) or _no_weights(self.folder)
+            if found := sorted(self.folder.glob("model*.safetensors")):
+                return found
+            # pickles run code when they are read
+            pickles = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in self.folder.glob(kind))
+            there = f"only {', '.join(pickles)}, which diffpo does not read: save it as safetensors"
+            raise ValueError(f"{self.folder}: model.safetensors is wanted, and there is {there if pickles else 'none'}")
         shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict):
             raise ValueError(f"{index}: has no weight_map: download it again")
@@ -108,13 +114,6 @@ def is_snapshot(folder: Path) -> bool:
     return folder.parent.name == "snapshots"
 
 
-def _no_weights(folder: Path) -> list[Path]:
-    """Say that no weights are here, or that they are pickles, which run code when they are read."""
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-    found = f"only {', '.join(pickles)}, which diffpo does not read: save it as safetensors" if pickles else "none"
-    raise ValueError(f"{folder}: model.safetensors is wanted, and there is {found}")
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a checkpoint's folder; ValueError if there is none or diffpo cannot load such a one."""
     path = folder / "config.json"
@@ -123,10 +122,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         mend = f"`{maker}` makes it" if maker else "`diffpo sft` makes one, and `diffpo convert` of a causal model"
         raise ValueError(f"{folder}: no checkpoint here (no config.json); {mend}")
     config = read_json(path)
-    try:
-        check_known(config)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    check_known(config, path)
     return config
 
 
@@ -173,8 +169,6 @@ def load_denoiser(
     found = [(file.name, name, shape) for file, name, shape, _ in tensor_shapes(files)]
     check_fit(checkpoint.folder, found, wanted, allowed)
     if four_bit:
-        from diffpo.models.quantization import quantize_linears
-
         quantize_linears(model)
     heads: list[Tensor] = []
     for file in files:
@@ -220,13 +214,8 @@ def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
     """Put `tensor` in the place of a parameter on meta."""
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
-    old = module.get_parameter(leaf)
-    if type(old) is nn.Parameter:
-        setattr(module, leaf, nn.Parameter(tensor))
-    else:
-        from diffpo.models.quantization import pack
-
-        setattr(module, leaf, pack(tensor))
+    whole = type(module.get_parameter(leaf)) is nn.Parameter  # else it is one of four bits
+    setattr(module, leaf, nn.Parameter(tensor) if whole else pack(tensor))
 
 
 def find_device(device: str | torch.device) -> torch.device:

@@ -79,7 +79,9 @@ class Model:
     @cached_property
     def linears(self) -> dict[str, tuple[int, int]]:
         """The linears of a block by name: inputs and outputs."""
-        return linears(self.shape)
+        with torch.device("meta"):
+            modules = Block(self.shape).named_modules()
+            return {name: (it.in_features, it.out_features) for name, it in modules if isinstance(it, nn.Linear)}
 
     def in_block(self, *names: str, adapters: bool = False) -> int:
         """Weights of the named linears of a block, or of their adapters; of all unless named."""
@@ -93,13 +95,6 @@ class Model:
         """Parameters that learn."""
         whole = self.in_blocks + self.in_root + self.in_head
         return {"all": whole, "adapters": self.in_adapters, "nothing": 0}[self.learns]
-
-
-def linears(shape: TransformerConfig) -> dict[str, tuple[int, int]]:
-    """The linears of a block by name: inputs and outputs."""
-    with torch.device("meta"):
-        modules = dict(Block(shape).named_modules())
-    return {name: (it.in_features, it.out_features) for name, it in modules.items() if isinstance(it, nn.Linear)}
 
 
 def _size(module: nn.Module) -> int:

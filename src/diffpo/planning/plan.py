@@ -7,7 +7,7 @@ docs/plan.md says how far the figures were checked.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +125,13 @@ def make_model(config: TrainConfig | SftConfig, start: Start) -> memory.Model:
     base = {"auto": automatic, "saved": start.value_bytes, "bfloat16": 2, "float32": 4}[config.load.dtype]
     settings = start.adapter or {}
     if config.lora.rank:
-        settings = {"r": config.lora.rank, "target_modules": list(config.lora.targets) or "all-linear"}
-    names = memory.linears(start.shape)
-    adapted = tuple(name for name in names if is_target(start.family.original(f"blocks.0.{name}"), settings))
+        settings = {"r": config.lora.rank, "target_modules": config.lora.targets}
     frozen = isinstance(config, TrainConfig) and config.train == "sampler"
     learns = "nothing" if frozen else "adapters" if settings else "all"
-    return memory.Model(start.shape, base, learns, settings.get("r", 0), adapted, config.load.four_bit)
+    model = memory.Model(start.shape, base, learns, settings.get("r", 0), four_bit=config.load.four_bit)
+    wanted = settings | {"target_modules": settings.get("target_modules") or "all-linear"}
+    targets = (name for name in model.linears if is_target(start.family.original(f"blocks.0.{name}"), wanted))
+    return replace(model, adapted=tuple(targets) if settings else ())
 
 
 def plan(config: TrainConfig | SftConfig, start: Start, cluster: Cluster) -> Plan:
