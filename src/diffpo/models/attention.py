@@ -121,18 +121,15 @@ class Packing:
 
     def masks_of(self, asking: Asking, labels: Tensor | None) -> list[Tensor | None]:
         """The same of the tokens that are `asking`, which have these `labels`."""
-        return [
-            self._mask(run, labels[part], keys) if run.masked and labels is not None else None
-            for run, part, keys in self.parts[asking]
-        ]
+        return [self._mask(*part, labels) if part[0].masked else None for part in self.parts[asking]]
 
-    def _mask(self, run: Run, labels: Tensor, keys: slice) -> Tensor:
-        assert self.labels is not None
+    def _mask(self, run: Run, part: slice, keys: slice, labels: Tensor | None) -> Tensor:
+        assert labels is not None and self.labels is not None
         if self.store is None:
             others = self.labels[keys].view(run.rows, -1)
         else:
             others = self.store.labels[self.store.slots[keys], : run.length]
-        return sees(labels.view(run.rows, 1, -1, 1), others[:, None, None])
+        return sees(labels[part].view(run.rows, 1, -1, 1), others[:, None, None])
 
     @cached_property
     def parts(self) -> dict[Asking, list[tuple[Run, slice, slice]]]:
