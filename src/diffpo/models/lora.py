@@ -158,9 +158,8 @@ def _check_fit(folder: Path, denoiser: Transformer, modules: Mapping[str, str], 
     problems = []
     for name, original in sorted(modules.items()):
         linear = denoiser.get_submodule(name)
-        found = {
-            part.removeprefix(f"{name}."): tuple(tensors[part].shape) for part in tensors if part.startswith(f"{name}.")
-        }
+        own = {part.removeprefix(f"{name}."): part for part in tensors if part.startswith(f"{name}.")}
+        found = {short: tuple(tensors[part].shape) for short, part in own.items()}
         rank = found.get("lora_A.weight", (0,))[0]
         if found != {"lora_A.weight": (rank, linear.in_features), "lora_B.weight": (linear.out_features, rank)}:
             problems.append(f"{original} ({linear.in_features} to {linear.out_features} features) has {found}")
@@ -170,9 +169,7 @@ def _check_fit(folder: Path, denoiser: Transformer, modules: Mapping[str, str], 
 
 def adapter_parameters(denoiser: Transformer) -> dict[str, nn.Parameter]:
     """The adapters' parameters by our names: `blocks.0.attn.q_proj.lora_A.weight` [rank, in], lora_B [out, rank]."""
-    return {
-        name: parameter for name, parameter in denoiser.named_parameters() if ".lora_A." in name or ".lora_B." in name
-    }
+    return {name: parameter for name, parameter in denoiser.named_parameters() if ".lora_" in name}
 
 
 def save_adapters(folder: Path, family: Family, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -233,10 +230,9 @@ def _set(denoiser: Transformer, name: str, values: Tensor) -> None:
 
 
 def _alpha(settings: Mapping[str, Any], name: str) -> float:
-    for key, alpha in (settings.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({key})$", name):
-            return alpha
-    return settings["lora_alpha"]
+    patterns = settings.get("alpha_pattern") or {}
+    matching = (alpha for key, alpha in patterns.items() if re.match(rf"(.*\.)?({key})$", name))
+    return next(matching, settings["lora_alpha"])
 
 
 def _pattern(names: Iterable[str], linears: Iterable[str]) -> str:

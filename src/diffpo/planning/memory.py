@@ -171,8 +171,9 @@ def few_gathered(model: Model, load: Load) -> float:
     return model.in_root * model.held + 2 * (in_blocks + gradients) / model.shape.num_layers
 
 
-def total(load: Load, stands: Parts, found: Parts) -> Parts:
-    """What stands, what comes and goes, and what the device adds."""
+def total(model: Model, load: Load, found: Parts, stands: Parts) -> Parts:
+    """What stands all the time, or as `stands` has it, what comes and goes (`found`), and what the device adds."""
+    stands = {**resident(model, load), **stands}
     parts = {part: stands.get(part, 0.0) + found.get(part, 0.0) for part in PARTS}
     if not load.host:
         comes_and_goes = ("gathered", "cast weights", "activations", "logits")
