@@ -28,7 +28,7 @@ def build(spec: Spec, classes: Mapping[str, str], package: str, kind: type[T]) -
         made = find_class(f"{spec.path}:{spec.name}", kind, spec.where)
     else:
         made = getattr(importlib.import_module(f"{package}.{spec.name}"), classes[spec.name])
-    knobs = {knob.name: knob for knob in fields(made)} if is_dataclass(made) else {}
+    knobs = _knobs(made)
     allowed = f"it has {', '.join(knobs) or 'none'}"
     check(len(spec.values) <= len(knobs), f"{spec}: more values than {spec.name} has knobs; {allowed}")
     given = dict(zip(knobs, spec.values, strict=False))
@@ -40,6 +40,10 @@ def build(spec: Spec, classes: Mapping[str, str], package: str, kind: type[T]) -
         return made(**{name: _convert(knobs[name], value) for name, value in given.items()})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{spec}: {error}") from None
+
+
+def _knobs(kind: type) -> dict[str, Field[Any]]:
+    return {knob.name: knob for knob in fields(kind)} if is_dataclass(kind) else {}
 
 
 def _convert(knob: Field[Any], text: str) -> Any:

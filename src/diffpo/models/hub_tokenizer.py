@@ -61,7 +61,7 @@ class HubTokenizer:
         """
         files = {path.name: path.read_bytes() for pattern in TOKENIZER_FILES for path in folder.glob(pattern)}
         # vocab.json and merges.txt do not say how to cut text into words: Dream does it as Qwen2.
-        tokenizer = read_tokenizer(folder, "Qwen2Tokenizer")
+        tokenizer: Any = read_tokenizer(folder, "Qwen2Tokenizer")  # whose ids are typed as all that others have
         known = tokenizer.get_vocab()
         settings = {} if "tokenizer.json" in files else json.loads(files.get("tokenizer_config.json", b"{}"))
         # transformers numbers added tokens on from vocab.json, whatever ids they are listed with.
