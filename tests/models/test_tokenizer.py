@@ -97,7 +97,7 @@ def test_unknown_characters_are_named() -> None:
 
 def test_a_tokenizer_survives_its_file(tmp_path: Path) -> None:
     TOKENIZER.save(tmp_path)
-    assert vars(CharTokenizer.load(tmp_path)) == vars(TOKENIZER)
+    assert vars(load_tokenizer(tmp_path, {}, TOKENIZER.vocab_size)) == vars(TOKENIZER)
 
 
 def test_characters_do_not_chat() -> None:

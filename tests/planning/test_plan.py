@@ -164,6 +164,21 @@ def test_an_adapter_on_the_model_counts() -> None:
     assert model.learns == "adapters" and model.in_adapters == sum(p.numel() for p in policy.trainable().values())
 
 
+def test_what_a_run_left_is_planned_as_it_is_loaded(tmp_path: Path) -> None:
+    """Adapters on some linears, under the pattern that names them, and a sampler head without weights of its own."""
+    policy = load_policy(GOLDEN / "llada-tiny")
+    policy.add_adapters(LoraConfig(rank=4, targets=("q_proj",)))
+    policy.save_pretrained(tmp_path / "run" / "policy")
+    for load in (LoadConfig(adapter=str(tmp_path / "run")), LoadConfig()):
+        config = TrainConfig(model=str(GOLDEN / "llada-tiny" if load.adapter else tmp_path / "run"), load=load)
+        model = make_model(config, find_start(config))
+        assert model.in_adapters == sum(p.numel() for p in policy.trainable().values())
+    policy = load_policy(GOLDEN / "llada-tiny")
+    policy.add_head(ThresholdConfig())
+    policy.save_pretrained(tmp_path / "head", {})
+    assert find_start(TrainConfig(model=str(tmp_path / "head"))).shape == policy.denoiser.config
+
+
 @pytest.mark.parametrize("rank", [0, 32])
 def test_what_is_on_disk(rank: int, tmp_path: Path) -> None:
     """But for settings and the names of tensors."""

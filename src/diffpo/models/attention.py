@@ -24,6 +24,7 @@ and where a cache is approximate some of their keys are stale.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
@@ -76,15 +77,18 @@ class Packing:
     @cached_property
     def bounds(self) -> dict[str, Tensor]:
         """Where each stored row ends, for kernels that want it: cumulative sums [R + 1], int32, by field of `Run`."""
-        rows = torch.tensor([run.rows for run in self.runs])
         bounds = {}
         for name in ("length", "fresh", "wanted"):
-            sizes = torch.tensor([getattr(run, name) for run in self.runs]).repeat_interleave(rows)
+            sizes = self._sizes(name)
             if self.store and flash().takes_used:  # a slot without a row has no queries
                 sizes = torch.zeros(len(self.store.labels), dtype=torch.int64).scatter(0, self.store.rows, sizes)
             ends = sizes if self.store and flash().takes_used and name == "length" else F.pad(sizes.cumsum(0), (1, 0))
             bounds[name] = to_device(ends.int(), self.positions.device)
         return bounds
+
+    def _sizes(self, name: str) -> Tensor:
+        """A field of `Run` by stored row, [R], on the CPU."""
+        return torch.tensor([getattr(run, name) for run in self.runs for _ in range(run.rows)])
 
     @cached_property
     def grid(self) -> Grid:
@@ -94,12 +98,7 @@ class Packing:
     def grid_of(self, asking: Asking, labels: Tensor | None) -> Grid:
         """The same of the tokens that are `asking`, which have these `labels`."""
         assert labels is not None and self.labels is not None
-        rows = torch.tensor([run.rows for run in self.runs])
-        sizes, lengths = (
-            torch.tensor([getattr(run, name) for run in self.runs]).repeat_interleave(rows)
-            for name in (asking, "length")
-        )
-        columns = (*_places(sizes), *_places(lengths))
+        columns = (*_places(self._sizes(asking)), *_places(self._sizes("length")))
         queries, tokens, keys, own = (to_device(column, self.positions.device) for column in columns)
         others = self.labels[keys] if self.store is None else self.store.labels[self.store.slots, : keys.shape[1]]
         own = torch.zeros(keys.numel(), dtype=torch.bool, device=keys.device).index_fill(0, own, True).view(keys.shape)
@@ -110,7 +109,7 @@ class Packing:
     def stored(self) -> Tensor:
         """Where the rows' keys lie in the store, its slots end to end: row by row, [sum of lengths]."""
         assert self.store
-        lengths = torch.cat([torch.full((run.rows,), run.length) for run in self.runs])
+        lengths = self._sizes("length")
         within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
         starts = self.store.rows * self.store.labels.shape[1]
         return to_device(starts.repeat_interleave(lengths) + within, self.positions.device)
@@ -122,33 +121,27 @@ class Packing:
 
     def masks_of(self, asking: Asking, labels: Tensor | None) -> list[Tensor | None]:
         """The same of the tokens that are `asking`, which have these `labels`."""
-        masks: list[Tensor | None] = []
-        for run, part, keys in self.parts[asking]:
-            if not run.masked:
-                masks.append(None)
-                continue
-            assert labels is not None and self.labels is not None
-            own = labels[part].view(run.rows, 1, -1, 1)
-            if self.store is None:
-                others = self.labels[keys].view(run.rows, -1)
-            else:
-                others = self.store.labels[self.store.slots[keys], : run.length]
-            masks.append(sees(own, others[:, None, None]))
-        return masks
+        return [self._mask(*part, labels) if part[0].masked else None for part in self.parts[asking]]
+
+    def _mask(self, run: Run, part: slice, keys: slice, labels: Tensor | None) -> Tensor:
+        assert labels is not None and self.labels is not None
+        if self.store is None:
+            others = self.labels[keys].view(run.rows, -1)
+        else:
+            others = self.store.labels[self.store.slots[keys], : run.length]
+        return sees(labels[part].view(run.rows, 1, -1, 1), others[:, None, None])
 
     @cached_property
     def parts(self) -> dict[Asking, list[tuple[Run, slice, slice]]]:
         """Each run with its part of the tokens that are asking, and of the keys, or of the rows in the store."""
-        return {"fresh": self._parts("fresh"), "wanted": self._parts("wanted")}
+        return {"fresh": list(self._parts("fresh")), "wanted": list(self._parts("wanted"))}
 
-    def _parts(self, asking: Asking) -> list[tuple[Run, slice, slice]]:
-        parts, at, key = [], 0, 0
+    def _parts(self, asking: Asking) -> Iterator[tuple[Run, slice, slice]]:
+        at = key = 0
         for run in self.runs:
-            num_keys = run.rows * (1 if self.store else run.length)
-            end, key_end = at + run.rows * getattr(run, asking), key + num_keys
-            parts.append((run, slice(at, end), slice(key, key_end)))
+            end, key_end = at + run.rows * getattr(run, asking), key + run.rows * (1 if self.store else run.length)
+            yield run, slice(at, end), slice(key, key_end)
             at, key = end, key_end
-        return parts
 
 
 Asking = Literal["fresh", "wanted"]
@@ -307,11 +300,7 @@ def _keys_of(t: Tensor, run: Run, part: slice, store: Store | None) -> Tensor:
 def _flash(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Asking) -> Tensor:
     """All queries to all keys of their row, in one kernel of a GPU."""
     runs, bounds, grouped, kernel = packing.runs, packing.bounds, q.shape[1] != k.shape[-2], flash()
-    sizes = [getattr(run, asking) for run in runs]
-    total, longest = (
-        sum(size * run.rows for size, run in zip(sizes, runs, strict=True)),
-        max(run.length for run in runs),
-    )
+    total, longest = packing.parts[asking][-1][1].stop, max(run.length for run in runs)
     settings: dict[str, Any] = {"enable_gqa": True} if grouped and kernel.takes_groups else {}
     ends, group = bounds["length"], 1
     if grouped and not kernel.takes_groups:  # as of one head, the queries of those that share keys leave these uncopied
@@ -324,7 +313,7 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, packing: Packing, asking: Asking) ->
         slots, longest = k.shape[:2]
         ends = torch.arange(slots + 1, dtype=torch.int32, device=q.device) * longest
         k, v = k.flatten(0, 1), v.flatten(0, 1)
-    begins, widest = bounds[asking] * group, max(sizes) * group
+    begins, widest = bounds[asking] * group, max(getattr(run, asking) for run in runs) * group
     out: Any = kernel.attend(q[: total * group], k, v, begins, ends, widest, longest, **settings)
     out = out.unflatten(0, (-1, group)).transpose(1, 2).flatten(1)
     missing = len(q) // group - total

@@ -23,9 +23,10 @@ from diffpo.config import suggest
 from diffpo.files.folder import new_folder, write_folder
 from diffpo.files.recipe import read_json
 from diffpo.models.families import FAMILIES
+from diffpo.models.hub_tokenizer import read_tokenizer
 from diffpo.models.saving import save_shards
 from diffpo.models.tokenizer import load_tokenizer
-from diffpo.models.weights import DTYPES, Checkpoint, is_snapshot, locate
+from diffpo.models.weights import DTYPES, Checkpoint, Shape, check_fit, is_snapshot, locate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -63,14 +64,7 @@ class Parent:
             raise ValueError(f"{source}: no checkpoint here (no config.json): {mend}")
         config = read_json(folder / "config.json")
         _become(config, folder / "config.json")
-        from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-        # tokenizer.json has the last word, whatever the class would make of it
-        kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
-        try:
-            tokenizer = kind.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # the Rust half raises bare Exceptions
-            raise ValueError(f"{folder}: cannot read its tokenizer files: {error}") from error
+        tokenizer = read_tokenizer(folder, "AutoTokenizer")
         if is_snapshot(folder):
             return cls(str(source), folder.name, config, tokenizer, folder)
         return cls(str(folder.resolve()), revision, config, tokenizer, folder)
@@ -192,9 +186,7 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     path.write_text(json.dumps(kept, indent=2) + "\n")
 
 
-def _grown(
-    parent: Parent, wanted: Mapping[str, tuple[int, ...]], rows: int, dtype: torch.dtype | None
-) -> dict[str, Tensor]:
+def _grown(parent: Parent, wanted: Mapping[str, Shape], rows: int, dtype: torch.dtype | None) -> dict[str, Tensor]:
     """The parent's tensors with rows for new tokens, each the mean of the old; ValueError if they are not `wanted`."""
     found, tied = {}, parent.config.get("tie_word_embeddings", False)
     for name, tensor in parent.tensors():
@@ -205,15 +197,7 @@ def _grown(
         if name in VOCABULARY and more > 0:
             tensor = torch.cat([tensor, tensor.float().mean(0, keepdim=True).to(tensor.dtype).expand(more, -1)])
         found[name] = tensor.contiguous()
-    problems = [f"missing {name}" for name in wanted if name not in found]
-    problems += [f"unexpected {name}" for name in found if name not in wanted]
-    problems += [
-        f"{name} has shape {tuple(tensor.shape)}, expected {wanted[name]}"
-        for name, tensor in found.items()
-        if tuple(tensor.shape) != wanted.get(name, tensor.shape)
-    ]
-    if problems:
-        raise ValueError(f"{parent.name}: the weights do not fit config.json: {'; '.join(problems)}")
+    check_fit(parent.name, (("", name, tuple(tensor.shape)) for name, tensor in found.items()), wanted)
     return found
 
 

@@ -12,6 +12,21 @@ from diffpo.files.folder import new_folder, write_folder
 from diffpo.models.policy import Policy, load_policy
 from diffpo.models.weights import DTYPES
 
+CARD = """---
+{front}
+tags: [diffusion-language-model, reinforcement-learning, diffpo]
+---
+
+A masked diffusion language model: {kind}{on}, {policy.version} updates.
+{head}
+```python
+from diffpo import load_policy, sample
+
+policy = load_policy("FOLDER")
+print(sample(policy, ["..."])[0].text)
+```
+"""
+
 
 def export(name: str | Path, output: str | Path, merge: bool = False, base: str | Path | None = None) -> list[Path]:
     """Write a run's policy, an adapter or a checkpoint to an empty folder; returns the files written.
@@ -51,20 +66,8 @@ def model_card(policy: Policy) -> str:
         "threshold": "picks the entropy threshold of the sampler",
         "bernoulli": "says how likely each masked position is committed",
     }
-    return "\n".join(
-        [
-            *("---", *front, "tags: [diffusion-language-model, reinforcement-learning, diffpo]", "---", ""),
-            f"A masked diffusion language model: {kind}{f' on {base}' if base else ''}, {policy.version} updates.",
-            f"\nIts sampler head is in {head.kind}.safetensors: it {does[head.kind]}.\n" if head else "",
-            "```python",
-            "from diffpo import load_policy, sample",
-            "",
-            'policy = load_policy("FOLDER")',
-            'print(sample(policy, ["..."])[0].text)',
-            "```",
-            "",
-        ]
-    )
+    sampled = f"\nIts sampler head is in {head.kind}.safetensors: it {does[head.kind]}.\n" if head else ""
+    return CARD.format(front="\n".join(front), kind=kind, on=f" on {base}" if base else "", policy=policy, head=sampled)
 
 
 def push_to_hub(folder: str | Path, repository: str, private: bool = True) -> str:

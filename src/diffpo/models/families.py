@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from diffpo.config import suggest
@@ -17,7 +18,10 @@ from diffpo.models.transformer import TransformerConfig
 
 @dataclass(frozen=True)
 class Family:
-    """A checkpoint layout: `shape` reads its config.json, `modules` are (its name, ours), * a block's number."""
+    """A checkpoint layout: `shape` reads its config.json, `modules` are (its name, ours), * a block's number.
+
+    A pair stands for what is below its module as well; the first that fits counts.
+    """
 
     shape: Callable[[Mapping[str, Any]], TransformerConfig]
     modules: tuple[tuple[str, str], ...] = ()
@@ -50,15 +54,15 @@ def _check(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         raise ValueError(f"config.json asks for {', '.join(others)}, which diffpo's transformer does not have")
 
 
-def check_known(config: Mapping[str, Any]) -> None:
-    """ValueError for a model that cannot be loaded, with the reason where one is known."""
+def check_known(config: Mapping[str, Any], path: Path) -> None:
+    """ValueError for a model that cannot be loaded, by its config.json at `path`, with the reason where it is known."""
     kind = str(config.get("model_type"))
     experts = next((f"{key} = {config[key]}" for key in EXPERTS if config.get(key)), None)
     reason = f"has mixtures of experts ({experts})" if experts else LACKING.get(kind)
     if reason:
-        raise ValueError(f"this model {reason}; diffpo loads {', '.join(FAMILIES)}")
+        raise ValueError(f"{path}: this model {reason}; diffpo loads {', '.join(FAMILIES)}")
     if kind not in FAMILIES:
-        raise ValueError(f"model_type {kind!r} is not a family diffpo loads{suggest(kind, FAMILIES)}")
+        raise ValueError(f"{path}: model_type {kind!r} is not a family diffpo loads{suggest(kind, FAMILIES)}")
 
 
 def _llada_shape(config: Mapping[str, Any]) -> TransformerConfig:
@@ -122,56 +126,33 @@ def _rope_theta(config: Mapping[str, Any]) -> float:
     return settings.get("rope_theta") or config["rope_theta"]
 
 
-def _blocks(theirs: str, parts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    return tuple((f"{theirs}.*.{part}", f"blocks.*.{ours}") for part, ours in parts.items())
-
-
+_LLADA = (
+    ("model.transformer.wte", "embed"),
+    ("model.transformer.ln_f", "norm"),
+    ("model.transformer.ff_out", "head"),
+    ("model.transformer.blocks.*.attn_norm", "blocks.*.attn_norm"),
+    ("model.transformer.blocks.*.q_proj", "blocks.*.attn.q_proj"),
+    ("model.transformer.blocks.*.k_proj", "blocks.*.attn.k_proj"),
+    ("model.transformer.blocks.*.v_proj", "blocks.*.attn.v_proj"),
+    ("model.transformer.blocks.*.attn_out", "blocks.*.attn.o_proj"),
+    ("model.transformer.blocks.*.ff_norm", "blocks.*.mlp_norm"),
+    ("model.transformer.blocks.*.ff_proj", "blocks.*.gate_proj"),
+    ("model.transformer.blocks.*.up_proj", "blocks.*.up_proj"),
+    ("model.transformer.blocks.*.ff_out", "blocks.*.down_proj"),
+)
 _QWEN = (
     ("model.embed_tokens", "embed"),
     ("model.norm", "norm"),
     ("lm_head", "head"),
-    *_blocks(
-        "model.layers",
-        {
-            "input_layernorm": "attn_norm",
-            "self_attn.q_proj": "attn.q_proj",
-            "self_attn.k_proj": "attn.k_proj",
-            "self_attn.v_proj": "attn.v_proj",
-            "self_attn.o_proj": "attn.o_proj",
-            "self_attn.q_norm": "attn.q_norm",
-            "self_attn.k_norm": "attn.k_norm",
-            "post_attention_layernorm": "mlp_norm",
-            "mlp.gate_proj": "gate_proj",
-            "mlp.up_proj": "up_proj",
-            "mlp.down_proj": "down_proj",
-        },
-    ),
+    ("model.layers.*.input_layernorm", "blocks.*.attn_norm"),
+    ("model.layers.*.self_attn", "blocks.*.attn"),
+    ("model.layers.*.post_attention_layernorm", "blocks.*.mlp_norm"),
+    ("model.layers.*.mlp", "blocks.*"),  # gate_proj, up_proj, down_proj
 )
 
 FAMILIES = {
     "diffpo": Family(lambda config: TransformerConfig(**config["shape"])),
-    "llada": Family(
-        _llada_shape,
-        (
-            ("model.transformer.wte", "embed"),
-            ("model.transformer.ln_f", "norm"),
-            ("model.transformer.ff_out", "head"),
-            *_blocks(
-                "model.transformer.blocks",
-                {
-                    "attn_norm": "attn_norm",
-                    "q_proj": "attn.q_proj",
-                    "k_proj": "attn.k_proj",
-                    "v_proj": "attn.v_proj",
-                    "attn_out": "attn.o_proj",
-                    "ff_norm": "mlp_norm",
-                    "ff_proj": "gate_proj",
-                    "up_proj": "up_proj",
-                    "ff_out": "down_proj",
-                },
-            ),
-        ),
-    ),
+    "llada": Family(_llada_shape, _LLADA),
     "Dream": Family(partial(_qwen_shape, qkv_bias=True, shift=1), _QWEN),
     "a2d-qwen2": Family(partial(_qwen_shape, qkv_bias=True), _QWEN, own_ids=True),
     "a2d-qwen3": Family(partial(_qwen_shape, qk_norm=True), _QWEN, own_ids=True),
@@ -207,58 +188,26 @@ _LLADA_8B = {
     "mask_token_id": 126336,
     "eos_token_id": 126081,
 }
-_DREAM_7B = {
-    "model_type": "Dream",
-    "hidden_size": 3584,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "intermediate_size": 18944,
-    "vocab_size": 152064,
-    "max_position_embeddings": 131072,
-    "rope_theta": 1000000.0,
-    "rms_norm_eps": 1e-6,
-    "mask_token_id": 151666,
-    "pad_token_id": 151643,
-}
-_A2D_QWEN3 = {
-    "model_type": "a2d-qwen3",
-    "hidden_size": 1024,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "intermediate_size": 3072,
-    "vocab_size": 151936,
-    "max_position_embeddings": 40960,
-    "rope_theta": 1000000.0,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": True,
-}
-_A2D_QWEN2 = _A2D_QWEN3 | {
-    "model_type": "a2d-qwen2",
-    "hidden_size": 896,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "head_dim": 64,
-    "intermediate_size": 4864,
-    "max_position_embeddings": 32768,
-}
-_SDAR_1_7B = _A2D_QWEN3 | {
-    "model_type": "sdar",
-    "hidden_size": 2048,
-    "intermediate_size": 6144,
-    "max_position_embeddings": 32768,
-    "block_size": 4,
-}
-_SDAR_4B = _SDAR_1_7B | {
-    "hidden_size": 2560,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 32,
-    "intermediate_size": 9728,
-}
-_SDAR_8B = _SDAR_4B | {"hidden_size": 4096, "intermediate_size": 12288, "tie_word_embeddings": False}
+_QWEN_SIZES = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    "max_position_embeddings",
+)
+
+
+def _like_qwen(model_type: str, *sizes: int, **others: Any) -> dict[str, Any]:
+    """A config.json in Qwen's keys: `_QWEN_SIZES` in their order, and what is not as it mostly is."""
+    usual = {"vocab_size": 151936, "rope_theta": 1000000.0, "rms_norm_eps": 1e-6}
+    return {"model_type": model_type} | dict(zip(_QWEN_SIZES, sizes, strict=True)) | usual | others
+
+
+_TIED = {"head_dim": 128, "tie_word_embeddings": True}
+_DREAM_IDS = {"mask_token_id": 151666, "pad_token_id": 151643}
+_DREAM_7B = _like_qwen("Dream", 3584, 18944, 28, 28, 4, 131072, vocab_size=152064, **_DREAM_IDS)
+_A2D_QWEN3 = _like_qwen("a2d-qwen3", 1024, 3072, 28, 16, 8, 40960, **_TIED)
+_A2D_QWEN2 = _like_qwen("a2d-qwen2", 896, 4864, 24, 14, 2, 32768, head_dim=64, tie_word_embeddings=True)
+_SDAR_1_7B = _like_qwen("sdar", 2048, 6144, 28, 16, 8, 32768, block_size=4, **_TIED)
+_SDAR_4B = _like_qwen("sdar", 2560, 9728, 36, 32, 8, 32768, block_size=4, **_TIED)
+_SDAR_8B = _like_qwen("sdar", 4096, 12288, 36, 32, 8, 32768, block_size=4, head_dim=128)
 _BLOCKS_OF_32 = {"block_size": 32}
 PUBLISHED = {
     "GSAI-ML/LLaDA-8B-Base": _LLADA_8B,

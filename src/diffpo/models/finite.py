@@ -7,12 +7,10 @@ from diffpo.models.policy import Policy
 
 def bad_weight(policy: Policy) -> str | None:
     """The first weight that holds NaN or infinity, by name."""
-    parts = {"": policy.denoiser} | ({"sampler_head.": policy.sampler_head} if policy.sampler_head else {})
-    for prefix, module in parts.items():
-        for name, values in module.named_parameters():
-            if not values.isfinite().all():
-                return prefix + name
-    return None
+    named = list(policy.denoiser.named_parameters())
+    if policy.sampler_head:
+        named += policy.sampler_head.named_parameters("sampler_head")
+    return next((name for name, values in named if not values.isfinite().all()), None)
 
 
 def not_finite(policy: Policy) -> FloatingPointError:

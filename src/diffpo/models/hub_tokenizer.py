@@ -6,7 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "chat_template.jinja", "tokenization_*.py"),
 )
+EOS, MASK = ("eos_token_id", "pad_token_id"), ("mask_token_id",)  # keys of config.json, the first that is there
 END_OF_TURN = ("<|eot_id|>", "<|im_end|>")  # of Llama-3's headers (LLaDA) and of ChatML (Dream)
 PRIVATE_USE = range(0xF0000, 0xFFFFE)  # code points that Unicode leaves to the likes of us
 
@@ -36,8 +32,7 @@ class HubTokenizer:
         self, tokenizer: PreTrainedTokenizerFast, files: Mapping[str, bytes], eos_id: int, mask_id: int, vocab_size: int
     ) -> None:
         """`files` are what `save` writes; `vocab_size` is the model's, from which ids that no token has are cut off."""
-        self.eos_id = eos_id
-        self.mask_id = mask_id
+        self.eos_id, self.mask_id = eos_id, mask_id
         self.vocab_size = min(max(tokenizer.get_vocab().values()) + 1, vocab_size)
         self.chats = bool(tokenizer.chat_template)
         self.files = dict(files)
@@ -64,22 +59,13 @@ class HubTokenizer:
 
         With `own_ids` the mask and padding tokens of the tokenizer count rather than the ids of config.json.
         """
-        from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
-
-        paths = [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
-        paths += sorted(folder.glob("tokenization_*.py"))
-        files = {path.name: path.read_bytes() for path in paths}
+        files = {path.name: path.read_bytes() for pattern in TOKENIZER_FILES for path in folder.glob(pattern)}
         # vocab.json and merges.txt do not say how to cut text into words: Dream does it as Qwen2.
-        kind = PreTrainedTokenizerFast if "tokenizer.json" in files else Qwen2Tokenizer
-        try:
-            tokenizer = kind.from_pretrained(folder, local_files_only=True)
-            settings = json.loads(files.get("tokenizer_config.json", b"{}"))
-        except Exception as error:  # the Rust half raises bare Exceptions
-            raise ValueError(f"{folder}: cannot read its tokenizer files: {error}") from error
+        tokenizer: Any = read_tokenizer(folder, "Qwen2Tokenizer")  # whose ids are typed as all that others have
         known = tokenizer.get_vocab()
+        settings = {} if "tokenizer.json" in files else json.loads(files.get("tokenizer_config.json", b"{}"))
         # transformers numbers added tokens on from vocab.json, whatever ids they are listed with.
-        listed = {} if "tokenizer.json" in files else settings.get("added_tokens_decoder", {})
-        for index, token in listed.items():
+        for index, token in settings.get("added_tokens_decoder", {}).items():
             if known.get(token["content"]) != int(index):
                 raise ValueError(
                     f"{folder / 'tokenizer_config.json'}: {token['content']!r} is to be id {index}, but is id "
@@ -89,8 +75,8 @@ class HubTokenizer:
             padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
             own = {"mask_token_id": tokenizer.mask_token_id, "eos_token_id": padding}
             config = {**config, **{key: index for key, index in own.items() if index is not None}}
-        eos_id = token_id(folder, config, ("eos_token_id", "pad_token_id"), vocab_size, tokenizer.eos_token_id)
-        mask_id = token_id(folder, config, ("mask_token_id",), vocab_size, tokenizer.mask_token_id)
+        eos_id = token_id(folder, config, EOS, vocab_size, tokenizer.eos_token_id)
+        mask_id = token_id(folder, config, MASK, vocab_size, tokenizer.mask_token_id)
         if eos_id not in known.values():
             raise ValueError(f"{folder}: EOS is id {eos_id}, which the tokenizer does not know; mend config.json")
         return cls(tokenizer, files, eos_id, mask_id, vocab_size)
@@ -157,17 +143,12 @@ class HubTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Text up to the first EOS or end of turn; a mask shows as '_', other special and unknown ids as nothing."""
         texts = []
-        for mask, run in groupby(self._until_stop(ids), lambda index: index == self.mask_id):
+        answer = takewhile(lambda index: index not in self._stops, ids)
+        shown = (index for index in answer if index == self.mask_id or 0 <= index < self.vocab_size)
+        for mask, run in groupby(shown, lambda index: index == self.mask_id):
             run = list(run)
             texts.append("_" * len(run) if mask else self._marked.decode(run, skip_special_tokens=True))
         return "".join(texts)
-
-    def _until_stop(self, ids: Iterable[int]) -> Iterable[int]:
-        for index in ids:
-            if index in self._stops:
-                return
-            if index == self.mask_id or 0 <= index < self.vocab_size:
-                yield index
 
     def save(self, folder: Path) -> None:
         """Write the files that this was loaded from, byte for byte."""
@@ -175,21 +156,30 @@ class HubTokenizer:
             (folder / name).write_bytes(data)
 
 
+def read_tokenizer(folder: Path, otherwise: str) -> PreTrainedTokenizerFast:
+    """What transformers makes of a folder's files: tokenizer.json has the last word; where there is none, the class
+    `otherwise`. ValueError if it cannot read them.
+    """
+    import transformers
+
+    kind = "PreTrainedTokenizerFast" if (folder / "tokenizer.json").is_file() else otherwise
+    try:
+        return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the Rust half raises bare Exceptions
+        raise ValueError(f"{folder}: cannot read its tokenizer files: {error}") from error
+
+
 def token_id(
     folder: Path, config: Mapping[str, Any], keys: Sequence[str], vocab_size: int, fallback: int | None = None
 ) -> int:
     """The first id that config.json gives under `keys`, else `fallback`; ValueError if there is none or it is no id."""
-    path = folder / "config.json"
-    for key in keys:
-        index = config.get(key)
-        if index is None:
-            continue
-        if not isinstance(index, int) or not 0 <= index < vocab_size:
-            raise ValueError(f"{path}: {key} is {index!r}, not one id below the model's vocabulary of {vocab_size}")
-        return index
-    if fallback is None or fallback >= vocab_size:
+    path, given = folder / "config.json", [key for key in keys if config.get(key) is not None]
+    if not given and (fallback is None or fallback >= vocab_size):
         raise ValueError(f"{path}: no {' or '.join(keys)}; add the id")
-    return fallback
+    index = config[given[0]] if given else fallback
+    if not isinstance(index, int) or not 0 <= index < vocab_size:
+        raise ValueError(f"{path}: {given[0]} is {index!r}, not one id below the model's vocabulary of {vocab_size}")
+    return index
 
 
 def _check_whole(text: str) -> None:

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,8 @@ class Adapted(nn.Module):
     @torch.no_grad()
     def merge(self) -> Tensor:
         """W + scaling B A [out, in], summed in fp32, in the dtype of W."""
-        weight = self.base_layer.weight
-        return (weight.float() + self.scaling * (self.lora_B.weight.float() @ self.lora_A.weight.float())).to(
-            weight.dtype
-        )
+        weight, update = self.base_layer.weight, self.lora_B.weight.float() @ self.lora_A.weight.float()
+        return (weight.float() + self.scaling * update).to(weight.dtype)
 
 
 def linear_names(denoiser: Transformer, family: Family) -> dict[str, str]:
@@ -96,12 +94,11 @@ def add_adapters(denoiser: Transformer, family: Family, config: LoraConfig, seed
         chosen = [name for name in linears if any(name in names for names in matches.values())]
     _inject(denoiser, {linears[name]: (config.rank, config.alpha) for name in chosen}, rslora=False)
     for name, parameter in adapter_parameters(denoiser).items():
+        values = torch.zeros(parameter.shape)
         if ".lora_A." in name:
             generator = torch.Generator().manual_seed(make_key(seed, "lora", name) % 2**63)
-            values = torch.rand(parameter.shape, generator=generator) * 2 - 1
-            _set(denoiser, name, values / math.sqrt(parameter.shape[1]))
-        else:
-            _set(denoiser, name, torch.zeros(parameter.shape))
+            values = (torch.rand(parameter.shape, generator=generator) * 2 - 1) / math.sqrt(parameter.shape[1])
+        _set(denoiser, name, values)
     return {
         "peft_type": "LORA",
         "base_model_name_or_path": "",
@@ -142,11 +139,15 @@ def load_adapters(denoiser: Transformer, family: Family, folder: Path) -> dict[s
     if not modules:
         raise ValueError(f"{folder}: adapter_model.safetensors holds no LoRA tensors")
     _check_fit(folder, denoiser, {name: linears[name] for name in modules}, tensors)
-    settings |= _settle(folder, settings)
+    if settings.get("lora_alpha") is None:
+        settings["lora_alpha"] = ALPHA
+        warnings.warn(f"{folder}: adapter_config.json has no lora_alpha: taking PEFT's {ALPHA}", stacklevel=2)
+    if dropout := settings.get("lora_dropout"):
+        settings["lora_dropout"] = 0.0
+        warnings.warn(f"{folder}: lora_dropout {dropout} is left out: diffpo trains without dropout", stacklevel=2)
     _warn_of_lost_targets(folder, settings, {linears[name] for name in modules}, list(linears.values()))
-    ranks = {name: len(tensors[f"{name}.lora_A.weight"]) for name in modules}
-    alphas = {name: _alpha(settings, linears[name]) for name in modules}
-    _inject(denoiser, {name: (ranks[name], alphas[name]) for name in modules}, bool(settings.get("use_rslora")))
+    sizes = {name: (len(tensors[f"{name}.lora_A.weight"]), _alpha(settings, linears[name])) for name in modules}
+    _inject(denoiser, sizes, bool(settings.get("use_rslora")))
     for name in adapter_parameters(denoiser):
         _set(denoiser, name, tensors[name])
     return settings
@@ -157,9 +158,8 @@ def _check_fit(folder: Path, denoiser: Transformer, modules: Mapping[str, str], 
     problems = []
     for name, original in sorted(modules.items()):
         linear = denoiser.get_submodule(name)
-        found = {
-            part.removeprefix(f"{name}."): tuple(tensors[part].shape) for part in tensors if part.startswith(f"{name}.")
-        }
+        own = {part.removeprefix(f"{name}."): part for part in tensors if part.startswith(f"{name}.")}
+        found = {short: tuple(tensors[part].shape) for short, part in own.items()}
         rank = found.get("lora_A.weight", (0,))[0]
         if found != {"lora_A.weight": (rank, linear.in_features), "lora_B.weight": (linear.out_features, rank)}:
             problems.append(f"{original} ({linear.in_features} to {linear.out_features} features) has {found}")
@@ -169,9 +169,7 @@ def _check_fit(folder: Path, denoiser: Transformer, modules: Mapping[str, str], 
 
 def adapter_parameters(denoiser: Transformer) -> dict[str, nn.Parameter]:
     """The adapters' parameters by our names: `blocks.0.attn.q_proj.lora_A.weight` [rank, in], lora_B [out, rank]."""
-    return {
-        name: parameter for name, parameter in denoiser.named_parameters() if ".lora_A." in name or ".lora_B." in name
-    }
+    return {name: parameter for name, parameter in denoiser.named_parameters() if ".lora_" in name}
 
 
 def save_adapters(folder: Path, family: Family, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -232,10 +230,9 @@ def _set(denoiser: Transformer, name: str, values: Tensor) -> None:
 
 
 def _alpha(settings: Mapping[str, Any], name: str) -> float:
-    for key, alpha in (settings.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({key})$", name):
-            return alpha
-    return settings["lora_alpha"]
+    patterns = settings.get("alpha_pattern") or {}
+    matching = (alpha for key, alpha in patterns.items() if re.match(rf"(.*\.)?({key})$", name))
+    return next(matching, settings["lora_alpha"])
 
 
 def _pattern(names: Iterable[str], linears: Iterable[str]) -> str:
@@ -244,19 +241,6 @@ def _pattern(names: Iterable[str], linears: Iterable[str]) -> str:
     pattern = "|".join(re.escape(shape).replace(r"\#", r"\d+") for shape in shapes)
     same = {name for name in linears if re.fullmatch(pattern, name)} == set(names)
     return pattern if same else "|".join(map(re.escape, names))
-
-
-def _settle(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that hold here where the file's do not, each with a warning."""
-    settled: dict[str, Any] = {}
-    if settings.get("lora_alpha") is None:
-        settled["lora_alpha"] = ALPHA
-        warnings.warn(f"{folder}: adapter_config.json has no lora_alpha: taking PEFT's {ALPHA}", stacklevel=3)
-    if settings.get("lora_dropout"):
-        settled["lora_dropout"] = 0.0
-        dropout = settings["lora_dropout"]
-        warnings.warn(f"{folder}: lora_dropout {dropout} is left out: diffpo trains without dropout", stacklevel=3)
-    return settled
 
 
 def _warn_of_lost_targets(folder: Path, settings: Mapping[str, Any], found: set[str], linears: list[str]) -> None:
@@ -269,7 +253,7 @@ def _warn_of_lost_targets(folder: Path, settings: Mapping[str, Any], found: set[
             f"{', '.join(untouched)} untouched",
             stacklevel=3,
         )
-    meant = [name for name in linears if _is_target(name, settings) and not any(_ends(name, t) for t in lost)]
+    meant = [name for name in linears if is_target(name, settings) and not any(_ends(name, t) for t in lost)]
     if missing := [name for name in meant if name not in found]:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         warnings.warn(
@@ -283,10 +267,10 @@ def _ends(name: str, target: str) -> bool:
     return f".{name}".endswith(f".{target}")
 
 
-def _is_target(name: str, settings: Mapping[str, Any]) -> bool:
+def is_target(name: str, settings: Mapping[str, Any]) -> bool:
     """Whether PEFT puts an adapter on the linear `name` of a block under these settings."""
 
-    def matches(pattern: str | list[str] | None) -> bool:
+    def matches(pattern: str | Sequence[str] | None) -> bool:
         if isinstance(pattern, str):
             return pattern == "all-linear" or re.fullmatch(pattern, name) is not None
         return any(_ends(name, target) for target in pattern or ())

@@ -164,9 +164,7 @@ class Policy:
         """Know of adapters that were put on the denoiser; they stand on the base that was loaded."""
         named = {"base_model_name_or_path": self.base.name, "revision": self.base.commit} if self.base else {}
         self.adapter = settings | named
-        dtype = (
-            self.denoiser.head.weight.dtype
-        )  # adapters are fp32: with a base of fewer bits products are in its dtype
+        dtype = self.denoiser.head.weight.dtype  # adapters are fp32: products are in the dtype of their base
         self.denoiser.compute_dtype = None if dtype == torch.float32 else dtype
 
     def use_blocks(self, length: int) -> None:
@@ -208,11 +206,9 @@ class Policy:
         head_alone = tensors is not None and not tensors and self.source is not None
         base = self.source.as_base(folder, head_alone) if self.source and (head_alone or self.adapter) else None
         tensors = tensors or {name: parameter.detach() for name, parameter in self._own().items()}
-        if head_alone:
-            pass  # the denoiser is as it was loaded
-        elif self.adapter:
+        if self.adapter and not head_alone:
             lora.save_adapters(folder, self.family, self.adapter, tensors)
-        else:
+        elif not head_alone:
             config = self.base.config if self.base else {"model_type": "diffpo"}
             if config["model_type"] == "diffpo":
                 config = config | {"shape": dataclasses.asdict(self.denoiser.config)}
@@ -223,18 +219,11 @@ class Policy:
             self.tokenizer.save(folder)
             if self.base:
                 copy_missing(self.base.folder, folder)
-        head = self.sampler_head
-        Record(
-            version=self.version,
-            threshold=head.config if isinstance(head, ThresholdHead) else None,
-            bernoulli=head.config if isinstance(head, BernoulliHead) else None,
-            task=self.task,
-            rollout=self.rollout,
-            eval=self.eval,
-            base=base,
-        ).write(folder)
-        if head:
+        record = Record(version=self.version, task=self.task, rollout=self.rollout, eval=self.eval, base=base)
+        if head := self.sampler_head:
+            record = dataclasses.replace(record, **{head.kind: head.config})
             save_file(head.state_dict(), folder / f"{head.kind}.safetensors")
+        record.write(folder)
 
     @torch.no_grad()
     def restore(self, folder: str | Path) -> None:
@@ -264,11 +253,9 @@ class Policy:
         own: dict[str, Tensor] = {**self._own()}
         if self.sampler_head:
             own |= {f"sampler_head.{name}": tensor for name, tensor in self.sampler_head.state_dict().items()}
-        strange = [name for name, tensor in tensors.items() if name not in own or own[name].shape != tensor.shape]
-        if strange:
-            raise ValueError(
-                f"load_weights: no parameter of this policy has the name and shape of {', '.join(strange)}"
-            )
+        if strange := [name for name, new in tensors.items() if name not in own or own[name].shape != new.shape]:
+            names = ", ".join(strange)
+            raise ValueError(f"load_weights: no parameter of this policy has the name and shape of {names}")
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
         self.version = version
@@ -286,10 +273,12 @@ class Policy:
             file = folder / f"{self.sampler_head.kind}.safetensors"
             if not file.is_file():
                 raise ValueError(f"{folder}: this policy lacks {file.name}")
-            saved, width = read_tensors(file), self.denoiser.config.hidden_size
-            if _shapes(saved) != _shapes(self.sampler_head.state_dict()):
-                raise ValueError(f"{file}: no head of this version for a model of width {width}: train the head again")
-            self.sampler_head.load_state_dict(saved)
+            try:
+                self.sampler_head.load_state_dict(read_tensors(file))
+            except RuntimeError:  # names or shapes are others
+                width = self.denoiser.config.hidden_size
+                message = f"{file}: no head of this version for a model of width {width}: train the head again"
+                raise ValueError(message) from None
 
 
 def load_policy(
@@ -317,18 +306,14 @@ def load_policy(
     denoiser = load_denoiser(checkpoint, find_dtype(dtype, checkpoint), find_device(device), four_bit)
     if is_wanted(compile, denoiser.head.weight.device):
         denoiser.fuse()
-    own_ids, vocab_size = checkpoint.family.own_ids, denoiser.config.vocab_size
-    policy = Policy(denoiser, load_tokenizer(checkpoint.folder, checkpoint.config, vocab_size, own_ids))
-    policy.source = source
+    place, vocab_size, family = checkpoint.folder, denoiser.config.vocab_size, checkpoint.family
+    tokenizer = load_tokenizer(place, checkpoint.config, vocab_size, family.own_ids)
+    policy = Policy(denoiser, tokenizer, source=source)
     if source.adapter:
-        policy.take_adapter(lora.load_adapters(denoiser, checkpoint.family, source.adapter))
+        policy.take_adapter(lora.load_adapters(denoiser, family, source.adapter))
     for folder in source.folders:
         policy.load_record(folder)
     return policy
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def create_policy(alphabet: str, config: ModelConfig, seed: int = 0) -> Policy:

@@ -23,14 +23,9 @@ def quantize_linears(model: Transformer) -> None:
     for block in model.blocks:
         for name, linear in list(block.named_modules()):
             if isinstance(linear, nn.Linear):
+                shape = linear.in_features, linear.out_features, linear.bias is not None
                 with torch.device("meta"):
-                    four_bit = Linear4bit(
-                        linear.in_features,
-                        linear.out_features,
-                        bias=linear.bias is not None,
-                        compute_dtype=torch.bfloat16,
-                        quant_type="nf4",
-                    )
+                    four_bit = Linear4bit(*shape, compute_dtype=torch.bfloat16, quant_type="nf4")
                 # else the first call in eval mode repacks the weights of a CPU for a kernel that has no gradient
                 four_bit.support_avx512bf16_for_cpu = False
                 block.set_submodule(name, four_bit)

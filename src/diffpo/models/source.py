@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from diffpo.files.places import find_policy
 from diffpo.files.recipe import read_json
@@ -43,8 +40,8 @@ class Source:
     @property
     def folders(self) -> tuple[Path, ...]:
         """Every folder that is read, each once, the base first."""
-        folders = (self.checkpoint.folder, *([self.adapter] if self.adapter else []), self.folder)
-        return tuple(dict.fromkeys(folders))
+        folders = (self.checkpoint.folder, self.adapter, self.folder)
+        return tuple(dict.fromkeys(folder for folder in folders if folder))
 
     @property
     def record(self) -> Record | None:
@@ -70,7 +67,7 @@ class Source:
 
     def fingerprint(self) -> str:
         """A digest of what is read: weights, adapters, head, tokenizer, settings. The same wherever the folders lie."""
-        return fingerprint(self.folders)
+        return fingerprint(*self.folders)
 
     def as_base(self, folder: Path, adapters: bool) -> Base:
         """What a policy saved in `folder` stands on: these weights, and (`adapters` True) the adapters on them."""
@@ -80,7 +77,7 @@ class Source:
             name=self.checkpoint.name,
             revision=self.checkpoint.commit,
             adapter=str(with_adapter.resolve()) if with_adapter else None,
-            fingerprint=fingerprint([here, *([with_adapter] if with_adapter else [])]),
+            fingerprint=fingerprint(here, with_adapter),
             nearby=os.path.relpath(here, folder.resolve()) if self.checkpoint.is_local else None,
             block_length=self.checkpoint.config.get("block_size"),
         )
@@ -106,20 +103,27 @@ def find_source(
         name = folder if note or folder.name == "policy" else name
         source = Source(Checkpoint.open(name, revision, weights), None, folder)
         return _with_adapter(source, adapter, weights) if adapter else source
-    record = Record.read(folder)
-    named = record.base if record else None
-    is_adapter = (folder / "adapter_config.json").is_file()
+    named, is_adapter = base_of(folder), (folder / "adapter_config.json").is_file()
     if not (is_adapter or named):
         return Source(Checkpoint.open(name, revision, weights), None, folder)  # which says what is missing
     if adapter:
         what = "an adapter" if is_adapter else "a sampler head"
         raise ValueError(f"{name} is {what} itself: name a base model to put {adapter} on")
-    settings = read_json(folder / "adapter_config.json") if is_adapter else {}
-    checkpoint = _open_base(folder, settings, named, base, weights)
+    checkpoint = _open_base(folder, named, base, weights)
     between = named.adapter if named and not is_adapter else None
     source = Source(checkpoint, folder if is_adapter else locate(between, None, weights) if between else None, folder)
-    _warn_of_another_base(source, settings, named)
+    _warn_of_another_base(source, named)
     return source
+
+
+def base_of(folder: Path) -> Base | None:
+    """What the adapters, or the sampler head, in a folder stand on; None if it does not say, or holds whole weights."""
+    record, settings = Record.read(folder), folder / "adapter_config.json"
+    if (record and record.base) or not settings.is_file():
+        return record.base if record else None
+    named = read_json(settings)
+    name = named.get("base_model_name_or_path")
+    return Base(name, named.get("revision")) if name else None
 
 
 def _with_adapter(source: Source, adapter: str | Path, weights: bool) -> Source:
@@ -127,31 +131,28 @@ def _with_adapter(source: Source, adapter: str | Path, weights: bool) -> Source:
     folder, note = find_policy(locate(adapter, None, weights))
     if note:
         warnings.warn(note, stacklevel=4)
-    record, source = Record.read(folder), Source(source.checkpoint, folder, folder)
-    _warn_of_another_base(source, read_json(folder / "adapter_config.json"), record.base if record else None)
+    source = Source(source.checkpoint, folder, folder)
+    _warn_of_another_base(source, base_of(folder))
     return source
 
 
-def _open_base(
-    folder: Path, settings: dict[str, Any], named: Base | None, base: str | Path | None, weights: bool
-) -> Checkpoint:
+def _open_base(folder: Path, named: Base | None, base: str | Path | None, weights: bool) -> Checkpoint:
     """The checkpoint below an adapter or a head: `base`, the one that its folder names, or the one that moved along."""
     if base:
         return Checkpoint.open(_whole(base), None, weights)
-    name = named.name if named else settings.get("base_model_name_or_path") or ""
-    revision = named.revision if named else settings.get("revision")
-    if not name:
+    if not named:
         raise ValueError(
             f"{folder}: adapter_config.json names no base model: pass it as load.base, or load that with this as its "
             "adapter"
         )
+    name: str | Path = named.name
     if Path(name).is_absolute() and not Path(name).is_dir():
-        moved = folder / named.nearby if named and named.nearby else None
+        moved = folder / named.nearby if named.nearby else None
         if moved is None or not (moved / "config.json").is_file():
             raise ValueError(f"{folder}: its base model {name} is not there: name its place with load.base")
         name = moved.resolve()
     try:
-        return Checkpoint.open(_whole(name), revision, weights)
+        return Checkpoint.open(_whole(name), named.revision, weights)
     except ValueError as error:
         raise ValueError(f"{folder}: its base model: {error}; load.base names another place") from None
 
@@ -162,15 +163,13 @@ def _whole(name: str | Path) -> str | Path:
     return found if found != Path(name) else name
 
 
-def _warn_of_another_base(source: Source, settings: dict[str, Any], named: Base | None) -> None:
+def _warn_of_another_base(source: Source, named: Base | None) -> None:
     """Say so where adapters, or a head, were trained on other weights than those they are put on."""
-    meant = named.name if named else settings.get("base_model_name_or_path")
-    if not meant:
+    if not named:
         return
-    loaded = source.checkpoint.name
-    if named and named.fingerprint:
-        below = [source.checkpoint.folder, *([source.adapter] if named.adapter and source.adapter else [])]
-        same = fingerprint(below) == named.fingerprint
+    meant, loaded = named.name, source.checkpoint.name
+    if named.fingerprint and any(source.checkpoint.folder.glob("*.safetensors")):  # a plan leaves them on the hub
+        same = fingerprint(source.checkpoint.folder, source.adapter if named.adapter else None) == named.fingerprint
         line = f"was trained on {meant}, whose weights are not those of {loaded}, which it is put on"
         if meant == loaded:
             line = f"was trained on {meant}, whose weights have changed since"
@@ -181,7 +180,7 @@ def _warn_of_another_base(source: Source, settings: dict[str, Any], named: Base 
         warnings.warn(f"{source.folder} {line}", stacklevel=4)
 
 
-def fingerprint(folders: Iterable[Path]) -> str:
+def fingerprint(*folders: Path | None) -> str:
     """A digest of the weights, tokenizers and settings in these folders, wherever they lie.
 
     Files up to WHOLE are read whole. A larger one counts by its size, its first block, which holds the names and shapes
@@ -189,7 +188,7 @@ def fingerprint(folders: Iterable[Path]) -> str:
     further differ in nearly every block.
     """
     digest = hashlib.sha256()
-    for folder in folders:
+    for folder in filter(None, folders):
         for path in sorted({path for pattern in COUNTED for path in folder.glob(pattern)}):
             digest.update(f"{path.name} {path.stat().st_size}\n".encode())
             digest.update(_sampled(path))
@@ -197,22 +196,15 @@ def fingerprint(folders: Iterable[Path]) -> str:
 
 
 def _sampled(path: Path) -> bytes:
-    size = path.stat().st_size
-    if path.name in ("adapter_config.json", "diffpo.json"):
-        return _settings_of(path)
-    digest = hashlib.sha256()
+    if path.name in ("adapter_config.json", "diffpo.json"):  # the places of other folders do not count for answers
+        places = ("base_model_name_or_path", "revision", "base", "version", "task", "rollout", "eval")
+        values = {key: value for key, value in read_json(path).items() if key not in places}
+        return json.dumps(values, sort_keys=True).encode()
+    size, digest, last = path.stat().st_size, hashlib.sha256(), WHOLE // BLOCK - 1
     with path.open("rb") as file:
         if size <= WHOLE:
             return hashlib.file_digest(file, "sha256").digest()
-        num_blocks = WHOLE // BLOCK
-        for index in range(num_blocks):
-            file.seek(math.floor(index * (size - BLOCK) / (num_blocks - 1)))
+        for index in range(last + 1):
+            file.seek(index * (size - BLOCK) // last)
             digest.update(file.read(BLOCK))
     return digest.digest()
-
-
-def _settings_of(path: Path) -> bytes:
-    """What of a settings file counts for the answers: not the places of other folders."""
-    places = ("base_model_name_or_path", "revision", "base", "version", "task", "rollout", "eval")
-    values = {key: value for key, value in read_json(path).items() if key not in places}
-    return json.dumps(values, sort_keys=True).encode()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
-from diffpo.models.hub_tokenizer import HubTokenizer, token_id
+from diffpo.files.recipe import read_json
+from diffpo.models.hub_tokenizer import EOS, MASK, HubTokenizer, token_id
 
 
 class Tokenizer(Protocol):
@@ -88,18 +90,14 @@ class CharTokenizer(_Chatless):
     def save(self, folder: Path) -> None:
         (folder / "alphabet.json").write_text(json.dumps({"alphabet": self.alphabet}) + "\n")
 
-    @classmethod
-    def load(cls, folder: Path) -> CharTokenizer:
-        return cls(json.loads((folder / "alphabet.json").read_text())["alphabet"])
 
-
+@dataclass(frozen=True)
 class IdTokenizer(_Chatless):
     """Texts are ids, a space between them: for a checkpoint without a tokenizer."""
 
-    def __init__(self, vocab_size: int, eos_id: int, mask_id: int) -> None:
-        self.vocab_size = vocab_size
-        self.eos_id = eos_id
-        self.mask_id = mask_id
+    vocab_size: int
+    eos_id: int
+    mask_id: int
 
     def encode(self, text: str) -> tuple[int, ...]:
         """The ids that `text` lists; ValueError if it is anything else."""
@@ -128,20 +126,16 @@ def load_tokenizer(folder: Path, config: Mapping[str, Any], vocab_size: int, own
     `own_ids`: its mask and its padding token count rather than the ids in config.json (`Family.own_ids`).
     ValueError names what is missing or does not fit.
     """
-    tokenizer = _read_tokenizer(folder, config, vocab_size, own_ids)
+    files = {path.name for path in folder.iterdir()}
+    if "alphabet.json" in files:
+        tokenizer: Tokenizer = CharTokenizer(read_json(folder / "alphabet.json")["alphabet"])
+    elif "tokenizer.json" in files or {"vocab.json", "merges.txt"} <= files:
+        tokenizer = HubTokenizer.load(folder, config, vocab_size, own_ids)
+    else:
+        tokenizer = IdTokenizer(vocab_size, *(token_id(folder, config, keys, vocab_size) for keys in (EOS, MASK)))
     if tokenizer.mask_id == tokenizer.eos_id:
         raise ValueError(
             f"{folder / 'config.json'}: mask and EOS are one id, {tokenizer.mask_id}: give mask_token_id and "
             "eos_token_id the ids that the model was trained with"
         )
     return tokenizer
-
-
-def _read_tokenizer(folder: Path, config: Mapping[str, Any], vocab_size: int, own_ids: bool) -> Tokenizer:
-    files = {path.name for path in folder.iterdir()}
-    if "alphabet.json" in files:
-        return CharTokenizer.load(folder)
-    if "tokenizer.json" in files or {"vocab.json", "merges.txt"} <= files:
-        return HubTokenizer.load(folder, config, vocab_size, own_ids)
-    eos_id = token_id(folder, config, ("eos_token_id", "pad_token_id"), vocab_size)
-    return IdTokenizer(vocab_size, eos_id, token_id(folder, config, ("mask_token_id",), vocab_size))

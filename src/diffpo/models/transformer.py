@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -70,18 +70,8 @@ class TransformerConfig:
     @classmethod
     def tiny(cls, vocab_size: int, config: ModelConfig) -> TransformerConfig:
         """The shape of diffpo's own models, as a config describes it."""
-        return cls(
-            vocab_size=vocab_size,
-            hidden_size=config.hidden_size,
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            num_kv_heads=config.num_heads,
-            mlp_size=config.mlp_size,
-            max_length=256,
-            rope_theta=10_000.0,
-            learned_positions=True,
-            block_length=config.block_length,
-        )
+        own: dict[str, Any] = {"max_length": 256, "rope_theta": 10_000.0, "learned_positions": True}
+        return cls(vocab_size, num_kv_heads=config.num_heads, **vars(config), **own)
 
     @property
     def head_size(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from diffpo.files.recipe import read_json
 from diffpo.files.shipped import maker_of
 from diffpo.models.families import FAMILIES, Family, check_known, with_blocks
+from diffpo.models.quantization import pack, quantize_linears
 from diffpo.models.transformer import Transformer
 
+Shape = tuple[int, ...]
 HEAD = "head.weight"
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 COMPANIONS = ("*.json", "*.txt", "*.jinja", "*.py", "*.md", "LICENSE*")
@@ -83,7 +85,12 @@ class Checkpoint:
         """The safetensors files: those that the index names, or model*.safetensors."""
         index = self.folder / "model.safetensors.index.json"
         if not index.is_file():
-            return sorted(self.folder.glob("model*.safetensors")) or _no_weights(self.folder)
+            if found := sorted(self.folder.glob("model*.safetensors")):
+                return found
+            # pickles run code when they are read
+            pickles = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in self.folder.glob(kind))
+            there = f"only {', '.join(pickles)}, which diffpo does not read: save it as safetensors"
+            raise ValueError(f"{self.folder}: model.safetensors is wanted, and there is {there if pickles else 'none'}")
         shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict):
             raise ValueError(f"{index}: has no weight_map: download it again")
@@ -107,13 +114,6 @@ def is_snapshot(folder: Path) -> bool:
     return folder.parent.name == "snapshots"
 
 
-def _no_weights(folder: Path) -> list[Path]:
-    """Say that no weights are here, or that they are pickles, which run code when they are read."""
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-    found = f"only {', '.join(pickles)}, which diffpo does not read: save it as safetensors" if pickles else "none"
-    raise ValueError(f"{folder}: model.safetensors is wanted, and there is {found}")
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a checkpoint's folder; ValueError if there is none or diffpo cannot load such a one."""
     path = folder / "config.json"
@@ -122,10 +122,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         mend = f"`{maker}` makes it" if maker else "`diffpo sft` makes one, and `diffpo convert` of a causal model"
         raise ValueError(f"{folder}: no checkpoint here (no config.json); {mend}")
     config = read_json(path)
-    try:
-        check_known(config)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    check_known(config, path)
     return config
 
 
@@ -139,7 +136,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file}: not a whole safetensors file: {error}") from None
 
 
-def tensor_shapes(files: list[Path]) -> Iterator[tuple[Path, str, tuple[int, ...], str]]:
+def tensor_shapes(files: list[Path]) -> Iterator[tuple[Path, str, Shape, str]]:
     """(file, name, shape, dtype) of every tensor, from the files' headers alone."""
     for file in files:
         try:
@@ -168,10 +165,10 @@ def load_denoiser(
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     files, family = checkpoint.files, checkpoint.family
     twice = {HEAD: expected["embed.weight"]} if model.config.tied else {}  # some write the tied head as well
-    _check_fit(checkpoint, files, expected, twice)
+    wanted, allowed = ({family.original(name): shape for name, shape in some.items()} for some in (expected, twice))
+    found = [(file.name, name, shape) for file, name, shape, _ in tensor_shapes(files)]
+    check_fit(checkpoint.folder, found, wanted, allowed)
     if four_bit:
-        from diffpo.models.quantization import quantize_linears
-
         quantize_linears(model)
     heads: list[Tensor] = []
     for file in files:
@@ -192,38 +189,33 @@ def load_denoiser(
     return model.eval()
 
 
-def _check_fit(
-    checkpoint: Checkpoint, files: list[Path], wanted: dict[str, tuple[int, ...]], allowed: dict[str, tuple[int, ...]]
+def check_fit(
+    place: str | Path,
+    found: Iterable[tuple[str, str, Shape]],
+    wanted: Mapping[str, Shape],
+    allowed: Mapping[str, Shape] | None = None,
 ) -> None:
-    """ValueError unless the files hold every tensor of `wanted`, any of `allowed`, and no other."""
-    expected = wanted | allowed
-    problems, found = [], set()
-    for file, name, shape, _ in tensor_shapes(files):
-        native = checkpoint.family.native(name)
-        if native not in expected or checkpoint.family.original(native) != name:
+    """ValueError unless what is `found`, by file and name, is all of `wanted`, any of `allowed`, and no more."""
+    expected, problems, seen = {**wanted, **(allowed or {})}, list[str](), set[str]()
+    for file, name, shape in found:
+        if name not in expected:
             problems.append(f"unexpected {name}")
-            continue
-        if native in found:
-            problems.append(f"{name} stands in another file than {file.name} as well")
-        if shape != expected[native]:
-            problems.append(f"{name} has shape {shape}, expected {expected[native]}")
-        found.add(native)
-    problems += [f"missing {checkpoint.family.original(name)}" for name in wanted if name not in found]
+        elif shape != expected[name]:
+            problems.append(f"{name} has shape {shape}, expected {expected[name]}")
+        if name in seen:
+            problems.append(f"{name} stands in another file than {file} as well")
+        seen.add(name)
+    problems += [f"missing {name}" for name in wanted if name not in seen]
     if problems:
-        raise ValueError(f"{checkpoint.folder}: the weights do not fit config.json: {'; '.join(problems)}")
+        raise ValueError(f"{place}: the weights do not fit config.json: {'; '.join(problems)}")
 
 
 def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
     """Put `tensor` in the place of a parameter on meta."""
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
-    old = module.get_parameter(leaf)
-    if type(old) is nn.Parameter:
-        setattr(module, leaf, nn.Parameter(tensor))
-    else:
-        from diffpo.models.quantization import pack
-
-        setattr(module, leaf, pack(tensor))
+    whole = type(module.get_parameter(leaf)) is nn.Parameter  # else it is one of four bits
+    setattr(module, leaf, nn.Parameter(tensor) if whole else pack(tensor))
 
 
 def find_device(device: str | torch.device) -> torch.device:

@@ -16,7 +16,7 @@ from random import Random
 from statistics import fmean
 
 from diffpo.config import TrainConfig
-from diffpo.planning.plan import Start, make_model, plan
+from diffpo.planning.plan import Plan, Start, make_model, plan
 from diffpo.planning.steps import RlStep, expected_nfe, rl_step
 from diffpo.planning.work import Cluster, Work
 from diffpo.processes.world import World
@@ -110,32 +110,23 @@ def decode_seconds(calls: Sequence[int], slots: int, call_seconds: Callable[[int
 
 def split_of(config: TrainConfig, start: Start, cluster: Cluster, workers: int, draw: Draw) -> Split:
     """`workers` GPUs that make rollouts beside `cluster`, which trains."""
-    shares, update, fits = _work_of(config, start, cluster, workers, draw)
-    lag = config.rollout.lag
-    return Split(workers, cluster.num_gpus, lag, *simulate(shares, workers, update, lag, WARM), fits)
+    lag, needed = config.rollout.lag, plan(config, start, cluster)
+    spent = _simulated(config, needed, workers, lag, draw)
+    return Split(workers, cluster.num_gpus, lag, *spent, needed.fits)
 
 
-def together(config: TrainConfig, start: Start, cluster: Cluster, draw: Draw) -> float:
-    """Seconds of a step where all GPUs make rollouts and then train, as `accelerate launch` has it."""
-    shares, update, _ = _work_of(config, start, cluster, cluster.num_gpus, draw)
-    return simulate(shares, cluster.num_gpus, update, 0, WARM)[0]
-
-
-def _work_of(
-    config: TrainConfig, start: Start, cluster: Cluster, workers: int, draw: Draw
-) -> tuple[list[list[float]], float, bool]:
-    """Seconds of each share of a step, step by step, and of a step's updates on `cluster`, and whether these fit."""
-    training = plan(config, start, cluster)
-    step, _ = rl_step(config, make_model(config, start), replace(cluster, num_gpus=workers, shards=False))
-    (row, call), random = _call_seconds(step), Random(0)
+def _simulated(config: TrainConfig, needed: Plan, workers: int, lag: int, draw: Draw) -> tuple[float, float, float]:
+    """What `simulate` says of `workers` GPUs that decode and updates as `needed` has them."""
+    alone = replace(needed.cluster, num_gpus=workers, shards=False)
+    (row, call), random = _call_seconds(rl_step(config, needed.model, alone)[0]), Random(0)
     shared = [len(World(rank, workers).share(config.prompts_per_step)) for rank in range(workers)]
     sizes, slots = [prompts * config.num_generations for prompts in shared if prompts], config.rollout.num_slots
     shares = [
         [decode_seconds([draw(random) for _ in range(n)], slots, lambda rows: max(call, row * rows)) for n in sizes]
         for _ in range(NUM_STEPS)
     ]
-    update = sum(phase.seconds for phase in training.phases if phase.name != "rollouts")
-    return shares, update, training.fits
+    update = sum(phase.seconds for phase in needed.phases if phase.name != "rollouts")
+    return simulate(shares, workers, update, lag, WARM)
 
 
 def _call_seconds(step: RlStep) -> tuple[float, float]:
@@ -187,5 +178,8 @@ def splits_of(config: TrainConfig, start: Start, cluster: Cluster, most: int, ru
     workers = config.rollout.workers
     found = [split_of(config, start, cluster, workers, draw)] if workers else []
     found += sweep(config, start, cluster, draw, most)
-    beside = (together(config, start, replace(cluster, num_gpus=split.total), draw) for split in found)
-    return [replace(split, together=seconds) for split, seconds in zip(found, beside, strict=True)], assumed
+    for place, split in enumerate(found):  # beside all GPUs that make rollouts and then train (`accelerate launch`)
+        needed = plan(config, start, replace(cluster, num_gpus=split.total))
+        together, *_ = _simulated(config, needed, split.total, 0, draw)
+        found[place] = replace(split, together=together)
+    return found, assumed

@@ -78,7 +78,10 @@ class Model:
 
     @cached_property
     def linears(self) -> dict[str, tuple[int, int]]:
-        return linears(self.shape)
+        """The linears of a block by name: inputs and outputs."""
+        with torch.device("meta"):
+            modules = Block(self.shape).named_modules()
+            return {name: (it.in_features, it.out_features) for name, it in modules if isinstance(it, nn.Linear)}
 
     def in_block(self, *names: str, adapters: bool = False) -> int:
         """Weights of the named linears of a block, or of their adapters; of all unless named."""
@@ -90,16 +93,8 @@ class Model:
     @property
     def learning(self) -> int:
         """Parameters that learn."""
-        return {"all": self.in_blocks + self.in_root + self.in_head, "adapters": self.in_adapters, "nothing": 0}[
-            self.learns
-        ]
-
-
-def linears(shape: TransformerConfig) -> dict[str, tuple[int, int]]:
-    """The linears of a block by name: inputs and outputs."""
-    with torch.device("meta"):
-        modules = dict(Block(shape).named_modules())
-    return {name: (it.in_features, it.out_features) for name, it in modules.items() if isinstance(it, nn.Linear)}
+        whole = self.in_blocks + self.in_root + self.in_head
+        return {"all": whole, "adapters": self.in_adapters, "nothing": 0}[self.learns]
 
 
 def _size(module: nn.Module) -> int:
@@ -176,8 +171,9 @@ def few_gathered(model: Model, load: Load) -> float:
     return model.in_root * model.held + 2 * (in_blocks + gradients) / model.shape.num_layers
 
 
-def total(load: Load, stands: Parts, found: Parts) -> Parts:
-    """What stands, what comes and goes, and what the device adds."""
+def total(model: Model, load: Load, found: Parts, stands: Parts) -> Parts:
+    """What stands all the time, or as `stands` has it, what comes and goes (`found`), and what the device adds."""
+    stands = {**resident(model, load), **stands}
     parts = {part: stands.get(part, 0.0) + found.get(part, 0.0) for part in PARTS}
     if not load.host:
         comes_and_goes = ("gathered", "cast weights", "activations", "logits")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
@@ -76,29 +77,14 @@ def _draw_shares(axes: Axes, splits: Sequence[Split]) -> None:
             busy = height * (1 - idle)
             axes.bar(place, busy, 0.76, bottom, color=colour)
             axes.bar(place, height - busy, 0.76, bottom + busy, color=colour, alpha=IDLE, linewidth=0)
-            inside = busy > 12  # high enough for a number
-            axes.text(
-                place,
-                bottom + (busy / 2 if inside else height / 2),
-                f"{count:,}",
-                ha="center",
-                va="center",
-                fontsize=9.5,
-                color="white" if inside else INK,
-            )
+            high = busy > 12  # enough for a number
+            at, ink = bottom + (busy if high else height) / 2, "white" if high else INK
+            axes.text(place, at, f"{count:,}", ha="center", va="center", fontsize=9.5, color=ink)
             bottom += height
     axes.set_ylim(0, 100)
     axes.set_yticks([0, 50, 100])
     axes.set_ylabel("% of the GPUs", fontsize=12, color=INK)
     parts = [Patch(color=colour, label=name) for name, colour in WORK.items()]
     parts.append(Patch(color=INK, alpha=IDLE, linewidth=0, label="pale: wait"))
-    axes.legend(
-        handles=parts,
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
-        ncols=3,
-        frameon=False,
-        fontsize=10,
-        labelcolor=INK,
-        borderaxespad=0.2,
-    )
+    above: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
+    axes.legend(handles=parts, ncols=3, frameon=False, fontsize=10, labelcolor=INK, **above)

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from diffpo.config import SftConfig, TrainConfig
+from diffpo.files.places import find_policy
 from diffpo.files.recipe import read_json
-from diffpo.files.shipped import adapter_config
 from diffpo.models.families import FAMILIES, PUBLISHED, Family, with_blocks
+from diffpo.models.lora import is_target
+from diffpo.models.source import base_of, find_source
 from diffpo.models.tokenizer import CharTokenizer
 from diffpo.models.transformer import TransformerConfig
-from diffpo.models.weights import Checkpoint, locate, tensor_shapes
+from diffpo.models.weights import locate, tensor_shapes
 from diffpo.planning import memory
 from diffpo.planning.steps import rl_step, sft_step
 from diffpo.planning.work import Cluster, Phase
@@ -88,64 +91,54 @@ class Plan:
 
 def find_start(config: TrainConfig | SftConfig) -> Start:
     """Shape, family and dtype of config.model: known ones by heart, others from config.json, here or on the hub."""
-    name, adapter = config.model, None
-    if isinstance(config, SftConfig) and not name:
+    load, known, adapter, blocks = config.load, config.model, config.load.adapter, config.load.block_length
+    if isinstance(config, SftConfig) and not known:
         alphabet = load_tiny_task(config.task).alphabet
         return Start(TransformerConfig.tiny(CharTokenizer(alphabet).vocab_size, config.shape), FAMILIES["diffpo"], 4)
-    if name not in PUBLISHED:
-        folder = locate(name, config.load.revision, weights=False)
-        folder = folder / "policy" if (folder / "policy").is_dir() else folder
-        if found := adapter_config(folder):
-            adapter = read_json(found)
-            name = adapter.get("base_model_name_or_path") or ""
-        elif folder.is_dir():
-            name = str(folder)
-    if config.load.adapter:
-        adapter = read_json(locate(config.load.adapter, weights=False) / "adapter_config.json")
-    if name in PUBLISHED:
-        values = with_blocks(name, PUBLISHED[name], config.load.block_length)
+    if known not in PUBLISHED:
+        folder = find_policy(locate(known, load.revision, weights=False))[0]
+        base = base_of(folder)
+        if base and (load.base or base.name) in PUBLISHED:
+            known, blocks = load.base or base.name, blocks or base.block_length
+            adapter = folder if (folder / "adapter_config.json").is_file() else base.adapter
+    if known in PUBLISHED:
+        values = with_blocks(known, PUBLISHED[known], blocks)
         family = FAMILIES[values["model_type"]]
-        return Start(family.shape(values), family, 2, adapter)
-    checkpoint = Checkpoint.open(name, config.load.revision, weights=False)
-    if config.load.block_length:
-        checkpoint = replace(checkpoint, config=with_blocks(name, checkpoint.config, config.load.block_length))
-    local = [file for file in checkpoint.folder.glob("model*.safetensors") if file.is_file()]
-    dtypes = [dtype for *_, dtype in tensor_shapes(local[:1])] or [
-        str(checkpoint.config.get("torch_dtype", "bfloat16"))
-    ]
-    return Start(
-        checkpoint.empty_denoiser().config, checkpoint.family, 4 if dtypes[0] in ("F32", "float32") else 2, adapter
-    )
+        return Start(family.shape(values), family, 2, _settings_of(adapter))
+    source = find_source(known, load.revision, adapter, load.base, weights=False).in_blocks(blocks)
+    checkpoint = source.checkpoint
+    files = [file for file in checkpoint.folder.glob("model*.safetensors") if file.is_file()]
+    said = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
+    dtype = next((dtype for *_, dtype in tensor_shapes(files[:1])), said)
+    value_bytes = 4 if dtype in ("F32", "float32") else 2
+    return Start(checkpoint.empty_denoiser().config, checkpoint.family, value_bytes, _settings_of(source.adapter))
+
+
+def _settings_of(adapter: str | Path | None) -> dict[str, Any] | None:
+    """adapter_config.json of a folder of adapters, a run's or one on the hub."""
+    return read_json(find_policy(locate(adapter, weights=False))[0] / "adapter_config.json") if adapter else None
 
 
 def make_model(config: TrainConfig | SftConfig, start: Start) -> memory.Model:
     """What `diffpo train` makes of a start."""
     automatic = start.value_bytes if start.family is FAMILIES["diffpo"] else 2
     base = {"auto": automatic, "saved": start.value_bytes, "bfloat16": 2, "float32": 4}[config.load.dtype]
-    rank, targets = config.lora.rank, config.lora.targets
-    if not rank and start.adapter:
-        rank, wanted = start.adapter["r"], start.adapter.get("target_modules") or ()
-        targets = tuple(wanted) if not isinstance(wanted, str) else ()
-    adapted = tuple(
-        name
-        for name in memory.linears(start.shape)
-        if rank
-        and (
-            not targets
-            or any(f".{start.family.original(f'blocks.0.{name}')}".endswith(f".{target}") for target in targets)
-        )
-    )
+    settings = start.adapter or {}
+    if config.lora.rank:
+        settings = {"r": config.lora.rank, "target_modules": config.lora.targets}
     frozen = isinstance(config, TrainConfig) and config.train == "sampler"
-    learns = "nothing" if frozen else "adapters" if rank else "all"
-    return memory.Model(start.shape, base, learns, rank, adapted, config.load.four_bit)
+    learns = "nothing" if frozen else "adapters" if settings else "all"
+    model = memory.Model(start.shape, base, learns, settings.get("r", 0), four_bit=config.load.four_bit)
+    wanted = settings | {"target_modules": settings.get("target_modules") or "all-linear"}
+    targets = (name for name in model.linears if is_target(start.family.original(f"blocks.0.{name}"), wanted))
+    return replace(model, adapted=tuple(targets) if settings else ())
 
 
 def plan(config: TrainConfig | SftConfig, start: Start, cluster: Cluster) -> Plan:
     """Memory, forward passes, time and disk of a run of `config` on each GPU of `cluster`."""
     model = make_model(config, start)
-    step, assumed = (
-        rl_step(config, model, cluster) if isinstance(config, TrainConfig) else sft_step(config, model, cluster)
-    )
+    rl = isinstance(config, TrainConfig)
+    step, assumed = rl_step(config, model, cluster) if rl else sft_step(config, model, cluster)
     assumed.append(f"{cluster.mfu:.0%} of the GPU's peak is reached (mfu), and traffic between GPUs costs nothing")
     if config.load.four_bit:
         assumed.append("unpacking 4-bit weights costs no time")

@@ -28,18 +28,7 @@ from diffpo.models.lora import merged_adapters
 from diffpo.models.policy import Policy
 from diffpo.models.tokenizer import IdTokenizer
 from diffpo.models.transformer import Transformer
-from diffpo.planning.memory import (
-    PARTS,
-    Decoding,
-    Load,
-    MicroBatch,
-    Model,
-    Parts,
-    all_gathered,
-    few_gathered,
-    resident,
-    total,
-)
+from diffpo.planning.memory import PARTS, Decoding, Load, MicroBatch, Model, Parts, all_gathered, few_gathered, total
 from diffpo.planning.storages import Storages
 from diffpo.rollout.engine import Engine
 from diffpo.rollout.local import request_for
@@ -51,30 +40,28 @@ BLOCKS = 4
 def rollout(model: Model, load: Load) -> Parts:
     """The engine: the forward pass of one call, and the draws after it."""
     assert load.decoding
-    stands = resident(model, load) | {"gathered": all_gathered(model, load)}
+    stands = {"gathered": all_gathered(model, load)}
     if load.decoding.settings.merge_adapters:  # beside the copies of the blocks that are run
         further = max(0, model.shape.num_layers - BLOCKS)
         stands["cast weights"] = further * model.base * model.in_block(*model.adapted)
-    return total(load, stands, _decode(model, load.decoding, load.host))
+    return total(model, load, _decode(model, load.decoding, load.host), stands)
 
 
 def scoring(model: Model, load: Load) -> Parts:
     """Old or reference log-probs of a micro-batch, without gradients."""
-    stands = resident(model, load) | {"gathered": all_gathered(model, load)}
-    return total(load, stands, _score(model, load.micro_batch, load.host))
+    return total(model, load, _score(model, load.micro_batch, load.host), {"gathered": all_gathered(model, load)})
 
 
 def backward(model: Model, load: Load) -> Parts:
     """Forward and backward pass of a micro-batch."""
-    stands = resident(model, load) | {"gathered": few_gathered(model, load)}
-    stands |= {"gradients": 0.0} if load.micro_batch.alone else {}
-    return total(load, stands, _learn(model, load.micro_batch, load.host, load.shards))
+    stands = {"gathered": few_gathered(model, load)} | ({"gradients": 0.0} if load.micro_batch.alone else {})
+    return total(model, load, _learn(model, load.micro_batch, load.host, load.shards), stands)
 
 
 def optimiser(model: Model, load: Load) -> Parts:
     """The step of AdamW."""
     root = model.in_root * model.held if load.shards > 1 else 0.0  # kept from the backward pass
-    return total(load, resident(model, load) | {"gathered": root}, _step(model, load.host))
+    return total(model, load, _step(model, load.host), {"gathered": root})
 
 
 @cache

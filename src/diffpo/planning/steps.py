@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -36,16 +36,14 @@ def expected_nfe(sampler: str, gen_length: int, block_length: int) -> tuple[floa
 
 
 @dataclass(frozen=True)
-class RlStep:
-    """A step of reinforcement learning: its counts, as the code makes them."""
+class Step:
+    """What steps of every kind have."""
 
-    config: TrainConfig
+    config: TrainConfig | SftConfig
     model: memory.Model
     cluster: Cluster
     prompt_length: int
     gen_length: int
-    block_length: int
-    nfe: float
 
     @property
     def length(self) -> int:
@@ -59,8 +57,22 @@ class RlStep:
 
     @property
     def scored_length(self) -> int:
-        """Tokens of a latent."""
+        """Tokens of a latent, or of a row to learn from."""
         return self.length + (self.gen_length if self.in_blocks else 0)
+
+    def micro_batch(self, latents: Sequence[int], scored: float, temperature: float) -> memory.MicroBatch:
+        """The largest of micro-batches of so many `latents` each, of which one scores `scored` tokens at most."""
+        lengths, again = (self.prompt_length, self.gen_length), self.config.optim.gradient_checkpointing
+        return memory.MicroBatch(max(latents), int(scored), *lengths, temperature, again, alone=len(latents) == 1)
+
+
+@dataclass(frozen=True)
+class RlStep(Step):
+    """A step of reinforcement learning: its counts, as the code makes them."""
+
+    config: TrainConfig
+    block_length: int
+    nfe: float
 
     @property
     def call_length(self) -> float:
@@ -131,24 +143,10 @@ class RlStep:
         decides = rollout.sampler == "learned" and by_call
         if rollout.sampler == "learned" and not by_call:  # a row's threshold stands after its first call
             rollout = replace(rollout, sampler="entropy_bound:0")
-        largest = memory.MicroBatch(
-            max(map(len, parts)),
-            int(max(map(sum, parts))),
-            self.prompt_length,
-            self.gen_length,
-            rollout.temperature,
-            self.config.optim.gradient_checkpointing,
-            alone=len(parts) == 1,
-        )
+        rows, head = min(rollout.num_slots, self.rollout_rows), self.config.head if decides else None
         return memory.Load(
-            largest,
-            memory.Decoding(
-                min(rollout.num_slots, self.rollout_rows),
-                self.prompt_length,
-                self.gen_length,
-                rollout,
-                self.config.head if decides else None,
-            ),
+            self.micro_batch(list(map(len, parts)), max(map(sum, parts)), rollout.temperature),
+            memory.Decoding(rows, self.prompt_length, self.gen_length, rollout, head),
             reference=self.config.objective.beta > 0,
             shards=self.cluster.num_gpus if self.cluster.shards and self.model.learns != "nothing" else 1,
             host=self.cluster.gpu.host,
@@ -181,19 +179,10 @@ class RlStep:
 
 
 @dataclass(frozen=True)
-class SftStep:
+class SftStep(Step):
     """A step of fine-tuning: one micro-batch after the other, forwards and backwards."""
 
     config: SftConfig
-    model: memory.Model
-    cluster: Cluster
-    prompt_length: int
-    gen_length: int
-
-    @property
-    def length(self) -> int:
-        """Tokens of a row; where attention is block-causal with a clean copy of its canvas."""
-        return self.prompt_length + self.gen_length * (1 if self.model.shape.block_length is None else 2)
 
     @property
     def heading(self) -> str:
@@ -206,7 +195,7 @@ class SftStep:
 
     def micro_batches(self) -> list[int]:
         """Rows of each."""
-        parts = cut_by_tokens([self.length] * self.rows, self.config.optim.micro_batch_tokens)
+        parts = cut_by_tokens([self.scored_length] * self.rows, self.config.optim.micro_batch_tokens)
         return [len(part) for part in parts]
 
     def load(self) -> memory.Load:
@@ -216,21 +205,13 @@ class SftStep:
         times = [least + (1 - least) * (end - size / 2) / batch for end, size in zip(ends, parts, strict=True)]
         masked = [size * self.gen_length * time for size, time in zip(parts, times, strict=True)]
         return memory.Load(
-            memory.MicroBatch(
-                max(parts),
-                max(1, round(max(masked))),
-                self.prompt_length,
-                self.gen_length,
-                1.0,
-                self.config.optim.gradient_checkpointing,
-                alone=len(parts) == 1,
-            ),
+            self.micro_batch(parts, max(1, round(max(masked))), 1.0),
             shards=self.cluster.num_gpus if self.cluster.shards else 1,
             host=self.cluster.gpu.host,
         )
 
     def phases(self) -> Iterator[Phase]:
-        load, work = self.load(), Work(self.model, self.cluster, self.length)
+        load, work = self.load(), Work(self.model, self.cluster, self.scored_length)
         scored = self.rows * self.gen_length * (1 + self.config.min_time) / 2
         update = work.update(self.rows, scored, self.gen_length, load)
         yield work.phase("update", rehearsal.backward(self.model, load), *update, 3 * len(self.micro_batches()))
