@@ -346,6 +346,11 @@ def test_rows_to_fine_tune_on_are_opened_beforehand(own: Path, line: Fail, capsy
     assert "nosuch.jsonl" in line("sft", "llada8b_sft", "--data", "nosuch.jsonl", "--dry-run")
 
 
-def test_an_adapter_is_opened_beforehand(own: Path, line: Fail) -> None:
+def test_an_adapter_is_opened_beforehand(own: Path, line: Fail, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a run as well."""
     (own / "x").mkdir()
     assert "adapter_config.json" in line("train", "sudoku_tiny", "--load.adapter", "x", "--dry-run")
+    (own / "x/policy").mkdir()
+    (own / "x/policy/adapter_config.json").write_text('{"r": 4, "base_model_name_or_path": "its/base"}')
+    main(["train", "sudoku_tiny", "--load.adapter", "x", "--dry-run"])
+    assert "adapter x: rank 4, of its/base" in capsys.readouterr().err

@@ -12,8 +12,9 @@ import pytest
 from helpers import GOLDEN
 
 from diffpo.cli import main, parse
-from diffpo.config import LoraConfig, ModelConfig, OptimConfig, SftConfig, TrainConfig
+from diffpo.config import LoraConfig, ModelConfig, OptimConfig, SftConfig, ThresholdConfig, TrainConfig
 from diffpo.files.recipe import find_recipe, kind_at, load_config
+from diffpo.files.record import Base, Record
 from diffpo.files.shipped import check_rate, defaults_for, is_published, list_recipes, maker_of
 from diffpo.models.policy import create_policy
 
@@ -72,7 +73,10 @@ def test_the_two_families_have_the_same_settings() -> None:
 def test_what_is_published_is_known_by_its_folder(start: str, tmp_path: Path) -> None:
     adapter = shutil.copytree(GOLDEN / "llada-tiny/lora", tmp_path / "run/policy")
     (adapter / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{LLADA}"}}')
-    for model in (LLADA, DREAM, "GSAI-ML/LLaDA-8B-Instruct", "someone/else", str(tmp_path / "run"), str(adapter)):
+    (head := tmp_path / "head").mkdir()
+    Record(threshold=ThresholdConfig(), base=Base(LLADA)).write(head)
+    kinds = (LLADA, DREAM, "GSAI-ML/LLaDA-8B-Instruct", "someone/else", str(tmp_path / "run"), str(adapter), str(head))
+    for model in kinds:
         assert is_published(model), model
     for model in (start, f"{start}/policy", "runs/sft", "missing", str(tmp_path), "./some/where"):
         assert not is_published(model), model

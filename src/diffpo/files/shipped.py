@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from diffpo.config import LoraConfig, SftConfig, TrainConfig
 from diffpo.files.places import shipped_files
 from diffpo.files.recipe import KINDS, kind_of, load_config, read_json
+from diffpo.files.record import Record
 
 C = TypeVar("C", SftConfig, TrainConfig)
 
@@ -86,16 +87,18 @@ def defaults_for(cls: type[C], model: str, adapter: str = "") -> C:
 
 
 def is_published(model: str) -> bool:
-    """Whether a model is of a published family, or stands on one: by its folder's config.json; a hub id is."""
+    """Whether a model is of a published family, or stands on one: by what its folder says; a hub id is."""
     folder = Path(model).expanduser()
     if not folder.exists():
         hub = model.count("/") == 1 and not model.startswith((".", "/", "~", "runs/"))
         return hub and not folder.parent.is_dir()
-    if adapter := adapter_config(folder):
-        return is_published(read_json(adapter).get("base_model_name_or_path") or "")
     for place in (folder / "policy", folder):
         if (place / "config.json").is_file():
             return read_json(place / "config.json").get("model_type", "diffpo") != "diffpo"
+        if (place / "adapter_config.json").is_file():
+            return is_published(read_json(place / "adapter_config.json").get("base_model_name_or_path") or "")
+        if (record := Record.read(place)) and record.base:  # a sampler head alone
+            return is_published(record.base.name)
     return False
 
 

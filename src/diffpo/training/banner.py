@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from diffpo.config import SftConfig, TaskConfig, TrainConfig
+from diffpo.files.places import find_policy
 from diffpo.files.recipe import read_json
 from diffpo.models.device import is_slow_in_half
 from diffpo.models.heads import open_network
@@ -109,6 +110,6 @@ def open_inputs(config: TrainConfig | SftConfig) -> list[str]:
     if isinstance(config, TrainConfig):
         lines += open_own(config)
     if config.load.adapter:
-        found = read_json(locate(config.load.adapter) / "adapter_config.json")
+        found = read_json(find_policy(locate(config.load.adapter))[0] / "adapter_config.json")
         lines.append(f"adapter {config.load.adapter}: rank {found.get('r')}, of {found.get('base_model_name_or_path')}")
     return lines
