@@ -10,7 +10,10 @@ def bad_weight(policy: Policy) -> str | None:
     named = list(policy.denoiser.named_parameters())
     if policy.sampler_head:
         named += policy.sampler_head.named_parameters("sampler_head")
-    return next((name for name, values in named if not values.isfinite().all()), None)
+    for name, values in named:
+        if not values.isfinite().all():
+            return name
+    return None
 
 
 def not_finite(policy: Policy) -> FloatingPointError:
