@@ -1,6 +1,7 @@
 """SmolLM2-135M on two CPU cores: what fine-tuning and reinforcement learning did; commands in docs/first_model.md.
 
-    python benchmarks/laptop.py --sft RUN --rl RUN --parent EVALUATION --before EVALUATION... --after EVALUATION...
+    python benchmarks/laptop.py --sft RUN --rl RUN --parent EVALUATION --before EVALUATION... --after EVALUATION... \
+        --later EVALUATION...
     python benchmarks/laptop.py
 
 The first line gathers the figures of both runs and of the evaluations of their models into a file, and of the parent's,
@@ -24,7 +25,12 @@ from diffpo.training.metrics import read_metrics
 FOUND = Path("benchmarks/results/smollm2_laptop.json")
 WINDOW = 5
 """Steps of reinforcement learning that a point of the picture is the mean of."""
-NAMES = {"parent": "the parent, left to right", "before": "fine-tuned", "after": "reinforced; star: learned bound"}
+NAMES = {
+    "parent": "the parent, left to right",
+    "before": "fine-tuned",
+    "after": "reinforced, 41 steps",
+    "later": "62 steps",
+}
 ENDS = ("low", "high")
 
 
@@ -43,7 +49,7 @@ def answers_of(folders: list[str]) -> dict[str, dict[str, Any]]:
     for folder in folders:
         evaluation, settings = (json.loads(Path(folder, f"{it}.json").read_text()) for it in ("evaluation", "settings"))
         lines = [json.loads(line) for line in Path(folder, "completions.jsonl").read_text().splitlines()]
-        for point in evaluation["points"]:
+        for point in (*evaluation["points"], *evaluation["frontier"]):
             right = {line["id"]: line["correct"] for line in lines if line["sampler"] == point["sampler"]}
             found[f"{point['sampler']}, temperature {settings['temperature']:g}"] = {
                 **{name: round(point[name], 4) for name in ("accuracy", "low", "high", "nfe")},
@@ -53,17 +59,14 @@ def answers_of(folders: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def draw_frontier(axis: Any, points: dict[str, dict[str, Any]], label: str) -> None:
-    """Greedy answers' accuracy against their calls, fixed rules by a line, a learned one by a star."""
+    """Greedy answers' accuracy against their calls, of fixed rules."""
     greedy = {name: point for name, point in points.items() if name.endswith("temperature 0")}
     fixed = sorted((point["nfe"], point) for name, point in greedy.items() if not name.startswith("learned"))
     middles = [100 * point["accuracy"] for _, point in fixed]
     errors = [
         [abs(100 * point[end] - middle) for (_, point), middle in zip(fixed, middles, strict=True)] for end in ENDS
     ]
-    line = axis.errorbar([nfe for nfe, _ in fixed], middles, errors, marker="o", capsize=3, label=label)
-    for name, point in greedy.items():
-        if name.startswith("learned"):
-            axis.plot(point["nfe"], 100 * point["accuracy"], "*", markersize=14, color=line[0].get_color())
+    axis.errorbar([nfe for nfe, _ in fixed], middles, errors, marker="o", capsize=3, label=label)
 
 
 def show(found: dict[str, Any]) -> None:
@@ -72,12 +75,12 @@ def show(found: dict[str, Any]) -> None:
     table = Table(
         "sampler", "model", "accuracy %", "calls", "gained, points", title="SmolLM2-135M, six kinds of problems"
     )
-    for sampler in dict.fromkeys((*found["before"], *found["after"])):
-        for model in ("parent", "before", "after"):
+    for sampler in dict.fromkeys((*found["before"], *found["later"])):
+        for model in NAMES:
             if point := found[model].get(sampler):
                 interval = f"{100 * point['accuracy']:.1f} [{100 * point['low']:.1f}, {100 * point['high']:.1f}]"
                 gained = ""
-                if model == "after" and sampler in found["before"]:
+                if model in ("after", "later") and sampler in found["before"]:
                     pairs = zip(found["before"][sampler]["right"], point["right"], strict=True)
                     change = Difference(tuple(float(its) - float(was) for was, its in pairs))
                     gained = f"{change.points:+.1f} [{change.interval[0]:.1f}, {change.interval[1]:.1f}]"
@@ -105,11 +108,10 @@ def show(found: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sft")
-    parser.add_argument("--rl")
-    parser.add_argument("--parent", nargs="+")
-    parser.add_argument("--before", nargs="+")
-    parser.add_argument("--after", nargs="+")
+    for run in ("sft", "rl"):
+        parser.add_argument(f"--{run}")
+    for model in NAMES:
+        parser.add_argument(f"--{model}", nargs="+")
     arguments = parser.parse_args()
     if arguments.sft:
         found = {
