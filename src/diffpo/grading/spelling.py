@@ -42,7 +42,8 @@ _COMMANDS = _targets(
     r"; , \vee \lor \wedge \land ; | \vert \lvert \rvert \Vert \lVert \rVert \| ; \{ \lbrace ; \} \rbrace ; ( \langle "
     r"; ) \rangle ; \{\} \emptyset \varnothing ; (-\infty,\infty) \R ; ^\circ \degree ; \, \quad \qquad"
 )
-_FONT = r"\\(?:math(?:bf|rm|it|sf|tt|normal)|boldsymbol|bm|underline|vec)\s*\{([^{}]*)\}"
+_NESTED = r"\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
+_FONT = rf"\\(?:math(?:bf|rm|it|sf|tt|normal)|boldsymbol|bm|underline|vec)\s*{_NESTED}"
 _WORDS = r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|operatorname\*?)\s*\{([^{}]*)\}"
 _BARE = rf"{'|'.join(sorted(FUNCTIONS))}|sqrt|infty|pi|theta|alpha|beta|phi"
 _MATRIX = r"\{(?:[pbB]|small)?(?:matrix|array)\}"
@@ -128,6 +129,7 @@ _RULES = [
         r"\\begin{pmatrix}\1\\end{pmatrix}",
     ),
     (r"(?<![A-Za-z\\])(?:infinity|inf|oo)(?![A-Za-z])", r"\\infty "),  # a word for the sign
+    (r"(?<![A-Za-z\\])sqrt\s*([0-9]+)", r"\\sqrt{\1}"),  # sqrt 19
     (rf"(?<![A-Za-z\\])({_BARE})(?![A-Za-z])", r"\\\1 "),  # sin x without its backslash
     (r"(?<![A-Za-z])(?i:minus|negative)\s+(?=[0-9\\.$A-Za-z])", "-"),  # signs in words
     (r"(?<![A-Za-z])(?:percent|pct)(?![A-Za-z])|(?<=[0-9])\s*%", r"\\%"),  # percent
@@ -135,6 +137,7 @@ _RULES = [
     (r"\^\s*\(([^()]*)\)", r"^{\1}"),  # x^(12)
     (r"([_^])\s*(-?[0-9]+|\\?[A-Za-z]+(?=\W|$)(?<=[_^ ][A-Za-z]))", r"\1{\2}"),  # x^12 as it is meant
     (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),  # sqrt(2)
+    (r"(?<![A-Za-z0-9^_)}])\(([0-9]+)\)(?=\s*/)|(?<=/)\s*\(([0-9]+)\)(?![A-Za-z0-9^(])", r"\1\2"),  # (3)/(4)
     (rf"\\sqrt\s*(\[[^\[\]]*\])?\s*{_ONE}", lambda found: rf"\sqrt{found[1] or ''}{_braced(found[2])}"),  # \sqrt2
     (rf"\\(frac|binom)\s*{_ONE}\s*{_ONE}", lambda found: rf"\{found[1]}{_braced(found[2])}{_braced(found[3])}"),
     (r"(?:(?<=\w)\s+times(?: as m\w+)?)?[.,;:\s\\]*$|^[=:#\s]+", ""),  # punctuation around, and "5 times"
@@ -161,6 +164,7 @@ def clean(text: str) -> str:
 def plain_signs(text: str) -> str:
     """`text` with the signs, digits and fractions of Unicode in ASCII; what is invisible is left out."""
     text = re.sub(_HIGH, lambda run: "^{" + unicodedata.normalize("NFKC", run[0]) + "}", text)
+    text = re.sub(r"(?<=[√∛])\s*([0-9]+)", r"{\1}", text)
     text = re.sub(_LOW, lambda run: "_{" + unicodedata.normalize("NFKC", run[0]) + "}", text)
     return text if text.isascii() else "".join(map(_plain_sign, text))
 
