@@ -16,6 +16,7 @@ from diffpo.functional.surrogate import (
     assign_cuts,
     best_calls,
     block_places,
+    count_by_call,
     cut_masks,
     cut_weights,
     draw_block_cuts,
@@ -163,6 +164,16 @@ def test_even_cuts_are_those_of_a_slow_loop(num_latents: int) -> None:
         m = min(num_latents or 8, row)
         by_hand = [j * row // m for j in range(m)]
         assert cuts == by_hand + [row] * (len(cuts) - m) and len(set(by_hand)) == m
+
+
+def test_what_a_call_committed_is_counted_as_a_slow_loop_does() -> None:
+    calls = torch.tensor([[1, 1, 3, 2, 1], [2, 1, 2, 3, 2]])
+    mask = torch.tensor([[True, True, True, False, False], [True, False, True, True, True]])
+    slow = [
+        [sum(m and c == call for c, m in zip(*row, strict=True)) for call in row[0]]
+        for row in zip(calls.tolist(), mask.tolist(), strict=True)
+    ]
+    assert count_by_call(calls, mask).tolist() == slow
 
 
 def test_means_by_call_are_those_of_a_slow_loop() -> None:

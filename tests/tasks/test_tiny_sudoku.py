@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from itertools import product
+from random import Random
 
 import numpy as np
 import pytest
 
 from diffpo.config import TaskConfig
-from diffpo.grading.sudoku import GRIDS
+from diffpo.grading.sudoku import GRIDS, solutions_of
 from diffpo.tasks.base import Split
 from diffpo.tasks.tiny_sudoku import CLUES, DIFFERENCES, MAX_BLANKS, NUM_TRAIN_GRIDS, TinySudoku
 from diffpo.types import Prompt
@@ -42,6 +43,13 @@ def solutions(puzzle: str) -> list[str]:
 def test_all_grids() -> None:
     assert sorted(GRIDS) == sorted(solutions("0" * 16))
     assert len(set(GRIDS)) == 288
+
+
+def test_all_solutions_of_a_puzzle_are_found() -> None:
+    rng = Random(0)
+    for grid in GRIDS[::24]:
+        puzzle = "".join(digit if rng.random() < 0.4 else "0" for digit in grid)
+        assert solutions_of(puzzle) == solutions(puzzle)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor
 
 from diffpo.functional.random import fold, uniform
@@ -89,8 +89,8 @@ def count_by_call(committed_at: Int64[Tensor, "B L"], mask: Bool[Tensor, "B L"])
     return _sum_by_call(mask.long(), committed_at).gather(1, committed_at)
 
 
-def _sum_by_call(values: Tensor, committed_at: Tensor) -> Tensor:
-    """Sums of [B, L] over what calls 0, 1, ... committed, [B, 1 + T]."""
+def _sum_by_call(values: Num[Tensor, "B L"], committed_at: Int64[Tensor, "B L"]) -> Num[Tensor, "B calls"]:
+    r"""Sums of `values` over the tokens that calls 0, 1, ..., T committed: $\sum_i v_i [s_i = t]$."""
     return values.new_zeros(len(values), int(committed_at.max()) + 1).scatter_add(1, committed_at, values)
 
 

@@ -117,10 +117,9 @@ class RowTask(ChatTask):
             read = [(row, self.read(row)) for row in read_rows(self.source(split), self.columns, knob)]
             found = [replace(prompt, place=row.place) for row, prompt in read if prompt is not None]
             if self.rewards is not None:
+                # a reward function reads the columns of all rows: None where one lacks it
                 names = dict.fromkeys(name for prompt in found for name in prompt.columns)
-                found = [
-                    replace(prompt, columns=names | {**prompt.columns}) for prompt in found
-                ]  # None for what it lacks
+                found = [replace(prompt, columns=names | {**prompt.columns}) for prompt in found]
                 self.rewards.check(found)
             chosen = self.choose(split, found)
             if not chosen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from statistics import fmean
 
 import pytest
 import torch
@@ -122,3 +123,20 @@ def test_sections_hold_the_means_of_the_table() -> None:
     assert by_law.series[0].y == by_call.series[1].y and [series.label for series in by_law.series] == list(LAWS)
     assert all(0 < place < 1 for place in by_cut.series[0].x) and len(by_cut.series) == 2
     assert by_cut.figures["lowest KL"] == min(by_cut.series[0].y)
+
+
+def test_the_divergence_by_cut_is_that_of_a_slow_loop() -> None:
+    """Token by token: from the cut's canvas where the token was committed later, from the empty one where not."""
+    subject = some_subject()
+    batch, table = subject.batch, divergences(subject.policy, subject.batch, 1.0)
+    found: dict[float, list[tuple[float, float]]] = {}
+    for row, calls in enumerate(batch.nfe.tolist()):
+        for cut, at in itertools.product(range(1, calls), batch.loss_mask[row].nonzero().flatten().tolist()):
+            latent = cut if batch.committed_at[row, at] > cut else 0
+            pair = float(table[row, at, latent]), float(table[row, at, 0])
+            found.setdefault((10 * cut // calls + 0.5) / 10, []).append(pair)
+    by_cut = kl_sections(subject)[1]
+    assert by_cut.series[0].x and set(by_cut.series[0].x) <= set(found)
+    for which, series in enumerate(by_cut.series):
+        for place, mean in zip(series.x, series.y, strict=True):
+            assert mean == pytest.approx(fmean(pair[which] for pair in found[place]), abs=1e-6)
