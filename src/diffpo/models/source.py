@@ -97,6 +97,10 @@ def find_source(
     folder, note = find_policy(locate(name, revision, weights))
     if note:
         warnings.warn(note, stacklevel=3)
+    if revision and Path(name).is_dir():
+        raise ValueError(
+            f"revision {revision} does nothing for {name}, which is a folder, not a model of the hub: leave it out"
+        )
     if (folder / "config.json").is_file():
         if base:
             raise ValueError(f"{name} holds whole weights: load.base names the base of adapters, or of a head alone")
