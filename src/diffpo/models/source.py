@@ -58,11 +58,9 @@ class Source:
         if not length:
             return self
         checkpoint = replace(self.checkpoint, config=with_blocks(self.checkpoint.name, self.checkpoint.config, length))
-        if checkpoint.family.shape(checkpoint.config).block_length != length:
-            kind = checkpoint.config["model_type"]
-            raise ValueError(
-                f"a {kind} model attends to the whole row, not in blocks of {length}: leave the blocks out"
-            )
+        if (own := checkpoint.family.shape(checkpoint.config).block_length) != length:
+            kind, sees = checkpoint.config["model_type"], f"in blocks of {own}" if own else "to the whole row"
+            raise ValueError(f"a {kind} model attends {sees}, not in blocks of {length}: leave the blocks out")
         return replace(self, checkpoint=checkpoint)
 
     def fingerprint(self) -> str:
