@@ -149,7 +149,7 @@ def test_a_bad_toml_is_one_line_that_names_file_and_key(tmp_path: Path, cls: typ
 NAN = math.nan
 BAD = [
     (TaskConfig, "task.", {"hard_share": (1.5, -0.1, NAN), "easy": ((0, 3), (4, 2)), "hard": ((5, 4),)}),
-    (LoraConfig, "lora.", {"rank": (-1,), "alpha": (0.0, NAN)}),
+    (LoraConfig, "lora.", {"rank": (-1,), "alpha": (0.0, NAN, math.inf)}),
     (
         RolloutConfig,
         "rollout.",
@@ -175,9 +175,9 @@ BAD = [
             "surrogate": ("meanfield", "mean_field:", "mean_field:=1", "coupled:1,", "my.py:", "elbo:num_pairs=1,2"),
             "loss": ("clip", "wd2", "clipped:epsilon=1,epsilon=2"),
             "importance_clamp": (-1.0, NAN),
-            "beta": (-0.1, NAN),
+            "beta": (-0.1, NAN, math.inf),
             "num_iterations": (0,),
-            "speed_weight": (-1.0, NAN),
+            "speed_weight": (-1.0, NAN, math.inf),
             "speed_gate": (1.1, NAN),
         },
     ),
@@ -185,10 +185,10 @@ BAD = [
         OptimConfig,
         "optim.",
         {
-            "learning_rate": (0.0, NAN),
+            "learning_rate": (0.0, NAN, math.inf),
             "warmup_steps": (-1,),
             "adam_betas": ((1.0, 0.9), (0.9, -0.1)),
-            "weight_decay": (-0.1, NAN),
+            "weight_decay": (-0.1, NAN, math.inf),
             "max_grad_norm": (0.0, NAN),
             "micro_batch_tokens": (0,),
         },
@@ -197,11 +197,11 @@ BAD = [
         ThresholdConfig,
         "threshold.",
         {
-            "gamma_max": (0.0, NAN),
+            "gamma_max": (0.0, NAN, math.inf),
             "gamma_init": (0.0, 3.0, NAN),
-            "sigma": (0.0, NAN),
-            "bound": (0.0, NAN),
-            "learning_rate": (0.0, NAN),
+            "sigma": (0.0, NAN, math.inf),
+            "bound": (0.0, NAN, math.inf),
+            "learning_rate": (0.0, NAN, math.inf),
             "delay_steps": (-1,),
             "epsilon": (0.0, NAN),
             "max_log_ratio": (0.0, NAN),
@@ -213,7 +213,7 @@ BAD = [
         {
             "width": (0, 6),
             "chance_init": (0.0, 1.0, NAN),
-            "learning_rate": (0.0, NAN),
+            "learning_rate": (0.0, NAN, math.inf),
             "delay_steps": (-1,),
             "epsilon": (0.0, NAN),
             "max_log_ratio": (0.0, NAN),

@@ -56,6 +56,8 @@ WRONG = [
     ("loss", "clipped:0.2,sequences", "no ratio_level 'sequences'; did you mean 'sequence'?"),
     ("loss", "wd1:1,2", "more values than wd1 has knobs; it has psi"),
     ("loss", "wd1:0", "psi must be > 0, got 0"),
+    ("loss", "gdsd:inf", "psi must be finite, got inf"),
+    ("loss", "spg:inf", "beta must be finite, got inf"),
 ]
 
 

@@ -212,6 +212,13 @@ def test_an_adapter_folder_follows_its_base(tmp_path: Path) -> None:
     assert followed.base and followed.base.name == str(base)
 
 
+def test_a_folder_has_no_revision(tmp_path: Path) -> None:
+    """It is loaded as it stands, whatever its name once was on the hub."""
+    base = golden_checkpoint(tmp_path / "base")
+    with pytest.raises(ValueError, match=r"revision v0 does nothing for .*base, which is a folder"):
+        load_policy(base, revision="v0")
+
+
 def test_a_run_of_adapters_is_an_adapter(tmp_path: Path) -> None:
     """A run's folder, its policy folder, and either as the adapter of a named base."""
     policy = adapted(load_policy(LLADA, "float32", "cpu"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from diffpo.models.policy import Policy
 from diffpo.rewards.calls import Reward, Rewards
 from diffpo.rollout.engine import generate
 from diffpo.rollout.local import collect, make_request, sample
-from diffpo.types import Sampler
+from diffpo.types import Sampler, Verdict
 
 CONFIG = RolloutConfig(sampler="top_k:2", temperature=0.9, block_length=3, num_slots=7)
 
@@ -43,6 +44,14 @@ def test_groups_hold_the_scored_completions_of_their_prompts() -> None:
             assert rollout.text == policy.tokenizer.decode(alone.tokens.tolist())
             assert rollout.verdict == task.verify(group.prompt, rollout.text)
             assert rollout.reward == rollout.verdict.reward and rollout.completion.versions == ((1, 3),)
+
+
+@pytest.mark.parametrize("reward", [math.inf, math.nan, -1e39])
+def test_a_verdict_whose_reward_is_no_number_names_its_prompt(reward: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, task = tiny_policy(), FirstDigitTask()
+    monkeypatch.setattr(task, "verify", lambda prompt, completion: Verdict(True, reward))
+    with pytest.raises(ValueError, match=r"task 'fake' on prompt 'train-0' gave completion 0 the reward .*not a fin"):
+        collect(policy, task, task.prompts("train", 2), 2, CONFIG, seed=1)
 
 
 def test_groups_do_not_depend_on_the_other_prompts_and_differ_between_seeds() -> None:

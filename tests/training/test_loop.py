@@ -222,8 +222,9 @@ def test_model_mode_moves_the_denoiser_alone(config: TrainConfig) -> None:
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_the_head_waits_for_its_delay(config: TrainConfig) -> None:
-    policy = train(replace(config, threshold=ThresholdConfig(delay_steps=4)), quiet=True)
+def test_the_head_waits_for_its_delay(config: TrainConfig, capfd: pytest.CaptureFixture) -> None:
+    policy = train(replace(config, threshold=ThresholdConfig(delay_steps=4)))
+    assert "all weights and the sampler head from step 4 on" in capfd.readouterr().err
     assert policy.sampler_head is not None and policy.sampler_head.untrained
     assert int(policy.sampler_head.count) == 4 * 4 * 4  # and has looked at every rollout meanwhile
 

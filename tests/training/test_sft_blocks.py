@@ -108,6 +108,8 @@ def test_a_tiny_model_may_have_blocks(tmp_path: Path) -> None:
     config = SftConfig(output=str(tmp_path), task=task, shape=shape, steps=2, batch_size=4, num_examples=8)
     policy = fine_tune(replace(config, load=LoadConfig(device="cpu")), quiet=True)
     assert load_policy(tmp_path).denoiser.config.block_length == policy.denoiser.config.block_length == 2
+    with pytest.raises(ValueError, match="a diffpo model attends in blocks of 2, not in blocks of 4"):
+        load_policy(tmp_path, block_length=4)
 
 
 def test_growing_blocks_do_not_shrink_in_a_longer_run(tmp_path: Path) -> None:

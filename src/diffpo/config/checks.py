@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -21,11 +22,13 @@ def check(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def bound(config: Any, section: str, names: str, relation: Literal[">", ">="], low: int) -> None:
+def bound(config: Any, section: str, names: str, relation: Literal[">", ">="], low: int, finite: bool = False) -> None:
+    """Of each of the names; `finite` where infinity says nothing that could be computed."""
     for name in names.split():
         value = getattr(config, name)
         inside = value is None or (value > low if relation == ">" else value >= low)
         check(inside, f"{section}{name} must be {relation} {low}, got {value}")
+        check(not finite or value != math.inf, f"{section}{name} must be finite, got {value}")
 
 
 def bound_temperature(config: Any, section: str, name: str, greedy: bool = True) -> None:

@@ -39,7 +39,7 @@ class LoraConfig(Knobs):
     def __post_init__(self) -> None:
         check_kinds(self, "lora.")
         bound(self, "lora.", "rank", ">=", 0)
-        bound(self, "lora.", "alpha", ">", 0)
+        bound(self, "lora.", "alpha", ">", 0, finite=True)
         refuse_idle(self, "lora.")
 
     def idle(self) -> Idle:

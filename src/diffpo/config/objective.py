@@ -57,7 +57,8 @@ class ObjectiveConfig(Knobs):
     def __post_init__(self) -> None:
         parse_spec(self.surrogate, SURROGATES, "objective.surrogate")
         parse_spec(self.loss, LOSSES, "objective.loss")
-        bound(self, "objective.", "importance_clamp beta speed_weight", ">=", 0)
+        bound(self, "objective.", "importance_clamp", ">=", 0)
+        bound(self, "objective.", "beta speed_weight", ">=", 0, finite=True)
         bound(self, "objective.", "num_iterations", ">=", 1)
         check(0 <= self.speed_gate <= 1, f"objective.speed_gate must lie in [0, 1], got {self.speed_gate}")
         refuse_idle(self, "objective.")

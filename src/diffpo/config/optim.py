@@ -25,7 +25,8 @@ class OptimConfig:
     """Compute each block a second time in the backward pass instead of keeping its activations."""
 
     def __post_init__(self) -> None:
-        bound(self, "optim.", "learning_rate max_grad_norm", ">", 0)
-        bound(self, "optim.", "warmup_steps weight_decay", ">=", 0)
+        bound(self, "optim.", "learning_rate", ">", 0, finite=True)
+        bound(self, "optim.", "max_grad_norm", ">", 0)
+        bound(self, "optim.", "warmup_steps weight_decay", ">=", 0, finite=True)
         bound(self, "optim.", "micro_batch_tokens", ">=", 1)
         check(all(0 <= b < 1 for b in self.adam_betas), f"optim.adam_betas must lie in [0, 1), got {self.adam_betas}")

@@ -130,7 +130,8 @@ class ThresholdConfig:
     """Log-ratio up to which the head's ratio grows exponentially; beyond, along its tangent."""
 
     def __post_init__(self) -> None:
-        bound(self, "threshold.", "gamma_max sigma bound learning_rate epsilon max_log_ratio", ">", 0)
+        bound(self, "threshold.", "gamma_max sigma bound learning_rate", ">", 0, finite=True)
+        bound(self, "threshold.", "epsilon max_log_ratio", ">", 0)
         bound(self, "threshold.", "delay_steps", ">=", 0)
         inside = 0 < self.gamma_init < self.gamma_max
         check(inside, f"threshold.gamma_init must lie between 0 and gamma_max, got {self.gamma_init}")
@@ -151,7 +152,8 @@ class BernoulliConfig:
     """Log-ratio of a call up to which its ratio grows exponentially; beyond, along its tangent."""
 
     def __post_init__(self) -> None:
-        bound(self, "bernoulli.", "learning_rate epsilon max_log_ratio", ">", 0)
+        bound(self, "bernoulli.", "learning_rate", ">", 0, finite=True)
+        bound(self, "bernoulli.", "epsilon max_log_ratio", ">", 0)
         bound(self, "bernoulli.", "delay_steps", ">=", 0)
         inside = 0 < self.chance_init < 1
         check(inside, f"bernoulli.chance_init must lie between 0 and 1, got {self.chance_init}")

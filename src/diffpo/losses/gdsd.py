@@ -32,7 +32,7 @@ class Gdsd(Loss):
     """Half-width of the trust region."""
 
     def __post_init__(self) -> None:
-        bound(self, "", "psi", ">", 0)
+        bound(self, "", "psi", ">", 0, finite=True)
         check(0 < self.epsilon < 1, f"epsilon must lie in (0, 1), got {self.epsilon}")
 
     def gain(self, logprobs: Tensor, lines: Lines) -> tuple[Tensor, dict[str, Tensor]]:

@@ -33,7 +33,7 @@ class Spg(Loss):
     """Share of the upper bound where the advantage is negative."""
 
     def __post_init__(self) -> None:
-        bound(self, "", "beta", ">=", 1)
+        bound(self, "", "beta", ">=", 1, finite=True)
         check(0 <= self.omega <= 1, f"omega must lie in [0, 1], got {self.omega}")
 
     def gain(self, logprobs: Tensor, lines: Lines) -> tuple[Tensor, dict[str, Tensor]]:

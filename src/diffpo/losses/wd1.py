@@ -33,7 +33,7 @@ class Wd1(Loss):
     """Scale of the advantages: the larger, the more the best and the worst of a group count alone. DMPO: 10 to 25."""
 
     def __post_init__(self) -> None:
-        bound(self, "", "psi", ">", 0)
+        bound(self, "", "psi", ">", 0, finite=True)
 
     def gain(self, logprobs: Tensor, lines: Lines) -> tuple[Tensor, dict[str, Tensor]]:
         """A log pi: its gradient is REINFORCE's, at every iteration and however far the policy has moved."""

@@ -58,11 +58,9 @@ class Source:
         if not length:
             return self
         checkpoint = replace(self.checkpoint, config=with_blocks(self.checkpoint.name, self.checkpoint.config, length))
-        if checkpoint.family.shape(checkpoint.config).block_length != length:
-            kind = checkpoint.config["model_type"]
-            raise ValueError(
-                f"a {kind} model attends to the whole row, not in blocks of {length}: leave the blocks out"
-            )
+        if (own := checkpoint.family.shape(checkpoint.config).block_length) != length:
+            kind, sees = checkpoint.config["model_type"], f"in blocks of {own}" if own else "to the whole row"
+            raise ValueError(f"a {kind} model attends {sees}, not in blocks of {length}: leave the blocks out")
         return replace(self, checkpoint=checkpoint)
 
     def fingerprint(self) -> str:
@@ -97,6 +95,10 @@ def find_source(
     folder, note = find_policy(locate(name, revision, weights))
     if note:
         warnings.warn(note, stacklevel=3)
+    if revision and Path(name).is_dir():
+        raise ValueError(
+            f"revision {revision} does nothing for {name}, which is a folder, not a model of the hub: leave it out"
+        )
     if (folder / "config.json").is_file():
         if base:
             raise ValueError(f"{name} holds whole weights: load.base names the base of adapters, or of a head alone")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from diffpo.models.policy import Policy
-from diffpo.rewards.calls import Call, TrainerState
+from diffpo.rewards.calls import MAX_REWARD, Call, TrainerState, where
 from diffpo.rollout.engine import Engine, Finished
 from diffpo.tasks.base import Task
 from diffpo.types import Attempts, Completion, Judged, Prompt, Request, Verdict
@@ -118,14 +118,20 @@ class VerifierError(RuntimeError):
 
 
 def _verify(task: Task, attempts: Attempts) -> Judged:
-    """The verifier's verdicts; where it raises, the row is named."""
+    """The verifier's verdicts; where it raises, or rewards with what is no number, the row is named."""
     verdicts = []
     for generation, text in enumerate(attempts.texts):
         try:
-            verdicts.append(task.verify(attempts.prompt, text))
+            verdict = task.verify(attempts.prompt, text)
         except Exception as error:
             raise VerifierError(
                 f"task {task.name!r}: the verifier raised {error!r} on prompt {attempts.prompt.id!r}, "
                 f"generation {generation}, completion {text[:200]!r}"
             ) from error
+        if not (verdict.reward is None or abs(verdict.reward) <= MAX_REWARD):
+            raise ValueError(
+                f"task {task.name!r} on {where(attempts.prompt)} gave completion {generation} the reward "
+                f"{verdict.reward}: not a finite number (within {MAX_REWARD:g}), nor None, which leaves it out"
+            )
+        verdicts.append(verdict)
     return Judged(verdicts)

@@ -27,10 +27,11 @@ from diffpo.view.progress import count
 def banner(config: TrainConfig | SftConfig, policy: Policy, world: World, data: str) -> list[str]:
     """Model, what learns, where, data, steps, output."""
     learn = sum(p.numel() for p in policy.denoiser.parameters() if p.requires_grad)
+    delay = config.head.delay_steps if isinstance(config, TrainConfig) and config.train != "model" else None
     what = {
         "all weights": learn and not policy.adapter,
         f"{count(learn)} of adapters": learn and policy.adapter,
-        "the sampler head": isinstance(config, TrainConfig) and config.train != "model",
+        f"the sampler head{f' from step {delay} on' if delay else ''}": delay is not None,
     }
     weights = policy.denoiser.head.weight
     products = policy.denoiser.compute_dtype or weights.dtype
