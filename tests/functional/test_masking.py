@@ -8,7 +8,7 @@ import math
 import torch
 from helpers import chi_square_z, keys
 
-from diffpo.functional.masking import block_times, forward_process, nelbo, stratified_times
+from diffpo.functional.masking import block_times, forward_process, mask_counts, nelbo, stratified_times
 from diffpo.functional.random import fold, uniform
 
 LENGTH, VOCAB = 3, 3
@@ -46,19 +46,49 @@ def test_time_one_masks_everything_and_time_zero_nothing() -> None:
 def test_each_block_has_a_time_of_its_own_and_they_are_spread_evenly() -> None:
     rows, blocks = 4000, torch.tensor([[4, 0], [4, 3]]).repeat(2000, 1)
     lengths = torch.tensor([8, 9]).repeat(2000)
-    row_times = stratified_times(uniform(fold(keys(rows), 0)), 0.1)
-    times = block_times(row_times[:, None].expand(rows, 9), blocks, lengths, 0.1)
+    times = block_times(stratified_times(uniform(fold(keys(rows), 0)), 0.0), blocks, lengths, 9)
     for offset, count in ((0, 2), (1, 3)):
         own = times[offset::2]
         begins = [0, 4] if offset == 0 else [0, 1, 5]  # of the blocks: the second row's first holds one position
         for begin, end in itertools.pairwise([*begins, int(lengths[offset])]):
             assert (own[:, begin:end] == own[:, begin : begin + 1]).all()
-        of_blocks = (own[:, begins] - 0.1) / 0.9
+        of_blocks = own[:, begins]
         gaps = of_blocks.sort(-1).values.diff(dim=-1)
         torch.testing.assert_close(gaps, torch.full_like(gaps, 1 / count), atol=1e-5, rtol=0)
         for block in of_blocks.T:  # uniform, each of them
             cells = (block * 10).long().clamp_max(9).bincount(minlength=10)
             assert chi_square_z(cells, torch.full((10,), 0.1)) < 4  # the rows' times are stratified: no lower bound
+
+
+def test_counts_of_masks_are_uniform_in_each_block_and_so_are_the_sets() -> None:
+    rows, blocks = 40_000, torch.tensor([[3, 1]])  # of the canvas: 0 1, 2 3 4 and 5, behind which it ends
+    times = uniform(fold(keys(rows)[:, None], torch.tensor([0, 0, 1, 1, 1, 2, 2])))
+    maskable = (torch.arange(7) < 6).expand(rows, 7)
+    lottery = uniform(fold(keys(rows)[:, None], 3, torch.arange(7)))
+    masked, shares = mask_counts(times, lottery, maskable, blocks.expand(rows, 2))
+    assert not masked[:, 6].any() and masked[:, 5].all() and (shares[:, 5] == 1).all()
+    for places in ([0, 1], [2, 3, 4]):
+        part, size = masked[:, places], len(places)
+        torch.testing.assert_close(shares[:, places], (part.sum(-1) / size)[:, None].expand(rows, size))
+        sets = (part * 2 ** torch.arange(size)).sum(-1)
+        law = [1 / size / math.comb(size, s.bit_count()) if s else 0.0 for s in range(2**size)]
+        assert not (sets == 0).any()
+        assert abs(chi_square_z(sets.bincount(minlength=2**size)[1:], torch.tensor(law[1:]))) < 4
+    least, _ = mask_counts(times, lottery, maskable, blocks.expand(rows, 2), 0.5)
+    assert set(least[:, 2:5].sum(-1).tolist()) == {2, 3} and set(least[:, :2].sum(-1).tolist()) == {1, 2}
+    everything, _ = mask_counts(times, lottery, maskable, blocks.expand(rows, 2), 0.99)
+    assert everything.equal(maskable)
+
+
+def test_the_mean_over_counts_is_that_over_times() -> None:
+    """Of a denoiser that knows the joint: the log-likelihood, as the integral over times is."""
+    joint, masks = a_joint(), all_masks()[1:]
+    for tokens in itertools.product(range(VOCAB), repeat=LENGTH):
+        scores = torch.stack([exact_logprobs(joint, tokens, masked) for masked in masks])
+        counts = masks.sum(-1, keepdim=True)
+        chances = torch.tensor([1 / LENGTH / math.comb(LENGTH, int(count)) for count in counts])
+        mean = (chances * nelbo(scores, masks, (counts / LENGTH).expand(scores.shape))).sum()
+        assert math.isclose(float(mean), -math.log(joint[tokens]), rel_tol=1e-6)
 
 
 def all_masks() -> torch.Tensor:

@@ -12,7 +12,6 @@ from models.published_llada import golden_checkpoint
 from rollout.test_blocks import SlowBlocks, block_of
 
 from diffpo.config import LoadConfig, LoraConfig, ModelConfig, OptimConfig, SftConfig, TaskConfig
-from diffpo.functional.random import fold, uniform
 from diffpo.models.policy import Policy, load_policy
 from diffpo.rollout.local import sample
 from diffpo.training.examples import Examples, read_examples
@@ -36,42 +35,42 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> SftConfig:
 
 
 @torch.no_grad()
-def slow_loss(policy: Policy, examples: Examples, row: int, noised: torch.Tensor, time: float, least: float) -> float:
+def slow_loss(policy: Policy, examples: Examples, row: int, noised: torch.Tensor, bound: bool) -> float:
     """Each block given its noised tokens and the clean ones before it, in a sequence that ends with it."""
     prompt = examples.prompts[row][: examples.prompt_lengths[row]].tolist()
     clean, length = examples.canvases[row].tolist(), int(examples.canvas_lengths[row])
     size = policy.denoiser.config.block_length
     asked = Request(tuple(prompt), 0, length, size, Sampler("top_k", 1))
     blocks = [block_of(policy, asked, len(prompt) + place) for place in range(length)]
-    total = 0.0
-    for number, block in enumerate(sorted(set(blocks))):
-        own_time = least + (1 - least) * (((time - least) / (1 - least) + number / len(set(blocks))) % 1)
+    total, count = 0.0, int((noised == policy.mask_id).sum())
+    for block in sorted(set(blocks)):
+        own = [i for i in range(length) if blocks[i] == block]
+        masked = [i for i in own if noised[i] == policy.mask_id]
+        assert masked
         state = [int(noised[i]) if blocks[i] == block else clean[i] for i in range(length) if blocks[i] <= block]
         hidden = SlowBlocks(policy, asked)(policy, [*prompt, *state])
-        for place in (i for i in range(length) if blocks[i] == block and noised[i] == policy.mask_id):
+        for place in masked:
             law = policy.logits(hidden[None, len(prompt) + place])[0].log_softmax(-1)
-            total -= float(law[clean[place]]) / own_time
-    return total / length
+            total -= float(law[clean[place]]) * (len(own) / len(masked) / length if bound else 1 / count)
+    return total
 
 
-def test_the_loss_is_the_slow_twins(config: SftConfig) -> None:
+@pytest.mark.parametrize("bound", [False, True])
+def test_the_loss_is_the_slow_twins(config: SftConfig, bound: bool) -> None:
     policy = load_policy(config.model, "float32", "cpu")
     config = replace(config, prompt_mask_prob=0.0)
     examples, key = read_examples(config.data, policy, config), torch.tensor(7)
     rows, seen = torch.arange(2), []
     hook = policy.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
-    found = losses(policy, examples, rows, rows, key, config).detach()
+    found = losses(policy, examples, rows, rows, key, config, bound).detach()
     hook.remove()
     ids, packing, _ = seen[0]
-    times = config.min_time + (1 - config.min_time) * (rows + uniform(fold(key, rows, 1))) / 2
     ends = [*packing.starts.sort().values.tolist()[1:], len(ids)]
     for row in range(2):
         start = int(packing.starts[row])
         end = min(end for end in ends if end > start)
         noised = ids[start:end][-int(examples.canvas_lengths[row]) :]  # the canvas ends the row
-        assert (noised == policy.mask_id).any()
-        slow = slow_loss(policy, examples, row, noised, float(times[row]), config.min_time)
-        assert float(found[row]) == pytest.approx(slow, rel=1e-4)
+        assert float(found[row]) == pytest.approx(slow_loss(policy, examples, row, noised, bound), rel=1e-4)
 
 
 @pytest.mark.parametrize("rank", [0, 4])

@@ -7,39 +7,38 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diffpo.functional.masking import forward_process, nelbo, stratified_times
+from diffpo.functional.masking import block_times, mask_counts, nelbo, stratified_times
 from diffpo.functional.random import fold, uniform
 from diffpo.models.likelihood import canvas_states, score_tokens
 from diffpo.models.policy import Policy
-
-MIN_TIME = 1e-3
-"""Least share of masks, as in fine-tuning."""
 
 
 @torch.no_grad()
 def evidence_bounds(policy: Policy, prompt: Sequence[int], tokens: Sequence[int], num_samples: int, key: int) -> Tensor:
     """One-sample lower bounds of log p(tokens | prompt), nats, [num_samples]: their mean is the bound.
 
-    Times lie in equal strata, masks are keyed (LLaDA, arXiv 2502.09992, Eq. 3). ValueError if the model cannot hold
-    both, and for models whose attention is block-causal.
+    Numbers of masks lie in equal strata, masks are keyed (LLaDA, arXiv 2502.09992, Eq. 6); where attention is
+    block-causal each block has its own. ValueError if the model cannot hold both.
     """
     length, shape, device = len(tokens), policy.denoiser.config, policy.device
-    if shape.block_length:
-        raise ValueError("evidence bounds are not known of models whose attention is block-causal")
     if len(prompt) + length > shape.max_length:
         raise ValueError(f"{len(prompt) + length} tokens exceed the model's {shape.max_length}")
     if not length:
         return torch.zeros(num_samples)
     rows, keys = torch.arange(num_samples), torch.tensor(key)
-    times = stratified_times(uniform(fold(keys, rows, 1)), MIN_TIME)[:, None].expand(-1, length)
+    own = shape.blocks(len(prompt), shape.block_length) if shape.block_length else None
+    blocks = torch.tensor(own or (length, 0)).expand(num_samples, 2)
+    times = stratified_times(uniform(fold(keys, rows, 1)), 0.0)
+    times = block_times(times, blocks, torch.full_like(rows, length), length)
     lottery = uniform(fold(keys, rows[:, None] * length + torch.arange(length), 2))
-    masked = forward_process(times, lottery, torch.ones(num_samples, length, dtype=torch.bool)).to(device)
+    masked, shares = mask_counts(times, lottery, torch.ones_like(lottery, dtype=torch.bool), blocks)
+    masked = masked.to(device)
     text = torch.tensor([*tokens], device=device).expand(num_samples, length)
     before = torch.tensor([*prompt], dtype=torch.int64, device=device).expand(num_samples, len(prompt))
     sequences = torch.cat([before, text.masked_fill(masked, policy.mask_id)], dim=1)
     sizes = (torch.full((num_samples,), size, device=device) for size in (len(prompt), length))
-    hidden, begins = canvas_states(policy, sequences, *sizes)
+    hidden, begins = canvas_states(policy, sequences, *sizes, *((text, blocks.to(device)) if own else ()))
     row, place = masked.nonzero(as_tuple=True)
     logprobs = torch.zeros(num_samples, length, device=device)
     logprobs[row, place] = score_tokens(policy, hidden[begins[row] + place], text[row, place], 1.0)
-    return -nelbo(logprobs, masked, times.to(device)).cpu()
+    return -nelbo(logprobs, masked, shares.to(device)).cpu()

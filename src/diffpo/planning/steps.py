@@ -193,6 +193,12 @@ class SftStep(Step):
         """Rows that one GPU learns from, at most."""
         return -(-self.config.batch_size // self.cluster.num_gpus)
 
+    @property
+    def least(self) -> float:
+        """Smallest share of masks, from which on all are as likely: in blocks at least one position is masked."""
+        block = self.config.blocks[-1] if self.config.blocks else self.model.shape.block_length
+        return max(self.config.min_time, 1 / block if block else 0.0)
+
     def micro_batches(self) -> list[int]:
         """Rows of each."""
         parts = cut_by_tokens([self.scored_length] * self.rows, self.config.optim.micro_batch_tokens)
@@ -200,7 +206,7 @@ class SftStep(Step):
 
     def load(self) -> memory.Load:
         """What the largest micro-batch holds; times rise along the batch, so that later ones have more masks."""
-        parts, batch, least = self.micro_batches(), self.config.batch_size, self.config.min_time
+        parts, batch, least = self.micro_batches(), self.config.batch_size, self.least
         ends = [batch - self.rows + end for end in accumulate(parts)]  # of the rank with the last rows
         times = [least + (1 - least) * (end - size / 2) / batch for end, size in zip(ends, parts, strict=True)]
         masked = [size * self.gen_length * time for size, time in zip(parts, times, strict=True)]
@@ -212,7 +218,7 @@ class SftStep(Step):
 
     def phases(self) -> Iterator[Phase]:
         load, work = self.load(), Work(self.model, self.cluster, self.scored_length)
-        scored = self.rows * self.gen_length * (1 + self.config.min_time) / 2
+        scored = self.rows * self.gen_length * (1 + self.least) / 2
         update = work.update(self.rows, scored, self.gen_length, load)
         yield work.phase("update", rehearsal.backward(self.model, load), *update, 3 * len(self.micro_batches()))
         yield work.phase("optimiser", rehearsal.optimiser(self.model, load), 0, 0, 1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from diffpo.config import SftConfig
 from diffpo.files.record import anchored, with_task
 from diffpo.functional.latents import cut_by_tokens, with_prompts
-from diffpo.functional.masking import block_times, forward_process, nelbo, stratified_times
+from diffpo.functional.masking import block_times, forward_process, mask_counts, nelbo, stratified_times
 from diffpo.functional.random import fold, make_key, uniform
 from diffpo.models.likelihood import canvas_states, score_tokens
 from diffpo.models.policy import Policy, create_policy
@@ -127,7 +127,7 @@ def mean_loss(policy: Policy, examples: Examples, config: SftConfig, world: Worl
         policy.use_blocks(config.blocks[-1])
     with gathered(world, policy.denoiser):
         for part in split_share(examples, rows, config, world):
-            total += losses(policy, examples, rows, part, key, config).sum()
+            total += losses(policy, examples, rows, part, key, config, bound=True).sum()
     return float(world.sum({"loss": total})["loss"]) / len(rows)
 
 
@@ -155,12 +155,21 @@ def batch_rows(examples: Examples, config: SftConfig, step: int) -> Tensor:
     return rows
 
 
-def losses(policy: Policy, examples: Examples, rows: Tensor, part: Tensor, key: Tensor, config: SftConfig) -> Tensor:
-    """NELBO a canvas position (nats) of the rows of a batch that `part` indexes; differentiable, [len(part)].
+def losses(
+    policy: Policy,
+    examples: Examples,
+    rows: Tensor,
+    part: Tensor,
+    key: Tensor,
+    config: SftConfig,
+    bound: bool = False,
+) -> Tensor:
+    """Loss (nats) of the rows of a batch that `part` indexes; differentiable, [len(part)].
 
+    It is the NELBO a canvas position. Where attention is block-causal each block has its time, and sees the clean ones
+    before it; there masked tokens count alike, by their mean, unless the `bound` is asked for (docs/algorithm.md).
     Times are stratified over the batch, and masks keyed by a row's place in it: a row's loss does not depend on how
-    the batch is divided. Where attention is block-causal each block has its time, and sees the clean ones before it.
-    Prompts stay unmasked, or nearly (prompt_mask_prob); what follows the canvas is left out.
+    the batch is divided. Prompts stay unmasked, or nearly (prompt_mask_prob); what follows the canvas is left out.
     """
     device, shape = policy.device, policy.denoiser.config
     chosen = rows[part]
@@ -168,14 +177,15 @@ def losses(policy: Policy, examples: Examples, rows: Tensor, part: Tensor, key: 
     answers, lengths = examples.canvases[chosen], examples.canvas_lengths[chosen]
     canvas = torch.arange(answers.shape[1])
     strata, blocks, clean = uniform(fold(key, torch.arange(len(rows)), 1)), None, None
-    times = stratified_times(strata, config.min_time)[part][:, None].expand(answers.shape)
-    if shape.block_length:
-        pairs = [shape.blocks(length, shape.block_length) for length in prompt_lengths.tolist()]
-        blocks, clean = torch.tensor(pairs).to(device), answers.to(device)
-        times = block_times(times, torch.tensor(pairs), lengths, config.min_time)
-    masked = forward_process(
-        times, uniform(fold(key, part[:, None] * answers.shape[1] + canvas, 2)), canvas < lengths[:, None]
-    )
+    lottery, maskable = uniform(fold(key, part[:, None] * len(canvas) + canvas, 2)), canvas < lengths[:, None]
+    if shape.block_length:  # of so few positions that chances would leave many without a mask
+        pairs = torch.tensor([shape.blocks(length, shape.block_length) for length in prompt_lengths.tolist()])
+        blocks, clean = pairs.to(device), answers.to(device)
+        times = block_times(stratified_times(strata, 0.0)[part], pairs, lengths, len(canvas))
+        masked, times = mask_counts(times, lottery, maskable, pairs, config.min_time)
+    else:
+        times = stratified_times(strata, config.min_time)[part][:, None].expand(answers.shape)
+        masked = forward_process(times, lottery, maskable)
     if config.prompt_mask_prob:
         row_lottery = uniform(fold(key, part, 3))[:, None] < 0.2
         width = prompts.shape[1]
@@ -187,4 +197,6 @@ def losses(policy: Policy, examples: Examples, rows: Tensor, part: Tensor, key: 
     at_row, at = (index.to(device) for index in masked.nonzero(as_tuple=True))
     scores = score_tokens(policy, hidden[begins[at_row] + at], answers.to(device)[at_row, at], 1.0)
     logprobs = torch.zeros(answers.shape, device=device).index_put((at_row, at), scores)
+    if shape.block_length and not bound:
+        return -logprobs.sum(-1) / masked.sum(-1).to(device)
     return nelbo(logprobs, masked.to(device), times.to(device)) / lengths.to(device)
