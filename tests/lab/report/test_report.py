@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 
+from diffpo import LoadConfig, LoraConfig, ModelConfig, TaskConfig, TrainConfig, create_policy, load_policy, sample
 from diffpo.cli import main
 from diffpo.evaluation.evaluate import Evaluation
+from diffpo.lab.report.examples import read_examples
 from diffpo.lab.report.figures import equal_cost_figure
 from diffpo.lab.report.page import make_report
 from diffpo.lab.report.sources import read_sources
+from diffpo.tasks import load_tiny_task
 
 ROOT = Path(__file__).parents[3]
 STUDY = ROOT / "studies" / "results" / "paper_table.json"
@@ -80,6 +85,26 @@ def test_equal_cost_is_drawn_as_gain_over_rows_a_panel_a_study(tmp_path: Path) -
         assert y[-1] == pytest.approx(100 * (fmean(arm["metrics"][metric]["by_seed"]) - start), abs=1e-3)
     main(["study", "--picture", str(tmp_path / "rows.svg"), "paper_table"])
     assert "2-MF + IS (DiFFPO)" in (tmp_path / "rows.svg").read_text()
+
+
+def test_what_a_run_started_from_has_its_adapter(tmp_path: Path) -> None:
+    task = load_tiny_task(TaskConfig("tiny_sudoku"))
+    shape = ModelConfig(hidden_size=16, num_layers=1, num_heads=2, mlp_size=32)
+    policy = create_policy(task.alphabet, shape, seed=0)
+    policy.save_pretrained(tmp_path / "base")
+    policy = load_policy(tmp_path / "base", device="cpu")
+    policy.add_adapters(LoraConfig(rank=4))
+    for parameter in policy.trainable().values():
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    policy.save_pretrained(tmp_path / "adapter")
+    load = LoadConfig(adapter=str(tmp_path / "adapter"), device="cpu")
+    config = TrainConfig(model=str(tmp_path / "base"), task=TaskConfig("tiny_sudoku"), load=load)
+    config = replace(config, rollout=replace(config.rollout, sampler="top_k:4"), train="model")
+    shown, bare = (read_examples(c, 2) for c in (config, replace(config, load=LoadConfig(device="cpu"))))
+    greedy = replace(config.rollout.decoding, temperature=0.0)
+    answers = sample(policy, [example.prompt for example in shown], greedy, task.gen_length)
+    assert [example.completion.text for example in shown] == [answer.text for answer in answers]
+    assert [example.completion.text for example in bare] != [answer.text for answer in answers]
 
 
 @pytest.mark.parametrize(

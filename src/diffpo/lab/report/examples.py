@@ -33,12 +33,13 @@ class Example:
     """Cells in a row, where the canvas is a grid."""
 
 
-def read_examples(model: Path, config: TrainConfig, num: int) -> list[Example]:
-    """`num` test prompts of the run's task, its levels in turn, as `model` answers them at temperature 0.
+def read_examples(config: TrainConfig, num: int, run: Path | None = None) -> list[Example]:
+    """`num` test prompts of a run's task, its levels in turn, as it answers them at temperature 0.
 
-    `model` is the run or what it started from: it decodes as the run does.
+    `run` is its folder; None: what it started from, its adapter included, answers, decoded as the run is.
     """
-    policy, task = load_policy(model, **vars(replace(config.load, adapter=None, revision=None))), load_task(config.task)
+    load = replace(config.load, adapter=None, revision=None) if run else config.load
+    policy, task = load_policy(run or config.model, **vars(load)), load_task(config.task)
     rollout = replace(config.rollout, temperature=0.0, sampler=sampler_of(policy, config))
     prompts = choose_prompts(task.prompts("test", POOL * num), num)
     return [

@@ -186,6 +186,6 @@ def unmaskings(runs: Mapping[str, Run], num: int, words: str) -> Markup:
         if run.config.task != first.config.task:
             continue
         if not lanes and Path(run.config.model).is_dir():
-            lanes["before training"] = read_examples(Path(run.config.model), run.config, num)
-        lanes[name] = read_examples(run.folder, run.config, num)
+            lanes["before training"] = read_examples(run.config, num)
+        lanes[name] = read_examples(run.config, num, run.folder)
     return races(f"Answers, call by call ({words})", lanes)
