@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 _SAME = r"""
+\angle A = 30^\circ  ~  A = 30
+m\angle A = 30, m\angle B = 60  ~  \angle B = 60, \angle A = 30
 \frac{abc}{4R}  ~  \frac{bca}{4R}
 \frac{abc}{4R}  ~  abc/(4R)
 2xyz  ~  2zyx
@@ -360,6 +362,8 @@ e^{2}  ~  e^2
 7  ~  \color{red}{7}
 """
 _DIFFERENT = r"""
+\angle A = 30^\circ  ~  \angle B = 30^\circ
+m\angle A = 30, m\angle B = 60  ~  m\angle A = 60, m\angle B = 30
 abc^2  ~  (abc)^2
 \frac{abc}{4R}  ~  \frac{abc}{4}R
 2(abc+1)  ~  2abc+1

@@ -170,6 +170,7 @@ def _by_name(found: list[Member]) -> list[str]:
 
 def _differ(one: str, two: str) -> bool:
     """Whether two names are letters, and others, or the same in another order: (b, a) for (a, b)."""
+    one, two = (re.sub(r"^m?\\angle(?=[A-Z])", "", name) for name in (one, two))
     short = r"\\?[A-Za-z]{1,2}'*(?:_\{\w+\})?|\\[a-z]+(?:_\{\w+\})?"
     letters = re.fullmatch(short, one) and re.fullmatch(short, two)
     return one != two and (bool(letters) or sorted(one) == sorted(two))
