@@ -3,6 +3,28 @@
 from __future__ import annotations
 
 _SAME = r"""
+\angle A = 30^\circ  ~  A = 30
+m\angle A = 30, m\angle B = 60  ~  \angle B = 60, \angle A = 30
+\frac{abc}{4R}  ~  \frac{bca}{4R}
+\frac{abc}{4R}  ~  abc/(4R)
+2xyz  ~  2zyx
+xyz  ~  x \cdot y \cdot z
+2abc+3  ~  3+2abc
+-mgh  ~  -hgm
+x \equiv 3 \pmod 7  ~  x ≡ 3 (mod 7)
+x \equiv 3 \pmod 7  ~  x \equiv 3\ (\text{mod}\ 7)
+\binom{n}{k}  ~  {n \choose k}
+\arctan 2  ~  \tan^{-1}(2)
+\ln 3  ~  \log_e 3
+3\mathbf{i}+4\mathbf{j}  ~  3\hat{i}+4\hat{\jmath}
+3:30\text{ PM}  ~  3:30 p.m.
+5.5  ~  five point five
+\sin 20^\circ  ~  \sin{20^\circ}
+5\text{ hours}  ~  It takes 5 hours a day
+\$5  ~  It costs 5 dollars
+0.25  ~  There is a 25% chance
+5\text{ cm}^2  ~  The area is 5 square centimeters
+5\text{ hours}  ~  There are 5 in the box
 16\pi  ~  16\pi cm^2
 \frac{3}{4}  ~  \frac{3}{4} = 0.75
 (-\infty,\infty)  ~  \text{all real numbers}
@@ -340,6 +362,30 @@ e^{2}  ~  e^2
 7  ~  \color{red}{7}
 """
 _DIFFERENT = r"""
+\angle A = 30^\circ  ~  \angle B = 30^\circ
+m\angle A = 30, m\angle B = 60  ~  m\angle A = 60, m\angle B = 30
+abc^2  ~  (abc)^2
+\frac{abc}{4R}  ~  \frac{abc}{4}R
+2(abc+1)  ~  2abc+1
+\frac{x}{abc+1}  ~  \frac{x}{abc}+1
+e^{abc}+1  ~  e^{abc+1}
+1-(xyz)^2  ~  1-xyz^2
+3xyz^2  ~  3xyz2
+xyz  ~  xy
+x \equiv 3 \pmod 7  ~  x \equiv 4 \pmod 7
+x \equiv 3 \pmod 7  ~  x \equiv 3 \pmod 5
+3:30\text{ PM}  ~  3:30 a.m.
+5  ~  five point five
+5  ~  5 score
+5  ~  5 gross
+5  ~  5 lakh
+5  ~  5 maximum
+2.\overline{7}  ~  2\overline{7}
+30^\circ  ~  30 radians
+\$5  ~  It costs 5 cents
+5\text{ hours}  ~  It takes 5 minutes a day
+5\text{ cm}^2  ~  The area is 5 cm
+0.25  ~  The chance is 25
 16\pi  ~  16\pi squared
 16\pi  ~  16\pi r
 16\pi\text{ cm}^2  ~  16\pi cm^3

@@ -50,6 +50,20 @@ def test_answers_of_any_kind(truth: object, read: str) -> None:
     assert read_reference(truth) == read
 
 
+@pytest.mark.parametrize(
+    ("truth", "read"),
+    [
+        (r"So the probability is $\frac{1}{3}$.", r"\frac{1}{3}"),
+        ("The roots are: $1, 2$", "1, 2"),
+        ("only where $n$ is even", "only where $n$ is even"),
+        ("The slope is $2$, the height is $3$.", "The slope is $2$, the height is $3$."),
+        ("It is not $5$.", "It is not $5$."),
+    ],
+)
+def test_a_sentence_that_ends_in_its_answer(truth: str, read: str) -> None:
+    assert read_reference(truth) == read
+
+
 @pytest.mark.parametrize("truth", ["", "...", None, False, {}, r"\boxed{}", "x" * 500])
 def test_what_says_nothing_is_an_error(truth: object) -> None:
     with pytest.raises(ValueError, match="a reference"):

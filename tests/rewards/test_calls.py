@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,6 +53,16 @@ def values(*functions: Callable[..., Any], **settings: Any) -> list[float | None
 
 
 # --- what they get -----------------------------------------------------------------------------------------------
+
+
+def test_a_function_that_changes_the_working_folder_leaves_it(tmp_path: Path) -> None:
+    def wanders(completions):
+        os.chdir(tmp_path)
+        return [1.0] * len(completions)
+
+    before = Path.cwd()
+    assert values(wanders) == [1.0] * 3
+    assert Path.cwd() == before != tmp_path
 
 
 def test_a_function_sees_the_whole_group() -> None:

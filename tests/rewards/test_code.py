@@ -152,6 +152,9 @@ def add(a, b):
         ("open('own.txt', 'w').write('x')\n" + RIGHT, 1.0),
         ("open('/tmp/diffpo-test-escape', 'w').write('x')\n" + RIGHT, 0.0),
         ("open('own.txt', 'w').write('x' * 2**22)\n" + RIGHT, 0.0),
+        ("import asyncio\ndef add(a, b):\n    return asyncio.run(asyncio.sleep(0, a + b))\n", 1.0),
+        ("async def add(a, b):\n    return a + b\n", 0.0),
+        ("import socket\nsocket.socket(socket.AF_UNIX).connect('/tmp/x')\n" + RIGHT, 0.0),
         ("import socket\nsocket.socket().connect(('127.0.0.1', 9))\n" + RIGHT, 0.0),
     ],
 )
@@ -231,6 +234,8 @@ def apply(f, items): return [f(item) for item in items]
 def pair(): return Pair(1, (2, 3))
 def table(): return collections.Counter("aab"), {(1, 2): {3}}, b"x", 1j, None, True
 def say(text): print("said", text)
+async def late(value): return value
+async def lose_late(): raise Lost("gone")
 def walk(node): return [] if node is None else [node.value, *walk(node.next)]
 def array():
     import numpy as np
@@ -260,6 +265,12 @@ def array():
         "assert table() == ({'a': 2, 'b': 1}, {(1, 2): {3}}, b'x', 1j, None, True)",
         "import io, contextlib\nwith contextlib.redirect_stdout(io.StringIO()) as out:\n    say(5)\n"
         "assert out.getvalue() == 'said 5\\n'",
+        "import asyncio\nassert asyncio.run(late([1])) == [1]",
+        "import asyncio\nasync def both():\n    return await asyncio.gather(late(1), asyncio.wait_for(late(2), 1))\n"
+        "assert asyncio.run(both()) == [1, 2]",
+        "import asyncio, pytest\nwith pytest.raises(ValueError, match='gone'):\n    asyncio.run(lose_late())",
+        "import unittest\nclass Limits(unittest.TestCase):\n    @classmethod\n    def setUpClass(cls):\n"
+        "        cls.limit = LIMIT\n    def test_limit(self):\n        self.assertEqual(self.limit, 10)",
         "class Node:\n    def __init__(self, value, next=None):\n        self.value, self.next = value, next\n"
         "assert walk(Node(1, Node(2))) == [1, 2]",
         "import numpy as np\nassert np.array_equal(array(), [[1, 0], [0, 1]]) and array().shape == (2, 2)",
@@ -349,6 +360,10 @@ def test_off_the_main_thread() -> None:
         ("def test_add(tmp_path):\n    assert add(1, 2) == 3", "test_add takes arguments or is async"),
         ("async def test_add():\n    assert add(1, 2) == 3", "test_add takes arguments or is async"),
         ([{"input": "1"}], "tests of a program have the form"),
+        ([{"input": "1", "output": "2"}, "assert add(1, 2) == 3"], "tests of a program have the form"),
+        (["assert add(1, 2) == 3", {"input": "1", "output": "2"}], "tests of a program have the form"),
+        ({"inputs": ["1", "2"], "outputs": ["1"]}, "inputs and outputs of tests must be two lists of one length"),
+        ({"inputs": "12", "outputs": "34"}, "inputs and outputs of tests must be two lists of one length"),
         ({"inputs": [[1, 2]], "outputs": [3], "fn_name": "add"}, "write them as assert statements"),
         (5, "tests must be text, a list of texts, or of inputs and outputs, got 5"),
     ],

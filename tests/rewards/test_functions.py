@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,10 @@ from diffpo.rewards.functions import load_rewards
         ("rewards.py", "write PATH.py:FUNCTION=WEIGHT, or one of number, math, code"),
         ("rewards.txt:accuracy", "write PATH.py:FUNCTION=WEIGHT"),
         ("maths", "task.reward 'maths': no built-in reward; did you mean 'math'?"),
+        (
+            "rewards.py:Scorer",
+            "task.reward 'rewards.py:Scorer': Scorer is a class: name a function, or an instance of it",
+        ),
         ("broken.py:f", "broken.py does not import: ZeroDivisionError('division by zero')"),
     ],
 )
@@ -28,10 +33,25 @@ def test_a_reward_that_is_not_there_says_what_is(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("broken.py").write_text("1 / 0")
-    Path("rewards.py").write_text("LIMIT = 3\ndef accuracy(completions):\n    return completions\n")
+    text = "LIMIT = 3\ndef accuracy(completions):\n    return completions\nclass Scorer:\n    pass\n"
+    Path("rewards.py").write_text(text)
     with pytest.raises(ValueError) as caught:
         load_rewards([spec])
     assert error in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_imports_what_lies_beside_it_and_leaves_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    Path("mine").mkdir()
+    Path("mine", "beside_rewards.py").write_text("WORTH = 0.5\n")
+    text = "import os\nos.chdir('mine')\nfrom beside_rewards import WORTH\ndef f(completions):\n    return [WORTH]\n"
+    Path("mine", "rewards.py").write_text(text)
+    (reward,) = load_rewards(["mine/rewards.py:f"]).rewards
+    assert reward.function([""]) == [0.5]
+    assert Path.cwd() == tmp_path
 
 
 def test_two_rewards_of_one_name() -> None:

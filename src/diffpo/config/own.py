@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
@@ -78,15 +79,18 @@ def find_in_file(path: Path, name: str, kind: str, takes: str) -> Callable[..., 
 
 
 def _load(path: Path, takes: str) -> ModuleType:
-    """The user's file, run as Python runs a module."""
+    """The user's file, run as Python runs a script: it may import what lies beside it. The working folder stays."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; {takes}")
     # under a name that no import has; dataclasses look their module up by it
     spec = importlib.util.spec_from_file_location(f"diffpo.user:{path.resolve()}", path)
     assert spec is not None and spec.loader is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)
     try:
-        spec.loader.exec_module(module)
+        with contextlib.chdir("."):
+            spec.loader.exec_module(module)
     except Exception as error:
         raise ValueError(f"{path} does not import: {error!r}") from error
     return module

@@ -77,14 +77,18 @@ class Comparison(NamedTuple):
         """Whether two cleaned answers say the same."""
         value, unit = without_unit(truth, reference=True)
         number, plain = read_number(value), read_number(without_unit(given)[0])
-        if number and not plain and stated_number(given) == number.value * unit.scale:
-            return True
+        if number and not plain and (stated := stated_number(given)):
+            said, other = stated
+            return not unit.contradicts(other) and same_number(number, unit.scale, said, other.scale, self.question)
         letter = re.fullmatch(r"\(?([A-Z])\)?", truth.replace(TEXT, " ").strip())
         if letter and _option(given) == letter[1].lower():
             return True
         if not number and _is_words(value):
             signs = set(re.findall(_NO_WORD, given)) <= set(re.findall(_NO_WORD, truth))
-            return signs and _words(truth) in (_words(given), _option(given))
+            if signs and _words(truth) in (_words(given), _option(given)):
+                return True
+            if not _PRODUCT.fullmatch(value):
+                return False
         if "\\ldots" in truth + given:
             return len(items_of(truth).items) > 1 and self._ordered(items_of(truth), items_of(given))
         return self._same_members(truth, given)
@@ -166,6 +170,7 @@ def _by_name(found: list[Member]) -> list[str]:
 
 def _differ(one: str, two: str) -> bool:
     """Whether two names are letters, and others, or the same in another order: (b, a) for (a, b)."""
+    one, two = (re.sub(r"^m?\\angle(?=[A-Z])", "", name) for name in (one, two))
     short = r"\\?[A-Za-z]{1,2}'*(?:_\{\w+\})?|\\[a-z]+(?:_\{\w+\})?"
     letters = re.fullmatch(short, one) and re.fullmatch(short, two)
     return one != two and (bool(letters) or sorted(one) == sorted(two))
@@ -175,11 +180,21 @@ def _differ(one: str, two: str) -> bool:
 
 _NO_WORD = r"\\(?:[A-Za-z]+|.)|[-!|=^_*+/<>\[\]](?![A-Za-z])|^-|'$"
 
+_FORMULA_SIGN = re.compile(r"[\^_+=]|\\(?:frac|sqrt|pi|cdot|times)(?![A-Za-z])|[0-9)][a-z]{3}|[a-z]{3}\(")
+_PRODUCT = re.compile("-?[b-df-hj-np-tv-z]{3,4}")
+"""Letters that make no word: xyz."""
+
 
 def _is_words(truth: str) -> bool:
-    """Whether a cleaned reference is in words: it was text, or has a word of three letters, or names an option."""
+    """Whether a cleaned reference is in words: it was text, or has a word of three letters, or names an option.
+
+    Letters side by side in a formula, abc / 4R, are factors.
+    """
     rest = re.sub(r"\\(?:begin|end)\{[a-z]*\}|\\[A-Za-z]+", "", truth)
-    return TEXT in truth or bool(re.search(r"[A-Za-z]{3,}|[0-9]:[0-9]", rest) or re.fullmatch(r"\([A-Z]\)", truth))
+    words = re.findall(r"[A-Za-z]{3,}", rest)
+    if TEXT in truth or re.search("[0-9]:[0-9]", rest) or re.fullmatch(r"\([A-Z]\)", truth):
+        return True
+    return bool(words) and not (_FORMULA_SIGN.search(truth) and all(re.fullmatch("[a-z]{3,4}", word) for word in words))
 
 
 def _words(text: str) -> str:

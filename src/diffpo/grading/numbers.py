@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from string import ascii_lowercase
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from diffpo.grading.spelling import FUNCTIONS, TEXT, clean, word_set
 
@@ -28,10 +28,12 @@ SCALES |= {"trillion": 10**12} | {name: Fraction(1, part) for name, part in PART
 _LETTERS = {"k": "thousand", "K": "thousand", "M": "million", "B": "billion"}
 _SCALE = rf"\b({'|'.join(SCALES)})s?\b"
 SHAPES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
-_NO_UNIT = FUNCTIONS | word_set(
+_MULTIPLES = word_set("score gross lakh crore mil ppm doz twice max maximum minimum")
+"""Behind a number they make another one, or a bound, of it."""
+_NO_UNIT = word_set(
     "if when where for mod modulo not unless except to or and plus minus negative times over base less more below "
     "above squared cubed doubled tripled halved factorial choose from at third quarter"
-)
+).union(FUNCTIONS, _MULTIPLES)
 _NEVER_LATER = SCALES.keys() | set(ascii_lowercase)
 _COIN = r"(?:US)?\\?([$€£¥₹¢])"
 _WORD = r"(?:[A-Za-z]+\.?|\\?[$€£¥₹¢])(?:\s*\^\{-?[0-9]\})?"
@@ -101,6 +103,8 @@ def read_number(text: str) -> Number | None:
     found = _NUMBER.fullmatch(_FRACTION.sub(r" \1/\2", text))
     if found is None or len(re.findall("[-+]", found["sign"])) > 1:
         return None
+    if found["period"] and "." not in found["digits"]:
+        return None  # a bar over whole digits is no period
     part = {name: (digits or "0").replace(",", "") for name, digits in found.groupdict().items()}
     if found["digits"]:
         value, reduced = _decimal(part["digits"].rstrip("."), part["period"], int(part["power"])), True
@@ -158,6 +162,8 @@ def same_number(truth: Number, scale: int | Fraction, given: Number, other: int 
 
 
 _STATED = re.compile(rf"(?:[-+] ?)?(?:{_COIN} ?)?-?(?:[0-9]{{1,3}}(?:,[0-9]{{3}})+|[0-9]+)(?:\.[0-9]+)?")
+_BEHIND = re.compile(r"(?: (?:square|cubic|sq|cu))?(?: (?!in\b)[A-Za-z]+(?:\^\{[0-9]\})?)?")
+"""The unit behind a number in a sentence; "5 in the box" are no inches."""
 TURNED = re.compile(
     r"\b(?:third|quarter|twice|(?:doubl|tripl|halv)ed?|thrice|times|squared|cubed|(?:square|cube) of|root"
     r"|power|factorial|reciprocal|inverse|opposite|multiple|plus|minus|negative|below|between|either|not|no|never|neither"
@@ -176,8 +182,8 @@ _UNFINISHED = re.compile(
 """Arithmetic in signs, letters that are no words, and words that take it back."""
 
 
-def stated_number(text: str) -> Fraction | None:
-    """The one number that a sentence states, after its last equals sign: "She makes 9 * 2 = $18 a day" says 18.
+def stated_number(text: str) -> tuple[Number, Unit] | None:
+    """The one number that a sentence states, after its last equals sign: "She makes 9 * 2 = $18 a day" says 18 dollars.
 
     None where there is no word, more than one number, arithmetic left to do, or a bound instead of a value.
     """
@@ -187,6 +193,13 @@ def stated_number(text: str) -> Fraction | None:
     text = re.sub(r"\b([0-9]{1,2}):00\b", r"\1", text)
     if not re.search(r"[A-Za-z]{2}", text) or TURNED.search(text) or _UNFINISHED.search(text):
         return None
-    values = {Fraction(re.sub(r"[^-0-9.]", "", number[0])) for number in _STATED.finditer(text)}
-    rest = _STATED.sub("#", text)
-    return values.pop() if len(values) == 1 and not re.search(r"[\w.,:]#|#[\w^]|#[.,:]#|\d", rest) else None
+    found = list(_STATED.finditer(text))
+    values = {Fraction(re.sub(r"[^-0-9.]", "", number[0])) for number in found}
+    if len(values) != 1 or re.search(r"[\w.,:]#|#[\w^]|#[.,:]#|\d", _STATED.sub("#", text)):
+        return None
+    behind = cast(re.Match[str], _BEHIND.match(text, found[-1].end()))[0]
+    if behind.strip().lower() in _MULTIPLES:
+        return None
+    _, unit = without_unit(found[-1][0] + behind)
+    percent = text[found[-1].end() :].lstrip().startswith("\\%")
+    return Number(values.pop(), percent, "." in found[-1][0], True), unit

@@ -17,6 +17,8 @@ def read_reference(truth: Any) -> str:
     text = str(truth).rpartition("####")[2].strip()
     if "\\boxed" in text or "\\fbox" in text:
         text = final_answer(text) or ""
+    if text.count("$") == 2 and (stated := re.search(r"\b(?:is|are|equals)[\s:]*\$([^$]+)\$[\s.]*$", text)):
+        text = stated[1].strip()  # a sentence that ends in its answer
     text = re.sub(r"^(-?[0-9]+)\.0$", r"\1", text)
     if len(text) > MAX_LENGTH:
         raise ValueError(f"a reference of {len(text)} characters is no final answer: {text[:40]!r}...")

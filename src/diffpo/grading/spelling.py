@@ -31,8 +31,8 @@ def _targets(table: str) -> dict[str, str]:
 
 _SIGNS = _targets(
     r"- − ‐ ‑ ‒ – ﹣ ; \cdot · ⋅ ∙ • ・ ; / ⁄ ∕ ÷ ; \times × ✕ ✖ ⨯ ; * ∗ ; \pm ± ; \mp ∓ ; \sqrt √ ; \sqrt[3] ∛ ; = ≈ "
-    r"; \ne ≠ ; \le ≤ ⩽ ; \ge ≥ ⩾ ; \infty ∞ ; \cup ∪ ; \in ∈ ; \emptyset ∅ ; \mathbb{R} ℝ ; ^\circ ° º ; ' ′ ’ "
-    r"; . 。 ｡ ; , 、 ; \ldots … ; | ∣ ; \angle ∠ ; ( ⟨ ; ) ⟩ ; \setminus ∖"
+    r"; \ne ≠ ; \equiv ≡ ; \le ≤ ⩽ ; \ge ≥ ⩾ ; \infty ∞ ; \cup ∪ ; \in ∈ ; \emptyset ∅ "
+    r"; \mathbb{R} ℝ ; ^\circ ° º ; ' ′ ’ ; . 。 ｡ ; , 、 ; \ldots … ; | ∣ ; \angle ∠ ; ( ⟨ ; ) ⟩ ; \setminus ∖"
 )
 _HIGH, _LOW = "[\u00b2\u00b3\u00b9\u2070-\u207f]+", "[\u2080-\u208e]+"
 
@@ -46,6 +46,7 @@ _NESTED = r"\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
 _FONT = rf"\\(?:math(?:bf|rm|it|sf|tt|normal)|boldsymbol|bm|underline|vec)\s*{_NESTED}"
 _WORDS = r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|operatorname\*?)\s*\{([^{}]*)\}"
 _BARE = rf"{'|'.join(sorted(FUNCTIONS))}|sqrt|infty|pi|theta|alpha|beta|phi"
+_DEGREE = r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))"
 _MATRIX = r"\{(?:[pbB]|small)?(?:matrix|array)\}"
 _ONE = r"(\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}|\\[A-Za-z]+|[0-9A-Za-z])"
 """One argument of a command: in braces, a command, or a single sign."""
@@ -98,6 +99,10 @@ _RULES = [
     (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|[lL]arge)(?![A-Za-z])\.?", ""),  # sizes
     (r"\\(?:text)?color\s*\{\w*\}", ""),  # colours
     (r"\\(?:[A-Za-z]+|\|)|[<>!=]=|=<", _command),  # commands that mean the same
+    (r"\{\s*([^{}]*?)\s*\\choose\s*([^{}]*?)\s*\}", r"\\binom{\1}{\2}"),  # n over k in plain TeX
+    (r"\\(sin|cos|tan)\s*\^\s*\{\s*-\s*1\s*\}", r"\\arc\1 "),  # an inverse function
+    (r"\\log\s*_\s*\{?\s*e\b\s*\}?", r"\\ln "),
+    (r"\\hat\s*\{?\s*\\?([ijk])(?:math)?(?![A-Za-z])\s*\}?", r"\1"),  # unit vectors
     (r"\\not\s*=", r"\\ne "),  # a relation struck through
     (r"(?<=[0-9])(?:,\s*\\!\s*|\{,\})(?=[0-9])", ","),  # 10,\!080 and 10{,}080
     (r"\\!", ""),  # negative space
@@ -106,8 +111,10 @@ _RULES = [
     (r"\\(?:mathbb|Bbb)\s*\{?\s*R\s*\}?", r"(-\\infty,\\infty)"),  # the real line
     (r"\\frac\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}", r"\\text{\1/\2}"),  # miles/hour
     *[(_WORDS, rf" {TEXT}\1 "), (_FONT, r"\1")] * 2,  # fonts, which nest
+    (rf"[(\s{TEXT}]*(?:\\[pb]?mod|(?<![A-Za-z])mod)[\s{TEXT}]*\{{?\s*(\w+)\s*\}}?[\s)]*", r"\\pmod{\1}"),
     (rf"(?i)^[\s{TEXT}]*all real(?: number)?s[\s.]*$", r"(-\\infty,\\infty)"),
-    (rf"\\?\^\s*\{{?\s*\\circ(?![A-Za-z])\s*\}}?(?:[\s{TEXT}]*[CF]\b)?", " "),  # degrees
+    (rf"^([^\\]*[0-9])\s*{_DEGREE}\s*$", rf"\1 {TEXT}degrees"),  # 30 degrees are not 30 radians
+    (rf"\\?{_DEGREE}(?:[\s{TEXT}]*[CF]\b)?", " "),  # degrees
     (r"(?<=[0-9A-Za-z)}])\*\*(?=[0-9A-Za-z({-])", "^"),  # Python's power
     (r"\*\*|[`\"]|\\[()\[\]](?!\{)|(?<![A-Za-z0-9)])_+(?=[0-9])|(?<=[0-9])_+$", " "),  # Markdown's bold, code; quotes
     (rf"(?<=[0-9])\s*\^?\s*\{{?\s*{TEXT}?\s*(?:st|nd|rd|th)\s*\}}{{0,2}}(?![A-Za-z}}])", " "),  # 12th
@@ -122,6 +129,7 @@ _RULES = [
         r"1 \1s",  # a third, half, a dozen
     ),
     (rf"(?i)(?<![A-Za-z])(?:{_ANY})(?:[\s-]+(?:{_ANY}|hundred|thousand))*(?![A-Za-z-])", _in_digits),  # twenty-five
+    (r"(?<=[0-9])\s+point\s+(?=[0-9]+(?![0-9]))", "."),  # five point five
     (rf"(?<=[0-9])\)?[\s_{{(]*{TEXT}?\s*(?:in )?base[\s-]+([0-9]+)[\s)}}]*", r"_{\1}"),  # 11 in base 2
     (r"\.{3,}", r"\\ldots "),  # dots that are typed
     (
@@ -132,7 +140,8 @@ _RULES = [
     (r"(?<![A-Za-z\\])sqrt\s*([0-9]+)", r"\\sqrt{\1}"),  # sqrt 19
     (rf"(?<![A-Za-z\\])({_BARE})(?![A-Za-z])", r"\\\1 "),  # sin x without its backslash
     (r"(?<![A-Za-z])(?i:minus|negative)\s+(?=[0-9\\.$A-Za-z])", "-"),  # signs in words
-    (r"(?<![A-Za-z])(?:percent|pct)(?![A-Za-z])|(?<=[0-9])\s*%", r"\\%"),  # percent
+    (r"(?<![A-Za-z])(?:per ?cent|pct)(?![A-Za-z])|(?<=[0-9])\s*%", r"\\%"),  # percent
+    (r"(?i)(?<=[0-9 ])([ap])\.\s?m\b\.?", r"\1m"),  # 3:30 p.m.
     (r"\\([_^])", r"\1"),  # escaped for nothing
     (r"\^\s*\(([^()]*)\)", r"^{\1}"),  # x^(12)
     (r"([_^])\s*(-?[0-9]+|\\?[A-Za-z]+(?=\W|$)(?<=[_^ ][A-Za-z]))", r"\1{\2}"),  # x^12 as it is meant

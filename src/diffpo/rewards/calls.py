@@ -7,6 +7,7 @@ other, in the order of the prompts, by the thread that asks for the verdicts: th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import functools
 import inspect
@@ -130,7 +131,8 @@ class Call:
         for reward in self.rewards:
             if not reward.is_async:
                 try:
-                    found = reward.function(**self._arguments(reward))
+                    with contextlib.chdir("."):  # the run's paths are relative to where it began
+                        found = reward.function(**self._arguments(reward))
                 except (Exception, SystemExit) as error:
                     raise self._failure(reward, error) from error
                 self.found[reward.name] = _submit(_wait(found)) if inspect.isawaitable(found) else found

@@ -76,9 +76,12 @@ def read_tests(tests: Any, entry_point: Any = None) -> list[tuple[str, str]] | s
     if isinstance(tests, Mapping) and {"inputs", "outputs"} <= tests.keys():
         if tests.get("fn_name"):
             raise ValueError("tests that name a function (fn_name): write them as assert statements")
-        tests = [{"input": i, "output": o} for i, o in zip(tests["inputs"], tests["outputs"], strict=True)]
-    if isinstance(tests, Sequence) and not isinstance(tests, str) and tests and isinstance(tests[0], Mapping):
-        if not all(isinstance(t.get("input"), str) and isinstance(t.get("output"), str) for t in tests):
+        inputs, outputs = tests["inputs"], tests["outputs"]
+        if not (isinstance(inputs, list) and isinstance(outputs, list) and len(inputs) == len(outputs)):
+            raise ValueError("inputs and outputs of tests must be two lists of one length")
+        tests = [{"input": i, "output": o} for i, o in zip(inputs, outputs, strict=True)]
+    if isinstance(tests, Sequence) and not isinstance(tests, str) and any(isinstance(test, Mapping) for test in tests):
+        if not all(isinstance(t, Mapping) and {type(t.get("input")), type(t.get("output"))} == {str} for t in tests):
             raise ValueError('tests of a program have the form {"input": text, "output": text}')
         return [(test["input"], test["output"]) for test in tests]
     if isinstance(tests, list | tuple) and all(isinstance(test, str) for test in tests):

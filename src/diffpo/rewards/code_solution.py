@@ -14,6 +14,7 @@ import os
 import resource
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -58,6 +59,8 @@ def forbid(folder: str) -> None:
     readable = (own, *(os.path.realpath(p) + os.sep for p in installed), "/usr/", "/lib", "/etc/", *DEVICES)
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
+        if event == "socket.__new__" and args[1] == socket.AF_UNIX:
+            return  # asyncio's loop wakes itself by a pair of them; to connect or to bind one is another event
         if event.startswith(FORBIDDEN):
             raise PermissionError(f"{event} is forbidden here")
         if event in PATHS:

@@ -36,6 +36,7 @@ def plan(tests: str, entry_point: str = "") -> tuple[ast.Module, int]:
     except (SyntaxError, ValueError, RecursionError) as error:
         raise ValueError(f"tests are no Python: {error}") from None
     body: list[ast.stmt] = []
+    set_up: list[str] = []
     calls: list[str] = []
     checks: dict[str, ast.FunctionDef] = {}
     count = 0
@@ -50,6 +51,7 @@ def plan(tests: str, entry_point: str = "") -> tuple[ast.Module, int]:
         elif isinstance(statement, ast.ClassDef) and any(ast.unparse(b).endswith("TestCase") for b in statement.bases):
             names = [s.name for s in statement.body if isinstance(s, ast.FunctionDef) and s.name.startswith("test")]
             calls += [f"{statement.name}({name!r}).debug()" for name in names]
+            set_up.append(f"{statement.name}.setUpClass()")
         elif isinstance(statement, ast.Assert) or (isinstance(statement, COMPOUND) and _asserts(statement)):
             counted = True
         elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
@@ -63,6 +65,7 @@ def plan(tests: str, entry_point: str = "") -> tuple[ast.Module, int]:
         calls.append(f"check({entry_point})")
     if not (count or calls):
         raise ValueError(f"tests hold no assert statement and no function test...: {tests[:60]!r}")
+    body += [_wrap(ast.parse(call).body[0], counted=False) for call in set_up]
     body += [_wrap(ast.parse(call).body[0], counted=True) for call in calls]
     return ast.fix_missing_locations(ast.Module(body, [])), count + len(calls)
 

@@ -18,7 +18,7 @@ import json
 import operator
 import sys
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from types import CoroutineType, MappingProxyType
 from typing import Any, BinaryIO
 
 MAX_MESSAGE = 2**26
@@ -199,6 +199,11 @@ class Peer:
     def _do_isinstance(self, target: Any, thing: Any) -> bool:
         return isinstance(thing, target)
 
+    def _do_wait(self, target: Any) -> Any:
+        import asyncio
+
+        return asyncio.run(target)
+
     # --- values ---
 
     def encode(self, value: Any) -> Any:
@@ -226,7 +231,7 @@ class Peer:
         index = self.known[id(value)]
         if isinstance(value, type) and issubclass(value, Exception):
             return ["class", index, value.__name__, _base(value).__name__]
-        return ["mine", index]
+        return ["coroutine" if isinstance(value, CoroutineType) else "mine", index]
 
     def decode(self, value: Any) -> Any:
         """What `encode` of the other side stands for."""
@@ -243,7 +248,12 @@ class Peer:
             "yours": lambda index: self.own[index],
             "mine": lambda index: self.theirs.setdefault(index, Remote(self, index)),
             "class": self._class,
+            "coroutine": self._wait,
         }[kind](*parts)
+
+    async def _wait(self, index: int) -> Any:
+        """A coroutine of the other side, which runs it once it is awaited here."""
+        return self.ask("wait", Remote(self, index))
 
     def _array(self, dtype: str, shape: list[int], *items: Any) -> Any:
         import numpy

@@ -41,6 +41,8 @@ def parse_reward(spec: str) -> Reward:
         raise ValueError(f"task.reward {spec!r}: write PATH.py:FUNCTION=WEIGHT, or one of {', '.join(BUILTIN)}")
     if path:
         function = find_in_file(Path(path), name, "function", "task.reward takes PATH.py:FUNCTION")
+        if isinstance(function, type):
+            raise ValueError(f"task.reward {spec!r}: {name} is a class: name a function, or an instance of it")
         return Reward(name, function, value)
     if name not in BUILTIN:
         raise ValueError(
