@@ -21,6 +21,11 @@ x \equiv 3 \pmod 7  ~  x \equiv 3\ (\text{mod}\ 7)
 5.5  ~  five point five
 \sin 20^\circ  ~  \sin{20^\circ}
 5\text{ hours}  ~  It takes 5 hours a day
+20^\circ\mathrm{C}  ~  20
+20^\circ\text{C}  ~  20 degrees Celsius
+20^\circ\text{C}  ~  20 Celsius
+20°C  ~  20^\circ
+5 \text{ km/h}  ~  5 km per hour
 \$5  ~  It costs 5 dollars
 0.25  ~  There is a 25% chance
 5\text{ cm}^2  ~  The area is 5 square centimeters
@@ -384,6 +389,9 @@ x \equiv 3 \pmod 7  ~  x \equiv 3 \pmod 5
 30^\circ  ~  30 radians
 \$5  ~  It costs 5 cents
 5\text{ hours}  ~  It takes 5 minutes a day
+20^\circ\text{C}  ~  20^\circ\text{F}
+20 degrees Celsius  ~  20 degrees Fahrenheit
+5 \text{ miles per hour}  ~  5 miles per minute
 5\text{ cm}^2  ~  The area is 5 cm
 0.25  ~  The chance is 25
 16\pi  ~  16\pi squared

@@ -13,7 +13,7 @@ _NAMES = (
     "cm centimeter centimetre; mm millimeter millimetre; m meter metre; km kilometer kilometre; in inch inche; "
     "ft foot feet; yd yard; mi mile; s sec second; min minute; h hr hour; day; wk week; month; yr year; ¢ cent; "
     "$ dollar usd; € euro eur; £ gbp; ¥ yen jpy; ₹ rupee inr rs; g gram; kg kilogram; lb pound; oz ounce; degree; "
-    "rad radian; l liter litre; ml milliliter millilitre; gal gallon"
+    "celsius; fahrenheit; rad radian; l liter litre; ml milliliter millilitre; gal gallon"
 )
 UNITS = {name: names.split()[0] for names in _NAMES.split(";") for name in names.split()}
 UNITS |= dict.fromkeys(word_set("unit sq square cu cubic mph kph pm am per each a of an"), "")
@@ -50,8 +50,8 @@ class Unit(NamedTuple):
     powers: tuple[tuple[str, int], ...] = ()
 
     def contradicts(self, other: Unit) -> bool:
-        """Dollars and cents, or square and cubic centimeters; an unknown or a missing unit contradicts none."""
-        return bool(self.powers and other.powers and self.powers[0] != other.powers[0])
+        """Dollars and cents, cm^2 and cm^3, miles an hour and a minute; an unknown or a missing unit contradicts none."""
+        return any(mine != its for mine, its in zip(self.powers, other.powers, strict=False))
 
 
 def without_unit(text: str, reference: bool = False) -> tuple[str, Unit]:

@@ -46,7 +46,7 @@ _NESTED = r"\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
 _FONT = rf"\\(?:math(?:bf|rm|it|sf|tt|normal)|boldsymbol|bm|underline|vec)\s*{_NESTED}"
 _WORDS = r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|operatorname\*?)\s*\{([^{}]*)\}"
 _BARE = rf"{'|'.join(sorted(FUNCTIONS))}|sqrt|infty|pi|theta|alpha|beta|phi"
-_DEGREE = r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))"
+_DEGREE = r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![ABDEG-Za-z]|[CF][A-Za-z]))"
 _MATRIX = r"\{(?:[pbB]|small)?(?:matrix|array)\}"
 _ONE = r"(\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}|\\[A-Za-z]+|[0-9A-Za-z])"
 """One argument of a command: in braces, a command, or a single sign."""
@@ -114,7 +114,10 @@ _RULES = [
     (rf"[(\s{TEXT}]*(?:\\[pb]?mod|(?<![A-Za-z])mod)[\s{TEXT}]*\{{?\s*(\w+)\s*\}}?[\s)]*", r"\\pmod{\1}"),
     (rf"(?i)^[\s{TEXT}]*all real(?: number)?s[\s.]*$", r"(-\\infty,\\infty)"),
     (rf"^([^\\]*[0-9])\s*{_DEGREE}\s*$", rf"\1 {TEXT}degrees"),  # 30 degrees are not 30 radians
-    (rf"\\?{_DEGREE}(?:[\s{TEXT}]*[CF]\b)?", " "),  # degrees
+    (rf"^([^\\]*[0-9])\s*{_DEGREE}[\s{TEXT}]*C[\s.]*$", rf"\1 {TEXT}degrees celsius"),
+    (rf"^([^\\]*[0-9])\s*{_DEGREE}[\s{TEXT}]*F[\s.]*$", rf"\1 {TEXT}degrees fahrenheit"),
+    (r"(?i)(?<=[0-9])\s*(celsius|fahrenheit)", r" degrees \1"),
+    (rf"\\?{_DEGREE}(?:[\s{TEXT}]*[CF]\b)?", " "),  # other degrees
     (r"(?<=[0-9A-Za-z)}])\*\*(?=[0-9A-Za-z({-])", "^"),  # Python's power
     (r"\*\*|[`\"]|\\[()\[\]](?!\{)|(?<![A-Za-z0-9)])_+(?=[0-9])|(?<=[0-9])_+$", " "),  # Markdown's bold, code; quotes
     (rf"(?<=[0-9])\s*\^?\s*\{{?\s*{TEXT}?\s*(?:st|nd|rd|th)\s*\}}{{0,2}}(?![A-Za-z}}])", " "),  # 12th
