@@ -1,11 +1,10 @@
 """SmolLM2-135M on two CPU cores: what fine-tuning and reinforcement learning did; commands in docs/first_model.md.
 
-    python benchmarks/laptop.py --sft RUN --rl RUN --parent EVALUATION --before EVALUATION... --after EVALUATION... \
-        --later EVALUATION...
+    python benchmarks/laptop.py --sft RUN --rl RUN --add parent EVALUATION... --add tuned EVALUATION... --add reinforced ...
     python benchmarks/laptop.py
 
-The first line gathers the figures of both runs and of the evaluations of their models into a file, and of the parent's,
-fine-tuned on the same rows in blocks of 1; both print it as tables and draw docs/images/laptop.svg.
+The first line puts figures of runs and of evaluations of a model, one of NAMES, into a file, where they take the place
+of what it had; both print it as tables and draw docs/images/laptop.svg.
 """
 
 from __future__ import annotations
@@ -27,10 +26,12 @@ WINDOW = 5
 """Steps of reinforcement learning that a point of the picture is the mean of."""
 NAMES = {
     "parent": "the parent, left to right",
-    "before": "fine-tuned",
-    "after": "reinforced, 41 steps",
-    "later": "62 steps",
+    "before": "blocks of 4 at once",
+    "grown": "the parent first, then blocks of 4",
+    "tuned": "the same, as it is now",
+    "reinforced": "reinforced",
 }
+"""Models by what became of them (docs/first_model.md)."""
 ENDS = ("low", "high")
 
 
@@ -75,13 +76,14 @@ def show(found: dict[str, Any]) -> None:
     table = Table(
         "sampler", "model", "accuracy %", "calls", "gained, points", title="SmolLM2-135M, six kinds of problems"
     )
-    for sampler in dict.fromkeys((*found["before"], *found["later"])):
-        for model in NAMES:
+    models = [model for model in NAMES if model in found]
+    for sampler in dict.fromkeys(sampler for model in models for sampler in found[model]):
+        for model in models:
             if point := found[model].get(sampler):
                 interval = f"{100 * point['accuracy']:.1f} [{100 * point['low']:.1f}, {100 * point['high']:.1f}]"
                 gained = ""
-                if model in ("after", "later") and sampler in found["before"]:
-                    pairs = zip(found["before"][sampler]["right"], point["right"], strict=True)
+                if model == "reinforced" and sampler in found["tuned"]:
+                    pairs = zip(found["tuned"][sampler]["right"], point["right"], strict=True)
                     change = Difference(tuple(float(its) - float(was) for was, its in pairs))
                     gained = f"{change.points:+.1f} [{change.interval[0]:.1f}, {change.interval[1]:.1f}]"
                 table.add_row(sampler, model, interval, f"{point['nfe']:.1f}", gained)
@@ -89,12 +91,12 @@ def show(found: dict[str, Any]) -> None:
     for stage in ("sft", "rl"):
         print(stage, {name: value for name, value in found[stage].items() if not isinstance(value, list)})
     figure, (frontier, left, right) = plt.subplots(1, 3, figsize=(14, 3.8))
-    for model, label in NAMES.items():
-        draw_frontier(frontier, found[model], label)
+    for model in models:
+        draw_frontier(frontier, found[model], NAMES[model])
     frontier.set(xlabel="denoiser calls an answer", ylabel="answers right, %", xlim=0)
     frontier.legend()
     left.plot(range(1, found["sft"]["steps"] + 1), found["sft"]["loss"])
-    left.set(xlabel="steps of fine-tuning", ylabel="NELBO, nats a position", yscale="log")
+    left.set(xlabel="steps of fine-tuning in blocks of 4", ylabel="-log p of a masked token, nats", yscale="log")
     for name, axis in (("accuracy", right), ("nfe", right.twinx())):
         values, colour = found["rl"][name], "C0" if name == "accuracy" else "C1"
         windows = [fmean(values[at : at + WINDOW]) for at in range(0, len(values) - WINDOW + 1, WINDOW)]
@@ -108,19 +110,17 @@ def show(found: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for run in ("sft", "rl"):
-        parser.add_argument(f"--{run}")
-    for model in NAMES:
-        parser.add_argument(f"--{model}", nargs="+")
+    parser.add_argument("--sft")
+    parser.add_argument("--rl")
+    parser.add_argument("--add", nargs="+", action="append", default=[])
     arguments = parser.parse_args()
-    if arguments.sft:
-        found = {
-            "sft": steps_of(arguments.sft, "loss"),
-            "rl": steps_of(arguments.rl, "accuracy", "nfe", "entropy"),
-            **{model: answers_of(getattr(arguments, model)) for model in NAMES},
-        }
-        FOUND.write_text(json.dumps(found, indent=1) + "\n")
-    show(json.loads(FOUND.read_text()))
+    found = json.loads(FOUND.read_text())
+    for run, names in (("sft", ["loss"]), ("rl", ["accuracy", "nfe", "entropy"])):
+        if folder := getattr(arguments, run):
+            found[run] = steps_of(folder, *names)
+    found |= {model: answers_of(folders) for model, *folders in arguments.add}
+    FOUND.write_text(json.dumps(found, indent=1) + "\n")
+    show(found)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Unit(NamedTuple):
     powers: tuple[tuple[str, int], ...] = ()
 
     def contradicts(self, other: Unit) -> bool:
-        """Dollars and cents, cm^2 and cm^3, miles an hour and a minute; an unknown or a missing unit contradicts none."""
+        """Dollars and cents, cm^2 and cm^3, miles an hour and a day; an unknown or a missing unit contradicts none."""
         return any(mine != its for mine, its in zip(self.powers, other.powers, strict=False))
 
 
