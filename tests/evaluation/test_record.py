@@ -59,6 +59,21 @@ def test_a_head_alone_names_its_base_and_moves_with_it(tmp_path: Path) -> None:
     assert load_policy(tmp_path / "moved/head", device="cpu", base=tmp_path / "away").sampler_head
 
 
+def test_a_head_on_adapters_moves_with_both(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "llada-tiny", tmp_path / "tree/base")
+    shutil.move(tmp_path / "tree/base/lora", tmp_path / "tree/adapter")
+    policy = load_policy(tmp_path / "tree/base", device="cpu", adapter=tmp_path / "tree/adapter")
+    policy.save_pretrained(tmp_path / "tree/head", {})
+    shutil.move(tmp_path / "tree", tmp_path / "moved")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the weights below it are those that it was trained on
+        again = load_policy(tmp_path / "moved/head", device="cpu")
+    assert again.source and again.source.adapter == tmp_path / "moved/adapter"
+    shutil.rmtree(tmp_path / "moved/adapter")
+    with pytest.raises(ValueError, match=r"moved/head: the adapters that it stands on, .*adapter, are not there"):
+        load_policy(tmp_path / "moved/head", device="cpu")
+
+
 def test_another_base_is_a_warning(tmp_path: Path) -> None:
     tiny_policy(learned=True).save_pretrained(tmp_path / "base")
     load_policy(tmp_path / "base", device="cpu").save_pretrained(tmp_path / "head", {})

@@ -212,7 +212,10 @@ class Sample(Knobs):
             raise ValueError(f"--num must be >= 1, got {self.num}")
         if not self.prompt:
             check_named(self.task, self.model)
-        task = load_task(self.task) if self.task != TaskConfig() else None
+        own_code = bool(self.task.reward) or ".py:" in self.task.name
+        # a prompt of the user's own is not judged: rewards that a policy names may have stayed where it was trained
+        wanted = self.task != TaskConfig() and not (self.prompt and own_code)
+        task = load_task(self.task) if wanted else None
         policy = load_policy(self.model, **vars(self.load))
         prompts = [Prompt("prompt", self.prompt)] if self.prompt or task is None else task.prompts("test", self.num)
         for prompt in prompts:

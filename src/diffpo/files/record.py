@@ -40,6 +40,7 @@ class Base:
     adapter: str | None = None  # frozen adapters in between: an absolute folder, or a hub id
     fingerprint: str | None = None  # of all of these
     nearby: str | None = None  # the base's folder as seen from this one: both may have been moved together
+    adapter_nearby: str | None = None  # the same of those adapters
     block_length: int | None = None  # of block-causal attention, whether or not the base's own config.json says it
 
 
