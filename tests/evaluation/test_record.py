@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from diffpo.cli import main, parse
 from diffpo.config import LoraConfig, ModelConfig, RolloutConfig, TaskConfig
 from diffpo.evaluation.evaluate import evaluate
-from diffpo.files.places import digest_of
+from diffpo.files.places import digest_of, matches
+from diffpo.files.record import anchored
 from diffpo.models.policy import Policy, create_policy, load_policy
 from diffpo.rollout.local import sample
 from diffpo.tasks import load_task
@@ -72,6 +73,17 @@ def test_a_head_on_adapters_moves_with_both(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "moved/adapter")
     with pytest.raises(ValueError, match=r"moved/head: the adapters that it stands on, .*adapter, are not there"):
         load_policy(tmp_path / "moved/head", device="cpu")
+
+
+def test_rows_of_a_pattern_are_found_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder's own name may look like a pattern; what does is only what was written."""
+    rows = tmp_path / "lr[1]" / "rows"
+    rows.mkdir(parents=True)
+    (rows / "part1.jsonl").touch()
+    monkeypatch.chdir(rows.parent)
+    data = anchored(TaskConfig("own", data="rows/part?.jsonl", reward=("number",))).data
+    monkeypatch.chdir(tmp_path)
+    assert data and matches(data) == [str(rows / "part1.jsonl")]
 
 
 def test_another_base_is_a_warning(tmp_path: Path) -> None:
