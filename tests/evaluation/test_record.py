@@ -14,7 +14,7 @@ from helpers import GOLDEN, tiny_policy
 from safetensors.torch import load_file, save_file
 
 from diffpo.cli import main, parse
-from diffpo.config import LoraConfig, ModelConfig, RolloutConfig, TaskConfig
+from diffpo.config import LoraConfig, ModelConfig, RolloutConfig, TaskConfig, ThresholdConfig
 from diffpo.evaluation.evaluate import evaluate
 from diffpo.files.places import digest_of, matches
 from diffpo.files.record import anchored
@@ -128,6 +128,23 @@ def test_answers_of_other_weights_are_set_aside_and_reuse_is_said(
     assert all({file.name for file in path.iterdir()} == names for path in aside)
     main(["compare", *map(str, aside), str(out)])
     assert "prompt by prompt" in capsys.readouterr().out
+
+
+def test_answers_of_a_head_whose_code_has_changed_are_not_reused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, policy = tmp_path / "mine.py", tiny_sudoku()
+    code.write_text("from diffpo import ThresholdHead\n\n\nclass Mine(ThresholdHead):\n    pass\n")
+    policy.add_head(ThresholdConfig(network=f"{code}:Mine"))
+    policy.save_pretrained(tmp_path / "m")
+    flags = [*FLAGS, "--output", str(tmp_path / "e")]
+    main(["eval", str(tmp_path / "m"), *flags])
+    main(["eval", str(tmp_path / "m"), *flags])
+    assert "reused" in capsys.readouterr().out
+    code.write_text(code.read_text() + "    bound = 1.0\n")
+    with pytest.raises(SystemExit):
+        main(["eval", str(tmp_path / "m"), *flags])
+    assert "holds an evaluation with other settings (threshold.network (file))" in capsys.readouterr().err
 
 
 def test_an_evaluation_that_a_kill_cut_within_a_character_goes_on(
