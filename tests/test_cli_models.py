@@ -14,7 +14,7 @@ from helpers import GOLDEN
 from small_tokenizers import TOKENIZERS
 
 from diffpo.cli import _start, main
-from diffpo.config import TrainConfig
+from diffpo.config import TaskConfig, TrainConfig
 from diffpo.models.families import has_blocks
 from diffpo.models.policy import load_policy
 
@@ -89,6 +89,18 @@ def test_sft_then_export(model: str, capsys: pytest.CaptureFixture[str], tmp_pat
     with pytest.raises(SystemExit):
         main(["export", "runs/sft", "--output", "merged"])
     assert capsys.readouterr().err == "diffpo: merged is there already and no empty folder: choose another output\n"
+
+
+def test_a_prompt_needs_no_rewards(model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A policy names the rewards it was trained by, and is asked where they are not."""
+    policy = load_policy(model, device="cpu")
+    policy.task = TaskConfig("own", data="/gone/rows.jsonl", reward=("/gone/rewards.py:accuracy",))
+    policy.save_pretrained(tmp_path / "policy")
+    main(["sample", str(tmp_path / "policy"), "2+3?", "--rollout.gen-length", "4"])
+    assert "answer" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["sample", str(tmp_path / "policy")])
+    assert "/gone/rewards.py: no such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from helpers import GOLDEN, tiny_policy
 from safetensors.torch import load_file, save_file
 
 from diffpo.cli import main, parse
-from diffpo.config import LoraConfig, ModelConfig, RolloutConfig, TaskConfig
+from diffpo.config import LoraConfig, ModelConfig, RolloutConfig, TaskConfig, ThresholdConfig
 from diffpo.evaluation.evaluate import evaluate
-from diffpo.files.places import digest_of
+from diffpo.files.places import digest_of, matches
+from diffpo.files.record import anchored
 from diffpo.models.policy import Policy, create_policy, load_policy
 from diffpo.rollout.local import sample
 from diffpo.tasks import load_task
@@ -57,6 +58,32 @@ def test_a_head_alone_names_its_base_and_moves_with_it(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"its base model .* is not there: name its place with load\.base"):
         load_policy(tmp_path / "moved/head", device="cpu")
     assert load_policy(tmp_path / "moved/head", device="cpu", base=tmp_path / "away").sampler_head
+
+
+def test_a_head_on_adapters_moves_with_both(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "llada-tiny", tmp_path / "tree/base")
+    shutil.move(tmp_path / "tree/base/lora", tmp_path / "tree/adapter")
+    policy = load_policy(tmp_path / "tree/base", device="cpu", adapter=tmp_path / "tree/adapter")
+    policy.save_pretrained(tmp_path / "tree/head", {})
+    shutil.move(tmp_path / "tree", tmp_path / "moved")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the weights below it are those that it was trained on
+        again = load_policy(tmp_path / "moved/head", device="cpu")
+    assert again.source and again.source.adapter == tmp_path / "moved/adapter"
+    shutil.rmtree(tmp_path / "moved/adapter")
+    with pytest.raises(ValueError, match=r"moved/head: the adapters that it stands on, .*adapter, are not there"):
+        load_policy(tmp_path / "moved/head", device="cpu")
+
+
+def test_rows_of_a_pattern_are_found_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder's own name may look like a pattern; what does is only what was written."""
+    rows = tmp_path / "lr[1]" / "rows"
+    rows.mkdir(parents=True)
+    (rows / "part1.jsonl").touch()
+    monkeypatch.chdir(rows.parent)
+    data = anchored(TaskConfig("own", data="rows/part?.jsonl", reward=("number",))).data
+    monkeypatch.chdir(tmp_path)
+    assert data and matches(data) == [str(rows / "part1.jsonl")]
 
 
 def test_another_base_is_a_warning(tmp_path: Path) -> None:
@@ -101,6 +128,23 @@ def test_answers_of_other_weights_are_set_aside_and_reuse_is_said(
     assert all({file.name for file in path.iterdir()} == names for path in aside)
     main(["compare", *map(str, aside), str(out)])
     assert "prompt by prompt" in capsys.readouterr().out
+
+
+def test_answers_of_a_head_whose_code_has_changed_are_not_reused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, policy = tmp_path / "mine.py", tiny_sudoku()
+    code.write_text("from diffpo import ThresholdHead\n\n\nclass Mine(ThresholdHead):\n    pass\n")
+    policy.add_head(ThresholdConfig(network=f"{code}:Mine"))
+    policy.save_pretrained(tmp_path / "m")
+    flags = [*FLAGS, "--output", str(tmp_path / "e")]
+    main(["eval", str(tmp_path / "m"), *flags])
+    main(["eval", str(tmp_path / "m"), *flags])
+    assert "reused" in capsys.readouterr().out
+    code.write_text(code.read_text() + "    bound = 1.0\n")
+    with pytest.raises(SystemExit):
+        main(["eval", str(tmp_path / "m"), *flags])
+    assert "holds an evaluation with other settings (threshold.network (file))" in capsys.readouterr().err
 
 
 def test_an_evaluation_that_a_kill_cut_within_a_character_goes_on(

@@ -87,6 +87,9 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="text: could not be written"):
         write_text(tmp_path / "text", "new")
     assert (tmp_path / "text").read_text() == "old"
+    (tmp_path / "nowhere").symlink_to("/dev/null")
+    write_text(tmp_path / "nowhere", "no file takes its place")
+    assert (tmp_path / "nowhere").is_char_device()
 
 
 @pytest.mark.parametrize(

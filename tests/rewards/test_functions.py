@@ -57,3 +57,11 @@ def test_a_file_imports_what_lies_beside_it_and_leaves_the_working_folder(
 def test_two_rewards_of_one_name() -> None:
     with pytest.raises(ValueError, match="two rewards are called 'code'"):
         load_rewards(["code", "code=2"])
+
+
+def test_a_folder_of_equals_signs(tmp_path: Path) -> None:
+    folder = tmp_path / "lr=1e-3"
+    folder.mkdir()
+    (folder / "mine.py").write_text("def f(completions): return [1.0]\n")
+    rewards = load_rewards([f"{folder}/mine.py:f=0.5", "number=2"])
+    assert [(reward.name, reward.weight) for reward in rewards.rewards] == [("f", 0.5), ("number", 2.0)]

@@ -165,6 +165,19 @@ def test_reward_code_that_changed_is_said(tmp_path: Path, capsys: pytest.Capture
     assert len(changed(before, now)) == 1 and not moved(before, now)
 
 
+def test_rows_of_a_pattern_that_changed_are_said(tmp_path: Path) -> None:
+    from diffpo.training.resume import changed, digests
+
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text("{}\n")
+    config = replace(TrainConfig(), task=replace(TrainConfig().task, name="own", data=f"{tmp_path}/*.jsonl"))
+    before = digests(config)
+    (tmp_path / "b.jsonl").write_text("{ }\n")
+    edited = digests(config)
+    (tmp_path / "c.jsonl").write_text("{}\n")
+    assert len(changed(before, edited)) == len(changed(edited, digests(config))) == 1
+
+
 def test_an_estimator_of_ones_own_that_changed_is_said(tmp_path: Path) -> None:
     from diffpo.training.resume import changed, digests
 

@@ -46,7 +46,7 @@ class Analyze(Knobs):
     def run(self) -> None:
         import json
 
-        from diffpo.files.folder import file_to_write
+        from diffpo.files.folder import file_to_write, write_text
         from diffpo.lab.analysis.analyze import report
         from diffpo.lab.analysis.sections import means_over
         from diffpo.lab.analysis.show import section_figure, section_table
@@ -61,7 +61,7 @@ class Analyze(Knobs):
         sections = means_over(found) if self.also else found[0]
         runs = f"{self.model} and {len(self.also)} more" if self.also else self.model
         record = report(f"{runs} on {self.task.name}", " ".join(["diffpo", *sys.argv[1:]]), sections)
-        path.write_text(json.dumps(record, indent=1) + "\n")
+        write_text(path, json.dumps(record, indent=1) + "\n")
         for section in sections:
             Console().print(section_table(section))
             for kind in ("png", "svg") if self.figures else ():

@@ -18,6 +18,7 @@ from diffpo.cli.flags import Model
 from diffpo.config import EvalConfig, LoadConfig, RolloutConfig, TaskConfig
 from diffpo.config.idle import Idle, Knobs
 from diffpo.files.places import find_policy, find_run, list_checkpoints, named, shortest
+from diffpo.files.record import Record
 
 if TYPE_CHECKING:
     from diffpo.processes.world import World
@@ -87,7 +88,9 @@ class Eval(Knobs):
         task, lengths = load_task(self.task), self.eval.gen_lengths or (self.rollout.gen_length,)
         policy = load_policy(self.model, **vars(dataclasses.replace(self.load, device=str(world.device))))
         check_fit(task, policy.is_tiny)
-        files = {key: found for key, found in digests(self).items() if key not in ("model", "load.adapter")}
+        head = policy.sampler_head
+        named = digests(self) | (digests(dataclasses.replace(Record(), **{head.kind: head.config})) if head else {})
+        files = {key: found for key, found in named.items() if key not in ("model", "load.adapter")}
         depends = {
             "weights": policy.source and policy.source.fingerprint(),
             **{f"{n} (file)": f for n, f in files.items()},
@@ -212,7 +215,10 @@ class Sample(Knobs):
             raise ValueError(f"--num must be >= 1, got {self.num}")
         if not self.prompt:
             check_named(self.task, self.model)
-        task = load_task(self.task) if self.task != TaskConfig() else None
+        own_code = bool(self.task.reward) or ".py:" in self.task.name
+        # a prompt of the user's own is not judged: rewards that a policy names may have stayed where it was trained
+        wanted = self.task != TaskConfig() and not (self.prompt and own_code)
+        task = load_task(self.task) if wanted else None
         policy = load_policy(self.model, **vars(self.load))
         prompts = [Prompt("prompt", self.prompt)] if self.prompt or task is None else task.prompts("test", self.num)
         for prompt in prompts:

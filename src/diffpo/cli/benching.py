@@ -17,7 +17,7 @@ from diffpo.cli.flags import FLAT, Recipe
 from diffpo.config import TrainConfig
 from diffpo.config.checks import check
 from diffpo.config.idle import Idle, Knobs
-from diffpo.files.folder import file_to_write
+from diffpo.files.folder import file_to_write, write_text
 from diffpo.view.notebook import numeric
 from diffpo.view.progress import short
 
@@ -79,7 +79,7 @@ class Bench(Knobs):
             Console().print(found)
             written += [figure | where for figure in figures]
             if path:
-                path.write_text(json.dumps(written, indent=1) + "\n")
+                write_text(path, json.dumps(written, indent=1) + "\n")
         if path:
             print(f"saved {path}")
         if failed := [figure["part"] for figure in written if figure.get("failed")]:

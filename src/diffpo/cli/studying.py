@@ -79,6 +79,7 @@ class Study:
         print(f"saved {path}; next: diffpo report {path}")
 
     def _write_tables(self, pages: tuple[str, ...] | None) -> None:
+        from diffpo.files.folder import write_text
         from diffpo.lab.study.tables import render_page
 
         if pages == ():
@@ -88,7 +89,7 @@ class Study:
             if not path.is_file():
                 raise ValueError(f"{path}: no such page")
             text = render_page(path)
-            path.write_text(text)
+            write_text(path, text)
             print(f"saved {path}")
 
     def _draw(self, named: tuple[str, ...] | None) -> None:
@@ -121,7 +122,7 @@ class Report:
     """Title of the page; empty: the study's or run's where it is one."""
 
     def run(self) -> None:
-        from diffpo.files.folder import file_to_write
+        from diffpo.files.folder import file_to_write, write_text
         from diffpo.lab.report.page import make_report
         from diffpo.lab.report.sources import read_sources
 
@@ -131,7 +132,7 @@ class Report:
             raise ValueError(f"--examples must be >= 0, got {self.examples}")
         sources, path = read_sources(self.paths), file_to_write(self.output)
         page = make_report(sources, self.title, Path(self.figures) if self.figures else None, self.examples)
-        path.write_text(page, encoding="utf-8")
+        write_text(path, page)
         print(f"saved {path}" + (f" and pictures in {self.figures}" if self.figures else ""))
 
 

@@ -107,10 +107,13 @@ def file_to_write(path: str | Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all: a kill or a full disk leaves what was there."""
+    """Write a small file whole or not at all: a kill or a full disk leaves what was there. A pipe is written to."""
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
     draft = path.with_name(f".{path.name}.draft")
     try:
-        draft.write_text(text)
+        draft.write_text(text, encoding="utf-8")
         draft.replace(path)
     except OSError as error:
         with suppress(OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -85,6 +86,13 @@ def named(entry: str) -> tuple[str, str]:
     parts = entry.split("=")
     splits = [("=".join(parts[:at]), "=".join(parts[at:])) for at in range(len(parts))]
     return next((split for split in splits if Path(split[1]).exists()), splits[-1])
+
+
+def matches(pattern: str) -> list[str] | None:
+    """The files of a pattern, rows/*.jsonl, in the order of their names; None of what is none, or is there itself."""
+    if Path(pattern).exists() or not any(sign in pattern for sign in "*?["):
+        return None
+    return sorted(glob.glob(pattern, recursive=True))
 
 
 def digest_of(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
 import os
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from diffpo.config import (
     ThresholdConfig,
     TrainConfig,
 )
-from diffpo.files.places import find_policy
+from diffpo.files.places import find_policy, matches
 from diffpo.files.recipe import find_training, from_dict
 
 C = TypeVar("C", SftConfig, TrainConfig)
@@ -40,6 +41,7 @@ class Base:
     adapter: str | None = None  # frozen adapters in between: an absolute folder, or a hub id
     fingerprint: str | None = None  # of all of these
     nearby: str | None = None  # the base's folder as seen from this one: both may have been moved together
+    adapter_nearby: str | None = None  # the same of those adapters
     block_length: int | None = None  # of block-causal attention, whether or not the base's own config.json says it
 
 
@@ -130,4 +132,6 @@ def anchored_code(spec: str) -> str:
 
 def _absolute(path: str | None) -> str | None:
     """A file, a folder or a pattern of files; what else there is names a data set of the hub."""
-    return os.path.abspath(path) if path and ("*" in path or Path(path).exists()) else path
+    if path and matches(path) is not None:
+        return os.path.normpath(os.path.join(glob.escape(os.getcwd()), path))
+    return os.path.abspath(path) if path and Path(path).exists() else path

@@ -75,6 +75,7 @@ class Source:
             name=self.checkpoint.name,
             revision=self.checkpoint.commit,
             adapter=str(with_adapter.resolve()) if with_adapter else None,
+            adapter_nearby=os.path.relpath(with_adapter.resolve(), folder.resolve()) if with_adapter else None,
             fingerprint=fingerprint(here, with_adapter),
             nearby=os.path.relpath(here, folder.resolve()) if self.checkpoint.is_local else None,
             block_length=self.checkpoint.config.get("block_size"),
@@ -113,7 +114,10 @@ def find_source(
         raise ValueError(f"{name} is {what} itself: name a base model to put {adapter} on")
     checkpoint = _open_base(folder, named, base, weights)
     between = named.adapter if named and not is_adapter else None
-    source = Source(checkpoint, folder if is_adapter else locate(between, None, weights) if between else None, folder)
+    below = locate(_found(folder, between, named.adapter_nearby), None, weights) if named and between else None
+    if below and not (below / "adapter_config.json").is_file():
+        raise ValueError(f"{folder}: the adapters that it stands on, {between}, are not there: put them back")
+    source = Source(checkpoint, folder if is_adapter else below, folder)
     _warn_of_another_base(source, named)
     return source
 
@@ -147,16 +151,19 @@ def _open_base(folder: Path, named: Base | None, base: str | Path | None, weight
             f"{folder}: adapter_config.json names no base model: pass it as load.base, or load that with this as its "
             "adapter"
         )
-    name: str | Path = named.name
+    name = _found(folder, named.name, named.nearby)
     if Path(name).is_absolute() and not Path(name).is_dir():
-        moved = folder / named.nearby if named.nearby else None
-        if moved is None or not (moved / "config.json").is_file():
-            raise ValueError(f"{folder}: its base model {name} is not there: name its place with load.base")
-        name = moved.resolve()
+        raise ValueError(f"{folder}: its base model {name} is not there: name its place with load.base")
     try:
         return Checkpoint.open(_whole(name), named.revision, weights)
     except ValueError as error:
         raise ValueError(f"{folder}: its base model: {error}; load.base names another place") from None
+
+
+def _found(folder: Path, name: str, nearby: str | None) -> str | Path:
+    """Where what a folder stands on lies now: at `name`, or where it lay as seen from `folder`, if both have moved."""
+    gone = Path(name).is_absolute() and not Path(name).is_dir()
+    return moved.resolve() if gone and nearby and (moved := folder / nearby).is_dir() else name
 
 
 def _whole(name: str | Path) -> str | Path:

@@ -31,13 +31,14 @@ def load_rewards(specs: Sequence[str]) -> Rewards:
 
 def parse_reward(spec: str) -> Reward:
     """Read "PATH.py:FUNCTION", "PATH.py:FUNCTION=WEIGHT" or the name of a built-in; ValueError says what is wrong."""
-    target, equals, weight = spec.partition("=")
-    path, _, name = target.rpartition(":")
+    stem, own, rest = spec.rpartition(".py:")  # a folder's name may hold equals signs
+    path = stem + own[:-1]
+    name, equals, weight = rest.partition("=")
     try:
         value = float(weight) if equals else 1.0
     except ValueError:
         value = math.nan
-    if not math.isfinite(value) or not name.isidentifier() or (path and not path.endswith(".py")):
+    if not math.isfinite(value) or not name.isidentifier():
         raise ValueError(f"task.reward {spec!r}: write PATH.py:FUNCTION=WEIGHT, or one of {', '.join(BUILTIN)}")
     if path:
         function = find_in_file(Path(path), name, "function", "task.reward takes PATH.py:FUNCTION")

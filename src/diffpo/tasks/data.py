@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import glob
 import gzip
 import io
 import json
@@ -11,6 +10,8 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from diffpo.files.places import matches
 
 READ = ".jsonl, .json, .csv or .tsv (also .gz), or .parquet"
 CHAT_COLUMNS = ("prompt", "completion", "messages", "conversations")
@@ -37,7 +38,7 @@ class Source(NamedTuple):
     def is_local(self) -> bool:
         """Whether the rows are on this machine by name."""
         path = Path(self.name)
-        return _suffix(path) in READERS or any(sign in self.name for sign in "*?[") or path.exists()
+        return _suffix(path) in READERS or matches(self.name) is not None or path.exists()
 
     def __str__(self) -> str:
         return self.name if self.is_local else ":".join(filter(None, (self.name, self.config, self.split)))
@@ -65,8 +66,8 @@ def _parts(source: Source, wanted: str) -> Iterator[Iterator[Row]]:
     if not source.is_local or path.is_dir():
         yield _hub(source, wanted)
         return
-    is_pattern = not path.exists() and any(sign in source.name for sign in "*?[")
-    found = sorted(glob.glob(source.name, recursive=True)) if is_pattern else [source.name]
+    found = matches(source.name)
+    found = [source.name] if found is None else found
     if not found or not Path(found[0]).is_file():
         raise ValueError(f"{source.name}: no such file; {wanted}")
     for name in found:

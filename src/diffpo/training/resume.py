@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from diffpo.files.places import matches
 from diffpo.files.recipe import flatten, from_dict
 
 FREE = (
@@ -82,6 +83,9 @@ def _digests(name: str, value: Any) -> Iterator[tuple[str, str]]:
         policy = path / "policy"
         if entry and path.exists() and (own or name not in CODE):
             yield text, digest(policy if policy.is_dir() else path)
+        elif name not in CODE and (files := matches(text)) is not None:
+            each = [digest(Path(file)) for file in files]
+            yield text, hashlib.sha256("\n".join(each).encode()).hexdigest()
 
 
 def digest(path: Path) -> str:

@@ -136,3 +136,15 @@ def test_a_page_that_cannot_be_written_is_not_drawn(
     with pytest.raises(SystemExit):
         main(["report", str(STUDY), "--output", str(tmp_path)])
     assert f"{tmp_path}: a folder stands where a file is to be" in capsys.readouterr().err
+
+
+def test_a_page_that_is_cut_short_leaves_the_one_before(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("diffpo.lab.report.page.make_report", lambda *_: "new")
+    (tmp_path / "r.html").write_text("old")
+    (tmp_path / ".r.html.draft").mkdir()  # as if the disk were full
+    with pytest.raises(SystemExit):
+        main(["report", str(STUDY), "--output", str(tmp_path / "r.html")])
+    assert f"{tmp_path}/r.html: could not be written" in capsys.readouterr().err
+    assert (tmp_path / "r.html").read_text() == "old"

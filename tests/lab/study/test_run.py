@@ -146,6 +146,36 @@ def test_cells_of_another_start_are_refused(folder: Path, tmp_path: Path) -> Non
             other.check(study.cells(study.arms[0], {}))
 
 
+def test_cells_of_a_start_that_was_made_anew_are_refused(study: Study, folder: Path) -> None:
+    """The arms of a start whose folder was removed, as the refusal of its settings says, are of the one before."""
+    policy = folder / "base/seed_1/run/policy"
+    policy.mkdir(parents=True)
+    (policy / "weights").write_text("old")
+    run_all(Runner(study, folder, jobs=2), study)
+    Runner(study, folder, jobs=1).check(study.cells(study.arms[0], {}))
+    (policy / "weights").write_text("made anew")
+    with pytest.raises(ValueError, match=r"one/seed_1 was made with other settings \(start_weights\)"):
+        Runner(study, folder, jobs=1).check(study.cells(study.arms[0], {}))
+
+
+@pytest.mark.parametrize("place", ["arm", "measure"])
+def test_cells_whose_own_code_has_changed_are_refused(place: str, folder: Path, tmp_path: Path) -> None:
+    code = tmp_path / "mine.py"
+    changes = {
+        "arm": ('label = "MF"', f'objective.loss = "{code}:Mine"'),
+        "measure": ('samplers = ["top_k:8"]', f'samplers = ["top_k:8", "{code}:Rule:0.5"]'),
+    }
+    text = TINY.replace(*changes[place])
+    code.write_text("from diffpo.losses.clipped import Clipped as Mine\n")
+    study = load_study(write_study(tmp_path, text))
+    run_all(Runner(study, folder, jobs=2), study)
+    Runner(study, folder, jobs=1).check(study.cells(study.arms[0], {}))
+    code.write_text("from diffpo.losses.wd1 import Wd1 as Mine\n")
+    name = {"arm": "objective.loss", "measure": "eval.samplers"}[place]
+    with pytest.raises(ValueError, match=rf"one/seed_0 was made with other settings \(inputs.train.{name}\)"):
+        Runner(study, folder, jobs=1).check(study.cells(study.arms[0], {}))
+
+
 def test_a_setting_that_is_new_since_then_is_at_its_default(study: Study, folder: Path) -> None:
     run_all(Runner(study, folder, jobs=2), study)
     path = folder / "one/seed_0/cell.json"

@@ -11,18 +11,17 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import asdict
-from functools import cached_property
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from diffpo.config import RolloutConfig, SftConfig, TaskConfig, TrainConfig
+from diffpo.config import EvalConfig, RolloutConfig, SftConfig, TaskConfig, TrainConfig
 from diffpo.files.folder import owned, write_text
 from diffpo.files.recipe import flatten, from_dict, read_json
 from diffpo.lab.study.origin import num_cores
 from diffpo.lab.study.plan import Cell, Study
 from diffpo.lab.study.summary import Trials, figures, summarize
-from diffpo.training.resume import digests
+from diffpo.training.resume import digest, digests
 from diffpo.view.progress import Progress
 
 COMMAND = (sys.executable, "-m", "diffpo.lab.study.cell")
@@ -46,10 +45,11 @@ def _run_study(study: Study, runner: Runner) -> dict[str, Any]:
     tuning = {arm.name: study.tune_cells(arm) for arm in study.arms}
     bases = study.base_cells()
     trials = [cell for found in tuning.values() for _, cells in found for cell in cells]
-    runner.check([*bases, *trials])
+    runner.check(bases)
     total = len(bases) + len(trials) + len(study.arms) * len(study.config.seeds)
     with Progress(study.name, total, unit="cell") as progress:
         runner.run(bases, progress)
+        runner.check(trials)
         runner.run(trials, progress)
         lost = {cell.name.partition("/")[0] for cell in trials if cell.name in runner.failed}
         ready = [arm for arm in study.arms if arm.name not in lost]  # without its trials nothing can be chosen
@@ -77,15 +77,18 @@ class Runner:
         self.started: set[str] = set()
         """Cells that this runner ran, rather than found done."""
 
-    @cached_property
-    def inputs(self) -> dict[str, list[str]]:
-        """What results depend on beside settings: digests of the files that these name, the start where it is given."""
-        study = self.study
-        found = {f"train.{name}": [*files.values()] for name, files in digests(study.train).items()}
+    def depends(self, cell: Cell) -> dict[str, Any]:
+        """What a cell's result depends on beside its settings: digests of the files that these, and how it is measured,
+        name; and of the policy that it starts from, where the study makes that itself."""
+        study, train = self.study, cell.train or self.study.train
+        train = replace(train, eval=EvalConfig(samplers=(*cell.samplers, *cell.track)))
+        found = {f"train.{name}": [*files.values()] for name, files in digests(train).items()}
         if study.sft is None:
-            return {"train.model": [study.train.model]} | found
-        found.pop("train.model", None)  # the study makes the start itself
-        return found | {f"sft.{name}": [*files.values()] for name, files in digests(study.sft).items()}
+            return {"inputs": {"train.model": [study.train.model]} | found}
+        found.pop("train.model", None)
+        found |= {f"sft.{name}": [*files.values()] for name, files in digests(study.sft).items()}
+        start = self.folder / cell.start / "run" / "policy"
+        return {"inputs": found} | ({"start_weights": digest(start)} if cell.start and start.is_dir() else {})
 
     def check(self, cells: Sequence[Cell]) -> None:
         """ValueError if a folder holds a cell of other settings."""
@@ -93,7 +96,8 @@ class Runner:
             path = self.folder / cell.name / "cell.json"
             if path.is_file():
                 before, now = completed(read_json(path)), completed(cell.settings())
-                now |= {"inputs": self.inputs} if "inputs" in before else {}  # cells of earlier versions have none
+                depends = self.depends(cell).items()
+                now |= {name: value for name, value in depends if name in before}  # earlier versions wrote none
                 old, new = flatten({name: before.get(name) for name in now}), flatten(now)
                 if changed := [name for name in old | new if old.get(name) != new.get(name)]:
                     raise ValueError(
@@ -130,7 +134,7 @@ class Runner:
         model = str(self.folder / cell.start / "run") if cell.start else ""
         if not self.study.sft:
             model = self.study.train.model
-        settings = cell.settings() | {"model": model, "device": self.device, "inputs": self.inputs}
+        settings = cell.settings() | {"model": model, "device": self.device} | self.depends(cell)
         write_text(folder / "cell.json", json.dumps(settings, indent=2) + "\n")
         with (folder / "log.txt").open("w") as log:
             process = subprocess.Popen(
