@@ -1,6 +1,6 @@
 """SmolLM2-135M on two CPU cores: what fine-tuning and reinforcement learning did; commands in docs/first_model.md.
 
-    python benchmarks/laptop.py --sft RUN --rl RUN --add parent EVALUATION... --add tuned EVALUATION... --add reinforced ...
+    python benchmarks/laptop.py --sft RUN --rl RUN --add parent EVALUATION... --add tuned EVALUATION... [--add ...]
     python benchmarks/laptop.py
 
 The first line puts figures of runs and of evaluations of a model, one of NAMES, into a file, where they take the place
