@@ -4,7 +4,7 @@
     python benchmarks/laptop.py
 
 The first line puts figures of runs and of evaluations of a model, one of NAMES, into a file, where they take the place
-of what it had; both print it as tables and draw docs/images/laptop.svg.
+of what it had; both print it as tables and draw docs/images/laptop.svg and laptop_runs.svg.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ FOUND = Path("benchmarks/results/smollm2_laptop.json")
 WINDOW = 5
 """Steps of reinforcement learning that a point of the picture is the mean of."""
 NAMES = {
-    "parent": "the parent, left to right",
-    "before": "blocks of 4 at once",
-    "grown": "the parent first, then blocks of 4",
-    "tuned": "the same, as it is now",
-    "reinforced": "reinforced",
+    "parent": ("the parent, left to right", ""),
+    "before": ("blocks of 4 at once, masks by chance", ""),
+    "after": ("41 steps of reinforcement", "before"),
+    "later": ("62 steps", "before"),
+    "grown": ("the parent first, then blocks of 4", "before"),
+    "tuned": ("the same with masks counted", "grown"),
 }
-"""Models by what became of them (docs/first_model.md)."""
+"""Models (docs/first_model.md) and what each is compared with."""
+DRAWN = ("parent", "before", "grown", "tuned")
 ENDS = ("low", "high")
 
 
@@ -71,8 +73,6 @@ def draw_frontier(axis: Any, points: dict[str, dict[str, Any]], label: str) -> N
 
 
 def show(found: dict[str, Any]) -> None:
-    import matplotlib.pyplot as plt
-
     table = Table(
         "sampler", "model", "accuracy %", "calls", "gained, points", title="SmolLM2-135M, six kinds of problems"
     )
@@ -82,19 +82,26 @@ def show(found: dict[str, Any]) -> None:
             if point := found[model].get(sampler):
                 interval = f"{100 * point['accuracy']:.1f} [{100 * point['low']:.1f}, {100 * point['high']:.1f}]"
                 gained = ""
-                if model == "reinforced" and sampler in found["tuned"]:
-                    pairs = zip(found["tuned"][sampler]["right"], point["right"], strict=True)
-                    change = Difference(tuple(float(its) - float(was) for was, its in pairs))
+                if was := found.get(NAMES[model][1], {}).get(sampler):
+                    pairs = zip(was["right"], point["right"], strict=True)
+                    change = Difference(tuple(float(its) - float(old) for old, its in pairs))
                     gained = f"{change.points:+.1f} [{change.interval[0]:.1f}, {change.interval[1]:.1f}]"
                 table.add_row(sampler, model, interval, f"{point['nfe']:.1f}", gained)
     Console(width=120).print(table)
     for stage in ("sft", "rl"):
         print(stage, {name: value for name, value in found[stage].items() if not isinstance(value, list)})
-    figure, (frontier, left, right) = plt.subplots(1, 3, figsize=(14, 3.8))
-    for model in models:
-        draw_frontier(frontier, found[model], NAMES[model])
-    frontier.set(xlabel="denoiser calls an answer", ylabel="answers right, %", xlim=0)
-    frontier.legend()
+
+
+def draw(found: dict[str, Any]) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, frontier = plt.subplots(figsize=(6.5, 3.8))
+    for model in DRAWN:
+        draw_frontier(frontier, found[model], NAMES[model][0])
+    frontier.set(xlabel="denoiser calls an answer", ylabel="answers right, %", xlim=0, ylim=(0, 90))
+    frontier.legend(loc="upper left", fontsize="small")
+    figure.savefig("docs/images/laptop.svg", bbox_inches="tight")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
     left.plot(range(1, found["sft"]["steps"] + 1), found["sft"]["loss"])
     left.set(xlabel="steps of fine-tuning in blocks of 4", ylabel="-log p of a masked token, nats", yscale="log")
     for name, axis in (("accuracy", right), ("nfe", right.twinx())):
@@ -103,9 +110,9 @@ def show(found: dict[str, Any]) -> None:
         axis.plot([WINDOW * (at + 0.5) for at in range(len(windows))], windows, colour)
         axis.set_ylabel({"accuracy": "sampled answers right", "nfe": "calls"}[name], color=colour)
         axis.set_ylim(0)
-    right.set(xlabel=f"steps of reinforcement learning, means of {WINDOW}")
+    right.set(xlabel=f"steps of reinforcement learning after blocks of 4 at once, means of {WINDOW}")
     figure.tight_layout()
-    figure.savefig("docs/images/laptop.svg", bbox_inches="tight")
+    figure.savefig("docs/images/laptop_runs.svg", bbox_inches="tight")
 
 
 def main() -> None:
@@ -121,6 +128,7 @@ def main() -> None:
     found |= {model: answers_of(folders) for model, *folders in arguments.add}
     FOUND.write_text(json.dumps(found, indent=1) + "\n")
     show(found)
+    draw(found)
 
 
 if __name__ == "__main__":
