@@ -26,7 +26,7 @@ from diffpo.config import (
     TrainConfig,
 )
 from diffpo.evaluation.evaluate import evaluate
-from diffpo.files.places import find_damage, latest_checkpoint
+from diffpo.files.places import digest_of, find_damage, latest_checkpoint
 from diffpo.models.lora import Adapted
 from diffpo.models.policy import load_policy
 from diffpo.processes.world import World
@@ -114,8 +114,15 @@ def test_sigterm_between_two_updates_saves_the_rollouts_in_hand(
     newest, _ = latest_checkpoint(Path(config.output) / "checkpoints")
     assert newest is not None
     assert newest.name == f"step_{(stop_after - 1) // 2:06d}_iteration_{(stop_after - 1) % 2 + 1:02d}"
+    saved = json.loads((newest / "state.json").read_text())
+    saved["seconds"] += 1000  # what the step had taken before counts
+    (newest / "state.json").write_text(json.dumps(saved))
+    manifest = json.loads((newest / "manifest.json").read_text()) | {"state.json": digest_of(newest / "state.json")}
+    (newest / "manifest.json").write_text(json.dumps(manifest))
     train(config, resume=True, quiet=True)
     assert_same_run(config.output, straight.output)
+    seconds = [step["time/step_seconds"] for step in read_metrics(Path(config.output) / "metrics.jsonl")]
+    assert [value > 1000 for value in seconds] == [step == saved["step"] for step in range(len(seconds))]
 
 
 def test_damaged_checkpoints_are_passed_over_with_a_line(

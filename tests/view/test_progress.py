@@ -64,3 +64,9 @@ def test_a_log_file_gets_the_first_step_the_last_and_notes(capsys: pytest.Captur
     written = capsys.readouterr()
     assert written.out == "" and "\r" not in written.err
     assert len(written.err.splitlines()) == 4
+
+
+def test_what_a_step_had_taken_before_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("train", 9, done=3, spent=100.0) as bar:
+        bar.advance()
+    assert "train 4/9  100 s a step, 8.33 min left" in capsys.readouterr().err

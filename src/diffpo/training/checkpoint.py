@@ -6,7 +6,7 @@
         experience.safetensors the batch in hand, where the run was stopped between two updates of a step
         ahead_000013.safetensors rollouts of a later step, where they are made ahead (rollout.lag)
         config.json            the settings that led here
-        state.json             step, iteration, skipped updates, forwards, metrics of the step under way
+        state.json             step, iteration, skipped updates, forwards, seconds and metrics of the step under way
         manifest.json          sha256 of every file, written last
 
 Random numbers are pure functions of (seed, step, prompt, ...), so there is no generator state to keep; the prompts of
@@ -36,7 +36,7 @@ from diffpo.processes.world import World
 from diffpo.training.state import Experience, Rollouts, TrainState, learning_parameters
 from diffpo.types import Batch
 
-COUNTS = ("step", "iteration", "skipped", "forwards")
+COUNTS = ("step", "iteration", "skipped", "forwards", "seconds")
 """Fields of the state that are plain numbers."""
 
 
@@ -103,7 +103,7 @@ def load_checkpoint(folder: Path, state: TrainState, world: World) -> None:
             optimizers[group].state[parameter][entry] = value
     record = json.loads((folder / "state.json").read_text())
     for name in COUNTS:
-        setattr(state, name, record[name])
+        setattr(state, name, record.get(name, 0))
     if "experience" in record:
         tensors = load_file(folder / "experience.safetensors", str(world.device))
         state.experience = _restore_experience(tensors, record["experience"])

@@ -116,13 +116,14 @@ class Run:
             load_checkpoint(self.found, self.state, self.world)
         if self.state.step > self.config.steps:
             raise ValueError(f"steps = {self.config.steps}, but the run has made {self.state.step}: ask for more")
+        quiet, spent = self.quiet or not self.world.is_main, self.state.seconds
         self.progress = Progress(
-            self.title, self.config.steps, self.quiet or not self.world.is_main, self.state.step, self.config.log_every
+            self.title, self.config.steps, quiet, self.state.step, self.config.log_every, spent=spent
         )
         self.world.on_main(self._open)
         self._watch_signals()
         self.stack.enter_context(self.progress)
-        self.started, self.first = time.perf_counter(), self.state.step
+        self.started, self.first = time.perf_counter() - spent, self.state.step
         return self.state
 
     def _open(self) -> None:
@@ -180,6 +181,7 @@ class Run:
     def save(self) -> Path:
         """Write a checkpoint; all ranks call it."""
         self.before_save()
+        self.state.seconds = time.perf_counter() - self.started
         if self.world.is_main:
             self._claim_folder()
         return save_checkpoint(self.checkpoints, self.state, self.config, self.config.keep_checkpoints, self.world)

@@ -22,14 +22,22 @@ class Progress:
     """
 
     def __init__(
-        self, title: str, total: int, quiet: bool = False, done: int = 0, every: float = 60.0, unit: str = "step"
+        self,
+        title: str,
+        total: int,
+        quiet: bool = False,
+        done: int = 0,
+        every: float = 60.0,
+        unit: str = "step",
+        spent: float = 0.0,
     ) -> None:
+        """`done` steps are, and `spent` seconds of the next, before it begins."""
         self.console = Console(stderr=True, quiet=quiet)
         self.every = REWRITE_EVERY if self.console.is_jupyter else every
         self.unit = unit
         self.width = 0  # of the line that is shown in a notebook
         self.title, self.total, self.done = title, total, done
-        self.first = done + 1
+        self.first, self.spent = done + 1, spent
         self.started = self.said = time.perf_counter()
         self.bar = RichProgress(
             TextColumn("{task.description}"),
@@ -53,7 +61,7 @@ class Progress:
     def advance(self, **figures: float) -> None:
         """One step is done; show these figures."""
         self.done += 1
-        seconds = (time.perf_counter() - self.started) / (self.done - self.first + 1)
+        seconds = (time.perf_counter() - self.started + self.spent) / (self.done - self.first + 1)
         line = "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
         self.bar.update(self.task, advance=1, figures=line)
         if self.done in (self.first, self.total) or time.perf_counter() - self.said >= self.every:
