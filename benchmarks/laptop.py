@@ -27,13 +27,14 @@ WINDOW = 5
 NAMES = {
     "parent": ("the parent, left to right", ""),
     "before": ("blocks of 4 at once, masks by chance", ""),
+    "longer": ("blocks of 4 at once, 200 steps", "before"),
     "after": ("41 steps of reinforcement", "before"),
     "later": ("62 steps", "before"),
-    "grown": ("the parent first, then blocks of 4", "before"),
+    "grown": ("the parent first, then blocks of 4", "longer"),
     "tuned": ("the same with masks counted", "grown"),
 }
 """Models (docs/first_model.md) and what each is compared with."""
-DRAWN = ("parent", "before", "grown", "tuned")
+DRAWN = ("parent", "longer", "grown", "tuned")
 ENDS = ("low", "high")
 
 
