@@ -122,6 +122,9 @@ def main() -> None:
     parser.add_argument("--rl")
     parser.add_argument("--add", nargs="+", action="append", default=[])
     arguments = parser.parse_args()
+    for model, *_ in arguments.add:
+        if model not in NAMES:
+            parser.error(f"no model {model!r}: {', '.join(NAMES)}")
     found = json.loads(FOUND.read_text())
     for run, names in (("sft", ["loss"]), ("rl", ["accuracy", "nfe", "entropy"])):
         if folder := getattr(arguments, run):

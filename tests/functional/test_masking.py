@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import pytest
 import torch
 from helpers import chi_square_z, keys
 
@@ -78,6 +79,26 @@ def test_counts_of_masks_are_uniform_in_each_block_and_so_are_the_sets() -> None
     assert set(least[:, 2:5].sum(-1).tolist()) == {2, 3} and set(least[:, :2].sum(-1).tolist()) == {1, 2}
     everything, _ = mask_counts(times, lottery, maskable, blocks.expand(rows, 2), 0.99)
     assert everything.equal(maskable)
+
+
+@pytest.mark.parametrize("min_share", [0.0, 0.3, 0.99])
+def test_counted_masks_are_a_slow_loops(min_share: float) -> None:
+    rows, width = 40, 11
+    blocks = torch.tensor([[4, 0], [4, 3], [1, 0], [3, 1], [16, 5]]).repeat(8, 1)
+    lengths = torch.arange(rows) % width + 1
+    times = block_times(stratified_times(uniform(keys(rows)), 0.0), blocks, lengths, width)
+    lottery = uniform(fold(keys(rows)[:, None], 1, torch.arange(width)))
+    masked, shares = mask_counts(times, lottery, torch.arange(width) < lengths[:, None], blocks, min_share)
+    for row, (size, offset) in enumerate(blocks.tolist()):
+        assert not masked[row, lengths[row] :].any()
+        places = range(int(lengths[row]))
+        for block in {(place + offset) // size for place in places}:
+            own = [place for place in places if (place + offset) // size == block]
+            least = max(1, math.ceil(min_share * len(own)))
+            count = least + int(times[row, own[0]] * (len(own) - least + 1))
+            chosen = sorted(own, key=lambda place: float(lottery[row, place]))[:count]
+            assert [place for place in own if masked[row, place]] == sorted(chosen)
+            assert all(math.isclose(shares[row, place], count / len(own), rel_tol=1e-6) for place in own)
 
 
 def test_the_mean_over_counts_is_that_over_times() -> None:

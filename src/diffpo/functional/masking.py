@@ -41,11 +41,12 @@ def mask_counts(
     blocks: Int64[Tensor, "B 2"],
     min_share: float = 0.0,
 ) -> tuple[Bool[Tensor, "B L"], Float[Tensor, "B L"]]:
-    """Masks exactly k of the n maskable positions of each block, and the share k / n, which is their time.
+    r"""Masks exactly k of the n maskable positions of each block, and the share k / n, which is their time.
 
-    k is uniform on the whole numbers from min_share n, at least 1, to n; `times` in [0, 1), one a block, say which. The
-    mean of `nelbo` is that of chances (LLaDA, arXiv 2502.09992, Eq. 6), with less variance: no block goes without a
-    mask, and no weight exceeds n.
+    $k = k_0 + \lfloor t (n - k_0 + 1) \rfloor$ with $k_0 = \max(1, \lceil n \, \mathrm{min\_share} \rceil)$: uniform on
+    k_0 .. n where `times`, one a block, are on [0, 1). Masked are the k positions of the smallest `uniforms`. The mean
+    of `nelbo` is that of chances (LLaDA, arXiv 2502.09992, Eq. 6), with less variance: no block goes without a mask,
+    and no weight exceeds n.
     """
     number, _ = block_places(blocks, times.shape[1])
     sizes = torch.zeros(len(times), int(number.max()) + 1, dtype=torch.int64, device=times.device)

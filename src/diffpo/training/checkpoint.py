@@ -36,7 +36,7 @@ from diffpo.processes.world import World
 from diffpo.training.state import Experience, Rollouts, TrainState, learning_parameters
 from diffpo.types import Batch
 
-COUNTS = ("step", "iteration", "skipped", "forwards", "seconds")
+COUNTS = ("step", "iteration", "skipped", "forwards")
 """Fields of the state that are plain numbers."""
 
 
@@ -72,7 +72,8 @@ def _write(
     state.policy.save_pretrained(draft / "policy", weights)
     (draft / "config.json").write_text(to_json(config) + "\n")
     save_file(dict(moments), draft / "optimizer.safetensors")
-    record: dict[str, Any] = {name: getattr(state, name) for name in COUNTS} | {"ahead": {}}
+    record: dict[str, Any] = {name: getattr(state, name) for name in COUNTS}
+    record |= {"seconds": state.seconds, "ahead": {}}
     if state.experience:
         tensors, plain = _flatten_experience(state.experience)
         save_file(tensors, draft / "experience.safetensors")
@@ -103,7 +104,8 @@ def load_checkpoint(folder: Path, state: TrainState, world: World) -> None:
             optimizers[group].state[parameter][entry] = value
     record = json.loads((folder / "state.json").read_text())
     for name in COUNTS:
-        setattr(state, name, record.get(name, 0))
+        setattr(state, name, record[name])
+    state.seconds = record.get("seconds", 0.0)  # earlier versions did not say
     if "experience" in record:
         tensors = load_file(folder / "experience.safetensors", str(world.device))
         state.experience = _restore_experience(tensors, record["experience"])

@@ -1,4 +1,5 @@
-"""Masked fine-tuning: the NELBO of completions given their prompts (LLaDA, arXiv 2502.09992, Eq. 3 and 5).
+"""Masked fine-tuning: the NELBO of completions given their prompts (LLaDA, arXiv 2502.09992, Eq. 3 and 5); in blocks,
+the mean over masked tokens.
 
 The same loop fine-tunes a published model on a JSONL and trains a tiny one from scratch on a task's solved examples.
 """
