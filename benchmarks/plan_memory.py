@@ -98,6 +98,7 @@ CASES: dict[str, TrainConfig | SftConfig] = {
     "lora, ELBO, 2 pairs": change(BASE, surrogate="elbo:2", importance_clamp=0, micro_batch_tokens=2 * GROUP),
     "lora, grouped queries": BASE,
     "lora, A2D": BASE,
+    "lora, blocks": change(BASE, sampler="top_k:8"),
     "lora, four bits": replace(BASE, load=LoadConfig(dtype="bfloat16", four_bit=True)),
     "full": change(BASE, rank=0),
     "full, checkpointing": change(BASE, rank=0, gradient_checkpointing=True),
@@ -111,6 +112,7 @@ CASES: dict[str, TrainConfig | SftConfig] = {
     "sft, lora": SFT,
     "sft, lora, checkpointing": replace(SFT, optim=replace(SFT.optim, gradient_checkpointing=True)),
     "sft, full": replace(SFT, lora=LoraConfig()),
+    "sft, full, blocks": replace(SFT, lora=LoraConfig()),
     f"lora{SHARDED}": change(BASE, micro_batch_tokens=GROUP // 2),
     f"full{SHARDED}": change(BASE, rank=0, micro_batch_tokens=GROUP // 2),
     f"full, checkpointing{SHARDED}": change(BASE, rank=0, gradient_checkpointing=True),
@@ -309,9 +311,11 @@ def estimate(
 
 
 def shape_of(case: str, shape: TransformerConfig = SHAPE) -> TransformerConfig:
-    """`shape` with what a case's name says: grouped queries, or also Qwen3's wide, normed heads and its tied head."""
+    """`shape` with what a case says: blocks, grouped queries, or with these Qwen3's wide, normed heads, tied head."""
     if "A2D" in case:
         return replace(shape, num_kv_heads=shape.num_heads // 2, head_dim=2 * shape.head_size, qk_norm=True, tied=True)
+    if "blocks" in case:
+        return replace(shape, block_length=32)
     return replace(shape, num_kv_heads=4) if "grouped" in case else shape
 
 

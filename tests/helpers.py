@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffpo.config import BernoulliConfig, ThresholdConfig
 from diffpo.functional.random import make_key
+from diffpo.models.attention import COPIES, Packing, pack
 from diffpo.models.policy import Policy
 from diffpo.models.tokenizer import CharTokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
@@ -81,6 +82,14 @@ def tiny_policy(seed: int = 0, padding: int = 3, learned: bool | str = False, **
         with torch.no_grad():
             policy.sampler_head.weight.normal_(std=3.0, generator=generator)
     return policy
+
+
+def pack_in_blocks(ids: Tensor, lengths: Tensor, numbers: Tensor) -> tuple[Tensor, Packing]:
+    """`pack` of rows whose tokens see their own block and those before it, by its number, [R, S]."""
+    tokens, packing = pack(ids, lengths)
+    rows = packing.starts.argsort().tolist()
+    labels = COPIES * torch.cat([numbers[row, : int(lengths[row])] for row in rows])
+    return tokens, replace(packing, labels=labels, runs=tuple(run._replace(masked=True) for run in packing.runs))
 
 
 def request(prompt: str = "012", key: int = 0, sampler: str = "top_k:1", gen_length: int = 8, **settings) -> Request:

@@ -10,7 +10,7 @@ from helpers import keys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffpo.functional.latents import Latents, cut_by_tokens, cut_latents, draw_batch_cuts
+from diffpo.functional.latents import Latents, Unit, cut_by_tokens, cut_latents, draw_batch_cuts
 from diffpo.functional.surrogate import draw_cuts
 from diffpo.surrogates import load_surrogate
 from diffpo.types import Batch
@@ -95,7 +95,7 @@ def test_parts_are_within_their_tokens_and_tear_nothing_that_fits(
     """Groups of `rows` rows of `latents` things each."""
     row = [index // latents for index in range(len(sizes))]
     group = [index // rows for index in row]
-    parts = cut_by_tokens(sizes, max_tokens, group, row)
+    parts = cut_by_tokens(sizes, [Unit(group), Unit(row)], max_tokens)
     assert sorted(index for part in parts for index in part) == list(range(len(sizes)))
     assert all(part == sorted(part) for part in parts)
     assert all(sum(sizes[i] for i in part) <= max_tokens or len(part) == 1 for part in parts)

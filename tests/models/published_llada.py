@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from helpers import GOLDEN
+from helpers import GOLDEN, pack_in_blocks
 from safetensors.torch import load_file, save_file
 from small_tokenizers import TOKENIZERS
 from torch import Tensor
@@ -180,8 +180,8 @@ def logits_of(denoiser: Transformer, ids: Tensor) -> Tensor:
 
     Blocks, where attention has them, begin with the row.
     """
-    lengths, labels, size = torch.full((len(ids),), ids.shape[1]), None, denoiser.config.block_length
-    if size:
-        labels = 2 * (torch.arange(ids.shape[1]) // size).expand(ids.shape)
+    lengths, size = torch.full((len(ids),), ids.shape[1]), denoiser.config.block_length
+    numbers = (torch.arange(ids.shape[1]) // size).expand(ids.shape) if size else None
+    packed = pack(ids, lengths) if numbers is None else pack_in_blocks(ids, lengths, numbers)
     with denoiser.autocast():
-        return denoiser.head(denoiser(*pack(ids, lengths, labels=labels))).float().view(*ids.shape, -1)
+        return denoiser.head(denoiser(*packed)).float().view(*ids.shape, -1)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import GOLDEN
+from helpers import GOLDEN, pack_in_blocks
 from safetensors.torch import load_file
 from small_tokenizers import write_qwen_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
@@ -29,7 +29,6 @@ from diffpo.config import (
     TrainConfig,
 )
 from diffpo.files.recipe import find_recipe, load_config
-from diffpo.models.attention import label, pack
 from diffpo.models.convert import convert
 from diffpo.models.export import export
 from diffpo.models.inspection import inspect
@@ -88,8 +87,7 @@ def test_in_blocks_of_one_it_is_its_parent(kind: str, tied: bool, tmp_path: Path
     assert (shape.shift, shape.block_length, shape.tied, shape.vocab_size) == (1, 1, tied, 169)
     ids = torch.randint(0, 160, (2, 12), generator=torch.Generator().manual_seed(1))
     lengths = torch.tensor([12, 7])
-    labels = label(torch.arange(12).expand(2, -1), torch.tensor([[4], [3]]), torch.ones(2, 1), torch.zeros(2, 1)).long()
-    tokens, packing = pack(ids, lengths, labels=labels)
+    tokens, packing = pack_in_blocks(ids, lengths, torch.arange(12).expand(2, -1))
     with torch.no_grad():
         hidden = policy.denoiser(tokens, packing)
         logits = policy.denoiser.head(hidden)[:, :168]

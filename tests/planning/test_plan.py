@@ -74,8 +74,10 @@ STEPS = {
     "full, a latent at a time": "float32",
     "full, fp32, checkpointing, all at once": "float32",
     "full, A2D": "bfloat16",
+    "lora, blocks": "float32",
     "sft, lora": "bfloat16",
     "sft, lora, checkpointing": "float32",
+    "sft, full, blocks": "float32",
 }
 """Cases of the small model, and the dtype of their weights: few CPUs are fast in half precision."""
 
@@ -111,7 +113,7 @@ print(json.dumps(peaks))
     "case",
     [
         *("lora, KL, 1 latent, 4 slots", "full, checkpointing", "lora, ELBO, 2 pairs", "full, A2D"),
-        "sft, lora",
+        *("lora, blocks", "sft, lora", "sft, full, blocks"),
     ],
 )
 def test_operations_are_what_torch_counts(case: str) -> None:

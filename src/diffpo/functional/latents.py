@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -43,6 +45,37 @@ class Latents:
     def __len__(self) -> int:
         return len(self.sequences)
 
+    @classmethod
+    def of_rows(
+        cls,
+        sequences: Int64[Tensor, "R S"],
+        prompt_lengths: Int64[Tensor, " R"],
+        tokens: Int64[Tensor, "R L"],
+        gen_lengths: Int64[Tensor, " R"],
+        masked: Bool[Tensor, "R L"],
+        blocks: Int64[Tensor, "R 2"] | None = None,
+    ) -> Latents:
+        """A latent a row, given which its `masked` ones of all the canvas's `tokens` are scored."""
+        row, place = masked.nonzero(as_tuple=True)
+        number, clean = torch.arange(len(tokens), device=tokens.device), None if blocks is None else tokens
+        of_terms = (row, row, place, tokens[row, place], torch.ones(len(row), device=tokens.device))
+        lengths = (prompt_lengths, gen_lengths)
+        shape = (len(tokens), tokens.shape[1])
+        return cls(sequences, *lengths, number, number, *of_terms, shape, clean, blocks)
+
+    @cached_property
+    def shared(self) -> Shared:
+        """What latents in blocks share."""
+        assert self.blocks is not None and self.clean is not None
+        place = torch.arange(self.sequences.shape[1], device=self.sequences.device)
+        begin, in_canvas = (self.prompt_lengths - self.blocks[:, 1])[:, None], place - self.prompt_lengths[:, None]
+        clean = self.clean.gather(1, in_canvas.clamp(0, self.clean.shape[1] - 1))
+        text = torch.where(in_canvas < 0, self.sequences, clean).masked_fill(in_canvas >= self.gen_lengths[:, None], -1)
+        before = torch.cat([begin, self.blocks[:, :1], text.masked_fill(place >= begin, -1)], dim=1)
+        prompt, prompts = _same(before)
+        whole = torch.cat([prompt[:, None], self.prompt_lengths[:, None], text], dim=1)
+        return Shared(text, prompt, prompts, *_same(whole))
+
     def take(self, index: Int64[Tensor, " taken"]) -> Latents:
         """The latents at `index` with their terms; rows of the batch keep their numbers."""
         place = torch.full((len(self),), -1, device=index.device)
@@ -60,27 +93,63 @@ class Latents:
 
         Groups stay whole where one fits, so that what their rows share is computed once; else rows do.
         """
-        copies = 1 if self.blocks is None else 2
-        columns = (self.groups, self.owners, self.prompt_lengths + copies * self.gen_lengths)
-        groups, owners, sizes = torch.stack(columns).tolist()
-        parts = cut_by_tokens(sizes, max_tokens, groups, owners)
+        parts = cut_by_tokens(*self._sizes(), max_tokens)
         if len(parts) == 1:
             return [self]
         index = torch.tensor([latent for part in parts for latent in part]).to(self.rows.device)
         return [self.take(part) for part in index.split([len(part) for part in parts])]
 
+    def _sizes(self) -> tuple[list[int], list[Unit]]:
+        """Tokens of each latent that are its own, and of which units it shares others, coarse to fine."""
+        if self.blocks is None or self.clean is None:
+            groups, owners, sizes = torch.stack(
+                [self.groups, self.owners, self.prompt_lengths + self.gen_lengths]
+            ).tolist()
+            return sizes, [Unit(groups), Unit(owners)]
+        prompts, answers = self.shared.prompt, self.shared.answer
+        length, offset = self.blocks.unbind(1)
+        block = (self.positions + offset[self.source]) // length[self.source]
+        noised = torch.stack([self.source, block]).unique(dim=1)[0].bincount(minlength=len(self)) * length
+        last = torch.zeros_like(length).scatter_reduce(0, self.source, block, "amax") * length
+        clean = torch.zeros_like(length).scatter_reduce(0, answers, last, "amax")
+        columns = (prompts, answers, noised, self.prompt_lengths - offset, clean[answers])
+        prompts, answers, noised, before, clean = torch.stack(columns).tolist()
+        return noised, [Unit(prompts, before), Unit(answers, clean)]
 
-def cut_by_tokens(sizes: Sequence[int], max_tokens: int, *units: Sequence[int]) -> list[list[int]]:
+
+class Shared(NamedTuple):
+    """What R latents in blocks share: T prompts, each up to where the first block of a canvas begins, and A texts."""
+
+    text: Tensor  # [R, S] with all its tokens, and -1 behind them
+    prompt: Tensor  # [R] by number
+    prompts: Tensor  # [T] the first latent that has it
+    answer: Tensor  # [R]
+    answers: Tensor  # [A]
+
+
+class Unit(NamedTuple):
+    """Which unit each thing is a part of, by its number, and the tokens that its things share."""
+
+    names: Sequence[int]
+    shared: Sequence[int] | None = None
+    """Of each thing's unit; None: none."""
+
+    def tokens(self, things: Sequence[int]) -> int:
+        """What these share with each other and those that they belong to, once a unit."""
+        return sum({self.names[thing]: self.shared[thing] for thing in things}.values()) if self.shared else 0
+
+
+def cut_by_tokens(sizes: Sequence[int], units: Sequence[Unit], max_tokens: int) -> list[list[int]]:
     """Indices of things of these `sizes`, ascending, in parts of at most `max_tokens` or of one that has more.
 
     `units` say what each thing is a part of, coarse to fine: what would fit alone is not torn apart.
     """
     parts: list[list[int]] = []
-    room = 0
+    room, names = 0, [unit.names for unit in units]
 
     def put(things: list[int], units: Sequence[Sequence[int]]) -> None:
         nonlocal room
-        size = sum(sizes[thing] for thing in things)
+        size = size_of(things)
         if size > max_tokens and len(things) > 1:
             unit_of = (units[0] if units else range(len(sizes))).__getitem__
             for _, smaller in groupby(sorted(things, key=unit_of), key=unit_of):
@@ -92,8 +161,11 @@ def cut_by_tokens(sizes: Sequence[int], max_tokens: int, *units: Sequence[int]) 
         parts[-1] += things
         room -= size
 
+    def size_of(things: list[int]) -> int:
+        return sum(sizes[thing] for thing in things) + sum(unit.tokens(things) for unit in units)
+
     if sizes:
-        put(list(range(len(sizes))), units)
+        put(list(range(len(sizes))), names)
     return [sorted(part) for part in parts]
 
 
@@ -205,3 +277,10 @@ def _first_of_prompt(batch: Batch) -> Int64[Tensor, " B"]:
     names = torch.cat([batch.prompt_lengths[:, None], batch.gen_lengths[:, None], batch.prompts], 1)
     group = names.unique(dim=0, return_inverse=True)[1]
     return rows.scatter_reduce(0, group, rows, "amin", include_self=False)[group]
+
+
+def _same(rows: Int64[Tensor, "R W"]) -> tuple[Int64[Tensor, " R"], Int64[Tensor, " T"]]:
+    """The number of each row among those that differ, and the first row of each."""
+    distinct, number = rows.unique(dim=0, return_inverse=True)
+    places = torch.arange(len(rows), device=rows.device)
+    return number, places.new_full((len(distinct),), len(rows)).scatter_reduce(0, number, places, "amin")

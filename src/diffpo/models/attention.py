@@ -1,9 +1,9 @@
 """Who sees whom: rows of any length packed end to end, and the pattern of attention within each as a value.
 
 No row ever sees another, and there is no padding. Within a row a token sees what its label lets it see (`sees`). Where
-attention is block-causal the label is the number of the token's block, and a likelihood adds a second, noised copy of
-the canvas, of which each block sees itself and the clean blocks before it (BD3-LM, arXiv 2503.09573). Rows ask down,
-keys across; a prompt of 2, a canvas of 4 in blocks of 2:
+attention is block-causal the label is that of the token's block, and a likelihood adds noised copies of the canvas, of
+which each block sees itself and the clean blocks before it (BD3-LM, arXiv 2503.09573); its rows may share their
+beginnings (`diffpo.models.branches`). Rows ask down, keys across; a prompt of 2, a canvas of 4 in blocks of 2:
 
     all of the row       block-causal         a noised copy behind it
                          block  0 1 2         block  0 1 2  1 2 noised
@@ -35,18 +35,23 @@ from torch import Tensor
 
 from diffpo.models.device import flash, on_card
 
+COPIES = 1 << 24
+"""Labels of a block: one of its clean tokens, and one of each noised copy."""
 ALIGNED = 16
 """Kernels that take a mask copy one whose rows do not begin at multiples of so many values."""
 
 
 def label(position: Tensor, prompt_length: Tensor, length: Tensor, offset: Tensor) -> Tensor:
-    """What `sees` goes by: of tokens by their position in a row, with the numbers of its `Blocks`; int64."""
-    return 2 * torch.div(position - prompt_length + offset, length, rounding_mode="floor")
+    """What `sees` goes by: of clean tokens by their position in a row, with the numbers of its `Blocks`; int64.
+
+    Behind it stands the number of a noised copy, 1, 2, ...
+    """
+    return COPIES * torch.div(position - prompt_length + offset, length, rounding_mode="floor")
 
 
 def sees(query: Tensor, key: Tensor) -> Tensor:
-    """Whether tokens of these labels see those: twice the number of a block, and one more in the noised copy."""
-    return (key == query) | ((key % 2 == 0) & (key < query - query % 2))
+    """Whether tokens of these labels see those: of their own copy of a block, and the clean ones of blocks before."""
+    return (key == query) | ((key % COPIES == 0) & (key < query - query % COPIES))
 
 
 class Run(NamedTuple):
@@ -73,6 +78,8 @@ class Packing:
     labels: Tensor | None = None  # [N] of each token (`sees`); None: the tokens of a row see each other
     store: Store | None = None
     """Where keys come from a cache: where in it."""
+    longest: int | None = None
+    """Tokens of the longest text, where some stand in a row more than once."""
 
     @cached_property
     def bounds(self) -> dict[str, Tensor]:
@@ -199,17 +206,10 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def pack(
-    sequences: Tensor,
-    lengths: Tensor,
-    wanted: Tensor | None = None,
-    positions: Tensor | None = None,
-    labels: Tensor | None = None,
-) -> tuple[Tensor, Packing]:
+def pack(sequences: Tensor, lengths: Tensor, wanted: Tensor | None = None) -> tuple[Tensor, Packing]:
     """Pack right-padded rows [R, S] of `lengths` [R] into token ids [N] and their packing, by ascending length.
 
     `wanted` [R] says of how many tokens of each row the final hidden states will be asked for; all unless given.
-    `positions` [R, S] are 0, 1, ... unless given; with `labels` [R, S] not every token of a row sees every other.
     """
     wanted = lengths if wanted is None else wanted
     shape = (lengths << 32) + wanted
@@ -219,10 +219,9 @@ def pack(
     ends = lengths[order].cumsum(0)
     numbers = torch.stack([counts, kinds >> 32, kinds >> 32, kinds & 0xFFFFFFFF], dim=1)
     packing = Packing(
-        positions=keep.nonzero()[:, 1] if positions is None else positions[order][keep],
+        positions=keep.nonzero()[:, 1],
         starts=torch.empty_like(ends).scatter(0, order, ends - lengths[order]),
-        runs=tuple(Run(*run, masked=labels is not None) for run in numbers.tolist()),
-        labels=None if labels is None else labels[order][keep],
+        runs=tuple(Run(*run) for run in numbers.tolist()),
     )
     return sequences[order][keep], packing
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from diffpo.functional.latents import Latents
 from diffpo.functional.masking import block_times, mask_counts, nelbo, stratified_times
 from diffpo.functional.random import fold, uniform
-from diffpo.models.likelihood import canvas_states, score_tokens
+from diffpo.models.likelihood import score
 from diffpo.models.policy import Policy
 
 
@@ -32,13 +33,10 @@ def evidence_bounds(policy: Policy, prompt: Sequence[int], tokens: Sequence[int]
     times = block_times(times, blocks, torch.full_like(rows, length), length)
     lottery = uniform(fold(keys, rows[:, None] * length + torch.arange(length), 2))
     masked, shares = mask_counts(times, lottery, torch.ones_like(lottery, dtype=torch.bool), blocks)
-    masked = masked.to(device)
+    masked, shares = masked.to(device), shares.to(device)
     text = torch.tensor([*tokens], device=device).expand(num_samples, length)
     before = torch.tensor([*prompt], dtype=torch.int64, device=device).expand(num_samples, len(prompt))
     sequences = torch.cat([before, text.masked_fill(masked, policy.mask_id)], dim=1)
-    sizes = (torch.full((num_samples,), size, device=device) for size in (len(prompt), length))
-    hidden, begins = canvas_states(policy, sequences, *sizes, *((text, blocks.to(device)) if own else ()))
-    row, place = masked.nonzero(as_tuple=True)
-    logprobs = torch.zeros(num_samples, length, device=device)
-    logprobs[row, place] = score_tokens(policy, hidden[begins[row] + place], text[row, place], 1.0)
-    return -nelbo(logprobs, masked, shares.to(device)).cpu()
+    prompts, canvases = (torch.full((num_samples,), size, device=device) for size in (len(prompt), length))
+    latents = Latents.of_rows(sequences, prompts, text, canvases, masked, blocks.to(device) if own else None)
+    return -nelbo(score(policy, latents, 1.0), masked, shares).cpu()

@@ -220,8 +220,7 @@ class Transformer(nn.Module):
     def _hidden(
         self, ids: Tensor, packing: Packing, queries: Tensor | None, caches: Sequence[LayerCache] | None
     ) -> Tensor:
-        # a noised copy stands behind the clean one, at the same positions
-        longest = max(run.length // (2 if run.masked and packing.store is None else 1) for run in packing.runs)
+        longest = packing.longest or max(run.length for run in packing.runs)
         if longest > self.config.max_length:
             raise ValueError(
                 f"a row of {longest} tokens exceeds the model's {self.config.max_length}: shorten the prompt "

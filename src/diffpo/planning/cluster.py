@@ -18,7 +18,7 @@ from statistics import fmean
 from diffpo.config import TrainConfig
 from diffpo.planning.plan import Plan, Start, make_model, plan
 from diffpo.planning.steps import RlStep, expected_nfe, rl_step
-from diffpo.planning.work import Cluster, Work
+from diffpo.planning.work import Cluster
 from diffpo.processes.world import World
 from diffpo.rollout.log import read_rollouts
 
@@ -132,7 +132,7 @@ def _simulated(config: TrainConfig, needed: Plan, workers: int, lag: int, draw: 
 def _call_seconds(step: RlStep) -> tuple[float, float]:
     """Seconds of a call for each of its rows, and at least: arithmetic, and reading all weights."""
     rollouts = next(step.phases())
-    work, reads = Work(step.model, step.cluster, step.call_length), step.cluster.gpu.bandwidth * 1e9
+    work, reads = step.call_work(sharing=1), step.cluster.gpu.bandwidth * 1e9
     scored = (step.block_length + step.gen_length / step.nfe) / 2
     return work.forward(1, scored, step.block_length) / work.peak, rollouts.parts["weights"] / reads
 

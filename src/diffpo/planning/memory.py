@@ -115,9 +115,14 @@ class Decoding:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Latents that go through the denoiser at once, and how many of their tokens are scored."""
+    """Latents that go through the denoiser at once, and how many of their tokens are scored.
+
+    In blocks those of a row share its clean canvas, and rows of a prompt share that.
+    """
 
     latents: int
+    rows: int
+    prompts: int
     scored: int
     prompt_length: int
     gen_length: int

@@ -109,13 +109,18 @@ def _step(model: Model, host: bool) -> Parts:
 
 
 def _latents(policy: Policy, load: MicroBatch) -> Latents:
-    """Of equal prompts and canvases; what is scored is spread evenly over them."""
+    """Of equal lengths; rows are spread evenly over prompts, latents over rows, and what is scored over latents."""
     number, canvas, terms = load.latents, load.gen_length, torch.arange(load.scored)
-    shape = policy.denoiser.config
-    blocks, zeros = shape.blocks(load.prompt_length, shape.block_length or 0), torch.zeros(number, dtype=torch.int64)
-    source, positions = terms % number, terms // number % canvas
+    shape, latent = policy.denoiser.config, torch.arange(number)
+    blocks, zeros = shape.blocks(load.prompt_length, shape.block_length or 0), torch.zeros_like(latent)
+    source, positions = terms % number, terms // number * canvas // -(-load.scored // number) % canvas
+    texts = (
+        (latent * units // number)[:, None] // policy.mask_id ** torch.arange(length).clamp_max(3) % policy.mask_id
+        for units, length in ((load.prompts, load.prompt_length), (load.rows, canvas))
+    )
+    prompts, answers = texts
     return Latents(
-        sequences=zeros[:, None].repeat(1, load.prompt_length + canvas),
+        sequences=torch.cat([prompts, torch.full_like(answers, policy.mask_id)], dim=1),
         prompt_lengths=zeros + load.prompt_length,
         gen_lengths=zeros + canvas,
         owners=zeros,
@@ -126,7 +131,7 @@ def _latents(policy: Policy, load: MicroBatch) -> Latents:
         tokens=torch.zeros_like(terms),
         weights=torch.ones(load.scored),
         shape=(number, canvas),
-        clean=zeros[:, None].repeat(1, canvas) if blocks else None,
+        clean=answers if blocks else None,
         blocks=torch.tensor([blocks] * number) if blocks else None,
     )
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
+from typing import NamedTuple
 
 from diffpo.config import SftConfig, TaskConfig, TrainConfig, parse_sampler
 from diffpo.config.checks import check
-from diffpo.functional.latents import cut_by_tokens
+from diffpo.functional.latents import Unit, cut_by_tokens
 from diffpo.objective import Objective
 from diffpo.planning import memory, rehearsal
 from diffpo.planning.work import Cluster, Phase, Work
@@ -35,6 +36,16 @@ def expected_nfe(sampler: str, gen_length: int, block_length: int) -> tuple[floa
     return gen_length / 2, False
 
 
+class Part(NamedTuple):
+    """What goes through the denoiser at once, or in a whole pass."""
+
+    latents: int
+    rows: int
+    prompts: int
+    scored: float
+    """Tokens."""
+
+
 @dataclass(frozen=True)
 class Step:
     """What steps of every kind have."""
@@ -44,6 +55,7 @@ class Step:
     cluster: Cluster
     prompt_length: int
     gen_length: int
+    block_length: int
 
     @property
     def length(self) -> int:
@@ -56,14 +68,37 @@ class Step:
         return self.model.shape.block_length is not None
 
     @property
-    def scored_length(self) -> int:
-        """Tokens of a latent, or of a row to learn from."""
-        return self.length + (self.gen_length if self.in_blocks else 0)
+    def clean_length(self) -> int:
+        """Tokens of a canvas in blocks that a later block sees."""
+        block = self.block_length
+        return (-(-self.gen_length // block) - 1) * block
 
-    def micro_batch(self, latents: Sequence[int], scored: float, temperature: float) -> memory.MicroBatch:
-        """The largest of micro-batches of so many `latents` each, of which one scores `scored` tokens at most."""
+    def tokens(self, part: Part) -> int:
+        """Tokens of it: in blocks prompts and clean canvases go through once."""
+        if not self.in_blocks:
+            return part.latents * self.length
+        return part.prompts * self.prompt_length + part.rows * self.clean_length + part.latents * self.gen_length
+
+    def work(self, part: Part) -> Work:
+        """Of its latents, each with what it has of the tokens."""
+        tokens, keys = self.tokens(part) / part.latents, None
+        if self.in_blocks:
+            before = part.prompts * self.prompt_length
+            branch = self.prompt_length + self.clean_length + part.latents / part.rows * self.gen_length
+            keys = (before * self.prompt_length + (self.tokens(part) - before) * branch) / self.tokens(part)
+        return Work(self.model, self.cluster, tokens, keys)
+
+    def wanted(self, part: Part) -> float:
+        """Tokens of each latent that come out of the last block: in blocks those alone that are scored."""
+        return part.scored / part.latents if self.in_blocks else self.gen_length
+
+    def micro_batch(self, parts: Sequence[Part], temperature: float) -> memory.MicroBatch:
+        """The largest of these, with as much to score as any has."""
+        latents, rows, prompts, _ = max(parts, key=self.tokens)
+        scored = max(1, round(max(part.scored for part in parts)))
         lengths, again = (self.prompt_length, self.gen_length), self.config.optim.gradient_checkpointing
-        return memory.MicroBatch(max(latents), int(scored), *lengths, temperature, again, alone=len(latents) == 1)
+        alone = len(parts) == 1
+        return memory.MicroBatch(latents, rows, prompts, scored, *lengths, temperature, again, alone)
 
 
 @dataclass(frozen=True)
@@ -71,7 +106,6 @@ class RlStep(Step):
     """A step of reinforcement learning: its counts, as the code makes them."""
 
     config: TrainConfig
-    block_length: int
     nfe: float
 
     @property
@@ -86,6 +120,15 @@ class RlStep(Step):
         refreshes = -(-calls // rollout.cache_refresh) if rollout.cache_refresh else 1
         between = block if rollout.cache == "dual" else (self.gen_length + block) / 2
         return between + (self.length - between) * min(1.0, refreshes / calls)
+
+    def call_work(self, sharing: int) -> Work:
+        """A row in a denoiser call, on average over completions of which `sharing` make their first call as one."""
+        first = self.prompt_length + self.block_length if self.in_blocks and self.caches else self.length
+        calls = self.nfe - 1 + 1 / sharing
+        tokens = self.nfe * self.call_length - (1 - 1 / sharing) * first
+        # of blocks with a cache the first sees itself and its prompt, and the last all
+        others = (tokens - first / sharing) * (first + self.length) / 2
+        return Work(self.model, self.cluster, tokens / calls, (first * first / sharing + others) / tokens)
 
     @property
     def caches(self) -> bool:
@@ -111,8 +154,8 @@ class RlStep(Step):
         """Completions that one GPU decodes: groups are not split."""
         return -(-self.config.prompts_per_step // self.cluster.num_gpus) * self.config.num_generations
 
-    def micro_batches(self) -> list[list[float]]:
-        """Positions scored given each latent, micro-batch by micro-batch; z_0 is a group's, other latents a row's."""
+    def micro_batches(self) -> list[Part]:
+        """Those of a pass; z_0 is a group's, other latents a row's."""
         cost, size = self.cost, self.config.num_generations
         groups, owners, scored = list[int](), list[int](), list[float]()
         for row in range(self.rows):
@@ -123,9 +166,16 @@ class RlStep(Step):
             scored += latents
             groups += [row // size] * len(latents)
             owners += [row] * len(latents)
-        length, max_tokens = self.scored_length, self.config.optim.micro_batch_tokens
-        parts = cut_by_tokens([length] * len(scored), max_tokens, groups, owners)
-        return [[scored[index] for index in part] for part in parts]
+        length, prompt, clean = (self.length, 0, 0)
+        if self.in_blocks:
+            length, prompt, clean = self.gen_length, self.prompt_length, self.clean_length
+        units = [Unit(groups, [prompt] * len(groups)), Unit(owners, [clean] * len(owners))]
+        return [
+            Part(
+                len(part), len({owners[i] for i in part}), len({groups[i] for i in part}), sum(scored[i] for i in part)
+            )
+            for part in cut_by_tokens([length] * len(scored), units, self.config.optim.micro_batch_tokens)
+        ]
 
     @cached_property
     def objective(self) -> Objective:
@@ -138,14 +188,14 @@ class RlStep(Step):
 
     def load(self) -> memory.Load:
         """What the largest call and the largest micro-batch hold."""
-        rollout, parts = self.config.rollout.decoding, self.micro_batches()
+        rollout = self.config.rollout.decoding
         by_call = self.config.sampler_head == "bernoulli" or self.config.threshold.level == "state"
         decides = rollout.sampler == "learned" and by_call
         if rollout.sampler == "learned" and not by_call:  # a row's threshold stands after its first call
             rollout = replace(rollout, sampler="entropy_bound:0")
         rows, head = min(rollout.num_slots, self.rollout_rows), self.config.head if decides else None
         return memory.Load(
-            self.micro_batch(list(map(len, parts)), max(map(sum, parts)), rollout.temperature),
+            self.micro_batch(self.micro_batches(), rollout.temperature),
             memory.Decoding(rows, self.prompt_length, self.gen_length, rollout, head),
             reference=self.config.objective.beta > 0,
             shards=self.cluster.num_gpus if self.cluster.shards and self.model.learns != "nothing" else 1,
@@ -159,21 +209,21 @@ class RlStep(Step):
         forwards = rows * self.nfe - (rows - rows / generations)
         scored = rows * self.nfe * (self.block_length + self.gen_length / self.nfe) / 2
         calls = -(-rows // min(rows, self.config.rollout.num_slots)) * self.nfe
-        work = Work(model, self.cluster, self.call_length)
+        work = self.call_work(generations)
         flops = work.forward(forwards, scored, self.block_length)
         yield work.phase("rollouts", rehearsal.rollout(model, load), forwards, flops, calls)
         if model.learns == "nothing":
             return
-        passes = objective.num_iterations
-        scored = passes * self.rows * self.gen_length * self.cost.scorings
-        forwards, calls = passes * sum(map(len, self.micro_batches())), passes * len(self.micro_batches())
-        work = Work(model, self.cluster, self.scored_length)
-        flops = work.forward(forwards, scored, self.gen_length)
+        passes, parts = objective.num_iterations, self.micro_batches()
+        together = Part(*(sum(numbers) for numbers in zip(*parts, strict=True)))
+        forwards, calls, wanted = passes * together.latents, passes * len(parts), self.wanted(together)
+        scored, work = passes * self.rows * self.gen_length * self.cost.scorings, self.work(together)
+        flops = work.forward(forwards, scored, wanted)
         if self.objective.needs_old:
             yield work.phase("old log-probs", rehearsal.scoring(model, load), forwards, flops, calls)
         if load.reference:
             yield work.phase("reference log-probs", rehearsal.scoring(model, load), forwards, flops, calls)
-        update = work.update(forwards, scored, self.gen_length, load)
+        update = work.update(forwards, scored, wanted, load)
         yield work.phase("update", rehearsal.backward(model, load), *update, 3 * calls)
         yield work.phase("optimiser", rehearsal.optimiser(model, load), 0, 0, passes)
 
@@ -196,30 +246,29 @@ class SftStep(Step):
     @property
     def least(self) -> float:
         """Smallest share of masks, from which on all are as likely: in blocks at least one position is masked."""
-        block = self.config.blocks[-1] if self.config.blocks else self.model.shape.block_length
-        return max(self.config.min_time, 1 / block if block else 0.0)
+        return max(self.config.min_time, 1 / self.block_length if self.in_blocks else 0.0)
 
-    def micro_batches(self) -> list[int]:
-        """Rows of each."""
-        parts = cut_by_tokens([self.scored_length] * self.rows, self.config.optim.micro_batch_tokens)
-        return [len(part) for part in parts]
+    def micro_batches(self) -> list[Part]:
+        """Times rise along the batch, so that later ones have more masks; these are of the rank with the last rows."""
+        length, batch = self.length + (self.gen_length if self.in_blocks else 0), self.config.batch_size
+        sizes = [len(part) for part in cut_by_tokens([length] * self.rows, [], self.config.optim.micro_batch_tokens)]
+        middles = [batch - self.rows + end - size / 2 for end, size in zip(accumulate(sizes), sizes, strict=True)]
+        masked = [self.least + (1 - self.least) * middle / batch for middle in middles]
+        return [Part(n, n, n, n * self.gen_length * share) for n, share in zip(sizes, masked, strict=True)]
 
     def load(self) -> memory.Load:
-        """What the largest micro-batch holds; times rise along the batch, so that later ones have more masks."""
-        parts, batch, least = self.micro_batches(), self.config.batch_size, self.least
-        ends = [batch - self.rows + end for end in accumulate(parts)]  # of the rank with the last rows
-        times = [least + (1 - least) * (end - size / 2) / batch for end, size in zip(ends, parts, strict=True)]
-        masked = [size * self.gen_length * time for size, time in zip(parts, times, strict=True)]
+        """What the largest micro-batch holds."""
         return memory.Load(
-            self.micro_batch(parts, max(1, round(max(masked))), 1.0),
+            self.micro_batch(self.micro_batches(), 1.0),
             shards=self.cluster.num_gpus if self.cluster.shards else 1,
             host=self.cluster.gpu.host,
         )
 
     def phases(self) -> Iterator[Phase]:
-        load, work = self.load(), Work(self.model, self.cluster, self.scored_length)
-        scored = self.rows * self.gen_length * (1 + self.least) / 2
-        update = work.update(self.rows, scored, self.gen_length, load)
+        load, scored = self.load(), self.rows * self.gen_length * (1 + self.least) / 2
+        together = Part(self.rows, self.rows, self.rows, scored)
+        work = self.work(together)
+        update = work.update(self.rows, scored, self.wanted(together), load)
         yield work.phase("update", rehearsal.backward(self.model, load), *update, 3 * len(self.micro_batches()))
         yield work.phase("optimiser", rehearsal.optimiser(self.model, load), 0, 0, 1)
 
@@ -235,7 +284,8 @@ def sft_step(config: SftConfig, model: memory.Model, cluster: Cluster) -> tuple[
         assumed.append(f"{gen_length} tokens of canvas a row (gen_length)")
     task = TaskConfig() if config.data else config.task
     prompt_length = _prompt_length(cluster, task, gen_length, room, assumed)
-    return SftStep(config, model, cluster, prompt_length, gen_length), assumed
+    block_length = (config.blocks[-1] if config.blocks else model.shape.block_length) or gen_length
+    return SftStep(config, model, cluster, prompt_length, gen_length, block_length), assumed
 
 
 def rl_step(config: TrainConfig, model: memory.Model, cluster: Cluster) -> tuple[RlStep, list[str]]:

@@ -57,6 +57,8 @@ class Work:
     cluster: Cluster
     length: float
     """Tokens of a row."""
+    keys: float | None = None
+    """What each of them sees; None: the row."""
 
     @property
     def peak(self) -> float:
@@ -64,13 +66,13 @@ class Work:
         gpu = self.cluster.gpu
         return (gpu.tflops_fp32 if self.model.base == 4 else gpu.tflops) * 1e12 * self.cluster.mfu
 
-    def forward(self, rows: float, scored: float, wanted: int) -> float:
+    def forward(self, rows: float, scored: float, wanted: float) -> float:
         """Operations of rows through the denoiser, of which `wanted` tokens each come out of the last block, and of
         positions through the head."""
         products = sum(self._products(rows, wanted, adapters=adapters) for adapters in (False, True))
         return products + self._attention(rows, wanted) + 2 * self.model.in_head * scored
 
-    def update(self, rows: float, scored: float, wanted: int, load: memory.Load) -> tuple[float, float]:
+    def update(self, rows: float, scored: float, wanted: float, load: memory.Load) -> tuple[float, float]:
         """Rows forward, those computed again included, and operations of forward and backward passes."""
         model, learns_all = self.model, self.model.learns == "all"
         head = 2 * model.in_head * scored
@@ -90,11 +92,11 @@ class Work:
         last = self._products(rows, wanted, "down_proj") if learns_all else 0
         return 2 * rows, flops + self.forward(rows, 0, wanted) - last
 
-    def _attention(self, rows: float, wanted: int) -> float:
-        shape = self.model.shape
-        return 4 * shape.query_size * self.length * rows * ((shape.num_layers - 1) * self.length + wanted)
+    def _attention(self, rows: float, wanted: float) -> float:
+        shape, keys = self.model.shape, self.length if self.keys is None else self.keys
+        return 4 * shape.query_size * keys * rows * ((shape.num_layers - 1) * self.length + wanted)
 
-    def _products(self, rows: float, wanted: int, *names: str, adapters: bool = False) -> float:
+    def _products(self, rows: float, wanted: float, *names: str, adapters: bool = False) -> float:
         """Those of the named linears, or of their adapters: the last block makes all keys, else only what is wanted."""
         block = self.model.in_block(*names, adapters=adapters)
         keys = self.model.in_block("attn.k_proj", "attn.v_proj", adapters=adapters) if not names else 0

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from diffpo.config import SftConfig
 from diffpo.files.record import anchored, with_task
-from diffpo.functional.latents import cut_by_tokens, with_prompts
+from diffpo.functional.latents import Latents, cut_by_tokens, with_prompts
 from diffpo.functional.masking import block_times, forward_process, mask_counts, nelbo, stratified_times
 from diffpo.functional.random import fold, make_key, uniform
-from diffpo.models.likelihood import canvas_states, score_tokens
+from diffpo.models.likelihood import score
 from diffpo.models.policy import Policy, create_policy
 from diffpo.processes.world import World
 from diffpo.tasks import load_solved_task, load_tiny_task
@@ -102,7 +102,7 @@ def sft_update(state: TrainState, examples: Examples, config: SftConfig, world: 
     rows = batch_rows(examples, config, state.step)
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=world.device)
-    parts = split_share(examples, rows, config, world)
+    parts = split_share(policy, examples, rows, config, world)
     for part, counts in in_step(parts, world.passes(len(parts)), lambda: torch.zeros(1, dtype=torch.int64)):
         loss = losses(policy, examples, rows, part, fold(key, state.step), config).sum() / len(rows)
         loss.backward(torch.full_like(loss, counts))  # not 0 * loss, which is NaN where the loss is
@@ -127,17 +127,18 @@ def mean_loss(policy: Policy, examples: Examples, config: SftConfig, world: Worl
     if config.blocks:  # those of the model to be, so that losses before and after they grow can be compared
         policy.use_blocks(config.blocks[-1])
     with gathered(world, policy.denoiser):
-        for part in split_share(examples, rows, config, world):
+        for part in split_share(policy, examples, rows, config, world):
             total += losses(policy, examples, rows, part, key, config, bound=True).sum()
     return float(world.sum({"loss": total})["loss"]) / len(rows)
 
 
-def split_share(examples: Examples, rows: Tensor, config: SftConfig, world: World) -> list[Tensor]:
+def split_share(policy: Policy, examples: Examples, rows: Tensor, config: SftConfig, world: World) -> list[Tensor]:
     """This rank's share of a batch's `rows` (indices into it), in parts of `optim.micro_batch_tokens`."""
     share = world.share(len(rows))
     chosen = rows[share.start : share.stop]
-    sizes = (examples.prompt_lengths[chosen] + examples.canvas_lengths[chosen]).tolist()
-    return [share.start + torch.tensor(part) for part in cut_by_tokens(sizes, config.optim.micro_batch_tokens)]
+    copies = 2 if policy.denoiser.config.block_length else 1  # behind a clean canvas stands a noised one
+    sizes = (examples.prompt_lengths[chosen] + copies * examples.canvas_lengths[chosen]).tolist()
+    return [share.start + torch.tensor(part) for part in cut_by_tokens(sizes, [], config.optim.micro_batch_tokens)]
 
 
 def batch_rows(examples: Examples, config: SftConfig, step: int) -> Tensor:
@@ -177,11 +178,11 @@ def losses(
     prompts, prompt_lengths = examples.prompts[chosen], examples.prompt_lengths[chosen]
     answers, lengths = examples.canvases[chosen], examples.canvas_lengths[chosen]
     canvas = torch.arange(answers.shape[1])
-    strata, blocks, clean = uniform(fold(key, torch.arange(len(rows)), 1)), None, None
+    strata, blocks = uniform(fold(key, torch.arange(len(rows)), 1)), None
     lottery, maskable = uniform(fold(key, part[:, None] * len(canvas) + canvas, 2)), canvas < lengths[:, None]
     if shape.block_length:  # of so few positions that chances would leave many without a mask
         pairs = torch.tensor([shape.blocks(length, shape.block_length) for length in prompt_lengths.tolist()])
-        blocks, clean = pairs.to(device), answers.to(device)
+        blocks = pairs.to(device)
         times = block_times(stratified_times(strata, 0.0)[part], pairs, lengths, len(canvas))
         masked, times = mask_counts(times, lottery, maskable, pairs, config.min_time)
     else:
@@ -193,11 +194,11 @@ def losses(
         token_lottery = uniform(fold(key, part[:, None] * width + torch.arange(width), 4))
         hide = row_lottery & (token_lottery < config.prompt_mask_prob)
         prompts = prompts.masked_fill(hide, policy.mask_id)
-    sequences = with_prompts(prompts, prompt_lengths, answers.masked_fill(masked, policy.mask_id)).to(device)
-    hidden, begins = canvas_states(policy, sequences, prompt_lengths.to(device), lengths.to(device), clean, blocks)
-    at_row, at = (index.to(device) for index in masked.nonzero(as_tuple=True))
-    scores = score_tokens(policy, hidden[begins[at_row] + at], answers.to(device)[at_row, at], 1.0)
-    logprobs = torch.zeros(answers.shape, device=device).index_put((at_row, at), scores)
+    sequences = with_prompts(prompts, prompt_lengths, answers.masked_fill(masked, policy.mask_id))
+    columns = (sequences, prompt_lengths, answers, lengths, masked, times)
+    sequences, prompt_lengths, answers, lengths, masked, times = (column.to(device) for column in columns)
+    latents = Latents.of_rows(sequences, prompt_lengths, answers, lengths, masked, blocks)
+    logprobs = score(policy, latents, 1.0)
     if shape.block_length and not bound:
-        return -logprobs.sum(-1) / masked.sum(-1).to(device)
-    return nelbo(logprobs, masked.to(device), times.to(device)) / lengths.to(device)
+        return -logprobs.sum(-1) / masked.sum(-1)
+    return nelbo(logprobs, masked, times) / lengths
