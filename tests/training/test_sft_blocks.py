@@ -12,8 +12,11 @@ from models.published_llada import golden_checkpoint
 from rollout.test_blocks import SlowBlocks, block_of
 
 from diffpo.config import LoadConfig, LoraConfig, ModelConfig, OptimConfig, SftConfig, TaskConfig
+from diffpo.functional.latents import Latents
+from diffpo.models.likelihood import score
 from diffpo.models.policy import Policy, load_policy
 from diffpo.rollout.local import sample
+from diffpo.training import sft
 from diffpo.training.examples import Examples, read_examples
 from diffpo.training.sft import fine_tune, losses
 from diffpo.types import Request, Sampler
@@ -56,20 +59,17 @@ def slow_loss(policy: Policy, examples: Examples, row: int, noised: torch.Tensor
 
 
 @pytest.mark.parametrize("bound", [False, True])
-def test_the_loss_is_the_slow_twins(config: SftConfig, bound: bool) -> None:
+def test_the_loss_is_the_slow_twins(config: SftConfig, bound: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = load_policy(config.model, "float32", "cpu")
     config = replace(config, prompt_mask_prob=0.0)
     examples, key = read_examples(config.data, policy, config), torch.tensor(7)
-    rows, seen = torch.arange(2), []
-    hook = policy.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    rows, seen = torch.arange(2), list[Latents]()
+    monkeypatch.setattr(sft, "score", lambda _, latents, heat: (seen.append(latents), score(policy, latents, heat))[1])
     found = losses(policy, examples, rows, rows, key, config, bound).detach()
-    hook.remove()
-    ids, packing, _ = seen[0]
-    ends = [*packing.starts.sort().values.tolist()[1:], len(ids)]
+    (latents,) = seen
     for row in range(2):
-        start = int(packing.starts[row])
-        end = min(end for end in ends if end > start)
-        noised = ids[start:end][-int(examples.canvas_lengths[row]) :]  # the canvas ends the row
+        start, length = int(latents.prompt_lengths[row]), int(examples.canvas_lengths[row])
+        noised = latents.sequences[row, start : start + length]
         assert float(found[row]) == pytest.approx(slow_loss(policy, examples, row, noised, bound), rel=1e-4)
 
 
