@@ -32,6 +32,9 @@ NAMES = {
     "later": ("62 steps", "before"),
     "grown": ("the parent first, then blocks of 4", "longer"),
     "tuned": ("the same with masks counted", "grown"),
+    "learned": ("40 steps of reinforcement", "tuned"),
+    "tuned, more problems": ("the same with masks counted", ""),
+    "learned, more problems": ("40 steps of reinforcement", "tuned, more problems"),
 }
 """Models (docs/first_model.md) and what each is compared with."""
 DRAWN = ("parent", "longer", "grown", "tuned")
@@ -111,7 +114,7 @@ def draw(found: dict[str, Any]) -> None:
         axis.plot([WINDOW * (at + 0.5) for at in range(len(windows))], windows, colour)
         axis.set_ylabel({"accuracy": "sampled answers right", "nfe": "calls"}[name], color=colour)
         axis.set_ylim(0)
-    right.set(xlabel=f"steps of reinforcement learning after blocks of 4 at once, means of {WINDOW}")
+    right.set(xlabel=f"steps of reinforcement learning, means of {WINDOW}")
     figure.tight_layout()
     figure.savefig("docs/images/laptop_runs.svg", bbox_inches="tight")
 
