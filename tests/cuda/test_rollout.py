@@ -131,9 +131,9 @@ def test_blocks_attend_as_on_the_cpu(cuda: None, cache: str, shift: int) -> None
 
 @pytest.mark.parametrize("shift", [0, 1])
 def test_gradients_in_blocks_are_the_cpus(cuda: None, shift: int) -> None:
-    """A place that only fills a row up has no part in them."""
+    """A place that only fills a row up has no part in them; prompts are shared."""
     policy = tiny_policy(num_heads=4, num_kv_heads=2, block_length=3, shift=shift)
-    requests = [request("0123456"[: 1 + key], key, "top_k:1", 4 + key, block_length=3) for key in range(4)]
+    requests = [request("0123456"[: 1 + key // 2], key, "top_k:1", 4 + key, block_length=3) for key in range(6)]
     batch = batch_of(requests, generate(policy, requests))
     found = {}
     for device in ("cpu", "cuda"):
