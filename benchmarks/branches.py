@@ -1,6 +1,6 @@
 """What it saves that latents in blocks share prompts and clean canvases: scoring and its gradients, with and without.
 
-    python benchmarks/branches.py [--layers 6] [--device cuda]
+    python benchmarks/branches.py [--layers 30] [--device cuda]
 
 Completions are random, of the shape of SmolLM2-135M's in blocks of 4 (`smollm2_laptop_diffpo`): prompts of 200 tokens,
 8 completions of 72, seven blocks of eight decoded in one call. Weights are random; times are taken in turn.
@@ -67,7 +67,7 @@ def apart(latents: Latents) -> Latents:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     device, generator = torch.device(arguments.device), torch.Generator().manual_seed(0)
