@@ -88,20 +88,32 @@ def test_prompts_are_masked_in_the_first_latent_alone_also_where_blocks_have_cut
     assert len(latents) == 8 and hidden.any() and not hidden[~whole].any()
 
 
-@given(st.lists(st.integers(1, 9), max_size=30), st.integers(1, 40), st.integers(1, 5), st.integers(1, 3))
+@given(
+    st.lists(st.integers(1, 9), max_size=30),
+    st.integers(1, 40),
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.tuples(*[st.integers(0, 5)] * 2),
+)
 def test_parts_are_within_their_tokens_and_tear_nothing_that_fits(
-    sizes: list[int], max_tokens: int, rows: int, latents: int
+    sizes: list[int], max_tokens: int, rows: int, latents: int, shared: tuple[int, int]
 ) -> None:
-    """Groups of `rows` rows of `latents` things each."""
+    """Groups of `rows` rows of `latents` things each, with `shared` tokens of each group and of each row."""
     row = [index // latents for index in range(len(sizes))]
     group = [index // rows for index in row]
-    parts = cut_by_tokens(sizes, [Unit(group), Unit(row)], max_tokens)
+    units = [Unit(names, [tokens] * len(sizes)) for names, tokens in zip((group, row), shared, strict=True)]
+    parts = cut_by_tokens(sizes, units, max_tokens)
+
+    def tokens(part: list[int]) -> int:
+        of_units = sum(size * len({names[i] for i in part}) for names, size in zip((group, row), shared, strict=True))
+        return of_units + sum(sizes[i] for i in part)
+
     assert sorted(index for part in parts for index in part) == list(range(len(sizes)))
     assert all(part == sorted(part) for part in parts)
-    assert all(sum(sizes[i] for i in part) <= max_tokens or len(part) == 1 for part in parts)
+    assert all(tokens(part) <= max_tokens or len(part) == 1 for part in parts)
     for unit in (group, row):
         for name in set(unit):
-            if sum(size for size, own in zip(sizes, unit, strict=True) if own == name) <= max_tokens:
+            if tokens([index for index, own in enumerate(unit) if own == name]) <= max_tokens:
                 assert sum(any(unit[i] == name for i in part) for part in parts) == 1
 
 

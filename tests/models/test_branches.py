@@ -111,7 +111,7 @@ def counted(latents: Latents) -> int:
 
 @pytest.mark.parametrize("surrogate", SURROGATES)
 @pytest.mark.parametrize("changes", SHAPES, ids=("canvas", "row, shift"))
-def test_what_latents_share_goes_through_once(changes: dict, surrogate: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_latents_share_goes_through_once(changes: dict, surrogate: str) -> None:
     policy, through = tiny_policy(5, **changes), list[int]()
     latents = latents_of(policy, surrogate)
     policy.denoiser.register_forward_pre_hook(lambda _, args: through.append(len(args[0])))

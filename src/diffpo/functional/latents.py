@@ -16,7 +16,15 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from diffpo.functional.random import fold, uniform
-from diffpo.functional.surrogate import CutLaw, cut_masks, cut_weights, draw_block_cuts, draw_cuts, even_cuts
+from diffpo.functional.surrogate import (
+    CutLaw,
+    block_places,
+    cut_masks,
+    cut_weights,
+    draw_block_cuts,
+    draw_cuts,
+    even_cuts,
+)
 from diffpo.types import Batch
 
 
@@ -63,6 +71,12 @@ class Latents:
         shape = (len(tokens), tokens.shape[1])
         return cls(sequences, *lengths, number, number, *of_terms, shape, clean, blocks)
 
+    @property
+    def term_blocks(self) -> Int64[Tensor, " N"]:
+        """The block of its canvas that each term is in, by number."""
+        assert self.blocks is not None
+        return block_places(self.blocks, self.shape[1])[0][self.source, self.positions]
+
     @cached_property
     def shared(self) -> Shared:
         """What latents in blocks share."""
@@ -101,14 +115,12 @@ class Latents:
 
     def _sizes(self) -> tuple[list[int], list[Unit]]:
         """Tokens of each latent that are its own, and of which units it shares others, coarse to fine."""
-        if self.blocks is None or self.clean is None:
-            groups, owners, sizes = torch.stack(
-                [self.groups, self.owners, self.prompt_lengths + self.gen_lengths]
-            ).tolist()
+        columns = (self.groups, self.owners, self.prompt_lengths + self.gen_lengths)
+        if self.blocks is None:
+            groups, owners, sizes = torch.stack(columns).tolist()
             return sizes, [Unit(groups), Unit(owners)]
-        prompts, answers = self.shared.prompt, self.shared.answer
+        prompts, answers, block = self.shared.prompt, self.shared.answer, self.term_blocks
         length, offset = self.blocks.unbind(1)
-        block = (self.positions + offset[self.source]) // length[self.source]
         noised = torch.stack([self.source, block]).unique(dim=1)[0].bincount(minlength=len(self)) * length
         last = torch.zeros_like(length).scatter_reduce(0, self.source, block, "amax") * length
         clean = torch.zeros_like(length).scatter_reduce(0, answers, last, "amax")

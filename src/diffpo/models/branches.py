@@ -39,7 +39,7 @@ def block_states(policy: Policy, latents: Latents) -> Tensor:
 
     # strips of tokens, [G, S]: of each trunk, of each branch's clean blocks, of each latent's noised ones
     above, stems = len(trunk), len(trunk) + len(branch)
-    block = (place + offset[row]) // length[row]
+    block = latents.term_blocks
     asked = torch.zeros_like(sequences, dtype=torch.bool)
     asked[row, block] = True
     noised = (number >= 0) & (position < lengths[:, None]) & asked.gather(1, number.clamp_min(0))

@@ -114,11 +114,10 @@ def _latents(policy: Policy, load: MicroBatch) -> Latents:
     shape, latent = policy.denoiser.config, torch.arange(number)
     blocks, zeros = shape.blocks(load.prompt_length, shape.block_length or 0), torch.zeros_like(latent)
     source, positions = terms % number, terms // number * canvas // -(-load.scored // number) % canvas
-    texts = (
+    prompts, answers = (
         (latent * units // number)[:, None] // policy.mask_id ** torch.arange(length).clamp_max(3) % policy.mask_id
         for units, length in ((load.prompts, load.prompt_length), (load.rows, canvas))
     )
-    prompts, answers = texts
     return Latents(
         sequences=torch.cat([prompts, torch.full_like(answers, policy.mask_id)], dim=1),
         prompt_lengths=zeros + load.prompt_length,
