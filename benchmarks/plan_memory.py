@@ -61,7 +61,7 @@ BASE = TrainConfig(
     load=LoadConfig(dtype="bfloat16"),
     lora=LoraConfig(rank=64),
     rollout=RolloutConfig(sampler="top_k:32", gen_length=128, block_length=32, num_slots=8),
-    objective=ObjectiveConfig(num_iterations=1),
+    objective=ObjectiveConfig(num_iterations=2),
     optim=OptimConfig(micro_batch_tokens=GROUP, warmup_steps=1),
 )
 
@@ -203,8 +203,9 @@ def train_step(state: TrainState, config: TrainConfig, world: World, phase: Call
     batch = Batch.from_groups(groups, group_advantages(rewards).flatten())
     with phase("old log-probs"):
         state.experience, state.iteration = prepare(state, batch, config, world), 0
-    with phase("update"):
-        update(state, config, world)
+    for _ in range(config.objective.num_iterations):
+        with phase("update"):
+            update(state, config, world)
 
 
 def sft_step(state: TrainState, config: SftConfig, world: World, phase: Callable[[str], Any] = _recorded) -> None:
@@ -279,7 +280,7 @@ def count(
         counter = FlopCounterMode(display=False, custom_mapping=mapping)
         with counter:
             yield
-        flops[name] = counter.get_total_flops()
+        flops[name] = flops.get(name, 0) + counter.get_total_flops()
 
     make_step(make_state(shape, config, prompt_length, World()), config, World(), counted)
     return flops

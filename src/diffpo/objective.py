@@ -42,6 +42,14 @@ class Objective:
         return self.loss.needs_old or self.surrogate.needs_old or self.config.importance_clamp > 0
 
     @property
+    def scores_ahead(self) -> bool:
+        """Whether a batch is scored before its first update. With one update the log-probs that it makes are the old
+        ones, unless what a token counts or weighs hangs on those of others.
+        """
+        config = self.config
+        return self.needs_old and (config.num_iterations > 1 or config.self_normalize or self.surrogate.needs_old)
+
+    @property
     def learns_from_all(self) -> bool:
         """Whether rows of advantage 0 have a gradient too: they are held to the start of the run, or in place."""
         return self.config.beta > 0 or self.loss.pulls_back

@@ -31,7 +31,7 @@ from diffpo.surrogates.elbo import elbo_masks
 from diffpo.surrogates.gdpo import quadrature_masks
 from diffpo.surrogates.spg import block_masks
 from diffpo.training.checkpoint import _flatten_experience, _restore_experience
-from diffpo.training.update import policy_backward, prepare
+from diffpo.training.update import policy_backward, prepare, score_batch
 from diffpo.types import Batch
 
 ROLLOUT = RolloutConfig(sampler="top_k:3")
@@ -237,6 +237,38 @@ def test_the_gradient_is_that_of_the_equation(policy: Policy, name: str, micro_b
         torch.testing.assert_close(ours[parameter], gradient, rtol=1e-3, atol=1e-4 * largest, msg=parameter)
     if "clip_ratio" in metrics:
         assert 0 < metrics["clip_ratio"] < 1
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("name", [name for name in SPECS if name != "rldf"])
+@pytest.mark.parametrize("micro_batch_tokens", [32768, 100])
+def test_one_update_scores_a_batch_once(policy: Policy, name: str, micro_batch_tokens: int, level: str) -> None:
+    """Its own log-probs are the old ones: gradient and metrics are those of a batch that was scored before."""
+    objective = replace(SPECS[name][0], num_iterations=1)
+    if level == "sequence" and not objective.importance_clamp:
+        return
+    config = replace(CONFIG, prompts_per_step=4, rollout=ROLLOUT, objective=replace(objective, importance_level=level))
+    experience, _ = moved(policy, config)
+    assert experience.old_logprobs is None
+    small = replace(config, optim=OptimConfig(micro_batch_tokens=micro_batch_tokens))
+    scored = replace(experience, old_logprobs=score_batch(policy, experience, small, World()))
+    found = []
+    for batch_in_hand in (experience, scored):
+        policy.denoiser.zero_grad()
+        metrics = policy_backward(policy, batch_in_hand, small, 0, World())
+        found.append((metrics, gradient_of(policy)))
+    (metrics, ours), (expected, gradient) = found
+    if Objective.of(config.objective).needs_old:
+        assert metrics == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    for parameter in gradient:
+        torch.testing.assert_close(ours[parameter], gradient[parameter], rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("objective", [SPECS["rldf"][0], replace(CONFIG.objective, self_normalize=True)])
+def test_what_hangs_on_all_old_scores_waits_for_them(policy: Policy, objective: ObjectiveConfig) -> None:
+    """Which tokens count, and weights over their mean: these need the whole batch before the first gradient."""
+    config = replace(CONFIG, prompts_per_step=4, rollout=ROLLOUT, objective=replace(objective, num_iterations=1))
+    assert state_of(policy, config).experience.old_logprobs is not None
 
 
 @dataclass(frozen=True)

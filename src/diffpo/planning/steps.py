@@ -219,7 +219,7 @@ class RlStep(Step):
         forwards, calls, wanted = passes * together.latents, passes * len(parts), self.wanted(together)
         scored, work = passes * self.rows * self.gen_length * self.cost.scorings, self.work(together)
         flops = work.forward(forwards, scored, wanted)
-        if self.objective.needs_old:
+        if self.objective.scores_ahead:
             yield work.phase("old log-probs", rehearsal.scoring(model, load), forwards, flops, calls)
         if load.reference:
             yield work.phase("reference log-probs", rehearsal.scoring(model, load), forwards, flops, calls)

@@ -70,6 +70,6 @@ class Surrogate(ABC):
     def counts(self, batch: Batch, keys: Tensor, old_logprobs: Tensor | None) -> Tensor | None:
         """What each token counts in J, beside its share of the completion, [B M, L]; 0 where it is not in J.
 
-        None: every token of the loss counts once. `old_logprobs` [B M, L] are there where the objective has them.
+        None: every token of the loss counts once. `old_logprobs` [B M, L] are there where `needs_old` asks for them.
         """
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from diffpo.functional.latents import Latents
 from diffpo.functional.objective import effective_sample_size, importance_weights, kl_k3, self_normalize, token_weights
 from diffpo.functional.random import fold, make_key
 from diffpo.losses import Lines
+from diffpo.losses.base import Unit
 from diffpo.models.finite import not_finite
 from diffpo.models.likelihood import score
 from diffpo.models.policy import Policy
@@ -41,6 +42,8 @@ def in_step(parts: Sequence[T], num_passes: int, idle: Callable[[], T]) -> Itera
 def prepare(state: TrainState, batch: Batch, config: TrainConfig, world: World | None = None) -> Experience:
     """A batch to learn from: latents of all mu iterations are drawn, and scored before anything moves.
 
+    With one iteration nothing has moved when its update scores them, whose log-probs are the old ones.
+
     A sampler head that learns sees the features of its decisions first, to standardise them. `world` None is this
     process alone. FloatingPointError if scores are not finite.
     """
@@ -54,18 +57,19 @@ def prepare(state: TrainState, batch: Batch, config: TrainConfig, world: World |
     keys = fold(rows, torch.arange(config.objective.num_iterations, device=device)[:, None])
     experience = Experience(batch, live, keys)
     if config.train != "sampler" and len(live):
-        if objective.needs_old:
-            experience.old_logprobs = _score(state.policy, experience, config, world)
+        if objective.scores_ahead:
+            experience.old_logprobs = score_batch(state.policy, experience, config, world)
         if state.start is not None:
             with state.at_start() as reference:
-                experience.ref_logprobs = _score(reference, experience, config, world)
+                experience.ref_logprobs = score_batch(reference, experience, config, world)
     # last: where scoring fails, the same batch is prepared again
     if head and state.optimizers.sampler and batch.features is not None:
         head.observe(batch.features[batch.decided])
     return experience
 
 
-def _score(policy: Policy, experience: Experience, config: TrainConfig, world: World) -> Tensor:
+@torch.no_grad()
+def score_batch(policy: Policy, experience: Experience, config: TrainConfig, world: World) -> Tensor:
     """Log-probs of all live rows given each iteration's latents, [mu, B' M, L]; each rank scores its share.
 
     FloatingPointError if they are not finite.
@@ -78,6 +82,11 @@ def _score(policy: Policy, experience: Experience, config: TrainConfig, world: W
         for iteration, scored in enumerate(scores):
             for part in _parts(policy, experience, iteration, rows, objective, config):
                 scored += score(policy, part, config.rollout.temperature)
+    return _gathered(policy, scores, world)
+
+
+def _gathered(policy: Policy, scores: Tensor, world: World) -> Tensor:
+    """The scores of all ranks' lines, [mu, B' M, L]; FloatingPointError if they are not finite."""
     found = torch.cat(world.gather([scores.cpu()]), dim=1)
     if not found.isfinite().all():
         raise not_finite(policy)
@@ -138,21 +147,34 @@ class _Share:
 
     lines: Lines
     weights: Tensor  # [N, L]
-    importance: Tensor  # [N, L]
+    importance: Tensor | None  # [N, L]; None: until it is scored
 
     def part(self, lines: slice) -> _Share:
         """Some of the lines."""
         whole = self.lines
         index = torch.arange(len(self.weights), device=self.weights.device)[lines]
-        old, ref = (None if t is None else t[lines] for t in (whole.old, whole.ref))
+        old, ref, importance = (None if t is None else t[lines] for t in (whole.old, whole.ref, self.importance))
         some = replace(whole, batch=whole.batch.take(index), mask=whole.mask[lines], old=old, ref=ref)
-        return _Share(some, self.weights[lines], self.importance[lines])
+        return _Share(some, self.weights[lines], importance)
 
     def only(self, some: Tensor) -> _Share:
         """The same where J sees no other tokens than `some` [N, L]."""
-        old, ref = (None if t is None else t * some for t in (self.lines.old, self.lines.ref))
+        kept = (None if t is None else t * some for t in (self.lines.old, self.lines.ref, self.importance))
+        old, ref, importance = kept
         lines = replace(self.lines, mask=self.lines.mask & some, old=old, ref=ref)
-        return _Share(lines, self.weights * some, self.importance * some)
+        return _Share(lines, self.weights * some, importance)
+
+    def scored(self, old: Tensor, objective: Objective) -> _Share:
+        """The same where `old` [N, L] are the log-probs before the first update."""
+        lines = replace(self.lines, old=old)
+        return replace(self, lines=lines, importance=_importance(lines, self.weights, objective))
+
+    def units(self, objective: Objective) -> Tensor:
+        """Number of what is scored as one, [N, L]: by the loss, and by importance weights that are yet to be found."""
+        unit, units = objective.loss.unit, get_args(Unit)
+        if self.importance is None:
+            unit = units[max(units.index(unit), units.index(objective.config.importance_level))]
+        return self.lines.units(unit)
 
 
 def policy_backward(
@@ -164,15 +186,15 @@ def policy_backward(
     scored first, without gradients, and J's slopes taken there.
     """
     objective, temperature = Objective.of(config.objective), config.rollout.temperature
-    whole, metrics = _whole(experience, iteration, objective)
+    whole = _whole(experience, iteration, objective)
     rows, num_lines = world.share(len(experience.live)), objective.surrogate.num_lines
     share = whole.part(slice(rows.start * num_lines, rows.stop * num_lines))
-    names = [*objective.loss.measures, *(["surrogate_kl"] if whole.lines.old is not None else [])]
+    names = [*objective.loss.measures, *(["surrogate_kl"] if objective.needs_old else [])]
     names += ["kl"] if whole.lines.ref is not None else []
     totals = {name: torch.zeros((), device=world.device) for name in names}  # of a rank without rows too
 
     parts, slopes = _parts(policy, experience, iteration, rows, objective, config), None
-    units = share.lines.units(objective.loss.unit)
+    units, scored = share.units(objective), torch.zeros_like(share.weights)
     touches = sum((_touched(part, units).int() for part in parts), torch.zeros((), device=world.device))
     if world.any(len(parts) > 1 and bool((touches > 1).any())):
         with torch.no_grad(), gathered(world, policy.denoiser):
@@ -197,8 +219,13 @@ def policy_backward(
             loss, sums = _loss(share.only(reached), logprobs, objective)
             totals = {name: total + sums[name] for name, total in totals.items()}
         loss.backward()
+        scored += logprobs.detach()
+    if whole.importance is None:
+        (old,) = _gathered(policy, scored[None], world)
+        whole = whole.scored(old, objective)
     count = whole.lines.mask.sum()
-    return {name: float(total / count) for name, total in world.sum(totals).items()} | metrics
+    means = {name: float(total / count) for name, total in world.sum(totals).items()}
+    return means | _distance(whole.lines, objective)
 
 
 def _touched(part: Latents, units: Tensor) -> Tensor:
@@ -208,14 +235,14 @@ def _touched(part: Latents, units: Tensor) -> Tensor:
     return found
 
 
-def _whole(experience: Experience, iteration: int, objective: Objective) -> tuple[_Share, dict[str, float]]:
-    """All live rows in one iteration, and metrics of their importance weights."""
+def _whole(experience: Experience, iteration: int, objective: Objective) -> _Share:
+    """All live rows in one iteration."""
     whole, counts = lines_in(experience, iteration, objective)
     of_tokens = token_weights(experience.batch.loss_mask, experience.batch.gen_lengths, objective.config.loss_type)
     weights = of_tokens[experience.live].repeat_interleave(whole.num_lines, 0)
     weights = weights if counts is None else weights * counts
-    importance, metrics = _importance(whole, weights, objective)
-    return _Share(whole, weights, importance), metrics
+    waits = objective.needs_old and whole.old is None
+    return _Share(whole, weights, None if waits else _importance(whole, weights, objective))
 
 
 def lines_in(experience: Experience, iteration: int, objective: Objective) -> tuple[Lines, Tensor | None]:
@@ -229,6 +256,9 @@ def lines_in(experience: Experience, iteration: int, objective: Objective) -> tu
 
 def _loss(share: _Share, logprobs: Tensor, objective: Objective) -> tuple[Tensor, dict[str, Tensor]]:
     """The part of -J that the tokens of `share` make, and sums over them of what is measured."""
+    if share.importance is None:
+        share = share.scored(logprobs.detach(), objective)
+    assert share.importance is not None
     lines, loss = share.lines, objective.loss
     gain, measured = loss.gain(logprobs, lines)
     gain = share.importance * gain
@@ -242,21 +272,33 @@ def _loss(share: _Share, logprobs: Tensor, objective: Objective) -> tuple[Tensor
     return -(share.weights * gain).sum(), sums
 
 
-def _importance(lines: Lines, weights: Tensor, objective: Objective) -> tuple[Tensor, dict[str, float]]:
-    """Importance weights of the lines, [N, L]; how far the surrogate is from the behaviour policy."""
+def _gap(lines: Lines, objective: Objective) -> Tensor | None:
+    """log pi^_old / b, pooled, [N, L]; None where the surrogate is no likelihood, or no old one is known."""
     if lines.old is None or not objective.surrogate.is_likelihood:
-        return torch.ones_like(weights), {}
-    clamp, behaviour = objective.config.importance_clamp, lines.batch.behaviour_logprobs
-    gap = lines.log_ratio(lines.old, behaviour, objective.config.importance_level)
-    importance = importance_weights(gap, clamp)
-    if objective.config.self_normalize:
-        importance = self_normalize(importance, weights)
-    raw, limit = gap.exp()[lines.mask], clamp or math.inf
-    return importance, {
+        return None
+    return lines.log_ratio(lines.old, lines.batch.behaviour_logprobs, objective.config.importance_level)
+
+
+def _importance(lines: Lines, weights: Tensor, objective: Objective) -> Tensor:
+    """Importance weights of the lines, [N, L]."""
+    gap, config = _gap(lines, objective), objective.config
+    if gap is None:
+        return torch.ones_like(weights)
+    importance = importance_weights(gap, config.importance_clamp)
+    return self_normalize(importance, weights) if config.self_normalize else importance
+
+
+def _distance(lines: Lines, objective: Objective) -> dict[str, float]:
+    """Metrics of how far the surrogate is from the behaviour policy."""
+    gap, clamp = _gap(lines, objective), objective.config.importance_clamp
+    if gap is None:
+        return {}
+    raw = gap.exp()[lines.mask]
+    return {
         "importance/mean": float(raw.mean()),
         "importance/kl": float(kl_k3(torch.zeros_like(gap), gap)[lines.mask].mean()),
-        "importance/clamped": float((raw > limit).float().mean()),
-        "importance/ess": float(effective_sample_size(importance[lines.mask])),
+        "importance/clamped": float((raw > (clamp or math.inf)).float().mean()),
+        "importance/ess": float(effective_sample_size(importance_weights(gap, clamp)[lines.mask])),
     }
 
 
@@ -264,9 +306,9 @@ def count_forwards(state: TrainState, experience: Experience, rollouts: int, con
     """Rows forwarded by this step's `rollouts`, by its scoring and updates, and by the run so far (state.forwards).
 
     A rollout counts its NFE, though a group's first call is shared, and also where it got no reward and is in no batch.
-    Each of the mu updates scores its latents for the old log-probs and for those of the reference, where J has them,
-    and for the gradient. A backward pass is none. What rows of a prompt share counts once, however the batch is divided
-    for memory's sake.
+    Each of the mu updates scores its latents for the old log-probs, if there are several, for those of the reference,
+    where J has them, and for the gradient. A backward pass is none. What rows of a prompt share counts once, however
+    the batch is divided for memory's sake.
     """
     updates = 0
     if config.train != "sampler" and len(experience.live):

@@ -15,7 +15,7 @@ from diffpo.lab.analysis.subject import Subject
 from diffpo.objective import Objective
 from diffpo.surrogates import load_surrogate
 from diffpo.training.state import Optimizers, TrainState
-from diffpo.training.update import lines_in, prepare
+from diffpo.training.update import lines_in, prepare, score_batch
 
 
 def raw_weights(subject: Subject) -> Tensor:
@@ -27,7 +27,10 @@ def raw_weights(subject: Subject) -> Tensor:
     settings = replace(config.objective, loss=ObjectiveConfig.loss, beta=0.0, num_iterations=draws)
     objective, everyone = Objective.of(settings), replace(batch, advantages=torch.ones_like(batch.advantages))
     state = TrainState(subject.policy, Optimizers())
-    experience = prepare(state, everyone, replace(config, objective=settings), subject.world)
+    config = replace(config, objective=settings)
+    experience = prepare(state, everyone, config, subject.world)
+    if experience.old_logprobs is None:  # of one draw, which an update would score itself
+        experience.old_logprobs = score_batch(subject.policy, experience, config, subject.world)
     found = []
     for draw in range(draws):
         lines, _ = lines_in(experience, draw, objective)

@@ -229,7 +229,7 @@ def _warm_bench(size: Size, config: TrainConfig) -> Bench:
     bench = open_bench(config, size.shape)
     blocks = (config.rollout.gen_length or 1) // (config.rollout.block_length or 1)
     rollout = replace(config.rollout, sampler=f"steps:{2 * blocks}")
-    objective = replace(config.objective, num_iterations=1)
+    objective = replace(config.objective, num_iterations=2)  # one alone scores nothing ahead
     few = replace(config, prompts_per_step=1, num_generations=2, rollout=rollout, objective=objective)
     for work in replace(bench, config=few).phases().values():
         work()

@@ -90,13 +90,21 @@ class Bench:
         self.state.experience = prepare(self.state, batch, self.config, self.world)
 
     def learn(self) -> None:
-        """All mu updates."""
+        """All mu updates, of a batch that nothing has scored with what goes before."""
+        if not self.scorings:
+            self.score()
         self.state.iteration = 0
         while self.state.iteration < self.config.objective.num_iterations:
             update(self.state, self.config, self.world)
 
     def phases(self) -> dict[str, Callable[[], None]]:
-        return {"rollouts": self.roll_out, "old log-probs": self.score, "updates": self.learn}
+        ahead = {"old log-probs": self.score} if self.scorings else {}
+        return {"rollouts": self.roll_out, **ahead, "updates": self.learn}
+
+    @property
+    def scorings(self) -> int:
+        """How often the batch is scored before its first update: by the policy as it is, and by the reference."""
+        return Objective.of(self.config.objective).scores_ahead + (self.config.objective.beta > 0)
 
     def scored(self) -> int:
         """Log-probs of tokens that one pass over the batch takes, all iterations together."""
@@ -155,7 +163,7 @@ def take_step(bench: Bench) -> Iterator[Phase]:
         with Tally(policy) as tally:
             held = peak_bytes(lambda work=work: taken.append(seconds(work, device)), device)
         if name != "rollouts":  # the others do not call the head
-            tally.score(bench.scored() * (2 if name == "old log-probs" and bench.config.objective.beta else 1))
+            tally.score(bench.scored() * (bench.scorings if name == "old log-probs" else 1))
         flops = backward_flops(tally, bool(policy.adapter)) if name == "updates" else tally.flops
         canvases = [len(rollout.completion.tokens) for group in bench.groups for rollout in group.rollouts]
         yield Phase(name, taken[-1], len(canvases), sum(canvases), tally.rows, flops, held)

@@ -50,7 +50,7 @@ def rows_of(cell: Cell, gen_length: int) -> float:
         group = config.prompts_per_step * config.num_generations
         nfe = calls(config.rollout.sampler, vars(config.rollout))
         objective = Objective.of(config.objective)
-        passes = (objective.needs_old + (config.objective.beta > 0) + BACKWARD) * config.objective.num_iterations
+        passes = (objective.scores_ahead + (config.objective.beta > 0) + BACKWARD) * config.objective.num_iterations
         latents = objective.surrogate.cost(nfe).latents(group, config.prompts_per_step)
         live = 1.0 if objective.learns_from_all else LIVE
         updates = 0.0 if config.train == "sampler" else live * passes * latents
