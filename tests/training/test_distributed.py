@@ -93,6 +93,7 @@ def test_two_ranks_train_as_one_process(config: TrainConfig, tmp_path: Path, mod
         "straight": Job(config),
         "lean": Job(lean, one_row=True),
         "adapters": Job(adapters),
+        "one update": Job(replace(config, steps=1, objective=ObjectiveConfig(num_iterations=1), eval_every=0)),
         "bfloat16": Job(replace(adapters, steps=1, load=LoadConfig(dtype="bfloat16", device="cpu"))),
         # all weights learn in fp32 and compute in bf16: sharded ones are gathered in bf16, and summed in fp32
         "masters": Job(replace(config, steps=1, load=LoadConfig(dtype="bfloat16", device="cpu"), eval_every=0)),

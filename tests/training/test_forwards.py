@@ -95,7 +95,8 @@ def test_a_run_adds_them_up_and_goes_on_adding_after_a_resume(beta: float, start
 @pytest.mark.parametrize(
     ("objective", "passes"),
     [
-        (ObjectiveConfig(surrogate="mean_field:2"), 2),
+        (ObjectiveConfig(surrogate="mean_field:2", num_iterations=2), 2),
+        (ObjectiveConfig(surrogate="mean_field:2", num_iterations=1), 1),
         (ObjectiveConfig(surrogate="mean_field:1,prompt_mask_prob=0.15"), 2),
         (ObjectiveConfig(surrogate="mean_field:0", beta=0.1), 3),
         (ObjectiveConfig(surrogate="coupled:2", importance_clamp=0), 2),
@@ -103,7 +104,7 @@ def test_a_run_adds_them_up_and_goes_on_adding_after_a_resume(beta: float, start
         (ObjectiveConfig(surrogate="gdpo", loss="clipped:0.5,ratio_level=sequence", importance_clamp=0), 2),
         (ObjectiveConfig(surrogate="mean_field:1", loss="wd1", importance_clamp=0), 1),
     ],
-    ids=["2-MF", "d1", "exact", "coupled", "espo", "gdpo", "wd1"],
+    ids=["2-MF", "2-MF, one update", "d1", "exact", "coupled", "espo", "gdpo", "wd1"],
 )
 def test_an_update_forwards_what_is_counted(objective: ObjectiveConfig, passes: int, start: str) -> None:
     """The slow twin: rows that really pass through the denoiser in the updates of a step."""
@@ -112,7 +113,7 @@ def test_an_update_forwards_what_is_counted(objective: ObjectiveConfig, passes: 
         prompts_per_step=4,
         num_generations=4,
         rollout=RolloutConfig(sampler="top_k:4"),
-        objective=replace(objective, num_iterations=2),
+        objective=objective,
         task=TaskConfig("tiny_sudoku", easy=(1, 1), hard=(2, 2)),
     )
     policy = load_policy(start)
@@ -125,6 +126,6 @@ def test_an_update_forwards_what_is_counted(objective: ObjectiveConfig, passes: 
         seen += len(arguments[1].starts)
 
     policy.denoiser.register_forward_pre_hook(watch)
-    for _ in range(2):
+    for _ in range(objective.num_iterations):
         update(state, config)
     assert seen > 0 and state.experience.summary["forwards/updates"] == passes * seen
