@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 _SAME = r"""
+2.5  ~  two and a half hours
+\frac74  ~  one and three quarters
+18  ~  one and a half dozen
+x<2 \lor x>5  ~  x<2 \text{ or } x>5
+x=2 \lor x=3  ~  2, 3
 \angle A = 30^\circ  ~  A = 30
 m\angle A = 30, m\angle B = 60  ~  \angle B = 60, \angle A = 30
 \frac{abc}{4R}  ~  \frac{bca}{4R}
@@ -367,6 +372,11 @@ e^{2}  ~  e^2
 7  ~  \color{red}{7}
 """
 _DIFFERENT = r"""
+p \lor q  ~  p \land q
+p \lor q  ~  p ∧ q
+x<2 \lor x>5  ~  x<2 \wedge x>5
+\frac{3}{4}  ~  3:4
+2.5  ~  three and a half
 \angle A = 30^\circ  ~  \angle B = 30^\circ
 m\angle A = 30, m\angle B = 60  ~  m\angle A = 60, m\angle B = 30
 abc^2  ~  (abc)^2

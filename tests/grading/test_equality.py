@@ -45,6 +45,9 @@ def test_another_answer(truth: str, answer: str) -> None:
         ("Expand $(x+1)(x-1)$.", "-1+x^2", "x^2-1", True),
         ("What is $3 + 4$?", "3+4", "7", False),
         ("What is 5?", "5", "5", True),
+        ("What is the ratio of red to blue?", "3:4", r"\frac{3}{4}", True),
+        ("What is the ratio of red to blue?", "3/4", "3:4", True),
+        ("What is the ratio of red to blue?", "4:3", r"\frac{3}{4}", False),
     ],
 )
 def test_the_question_is_no_answer(question: str, answer: str, truth: str, same: bool) -> None:

@@ -56,7 +56,11 @@ def _undecided(truth: str, given: str) -> bool:
 def judge(answer: str, reference: str, question: str, algebra: Algebra) -> bool:
     """The verdict of `same_answer`, by the `algebra` that is given."""
     try:
+        if _joined(answer) and _joined(reference) and _joined(answer) != _joined(reference):
+            return False
         truth, given = clean(reference), clean(answer)
+        if _RATIO_ASKED.search(question) and (_RATIO.fullmatch(truth) is None) != (_RATIO.fullmatch(given) is None):
+            truth, given = (_RATIO.sub(r"\1/\2", text) for text in (truth, given))
         if squeeze(truth) == squeeze(given) != "":
             return True
         if Comparison(algebra, question).same(truth, given):
@@ -65,6 +69,15 @@ def judge(answer: str, reference: str, question: str, algebra: Algebra) -> bool:
         return formula != "" and judge(formula, reference, question, algebra)
     except (ValueError, RecursionError):
         return False
+
+
+_RATIO, _RATIO_ASKED = re.compile(r"^([0-9]+)\s*:\s*([0-9]+)$"), re.compile(r"\bratio\b", re.I)
+
+
+def _joined(text: str) -> list[bool]:
+    """Of each sign for "or" and "and" in the order of a text, whether it says "or"; words for them make lists alone."""
+    signs = re.findall(r"\\(?:lor|land|vee|wedge)(?![A-Za-z])|[∨∧]", text)
+    return [sign in (r"\lor", r"\vee", "∨") for sign in signs]
 
 
 class Comparison(NamedTuple):

@@ -59,6 +59,7 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _NUMBERS = {word: value for value, word in enumerate((_ONES + " eighteen nineteen").split())}
 _NUMBERS |= {word: 10 * value for value, word in enumerate(_TENS.split(), 2)}
 _ANY = "|".join(_NUMBERS)
+_UNDER = {"half": 2, "third": 3, "quarter": 4, "fourth": 4}
 
 
 def _in_digits(run: re.Match[str]) -> str:
@@ -67,6 +68,11 @@ def _in_digits(run: re.Match[str]) -> str:
     value = _spelled(re.findall("[a-z]+", run[0].lower()))
     repeats = re.search(rf"(?<![0-9.,]){value} ?\($", before) or after.startswith(f"({value})")
     return run[0] if value is None or repeats or (run[0].lower() == "one" and before and after) else str(value)
+
+
+def _mixed(found: re.Match[str]) -> str:
+    """Two and a half: 2 1/2."""
+    return f"{found[1]} {_NUMBERS.get(found[2].lower(), 1)}/{_UNDER[found[3].lower()]}"
 
 
 def _spelled(words: list[str]) -> int | None:
@@ -123,6 +129,7 @@ _RULES = [
     (rf"(?<=[0-9])\s*\^?\s*\{{?\s*{TEXT}?\s*(?:st|nd|rd|th)\s*\}}{{0,2}}(?![A-Za-z}}])", " "),  # 12th
     (r"(?<=[\])])\s*U\s*(?=[\[(])", r"\\cup "),  # a union that is typed
     (r"(?i)(?<![A-Za-z])(hundred|thousand)\s+and\s+(?=[a-z])", r"\1 "),  # one hundred and five
+    (rf"(?i)\b([0-9]+|{_ANY})\s+and\s+(a|one|two|three)[\s-]+({'|'.join(_UNDER)})s?\b", _mixed),  # two and a half
     (rf"(?<![A-Za-z\\{{]){TEXT}?\s*(?:or|and)(?![A-Za-z}}])", " , "),  # "3 and 5"
     (r",(?:\s*,)+", ","),  # "3, 5, and 7"
     (rf"^[\s{TEXT}]*(?i:(?:the )?(?:final )?answer(?: is\b|\s*[:=]))[\s:={TEXT}]*", ""),  # the answer is
