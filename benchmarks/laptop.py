@@ -33,11 +33,15 @@ NAMES = {
     "grown": ("the parent first, then blocks of 4", "longer"),
     "tuned": ("the same with masks counted", "grown"),
     "learned": ("40 steps of reinforcement", "tuned"),
+    "further": ("80 steps of reinforcement", "tuned"),
     "tuned, more problems": ("the same with masks counted", ""),
     "learned, more problems": ("40 steps of reinforcement", "tuned, more problems"),
+    "further, more problems": ("80 steps of reinforcement", "tuned, more problems"),
+    "tuned, most problems": ("the same with masks counted", ""),
+    "further, most problems": ("80 steps of reinforcement", "tuned, most problems"),
 }
 """Models (docs/first_model.md) and what each is compared with."""
-DRAWN = ("parent", "longer", "grown", "tuned")
+DRAWN = ("parent", "longer", "grown", "tuned", "further")
 ENDS = ("low", "high")
 
 
