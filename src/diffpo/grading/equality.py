@@ -15,7 +15,7 @@ from typing import NamedTuple
 from diffpo.grading.algebra import POOL, comparable, letters
 from diffpo.grading.expressions import evaluate_expression
 from diffpo.grading.numbers import TURNED, read_number, same_number, stated_number, without_unit
-from diffpo.grading.spelling import MAX_LENGTH, TEXT, clean
+from diffpo.grading.spelling import MAX_LENGTH, TEXT, clean, plain_signs
 from diffpo.grading.structure import VARIABLE, Items, Member, based, items_of, matrix, members, split, squeeze
 
 MAX_ITEMS = 40
@@ -56,9 +56,10 @@ def _undecided(truth: str, given: str) -> bool:
 def judge(answer: str, reference: str, question: str, algebra: Algebra) -> bool:
     """The verdict of `same_answer`, by the `algebra` that is given."""
     try:
-        if _joined(answer) and _joined(reference) and _joined(answer) != _joined(reference):
-            return False
         truth, given = clean(reference), clean(answer)
+        ours, theirs = _joined(reference), _joined(answer)
+        if ours and theirs and ours != theirs:
+            return False
         if _RATIO_ASKED.search(question) and (_RATIO.fullmatch(truth) is None) != (_RATIO.fullmatch(given) is None):
             truth, given = (_RATIO.sub(r"\1/\2", text) for text in (truth, given))
         if squeeze(truth) == squeeze(given) != "":
@@ -76,8 +77,7 @@ _RATIO, _RATIO_ASKED = re.compile(r"^([0-9]+)\s*:\s*([0-9]+)$"), re.compile(r"\b
 
 def _joined(text: str) -> list[bool]:
     """Of each sign for "or" and "and" in the order of a text, whether it says "or"; words for them make lists alone."""
-    signs = re.findall(r"\\(?:lor|land|vee|wedge)(?![A-Za-z])|[∨∧]", text)
-    return [sign in (r"\lor", r"\vee", "∨") for sign in signs]
+    return [sign in ("lor", "vee") for sign in re.findall(r"\\(lor|land|vee|wedge)(?![A-Za-z])", plain_signs(text))]
 
 
 class Comparison(NamedTuple):
