@@ -220,12 +220,13 @@ def policy_backward(
             totals = {name: total + sums[name] for name, total in totals.items()}
         loss.backward()
         scored += logprobs.detach()
+    lines = whole.lines
     if whole.importance is None:
         (old,) = _gathered(policy, scored[None], world)
-        whole = whole.scored(old, objective)
-    count = whole.lines.mask.sum()
+        lines = replace(lines, old=old)
+    count = lines.mask.sum()
     means = {name: float(total / count) for name, total in world.sum(totals).items()}
-    return means | _distance(whole.lines, objective)
+    return means | _distance(lines, objective)
 
 
 def _touched(part: Latents, units: Tensor) -> Tensor:
