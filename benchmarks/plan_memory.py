@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffpo.config import LoadConfig, LoraConfig, ObjectiveConfig, OptimConfig, RolloutConfig, SftConfig, TrainConfig
 from diffpo.functional.objective import group_advantages
+from diffpo.models.experts import ExpertsConfig
 from diffpo.models.families import FAMILIES
 from diffpo.models.policy import Policy
 from diffpo.models.quantization import pack, quantize_linears
@@ -99,6 +100,7 @@ CASES: dict[str, TrainConfig | SftConfig] = {
     "lora, grouped queries": BASE,
     "lora, A2D": BASE,
     "lora, blocks": change(BASE, sampler="top_k:8"),
+    "lora, experts": BASE,
     "lora, four bits": replace(BASE, load=LoadConfig(dtype="bfloat16", four_bit=True)),
     "full": change(BASE, rank=0),
     "full, checkpointing": change(BASE, rank=0, gradient_checkpointing=True),
@@ -109,6 +111,7 @@ CASES: dict[str, TrainConfig | SftConfig] = {
     "full, fp32, checkpointing, all at once": change(
         BASE, rank=0, dtype="float32", gradient_checkpointing=True, micro_batch_tokens=2 * GROUP
     ),
+    "full, experts": change(BASE, rank=0),
     "sft, lora": SFT,
     "sft, lora, checkpointing": replace(SFT, optim=replace(SFT.optim, gradient_checkpointing=True)),
     "sft, full": replace(SFT, lora=LoraConfig()),
@@ -267,11 +270,16 @@ def count(
     def added(sum: Any, left: Any, right: Any, *rest: Any, **settings: Any) -> int:
         return 2 * left[0] * left[1] * right[1]
 
+    def grouped(left: Any, right: Any, *rest: Any, **settings: Any) -> int:
+        return 2 * left[0] * left[1] * right[1]  # each row with one matrix; of the gradient each row with one row
+
     ops = torch.ops.aten
     mapping: dict[Any, Any] = {
         ops._scaled_dot_product_flash_attention_for_cpu: attention,
         ops._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
         ops.addmm_: added,
+        torch.ops.diffpo.grouped: grouped,
+        torch.ops.diffpo.grouped_weights: grouped,
     }
     flops: dict[str, float] = {}
 
@@ -312,9 +320,13 @@ def estimate(
 
 
 def shape_of(case: str, shape: TransformerConfig = SHAPE) -> TransformerConfig:
-    """`shape` with what a case says: blocks, grouped queries, or with these Qwen3's wide, normed heads, tied head."""
+    """`shape` with what a case says: blocks, grouped queries, or with these Qwen3's wide, normed heads, tied head; or
+    LLaDA2's experts."""
     if "A2D" in case:
         return replace(shape, num_kv_heads=shape.num_heads // 2, head_dim=2 * shape.head_size, qk_norm=True, tied=True)
+    if "experts" in case:
+        mixture = ExpertsConfig(8, 2, shape.mlp_size // 4, shape.mlp_size // 4, dense_blocks=1, score="sigmoid")
+        return replace(shape, experts=mixture, qkv_fused=True, qk_norm=True, rotary_share=0.5)
     if "blocks" in case:
         return replace(shape, block_length=32)
     return replace(shape, num_kv_heads=4) if "grouped" in case else shape

@@ -138,13 +138,24 @@ def dream_count(d: int, layers: int, mlp: int, vocab: int, kv: int) -> int:
     return 2 * vocab * d + layers * (attention + 3 * d * mlp + 2 * d) + d
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if "LLaDA" in name])
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name.startswith("GSAI-ML")])
 def test_llada_has_eight_billion_parameters(name: str) -> None:
     model = published(name)
     count = sum(parameter.numel() for parameter in model.parameters())
     assert count == llada_count(4096, 32, 12288, 126464) == 8_015_581_184
     assert model.config.head_size == 128 and not model.config.qkv_bias and not model.config.shift
     assert (model.config.rope_theta, model.config.norm_eps, model.config.max_length) == (500_000, 1e-5, 4096)
+
+
+def test_llada2_mini_has_sixteen_billion_parameters_of_which_a_token_meets_a_tenth() -> None:
+    """Embedding and head; attention and norms of each block; one dense mlp, and in 19 blocks 257 experts."""
+    model, d, vocab, expert = published("inclusionAI/LLaDA2.0-mini"), 2048, 157184, 3 * 2048 * 512
+    attention = (16 + 4 + 4) * 128 * d + 16 * 128 * d + 2 * 128 + 2 * d
+    around, router = 2 * vocab * d + d + 20 * attention + 3 * d * 5120, 256 * d
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert count == around + 19 * (257 * expert + router) == 16_255_638_528
+    assert round((around + 19 * (9 * expert + router)) / 1e9, 1) == 1.4
+    assert (model.config.block_length, model.config.blocks_from, model.config.rotary_size) == (32, "row", 64)
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if "Dream" in name or "DiffuCoder" in name])

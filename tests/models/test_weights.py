@@ -301,8 +301,8 @@ def test_the_base_of_rope_is_read_from_either_place(moved: bool, tmp_path: Path)
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": "llada2_moe"}, "edits committed tokens"),
-        ({"model_type": "llada", "num_experts": 64}, r"mixtures of experts \(num_experts = 64\)"),
+        ({"num_experts": 64}, r"mixtures of experts \(num_experts = 64\)"),
+        ({"model_type": "sdar_moe", "num_experts": 128}, r"mixtures of experts \(num_experts = 128\)"),
         ({"model_type": "diffusion_gemma"}, "has no mask token"),
         ({"model_type": "Fast_dLLM_Qwen"}, "sub-blocks"),
         ({"model_type": "qwen3"}, "predicts the next token"),

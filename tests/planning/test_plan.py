@@ -75,6 +75,8 @@ STEPS = {
     "full, fp32, checkpointing, all at once": "float32",
     "full, A2D": "bfloat16",
     "lora, blocks": "float32",
+    "lora, experts": "float32",
+    "full, experts": "bfloat16",
     "sft, lora": "bfloat16",
     "sft, lora, checkpointing": "float32",
     "sft, full, blocks": "float32",
@@ -113,7 +115,7 @@ print(json.dumps(peaks))
     "case",
     [
         *("lora, KL, 1 latent, 4 slots", "full, checkpointing", "lora, ELBO, 2 pairs", "full, A2D"),
-        *("lora, blocks", "sft, lora", "sft, full, blocks"),
+        *("lora, blocks", "lora, experts", "full, experts", "sft, lora", "sft, full, blocks"),
     ],
 )
 def test_operations_are_what_torch_counts(case: str) -> None:
@@ -126,7 +128,7 @@ def test_operations_are_what_torch_counts(case: str) -> None:
             assert runs * phase.flops == pytest.approx(counted[phase.name], rel=0.01), phase.name
 
 
-@pytest.mark.parametrize("case", ["lora, checkpointing", "full", "full, A2D"])
+@pytest.mark.parametrize("case", ["lora, checkpointing", "full", "full, A2D", "lora, experts"])
 def test_what_further_blocks_add_is_what_they_hold(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four blocks of seven are run, or all: byte for byte the same."""
     bench = benchmark("plan_memory")

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from models.mixtures import CONFIGS, relative, save_checkpoint
 from models.published_llada import golden_checkpoint
+from small_tokenizers import TOKENIZERS
 
 from diffpo.config import TrainConfig
 from diffpo.files.recipe import find_recipe, from_dict, load_config
 from diffpo.files.shipped import list_recipes
-from diffpo.models.families import PUBLISHED
+from diffpo.models.families import PUBLISHED, has_blocks
 from diffpo.models.policy import load_policy
 from diffpo.tasks import load_task
 from diffpo.training import loop
@@ -21,10 +23,10 @@ from diffpo.training.loop import train
 from diffpo.training.metrics import read_metrics
 from diffpo.types import Prompt, Verdict
 
-GOLDENS = {"llada": "llada", "Dream": "dream", "a2d-qwen3": "a2d-qwen3", "sdar": "sdar"}
+GOLDENS = {"llada": "llada", "Dream": "dream", "a2d-qwen3": "a2d-qwen3", "sdar": "sdar", "llada2_moe": "llada2_moe"}
 SMALL = [recipe.name for recipe in list_recipes() if recipe.name.startswith(("qwen06b", "sdar17b"))]
 """Those that learn with all weights, or with adapters."""
-OTHERS = ["llada8b_math500_diffpo", "llada8b_sudoku_d1", "dream7b_countdown_diffpo"]
+OTHERS = ["llada2mini_gsm8k_diffpo", "llada8b_math500_diffpo", "llada8b_sudoku_d1", "dream7b_countdown_diffpo"]
 """Of the others, which differ by family, task and method alone, one each."""
 ROWS = [{"question": f"What is {n} + 3?", "problem": f"What is {n} + 3?", "answer": str(n)} for n in range(4)]
 
@@ -47,9 +49,14 @@ def test_two_steps(name: str, rank: int, tmp_path: Path, monkeypatch: pytest.Mon
     published = PUBLISHED[recipe.model]
     family = "bd3lm" if "bd3lm" in recipe.model else GOLDENS[published["model_type"]]
     longer = {"max_sequence_length" if family == "llada" else "max_position_embeddings": 2048}
-    model = golden_checkpoint(tmp_path / "model", family, True, **longer)
+    if family in CONFIGS:
+        model = save_checkpoint(family, tmp_path / "model", relative(family), longer | {"block_size": 4})
+        TOKENIZERS["sdar"](model)
+    else:
+        model = golden_checkpoint(tmp_path / "model", family, True, **longer)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     monkeypatch.setattr(loop, "load_task", lambda config: with_coins(load_task(config)))
+    in_blocks = has_blocks(recipe.model, published)
     fetched = recipe.task.name in ("gsm8k", "math500")
     sampler = recipe.rollout.sampler if recipe.train == "joint" else "steps:4"
     small: dict[str, Any] = {
@@ -60,7 +67,7 @@ def test_two_steps(name: str, rank: int, tmp_path: Path, monkeypatch: pytest.Mon
         "num_generations": 4,
         "load": {"dtype": "float32"},  # which a CPU is quicker in
         "lora": {"rank": rank},
-        "rollout": {"sampler": sampler, "gen_length": 8, **({} if "block_size" in published else {"block_length": 4})},
+        "rollout": {"sampler": sampler, "gen_length": 8, **({} if in_blocks else {"block_length": 4})},
         "objective": {"num_iterations": 2},
         **({"task": {"data": str(tmp_path / "rows.jsonl")}} if fetched else {}),
         **({"threshold": {"delay_steps": 0}} if recipe.train == "joint" else {}),
@@ -72,5 +79,5 @@ def test_two_steps(name: str, rank: int, tmp_path: Path, monkeypatch: pytest.Mon
     assert recipe.train == "model" or lines[-1]["sampler/grad_norm"] > 0
     again = load_policy(tmp_path / "run", "saved")
     assert bool(again.adapter) == bool(rank) and again.denoiser.config.tied == name.startswith("qwen06b")
-    assert (again.denoiser.config.block_length is None) == ("block_size" not in published)
+    assert (again.denoiser.config.block_length is not None) == in_blocks
     assert again.trainable().keys() == policy.trainable().keys()

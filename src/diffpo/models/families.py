@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from diffpo.config import suggest
+from diffpo.models.experts import ExpertsConfig
 from diffpo.models.transformer import TransformerConfig
 
 
@@ -25,6 +26,8 @@ class Family:
 
     shape: Callable[[Mapping[str, Any]], TransformerConfig]
     modules: tuple[tuple[str, str], ...] = ()
+    mixes: bool = False
+    """Its blocks are mixtures of experts."""
     own_ids: bool = False
     """The tokenizer, where there is one, has the last word on ids: its mask, and its padding, which fills canvases."""
 
@@ -54,10 +57,17 @@ def _check(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         raise ValueError(f"config.json asks for {', '.join(others)}, which diffpo's transformer does not have")
 
 
+def kind_of(config: Mapping[str, Any]) -> str:
+    """The family that config.json is of, by model_type; LLaDA-MoE calls itself llada as the dense model does."""
+    kind = str(config.get("model_type"))
+    return "lladamoe" if kind == "llada" and config.get("num_experts") else kind
+
+
 def check_known(config: Mapping[str, Any], path: Path) -> None:
     """ValueError for a model that cannot be loaded, by its config.json at `path`, with the reason where it is known."""
-    kind = str(config.get("model_type"))
-    experts = next((f"{key} = {config[key]}" for key in EXPERTS if config.get(key)), None)
+    kind = kind_of(config)
+    of_kind = kind in FAMILIES and FAMILIES[kind].mixes
+    experts = None if of_kind else next((f"{key} = {config[key]}" for key in EXPERTS if config.get(key)), None)
     reason = f"has mixtures of experts ({experts})" if experts else LACKING.get(kind)
     if reason:
         raise ValueError(f"{path}: this model {reason}; diffpo loads {', '.join(FAMILIES)}")
@@ -117,6 +127,52 @@ def _qwen_shape(
     )
 
 
+def _llada_moe_shape(config: Mapping[str, Any]) -> TransformerConfig:
+    """LLaDA-MoE: Qwen3's attention, and experts of which each counts by its softmax."""
+    frequency, layers = list(config["moe_layer_freq"]), config["num_hidden_layers"]
+    dense = frequency.index(1) if 1 in frequency else layers
+    off = dict.fromkeys(("moe_router_enable_expert_bias", "clip_qkv"))
+    _check({**config, **{key: config.get(key) or None for key in off}}, {"moe_router_score_function": "softmax", **off})
+    _check({"moe_layer_freq": frequency}, {"moe_layer_freq": [0] * dense + [1] * (layers - dense)})
+    experts = ExpertsConfig(
+        count=config["num_experts"],
+        chosen=config["num_experts_per_tok"],
+        size=config["expert_intermediate_size"],
+        shared_size=config.get("shared_expert_intermediate_size") or 0,
+        dense_blocks=dense,
+    )
+    like_qwen = {**config, "intermediate_size": config["dense_intermediate_size"]}
+    return replace(_qwen_shape(like_qwen, qk_norm=bool(config.get("qk_layernorm"))), experts=experts)
+
+
+def _llada2_shape(config: Mapping[str, Any]) -> TransformerConfig:
+    """LLaDA2: block-causal, half of each head turned, experts in groups with one that every token goes to."""
+    off = dict.fromkeys(("use_bias", "norm_head"), False)
+    _check(config, {"norm_topk_prob": True, "score_function": "sigmoid", "moe_router_enable_expert_bias": True} | off)
+    experts = ExpertsConfig(
+        count=config["num_experts"],
+        chosen=config["num_experts_per_tok"],
+        size=config["moe_intermediate_size"],
+        shared_size=config["moe_intermediate_size"] * (config.get("num_shared_experts") or 0),
+        dense_blocks=config.get("first_k_dense_replace", 0),
+        score="sigmoid",
+        normalized=config["num_experts_per_tok"] > 1,
+        scale=config.get("routed_scaling_factor", 1.0),
+        biased=True,
+        groups=config["n_group"],
+        chosen_groups=config["topk_group"],
+    )
+    shape = _qwen_shape(
+        {**config, "partial_rotary_factor": 1.0},
+        qkv_bias=config.get("use_qkv_bias", False),
+        qk_norm=config.get("use_qk_norm", True),
+        block_length=32,
+        blocks_from="row",
+    )
+    share = config.get("partial_rotary_factor", 1.0)
+    return replace(shape, qkv_fused=True, rotary_share=share, experts=experts)
+
+
 def _rope_theta(config: Mapping[str, Any]) -> float:
     """The base of RoPE, from either place that transformers writes it to; ValueError if positions are scaled."""
     rope = {key: config[key] for key in ("rope_scaling", "rope_parameters") if config.get(key)}
@@ -149,6 +205,21 @@ _QWEN = (
     ("model.layers.*.post_attention_layernorm", "blocks.*.mlp_norm"),
     ("model.layers.*.mlp", "blocks.*"),  # gate_proj, up_proj, down_proj
 )
+_EXPERTS = (
+    ("model.layers.*.mlp.gate", "blocks.*.experts.router"),
+    ("model.layers.*.mlp.experts", "blocks.*.experts"),
+    *_QWEN,
+)
+_LLADA2 = (
+    ("model.layers.*.mlp.shared_experts", "blocks.*.experts.shared"),
+    ("model.word_embeddings", "embed"),
+    ("model.layers.*.attention.query_key_value", "blocks.*.attn.qkv_proj"),
+    ("model.layers.*.attention.dense", "blocks.*.attn.o_proj"),
+    ("model.layers.*.attention.query_layernorm", "blocks.*.attn.q_norm"),
+    ("model.layers.*.attention.key_layernorm", "blocks.*.attn.k_norm"),
+    *_EXPERTS,
+)
+_LLADA_MOE = (("model.layers.*.shared_expert", "blocks.*.experts.shared"), *_EXPERTS)
 
 FAMILIES = {
     "diffpo": Family(lambda config: TransformerConfig(**config["shape"])),
@@ -157,6 +228,8 @@ FAMILIES = {
     "a2d-qwen2": Family(partial(_qwen_shape, qkv_bias=True), _QWEN, own_ids=True),
     "a2d-qwen3": Family(partial(_qwen_shape, qk_norm=True), _QWEN, own_ids=True),
     "a2d-llama": Family(_qwen_shape, _QWEN, own_ids=True),
+    "lladamoe": Family(_llada_moe_shape, _LLADA_MOE, mixes=True, own_ids=True),
+    "llada2_moe": Family(_llada2_shape, _LLADA2, mixes=True, own_ids=True),
     "sdar": Family(partial(_qwen_shape, qk_norm=True, block_length=4, blocks_from="row"), _QWEN, own_ids=True),
 }
 
@@ -165,7 +238,6 @@ EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _CAUSAL = "predicts the next token: it is no masked diffusion model unless it is made one first (A2D)"
 LACKING = {
     "Fast_dLLM_Qwen": "fills its blocks by sub-blocks, which diffpo's engine does not",
-    "llada2_moe": "has mixtures of experts, and from 2.1 on edits committed tokens, which have no one log-probability",
     "diffusion_gemma": "has no mask token: it renoises from all tokens, so that none has a commit to be scored at",
     "qwen2": _CAUSAL,
     "qwen3": _CAUSAL,
@@ -208,6 +280,18 @@ _A2D_QWEN2 = _like_qwen("a2d-qwen2", 896, 4864, 24, 14, 2, 32768, head_dim=64, t
 _SDAR_1_7B = _like_qwen("sdar", 2048, 6144, 28, 16, 8, 32768, block_size=4, **_TIED)
 _SDAR_4B = _like_qwen("sdar", 2560, 9728, 36, 32, 8, 32768, block_size=4, **_TIED)
 _SDAR_8B = _like_qwen("sdar", 4096, 12288, 36, 32, 8, 32768, block_size=4, head_dim=128)
+_LLADA2_MINI = _like_qwen("llada2_moe", 2048, 5120, 20, 16, 4, 32768, head_dim=128, partial_rotary_factor=0.5) | {
+    "vocab_size": 157184,
+    "rope_theta": 600000.0,
+    "num_experts": 256,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 512,
+    "num_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "n_group": 8,
+    "topk_group": 4,
+    "routed_scaling_factor": 2.5,
+}
 _BLOCKS_OF_32 = {"block_size": 32}
 PUBLISHED = {
     "GSAI-ML/LLaDA-8B-Base": _LLADA_8B,
@@ -224,6 +308,7 @@ PUBLISHED = {
     "dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1": _A2D_QWEN3 | _BLOCKS_OF_32,
     "dllm-hub/Qwen2.5-Coder-0.5B-Instruct-diffusion-mdlm-v0.1": _A2D_QWEN2,
     "dllm-hub/Qwen2.5-Coder-0.5B-Instruct-diffusion-bd3lm-v0.1": _A2D_QWEN2 | _BLOCKS_OF_32,
+    "inclusionAI/LLaDA2.0-mini": _LLADA2_MINI,
     "JetLM/SDAR-1.7B-Chat": _SDAR_1_7B,
     "JetLM/SDAR-4B-Chat": _SDAR_4B,
     "JetLM/SDAR-8B-Chat": _SDAR_8B,
@@ -236,7 +321,7 @@ PUBLISHED = {
 def has_blocks(name: str, config: Mapping[str, Any]) -> bool:
     """Whether the model `name` is block-causal by its config.json, or {}, by what is known of its hub id."""
     config = with_blocks(name, config or PUBLISHED.get(name, {}))
-    return bool(config.get("block_size")) or config.get("model_type") == "sdar"
+    return bool(config.get("block_size")) or kind_of(config) in ("sdar", "llada2_moe")
 
 
 def with_blocks(name: str, config: Mapping[str, Any], block_length: int | None = None) -> dict[str, Any]:

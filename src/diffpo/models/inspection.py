@@ -11,7 +11,8 @@ from typing import Any
 from diffpo.files.places import find_policy
 from diffpo.files.recipe import read_json
 from diffpo.files.shipped import adapter_config
-from diffpo.models.families import PUBLISHED
+from diffpo.models.experts import Experts
+from diffpo.models.families import PUBLISHED, kind_of
 from diffpo.models.lora import linear_names, short_names
 from diffpo.models.source import find_source
 from diffpo.models.tokenizer import load_tokenizer
@@ -37,13 +38,19 @@ def inspect(name: str | Path, revision: str | None = None) -> dict[str, Any]:
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     per_rank = sum(sum(model.get_submodule(native).weight.shape) for native in linears.values())  # type: ignore[arg-type]
     in_blocks = sum(model.get_submodule(native).weight.numel() for native in linears.values())  # type: ignore[operator]
+    mixtures = [module for module in model.modules() if isinstance(module, Experts)]
+    idle = sum(stack[mixture.router.config.chosen :].numel() for mixture in mixtures for stack in mixture.stacks)
+    memory = {"float32": 4 * num_parameters, "bfloat16": 2 * num_parameters}
+    if not mixtures:
+        memory["four_bit"] = 2 * (num_parameters - in_blocks) + in_blocks // 2 + in_blocks // 62
     return {
         "model": checkpoint.name,
         "folder": str(checkpoint.folder),
-        "family": checkpoint.config["model_type"],
+        "family": kind_of(checkpoint.config),
         "converted_from": (checkpoint.config.get("converted_from") or {}).get("name"),
         "known": checkpoint.name in PUBLISHED,
         "parameters": num_parameters,
+        "parameters_per_token": num_parameters - idle,
         "shape": vars(model.config),
         "dtypes": dict(Counter(dtype for *_, dtype in tensor_shapes(files))),
         "tokenizer": type(tokenizer).__name__,
@@ -57,11 +64,7 @@ def inspect(name: str | Path, revision: str | None = None) -> dict[str, Any]:
         "threshold": asdict(record.threshold) if record and record.threshold else None,
         "bernoulli": asdict(record.bernoulli) if record and record.bernoulli else None,
         "task": record.task.name if record and record.task else None,
-        "memory": {
-            "float32": 4 * num_parameters,
-            "bfloat16": 2 * num_parameters,
-            "four_bit": 2 * (num_parameters - in_blocks) + in_blocks // 2 + in_blocks // 62,
-        },
+        "memory": memory,
     } | (_describe_adapter(source.adapter) if source.adapter else {})
 
 

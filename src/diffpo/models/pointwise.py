@@ -21,9 +21,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate heads [N, H, D] by angles [N, 1, D / 2] (RoPE): the first half of D against the second, in fp32."""
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+    """Rotate the first R dimensions of heads [N, H, D] by angles [N, 1, R / 2] (RoPE), in fp32.
+
+    The first half of R turns against the second.
+    """
+    half = cos.shape[-1]
+    first, second, rest = x.float().split((half, half, x.shape[-1] - 2 * half), dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1).to(x.dtype)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from diffpo.functional.prediction import ban
 from diffpo.functional.random import make_key
 from diffpo.models import lora
 from diffpo.models.bernoulli import BernoulliHead
+from diffpo.models.experts import apart, together
 from diffpo.models.families import FAMILIES, Family
 from diffpo.models.fused import head_logits
 from diffpo.models.heads import make_head
@@ -147,6 +148,10 @@ class Policy:
             return lora.adapter_parameters(self.denoiser)
         return {} if is_packed(self.denoiser) else dict(self.denoiser.named_parameters())
 
+    def _fixed(self) -> dict[str, Tensor]:
+        """What a checkpoint holds that never learns: the biases of routers' choices."""
+        return {name: buffer for name, buffer in self.denoiser.named_buffers() if name.endswith(".expert_bias")}
+
     def add_head(self, config: HeadConfig, seed: int = 0) -> None:
         """Put a fresh sampler head of the kind that `config` is for where the denoiser is."""
         self.sampler_head = make_head(config, self.denoiser.config.hidden_size, seed).to(self.device)
@@ -214,7 +219,8 @@ class Policy:
                 config = config | {"shape": dataclasses.asdict(self.denoiser.config)}
             (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
             tensors = unpack(self.denoiser) if is_packed(self.denoiser) else tensors
-            named = {self.family.original(name): tensor.contiguous() for name, tensor in tensors.items()}
+            whole = apart({**tensors, **self._fixed()})
+            named = {self.family.original(name): tensor.contiguous() for name, tensor in whole.items()}
             save_shards(named, folder)
             self.tokenizer.save(folder)
             if self.base:
@@ -242,7 +248,8 @@ class Policy:
         saved: dict[str, Tensor] = {}
         for file in sorted(folder.glob("adapter_model.safetensors" if self.adapter else "model*.safetensors")):
             saved |= read_tensors(file)
-        return {self.family.native(name.removeprefix(lora.PREFIX)): tensor for name, tensor in saved.items()}
+        named = {self.family.native(name.removeprefix(lora.PREFIX)): tensor for name, tensor in saved.items()}
+        return together({name: tensor for name, tensor in named.items() if name not in self._fixed()})
 
     @torch.no_grad()
     def load_weights(self, tensors: Mapping[str, Tensor], version: int) -> None:

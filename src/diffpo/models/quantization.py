@@ -18,6 +18,8 @@ def quantize_linears(model: Transformer) -> None:
     """Replace every linear of the blocks, still on meta, by one of four bits. Embedding and head keep their dtype."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError("load.four_bit: bitsandbytes is not installed: pip install 'diffpo[bitsandbytes]'")
+    if model.config.experts:
+        raise ValueError("load.four_bit: the experts of this model have no 4-bit products: leave load.four_bit out")
     from bitsandbytes.nn.modules import Linear4bit
 
     for block in model.blocks:

@@ -1,14 +1,15 @@
 """One transformer for every family: RMSNorm, half-split RoPE, grouped-query attention, SwiGLU.
 
-Options of a family: biases of queries, keys and values; their norm by heads; a size of heads of its own; a tied head;
-attention to the whole row or block by block.
+Options of a family: queries, keys and values with biases, or from one product; their norm by heads; a size of heads of
+its own; RoPE on a share of each; a mixture of experts for SwiGLU; a tied head; attention to the whole row or block by
+block.
 
 Rows of any length are packed end to end without padding, N tokens in all: `diffpo.models.attention` says who sees whom.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from diffpo.config import ModelConfig
 from diffpo.models.attention import LayerCache, Packing, attend
+from diffpo.models.experts import Experts, ExpertsConfig, SwiGLU
 from diffpo.models.pointwise import EAGER, compiled
 from diffpo.types import Blocks
 
@@ -44,6 +46,12 @@ class TransformerConfig:
     """Size of a head where it is not hidden_size / num_heads (Qwen3)."""
     qk_norm: bool = False
     """RMSNorm of each head of queries and keys before RoPE (Qwen3)."""
+    qkv_fused: bool = False
+    """Queries, keys and values are one linear's outputs, in this order (LLaDA2)."""
+    rotary_share: float = 1.0
+    """Share of a head, from its start, that RoPE turns (LLaDA2: a half)."""
+    experts: ExpertsConfig | None = None
+    """A mixture of experts in the place of SwiGLU (LLaDA-MoE, LLaDA2)."""
     tied: bool = False
     """The head's weight is the embeddings'."""
     learned_positions: bool = False
@@ -78,6 +86,11 @@ class TransformerConfig:
         return self.head_dim or self.hidden_size // self.num_heads
 
     @property
+    def rotary_size(self) -> int:
+        """Dimensions of a head that RoPE turns."""
+        return int(self.head_size * self.rotary_share)
+
+    @property
     def query_size(self) -> int:
         """Queries of a token, all heads together; keys, and values, are `kv_size`."""
         return self.num_heads * self.head_size
@@ -99,9 +112,14 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.head_size = config.head_size
-        self.q_proj = nn.Linear(config.hidden_size, config.query_size, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(config.hidden_size, config.kv_size, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(config.hidden_size, config.kv_size, bias=config.qkv_bias)
+        self.sizes = (config.query_size, config.kv_size, config.kv_size)
+        if config.qkv_fused:
+            self.qkv_proj = nn.Linear(config.hidden_size, sum(self.sizes), bias=config.qkv_bias)
+        else:
+            self.q_proj = nn.Linear(config.hidden_size, config.query_size, bias=config.qkv_bias)
+            self.k_proj = nn.Linear(config.hidden_size, config.kv_size, bias=config.qkv_bias)
+            self.v_proj = nn.Linear(config.hidden_size, config.kv_size, bias=config.qkv_bias)
+        self.qkv_fused = config.qkv_fused
         self.o_proj = nn.Linear(config.query_size, config.hidden_size, bias=False)
         self.q_norm = RMSNorm(self.head_size, config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(self.head_size, config.norm_eps) if config.qk_norm else nn.Identity()
@@ -110,22 +128,31 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rotation: Rotation, packing: Packing, queries: Tensor | None, cache: LayerCache | None
     ) -> Tensor:
-        rotate = self.pointwise.rotate
-        k = rotate(self.k_norm(self.k_proj(x).unflatten(-1, (-1, self.head_size))), *rotation)
-        v = self.v_proj(x).unflatten(-1, (-1, self.head_size))
+        q, k, v = self._project(x, queries)
+        k = self.pointwise.rotate(self.k_norm(k), *rotation)
         if cache is not None:
             k, v = cache.update(k, v)
         labels = None
         if queries is not None:
-            x, rotation = x[queries], (rotation[0][queries], rotation[1][queries])
+            rotation = rotation[0][queries], rotation[1][queries]
             labels = packing.labels[queries] if packing.labels is not None else None
-        q = rotate(self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.head_size))), *rotation)
+        q = self.pointwise.rotate(self.q_norm(q), *rotation)
         return self.o_proj(attend(q, k, v, packing, "fresh" if queries is None else "wanted", labels))
 
+    def _project(self, x: Tensor, queries: Tensor | None) -> Iterator[Tensor]:
+        """Queries of the wanted tokens, keys and values of all, by heads: [N, H, D] each."""
+        if self.qkv_fused:
+            q, k, v = self.qkv_proj(x).split(self.sizes, dim=-1)
+            q = q if queries is None else q[queries]
+        else:
+            k, v = self.k_proj(x), self.v_proj(x)
+            q = self.q_proj(x if queries is None else x[queries])
+        return (part.unflatten(-1, (-1, self.head_size)) for part in (q, k, v))
 
-def rotation_table(length: int, head_size: int, theta: float) -> Tensor:
-    """Angles of RoPE (arXiv 2104.09864), [length, head_size / 2], fp32."""
-    frequencies = theta ** (-torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
+
+def rotation_table(length: int, size: int, theta: float) -> Tensor:
+    """Angles of RoPE (arXiv 2104.09864) for `size` dimensions of a head, [length, size / 2], fp32."""
+    frequencies = theta ** (-torch.arange(0, size, 2, dtype=torch.float32) / size)
     return torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
 
 
@@ -143,16 +170,20 @@ class RMSNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and SwiGLU."""
+    """Pre-norm attention and SwiGLU, or a mixture of experts; the `number`-th of a model."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, number: int) -> None:
         super().__init__()
         self.attn_norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.attn = Attention(config)
         self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.gate_proj = nn.Linear(config.hidden_size, config.mlp_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.mlp_size, bias=False)
-        self.down_proj = nn.Linear(config.mlp_size, config.hidden_size, bias=False)
+        self.experts = None
+        if config.experts and number >= config.experts.dense_blocks:
+            self.experts = Experts(config.experts, config.hidden_size)
+        else:
+            self.gate_proj = nn.Linear(config.hidden_size, config.mlp_size, bias=False)
+            self.up_proj = nn.Linear(config.hidden_size, config.mlp_size, bias=False)
+            self.down_proj = nn.Linear(config.mlp_size, config.hidden_size, bias=False)
         self.pointwise = EAGER
 
     def forward(
@@ -161,6 +192,8 @@ class Block(nn.Module):
         update = self.attn(self.attn_norm(x), rotation, packing, queries, cache)
         x = (x if queries is None else x[queries]) + update
         h = self.mlp_norm(x)
+        if self.experts is not None:
+            return x + self.experts(h)
         return x + self.down_proj(self.pointwise.swiglu(self.gate_proj(h), self.up_proj(h)))
 
 
@@ -192,7 +225,7 @@ class Transformer(nn.Module):
         self.config = config
         self.embed = _embedding(config.vocab_size, config.hidden_size)
         self.places = _embedding(config.max_length, config.hidden_size) if config.learned_positions else None
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(Block(config, number) for number in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.head = (
             TiedHead(self.embed) if config.tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -202,7 +235,7 @@ class Transformer(nn.Module):
         """Keep each block's input alone for the backward pass and compute the block again: less memory, more time."""
         self.compute_dtype: torch.dtype | None = None
         """Dtype of matrix products where it is not the weights' own (torch.autocast); None: the weights' own."""
-        self.register_buffer("angles", torch.empty(config.max_length, config.head_size // 2), persistent=False)
+        self.register_buffer("angles", torch.empty(config.max_length, config.rotary_size // 2), persistent=False)
         if not self.angles.is_meta:
             self.initialize_buffers()
 
@@ -246,7 +279,7 @@ class Transformer(nn.Module):
     def fuse(self) -> None:
         """Compile what lies between matrix products (`diffpo.models.pointwise`): the same values to rounding."""
         for module in self.modules():
-            if isinstance(module, RMSNorm | Attention | Block):
+            if isinstance(module, RMSNorm | Attention | Block | Experts | SwiGLU):
                 module.pointwise = compiled()
 
     def autocast(self) -> torch.autocast:
@@ -256,14 +289,14 @@ class Transformer(nn.Module):
 
     def initialize_buffers(self, device: torch.device | None = None) -> None:
         """Compute what no checkpoint holds: the angles of RoPE."""
-        table = rotation_table(self.config.max_length, self.config.head_size, self.config.rope_theta)
+        table = rotation_table(self.config.max_length, self.config.rotary_size, self.config.rope_theta)
         self.angles = table.to(device)
 
     def initialize(self, generator: torch.Generator) -> None:
         """Draw fresh weights: normal with standard deviation 0.02, residual outputs scaled down by depth."""
         for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:
-                residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+            if parameter.ndim >= 2:
+                residual = name.removesuffix(".weight").endswith(("o_proj", "down_proj"))
                 std = 0.02 / (2 * self.config.num_layers) ** 0.5 if residual else 0.02
                 nn.init.normal_(parameter, std=std, generator=generator)
             elif name.endswith("bias"):

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from diffpo.files.recipe import read_json
 from diffpo.files.shipped import maker_of
-from diffpo.models.families import FAMILIES, Family, check_known, with_blocks
+from diffpo.models.experts import apart, place
+from diffpo.models.families import FAMILIES, Family, check_known, kind_of, with_blocks
 from diffpo.models.quantization import pack, quantize_linears
 from diffpo.models.transformer import Transformer
 
@@ -78,7 +79,7 @@ class Checkpoint:
 
     @property
     def family(self) -> Family:
-        return FAMILIES[self.config["model_type"]]
+        return FAMILIES[kind_of(self.config)]
 
     @property
     def files(self) -> list[Path]:
@@ -162,7 +163,7 @@ def load_denoiser(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.open(checkpoint)
     model = checkpoint.empty_denoiser()
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in apart(model.state_dict()).items()}
     files, family = checkpoint.files, checkpoint.family
     twice = {HEAD: expected["embed.weight"]} if model.config.tied else {}  # some write the tied head as well
     wanted, allowed = ({family.original(name): shape for name, shape in some.items()} for some in (expected, twice))
@@ -211,9 +212,20 @@ def check_fit(
 
 
 def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
-    """Put `tensor` in the place of a parameter on meta."""
-    path, _, leaf = name.rpartition(".")
+    """Put `tensor` in the place of a parameter on meta, or of one expert's part of it."""
+    stack = place(name)
+    path, _, leaf = (stack[0] if stack else name).rpartition(".")
     module = model.get_submodule(path)
+    if stack:
+        whole = module.get_parameter(leaf)
+        if whole.is_meta:
+            whole = nn.Parameter(torch.empty(whole.shape, dtype=tensor.dtype, device=tensor.device))
+            setattr(module, leaf, whole)
+        whole.data[stack[1]] = tensor
+        return
+    if leaf in dict(module.named_buffers(recurse=False)):
+        setattr(module, leaf, tensor)
+        return
     whole = type(module.get_parameter(leaf)) is nn.Parameter  # else it is one of four bits
     setattr(module, leaf, nn.Parameter(tensor) if whole else pack(tensor))
 

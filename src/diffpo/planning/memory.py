@@ -62,9 +62,14 @@ class Model:
         return self.shape.vocab_size * self.shape.hidden_size
 
     @cached_property
-    def in_blocks(self) -> int:
+    def blocks(self) -> list[Block]:
+        """All of them, without data."""
         with torch.device("meta"):
-            return self.shape.num_layers * _size(Block(self.shape))
+            return [Block(self.shape, number) for number in range(self.shape.num_layers)]
+
+    @cached_property
+    def in_blocks(self) -> int:
+        return sum(map(_size, self.blocks))
 
     @cached_property
     def in_root(self) -> int:
@@ -74,21 +79,37 @@ class Model:
 
     @property
     def in_adapters(self) -> int:
-        return self.shape.num_layers * self.in_block(adapters=True)
+        return round(self.shape.num_layers * self.in_block(adapters=True))
 
     @cached_property
-    def linears(self) -> dict[str, tuple[int, int]]:
-        """The linears of a block by name: inputs and outputs."""
-        with torch.device("meta"):
-            modules = Block(self.shape).named_modules()
-            return {name: (it.in_features, it.out_features) for name, it in modules if isinstance(it, nn.Linear)}
+    def linears(self) -> list[dict[str, tuple[int, int]]]:
+        """Of each block its linears by name: inputs and outputs."""
+        return [
+            {
+                name: (module.in_features, module.out_features)
+                for name, module in block.named_modules()
+                if isinstance(module, nn.Linear)
+            }
+            for block in self.blocks
+        ]
 
-    def in_block(self, *names: str, adapters: bool = False) -> int:
-        """Weights of the named linears of a block, or of their adapters; of all unless named."""
-        sizes = {name: size for name, size in self.linears.items() if not names or name in names}
+    def in_block(self, *names: str, adapters: bool = False) -> float:
+        """Weights of the named linears of a block, or of their adapters; of all unless named. The blocks' mean."""
+        sizes = [(name, size) for block in self.linears for name, size in block.items() if not names or name in names]
         if adapters:
-            return self.rank * sum(sum(size) for name, size in sizes.items() if name in self.adapted)
-        return sum(inputs * outputs for inputs, outputs in sizes.values())
+            weights = self.rank * sum(sum(size) for name, size in sizes if name in self.adapted)
+        else:
+            weights = sum(inputs * outputs for _, (inputs, outputs) in sizes)
+        return weights / self.shape.num_layers
+
+    @cached_property
+    def routed(self) -> float:
+        """Weights of a block's router and of the experts that a token goes to. The blocks' mean."""
+        config, mixtures = self.shape.experts, [block.experts for block in self.blocks if block.experts]
+        if config is None:
+            return 0.0
+        of_experts = sum(sum(stack[0].numel() for stack in it.stacks) * config.chosen for it in mixtures)
+        return (of_experts + sum(it.router.weight.numel() for it in mixtures)) / self.shape.num_layers
 
     @property
     def learning(self) -> int:

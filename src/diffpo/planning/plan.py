@@ -14,7 +14,7 @@ from typing import Any
 from diffpo.config import SftConfig, TrainConfig
 from diffpo.files.places import find_policy
 from diffpo.files.recipe import read_json
-from diffpo.models.families import FAMILIES, PUBLISHED, Family, with_blocks
+from diffpo.models.families import FAMILIES, PUBLISHED, Family, kind_of, with_blocks
 from diffpo.models.lora import is_target
 from diffpo.models.source import base_of, find_source
 from diffpo.models.tokenizer import CharTokenizer
@@ -103,7 +103,7 @@ def find_start(config: TrainConfig | SftConfig) -> Start:
             adapter = folder if (folder / "adapter_config.json").is_file() else base.adapter
     if known in PUBLISHED:
         values = with_blocks(known, PUBLISHED[known], blocks)
-        family = FAMILIES[values["model_type"]]
+        family = FAMILIES[kind_of(values)]
         return Start(family.shape(values), family, 2, _settings_of(adapter))
     source = find_source(known, load.revision, adapter, load.base, weights=False).in_blocks(blocks)
     checkpoint = source.checkpoint
@@ -130,7 +130,12 @@ def make_model(config: TrainConfig | SftConfig, start: Start) -> memory.Model:
     learns = "nothing" if frozen else "adapters" if settings else "all"
     model = memory.Model(start.shape, base, learns, settings.get("r", 0), four_bit=config.load.four_bit)
     wanted = settings | {"target_modules": settings.get("target_modules") or "all-linear"}
-    targets = (name for name in model.linears if is_target(start.family.original(f"blocks.0.{name}"), wanted))
+    targets = dict.fromkeys(
+        name
+        for number, block in enumerate(model.linears)
+        for name in block
+        if is_target(start.family.original(f"blocks.{number}.{name}"), wanted)
+    )
     return replace(model, adapted=tuple(targets) if settings else ())
 
 
@@ -140,6 +145,8 @@ def plan(config: TrainConfig | SftConfig, start: Start, cluster: Cluster) -> Pla
     rl = isinstance(config, TrainConfig)
     step, assumed = rl_step(config, model, cluster) if rl else sft_step(config, model, cluster)
     assumed.append(f"{cluster.mfu:.0%} of the GPU's peak is reached (mfu), and traffic between GPUs costs nothing")
+    if start.shape.experts:
+        assumed.append("products of experts reach it too, and each call reads the weights of all")
     if config.load.four_bit:
         assumed.append("unpacking 4-bit weights costs no time")
     return Plan(config, cluster, model, step.heading, tuple(step.phases()), tuple(assumed))

@@ -153,6 +153,9 @@ def _policy(model: Model) -> Policy:
             path, _, leaf = name.rpartition(".")
             values = torch.empty(parameter.shape, dtype=parameter.dtype)
             setattr(denoiser.get_submodule(path), leaf, nn.Parameter(values, parameter.requires_grad))
+        for name, buffer in list(denoiser.named_buffers()):
+            path, _, leaf = name.rpartition(".")
+            setattr(denoiser.get_submodule(path), leaf, torch.empty(buffer.shape, dtype=buffer.dtype))
         denoiser.initialize_buffers()
     policy.banned = torch.tensor([policy.mask_id])
     return policy
@@ -166,7 +169,7 @@ def _opened(model: Model, host: bool, shards: int = 1, alone: bool = False) -> I
     """
     policy = _policy(model)
     denoiser, blocks = policy.denoiser, len(policy.denoiser.blocks)
-    shapes = {parameter.shape for parameter in denoiser.parameters() if parameter.ndim == 2}
+    shapes = {parameter.shape for parameter in denoiser.parameters() if parameter.ndim > 1}
 
     def named(operator: Any, arguments: Any, made: Tensor) -> str:
         if made.ndim and made.shape[-1] == model.shape.vocab_size:
@@ -218,7 +221,7 @@ def _extended(model: Model, storages: Storages) -> Parts:
     """
     begun, further = storages.begun, max(0, model.shape.num_layers - BLOCKS)
     back = 2 * BLOCKS - 1  # the stage in which the third goes backwards
-    unpacked = model.base * max(inputs * outputs for inputs, outputs in model.linears.values()) * model.four_bit
+    unpacked = model.base * max(inputs * outputs for inputs, outputs in model.linears[0].values()) * model.four_bit
     moments = []
     for stage, peak in enumerate(storages.peaks):
         left = begun[stage + 1] if further and stage in (2, back + 1) else peak

@@ -11,6 +11,8 @@ from diffpo.planning.gpus import Gpu
 
 MFU = 0.35
 """Share of a GPU's peak that a run is assumed to reach (not measured)."""
+KEYS = ("attn.k_proj", "attn.v_proj", "attn.qkv_proj")
+"""Linears of a block that every token goes through, whatever is wanted of it."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Work:
             if MAX_LOGITS["cpu" if load.host else "cuda"] < load.micro_batch.scored * model.shape.vocab_size:
                 flops += head  # chunks of logits are made again
         else:  # below the first adapters nothing learns
-            flops -= 2 * rows * self.length * model.in_block("attn.q_proj", "attn.k_proj", "attn.v_proj")
+            flops -= 2 * rows * self.length * model.in_block(*KEYS, "attn.q_proj")
         if not load.micro_batch.checkpointing:
             return rows, flops
         # blocks are computed again, up to the last thing that is wanted of them, which is before down_proj if it learns
@@ -98,8 +100,8 @@ class Work:
 
     def _products(self, rows: float, wanted: float, *names: str, adapters: bool = False) -> float:
         """Those of the named linears, or of their adapters: the last block makes all keys, else only what is wanted."""
-        block = self.model.in_block(*names, adapters=adapters)
-        keys = self.model.in_block("attn.k_proj", "attn.v_proj", adapters=adapters) if not names else 0
+        block = self.model.in_block(*names, adapters=adapters) + (0 if names or adapters else self.model.routed)
+        keys = self.model.in_block(*KEYS, adapters=adapters) if not names else 0
         whole = (self.model.shape.num_layers - 1) * block + keys
         return 2 * rows * (whole * self.length + (block - keys) * wanted)
 
