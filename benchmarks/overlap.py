@@ -24,7 +24,8 @@ from safetensors.torch import load, save
 
 from diffpo.config import ObjectiveConfig, SftConfig, TaskConfig, TrainConfig
 from diffpo.files.recipe import find_recipe, load_config
-from diffpo.models.families import FAMILIES, PUBLISHED
+from diffpo.models.families import FAMILIES
+from diffpo.models.published import PUBLISHED
 from diffpo.models.transformer import Transformer, TransformerConfig
 from diffpo.training.loop import train
 from diffpo.training.ray_workers import RayCollector

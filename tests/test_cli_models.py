@@ -15,8 +15,8 @@ from small_tokenizers import TOKENIZERS
 
 from diffpo.cli import _start, main
 from diffpo.config import TaskConfig, TrainConfig
-from diffpo.models.families import has_blocks
 from diffpo.models.policy import load_policy
+from diffpo.models.published import has_blocks
 
 
 @pytest.fixture(params=["llada", "dream", "a2d-qwen3"])

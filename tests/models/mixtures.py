@@ -1,7 +1,7 @@
-"""Tiny LLaDA-MoE and LLaDA2 checkpoints, made of transformers' nearest relatives, whose logits are to come out.
+"""Tiny LLaDA-MoE, SDAR and LLaDA2 checkpoints, made of transformers' nearest relatives, whose logits are to come out.
 
-LLaDA-MoE is Qwen3-MoE without its causal mask; LLaDA2 is GLM-4-MoE with blocks for a mask, its queries, keys and values
-in one linear, and other names. Both by their published modelling code.
+By the modelling code of each, LLaDA-MoE and SDAR-30B-A3B are Qwen3-MoE without its causal mask, LLaDA2 is GLM-4-MoE
+with blocks for a mask, queries, keys and values from one linear, and other names.
 """
 
 from __future__ import annotations
@@ -44,6 +44,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "moe_router_enable_expert_bias": False,
         "qk_layernorm": True,
     },
+    "sdar_moe": {
+        "model_type": "sdar_moe",
+        "architectures": ["SDARMoeForCausalLM"],
+        "head_dim": 8,
+        "intermediate_size": 48,
+        "moe_intermediate_size": 24,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    },
     "llada2_moe": {
         "model_type": "llada2_moe",
         "architectures": ["LLaDA2MoeModelLM"],
@@ -68,8 +78,8 @@ def relative(kind: str) -> PreTrainedModel:
     """transformers' model with weights drawn wide, so that routers choose and every part counts."""
     own, model = CONFIGS[kind], None
     torch.manual_seed(3)
-    if kind == "lladamoe":
-        settings = SHARED | {"moe_intermediate_size": 24, "norm_topk_prob": False, "head_dim": 8}
+    if kind != "llada2_moe":
+        settings = SHARED | {"moe_intermediate_size": 24, "norm_topk_prob": kind == "sdar_moe", "head_dim": 8}
         model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**settings, attn_implementation="eager"))
     else:
         settings = {key: value for key, value in (SHARED | own).items() if key not in ("model_type", "num_experts")}
@@ -107,7 +117,7 @@ def _renamed(kind: str, model: PreTrainedModel) -> list[tuple[str, Tensor]]:
                 named.append((f"{match[1]}attention.query_key_value.weight", torch.cat(three)))
         else:
             named.append((name, tensor))
-    if kind == "lladamoe":
+    if kind != "llada2_moe":
         return named
     names = {
         "self_attn.o_proj": "attention.dense",

@@ -27,6 +27,8 @@ from diffpo.training.sft import fine_tune
 from diffpo.types import Request, Sampler
 
 KINDS = tuple(CONFIGS)
+BLOCKS = ("sdar_moe", "llada2_moe")
+"""Those that are block-causal."""
 
 
 @pytest.fixture(params=KINDS)
@@ -36,7 +38,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def folder(kind: str, tmp_path: Path) -> Path:
-    folder = save_checkpoint(kind, tmp_path / kind, relative(kind), {"block_size": 4} if "2" in kind else {})
+    folder = save_checkpoint(kind, tmp_path / kind, relative(kind), {"block_size": 4} if kind in BLOCKS else {})
     TOKENIZERS["sdar"](folder)
     return folder
 
@@ -47,7 +49,7 @@ def load(folder: Path, **settings) -> Policy:
 
 def mask_of(kind: str, length: int) -> Tensor:
     """What transformers adds to scores of attention: 0 where a token sees another."""
-    blocks = torch.arange(length) // 4 if "2" in kind else torch.zeros(length)
+    blocks = torch.arange(length) // 4 if kind in BLOCKS else torch.zeros(length)
     return torch.where(blocks[:, None] >= blocks, 0.0, -torch.inf)[None, None]
 
 
@@ -177,6 +179,7 @@ def test_adapters_go_on_what_every_token_passes(kind: str, folder: Path, tmp_pat
     policy = load(folder)
     names = {
         "lladamoe": ["k_proj", "o_proj", "q_proj", "v_proj"],
+        "sdar_moe": ["k_proj", "o_proj", "q_proj", "v_proj"],
         "llada2_moe": ["dense", "down_proj", "gate_proj", "query_key_value", "up_proj"],
     }
     linears = linear_names(policy.denoiser, policy.family)
@@ -204,14 +207,14 @@ def test_rows_do_not_depend_on_batch_mates_or_the_cache(kind: str, folder: Path)
             tuple(range(row, row + 5 + row)), row, 12, 4, Sampler("entropy_bound", 0.5), temperature=0.8, cache=cache
         )
         for row in range(4)
-        for cache in (("none", "exact") if "2" in kind else ("none",))
+        for cache in (("none", "exact") if kind in BLOCKS else ("none",))
     ]
     together_ = generate(policy, requests)
     alone = [completion for request in requests for completion in generate(policy, [request])]
     for one, other in zip(together_, alone, strict=True):
         assert torch.equal(one.tokens, other.tokens)
         assert one.nfe == other.nfe
-    if "2" in kind:
+    if kind in BLOCKS:
         for plain, cached in zip(together_[::2], together_[1::2], strict=True):
             assert torch.equal(plain.tokens, cached.tokens)
 
@@ -261,7 +264,7 @@ def test_it_is_described(kind: str, folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     assert facts["parameters"] == sum(part.numel() for name, part in tensors.items() if "expert_bias" not in name)
     assert facts["shape"]["experts"].count == 8
-    mixtures = 3 if kind == "lladamoe" else 2
+    mixtures = 2 if kind == "llada2_moe" else 3
     assert facts["parameters"] - facts["parameters_per_token"] == mixtures * (8 - 3) * 3 * 32 * 24
     assert "four_bit" not in facts["memory"]
 
@@ -272,6 +275,7 @@ def test_it_is_described(kind: str, folder: Path) -> None:
         ("lladamoe", {"moe_layer_freq": [1, 0, 1]}, "moe_layer_freq"),
         ("lladamoe", {"clip_qkv": 8.0}, "clip_qkv"),
         ("lladamoe", {"moe_router_enable_expert_bias": True}, "moe_router_enable_expert_bias"),
+        ("sdar_moe", {"mlp_only_layers": [0]}, "mlp_only_layers"),
         ("llada2_moe", {"score_function": "softmax"}, "score_function"),
         ("llada2_moe", {"n_group": 3}, "3 groups"),
         ("llada2_moe", {"num_experts": None}, "count must be a whole number > 0, got None"),

@@ -12,9 +12,10 @@ from models.published_llada import golden_adapter, golden_checkpoint, llada_conf
 from safetensors.torch import load_file
 
 from diffpo.config import LoraConfig, ThresholdConfig
-from diffpo.models.families import FAMILIES, PUBLISHED
+from diffpo.models.families import FAMILIES
 from diffpo.models.inspection import inspect
 from diffpo.models.policy import load_policy
+from diffpo.models.published import PUBLISHED
 from diffpo.models.threshold import ThresholdHead
 from diffpo.models.transformer import Transformer
 

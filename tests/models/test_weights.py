@@ -25,8 +25,8 @@ from models.published_llada import (
 )
 from safetensors.torch import load_file, save_file
 
-from diffpo.models.families import PUBLISHED, with_blocks
 from diffpo.models.policy import load_policy
+from diffpo.models.published import PUBLISHED, with_blocks
 from diffpo.models.weights import load_denoiser, read_tensors
 
 
@@ -302,7 +302,7 @@ def test_the_base_of_rope_is_read_from_either_place(moved: bool, tmp_path: Path)
     ("changes", "said"),
     [
         ({"num_experts": 64}, r"mixtures of experts \(num_experts = 64\)"),
-        ({"model_type": "sdar_moe", "num_experts": 128}, r"mixtures of experts \(num_experts = 128\)"),
+        ({"model_type": "mixtral", "num_local_experts": 8}, r"mixtures of experts \(num_local_experts = 8\)"),
         ({"model_type": "diffusion_gemma"}, "has no mask token"),
         ({"model_type": "Fast_dLLM_Qwen"}, "sub-blocks"),
         ({"model_type": "qwen3"}, "predicts the next token"),

@@ -25,8 +25,8 @@ from diffpo.config import (
     ThresholdConfig,
     TrainConfig,
 )
-from diffpo.models.families import PUBLISHED
 from diffpo.models.policy import load_policy
+from diffpo.models.published import PUBLISHED
 from diffpo.planning import rehearsal
 from diffpo.planning.changes import changes, edits_by_rule, roomy_gpu
 from diffpo.planning.gpus import GPUS, find_gpu

@@ -15,8 +15,8 @@ from small_tokenizers import TOKENIZERS
 from diffpo.config import TrainConfig
 from diffpo.files.recipe import find_recipe, from_dict, load_config
 from diffpo.files.shipped import list_recipes
-from diffpo.models.families import PUBLISHED, has_blocks
 from diffpo.models.policy import load_policy
+from diffpo.models.published import PUBLISHED, has_blocks
 from diffpo.tasks import load_task
 from diffpo.training import loop
 from diffpo.training.loop import train

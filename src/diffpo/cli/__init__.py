@@ -163,7 +163,7 @@ def _has_blocks(model: str) -> bool:
     if not is_published(model):
         return False
     path = find_policy(Path(model))[0] / "config.json"
-    from diffpo.models.families import has_blocks  # as slow to import as the command itself
+    from diffpo.models.published import has_blocks  # as slow to import as the command itself
 
     return has_blocks(model, read_json(path) if path.is_file() else {})
 

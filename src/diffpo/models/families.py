@@ -1,6 +1,6 @@
 """Checkpoint families: how config.json and module names of each map onto the one transformer, and back.
 
-A model of one more family is one entry of `FAMILIES`, and one of `PUBLISHED` if it is to be planned before it is here.
+A model of one more family is one entry of `FAMILIES`, and one of `published.PUBLISHED` if it is to be planned unseen.
 """
 
 from __future__ import annotations
@@ -145,6 +145,18 @@ def _llada_moe_shape(config: Mapping[str, Any]) -> TransformerConfig:
     return replace(_qwen_shape(like_qwen, qk_norm=bool(config.get("qk_layernorm"))), experts=experts)
 
 
+def _sdar_moe_shape(config: Mapping[str, Any]) -> TransformerConfig:
+    """SDAR with Qwen3's mixture of experts in every block."""
+    _check(config, {"decoder_sparse_step": 1, "mlp_only_layers": []})
+    experts = ExpertsConfig(
+        count=config["num_experts"],
+        chosen=config["num_experts_per_tok"],
+        size=config["moe_intermediate_size"],
+        normalized=config["norm_topk_prob"],
+    )
+    return replace(_qwen_shape(config, qk_norm=True, block_length=4, blocks_from="row"), experts=experts)
+
+
 def _llada2_shape(config: Mapping[str, Any]) -> TransformerConfig:
     """LLaDA2: block-causal, half of each head turned, experts in groups with one that every token goes to."""
     off = dict.fromkeys(("use_bias", "norm_head"), False)
@@ -231,6 +243,7 @@ FAMILIES = {
     "lladamoe": Family(_llada_moe_shape, _LLADA_MOE, mixes=True, own_ids=True),
     "llada2_moe": Family(_llada2_shape, _LLADA2, mixes=True, own_ids=True),
     "sdar": Family(partial(_qwen_shape, qk_norm=True, block_length=4, blocks_from="row"), _QWEN, own_ids=True),
+    "sdar_moe": Family(_sdar_moe_shape, _EXPERTS, mixes=True, own_ids=True),
 }
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
@@ -244,90 +257,3 @@ LACKING = {
     "llama": _CAUSAL,
 }
 """Why models that people try cannot be loaded, by model_type."""
-
-_LLADA_8B = {
-    "model_type": "llada",
-    "d_model": 4096,
-    "n_layers": 32,
-    "n_heads": 32,
-    "n_kv_heads": 32,
-    "mlp_hidden_size": 12288,
-    "embedding_size": 126464,
-    "max_sequence_length": 4096,
-    "rope_theta": 500000.0,
-    "rms_norm_eps": 1e-5,
-    "include_qkv_bias": False,
-    "mask_token_id": 126336,
-    "eos_token_id": 126081,
-}
-_QWEN_SIZES = (
-    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
-    "max_position_embeddings",
-)
-
-
-def _like_qwen(model_type: str, *sizes: int, **others: Any) -> dict[str, Any]:
-    """A config.json in Qwen's keys: `_QWEN_SIZES` in their order, and what is not as it mostly is."""
-    usual = {"vocab_size": 151936, "rope_theta": 1000000.0, "rms_norm_eps": 1e-6}
-    return {"model_type": model_type} | dict(zip(_QWEN_SIZES, sizes, strict=True)) | usual | others
-
-
-_TIED = {"head_dim": 128, "tie_word_embeddings": True}
-_DREAM_IDS = {"mask_token_id": 151666, "pad_token_id": 151643}
-_DREAM_7B = _like_qwen("Dream", 3584, 18944, 28, 28, 4, 131072, vocab_size=152064, **_DREAM_IDS)
-_A2D_QWEN3 = _like_qwen("a2d-qwen3", 1024, 3072, 28, 16, 8, 40960, **_TIED)
-_A2D_QWEN2 = _like_qwen("a2d-qwen2", 896, 4864, 24, 14, 2, 32768, head_dim=64, tie_word_embeddings=True)
-_SDAR_1_7B = _like_qwen("sdar", 2048, 6144, 28, 16, 8, 32768, block_size=4, **_TIED)
-_SDAR_4B = _like_qwen("sdar", 2560, 9728, 36, 32, 8, 32768, block_size=4, **_TIED)
-_SDAR_8B = _like_qwen("sdar", 4096, 12288, 36, 32, 8, 32768, block_size=4, head_dim=128)
-_LLADA2_MINI = _like_qwen("llada2_moe", 2048, 5120, 20, 16, 4, 32768, head_dim=128, partial_rotary_factor=0.5) | {
-    "vocab_size": 157184,
-    "rope_theta": 600000.0,
-    "num_experts": 256,
-    "num_experts_per_tok": 8,
-    "moe_intermediate_size": 512,
-    "num_shared_experts": 1,
-    "first_k_dense_replace": 1,
-    "n_group": 8,
-    "topk_group": 4,
-    "routed_scaling_factor": 2.5,
-}
-_BLOCKS_OF_32 = {"block_size": 32}
-PUBLISHED = {
-    "GSAI-ML/LLaDA-8B-Base": _LLADA_8B,
-    "GSAI-ML/LLaDA-8B-Instruct": _LLADA_8B,
-    "GSAI-ML/LLaDA-1.5": _LLADA_8B,
-    "Dream-org/Dream-v0-Base-7B": _DREAM_7B,
-    "Dream-org/Dream-v0-Instruct-7B": _DREAM_7B,
-    "Dream-org/Dream-Coder-v0-Base-7B": _DREAM_7B,
-    "Dream-org/Dream-Coder-v0-Instruct-7B": _DREAM_7B,
-    "apple/DiffuCoder-7B-Base": _DREAM_7B,
-    "apple/DiffuCoder-7B-Instruct": _DREAM_7B,
-    "apple/DiffuCoder-7B-cpGRPO": _DREAM_7B,
-    "dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1": _A2D_QWEN3,
-    "dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1": _A2D_QWEN3 | _BLOCKS_OF_32,
-    "dllm-hub/Qwen2.5-Coder-0.5B-Instruct-diffusion-mdlm-v0.1": _A2D_QWEN2,
-    "dllm-hub/Qwen2.5-Coder-0.5B-Instruct-diffusion-bd3lm-v0.1": _A2D_QWEN2 | _BLOCKS_OF_32,
-    "inclusionAI/LLaDA2.0-mini": _LLADA2_MINI,
-    "JetLM/SDAR-1.7B-Chat": _SDAR_1_7B,
-    "JetLM/SDAR-4B-Chat": _SDAR_4B,
-    "JetLM/SDAR-8B-Chat": _SDAR_8B,
-    "Gen-Verse/TraDo-4B-Instruct": _SDAR_4B,
-    "Gen-Verse/TraDo-8B-Instruct": _SDAR_8B,
-}
-"""What the config.json of well-known hub models says of their shape, for estimates before anything is downloaded."""
-
-
-def has_blocks(name: str, config: Mapping[str, Any]) -> bool:
-    """Whether the model `name` is block-causal by its config.json, or {}, by what is known of its hub id."""
-    config = with_blocks(name, config or PUBLISHED.get(name, {}))
-    return bool(config.get("block_size")) or kind_of(config) in ("sdar", "llada2_moe")
-
-
-def with_blocks(name: str, config: Mapping[str, Any], block_length: int | None = None) -> dict[str, Any]:
-    """config.json of the model `name`, in blocks of `block_length` where somebody says so.
-
-    bd3lm's config.json does not tell it from mdlm's: its hub ids are known, and of a copy somebody has to say it.
-    """
-    known = {key: value for key, value in PUBLISHED.get(name, {}).items() if key == "block_size"}
-    return {**known, **config} | ({"block_size": block_length} if block_length else {})

@@ -12,8 +12,9 @@ from diffpo.files.places import find_policy
 from diffpo.files.recipe import read_json
 from diffpo.files.shipped import adapter_config
 from diffpo.models.experts import Experts
-from diffpo.models.families import PUBLISHED, kind_of
+from diffpo.models.families import kind_of
 from diffpo.models.lora import linear_names, short_names
+from diffpo.models.published import PUBLISHED
 from diffpo.models.source import find_source
 from diffpo.models.tokenizer import load_tokenizer
 from diffpo.models.weights import locate, tensor_shapes

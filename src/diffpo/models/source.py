@@ -12,7 +12,7 @@ from pathlib import Path
 from diffpo.files.places import find_policy
 from diffpo.files.recipe import read_json
 from diffpo.files.record import Base, Record
-from diffpo.models.families import with_blocks
+from diffpo.models.published import with_blocks
 from diffpo.models.weights import Checkpoint, locate
 
 COUNTED = (

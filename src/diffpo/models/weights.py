@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from diffpo.files.recipe import read_json
 from diffpo.files.shipped import maker_of
 from diffpo.models.experts import apart, place
-from diffpo.models.families import FAMILIES, Family, check_known, kind_of, with_blocks
+from diffpo.models.families import FAMILIES, Family, check_known, kind_of
+from diffpo.models.published import with_blocks
 from diffpo.models.quantization import pack, quantize_linears
 from diffpo.models.transformer import Transformer
 

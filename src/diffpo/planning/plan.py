@@ -14,8 +14,9 @@ from typing import Any
 from diffpo.config import SftConfig, TrainConfig
 from diffpo.files.places import find_policy
 from diffpo.files.recipe import read_json
-from diffpo.models.families import FAMILIES, PUBLISHED, Family, kind_of, with_blocks
+from diffpo.models.families import FAMILIES, Family, kind_of
 from diffpo.models.lora import is_target
+from diffpo.models.published import PUBLISHED, with_blocks
 from diffpo.models.source import base_of, find_source
 from diffpo.models.tokenizer import CharTokenizer
 from diffpo.models.transformer import TransformerConfig

@@ -24,7 +24,8 @@ from diffpo.files.places import PACKAGE
 from diffpo.files.recipe import find_recipe, load_config
 from diffpo.lab.bench import card
 from diffpo.lab.bench.card import Figure, Size
-from diffpo.models.families import FAMILIES, PUBLISHED
+from diffpo.models.families import FAMILIES
+from diffpo.models.published import PUBLISHED
 
 RECIPE = "llada8b_countdown_diffpo"
 WHOLE = 70 * 2**30
