@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.image import imread
@@ -46,7 +47,7 @@ def canvases(vocab_size: int, length: int) -> Iterator[tuple[int, ...]]:
     return itertools.product(range(vocab_size), repeat=length)
 
 
-def tiny_shape(vocab_size: int, **changes: int) -> TransformerConfig:
+def tiny_shape(vocab_size: int, **changes: Any) -> TransformerConfig:
     shape = {"hidden_size": 16, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "mlp_size": 64, "max_length": 64}
     return TransformerConfig(vocab_size=vocab_size, **(shape | changes), rope_theta=100.0)
 
@@ -57,12 +58,12 @@ def tiny_denoiser(shape: TransformerConfig, seed: int = 0, sharpness: float = 12
     denoiser.initialize(torch.Generator().manual_seed(seed))
     with torch.no_grad():
         for parameter in denoiser.parameters():
-            if parameter.ndim == 2:
+            if parameter.ndim > 1:
                 parameter.mul_(sharpness)
     return denoiser.eval()
 
 
-def tiny_policy(seed: int = 0, padding: int = 3, learned: bool | str = False, **changes: int) -> Policy:
+def tiny_policy(seed: int = 0, padding: int = 3, learned: bool | str = False, **changes: Any) -> Policy:
     """A policy over seven digits, with `padding` vocabulary entries that no token uses.
 
     `learned` is a sampler head: "prompt", "state", "bernoulli", or True for the first.

@@ -14,6 +14,7 @@ from diffpo.functional.latents import draw_batch_cuts
 from diffpo.functional.random import fold
 from diffpo.lab.bench.workloads import batch_of
 from diffpo.models import attention
+from diffpo.models.experts import ExpertsConfig
 from diffpo.models.likelihood import surrogate_logprobs
 from diffpo.models.policy import Policy
 from diffpo.rollout import engine
@@ -62,6 +63,13 @@ def test_no_rule_waits(cuda: None, sampler: str, head: str) -> None:
 def test_mixed_requests_do_not_wait(cuda: None, head: str, shift: int) -> None:
     """Rows come and go, windows differ in width: one wait at the end of all."""
     _, watch = both(tiny_policy(1, learned=head, shift=shift), mixed_requests(18), num_slots=5)
+    assert watch.by_function() == END
+
+
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+def test_mixtures_of_experts_do_not_wait(cuda: None, score: str) -> None:
+    experts = ExpertsConfig(8, 2, 16, 16, score=score, normalized=True, groups=4, chosen_groups=2)
+    _, watch = both(tiny_policy(1, experts=experts), mixed_requests(12), num_slots=5)
     assert watch.by_function() == END
 
 
