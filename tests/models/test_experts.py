@@ -200,6 +200,37 @@ def test_adapters_go_on_what_every_token_passes(kind: str, folder: Path, tmp_pat
         torch.testing.assert_close(logits_of(merged.denoiser, ids), adapted, rtol=1e-3, atol=1e-3)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("prompt_length", [4, 6, 11])
+def test_tokens_are_those_of_the_published_loop(kind: str, folder: Path, prompt_length: int) -> None:
+    """Block by block, at temperature 0: all tokens that are likely enough, at least the likeliest; no cache."""
+    twin, policy, gen_length, threshold = relative(kind), load(folder), 13, 0.3
+    prompt = some_ids(1, prompt_length)
+    length = -(-(prompt_length + gen_length) // 4) * 4 if kind in BLOCKS else prompt_length + gen_length
+    row, size = torch.full((1, length), policy.mask_id), 4 if kind in BLOCKS else length
+    row[:, :prompt_length] = prompt
+    for end in range(prompt_length - prompt_length % 4 + 4 if kind in BLOCKS else length, length + 1, size):
+        while (masked := row[0, :end] == policy.mask_id).any():
+            logits = twin(row[:, :end], attention_mask=mask_of(kind, end)).logits[0].clone()
+            logits[:, policy.banned] = -torch.inf
+            sure, likeliest = logits.softmax(-1).max(-1)
+            sure[~masked] = -1.0
+            chosen = sure > threshold
+            chosen[sure.argmax()] = True
+            row[0, :end][chosen] = likeliest[chosen]
+    asked = Request(
+        tuple(prompt[0].tolist()),
+        0,
+        length - prompt_length,
+        size,
+        Sampler("confidence", threshold),
+        temperature=0.0,
+        early_exit=False,
+    )
+    [completion] = generate(policy, [asked])
+    assert torch.equal(completion.tokens, row[0, prompt_length:])
+
+
 def test_rows_do_not_depend_on_batch_mates_or_the_cache(kind: str, folder: Path) -> None:
     policy = load(folder)
     requests = [
