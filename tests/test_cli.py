@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from diffpo.cli import COMMANDS, main, parse
+from diffpo.cli import COMMANDS, SPINS, main, parse
 from diffpo.config import CollectConfig, ModelConfig, SftConfig, TaskConfig, TrainConfig
 from diffpo.files.recipe import from_dict, load_config
 from diffpo.training.sft import fine_tune
@@ -108,6 +108,17 @@ print("heavy:", *({{"torch", "matplotlib", "accelerate"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("heavy:\n")
+
+
+@pytest.mark.parametrize("given", [None, "7"])
+def test_threads_wait_awake_for_less_than_they_would_unless_told(
+    given: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", given or "")
+    if given is None:
+        del os.environ["GOMP_SPINCOUNT"]
+    main(["recipes"])
+    assert os.environ["GOMP_SPINCOUNT"] == (given or SPINS)
 
 
 def test_help_answers_at_once() -> None:

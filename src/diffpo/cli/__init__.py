@@ -34,6 +34,12 @@ _ANSWERING = (Eval, Compare, Sample, Chat, Serve, Generate)
 _LOOKING_BACK = (Study, Analyze, Report, Grade, Inspect, Export)
 COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in (*_TRAINING, *_ANSWERING, *_LOOKING_BACK)}
 """In the order of `diffpo --help`."""
+SPINS = "5000"
+"""How long torch's threads on Linux (libgomp) wait for each other awake; they read it when torch is imported.
+
+Its own 300,000 turns are some 10 ms, in which a thread without work keeps a core from the others wherever another
+program takes one. docs/first_model.md has the figures.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -48,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"diffpo {__version__}")
         return
     warnings.showwarning = _warn
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     try:
         if arguments[0] not in COMMANDS:
             raise ValueError(f"no command {arguments[0]!r}{suggest(arguments[0], COMMANDS)}")
