@@ -21,6 +21,8 @@ from diffpo.models.inspection import inspect
 from diffpo.models.lora import linear_names, short_names
 from diffpo.models.policy import Policy, load_policy
 from diffpo.models.weights import load_denoiser
+from diffpo.planning.gpus import find_gpu
+from diffpo.planning.plan import Cluster, find_start, plan
 from diffpo.rollout.engine import generate
 from diffpo.training.loop import train
 from diffpo.training.sft import fine_tune
@@ -287,6 +289,15 @@ def write_reward(folder: Path) -> Path:
     path = folder / "rewards.py"
     path.write_text("def short(completions, **_):\n    return [1.0 / (1 + len(text)) for text in completions]\n")
     return path
+
+
+def test_four_bits_are_refused_by_runs_and_by_plans(folder: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    with pytest.raises(ValueError, match="experts of this model have no 4-bit products"):
+        load(folder, four_bit=True)
+    config = TrainConfig(model=str(folder), load=LoadConfig(four_bit=True), lora=LoraConfig(rank=2))
+    with pytest.raises(ValueError, match="experts of this model have no 4-bit products"):
+        plan(config, find_start(config), Cluster(find_gpu("h100")))
 
 
 def test_it_is_described(kind: str, folder: Path) -> None:

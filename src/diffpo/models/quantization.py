@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffpo.models.transformer import Transformer
+from diffpo.models.transformer import Transformer, TransformerConfig
 
 SCALED = 64
 """Weights that share a scale."""
@@ -18,8 +18,7 @@ def quantize_linears(model: Transformer) -> None:
     """Replace every linear of the blocks, still on meta, by one of four bits. Embedding and head keep their dtype."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError("load.four_bit: bitsandbytes is not installed: pip install 'diffpo[bitsandbytes]'")
-    if model.config.experts:
-        raise ValueError("load.four_bit: the experts of this model have no 4-bit products: leave load.four_bit out")
+    check_quantizable(model.config)
     from bitsandbytes.nn.modules import Linear4bit
 
     for block in model.blocks:
@@ -31,6 +30,12 @@ def quantize_linears(model: Transformer) -> None:
                 # else the first call in eval mode repacks the weights of a CPU for a kernel that has no gradient
                 four_bit.support_avx512bf16_for_cpu = False
                 block.set_submodule(name, four_bit)
+
+
+def check_quantizable(shape: TransformerConfig) -> None:
+    """ValueError for a model that has no 4-bit weights."""
+    if shape.experts:
+        raise ValueError("load.four_bit: the experts of this model have no 4-bit products: leave load.four_bit out")
 
 
 def is_packed(model: nn.Module) -> bool:

@@ -17,6 +17,7 @@ from diffpo.files.recipe import read_json
 from diffpo.models.families import FAMILIES, Family, kind_of
 from diffpo.models.lora import is_target
 from diffpo.models.published import PUBLISHED, with_blocks
+from diffpo.models.quantization import check_quantizable
 from diffpo.models.source import base_of, find_source
 from diffpo.models.tokenizer import CharTokenizer
 from diffpo.models.transformer import TransformerConfig
@@ -121,7 +122,9 @@ def _settings_of(adapter: str | Path | None) -> dict[str, Any] | None:
 
 
 def make_model(config: TrainConfig | SftConfig, start: Start) -> memory.Model:
-    """What `diffpo train` makes of a start."""
+    """What `diffpo train` makes of a start; ValueError for what it would refuse."""
+    if config.load.four_bit:
+        check_quantizable(start.shape)
     automatic = start.value_bytes if start.family is FAMILIES["diffpo"] else 2
     base = {"auto": automatic, "saved": start.value_bytes, "bfloat16": 2, "float32": 4}[config.load.dtype]
     settings = start.adapter or {}
