@@ -26,7 +26,7 @@ from diffpo.rewards.code_tests import plan
 TIME_LIMIT = 5.0
 """Seconds that the tests of a completion may take together."""
 MEMORY_LIMIT = 2**30
-"""Bytes of address space of the solution."""
+"""Bytes of address space of the solution, and of its tests: what they make of its values may be large."""
 START_TIME = 2.0
 """Seconds beside that for the processes to start."""
 
@@ -126,10 +126,13 @@ def _run(module: str, given: str, *arguments: str, folder: str, deadline: float,
         **{"PYTHONPATH": str(PACKAGE.parent), "PYTHONIOENCODING": "utf-8"},
         **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     }
-    with tempfile.TemporaryFile() as output:  # a file, because its size is bounded
+    # files: the size of output is bounded, and programs ask how long their input is
+    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as output:
+        source.write(given.encode("utf-8", "replace"))
+        source.seek(0)
         process = subprocess.Popen(
             [sys.executable, "-s", "-P", "-B", "-m", f"diffpo.rewards.{module}", *arguments],
-            stdin=subprocess.PIPE,
+            stdin=source,
             stdout=output,
             stderr=subprocess.DEVNULL,
             cwd=os.path.realpath(folder),
@@ -137,12 +140,12 @@ def _run(module: str, given: str, *arguments: str, folder: str, deadline: float,
             start_new_session=True,
         )
         try:
-            with contextlib.suppress(subprocess.TimeoutExpired, BrokenPipeError):
-                process.communicate(given.encode("utf-8", "replace"), timeout=max(0.0, deadline - time.monotonic()))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            process.wait()
         output.seek(0)
         return process.returncode, output.read().decode(errors="replace")
 

@@ -32,6 +32,8 @@ READING = ("open", "os.listdir", "os.scandir")
 PATHS = (*READING, "os.remove", "os.rmdir", "os.mkdir", "os.rename", "os.chmod", "os.truncate")
 """Audit events whose first argument is a file; that of renaming names two."""
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+MAX_FILES = 64
+"""Files that a program may write, each of at most 1 MiB."""
 DEVICES = ("/dev/null", "/dev/urandom", "/dev/random")
 PR_SET_PDEATHSIG = 1
 
@@ -56,6 +58,7 @@ def forbid(folder: str) -> None:
     """Raise PermissionError in a program that reaches beyond Python's own files and its folder."""
     own = folder + os.sep
     installed = {*sys.path, sys.prefix, sys.base_prefix, *sysconfig.get_paths().values()} - {""}
+    written: set[str] = set()
     readable = (own, *(os.path.realpath(p) + os.sep for p in installed), "/usr/", "/lib", "/etc/", *DEVICES)
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
@@ -66,12 +69,16 @@ def forbid(folder: str) -> None:
         if event in PATHS:
             writes = event not in READING or (event == "open" and bool(args[2] & WRITING))
             for path in args[: 2 if event == "os.rename" else 1]:
-                if not isinstance(path, int):
+                if not isinstance(path, int) and path != "/dev/stdin":
                     check(os.path.realpath(os.fsdecode(path if path is not None else ".")), writes)
 
     def check(path: str, writes: bool) -> None:
         if not (path + os.sep).startswith((own, "/dev/null/") if writes else readable):
             raise PermissionError(f"{path}: files are read from Python's folders, written in the working folder only")
+        if writes:
+            written.add(path)
+        if len(written) > MAX_FILES:
+            raise PermissionError(f"{path}: no more than {MAX_FILES} files are written")
 
     # Those who use it have imported it; what could start a process goes.
     sys.modules["_posixsubprocess"] = subprocess._fork_exec = None  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
