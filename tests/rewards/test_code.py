@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from diffpo.rewards import code
 from diffpo.rewards.calls import Rewards
 from diffpo.rewards.code import code_of, share_passed
 from diffpo.rewards.functions import BUILTIN
@@ -309,6 +310,16 @@ def test_programs_that_read_and_print(tests: object) -> None:
     assert share_passed("import sys\nif __name__ == '__main__':\n    print(4)\n    sys.exit()\n", tests) == 0.5
     assert share_passed("print(2 * int(input()))\nraise ValueError\n", tests) == 0.0
     assert share_passed("print('x' * 10**7)\n", tests) == 0.0
+
+
+def test_a_program_starts_once_for_all_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    start = subprocess.Popen
+    monkeypatch.setattr(code.subprocess, "Popen", lambda *args, **named: started.append(args) or start(*args, **named))
+    program = "x = int(input())\nif x == 1:\n    import os\n    os._exit(1)\nwhile x == 3: pass\nprint(2 * x)\n"
+    pairs = [{"input": str(number), "output": str(2 * number)} for number in (0, 1, 2, 3, 4)]
+    assert share_passed(program, pairs, time_limit=1.0) in (0.4, 0.6)  # a busy machine may not come to the last
+    assert len(started) == 1
 
 
 @pytest.mark.parametrize("given", ["os.read(0, os.fstat(0).st_size)", "open('/dev/stdin').read()", "open(0).read()"])
