@@ -370,6 +370,12 @@ e^{2}  ~  e^2
 7  ~  "7"
 7  ~  \large 7
 7  ~  \color{red}{7}
+1234567  ~  1'234'567
+1234567  ~  It is 1.234.567 dollars
+1000  ~  1_000
+5  ~  5:00
+5  ~  It leaves at 5 o'clock
+5 p.m.  ~  5:00 p.m.
 """
 _DIFFERENT = r"""
 p \lor q  ~  p \land q
@@ -738,6 +744,15 @@ C  ~  \text{(D)}
 \frac{8}{21}  ~  \frac{8}{2}1
 0  ~  zero or one
 6\sqrt{2}\text{ cm}  ~  6\sqrt2 \text{ m}
+1234  ~  1.234
+1.234567  ~  1.234.567
+5  ~  5 lakhs
+5  ~  5 crores
+5  ~  5 bn
+5  ~  The temperature is above $5
+5 p.m.  ~  5 a.m.
+5 p.m.  ~  5:00 a.m.
+5  ~  5:00:30
 """
 _SAME_SIGNS = [
     ("[2,\\infty)", "x \u2265 2"),
@@ -774,6 +789,7 @@ _DIFFERENT_SIGNS = [
     ("5", "\u0666"),
     ("4", "2\u00b2"),
     ("22", "2\u00b2"),
+    ("4500", "4\n500"),
 ]
 
 

@@ -226,6 +226,13 @@ def test_a_closing_box_is_found_behind_anything(before: str, answer: str) -> Non
         (r"\boxed{7} x</reasoning> as said", "7"),
         (r"x < a and \boxed{x<a}", "x<a"),
         (r"\boxed{\infty}", r"\infty"),
+        # a minus that touches the box
+        (r"so $x = -\boxed{5}$", "-5"),
+        (r"<answer>-\boxed{\frac12}</answer>", r"-\frac12"),
+        (r"= -\boxed{2 + \sqrt3}", r"-(2 + \sqrt3)"),
+        (r"10 -\boxed{5} = 5", "5"),
+        (r"The answer:\n- \boxed{5}", "5"),
+        (r"= -\boxed{C}", "C"),
         # only the turn counts
         (r"\boxed{7}<|eot_id|><|endoftext|>", "7"),
         (r"\boxed{7<|eot_id|>\boxed{8}", "7"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 
 from diffpo.grading.references import read_number_reference, read_reference
@@ -17,6 +19,7 @@ from diffpo.grading.references import read_number_reference, read_reference
         (72, "72"),
         (72.0, "72"),
         (6.5, "6.5"),
+        (Decimal("6.50"), "6.50"),
         ("$5", "$5"),
         ("5 dollars", "5 dollars"),
         (r"\boxed{72}", "72"),

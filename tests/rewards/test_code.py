@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from diffpo.rewards import code
 from diffpo.rewards.calls import Rewards
 from diffpo.rewards.code import code_of, share_passed
 from diffpo.rewards.functions import BUILTIN
@@ -152,6 +153,9 @@ def add(a, b):
         ("open('own.txt', 'w').write('x')\n" + RIGHT, 1.0),
         ("open('/tmp/diffpo-test-escape', 'w').write('x')\n" + RIGHT, 0.0),
         ("open('own.txt', 'w').write('x' * 2**22)\n" + RIGHT, 0.0),
+        ("for i in range(100):\n    open(f'own{i}.txt', 'w').write('x' * 2**20)\n" + RIGHT, 0.0),
+        ("import sys\nsys.stdout.reconfigure(encoding='utf-8')\nsys.stdout.buffer.write(b'x')\n" + RIGHT, 1.0),
+        ("print('\\ud800')\n" + RIGHT, 1.0),
         ("import asyncio\ndef add(a, b):\n    return asyncio.run(asyncio.sleep(0, a + b))\n", 1.0),
         ("async def add(a, b):\n    return a + b\n", 0.0),
         ("import socket\nsocket.socket(socket.AF_UNIX).connect('/tmp/x')\n" + RIGHT, 0.0),
@@ -308,6 +312,21 @@ def test_programs_that_read_and_print(tests: object) -> None:
     assert share_passed("print('x' * 10**7)\n", tests) == 0.0
 
 
+def test_a_program_starts_once_for_all_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    start = subprocess.Popen
+    monkeypatch.setattr(code.subprocess, "Popen", lambda *args, **named: started.append(args) or start(*args, **named))
+    program = "x = int(input())\nif x == 1:\n    import os\n    os._exit(1)\nwhile x == 3: pass\nprint(2 * x)\n"
+    pairs = [{"input": str(number), "output": str(2 * number)} for number in (0, 1, 2, 3, 4)]
+    assert share_passed(program, pairs, time_limit=1.0) in (0.4, 0.6)  # a busy machine may not come to the last
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize("given", ["os.read(0, os.fstat(0).st_size)", "open('/dev/stdin').read()", "open(0).read()"])
+def test_the_input_of_a_program_is_a_file(given: str) -> None:
+    assert share_passed(f"import os\nprint(2 * int({given}))\n", PAIRS) == 1.0
+
+
 def test_functions_are_tests_and_the_rest_is_set_up() -> None:
     tests = "THREE = 3\ndef test_one():\n    assert add(1, 2) == THREE\ndef test_two():\n    assert add(1, 1) == 3\n"
     assert share_passed(RIGHT, tests) == 0.5
@@ -325,6 +344,11 @@ def test_time_is_bounded(program: str) -> None:
     start = time.perf_counter()
     share_passed(program, TESTS, time_limit=1.0)
     assert time.perf_counter() - start < 10.0
+
+
+def test_what_a_test_makes_of_an_answer_is_bounded_too() -> None:
+    program = "def numbers():\n    return range(4 * 10**7)\n"
+    assert share_passed(program, "assert len(numbers()) == 4 * 10**7\nassert len(list(numbers())) == 4 * 10**7") == 0.5
 
 
 def test_nothing_is_left_running() -> None:

@@ -57,6 +57,15 @@ def test_parquet_and_a_folder_go_through_datasets(tmp_path: Path, monkeypatch: p
     assert values(Source.parse(str(folder), "test")) == ROWS[:1]
     with pytest.raises(ValueError, match="no such data set here: ValueError: Unknown split"):
         values(Source.parse(str(folder), "dev"))
+    (folder / "train_more.jsonl").write_text('{"other": 1}\n')
+    with pytest.raises(
+        ValueError, match=r"set: no such data set here: CastError: Couldn't cast other.*; task.data takes"
+    ):
+        read_rows(Source.parse(str(folder), "train"), "prompt", "task.data")
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, names=["prompt", "prompt"])
+    parquet.write_table(table, tmp_path / "twice.parquet")
+    with pytest.raises(ValueError, match=r"twice.parquet: cannot be read as parquet: ArrowInvalid: .*\(prompt\)"):
+        values(Source.parse(str(tmp_path / "twice.parquet"), "train"))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +104,7 @@ def test_parquet_and_a_folder_go_through_datasets(tmp_path: Path, monkeypatch: p
             "a,b\n1,2\n",
             r"a.xlsx: not a kind of file that is read; task.data takes a .jsonl, .json, .csv or .tsv",
         ),
-        ("a.parquet", "no parquet", "a.parquet: not a parquet file: "),
+        ("a.parquet", "no parquet", "a.parquet: cannot be read as parquet: ArrowInvalid: "),
         ("a.jsonl.gz", "{}", "a.jsonl.gz: not a whole gzip file: "),
     ],
 )
@@ -131,6 +140,8 @@ def test_what_spreadsheets_and_packers_do_to_files(tmp_path: Path) -> None:
     assert values(Source.parse(str(tmp_path / "d.jsonl.gz"), "train")) == rows
     every = read_rows(Source.parse(str(tmp_path / "*.*v"), "train"), "", "")
     assert [row.values for row in every] == rows * 2 and every[3].place == f"{tmp_path}/b.tsv, line 3"
+    assert values(write(tmp_path / "E.CSV", 'prompt, answer\n"a, b", 1\n"c\nd", 2\n')) == rows
+    assert values(write(tmp_path / "f.csv", 'prompt,answer\n"a, b", 1\n'))[0]["answer"] == " 1"
     with pytest.raises(ValueError, match=r"\*\.jsonl: no such file; task.data takes"):
         values(Source.parse(str(tmp_path / "none" / "*.jsonl"), "train"))
 

@@ -28,6 +28,11 @@ _NEXT_BOX = re.compile(
     r"\}[\s$]{0,4}(?:,|;|,?\s?(?:and|or)(?![A-Za-z]))[\s$]{0,4}(?:(?:and|or)[\s$]{0,4})?\\?(?:boxed|fbox)\s*\{"
 )
 r"""From the end of a box to the next one of the same answer: \boxed{3}, \boxed{5}."""
+_MINUS = re.compile(
+    r"(?:^|[=$(:>]|\\\[|\bis)\s?[-\u2212]\\?(?:boxed|fbox)\s*\{(?=\s*(?:[0-9.]|\\(?:[dt]?frac|sqrt|pi|infty|\$)))",
+    re.MULTILINE,
+)
+r"""A minus that touches the box of a number and takes it from nothing, = -\boxed{5}; "- \boxed{5}" may be a list."""
 _TURN_END = re.compile(
     r"<\|(?:eot_id|eom_id|endoftext|end_of_text|im_end|end|user|system)\|>|</s>|<end_of_turn>|<start_of_turn>user|\[INST\]"
     r"|<\|(?:start_header_id|im_start)\|>\s*(?!\s|assistant)"
@@ -65,6 +70,8 @@ def final_answer(text: str) -> str | None:
             answer = _EMPTY_BOX.sub(" ", text[begin:end]).strip()
             braces = _BRACE.findall(answer)
             answer += "}" * (braces.count("{") - braces.count("}"))
+            if any(minus.end() == begin for minus in _MINUS.finditer(text, max(0, begin - 20), begin + 20)):
+                answer = f"-({answer})" if re.search("[-+]", answer) else f"-{answer}"
             return ", ".join((*_boxes_before(text, begin, tagged), answer))
     return None
 

@@ -13,10 +13,10 @@ _NAMES = (
     "cm centimeter centimetre; mm millimeter millimetre; m meter metre; km kilometer kilometre; in inch inche; "
     "ft foot feet; yd yard; mi mile; s sec second; min minute; h hr hour; day; wk week; month; yr year; ¢ cent; "
     "$ dollar usd; € euro eur; £ gbp; ¥ yen jpy; ₹ rupee inr rs; g gram; kg kilogram; lb pound; oz ounce; degree; "
-    "celsius; fahrenheit; rad radian; l liter litre; ml milliliter millilitre; gal gallon"
+    "celsius; fahrenheit; am; pm; rad radian; l liter litre; ml milliliter millilitre; gal gallon"
 )
 UNITS = {name: names.split()[0] for names in _NAMES.split(";") for name in names.split()}
-UNITS |= dict.fromkeys(word_set("unit sq square cu cubic mph kph pm am per each a of an"), "")
+UNITS |= dict.fromkeys(word_set("unit sq square cu cubic mph kph per each a of an"), "")
 _ORDINALS = (
     "third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth sixteenth "
     "seventeenth eighteenth nineteenth twentieth"
@@ -28,7 +28,7 @@ SCALES |= {"trillion": 10**12} | {name: Fraction(1, part) for name, part in PART
 _LETTERS = {"k": "thousand", "K": "thousand", "M": "million", "B": "billion"}
 _SCALE = rf"\b({'|'.join(SCALES)})s?\b"
 SHAPES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
-_MULTIPLES = word_set("score gross lakh crore mil ppm doz twice max maximum minimum")
+_MULTIPLES = word_set("score gross lakh lakhs crore crores mil mn bn tn ppm bps doz twice max maximum minimum")
 """Behind a number they make another one, or a bound, of it."""
 _NO_UNIT = word_set(
     "if when where for mod modulo not unless except to or and plus minus negative times over base less more below "
@@ -171,6 +171,7 @@ TURNED = re.compile(
     r"|at m(?:in|ax)imum)\b|n't\b"
     rf"|{_SCALE}"
     r"|\b(?:more|less|fewer|greater|larger|smaller|higher|lower|other)\s+than\s+(?:or equal to\s+)?[-$\\0-9]"
+    r"|\b(?:above|beyond)\s+[-$\\0-9]"
     r"|,\s*(?:more|less|fewer|greater|higher|lower|above|up)\b",
     re.IGNORECASE,
 )
@@ -190,7 +191,7 @@ def stated_number(text: str) -> tuple[Number, Unit] | None:
     left, _, text = text.replace(TEXT, " ").rpartition("=")
     if re.search(r"(?<!['.])\b[0-9]*[b-z]\b", left):  # 2x = 5 apples
         return None
-    text = re.sub(r"\b([0-9]{1,2}):00\b", r"\1", text)
+    text = re.sub(r"\b([0-9]{1,2})(?::00\b(?!:)|\s?o'clock\b)(\s?[ap]m\b)?", lambda t: t[1] + (t[2] or " sharp"), text)
     if not re.search(r"[A-Za-z]{2}", text) or TURNED.search(text) or _UNFINISHED.search(text):
         return None
     found = list(_STATED.finditer(text))

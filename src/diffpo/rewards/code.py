@@ -26,7 +26,7 @@ from diffpo.rewards.code_tests import plan
 TIME_LIMIT = 5.0
 """Seconds that the tests of a completion may take together."""
 MEMORY_LIMIT = 2**30
-"""Bytes of address space of the solution."""
+"""Bytes of address space of the solution, and of its tests: what they make of its values may be large."""
 START_TIME = 2.0
 """Seconds beside that for the processes to start."""
 
@@ -106,11 +106,15 @@ def share_passed(code: str, tests: Any, entry_point: str | None = None, time_lim
         run = functools.partial(_run, folder=folder, deadline=deadline, seconds=time_limit)
         if isinstance(read, str):
             request = json.dumps({"code": code, "tests": read, "entry_point": entry_point or ""})
-            _, printed = run("code_tests", request)
-            return printed.count("passed\n") / plan(read, entry_point or "")[1]
+            return run("code_tests", request).count("passed\n") / plan(read, entry_point or "")[1]
         Path(folder, "program.py").write_text(code, encoding="utf-8")
-        runs = [(run("code_solution", given, "main"), wanted) for given, wanted in read]
-        return sum(left == 0 and _words(printed) == _words(wanted) for (left, printed), wanted in runs) / len(runs)
+        with tempfile.TemporaryDirectory(prefix="diffpo-runs-") as runs:
+            for index, (given, _) in enumerate(read):
+                Path(runs, f"{index}.in").write_bytes(given.encode("utf-8", "replace"))
+            left = run("code_solution", "", "main", runs, str(len(read))).splitlines()
+            printed = [Path(runs, f"{index}.out").read_text("utf-8", "replace") for index in range(len(left))]
+        ended = zip(left, printed, read, strict=False)  # those that the time was enough for
+        return sum(exit == "0" and _words(text) == _words(wanted) for exit, text, (_, wanted) in ended) / len(read)
 
 
 def _words(text: str) -> list[list[str]]:
@@ -118,18 +122,20 @@ def _words(text: str) -> list[list[str]]:
     return [words for line in text.splitlines() if (words := line.split())]
 
 
-def _run(module: str, given: str, *arguments: str, folder: str, deadline: float, seconds: float) -> tuple[int, str]:
-    """Exit status and output of a process until the deadline; all of its group is killed in any case."""
+def _run(module: str, given: str, *arguments: str, folder: str, deadline: float, seconds: float) -> str:
+    """The output of a process until the deadline; all of its group is killed in any case."""
     limits = json.dumps({"seconds": max(1, round(seconds)), "memory": MEMORY_LIMIT})
     environment = {
         **{"PATH": os.defpath, "HOME": folder, "TMPDIR": folder, "PYTHONHASHSEED": "0", "DIFFPO_LIMITS": limits},
         **{"PYTHONPATH": str(PACKAGE.parent), "PYTHONIOENCODING": "utf-8"},
         **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     }
-    with tempfile.TemporaryFile() as output:  # a file, because its size is bounded
+    with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as output:
+        source.write(given.encode("utf-8", "replace"))
+        source.seek(0)
         process = subprocess.Popen(
             [sys.executable, "-s", "-P", "-B", "-m", f"diffpo.rewards.{module}", *arguments],
-            stdin=subprocess.PIPE,
+            stdin=source,
             stdout=output,
             stderr=subprocess.DEVNULL,
             cwd=os.path.realpath(folder),
@@ -137,14 +143,14 @@ def _run(module: str, given: str, *arguments: str, folder: str, deadline: float,
             start_new_session=True,
         )
         try:
-            with contextlib.suppress(subprocess.TimeoutExpired, BrokenPipeError):
-                process.communicate(given.encode("utf-8", "replace"), timeout=max(0.0, deadline - time.monotonic()))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            process.wait()
         output.seek(0)
-        return process.returncode, output.read().decode(errors="replace")
+        return output.read().decode(errors="replace")
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """The process of a solution: bounded in time, memory and files, without a network; it never sees the tests.
 
 `python -m diffpo.rewards.code_solution call` reads the code from stdin and answers for what it defines (`code_wire`);
-with `main` in place of `call` it is the program itself that stdin is for. `code_tests` and `code` start it and kill it.
+with `main` in place of `call` it runs the program once for each input of a folder. `code_tests` and `code` start it and
+kill it.
 Python's audit hooks keep out accidents and cheats, not an attacker who knows Python's insides.
 """
 
@@ -32,6 +33,8 @@ READING = ("open", "os.listdir", "os.scandir")
 PATHS = (*READING, "os.remove", "os.rmdir", "os.mkdir", "os.rename", "os.chmod", "os.truncate")
 """Audit events whose first argument is a file; that of renaming names two."""
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+MAX_FILES = 64
+"""Files that a program may write, each of at most 1 MiB."""
 DEVICES = ("/dev/null", "/dev/urandom", "/dev/random")
 PR_SET_PDEATHSIG = 1
 
@@ -46,16 +49,22 @@ def limit(seconds: int, memory: int) -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(name, (bound, bound))
+    end_with_parent()
     with contextlib.suppress(OSError, AttributeError):  # not Linux: the audit hook forbids sockets in any case
-        library = ctypes.CDLL(None)
-        library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        library.unshare(0x10000000 | 0x40000000)  # CLONE_NEWUSER | CLONE_NEWNET
+        ctypes.CDLL(None).unshare(0x10000000 | 0x40000000)  # CLONE_NEWUSER | CLONE_NEWNET
+
+
+def end_with_parent() -> None:
+    """Be killed when the parent ends, however it does; a fork does not inherit this."""
+    with contextlib.suppress(OSError, AttributeError):  # not Linux: the group is killed in any case
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def forbid(folder: str) -> None:
     """Raise PermissionError in a program that reaches beyond Python's own files and its folder."""
     own = folder + os.sep
     installed = {*sys.path, sys.prefix, sys.base_prefix, *sysconfig.get_paths().values()} - {""}
+    written: set[str] = set()
     readable = (own, *(os.path.realpath(p) + os.sep for p in installed), "/usr/", "/lib", "/etc/", *DEVICES)
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
@@ -66,16 +75,38 @@ def forbid(folder: str) -> None:
         if event in PATHS:
             writes = event not in READING or (event == "open" and bool(args[2] & WRITING))
             for path in args[: 2 if event == "os.rename" else 1]:
-                if not isinstance(path, int):
+                if not isinstance(path, int) and path != "/dev/stdin":
                     check(os.path.realpath(os.fsdecode(path if path is not None else ".")), writes)
 
     def check(path: str, writes: bool) -> None:
         if not (path + os.sep).startswith((own, "/dev/null/") if writes else readable):
             raise PermissionError(f"{path}: files are read from Python's folders, written in the working folder only")
+        if writes:
+            written.add(path)
+        if len(written) > MAX_FILES:
+            raise PermissionError(f"{path}: no more than {MAX_FILES} files are written")
 
     # Those who use it have imported it; what could start a process goes.
     sys.modules["_posixsubprocess"] = subprocess._fork_exec = None  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
     sys.addaudithook(hook)
+
+
+def fork_for_each(runs: str, number: int) -> bool:
+    """Fork a process for each input, one after the other, and print the exit status of each; True in such a process.
+
+    Its stdin and stdout are files, 0.in and 0.out: the size of files is bounded, and programs ask how long stdin is.
+    """
+    for index in range(number):
+        if child := os.fork():
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+            continue
+        for descriptor, end, mode in ((0, "in", os.O_RDONLY), (1, "out", os.O_WRONLY | os.O_CREAT)):
+            file = os.open(f"{runs}/{index}.{end}", mode, 0o600)
+            os.dup2(file, descriptor)
+            os.close(file)
+        end_with_parent()
+        return True
+    return False
 
 
 def main() -> None:
@@ -83,6 +114,8 @@ def main() -> None:
     folder = os.path.realpath(os.getcwd())
     limit(settings["seconds"], settings["memory"])
     if sys.argv[1] == "main":
+        if not fork_for_each(sys.argv[2], int(sys.argv[3])):
+            return
         sys.argv = ["program.py"]
         forbid(folder)
         runpy.run_path("program.py", run_name="__main__")

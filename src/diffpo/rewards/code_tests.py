@@ -12,6 +12,7 @@ import ctypes
 import importlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import types
@@ -152,6 +153,8 @@ def main() -> None:
         os.dup2(null, descriptor)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)  # so that the solution, of the same user, cannot read this memory
+    memory = json.loads(os.environ["DIFFPO_LIMITS"])["memory"]
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))  # sorted(range(10**9)) is made here
     program, _ = plan(request["tests"], request["entry_point"])
     solution = subprocess.Popen(
         [sys.executable, "-s", "-P", "-B", "-m", "diffpo.rewards.code_solution", "call"],

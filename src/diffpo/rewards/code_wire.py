@@ -159,17 +159,17 @@ class Peer:
 
     def answer(self, action: str, rest: list[Any]) -> None:
         """Do what is asked and send what comes of it."""
-        printed, outside = io.StringIO(), sys.stdout
+        printed, outside = io.BytesIO(), sys.stdout
         try:
             args = [self.decode(part) for part in rest]
-            sys.stdout = printed
+            sys.stdout = io.TextIOWrapper(printed, "utf-8", "replace", newline="", write_through=True)
             value = getattr(self, f"_do_{action}")(*args)
             changed = [
                 [index, self.encode(arg)]
                 for index, arg in enumerate([*args[1], *args[2].values()] if action == "call" else [])
                 if isinstance(arg, list | dict | set | bytearray | collections.deque)
             ]
-            reply = ["value", self.encode(value), changed, printed.getvalue()]
+            reply = ["value", self.encode(value), changed, printed.getvalue().decode("utf-8", "replace")]
         except BaseException as error:  # SystemExit too: a program that leaves has failed
             reply = self._failure(error)
         finally:

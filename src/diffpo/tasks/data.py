@@ -72,20 +72,24 @@ def _parts(source: Source, wanted: str) -> Iterator[Iterator[Row]]:
         raise ValueError(f"{source.name}: no such file; {wanted}")
     for name in found:
         suffix = _suffix(Path(name))
-        if suffix not in READERS or (suffix == ".parquet" and name.endswith(".gz")):
+        if suffix not in READERS or (suffix == ".parquet" and _is_gzip(Path(name))):
             raise ValueError(f"{name}: not a kind of file that is read; {wanted}")
         yield READERS[suffix](Path(name))
 
 
 def _suffix(path: Path) -> str:
     """The suffix that says how a file is read, .gz aside."""
-    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    return Path(path.stem if _is_gzip(path) else path.name).suffix.lower()
+
+
+def _is_gzip(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
 
 
 def _text(path: Path) -> str:
     """A file's text. ValueError names the line that is no UTF-8."""
     data = path.read_bytes()
-    if path.suffix == ".gz":
+    if _is_gzip(path):
         try:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
@@ -141,10 +145,15 @@ def _json(text: str, place: str) -> Any:
 
 
 def _csv(path: Path) -> Iterator[Row]:
-    """Values stay texts: a puzzle keeps its leading zeros. Cells of CHAT_COLUMNS may hold messages."""
+    """Values stay texts: a puzzle keeps its leading zeros. Cells of CHAT_COLUMNS may hold messages.
+
+    In a file whose header has a space behind its commas the one in front of a cell is no part of it.
+    """
     csv.field_size_limit(2**31 - 1)
     delimiter = "\t" if _suffix(path) == ".tsv" else ","
-    reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
+    text = _text(path)
+    spaced = f"{delimiter} " in text.lstrip().partition("\n")[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=spaced)
     header: list[str] | None = None
     line = 1
     try:
@@ -189,7 +198,7 @@ def _parquet(path: Path) -> Iterator[Row]:
     try:
         found = datasets.Dataset.from_parquet(str(path))
     except Exception as error:  # pyarrow's and datasets' own kinds
-        raise ValueError(f"{path}: not a parquet file: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"{path}: cannot be read as parquet: {_reason(error)}") from error
     return _enumerated(path, found)
 
 
@@ -200,11 +209,17 @@ def _hub(source: Source, wanted: str) -> Iterator[Row]:
     try:
         found = datasets.load_dataset(source.name, source.config, split=source.split)
     except Exception as error:  # offline, misspelled, gated, another split: datasets raises some twenty kinds
-        reason = " ".join(str(error).split())[:200]
         download = f"hf download --repo-type dataset {source.name}"
-        mend = "" if source.is_local else f"; fetch it where there is a connection (`{download}`), or"
-        raise ValueError(f"{source}: no such data set here: {type(error).__name__}: {reason}{mend} {wanted}") from error
+        mend = "" if source.is_local else f" fetch it where there is a connection (`{download}`), or"
+        raise ValueError(f"{source}: no such data set here: {_reason(error)};{mend} {wanted}") from error
     return _enumerated(source, found)
+
+
+def _reason(error: BaseException) -> str:
+    """The kind and text of what an error came from: `datasets` says that one "occurred", and why in its cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _enumerated(source: Path | Source, found: Any) -> Iterator[Row]:
