@@ -85,6 +85,7 @@ def test_toml_reads_what_json_writes(tmp_path: Path) -> None:
         gammas = [0.1, 1]
     """
     assert load_config(TrainConfig, write(tmp_path / "run.toml", text)) == TRAIN
+    assert load_config(TrainConfig, write(tmp_path / "notepad.toml", f"\ufeff{text}")) == TRAIN  # Windows marks UTF-8
 
 
 def test_numbers_and_lists_become_what_the_field_holds() -> None:

@@ -106,6 +106,17 @@ def test_a_long_name_has_several_lines_and_no_figure_is_cut() -> None:
     assert any(words[-3:] == ["1", "3", "1"] for words in render(difference_table("a", {name: {"top_k:2": change}})))
 
 
+def test_a_rule_of_a_long_path_has_several_lines_and_no_figure_is_cut() -> None:
+    rule = "/home/ada/projects/sudoku/rules.py:Careful:0.9"
+    measured = Evaluation("s", (replace(point(rule, "", 1.0, 128, eos=112.5), low=1.0),))
+    tables = [evaluation_table(measured), side_by_side_table({"ours": measured}), comparison_table(measured, measured)]
+    for table in tables:
+        assert ["128.0" in words for words in render(table)].count(True) == 1  # has no …
+    change = Difference((-1.0,) * 14 + (0.0,) * 498)
+    lines = render(difference_table("base", {"ours": {"entropy_bound:0.1": change}, "theirs": {rule: change}}))
+    assert [words[-1] for words in lines if words[0] in ("ours", "theirs")] == ["0.000122"] * 2
+
+
 def test_compare_reads_saved_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder, gain in (("base/L128", 0.0), ("base/L64", 0.0), ("ours", 0.1)):
         evaluation(gain=gain).save(tmp_path / folder)

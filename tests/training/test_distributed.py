@@ -218,6 +218,12 @@ def test_settings_of_the_launch_that_would_do_nothing_are_refused(
         World.join("cpu")
 
 
+@pytest.mark.parametrize("device", ["gpu", "", "3", "cuda:x", "meta"])
+def test_a_device_that_is_not_one_is_refused_by_name(device: str) -> None:
+    with pytest.raises(ValueError, match=f"^load.device '{device}': [^\n]+$"):
+        World.join(device)
+
+
 def test_four_bit_weights_are_not_sharded() -> None:
     denoiser = tiny_denoiser(tiny_shape(9))
     denoiser.blocks[0].up_proj.weight = torch.nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)

@@ -115,6 +115,16 @@ def test_a_run_is_not_started_over_by_its_name(
     assert "already holds a run: resume it" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("part", ["checkpoints/step_000002", "checkpoints/step_000002/policy", "policy"])
+def test_no_run_is_started_within_a_part_of_another(config: TrainConfig, part: str, resume: bool) -> None:
+    train(replace(config, steps=2), quiet=True)
+    run = Path(config.output)
+    with pytest.raises(ValueError, match=f"{part} is a part of the run in {run.resolve()}: resume that"):
+        train(replace(config, output=str(run / part)), resume=resume, quiet=True)
+    assert latest_checkpoint(run / "checkpoints") == (run / "checkpoints/step_000002", [])
+
+
 def test_settings_edited_by_hand_are_noticed(config: TrainConfig) -> None:
     train(replace(config, steps=1), quiet=True)
     file = Path(config.output) / "config.json"

@@ -129,14 +129,14 @@ def side_by_side_table(evaluations: Mapping[str, Evaluation]) -> Table:
 def difference_table(first: str, changes: Mapping[str, Mapping[str, Difference]]) -> Table:
     """What each named evaluation gained over `first`, sampler by sampler, on the prompts that both answered."""
     table = _table(f"against {first}, prompt by prompt", "", ["sampler", "points", "95 %", "won", "lost", "of", "p"])
+    table.padding = (0, 0, 0, 1)
     table.caption = "interval: over prompts; p: McNemar's exact test, of several answers a permutation test"
     for name, found in changes.items():
         for sampler, change in found.items():
             low, high = change.interval
             counts = [str(change.won), str(change.lost), str(change.num_prompts)]
-            table.add_row(
-                name, sampler, _gain(change.points), f"[{low:+.1f}, {high:+.1f}]", *counts, f"{change.p_value:.3g}"
-            )
+            cells = [_gain(change.points), f"[{low:+.1f}, {high:+.1f}]", *counts, f"{change.p_value:.3g}"]
+            table.add_row(name, _short(sampler), *cells)
             name = ""
         table.add_section()
     return table
@@ -153,9 +153,9 @@ def _changes(old: Point | None, new: Point) -> list[str | Text]:
 
 def _table(title: str, first: str, headers: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
-    table.add_column(first, no_wrap=bool(first), overflow="fold")  # a folder's long name may have several lines
-    for header in headers:
-        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column(first, overflow="fold")
+    for header in headers:  # names, a folder's or a rule's, may have several lines, so that no figure is cut
+        table.add_column(header, justify="right", overflow="fold", no_wrap=header != "sampler")
     return table
 
 

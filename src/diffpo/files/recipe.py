@@ -42,7 +42,7 @@ def _read(path: Path) -> dict[str, Any]:
     if path.suffix == ".json":
         return read_json(path)
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -29,7 +29,8 @@ from diffpo.models.source import Source, find_source
 from diffpo.models.threshold import ThresholdHead
 from diffpo.models.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
-from diffpo.models.weights import Checkpoint, find_device, find_dtype, load_denoiser, read_tensors
+from diffpo.models.weights import Checkpoint, find_dtype, load_denoiser, read_tensors
+from diffpo.processes.world import find_device
 from diffpo.types import Messages
 from diffpo.view.notebook import as_html, facts_table
 from diffpo.view.progress import count

@@ -231,16 +231,6 @@ def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
     setattr(module, leaf, nn.Parameter(tensor) if whole else pack(tensor))
 
 
-def find_device(device: str | torch.device) -> torch.device:
-    """The device of that name; "auto" is the GPU if there is one. ValueError if it is not there."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"load.device {device!r}: {str(error).splitlines()[0]}") from None
-
-
 def find_dtype(dtype: str | torch.dtype, checkpoint: Checkpoint) -> torch.dtype | None:
     """The dtype to load in; None for the checkpoint's own."""
     if isinstance(dtype, torch.dtype):

@@ -64,13 +64,12 @@ class World:
     def join(cls, device: str = "auto") -> World:
         """The world that this process was launched into; `device` "auto" is the GPU if there is one.
 
-        ValueError names a setting of `accelerate launch` that diffpo does not have.
+        ValueError names a setting of `accelerate launch` that diffpo does not have, or a device that is not there.
         """
         _check_launch()
         cpu = device == "cpu" or not torch.cuda.is_available() or _flag("ACCELERATE_USE_CPU")
         if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "LOCAL_RANK" not in os.environ:
-            auto = "cpu" if cpu else "cuda"
-            return cls(device=torch.device(auto if device == "auto" else device))
+            return cls(device=torch.device("cpu") if cpu and device == "auto" else find_device(device))
         from accelerate import PartialState  # slow to import: only who launches several processes pays
 
         state = PartialState(cpu=cpu, timeout=TIMEOUT)
@@ -205,6 +204,18 @@ class World:
         from torch.distributed.tensor import DTensor
 
         return isinstance(tensor, DTensor)
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """The device of that name; "auto" is the GPU if there is one. ValueError if it is not there or holds no numbers."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.zeros(1, device=device)
+        place.tolist()  # "meta" is a device that holds none
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"load.device {device!r}: {str(error).splitlines()[0]}") from None
+    return place.device
 
 
 def _leave() -> None:

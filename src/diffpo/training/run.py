@@ -16,7 +16,7 @@ import torch
 
 from diffpo.config import SftConfig, TrainConfig
 from diffpo.files.folder import write_folder, write_text
-from diffpo.files.places import latest_checkpoint
+from diffpo.files.places import find_run, latest_checkpoint
 from diffpo.files.recipe import to_json
 from diffpo.models.export import save_with_card
 from diffpo.models.finite import bad_weight, not_finite
@@ -81,6 +81,9 @@ class Run:
 
         A new run needs a folder of its own; a resumed one must be the run that the folder holds.
         """
+        place = self.folder.resolve()
+        if (whole := find_run(place)) not in (None, place):
+            raise ValueError(f"{self.folder} is a part of the run in {whole}: resume that, or choose another output")
         found, lines = latest_checkpoint(self.checkpoints)
         path, file, now = self.folder / "config.json", self.folder / "run.json", digests(self.config)
         record: dict[str, Any] = {"id": secrets.token_hex(4), "inputs": {}}
