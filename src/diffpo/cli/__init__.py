@@ -38,7 +38,7 @@ SPINS = "5000"
 """How long torch's threads on Linux (libgomp) wait for each other awake; they read it when torch is imported.
 
 Its own 300,000 turns are some 10 ms, in which a thread without work keeps a core from the others wherever another
-program takes one. docs/first_model.md has the figures.
+program takes one. docs/benchmarks.md has the figures.
 """
 
 
