@@ -37,6 +37,8 @@ NAMES = {
     "tuned, more problems": ("the same with masks counted", ""),
     "learned, more problems": ("40 steps of reinforcement", "tuned, more problems"),
     "further, more problems": ("80 steps of reinforcement", "tuned, more problems"),
+    "another seed": ("80 steps of another seed", "tuned"),
+    "another seed, more problems": ("80 steps of another seed", "tuned, more problems"),
     "tuned, most problems": ("the same with masks counted", ""),
     "further, most problems": ("80 steps of reinforcement", "tuned, most problems"),
 }
