@@ -37,8 +37,8 @@ COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in (*_TRAINING
 SPINS = "5000"
 """How long torch's threads on Linux (libgomp) wait for each other awake; they read it when torch is imported.
 
-Its own 300,000 turns are some 10 ms, in which a thread without work keeps a core from the others wherever another
-program takes one. docs/benchmarks.md has the figures.
+In its own 300,000 turns a thread without work keeps a core from the others, wherever another program takes one.
+docs/benchmarks.md has the figures.
 """
 
 

@@ -191,6 +191,7 @@ def stated_number(text: str) -> tuple[Number, Unit] | None:
     left, _, text = text.replace(TEXT, " ").rpartition("=")
     if re.search(r"(?<!['.])\b[0-9]*[b-z]\b", left):  # 2x = 5 apples
         return None
+    # a full hour is said with a word, as every number that is read here
     text = re.sub(r"\b([0-9]{1,2})(?::00\b(?!:)|\s?o'clock\b)(\s?[ap]m\b)?", lambda t: t[1] + (t[2] or " sharp"), text)
     if not re.search(r"[A-Za-z]{2}", text) or TURNED.search(text) or _UNFINISHED.search(text):
         return None

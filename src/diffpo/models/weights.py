@@ -213,16 +213,16 @@ def check_fit(
 
 
 def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
-    """Put `tensor` in the place of a parameter on meta, or of one expert's part of it."""
+    """Put `tensor` in the place of a parameter or buffer on meta, or of one expert's part of a stack."""
     stack = place(name)
     path, _, leaf = (stack[0] if stack else name).rpartition(".")
     module = model.get_submodule(path)
     if stack:
-        whole = module.get_parameter(leaf)
-        if whole.is_meta:
-            whole = nn.Parameter(torch.empty(whole.shape, dtype=tensor.dtype, device=tensor.device))
-            setattr(module, leaf, whole)
-        whole.data[stack[1]] = tensor
+        experts = module.get_parameter(leaf)
+        if experts.is_meta:
+            experts = nn.Parameter(torch.empty(experts.shape, dtype=tensor.dtype, device=tensor.device))
+            setattr(module, leaf, experts)
+        experts.data[stack[1]] = tensor
         return
     if leaf in dict(module.named_buffers(recurse=False)):
         setattr(module, leaf, tensor)
