@@ -123,11 +123,14 @@ def test_a_kernel_that_knows_no_stores_gets_the_rows_keys(
         assert_alike(ours, theirs)
 
 
+BLOCKS = ({"shift": 0}, {"shift": 1}, {"causal_context": True})
+
+
 @pytest.mark.parametrize("cache", ["exact", "none"])
-@pytest.mark.parametrize("shift", [0, 1])
-def test_blocks_attend_as_on_the_cpu(cuda: None, cache: str, shift: int) -> None:
+@pytest.mark.parametrize("changes", BLOCKS, ids=str)
+def test_blocks_attend_as_on_the_cpu(cuda: None, cache: str, changes: dict) -> None:
     """Rows of any length in one kernel that takes a mask, as wide as the widest; queries share keys."""
-    policy = tiny_policy(num_heads=4, num_kv_heads=2, block_length=3, shift=shift)
+    policy = tiny_policy(num_heads=4, num_kv_heads=2, block_length=3, **changes)
     requests = [
         request(
             "0123456"[: 1 + key % 6], key, ("top_k:1", "entropy_bound:0.7")[key % 2], 8, block_length=3, cache=cache
@@ -137,10 +140,10 @@ def test_blocks_attend_as_on_the_cpu(cuda: None, cache: str, shift: int) -> None
     both(policy, requests, num_slots=4)
 
 
-@pytest.mark.parametrize("shift", [0, 1])
-def test_gradients_in_blocks_are_the_cpus(cuda: None, shift: int) -> None:
+@pytest.mark.parametrize("changes", BLOCKS, ids=str)
+def test_gradients_in_blocks_are_the_cpus(cuda: None, changes: dict) -> None:
     """A place that only fills a row up has no part in them; prompts are shared."""
-    policy = tiny_policy(num_heads=4, num_kv_heads=2, block_length=3, shift=shift)
+    policy = tiny_policy(num_heads=4, num_kv_heads=2, block_length=3, **changes)
     requests = [request("0123456"[: 1 + key // 2], key, "top_k:1", 4 + key, block_length=3) for key in range(6)]
     batch = batch_of(requests, generate(policy, requests))
     found = {}
@@ -157,7 +160,7 @@ def test_gradients_in_blocks_are_the_cpus(cuda: None, shift: int) -> None:
         torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize("cache", ["prefix", "dual", "exact"])
 def test_a_call_with_a_cache_waits_once(cuda: None, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """For where the blocks of its rows begin."""
     calls, original = [], KeyValues.lay_out
@@ -165,7 +168,7 @@ def test_a_call_with_a_cache_waits_once(cuda: None, cache: str, monkeypatch: pyt
     requests = [
         request("012", key, "top_k:1", 8, block_length=4, cache=cache, refresh_every=key % 3) for key in range(5)
     ]
-    policy = tiny_policy()
+    policy = tiny_policy(**({"block_length": 4, "causal_context": True} if cache == "exact" else {}))
     expected = generate(policy, requests, 3)
     policy.to("cuda")
     calls.clear()

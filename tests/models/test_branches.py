@@ -19,7 +19,10 @@ from diffpo.types import Batch, Prompt, Rollout, RolloutGroup, Verdict
 SHAPES = (
     {"block_length": 4},
     {"block_length": 4, "blocks_from": "row", "shift": 1, "learned_positions": True},
+    {"block_length": 4, "causal_context": True},
+    {"block_length": 4, "causal_context": True, "blocks_from": "row", "shift": 1},
 )
+NAMES = ("canvas", "row, shift", "causal", "causal, row, shift")
 SURROGATES = (
     "mean_field:2",
     "mean_field:0",
@@ -70,6 +73,8 @@ def block_by_block(policy: Policy, latents: Latents) -> Tensor:
         block = begin + (at - begin) // 4 * 4
         ids = torch.tensor([clean[:block] + noised[block : block + 4]])
         numbers = torch.div(torch.arange(ids.shape[1])[None] - begin, 4, rounding_mode="floor")
+        if policy.denoiser.config.causal_context:
+            numbers = torch.arange(ids.shape[1])[None].clamp_max(block)
         hidden = policy.denoiser(*pack_in_blocks(ids, torch.tensor([ids.shape[1]]), numbers))
         state = hidden[max(at - policy.denoiser.config.shift, 0)]
         logprob = policy.logits(state[None])[0].log_softmax(-1)[token]
@@ -78,7 +83,7 @@ def block_by_block(policy: Policy, latents: Latents) -> Tensor:
 
 
 @pytest.mark.parametrize("surrogate", SURROGATES)
-@pytest.mark.parametrize("changes", SHAPES, ids=("canvas", "row, shift"))
+@pytest.mark.parametrize("changes", SHAPES, ids=NAMES)
 def test_scores_and_gradients_are_those_of_a_row_for_every_block(changes: dict, surrogate: str) -> None:
     policy = tiny_policy(5, **changes)
     latents = latents_of(policy, surrogate)
@@ -110,7 +115,7 @@ def counted(latents: Latents) -> int:
 
 
 @pytest.mark.parametrize("surrogate", SURROGATES)
-@pytest.mark.parametrize("changes", SHAPES, ids=("canvas", "row, shift"))
+@pytest.mark.parametrize("changes", SHAPES, ids=NAMES)
 def test_what_latents_share_goes_through_once(changes: dict, surrogate: str) -> None:
     policy, through = tiny_policy(5, **changes), list[int]()
     latents = latents_of(policy, surrogate)

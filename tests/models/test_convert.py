@@ -110,6 +110,23 @@ def test_in_blocks_of_one_it_is_its_parent(kind: str, tied: bool, tmp_path: Path
     assert inspect(tmp_path / "child")["converted_from"] == str(tmp_path / "parent")
 
 
+def test_a_parent_with_scaled_positions_keeps_them(tmp_path: Path) -> None:
+    """As Llama 3.2 has them; under the keys of transformers 4 and 5."""
+    numbers = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8}
+    scaling = {"rope_type": "llama3", "factor": 32.0} | numbers
+    parent = write_parent(tmp_path / "parent", "llama", rope_parameters=scaling | {"rope_theta": 100.0})
+    convert(tmp_path / "parent", tmp_path / "child", block_length=1)
+    policy = load_policy(tmp_path / "child", "float32", "cpu")
+    ids = torch.randint(0, 160, (1, 40), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        hidden = policy.denoiser(*pack_in_blocks(ids, torch.tensor([40]), torch.arange(40)[None]))
+        found = policy.denoiser.head(hidden)[:, : parent.config.vocab_size]
+        torch.testing.assert_close(found, parent(ids).logits[0], atol=2e-5, rtol=1e-4)
+    config = json.loads((tmp_path / "child" / "config.json").read_text())
+    assert config["rope_theta"] == 100.0 and config["rope_scaling"] == scaling
+    assert config["rope_parameters"] == scaling | {"rope_theta": 100.0}
+
+
 def test_decoded_greedily_it_writes_what_its_parent_writes(tmp_path: Path) -> None:
     parent = write_parent(tmp_path / "parent", "llama")
     convert(tmp_path / "parent", tmp_path / "child", block_length=1)

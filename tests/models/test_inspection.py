@@ -159,6 +159,19 @@ def test_llada2_mini_has_sixteen_billion_parameters_of_which_a_token_meets_a_ten
     assert (model.config.block_length, model.config.blocks_from, model.config.rotary_size) == (32, "row", 64)
 
 
+@pytest.mark.parametrize(
+    ("size", "d", "layers", "mlp", "total"),
+    [("3B", 3072, 26, 9216, 3.83), ("8B", 4096, 34, 14336, 8.49), ("14B", 5120, 40, 16384, 13.51)],
+)
+def test_nemotron_is_as_large_as_its_files(size: str, d: int, layers: int, mlp: int, total: float) -> None:
+    model = published(f"nvidia/Nemotron-Labs-Diffusion-{size}")
+    attention = 2 * d * 32 * 128 + 2 * d * 8 * 128
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert count == 2 * 131072 * d + layers * (attention + 3 * d * mlp + 2 * d) + d
+    assert round(count / 1e9, 2) == total
+    assert model.config.causal_context and model.config.block_length == 32
+
+
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if "Dream" in name or "DiffuCoder" in name])
 def test_dream_and_those_made_of_it_have_7_6_billion_parameters(name: str) -> None:
     model = published(name)

@@ -11,7 +11,8 @@ from diffpo.models import attention
 from diffpo.models.attention import pack
 from diffpo.models.device import Flash
 from diffpo.models.pointwise import rotate
-from diffpo.models.transformer import Transformer, rotation_table
+from diffpo.models.rotary import rotation_table
+from diffpo.models.transformer import Transformer
 
 VOCAB = 11
 LENGTHS = torch.tensor([5, 3, 5, 12, 1, 3, 9])
@@ -128,7 +129,7 @@ def test_attention_is_bidirectional() -> None:
 
 
 def test_rotation_depends_on_distance_only_and_leaves_position_zero() -> None:
-    angles = rotation_table(20, 8, 100.0)[:, None]
+    angles = rotation_table(20, 8, 100.0)[0][:, None]
     q, k = torch.randn(2, 1, 1, 8, generator=torch.Generator().manual_seed(0))
 
     def score(i: int, j: int) -> torch.Tensor:

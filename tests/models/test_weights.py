@@ -249,7 +249,7 @@ def test_a_tensor_under_our_own_name_does_not_pass_for_the_published_one(checkpo
         ("a2d-llama", "rope_scaling", {"rope_type": "llama3", "factor": 8.0}),
         ("dream", "use_sliding_window", True),
         ("dream", "hidden_act", "gelu"),
-        ("dream", "rope_scaling", {"type": "linear", "factor": 2.0}),
+        ("dream", "rope_scaling", {"type": "dynamic", "factor": 2.0}),
     ],
 )
 def test_a_variant_that_the_transformer_lacks_is_an_error(family: str, key: str, value: object, tmp_path: Path) -> None:

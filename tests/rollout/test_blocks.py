@@ -23,8 +23,10 @@ SHAPES = (
     {"block_length": 4, "blocks_from": "row"},
     {"block_length": 4, "shift": 1},
     {"block_length": 4, "blocks_from": "row", "shift": 1, "num_kv_heads": 4, "learned_positions": True},
+    {"block_length": 4, "causal_context": True},
+    {"block_length": 4, "causal_context": True, "blocks_from": "row", "shift": 1},
 )
-NAMES = ("canvas", "row", "shift", "row, shift")
+NAMES = ("canvas", "row", "shift", "row, shift", "causal", "causal, row, shift")
 
 
 def block_requests(count: int, caches: tuple[str, ...] = ("exact",)) -> list[Request]:
@@ -50,7 +52,11 @@ class SlowBlocks:
     def __call__(self, policy: Policy, sequence: list[int]) -> torch.Tensor:
         denoiser, places = policy.denoiser, range(len(sequence))
         block = [block_of(policy, self.asked, place) for place in places]
-        unseen = torch.tensor([[block[key] > block[query] for key in places] for query in places])
+        canvas = sequence[len(self.asked.prompt_ids) :]
+        active = block[len(self.asked.prompt_ids) + canvas.index(policy.mask_id)]
+        alone = [denoiser.config.causal_context and number < active for number in block]
+        last = [query if alone[query] else max(p for p in places if block[p] == block[query]) for query in places]
+        unseen = torch.tensor([[key > last[query] for key in places] for query in places])
         x = denoiser.embed(torch.tensor(sequence))
         if denoiser.places is not None:
             x = x + denoiser.places.weight[: len(sequence)]

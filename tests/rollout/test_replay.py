@@ -19,7 +19,12 @@ from diffpo.rollout.engine import generate
 from diffpo.rollout.replay import changed_sets, refreshed, replay
 from diffpo.types import Batch, Request
 
-SHAPES = {"rows": {}, "shift": {"shift": 1}, "blocks": {"block_length": 4, "blocks_from": "row"}}
+SHAPES = {
+    "rows": {},
+    "shift": {"shift": 1},
+    "blocks": {"block_length": 4, "blocks_from": "row"},
+    "causal": {"block_length": 4, "causal_context": True},
+}
 SAMPLERS = (
     *("entropy_bound:0.7", "confidence:0.4", "top_k:1", "top_k:3", "margin:2", "steps:6", "random:2"),
     *("learned prompt", "learned state", "learned bernoulli"),

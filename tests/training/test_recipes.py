@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from models import ministral
 from models.mixtures import CONFIGS, relative, save_checkpoint
 from models.published_llada import golden_checkpoint
 from small_tokenizers import TOKENIZERS
@@ -23,10 +24,16 @@ from diffpo.training.loop import train
 from diffpo.training.metrics import read_metrics
 from diffpo.types import Prompt, Verdict
 
-GOLDENS = {"llada": "llada", "Dream": "dream", "a2d-qwen3": "a2d-qwen3", "sdar": "sdar", "llada2_moe": "llada2_moe"}
+GOLDENS = {"llada": "llada", "Dream": "dream", "a2d-qwen3": "a2d-qwen3", "sdar": "sdar"}
 SMALL = [recipe.name for recipe in list_recipes() if recipe.name.startswith(("qwen06b", "sdar17b"))]
 """Those that learn with all weights, or with adapters."""
-OTHERS = ["llada2mini_gsm8k_diffpo", "llada8b_math500_diffpo", "llada8b_sudoku_d1", "dream7b_countdown_diffpo"]
+OTHERS = [
+    "nemotron3b_gsm8k_diffpo",
+    "llada2mini_gsm8k_diffpo",
+    "llada8b_math500_diffpo",
+    "llada8b_sudoku_d1",
+    "dream7b_countdown_diffpo",
+]
 """Of the others, which differ by family, task and method alone, one each."""
 ROWS = [{"question": f"What is {n} + 3?", "problem": f"What is {n} + 3?", "answer": str(n)} for n in range(4)]
 
@@ -47,11 +54,14 @@ def with_coins(task: Any) -> Any:
 def test_two_steps(name: str, rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_config(TrainConfig, find_recipe(name))
     published = PUBLISHED[recipe.model]
-    family = "bd3lm" if "bd3lm" in recipe.model else GOLDENS[published["model_type"]]
+    kind = published["model_type"]
+    family = "bd3lm" if "bd3lm" in recipe.model else GOLDENS.get(kind, kind)
     longer = {"max_sequence_length" if family == "llada" else "max_position_embeddings": 2048}
     if family in CONFIGS:
         model = save_checkpoint(family, tmp_path / "model", relative(family), longer | {"block_size": 4})
         TOKENIZERS["sdar"](model)
+    elif family == "nemotron_labs_diffusion":
+        model = ministral.save_checkpoint(tmp_path / "model", rope_parameters={"rope_theta": 1e4}, **longer)
     else:
         model = golden_checkpoint(tmp_path / "model", family, True, **longer)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))

@@ -3,7 +3,8 @@
 No row ever sees another, and there is no padding. Within a row a token sees what its label lets it see (`sees`). Where
 attention is block-causal the label is that of the token's block, and a likelihood adds noised copies of the canvas, of
 which each block sees itself and the clean blocks before it (BD3-LM, arXiv 2503.09573); its rows may share their
-beginnings (`diffpo.models.branches`). Rows ask down, keys across; a prompt of 2, a canvas of 4 in blocks of 2:
+beginnings (`diffpo.models.branches`). Where the context is causal each clean token before the active block, or the
+noised ones, is a block of its own. Rows ask down, keys across; a prompt of 2, a canvas of 4 in blocks of 2:
 
     all of the row       block-causal         a noised copy behind it
                          block  0 1 2         block  0 1 2  1 2 noised
@@ -36,17 +37,19 @@ from torch import Tensor
 from diffpo.models.device import flash, on_card
 
 COPIES = 1 << 24
-"""Labels of a block: one of its clean tokens, and one of each noised copy."""
+"""Labels of a place where blocks begin: one of clean tokens, and one of each noised copy."""
 ALIGNED = 16
 """Kernels that take a mask copy one whose rows do not begin at multiples of so many values."""
 
 
-def label(position: Tensor, prompt_length: Tensor, length: Tensor, offset: Tensor) -> Tensor:
+def label(position: Tensor, prompt_length: Tensor, length: Tensor, offset: Tensor, context: Tensor) -> Tensor:
     """What `sees` goes by: of clean tokens by their position in a row, with the numbers of its `Blocks`; int64.
 
+    It is where the token's block begins, or of the first `context` tokens, which see causally, where itself stands.
     Behind it stands the number of a noised copy, 1, 2, ...
     """
-    return COPIES * torch.div(position - prompt_length + offset, length, rounding_mode="floor")
+    block = position - torch.remainder(position - prompt_length + offset, length)
+    return COPIES * torch.where(position < context, position, block)
 
 
 def sees(query: Tensor, key: Tensor) -> Tensor:

@@ -46,7 +46,10 @@ def block_states(policy: Policy, latents: Latents) -> Tensor:
     last = torch.zeros_like(branch).scatter_reduce(0, branch_of[row], block, "amax")[:, None]
     there = torch.cat([number[trunk] < 0, (number[branch] >= 0) & (number[branch] < last), noised])
     of = torch.cat([trunk, branch, latent])
-    labels = label(position, prompt_lengths[of, None], length[of, None], offset[of, None])
+    context = torch.zeros_like(of)
+    if policy.denoiser.config.causal_context:
+        context[:stems] = len(position)
+    labels = label(position, prompt_lengths[of, None], length[of, None], offset[of, None], context[:, None])
     labels[stems:] += 1 + latent[:, None]
     ids = torch.cat([text[trunk], text[branch], sequences])
 

@@ -133,7 +133,9 @@ def convert(
     if block_length:
         config["block_size"] = block_length
     model = Checkpoint(str(folder), folder, config).empty_denoiser()  # ValueError for what it does not have
-    config["rope_theta"] = model.config.rope_theta  # transformers before 5 looks for it here alone
+    config["rope_theta"] = model.config.rope_theta  # transformers before 5 looks here alone, as for how it is scaled
+    if model.config.rope_scaling:
+        config["rope_scaling"] = dict(model.config.rope_scaling)
     family = FAMILIES[kind]
     wanted = {family.original(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tensors = _grown(parent, wanted, rows, DTYPES[dtype] if dtype else None)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from diffpo.config import suggest
 from diffpo.models.experts import ExpertsConfig
+from diffpo.models.rotary import SCALED
 from diffpo.models.transformer import TransformerConfig
 
 
@@ -115,7 +116,7 @@ def _qwen_shape(
         num_kv_heads=config["num_key_value_heads"],
         mlp_size=config["intermediate_size"],
         max_length=config["max_position_embeddings"],
-        rope_theta=_rope_theta(config),
+        **_rope(config),
         norm_eps=config["rms_norm_eps"],
         qkv_bias=qkv_bias,
         head_dim=config.get("head_dim"),
@@ -185,13 +186,27 @@ def _llada2_shape(config: Mapping[str, Any]) -> TransformerConfig:
     return replace(shape, qkv_fused=True, rotary_share=share, experts=experts)
 
 
-def _rope_theta(config: Mapping[str, Any]) -> float:
-    """The base of RoPE, from either place that transformers writes it to; ValueError if positions are scaled."""
+def _nemotron_shape(config: Mapping[str, Any]) -> TransformerConfig:
+    """Nemotron-Labs-Diffusion: Ministral's layers, a causal context, and a block that sees it and itself."""
+    _check(config, {"sliding_window": None})
+    shape, rope = _qwen_shape(config, block_length=32), config.get("rope_parameters") or {}
+    # from there on queries would be scaled by their position (Llama 4)
+    scaled_from = rope.get("original_max_position_embeddings") if rope.get("llama_4_scaling_beta") else None
+    return replace(shape, causal_context=True, max_length=min(shape.max_length, scaled_from or shape.max_length))
+
+
+def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """RoPE's base and scaling, from either place that transformers writes them to; ValueError for what is not there."""
     rope = {key: config[key] for key in ("rope_scaling", "rope_parameters") if config.get(key)}
     settings = next(iter(rope.values()), {})
-    if (settings.get("rope_type") or settings.get("type") or "default") != "default":
-        _check(rope, dict.fromkeys(rope))
-    return settings.get("rope_theta") or config["rope_theta"]
+    kind = settings.get("rope_type") or settings.get("type") or "default"
+    theta, scaling = settings.get("rope_theta") or config["rope_theta"], None
+    if kind != "default":
+        if kind not in SCALED or any(key not in settings for key in SCALED[kind]):
+            _check(rope, dict.fromkeys(rope))
+        scaling = {key: value for key, value in settings.items() if key not in ("type", "rope_theta")}
+        scaling["rope_type"] = kind
+    return {"rope_theta": theta, "rope_scaling": scaling}
 
 
 _LLADA = (
@@ -231,6 +246,12 @@ _LLADA2 = (
     ("model.layers.*.attention.key_layernorm", "blocks.*.attn.k_norm"),
     *_EXPERTS,
 )
+_NEMOTRON = (
+    ("encoder.embed_tokens", "embed"),
+    ("encoder.norm", "norm"),
+    ("diffusion_head", "head"),
+    *((theirs.replace("model.", "encoder."), ours) for theirs, ours in _QWEN[3:]),
+)
 _LLADA_MOE = (("model.layers.*.shared_expert", "blocks.*.experts.shared"), *_EXPERTS)
 
 FAMILIES = {
@@ -240,6 +261,7 @@ FAMILIES = {
     "a2d-qwen2": Family(partial(_qwen_shape, qkv_bias=True), _QWEN, own_ids=True),
     "a2d-qwen3": Family(partial(_qwen_shape, qk_norm=True), _QWEN, own_ids=True),
     "a2d-llama": Family(_qwen_shape, _QWEN, own_ids=True),
+    "nemotron_labs_diffusion": Family(_nemotron_shape, _NEMOTRON),
     "lladamoe": Family(_llada_moe_shape, _LLADA_MOE, mixes=True, own_ids=True),
     "llada2_moe": Family(_llada2_shape, _LLADA2, mixes=True, own_ids=True),
     "sdar": Family(partial(_qwen_shape, qk_norm=True, block_length=4, blocks_from="row"), _QWEN, own_ids=True),

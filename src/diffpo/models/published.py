@@ -55,6 +55,16 @@ _LLADA2_MINI = _like_qwen("llada2_moe", 2048, 5120, 20, 16, 4, 32768, head_dim=1
     "routed_scaling_factor": 2.5,
 }
 _BLOCKS_OF_32 = {"block_size": 32}
+_NEMOTRON = _BLOCKS_OF_32 | {
+    "vocab_size": 131072,
+    "head_dim": 128,
+    "rms_norm_eps": 1e-5,
+    "mask_token_id": 100,
+    "eos_token_id": 11,
+}
+_NEMOTRON_3B = _like_qwen("nemotron_labs_diffusion", 3072, 9216, 26, 32, 8, 16384, **_NEMOTRON)
+_NEMOTRON_8B = _like_qwen("nemotron_labs_diffusion", 4096, 14336, 34, 32, 8, 16384, **_NEMOTRON)
+_NEMOTRON_14B = _like_qwen("nemotron_labs_diffusion", 5120, 16384, 40, 32, 8, 16384, **_NEMOTRON)
 PUBLISHED = {
     "GSAI-ML/LLaDA-8B-Base": _LLADA_8B,
     "GSAI-ML/LLaDA-8B-Instruct": _LLADA_8B,
@@ -76,6 +86,12 @@ PUBLISHED = {
     "JetLM/SDAR-8B-Chat": _SDAR_8B,
     "Gen-Verse/TraDo-4B-Instruct": _SDAR_4B,
     "Gen-Verse/TraDo-8B-Instruct": _SDAR_8B,
+    "nvidia/Nemotron-Labs-Diffusion-3B": _NEMOTRON_3B,
+    "nvidia/Nemotron-Labs-Diffusion-3B-Base": _NEMOTRON_3B,
+    "nvidia/Nemotron-Labs-Diffusion-8B": _NEMOTRON_8B,
+    "nvidia/Nemotron-Labs-Diffusion-8B-Base": _NEMOTRON_8B,
+    "nvidia/Nemotron-Labs-Diffusion-14B": _NEMOTRON_14B,
+    "nvidia/Nemotron-Labs-Diffusion-14B-Base": _NEMOTRON_14B,
 }
 """What the config.json of well-known hub models says of their shape, for estimates before anything is downloaded."""
 

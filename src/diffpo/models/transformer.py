@@ -1,16 +1,16 @@
 """One transformer for every family: RMSNorm, half-split RoPE, grouped-query attention, SwiGLU.
 
 Options of a family: queries, keys and values with biases, or from one product; their norm by heads; a size of heads of
-its own; RoPE on a share of each; a mixture of experts for SwiGLU; a tied head; attention to the whole row or block by
-block.
+its own; RoPE on a share of each, or stretched; a mixture of experts for SwiGLU; a tied head; attention to the whole row
+or block by block, with a context that is causal or not.
 
 Rows of any length are packed end to end without padding, N tokens in all: `diffpo.models.attention` says who sees whom.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -22,6 +22,7 @@ from diffpo.config import ModelConfig
 from diffpo.models.attention import LayerCache, Packing, attend
 from diffpo.models.experts import Experts, ExpertsConfig, SwiGLU
 from diffpo.models.pointwise import EAGER, compiled
+from diffpo.models.rotary import rotation_table
 from diffpo.types import Blocks
 
 Rotation = tuple[Tensor, Tensor]
@@ -40,6 +41,8 @@ class TransformerConfig:
     mlp_size: int
     max_length: int = 4096
     rope_theta: float = 500_000.0
+    rope_scaling: Mapping[str, Any] | None = field(default=None, hash=False)
+    """How positions are stretched, as config.json says it (`diffpo.models.rotary`)."""
     norm_eps: float = 1e-5
     qkv_bias: bool = False
     head_dim: int | None = None
@@ -64,6 +67,8 @@ class TransformerConfig:
     A request may have blocks of another length."""
     blocks_from: Literal["canvas", "row"] = "canvas"
     """Where blocks are counted from: bd3lm's where the canvas begins, SDAR's where the row does."""
+    causal_context: bool = False
+    """Tokens of the prompt and of finished blocks see themselves and those before (Nemotron-Labs-Diffusion)."""
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "mlp_size", "max_length")
@@ -150,12 +155,6 @@ class Attention(nn.Module):
         return (part.unflatten(-1, (-1, self.head_size)) for part in (q, k, v))
 
 
-def rotation_table(length: int, size: int, theta: float) -> Tensor:
-    """Angles of RoPE (arXiv 2104.09864) for `size` dimensions of a head, [length, size / 2], fp32."""
-    frequencies = theta ** (-torch.arange(0, size, 2, dtype=torch.float32) / size)
-    return torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
-
-
 class RMSNorm(nn.Module):
     """x / rms(x) * weight, normalised in fp32."""
 
@@ -231,6 +230,7 @@ class Transformer(nn.Module):
             TiedHead(self.embed) if config.tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         )
         self.angles: Tensor
+        self.rotary_gain = 1.0
         self.gradient_checkpointing = False
         """Keep each block's input alone for the backward pass and compute the block again: less memory, more time."""
         self.compute_dtype: torch.dtype | None = None
@@ -260,7 +260,7 @@ class Transformer(nn.Module):
                 "or gen_length"
             )
         angles = self.angles[packing.positions][:, None]
-        rotation = angles.cos(), angles.sin()
+        rotation = angles.cos() * self.rotary_gain, angles.sin() * self.rotary_gain
         x = self.embed(ids)
         if self.places is not None:
             x = x + self.places(packing.positions)
@@ -289,8 +289,9 @@ class Transformer(nn.Module):
 
     def initialize_buffers(self, device: torch.device | None = None) -> None:
         """Compute what no checkpoint holds: the angles of RoPE."""
-        table = rotation_table(self.config.max_length, self.config.rotary_size, self.config.rope_theta)
-        self.angles = table.to(device)
+        shape = self.config
+        table, gain = rotation_table(shape.max_length, shape.rotary_size, shape.rope_theta, shape.rope_scaling)
+        self.angles, self.rotary_gain = table.to(device), gain
 
     def initialize(self, generator: torch.Generator) -> None:
         """Draw fresh weights: normal with standard deviation 0.02, residual outputs scaled down by depth."""

@@ -58,7 +58,7 @@ class KeyValues:
         block_call, window_start, block_start, block_end = torch.stack(columns)[:, at].cpu()
         due = (roster.refresh_every > 0) & (roster.age + 1 >= roster.refresh_every)
         roster.age = torch.where((block_call == 0) | due | ~roster.kept, 0, roster.age + 1)
-        span, shift = Span.whole(roster, policy), policy.denoiser.config.shift
+        span, shift = Span.whole(roster, policy, block_start), policy.denoiser.config.shift
         if policy.denoiser.config.block_length is not None:
             span = _from_block(roster, span, shift, block_start, block_end)
         else:
@@ -116,11 +116,11 @@ def _from_block(roster: Roster, whole: Span, shift: int, block_start: Tensor, bl
     stored = torch.where(roster.age == 0, roster.block_length, 0)
     first = torch.where(roster.kept, start - stored - shift, 0).clamp_min(0)
     end = roster.prompt_length + block_end
-    return Span(
-        torch.where(cached, first, whole.first),
-        torch.where(cached, end - first, whole.computed),
-        torch.where(cached, end, whole.keys),
-        torch.where(cached, first < start, whole.masked),
+    return whole._replace(
+        first=torch.where(cached, first, whole.first),
+        computed=torch.where(cached, end - first, whole.computed),
+        keys=torch.where(cached, end, whole.keys),
+        masked=torch.where(cached, first < start, whole.masked),
     )
 
 

@@ -9,8 +9,9 @@ A step admits waiting requests to free slots, makes one denoiser call for all ro
 positions of each row's active block, commits those that the row's sampler chooses, and lets go of rows that have ended.
 
 A row's completion is a function of its request alone: rows never see each other or padding, and every random number is
-keyed by (request key, call, position). On a GPU the host runs ahead and never waits within a step (but where a cache
-is refreshed): it reads a call late what the call did, and the call that an ended row makes in vain changes nothing.
+keyed by (request key, call, position). On a GPU the host runs ahead and never waits within a step (but once with a
+cache or a causal context): it reads a call late what the call did, and the call that an ended row makes in vain changes
+nothing.
 """
 
 from __future__ import annotations
@@ -248,8 +249,10 @@ class Engine:
     def _lay_out(self) -> Layout:
         if self._caches:
             return self._caches.lay_out(self.policy, self._roster, self._slots, self._at)
-        if self._layout is None:
-            self._layout = lay_out(self._roster, self._slots, Span.whole(self._roster, self.policy))
+        causal = self.policy.denoiser.config.causal_context
+        if self._layout is None or causal:
+            block_start = self._slots.block_start[self._at].cpu() if causal else None
+            self._layout = lay_out(self._roster, self._slots, Span.whole(self._roster, self.policy, block_start))
         return self._layout
 
     def _denoise(self, layout: Layout) -> Tensor:

@@ -23,17 +23,24 @@ class Span(NamedTuple):
     computed: Tensor  # tokens that do
     keys: Tensor  # tokens, from the start of the row, that they see
     masked: Tensor  # bool: though some of them do not see all of those
+    context: Tensor  # tokens before the active block, if they see causally; else 0
 
     @classmethod
-    def whole(cls, roster: Roster, policy: Policy) -> Span:
-        """Everything."""
-        masked = torch.full_like(roster.fresh, policy.denoiser.config.block_length is not None)
-        return cls(torch.zeros_like(roster.length), roster.length, roster.length, masked)
+    def whole(cls, roster: Roster, policy: Policy, block_start: Tensor | None = None) -> Span:
+        """Everything. Where the context is causal it must be known where on their canvases active blocks begin, [R]."""
+        config, zeros = policy.denoiser.config, torch.zeros_like(roster.length)
+        masked, context = torch.full_like(roster.fresh, config.block_length is not None), zeros
+        if config.causal_context:
+            assert block_start is not None
+            context = roster.prompt_length + block_start
+        return cls(zeros, roster.length, roster.length, masked, context)
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """A packed call of the R rows in B slots; the same for every call until rows come or go, or there are caches.
+    """A packed call of the R rows in B slots.
+
+    It is the same for every call until rows come or go, unless there are caches or a causal context.
 
     S sequences are denoised: rows of one group that make their first call are one. M tokens go through the denoiser,
     all but those whose keys and values are cached. Q hidden states come back: of each row's window, or of all its
@@ -82,7 +89,7 @@ def lay_out(roster: Roster, slots: Slots, span: Span, store: Tensor | None = Non
     positions = token - base[of_token]
     in_canvas = positions - prompt_length[of_token]
     in_slot = torch.where(in_canvas < 0, positions, slots.prompt_width + in_canvas)
-    row = (roster.prompt_length, roster.block_length, roster.block_offset)
+    row = (roster.prompt_length, roster.block_length, roster.block_offset, span.context)
     by_slot = torch.zeros(2, len(slots), dtype=torch.int64)
     by_slot[:, roster.slot] = torch.stack([first_query[place], asks_all.long()])
     kept, kept_at = _kept(roster, span, base[place], store)

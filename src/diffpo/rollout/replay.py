@@ -58,7 +58,7 @@ def replay(policy: Policy, batch: Batch, calls: Tensor, config: RolloutConfig) -
     slots = _before(policy, batch, calls, requests, [kind.rule for kind in kinds])
     roster = Roster.of(policy, range(len(calls)), range(len(calls)), requests, 0)
     roster.fresh.fill_(False)  # rows of a prompt stand at calls of their own
-    layout = lay_out(roster, slots, Span.whole(roster, policy))
+    layout = lay_out(roster, slots, Span.whole(roster, policy, slots.block_start.cpu()))
     commit(policy, slots, layout, denoise(policy, slots, layout), Mix.of(kinds, rules))
     if slots.broken.any():
         raise not_finite(policy)
