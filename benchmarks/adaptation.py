@@ -36,6 +36,7 @@ from diffpo.training.sft import fine_tune
 PARENT_STEPS, STEPS, BATCH, HELD_OUT = 600, 150, 32, 256
 VARIANTS = {
     "blocks of 4": {"blocks": (4,)},
+    "blocks of 4, causal context": {"blocks": (4,), "causal": True},
     "growing, 1 2 4": {"blocks": (1, 2, 4)},
     "blocks of 4, no shift": {"blocks": (4,), "shift": False},
     "full mask": {"full": True},
@@ -120,6 +121,7 @@ def run(folder: Path, seed: int) -> None:
             config = json.loads((start / "config.json").read_text())
             config |= {"right_shift_logits": settings.get("shift", True)}
             config |= {"block_size": None} if settings.get("full") else {}
+            config |= {"causal_context": True} if settings.get("causal") else {}
             (start / "config.json").write_text(json.dumps(config))
         learn(start, base / name, seed + 1000, STEPS, files, settings.get("blocks", ()))
 

@@ -125,6 +125,7 @@ def _qwen_shape(
         shift=int(config.get("right_shift_logits", shift)),
         block_length=config.get("block_size") or block_length,
         blocks_from=blocks_from,
+        causal_context=bool(config.get("causal_context")),
     )
 
 
