@@ -276,6 +276,7 @@ def test_a_config_that_lacks_a_key_is_an_error_that_names_it(key: str, tmp_path:
         ("llada", "rms_norm_eps", "1e-5", "norm_eps must be a number > 0"),
         ("dream", "num_key_value_heads", None, "num_kv_heads must be"),
         ("sdar", "block_size", -4, "block_length must be a whole number > 0, got -4"),
+        ("a2d-qwen3", "causal_context", True, "causal_context is a model's that has blocks: give block_size"),
     ],
 )
 def test_a_size_that_is_none_is_an_error_that_names_it(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -26,10 +27,14 @@ def rotation_table(
     """
     frequencies, gain = theta ** (-torch.arange(0, size, 2, dtype=torch.float32) / size), 1.0
     if scaling:
-        from transformers import LlamaConfig  # seconds to import, for few models
-        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # seconds to import, for few models
 
-        rope = {**scaling, "rope_theta": theta}
-        config = LlamaConfig(hidden_size=size, num_attention_heads=1, head_dim=size, rope_parameters=rope)
+        config: Any = SimpleNamespace(  # what is read of a config, without a real one's opinions on published numbers
+            head_dim=size,
+            hidden_size=size,
+            num_attention_heads=1,
+            rope_parameters={**scaling, "rope_theta": theta},
+            standardize_rope_params=lambda: None,
+        )
         frequencies, gain = ROPE_INIT_FUNCTIONS[scaling["rope_type"]](config, device=torch.device("cpu"))
     return torch.outer(torch.arange(length, dtype=torch.float32), frequencies), gain

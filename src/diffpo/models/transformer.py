@@ -79,6 +79,8 @@ class TransformerConfig:
                 none = name == "num_layers" and value == 0  # a plan measures what lies around the blocks
                 if not isinstance(value, kinds) or (value <= 0 and not none):
                     raise ValueError(f"{name} must be a{' whole' if kinds is int else ''} number > 0, got {value!r}")
+        if self.causal_context and self.block_length is None:
+            raise ValueError("causal_context is a model's that has blocks: give block_size")
 
     @classmethod
     def tiny(cls, vocab_size: int, config: ModelConfig) -> TransformerConfig:
