@@ -115,14 +115,19 @@ def test_sigterm_between_two_updates_saves_the_rollouts_in_hand(
     assert newest is not None
     assert newest.name == f"step_{(stop_after - 1) // 2:06d}_iteration_{(stop_after - 1) % 2 + 1:02d}"
     saved = json.loads((newest / "state.json").read_text())
+    assert saved["seconds"] >= sum(saved["phases"].values()) > 0
     saved["seconds"] += 1000  # what the step had taken before counts
     (newest / "state.json").write_text(json.dumps(saved))
     manifest = json.loads((newest / "manifest.json").read_text()) | {"state.json": digest_of(newest / "state.json")}
     (newest / "manifest.json").write_text(json.dumps(manifest))
     train(config, resume=True, quiet=True)
     assert_same_run(config.output, straight.output)
-    seconds = [step["time/step_seconds"] for step in read_metrics(Path(config.output) / "metrics.jsonl")]
+    steps = read_metrics(Path(config.output) / "metrics.jsonl")
+    seconds = [step["time/step_seconds"] for step in steps]
     assert [value > 1000 for value in seconds] == [step == saved["step"] for step in range(len(seconds))]
+    for step in steps:  # those of before it was saved included
+        phases = [step[f"time/{phase}_seconds"] for phase in ("rollouts", "scoring", "updates")]
+        assert min(phases) > 0 and sum(phases) <= step["time/step_seconds"]
 
 
 def test_damaged_checkpoints_are_passed_over_with_a_line(

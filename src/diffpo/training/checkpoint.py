@@ -33,6 +33,7 @@ from diffpo.files.places import digest_of, list_checkpoints
 from diffpo.files.recipe import to_json
 from diffpo.models.saving import save_file
 from diffpo.processes.world import World
+from diffpo.training.clock import REST
 from diffpo.training.state import Experience, Rollouts, TrainState, learning_parameters
 from diffpo.types import Batch
 
@@ -73,7 +74,8 @@ def _write(
     (draft / "config.json").write_text(to_json(config) + "\n")
     save_file(dict(moments), draft / "optimizer.safetensors")
     record: dict[str, Any] = {name: getattr(state, name) for name in COUNTS}
-    record |= {"seconds": state.seconds, "ahead": {}}
+    phases = {phase: seconds for phase, seconds in state.seconds.items() if phase != REST}
+    record |= {"seconds": sum(state.seconds.values()), "phases": phases, "ahead": {}}
     if state.experience:
         tensors, plain = _flatten_experience(state.experience)
         save_file(tensors, draft / "experience.safetensors")
@@ -105,7 +107,8 @@ def load_checkpoint(folder: Path, state: TrainState, world: World) -> None:
     record = json.loads((folder / "state.json").read_text())
     for name in COUNTS:
         setattr(state, name, record[name])
-    state.seconds = record.get("seconds", 0.0)  # earlier versions did not say
+    phases = record.get("phases", {})  # earlier versions did not say, nor how long in all
+    state.seconds = {**phases, REST: record.get("seconds", 0.0) - sum(phases.values())}
     if "experience" in record:
         tensors = load_file(folder / "experience.safetensors", str(world.device))
         state.experience = _restore_experience(tensors, record["experience"])

@@ -21,6 +21,7 @@ from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 from diffpo.tasks.chat import check_fit
 from diffpo.training.banner import check_named, open_own, open_task
+from diffpo.training.clock import REST
 from diffpo.training.collect import (
     Collector,
     InProcess,
@@ -83,14 +84,15 @@ def train(
         policy.eval = anchored_rules(config.eval)
         for step in range(state.step, config.steps):
             if state.experience is None:
-                run.progress.phase("rollouts")
+                run.phase("rollouts")
                 with run.kept():
                     state.experience = gather(state, task, config, world, run.log_rollouts, collector)
             experience = state.experience
             while state.iteration < config.objective.num_iterations:
-                run.progress.phase(f"update {state.iteration + 1}/{config.objective.num_iterations}")
+                run.phase("updates", f"update {state.iteration + 1}/{config.objective.num_iterations}")
                 run.count_skipped(update(state, config, world))
                 run.stop_if_asked()
+            run.clock.enter(REST)
             with run.kept():
                 evaluation = evaluate_if_due(state, task, config, world)
             state.end_step()

@@ -38,6 +38,7 @@ def summarize(groups: Sequence[RolloutGroup]) -> Metrics:
         "nfe": fmean(completion.nfe for completion in completions),
         "tokens_per_nfe": fmean(completion.length / completion.nfe for completion in completions),
         "completions/mean_length": fmean(completion.length for completion in completions),
+        "completions/full": fmean(completion.length == len(completion.tokens) for completion in completions),
         "entropy": fmean(entropy for c in completions for entropy in c.entropies[: c.length].tolist()),
     }
     for name in dict.fromkeys(name for rollout in rollouts for name in rollout.verdict.parts):

@@ -6,7 +6,6 @@ import json
 import secrets
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -27,6 +26,7 @@ from diffpo.rollout.judging import VerifierError
 from diffpo.rollout.log import RolloutLog, extremes
 from diffpo.training.banner import banner
 from diffpo.training.checkpoint import load_checkpoint, save_checkpoint
+from diffpo.training.clock import REST, Clock
 from diffpo.training.metrics import Metrics, MetricsLog, alarms, doubts
 from diffpo.training.resume import changed, check_same, digests, moved
 from diffpo.training.sharding import shard
@@ -119,14 +119,14 @@ class Run:
             load_checkpoint(self.found, self.state, self.world)
         if self.state.step > self.config.steps:
             raise ValueError(f"steps = {self.config.steps}, but the run has made {self.state.step}: ask for more")
-        quiet, spent = self.quiet or not self.world.is_main, self.state.seconds
+        quiet, spent = self.quiet or not self.world.is_main, sum(self.state.seconds.values())
         self.progress = Progress(
             self.title, self.config.steps, quiet, self.state.step, self.config.log_every, spent=spent
         )
         self.world.on_main(self._open)
         self._watch_signals()
         self.stack.enter_context(self.progress)
-        self.started, self.first = time.perf_counter() - spent, self.state.step
+        self.clock, self.first = Clock(self.state.seconds), self.state.step
         return self.state
 
     def _open(self) -> None:
@@ -172,6 +172,11 @@ class Run:
             self.stop_asked = True
             self.progress.note(f"{signal.Signals(number).name}: saving after this update")
 
+    def phase(self, phase: str, said: str = "") -> None:
+        """What the step is at, for the clock and, as it is `said`, for the progress line."""
+        self.clock.enter(phase)
+        self.progress.phase(said or phase)
+
     def stop_if_asked(self) -> None:
         """End the run where it stands, between two updates, with the rollouts in hand on disk.
 
@@ -184,7 +189,7 @@ class Run:
     def save(self) -> Path:
         """Write a checkpoint; all ranks call it."""
         self.before_save()
-        self.state.seconds = time.perf_counter() - self.started
+        self.state.seconds = self.clock.read()
         if self.world.is_main:
             self._claim_folder()
         return save_checkpoint(self.checkpoints, self.state, self.config, self.config.keep_checkpoints, self.world)
@@ -230,7 +235,7 @@ class Run:
         """Keep the rollouts of a step, and show its best and worst completion where that is due."""
         config = self.config
         assert isinstance(config, TrainConfig)
-        self.progress.phase("old log-probs")
+        self.phase("scoring", "old log-probs")
         if not self.world.is_main:
             return
         if step == self.first:
@@ -249,9 +254,13 @@ class Run:
         """Write a step's metrics to metrics.jsonl and the trackers, show the main ones, say which alarms ring."""
         if not self.world.is_main:
             return
-        now = time.perf_counter()
-        metrics = metrics | {"time/step_seconds": now - self.started}
-        self.started = now
+        spent = self.clock.read()
+        self.clock.restart()
+        metrics = metrics | {"time/step_seconds": sum(spent.values())}
+        metrics |= {f"time/{phase}_seconds": seconds for phase, seconds in spent.items() if phase != REST}
+        if self.world.device.type == "cuda":
+            metrics["memory/peak_gib"] = torch.cuda.max_memory_allocated(self.world.device) / 2**30
+            torch.cuda.reset_peak_memory_stats(self.world.device)
         self._claim_folder()
         self.metrics.write(step, metrics)
         for tracker in self.trackers:

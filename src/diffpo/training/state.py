@@ -138,8 +138,8 @@ class TrainState:
     """Rollouts of this step and of later ones, by step, in hand before they are trained on; None: they are begun."""
     forwards: int = 0
     """Rows sent through the denoiser so far, those of the step under way included."""
-    seconds: float = 0.0
-    """What the step under way had taken when it was saved."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What the step under way had taken when it was saved, by phase (`diffpo.training.clock`)."""
 
     @classmethod
     def begin(cls, policy: Policy, config: TrainConfig) -> TrainState:
