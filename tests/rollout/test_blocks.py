@@ -15,7 +15,7 @@ from rollout.test_engine import PROMPTS, assert_same
 from diffpo.functional.latents import draw_batch_cuts
 from diffpo.models.likelihood import surrogate_logprobs
 from diffpo.models.policy import Policy
-from diffpo.rollout.engine import Engine, Finished, generate
+from diffpo.rollout.engine import Committed, Engine, Finished, generate
 from diffpo.types import Completion, Request
 
 SHAPES = (
@@ -192,3 +192,15 @@ def test_what_a_cache_is_for_is_one_line() -> None:
         generate(tiny_policy(block_length=4), [request(cache="prefix")])
     with pytest.raises(ValueError, match="choose among none, exact"):
         generate(tiny_policy(), [request(cache="all")])
+
+
+def test_a_canvas_below_a_block_is_not_left() -> None:
+    """The engine's canvases are as wide as the widest that was there; a row commits positions of its own alone."""
+    policy = tiny_policy(3, block_length=4, blocks_from="row")
+    engine = Engine(policy, num_slots=2, stream=True)
+    for key, length in enumerate((8, 1, 3, 2)):
+        ticket, told = engine.submit(request("01", key, gen_length=length, block_length=4)), list[int]()
+        for event in engine.run():
+            if isinstance(event, Committed):
+                told += event.positions.tolist()
+        assert sorted(told) == list(range(length)), ticket

@@ -21,7 +21,7 @@ from training.test_distributed import assert_same
 from training.test_loop import assert_same_run
 from training.troubled import Troubled
 
-from diffpo.config import LoadConfig, LoraConfig, RolloutConfig, TaskConfig, TrainConfig
+from diffpo.config import CollectConfig, LoadConfig, LoraConfig, RolloutConfig, TaskConfig, TrainConfig
 from diffpo.files.places import latest_checkpoint
 from diffpo.files.recipe import to_json
 from diffpo.processes.world import World, buckets
@@ -223,6 +223,17 @@ def test_without_ray_a_line_says_what_to_install(short_run: TrainConfig, monkeyp
     monkeypatch.delitem(sys.modules, "diffpo.training.ray_workers")
     with pytest.raises(ValueError, match=r"rollout\.workers: .*ray.*: pip install 'diffpo\[ray\]'"):
         train(on_workers(short_run, 1), quiet=True)
+
+
+@pytest.mark.parametrize("address", ["", "10.0.0.1:6379"])
+def test_a_ray_that_does_not_start_is_a_line(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nMore.")
+
+    monkeypatch.setattr(ray, "init", init)
+    named = f"rollout.address = {address}" if address else "rollout.workers"
+    with pytest.raises(ValueError, match=f"{named}: Ray does not start: The current node timed out .* again"):
+        ray_workers._join(CollectConfig(workers=1, address=address), World(), 0.0)
 
 
 def test_weights_travel_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

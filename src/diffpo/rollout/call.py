@@ -194,8 +194,9 @@ def _write(
     """Put what was chosen in the windows, [B, K] each, onto the canvases."""
     # by looking back from the canvas, so that nothing is written twice
     place = torch.arange(slots.canvas.shape[1], device=chosen.device) - slots.window_start[:, None]
-    inside = (place >= 0) & (place < slots.block_length[:, None])
-    place = place.clamp(0, chosen.shape[1] - 1)
+    widest = chosen.shape[1]  # less than a block where all canvases are
+    inside = (place >= 0) & (place < slots.block_length[:, None].clamp_max(widest))
+    place = place.clamp(0, widest - 1)
     chosen = chosen.gather(1, place) & inside
     slots.canvas.copy_(torch.where(chosen, tokens.gather(1, place), slots.canvas))
     slots.committed_at = torch.where(chosen, slots.nfe[:, None], slots.committed_at)

@@ -272,6 +272,12 @@ def _join(rollout: CollectConfig, world: World, gpus: float) -> None:
                 f"rollout.address = {rollout.address}: no Ray cluster answers there: start one (docs/distributed.md), "
                 "or leave it out for one of this machine alone"
             ) from None
+        except Exception as error:  # Ray has no narrower kind for one that does not come up in its 30 seconds
+            where = f"rollout.address = {rollout.address}" if rollout.address else "rollout.workers"
+            said = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"{where}: Ray does not start: {said} (a busy machine is slow to: run the command again when it is not)"
+            ) from error
     if threading.current_thread() is threading.main_thread():  # Ray has taken the signal for itself
         signal.signal(signal.SIGTERM, handler)
 
