@@ -32,6 +32,7 @@ from diffpo.models.policy import Policy
 from diffpo.processes.world import World
 from diffpo.training import loop
 from diffpo.training.loop import train
+from diffpo.training.metrics import read_metrics
 from diffpo.training.sft import fine_tune
 from diffpo.training.state import TrainState
 from diffpo.training.update import prepare, update
@@ -119,6 +120,8 @@ def test_weights_after_updates_are_the_cpus(cuda: None, name: str, models: dict[
     config = SETTINGS[name](config_of(models["llada"], tmp_path / "run"))
     ours, theirs = (train(on(config, device), quiet=True) for device in ("cuda", "cpu"))
     assert_close(ours, theirs)
+    (step,) = read_metrics(Path(on(config, "cuda").output) / "metrics.jsonl")
+    assert 0 < step["memory/peak_gib"] < 1
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)

@@ -193,7 +193,7 @@ def test_what_asks_for_nothing_is_taken(live: Live) -> None:
         ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage", "mean 'include_usage'?"),
         ({"top_p": 0.9}, "top_p", "nucleus sampling"),
         ({"response_format": {"type": "json_object"}}, "response_format", "constrained decoding is not supported"),
-        ({"logprobs": 5}, "logprobs", "less than or equal to 0"),
+        ({"logprobs": 5}, "logprobs", "drawn is kept: give 0 for it"),
         ({"model": "tinny"}, "model", "did you mean 'tiny'?"),
     ],
 )

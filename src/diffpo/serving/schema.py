@@ -152,8 +152,14 @@ class CompletionRequest(Asked):
     prompt: str | list[str] | list[int] | list[list[int]]
     suffix: str | None = None
     """What follows the canvas: the model sees both sides, and fills in between."""
-    logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
+    logprobs: int | None = None
     """0: of each token that was drawn."""
+
+    @model_validator(mode="after")
+    def _drawn_alone(self) -> CompletionRequest:
+        if self.logprobs:
+            raise _wrong("logprobs", "only the log-probability of the token that was drawn is kept: give 0 for it")
+        return self
 
 
 class TokenizeRequest(Body):
