@@ -41,6 +41,10 @@ NAMES = {
     "another seed, more problems": ("80 steps of another seed", "tuned, more problems"),
     "tuned, most problems": ("the same with masks counted", ""),
     "further, most problems": ("80 steps of reinforcement", "tuned, most problems"),
+    "parent, GSM8K": ("the parent, left to right", ""),
+    "tuned, GSM8K": ("the same with masks counted", "parent, GSM8K"),
+    "further, GSM8K": ("80 steps of reinforcement", "tuned, GSM8K"),
+    "another seed, GSM8K": ("80 steps of another seed", "tuned, GSM8K"),
 }
 """Models (docs/first_model.md) and what each is compared with."""
 DRAWN = ("parent", "longer", "grown", "tuned", "further")
