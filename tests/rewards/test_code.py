@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -446,3 +449,28 @@ def test_reward_function() -> None:
     human = {"test": "def check(candidate):\n    assert candidate(1, 2) == 3\n", "entry_point": "add"}
     assert rewards(Prompt("x", "q", columns=human), *texts) == [1.0, 0.0]
     assert rewards(Prompt("x", "q", columns={"tests": None}), *texts) == [None, None]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_run_that_is_killed_leaves_no_tests_behind(tmp_path: Path) -> None:
+    """Not those that hang either: they took a core for ever."""
+
+    def left() -> list[str]:
+        found = []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):  # it has ended, or is another user's
+                if entry.name.isdigit() and os.readlink(entry / "cwd").startswith(str(tmp_path)):
+                    found.append((entry / "cmdline").read_text().replace("\0", " "))
+        return [command for command in found if "diffpo.rewards" in command]
+
+    program = f"from diffpo.rewards.code import share_passed\nshare_passed({RIGHT!r}, 'while True: assert True')"
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", program], env=environment)
+    deadline = time.monotonic() + 60
+    while len(left()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -131,6 +132,36 @@ def test_settings_edited_by_hand_are_noticed(config: TrainConfig) -> None:
     file.write_text(file.read_text().replace('"learning_rate": 0.0001', '"learning_rate": 0.01'))
     with pytest.raises(ValueError, match=r"differs from this config in optim\.learning_rate"):
         train(replace(config, optim=OptimConfig(learning_rate=0.01)), resume=True, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("run.json", '{"id": "0a', r"run\.json: not JSON"),
+        ("run.json", "[]", r"run\.json: not an object"),
+        ("metrics.jsonl", '{"loss": 1}\n', r"metrics\.jsonl, line 1: not a row of metrics, which has a step"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(config: TrainConfig, file: str, content: str, said: str) -> None:
+    train(replace(config, steps=1), quiet=True)
+    Path(config.output, file).write_text(content)
+    with pytest.raises(ValueError, match=said):
+        train(config, resume=True, quiet=True)
+
+
+def test_a_run_that_is_stopped_at_once_says_what_there_is(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "update", stop)
+        with pytest.raises(KeyboardInterrupt, match="stopped at once; there is no checkpoint yet"):
+            train(config, quiet=True)
+    train(replace(config, steps=1), quiet=True)
+    monkeypatch.setattr(loop, "update", stop)
+    with pytest.raises(KeyboardInterrupt, match="stopped at once; a resumed run goes on from the last checkpoint"):
+        train(config, resume=True, quiet=True)
 
 
 # --- what changed since ------------------------------------------------------------------------------------------

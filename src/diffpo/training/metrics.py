@@ -201,7 +201,7 @@ class MetricsLog:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        kept = [row for row in json_rows(path) if row["step"] < step]
+        kept = [row for row in read_metrics(path) if row["step"] < step]
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, step: int, metrics: Metrics) -> None:
@@ -211,4 +211,8 @@ class MetricsLog:
 
 def read_metrics(path: Path) -> list[Metrics]:
     """The steps of a metrics.jsonl. ValueError names a line that is none."""
-    return json_rows(path)
+    rows = json_rows(path)
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row.get("step"), int):
+            raise ValueError(f"{path}, line {number}: not a row of metrics, which has a step: remove that line")
+    return rows

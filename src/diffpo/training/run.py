@@ -15,8 +15,8 @@ import torch
 
 from diffpo.config import SftConfig, TrainConfig
 from diffpo.files.folder import write_folder, write_text
-from diffpo.files.places import find_run, latest_checkpoint
-from diffpo.files.recipe import to_json
+from diffpo.files.places import find_run, latest_checkpoint, list_checkpoints
+from diffpo.files.recipe import read_json, to_json
 from diffpo.models.export import save_with_card
 from diffpo.models.finite import bad_weight, not_finite
 from diffpo.models.policy import Policy
@@ -90,7 +90,7 @@ class Run:
         if path.is_file():
             if not self.resume:
                 raise ValueError(f"{self.folder} already holds a run: resume it, or choose another output")
-            record |= json.loads(file.read_text()) if file.is_file() else {}
+            record |= read_json(file) if file.is_file() else {}
             own = found or self.folder  # what was computed with: the folder's own file may have been edited
             check_same(own / "config.json", self.config, moved(record["inputs"], now))
             lines += changed(record["inputs"], now)
@@ -167,7 +167,10 @@ class Run:
     def _ask_to_stop(self, number: int, frame: object) -> None:
         # a launcher passes a signal on to processes that may have had it from the terminal already: not a second wish
         if self.stop_asked and self.world.num_ranks == 1:
-            raise KeyboardInterrupt("stopped at once; a resumed run goes on from the last checkpoint")
+            kept = "a resumed run goes on from the last checkpoint"
+            raise KeyboardInterrupt(
+                f"stopped at once; {kept if list_checkpoints(self.checkpoints) else 'there is no checkpoint yet'}"
+            )
         if not self.stop_asked:
             self.stop_asked = True
             self.progress.note(f"{signal.Signals(number).name}: saving after this update")

@@ -229,3 +229,39 @@ def test_an_interrupt_ends_the_cells_as_well(study: Study, folder: Path, tmp_pat
     os.kill(process.pid, signal.SIGINT)  # the runner alone, not its children
     assert b"KeyboardInterrupt" in process.communicate(timeout=20)[1]
     assert len(started(folder)) <= 2 and not list(folder.rglob("result.json"))
+
+
+def test_ctrl_c_in_a_terminal_is_one_wish_to_a_cell(study: Study, folder: Path, tmp_path: Path) -> None:
+    """The whole group has the signal, and the runner passes its own on: a cell that hears both stops at once."""
+    listening = """
+    import json, signal, sys, time
+    from pathlib import Path
+    folder = Path(sys.argv[1])
+    heard = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: heard.append(number))
+    (folder.parents[1] / "started.txt").touch()
+    while not heard:
+        time.sleep(0.05)
+    time.sleep(1)  # it saves
+    (folder / "heard.json").write_text(json.dumps(heard))
+    """
+    program = textwrap.dedent(f"""
+        import sys
+        from pathlib import Path
+        from diffpo.view.progress import Progress
+        from diffpo.lab.study import run
+        from diffpo.lab.study.plan import load_study
+        run.COMMAND = (sys.executable, "-c", {textwrap.dedent(listening)!r})
+        study = load_study({str(study.path)!r})
+        with Progress("test", 4, quiet=True) as progress:
+            run.Runner(study, Path({str(folder)!r}), jobs=1).run(study.base_cells(), progress)
+    """)
+    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (folder / "started.txt").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    assert b"KeyboardInterrupt" in process.communicate(timeout=20)[1]
+    (heard,) = folder.rglob("heard.json")
+    assert json.loads(heard.read_text()) == [signal.SIGTERM]

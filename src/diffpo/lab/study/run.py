@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -107,7 +108,9 @@ class Runner:
 
     def run(self, cells: Sequence[Cell], progress: Progress) -> None:
         """Run the cells that are not done, `jobs` at a time; those whose start failed are left out."""
-        with ThreadPoolExecutor(self.jobs) as pool:
+        # its threads start the cells, which inherit what they block: Ctrl-C in a terminal reaches a cell too, and with
+        # the runner's own word would be a second wish, which stops at once
+        with ThreadPoolExecutor(self.jobs, "", signal.pthread_sigmask, (signal.SIG_BLOCK, {signal.SIGINT})) as pool:
             futures = {pool.submit(self._run_cell, cell): cell for cell in cells}
             try:
                 for future in as_completed(futures):
@@ -118,9 +121,16 @@ class Runner:
                     progress.advance(failed=len(self.failed)) if self.failed else progress.advance()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                for process in list(self.processes):
-                    process.terminate()  # it saves a checkpoint and ends
+                self._stop()  # each saves a checkpoint and ends
+                try:
+                    pool.shutdown()
+                except KeyboardInterrupt:
+                    self._stop()  # at once
                 raise
+
+    def _stop(self) -> None:
+        for process in list(self.processes):
+            process.terminate()
 
     def _run_cell(self, cell: Cell) -> str:
         """Run one cell to its end, unless it is done; "" or why it failed."""
