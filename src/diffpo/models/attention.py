@@ -45,7 +45,7 @@ ALIGNED = 16
 def label(position: Tensor, prompt_length: Tensor, length: Tensor, offset: Tensor, context: Tensor) -> Tensor:
     """What `sees` goes by: of clean tokens by their position in a row, with the numbers of its `Blocks`; int64.
 
-    It is where the token's block begins, or of the first `context` tokens, which see causally, where itself stands.
+    It is where the token's block begins; of the first `context` tokens, which see causally, where the token itself is.
     Behind it stands the number of a noised copy, 1, 2, ...
     """
     block = position - torch.remainder(position - prompt_length + offset, length)

@@ -205,8 +205,8 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     if kind != "default":
         if kind not in SCALED or any(key not in settings for key in SCALED[kind]):
             _check(rope, dict.fromkeys(rope))
-        scaling = {key: value for key, value in settings.items() if key not in ("type", "rope_theta")}
-        scaling["rope_type"] = kind
+        elsewhere = ("type", "rope_theta", "partial_rotary_factor")
+        scaling = {key: value for key, value in settings.items() if key not in elsewhere} | {"rope_type": kind}
     return {"rope_theta": theta, "rope_scaling": scaling}
 
 
