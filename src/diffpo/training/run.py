@@ -21,6 +21,7 @@ from diffpo.files.recipe import to_json
 from diffpo.models.export import save_with_card
 from diffpo.models.finite import bad_weight, not_finite
 from diffpo.models.policy import Policy
+from diffpo.objective import Objective
 from diffpo.planning.changes import advise
 from diffpo.processes.world import World
 from diffpo.rollout.judging import VerifierError
@@ -230,7 +231,8 @@ class Run:
         """Keep the rollouts of a step, and show its best and worst completion where that is due."""
         config = self.config
         assert isinstance(config, TrainConfig)
-        self.progress.phase("old log-probs")
+        if config.train != "sampler" and Objective.of(config.objective).scores_ahead:
+            self.progress.phase("old log-probs")
         if not self.world.is_main:
             return
         if step == self.first:
