@@ -116,6 +116,8 @@ def test_lists_of_python_are_those_of_files() -> None:
         (lambda: SftConfig(shape=ModelConfig(num_layers="2")), "shape.num_layers must be int, got '2'"),
         (lambda: TrainConfig(train="both"), "train must be one of joint, model, sampler, got 'both'"),
         (lambda: TaskConfig(kinds=None), "task.kinds must be one of all, known, new, got None"),
+        (lambda: TaskConfig(kinds=()), "task.kinds is empty: leave it out, or name some"),
+        (lambda: TaskConfig(name="own", data="a.jsonl", test_data=""), "task.test_data is empty: leave it out"),
         (lambda: LoadConfig(block_length=-1), "load.block_length must be >= 1, got -1"),
         (lambda: OptimConfig(learning_rate="1e-4"), "optim.learning_rate must be float, got '1e-4'"),
         (lambda: OptimConfig(learning_rate=10**400), "optim.learning_rate must be float, got 1000"),
