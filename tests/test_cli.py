@@ -228,6 +228,12 @@ def test_a_recipe_of_the_other_command(line: Fail) -> None:
     assert line("sft", "llada8b_countdown_diffpo").endswith("this is for diffpo train, not for diffpo sft")
 
 
+def test_a_model_is_no_run_and_no_recipe(line: Fail, model: str) -> None:
+    policy = f"{model}/policy"
+    expected = f"{policy}/config.json is a model's, not a run's: name its run, or start from it with model = {policy}"
+    assert line("train", policy, "--resume") == line("sft", policy) == expected
+
+
 def test_unknown_flag_suggests_the_nearest(fail: Fail) -> None:
     said = words(fail("train", "--rollout.temprature", "0.5"))
     assert "Unrecognized options: --rollout.temprature" in said

@@ -13,6 +13,7 @@ import typing
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from diffpo import config as module
@@ -22,6 +23,7 @@ from diffpo.config import (
     CollectConfig,
     DemoConfig,
     EvalConfig,
+    LoadConfig,
     LoraConfig,
     ModelConfig,
     ObjectiveConfig,
@@ -109,6 +111,20 @@ def test_lists_of_python_are_those_of_files() -> None:
         (lambda: SftConfig(optim=1e-4), "optim takes OptimConfig, got 0.0001"),
         (lambda: TaskConfig(name="own", reward="rewards.py:score"), "task.reward takes a list: ['rewards.py:score']"),
         (lambda: EvalConfig(gammas=0.1), "eval.gammas takes a list: [0.1]"),
+        (lambda: TrainConfig(steps=1e3), "steps must be int, got 1000.0"),
+        (lambda: TrainConfig(steps=None), "steps must be int, got None"),  # type: ignore[arg-type]
+        (lambda: SftConfig(save_every=True), "save_every must be int, got True"),
+        (lambda: SftConfig(shape=ModelConfig(num_layers="2")), "shape.num_layers must be int, got '2'"),
+        (lambda: TrainConfig(train="both"), "train must be one of joint, model, sampler, got 'both'"),
+        (lambda: TaskConfig(kinds=None), "task.kinds must be one of all, known, new, got None"),
+        (lambda: TaskConfig(kinds=()), "task.kinds is empty: leave it out, or name some"),
+        (lambda: TaskConfig(name="own", data="a.jsonl", test_data=""), "task.test_data is empty: leave it out"),
+        (lambda: LoadConfig(block_length=-1), "load.block_length must be >= 1, got -1"),
+        (lambda: OptimConfig(learning_rate="1e-4"), "optim.learning_rate must be float, got '1e-4'"),
+        (lambda: OptimConfig(learning_rate=10**400), "optim.learning_rate must be float, got 1000"),
+        (lambda: TrainConfig(prompts_per_step=2**63), "prompts_per_step must be <= 1000000000, got 9223"),
+        (lambda: TrainConfig(output=""), "output must name a folder"),
+        (lambda: SftConfig(output=" "), "output must name a folder"),
     ],
 )
 def test_slips_of_python_are_named(make: Callable[[], object], error: str) -> None:
@@ -116,11 +132,45 @@ def test_slips_of_python_are_named(make: Callable[[], object], error: str) -> No
         make()
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    config = TrainConfig(steps=np.int64(3), optim=OptimConfig(learning_rate=np.float32(0.5)))  # type: ignore[arg-type]
+    assert (type(config.steps), type(config.optim.learning_rate)) == (int, float)
+    with pytest.raises(ValueError, match=r"steps must be int, got 3\.0"):
+        TrainConfig(steps=np.float64(3))  # type: ignore[arg-type]
+
+
+def test_values_of_python_are_those_of_files(tmp_path: Path) -> None:
+    config = TrainConfig(output=tmp_path, optim=OptimConfig(learning_rate=1))  # type: ignore[arg-type]
+    assert to_json(config) == to_json(from_dict(TrainConfig, {"output": str(tmp_path), "optim": {"learning_rate": 1}}))
+
+
+@pytest.mark.parametrize(
+    ("named", "error"),
+    [
+        ({"rank": 4}, "TrainConfig has no 'rank'; did you mean 'lora.rank'?"),
+        ({"stepz": 3}, "TrainConfig has no 'stepz'; did you mean 'steps'?"),
+    ],
+)
+def test_where_a_name_of_python_belongs(named: dict[str, int], error: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(error)):
+        TrainConfig(**named)
+    with pytest.raises(TypeError, match=re.escape(error)):
+        dataclasses.replace(TrainConfig(), **named)
+
+
 @pytest.mark.parametrize(
     ("cls", "text", "error"),
     [
         (TrainConfig, "stepz = 3", "unknown key 'stepz'; did you mean 'steps'?"),
         (TrainConfig, "[rollout]\nsamplr = 'learned'", "unknown key 'rollout.samplr'; did you mean 'sampler'?"),
+        (TrainConfig, "beta = 0.1", "unknown key 'beta'; did you mean 'objective.beta'?"),
+        (
+            TrainConfig,
+            "learning_rate = 1e-4",
+            "unknown key 'learning_rate'; did you mean 'optim.learning_rate' or 'threshold.learning_rate' or "
+            "'bernoulli.learning_rate'?",
+        ),
+        (TrainConfig, "[optim]\ngen_length = 8", "unknown key 'optim.gen_length'; did you mean 'rollout.gen_length'?"),
         (TrainConfig, "[optimizer]\nx = 1", "unknown key 'optimizer'; did you mean 'optim'?"),
         (TrainConfig, "steps = 3.5", "steps must be int, got 3.5"),
         (TrainConfig, "steps = true", "steps must be int, got True"),

@@ -376,6 +376,22 @@ e^{2}  ~  e^2
 5  ~  5:00
 5  ~  It leaves at 5 o'clock
 5 p.m.  ~  5:00 p.m.
+5 p.m.  ~  5:00
+\$5.50  ~  550 cents
+\$5.50  ~  It costs 550 cents
+550 \text{ cents}  ~  \$5.50
+50 \text{ cents}  ~  \$0.5
+[2,5)  ~  x\ge2 and x<5
+[2,5)  ~  x<5 \text{ and } x\ge 2
+[2,5)  ~  2 \le x and x < 5
+[2,5)  ~  x \geq 2 \land x < 5
+2 \le x < 5  ~  x ≥ 2 ∧ x < 5
+x<2, y>5  ~  x<2 and y>5
+\sin 20^\circ  ~  sin 20°
+\sin 20^\circ  ~  \sin(20^{\circ})
+\sin 20^\circ  ~  \sin \frac{\pi}{9}
+\frac{1}{2}\tan 20^\circ  ~  \frac{\tan(20^\circ)}{2}
+\sin^2 20^\circ  ~  \sin^{2}(20^\circ)
 """
 _DIFFERENT = r"""
 p \lor q  ~  p \land q
@@ -404,6 +420,19 @@ x \equiv 3 \pmod 7  ~  x \equiv 3 \pmod 5
 2.\overline{7}  ~  2\overline{7}
 30^\circ  ~  30 radians
 \$5  ~  It costs 5 cents
+\$5.50  ~  55 cents
+\$5.50  ~  5.50 cents
+5 \text{ days}  ~  5:00
+5 \text{ days}  ~  It leaves at 5 o'clock
+5 p.m.  ~  5:00 a.m.
+[2,5)  ~  x\ge2 or x<5
+[2,5)  ~  x>2 and x<5
+[2,5)  ~  x\ge2 and y<5
+(-\infty,2)\cup(5,\infty)  ~  x<2 and x>5
+\sin 20^\circ  ~  \sin 20
+\sin 20  ~  \sin 20^\circ
+\sin 20^\circ  ~  \sin(20)
+2\cos 40^\circ  ~  2\cos(40)
 5\text{ hours}  ~  It takes 5 minutes a day
 20^\circ\text{C}  ~  20^\circ\text{F}
 20 degrees Celsius  ~  20 degrees Fahrenheit

@@ -234,6 +234,17 @@ def test_model_mode_moves_the_denoiser_alone(config: TrainConfig) -> None:
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize("num_iterations", [1, 2])
+def test_a_phase_is_said_where_it_is(
+    config: TrainConfig, num_iterations: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With one update a batch is scored by it, not ahead of it."""
+    objective = replace(config.objective, num_iterations=num_iterations)
+    train(replace(config, steps=1, log_every=1e-9, objective=objective))
+    said = capfd.readouterr().err
+    assert f"update 1/{num_iterations}" in said and ("old log-probs" in said) == (num_iterations > 1)
+
+
 def test_the_head_waits_for_its_delay(config: TrainConfig, capfd: pytest.CaptureFixture) -> None:
     policy = train(replace(config, threshold=ThresholdConfig(delay_steps=4)))
     assert "all weights and the sampler head from step 4 on" in capfd.readouterr().err

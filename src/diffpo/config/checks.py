@@ -6,7 +6,14 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Iterable
-from typing import Any, Literal
+from functools import cache
+from numbers import Integral, Real
+from os import PathLike, fspath
+from types import UnionType
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+
+MAX_COUNT = 10**9
+"""No count is larger: what is counted would not end."""
 
 
 def suggest(wrong: str, names: Iterable[str]) -> str:
@@ -15,6 +22,23 @@ def suggest(wrong: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return hint + (f" (allowed: {', '.join(names)})" if len(names) <= 12 else "")
+
+
+def suggest_key(wrong: str, cls: type, whole: type | None = None) -> str:
+    """The same for a key that `cls` lacks: where `whole`, the config that it is a part of, has one of that name."""
+    found = _places(whole or cls, wrong)
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else suggest(wrong, hints_of(cls))
+
+
+def _places(cls: type, key: str, prefix: str = "") -> list[str]:
+    """The dotted names of the knobs called `key` in a config and its sections."""
+    found = list[str]()
+    for name, hint in hints_of(cls).items():
+        if section := section_of(hint):
+            found += _places(section, key, f"{prefix}{name}.")
+        elif name == key:
+            found.append(prefix + name)
+    return found
 
 
 def check(condition: bool, message: str) -> None:
@@ -29,6 +53,7 @@ def bound(config: Any, section: str, names: str, relation: Literal[">", ">="], l
         inside = value is None or (value > low if relation == ">" else value >= low)
         check(inside, f"{section}{name} must be {relation} {low}, got {value}")
         check(not finite or value != math.inf, f"{section}{name} must be finite, got {value}")
+        check(type(value) is not int or value <= MAX_COUNT, f"{section}{name} must be <= {MAX_COUNT}, got {value}")
 
 
 def bound_temperature(config: Any, section: str, name: str, greedy: bool = True) -> None:
@@ -40,13 +65,56 @@ def bound_temperature(config: Any, section: str, name: str, greedy: bool = True)
 
 
 def check_kinds(config: Any, section: str = "") -> None:
-    """Slips that Python lets pass: a bare value for a section or a list. Lists become tuples, as files give them."""
-    for field in dataclasses.fields(config):
-        value, name = getattr(config, field.name), section + field.name
-        if isinstance(value, list):
-            object.__setattr__(config, field.name, tuple(value))
-        elif isinstance(field.default, tuple):
-            check(isinstance(value, tuple), f"{name} takes a list: [{value!r}]")
-        elif field.default_factory is not dataclasses.MISSING:
-            kind = type(field.default_factory())
-            check(isinstance(value, kind), f"{name} takes {kind.__name__}, got {value!r}")
+    """Values are what files give: lists become tuples, whole numbers floats where those are wanted, paths text.
+
+    ValueError names a knob of another type, which Python lets pass.
+    """
+    for name, hint in hints_of(type(config)).items():
+        value, whole = getattr(config, name), section + name
+        if kind := section_of(hint):
+            check(isinstance(value, kind), f"{whole} takes {kind.__name__}, got {value!r}")
+        else:
+            listed = get_origin(hint) is not tuple or isinstance(value, list | tuple)
+            check(listed, f"{whole} takes a list: [{value!r}]")
+            object.__setattr__(config, name, convert(hint, value, whole))
+
+
+@cache
+def hints_of(cls: type) -> dict[str, Any]:
+    """The types of a config's fields."""
+    return get_type_hints(cls)
+
+
+def section_of(hint: Any) -> type | None:
+    """The config that a field of this type, or of a union with it, holds; None for a value."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return next((cast(type, kind) for kind in kinds if dataclasses.is_dataclass(kind)), None)
+
+
+def convert(hint: Any, value: Any, where: str) -> Any:
+    """`value` as type `hint`: the few types that a knob may have. ValueError names the knob, by `where`."""
+    if dataclasses.is_dataclass(hint):
+        raise ValueError(f"{where} is a table: write [{where}] with its keys below")
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        if value is None and type(None) in args:
+            return None
+        lists = [kind for kind in args if get_origin(kind) is tuple and isinstance(value, list | tuple)]
+        return convert((*lists, *args)[0], value, where)
+    if origin is tuple and isinstance(value, list | tuple):
+        if args[-1] is not Ellipsis and len(value) != len(args):
+            raise ValueError(f"{where} takes {len(args)} values, got {value!r}")
+        return tuple(convert(args[0], item, where) for item in value)
+    if origin is Literal and value in args:
+        return value
+    if hint in (int, float) and isinstance(value, Real) and type(value) is not bool:  # numpy's are numbers too
+        value = int(value) if isinstance(value, Integral) else float(value)
+    if hint is float and (isinstance(value, float) or (type(value) is int and abs(value) < 2**63)):
+        return float(value)
+    if hint is str and isinstance(value, PathLike):
+        return fspath(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    names = {Literal: f"one of {', '.join(map(str, args))}", tuple: "a list"}
+    wanted = names.get(origin) or getattr(hint, "__name__", "")
+    raise ValueError(f"{where} must be {wanted}, got {value!r}")

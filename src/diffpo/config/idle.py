@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar, cast
+
+from diffpo.config.checks import suggest_key
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -22,7 +24,12 @@ class IdleKnobs(ValueError):
 
 
 class Knobs:
-    """A config that knows which of its knobs do nothing beside the others."""
+    """A config that knows which of its knobs do nothing beside the others, and where one belongs that it lacks."""
+
+    def __new__(cls, *values: Any, **named: Any) -> Self:
+        if lacks := sorted(named.keys() - {field.name for field in fields(cast(Any, cls))}):
+            raise TypeError(f"{cls.__name__} has no {lacks[0]!r}{suggest_key(lacks[0], cls)}")
+        return super().__new__(cls)
 
     def idle(self) -> Idle:
         """Knobs that do nothing as the others stand."""

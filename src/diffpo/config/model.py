@@ -26,6 +26,10 @@ class LoadConfig:
     """Attention is block-causal, in blocks of so many tokens: for copies of bd3lm weights, whose config.json does not
     say it. None: as config.json says."""
 
+    def __post_init__(self) -> None:
+        check_kinds(self, "load.")
+        bound(self, "load.", "block_length", ">=", 1)
+
 
 @dataclass(frozen=True)
 class LoraConfig(Knobs):
@@ -57,6 +61,7 @@ class ModelConfig:
     block_length: int | None = None  # attention is block-causal, in blocks of so many tokens; None: to the whole row
 
     def __post_init__(self) -> None:
+        check_kinds(self, "shape.")
         bound(self, "shape.", "hidden_size num_layers num_heads mlp_size block_length", ">=", 1)
         even = self.hidden_size % (2 * self.num_heads) == 0
         check(even, f"shape.hidden_size must be a multiple of 2 * num_heads, got {self.hidden_size}, {self.num_heads}")

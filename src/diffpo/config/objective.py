@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from diffpo.config.checks import bound, check
+from diffpo.config.checks import bound, check, check_kinds
 from diffpo.config.idle import Idle, Knobs, refuse_idle
 from diffpo.config.specs import parse_spec
 
@@ -55,6 +55,7 @@ class ObjectiveConfig(Knobs):
     speed_gate: float = 0.5  # the speed term counts only in groups of at least this accuracy: right first, then fast
 
     def __post_init__(self) -> None:
+        check_kinds(self, "objective.")
         parse_spec(self.surrogate, SURROGATES, "objective.surrogate")
         parse_spec(self.loss, LOSSES, "objective.loss")
         bound(self, "objective.", "importance_clamp", ">=", 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from diffpo.config.checks import bound, check
+from diffpo.config.checks import bound, check, check_kinds
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class OptimConfig:
     """Compute each block a second time in the backward pass instead of keeping its activations."""
 
     def __post_init__(self) -> None:
+        check_kinds(self, "optim.")
         bound(self, "optim.", "learning_rate", ">", 0, finite=True)
         bound(self, "optim.", "max_grad_norm", ">", 0)
         bound(self, "optim.", "warmup_steps weight_decay", ">=", 0, finite=True)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from diffpo.config.checks import bound, bound_temperature, check, suggest
+from diffpo.config.checks import bound, bound_temperature, check, check_kinds, suggest
 from diffpo.config.idle import Idle, Knobs, refuse_idle
 
 SAMPLER_RULES = {
@@ -65,6 +65,7 @@ class RolloutConfig(Knobs):
     chat_template: bool = True  # put prompts into the tokenizer's chat template, where it has one
 
     def __post_init__(self) -> None:
+        check_kinds(self, "rollout.")
         parse_sampler(self.sampler, "rollout.sampler")
         bound_temperature(self, "rollout.", "temperature")
         bound_temperature(self, "rollout.", "entropy_temperature", greedy=False)
@@ -130,6 +131,7 @@ class ThresholdConfig:
     """Log-ratio up to which the head's ratio grows exponentially; beyond, along its tangent."""
 
     def __post_init__(self) -> None:
+        check_kinds(self, "threshold.")
         bound(self, "threshold.", "gamma_max sigma bound learning_rate", ">", 0, finite=True)
         bound(self, "threshold.", "epsilon max_log_ratio", ">", 0)
         bound(self, "threshold.", "delay_steps", ">=", 0)
@@ -152,6 +154,7 @@ class BernoulliConfig:
     """Log-ratio of a call up to which its ratio grows exponentially; beyond, along its tangent."""
 
     def __post_init__(self) -> None:
+        check_kinds(self, "bernoulli.")
         bound(self, "bernoulli.", "learning_rate", ">", 0, finite=True)
         bound(self, "bernoulli.", "epsilon max_log_ratio", ">", 0)
         bound(self, "bernoulli.", "delay_steps", ">=", 0)

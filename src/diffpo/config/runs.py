@@ -23,6 +23,9 @@ class TrackerConfig:
     name: str = ""  # name of the run. Empty: that of its folder
     tags: tuple[str, ...] = ()  # tags of the run in wandb
 
+    def __post_init__(self) -> None:
+        check_kinds(self, "tracker.")
+
 
 OF_THE_DENOISER = """
     lora schedule_steps
@@ -87,6 +90,7 @@ class TrainConfig(Knobs):
         if isinstance(self.rollout, RolloutConfig):  # a plain one is taken too
             object.__setattr__(self, "rollout", CollectConfig.of(self.rollout))
         check_kinds(self)
+        check(bool(self.output.strip()), "output must name a folder, got nothing; . is this one")
         bound(self, "", "steps schedule_steps prompts_per_step save_every keep_checkpoints", ">=", 1)
         bound(self, "", "num_generations", ">=", 2)
         bound(self, "", "eval_every log_rollouts show_rollouts num_threads", ">=", 0)
@@ -173,6 +177,7 @@ class SftConfig(Knobs):
 
     def __post_init__(self) -> None:
         check_kinds(self)
+        check(bool(self.output.strip()), "output must name a folder, got nothing; . is this one")
         bound(self, "", "steps schedule_steps batch_size num_examples gen_length max_length", ">=", 1)
         bound(self, "", "save_every keep_checkpoints eval_every", ">=", 1)
         bound(self, "", "num_threads", ">=", 0)
@@ -216,4 +221,6 @@ class DemoConfig:
     num_prompts: int = 512  # test prompts of the evaluations, of grids not seen in training
 
     def __post_init__(self) -> None:
+        check_kinds(self)
+        check(bool(self.output.strip()), "output must name a folder, got nothing; . is this one")
         bound(self, "", "num_threads num_prompts", ">=", 1)

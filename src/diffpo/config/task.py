@@ -52,6 +52,8 @@ class TaskConfig(Knobs):
         check(0 <= self.hard_share <= 1, f"task.hard_share must lie in [0, 1], got {self.hard_share}")
         for name, span in (("easy", self.easy), ("hard", self.hard)):
             check(span is None or 1 <= span[0] <= span[1], f"task.{name} must be a range LOW HIGH, got {span}")
+        for name in ("data", "test_data", "kinds"):
+            check(getattr(self, name) not in ("", ()), f"task.{name} is empty: leave it out, or name some")
         if not self.name and self.data and self.reward:  # rows and rewards make a task
             object.__setattr__(self, "name", "own")
         half = not self.name and (self.data or self.reward)

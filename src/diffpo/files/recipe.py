@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
-import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from diffpo.config import SftConfig, TaskConfig, TrainConfig, suggest
+from diffpo.config.checks import convert, hints_of, section_of, suggest_key
 from diffpo.config.idle import over
 from diffpo.files.places import find_run, shipped_files
 
@@ -28,6 +28,8 @@ def load_config(cls: type[C], path: str | Path) -> C:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     values = _read(path)
+    if "model_type" in values:
+        raise ValueError(f"{path} is a model's, not a run's: name its run, or start from it with model = {path.parent}")
     try:
         own = KINDS.get(cls)
         if own and (kind := kind_of(values)) not in (None, own):
@@ -53,7 +55,7 @@ KINDS: dict[type, str] = {TrainConfig: "train", SftConfig: "sft"}
 
 def kind_of(values: Mapping[str, Any]) -> str | None:
     """The one command whose settings `values` are; None if they fit both or neither."""
-    fitting = [kind for cls, kind in KINDS.items() if values.keys() <= typing.get_type_hints(cls).keys()]
+    fitting = [kind for cls, kind in KINDS.items() if values.keys() <= hints_of(cls).keys()]
     return fitting[0] if len(fitting) == 1 else None
 
 
@@ -72,50 +74,22 @@ def from_dict(cls: type[C], values: dict[str, Any], where: str = "", base: C | N
     ValueError, and so is a value that does nothing.
     """
     said = flatten(values)
-    return over(lambda base: _build(cls, values, where, base), base, said)  # pyright: ignore[reportReturnType]
+    return over(lambda base: _build(cls, values, where, base, cls), base, said)  # pyright: ignore[reportReturnType]
 
 
-def _build(cls: type[C], values: dict[str, Any], where: str, base: C | None) -> C:
-    hints = typing.get_type_hints(cls)
+def _build(cls: type[C], values: dict[str, Any], where: str, base: C | None, whole: type) -> C:
+    hints = hints_of(cls)
     arguments = {}
     for key, value in values.items():
         if key not in hints:
-            raise ValueError(f"unknown key {where + key!r}{suggest(key, hints)}")
-        section = next((kind for kind in _kinds(hints[key]) if dataclasses.is_dataclass(kind)), None)
+            raise ValueError(f"unknown key {where + key!r}{suggest_key(key, cls, whole)}")
+        section = section_of(hints[key])
         if section and isinstance(value, dict):
             base = base or cls()  # a section's defaults may be its owner's rather than its class's
-            arguments[key] = _build(typing.cast(type, section), value, f"{where}{key}.", getattr(base, key))
+            arguments[key] = _build(section, value, f"{where}{key}.", getattr(base, key), whole)
         else:
-            arguments[key] = _convert(hints[key], value, where + key)
+            arguments[key] = convert(hints[key], value, where + key)
     return dataclasses.replace(typing.cast(Any, base), **arguments) if base else cls(**arguments)
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    """A type, or those of a union."""
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    """`value` as type `hint`: the few types that a config field may have."""
-    if dataclasses.is_dataclass(hint):
-        raise ValueError(f"{where} is a table: write [{where}] with its keys below")
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        lists = [kind for kind in args if typing.get_origin(kind) is tuple and isinstance(value, list | tuple)]
-        return None if value is None else _convert((*lists, *args)[0], value, where)
-    if origin is tuple and isinstance(value, list | tuple):
-        if args[-1] is not Ellipsis and len(value) != len(args):
-            raise ValueError(f"{where} takes {len(args)} values, got {value!r}")
-        return tuple(_convert(args[0], item, where) for item in value)
-    if origin is Literal and value in args:
-        return value
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(hint, type) and type(value) is hint:
-        return value
-    names = {Literal: f"one of {', '.join(map(str, args))}", tuple: "a list"}
-    wanted = names.get(origin) or getattr(hint, "__name__", "")
-    raise ValueError(f"{where} must be {wanted}, got {value!r}")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -92,6 +92,7 @@ class Comparison(NamedTuple):
         number, plain = read_number(value), read_number(without_unit(given)[0])
         if number and not plain and (stated := stated_number(given)):
             said, other = stated
+            unit, other = unit.beside(other), other.beside(unit)
             return not unit.contradicts(other) and same_number(number, unit.scale, said, other.scale, self.question)
         letter = re.fullmatch(r"\(?([A-Z])\)?", truth.replace(TEXT, " ").strip())
         if letter and _option(given) == letter[1].lower():
@@ -131,6 +132,8 @@ class Comparison(NamedTuple):
         given, other = without_unit(self._right_side(theirs.value), reference=bool(letters(truth)))
         given = given if based(truth)[0] else re.sub(_TEN, "", given)
         number, stated = read_number(truth), read_number(given)
+        if number and stated:
+            unit, other = unit.beside(other), other.beside(unit)
         if unit.contradicts(other) or (other.scale != 1 and stated is None):
             return False
         if number is not None:

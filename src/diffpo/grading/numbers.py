@@ -13,7 +13,7 @@ _NAMES = (
     "cm centimeter centimetre; mm millimeter millimetre; m meter metre; km kilometer kilometre; in inch inche; "
     "ft foot feet; yd yard; mi mile; s sec second; min minute; h hr hour; day; wk week; month; yr year; ¢ cent; "
     "$ dollar usd; € euro eur; £ gbp; ¥ yen jpy; ₹ rupee inr rs; g gram; kg kilogram; lb pound; oz ounce; degree; "
-    "celsius; fahrenheit; am; pm; rad radian; l liter litre; ml milliliter millilitre; gal gallon"
+    "celsius; fahrenheit; am; pm; rad radian; l liter litre; sharp; ml milliliter millilitre; gal gallon"
 )
 UNITS = {name: names.split()[0] for names in _NAMES.split(";") for name in names.split()}
 UNITS |= dict.fromkeys(word_set("unit sq square cu cubic mph kph per each a of an"), "")
@@ -50,8 +50,16 @@ class Unit(NamedTuple):
     powers: tuple[tuple[str, int], ...] = ()
 
     def contradicts(self, other: Unit) -> bool:
-        """Dollars and cents, cm^2 and cm^3, miles an hour and a day; an unknown or a missing unit contradicts none."""
-        return any(mine != its for mine, its in zip(self.powers, other.powers, strict=False))
+        """Dollars and euros, cm^2 and cm^3, miles an hour and a day; an unknown or a missing unit contradicts none."""
+        return any(
+            mine != its and not (its[0] == "sharp" and mine[0] in ("am", "pm", "h"))  # 5:00
+            for mine, its in zip(self.powers, other.powers, strict=False)
+        )
+
+    def beside(self, other: Unit) -> Unit:
+        """Cents as dollars where the other ones are dollars."""
+        cents = self.powers == (("¢", 1),) and other.powers == (("$", 1),)
+        return Unit(self.scale * Fraction(1, 100), other.powers) if cents else self
 
 
 def without_unit(text: str, reference: bool = False) -> tuple[str, Unit]:

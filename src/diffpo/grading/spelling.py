@@ -39,7 +39,7 @@ _HIGH, _LOW = "[\u00b2\u00b3\u00b9\u2070-\u207f]+", "[\u2080-\u208e]+"
 _COMMANDS = _targets(
     r"\frac \dfrac \tfrac \cfrac ; \overline \bar ; \ldots \dots \cdots \dotsc ; \le \leq \leqslant <= =< "
     r"; \ge \geq \geqslant >= ; \ne \neq != ; < \lt ; > \gt ; = == \approx \simeq \thickapprox \doteq "
-    r"; , \vee \lor \wedge \land ; | \vert \lvert \rvert \Vert \lVert \rVert \| ; \{ \lbrace ; \} \rbrace ; ( \langle "
+    r"; , \vee \lor ; | \vert \lvert \rvert \Vert \lVert \rVert \| ; \{ \lbrace ; \} \rbrace ; ( \langle "
     r"; ) \rangle ; \{\} \emptyset \varnothing ; (-\infty,\infty) \R ; ^\circ \degree ; \, \quad \qquad"
 )
 _NESTED = r"\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
@@ -47,6 +47,11 @@ _FONT = rf"\\(?:math(?:bf|rm|it|sf|tt|normal)|boldsymbol|bm|underline|vec)\s*{_N
 _WORDS = r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|operatorname\*?)\s*\{([^{}]*)\}"
 _BARE = rf"{'|'.join(sorted(FUNCTIONS))}|sqrt|infty|pi|theta|alpha|beta|phi"
 _DEGREE = r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![ABDEG-Za-z]|[CF][A-Za-z]))"
+_ANGLES = "sin|cos|tan|cot|sec|csc"
+_IN_DEGREES = rf"(-?[0-9]+(?:\.[0-9]+)?)\s*{_DEGREE}"
+_TURNED = {">": "<", "<": ">", r"\ge": r"\le", r"\le": r"\ge"}
+_SIDE = r"((?:[^<>=,\\]|\\(?![lg]e(?![A-Za-z])))*)"
+_BOUND = rf"{_SIDE}([<>]|\\[lg]e(?![A-Za-z])){_SIDE}"
 _MATRIX = r"\{(?:[pbB]|small)?(?:matrix|array)\}"
 _ONE = r"(\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}|\\[A-Za-z]+|[0-9A-Za-z])"
 """One argument of a command: in braces, a command, or a single sign."""
@@ -73,6 +78,25 @@ def _in_digits(run: re.Match[str]) -> str:
 def _mixed(found: re.Match[str]) -> str:
     """Two and a half: 2 1/2."""
     return f"{found[1]} {_NUMBERS.get(found[2].lower(), 1)}/{_UNDER[found[3].lower()]}"
+
+
+def _in_radians(found: re.Match[str]) -> str:
+    r"""\sin(20^\circ): \sin(20\frac{\pi}{180})."""
+    function, power, *degrees = found.groups()
+    return rf"\{function}{power or ''}({next(filter(None, degrees))}\frac{{\pi}}{{180}})"
+
+
+def _between(found: re.Match[str]) -> str:
+    """Bounds of one letter from either side, x > 2 and x < 5: 2 < x < 5. Others stay a list."""
+    bounds: dict[bool, tuple[str, ...]] = {}
+    for left, sign, right in zip(*[map(str.strip, found.groups())] * 3, strict=True):
+        if not re.fullmatch("[A-Za-z]", left):
+            left, sign, right = right, _TURNED[sign], left
+        bounds[sign in (">", r"\ge")] = left, sign, right
+    if len(bounds) < 2 or bounds[True][0] != bounds[False][0]:
+        return found[0]
+    (name, sign, low), above = bounds[True], bounds[False]
+    return f"{low} {_TURNED[sign]} {name} {above[1]} {above[2]}"
 
 
 def _spelled(words: list[str]) -> int | None:
@@ -105,6 +129,7 @@ _RULES = [
     (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|[lL]arge)(?![A-Za-z])\.?", ""),  # sizes
     (r"\\(?:text)?color\s*\{\w*\}", ""),  # colours
     (r"\\(?:[A-Za-z]+|\|)|[<>!=]=|=<", _command),  # commands that mean the same
+    (r"\\(?:land|wedge)(?![A-Za-z])", " and "),  # of bounds; else it makes a list
     (r"\{\s*([^{}]*?)\s*\\choose\s*([^{}]*?)\s*\}", r"\\binom{\1}{\2}"),  # n over k in plain TeX
     (r"\\(sin|cos|tan)\s*\^\s*\{\s*-\s*1\s*\}", r"\\arc\1 "),  # an inverse function
     (r"\\log\s*_\s*\{?\s*e\b\s*\}?", r"\\ln "),
@@ -123,6 +148,11 @@ _RULES = [
     *[(_WORDS, rf" {TEXT}\1 "), (_FONT, r"\1")] * 2,  # fonts, which nest
     (rf"[(\s{TEXT}]*(?:\\[pb]?mod|(?<![A-Za-z])mod)[\s{TEXT}]*\{{?\s*(\w+)\s*\}}?[\s)]*", r"\\pmod{\1}"),
     (rf"(?i)^[\s{TEXT}]*all real(?: number)?s[\s.]*$", r"(-\\infty,\\infty)"),
+    (
+        rf"(?<![A-Za-z])\\?({_ANGLES})\s*(\^\s*(?:[0-9]|\{{[0-9]\}}))?\s*"
+        rf"(?:{_IN_DEGREES}|\(\s*{_IN_DEGREES}\s*\)|\{{\s*{_IN_DEGREES}\s*\}})",
+        _in_radians,  # \sin 20^\circ is not \sin 20
+    ),
     (rf"^([^\\]*[0-9])\s*{_DEGREE}\s*$", rf"\1 {TEXT}degrees"),  # 30 degrees are not 30 radians
     (rf"^([^\\]*[0-9])\s*{_DEGREE}[\s{TEXT}]*C[\s.]*$", rf"\1 {TEXT}degrees celsius"),
     (rf"^([^\\]*[0-9])\s*{_DEGREE}[\s{TEXT}]*F[\s.]*$", rf"\1 {TEXT}degrees fahrenheit"),
@@ -134,6 +164,7 @@ _RULES = [
     (r"(?<=[\])])\s*U\s*(?=[\[(])", r"\\cup "),  # a union that is typed
     (r"(?i)(?<![A-Za-z])(hundred|thousand)\s+and\s+(?=[a-z])", r"\1 "),  # one hundred and five
     (rf"(?i)\b([0-9]+|{_ANY})\s+and\s+(a|one|two|three)[\s-]+({'|'.join(_UNDER)})s?\b", _mixed),  # two and a half
+    (rf"^{_BOUND}\s{TEXT}?\s*and\s{_BOUND}$", _between),  # x > 2 and x < 5
     (rf"(?<![A-Za-z\\{{]){TEXT}?\s*(?:or|and)(?![A-Za-z}}])", " , "),  # "3 and 5"
     (r",(?:\s*,)+", ","),  # "3, 5, and 7"
     (rf"^[\s{TEXT}]*(?i:(?:the )?(?:final )?answer(?: is\b|\s*[:=]))[\s:={TEXT}]*", ""),  # the answer is

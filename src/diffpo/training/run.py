@@ -20,6 +20,7 @@ from diffpo.files.recipe import read_json, to_json
 from diffpo.models.export import save_with_card
 from diffpo.models.finite import bad_weight, not_finite
 from diffpo.models.policy import Policy
+from diffpo.objective import Objective
 from diffpo.planning.changes import advise
 from diffpo.processes.world import World
 from diffpo.rollout.judging import VerifierError
@@ -238,7 +239,9 @@ class Run:
         """Keep the rollouts of a step, and show its best and worst completion where that is due."""
         config = self.config
         assert isinstance(config, TrainConfig)
-        self.phase("scoring", "old log-probs")
+        self.clock.enter("scoring")
+        if config.train != "sampler" and (Objective.of(config.objective).scores_ahead or config.objective.beta):
+            self.progress.phase("old log-probs")
         if not self.world.is_main:
             return
         if step == self.first:
