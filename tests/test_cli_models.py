@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
@@ -69,6 +70,20 @@ def test_chat(model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     figures = [index for index, line in enumerate(lines) if line.startswith("NFE ")]
     answers = ["\n".join(lines[start:end]) for start, end in zip([0, *(i + 1 for i in figures)], figures, strict=False)]
     assert len(answers) == 3 and answers[0] == answers[2]
+
+
+def test_a_chat_goes_on_after_a_line_that_is_too_long(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a terminal; a script that pipes lines in is told by the exit status."""
+    for terminal in (True, False):
+        lines = io.StringIO(f"Hello\n{'x' * 600}\n/reset\nHello\n")
+        lines.isatty = lambda terminal=terminal: terminal
+        monkeypatch.setattr("sys.stdin", lines)
+        with contextlib.nullcontext() if terminal else pytest.raises(SystemExit, match="2"):
+            main(["chat", model, "--rollout.gen-length", "8"])
+        said = capsys.readouterr()
+        assert "exceeds the model's" in said.err and said.out.count("\nNFE ") == 1 + terminal
 
 
 def test_chat_wants_a_template(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diffpo.files.folder import json_rows, owned, whole_lines, write_folder, write_text
+from diffpo.files.folder import json_rows, new_folder, owned, whole_lines, write_folder, write_text
 
 HOLD = "import sys, time; from diffpo.files.folder import owned\nwith owned(sys.argv[1]): print('mine', flush=True); {}"
 
@@ -107,3 +107,18 @@ def test_lines_are_whole(tmp_path: Path) -> None:
     for size, lines in ((0, []), (1, []), (len(content) - 1, ["é \u2028 \x85", ""])):  # the last within a character
         (tmp_path / "rows").write_bytes(content[:size])
         assert whole_lines(tmp_path / "rows") == lines
+
+
+def test_an_empty_folder_is_filled_where_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell may stand in it, a link lead to it, a disk be mounted there; a kill may have left a draft in it."""
+    (tmp_path / "disk" / ".draft" / "cut short").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    number = (tmp_path / "disk").stat().st_ino
+    monkeypatch.chdir(tmp_path / "link")
+    with pytest.raises(OSError, match="full"):
+        write_folder(new_folder("."), lambda draft: (draft / "none" / "file").touch() or None, " (full)")
+    write_folder(new_folder("."), lambda draft: (draft / "file").touch())
+    assert [path.name for path in (tmp_path / "link").iterdir()] == ["file"]
+    assert (tmp_path / "disk").stat().st_ino == number and (tmp_path / "link").is_symlink()
+    with pytest.raises(ValueError, match="no empty folder"):
+        new_folder(tmp_path / "link")

@@ -254,6 +254,27 @@ def test_a_mask_token_that_is_eos_or_does_nothing_is_refused(tmp_path: Path) -> 
     assert not (tmp_path / "child").exists()
 
 
+@pytest.mark.parametrize("word", ["a", "Ġthe", ""])
+def test_a_mask_token_that_texts_have_is_refused(word: str, tmp_path: Path) -> None:
+    """Else a prompt with the word would have masks."""
+    write_parent(tmp_path / "parent", "llama")
+    with pytest.raises(ValueError, match=f"mask_token '{word}': texts have it: name a special token"):
+        convert(tmp_path / "parent", tmp_path / "child", mask_token=word)
+
+
+def test_weights_cut_short_and_a_tokenizer_left_out_are_named(tmp_path: Path) -> None:
+    write_parent(tmp_path / "parent", "llama")
+    weights = tmp_path / "parent" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(ValueError, match=r"parent/model[.]safetensors: not a whole safetensors file"):
+        convert(tmp_path / "parent", tmp_path / "child")
+    for path in (tmp_path / "parent").glob("*token*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="parent: no tokenizer here"):
+        convert(tmp_path / "parent", tmp_path / "child")
+    assert not (tmp_path / "child").exists()
+
+
 def test_an_output_that_is_full_or_a_source_that_is_not_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,7 +100,7 @@ def test_an_export_of_adapters_is_a_peft_folder_that_names_its_base(family: str,
 
 
 @pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_weights_trained_in_fp32_go_home_in_the_dtype_of_the_base(key: str, dtype: torch.dtype, tmp_path: Path) -> None:
     """And so do the companions of the base, by way of the run's folder."""
     base = golden_checkpoint(tmp_path / "base", tokenizer=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from models.test_variants import saved_adapter, saved_base, stirred
@@ -16,6 +18,8 @@ from diffpo.models.policy import Policy, load_policy
 from diffpo.models.variants import saved_weights
 from diffpo.rollout.local import sample
 from diffpo.serving.app import create_app
+from diffpo.serving.asking import Served
+from diffpo.serving.weights import adapted
 
 CONFIG = ServeConfig(rollout=RolloutConfig(temperature=0.0, sampler="top_k:1", gen_length=8))
 WARM = {"temperature": 1, "seed": 3, "n": 4, "sampler": "top_k:2"}
@@ -62,6 +66,30 @@ def test_adapters_come_and_go_on_request(tmp_path: Path) -> None:
         assert len(live.service.scheduler._engines) == 1
     with serving(load_policy(base), CONFIG, "base") as live:
         assert "adapter_root" in live.error(**load, lora_path="mine", status=403)["message"]
+
+
+def test_of_two_clients_who_load_one_name_one_is_told_that_it_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the other's requests would be answered by an adapter that it did not load."""
+    base, root, meet = saved_base(tmp_path / "base"), tmp_path / "root", threading.Barrier(2)
+    for seed in range(2):
+        saved_adapter(base, root / str(seed), seed)
+
+    def together(*arguments: Any) -> Served:
+        meet.wait(30)
+        return adapted(*arguments)
+
+    monkeypatch.setattr("diffpo.serving.service.adapted", together)
+    with (
+        serving(load_policy(base), replace(CONFIG, adapter_root=str(root)), "base") as live,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        load = {"path": "/v1/load_lora_adapter", "lora_name": "mine"}
+        answers = list(pool.map(lambda path: live.post(**load, lora_path=path), "01"))
+        assert sorted(answer.status_code for answer in answers) == [200, 400]
+        winner = next(path for path, answer in zip("01", answers, strict=True) if answer.status_code == 200)
+        assert texts(live, "mine") == expected(root / winner)
 
 
 def test_an_adapter_that_is_named_wrongly_is_refused(tmp_path: Path) -> None:

@@ -253,9 +253,15 @@ class Chat(Knobs):
             if line == "/reset":
                 messages = list(start)
             elif line:
-                messages.append({"role": "user", "content": line})
-                answer = show_turn(policy, messages, self.rollout, self.seed, self.delay)
-                messages.append({"role": "assistant", "content": answer.text})
+                asked = [*messages, {"role": "user", "content": line}]
+                try:
+                    answer = show_turn(policy, asked, self.rollout, self.seed, self.delay)
+                except ValueError as error:  # too long, say: whoever sits there goes on from the turn before
+                    if not sys.stdin.isatty():
+                        raise
+                    print(f"diffpo: {error}; or /reset", file=sys.stderr)
+                else:
+                    messages = [*asked, {"role": "assistant", "content": answer.text}]
 
 
 def _ask() -> str:

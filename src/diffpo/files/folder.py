@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-LOCK = ".lock"
+LOCK, DRAFT = ".lock", ".draft"
 _held: set[int] = set()
 """Handles of the locks of this process: a forked child closes them, or it would keep the lock of a dead parent."""
 
@@ -161,9 +161,9 @@ def json_object(line: str, place: str) -> dict[str, Any]:
 
 
 def new_folder(folder: str | Path) -> Path:
-    """A folder to write: ValueError unless it is empty, or not there."""
+    """A folder to write: ValueError unless it is empty (but for what a kill left of a draft), or not there."""
     folder = Path(folder)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.exists() and not _is_empty(folder):
         raise ValueError(f"{folder} is there already and no empty folder: choose another output")
     return folder
 
@@ -171,20 +171,31 @@ def new_folder(folder: str | Path) -> Path:
 def write_folder(folder: Path, write: Callable[[Path], None], consolation: str = "") -> None:
     """Fill a folder through a draft beside it, which takes its place; a failure leaves what was there, and no draft.
 
+    An empty folder stays, and the draft's files move into it: it may be a link, a disk, or where a shell stands.
     OSError names the folder and the cause; `consolation` says what still stands.
     """
-    draft = folder.with_name(f".{folder.name}.draft")
+    stays = _is_empty(folder)
+    draft = folder / DRAFT if stays else folder.with_name(f".{folder.name}{DRAFT}")
     shutil.rmtree(draft, ignore_errors=True)
     try:
         draft.mkdir(parents=True)
         write(draft)
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.replace(folder)
+        if stays:
+            for path in draft.iterdir():
+                path.replace(folder / path.name)
+            draft.rmdir()
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            draft.replace(folder)
     except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
         if isinstance(error, OSError):
             raise OSError(f"{folder}: could not be written ({reason(error)}){consolation}") from error
         raise
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and all(path.name == DRAFT for path in folder.iterdir())
 
 
 def reason(error: OSError) -> str:

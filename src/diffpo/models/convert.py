@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from diffpo.config import suggest
@@ -26,7 +25,7 @@ from diffpo.models.families import FAMILIES
 from diffpo.models.hub_tokenizer import read_tokenizer
 from diffpo.models.saving import save_shards
 from diffpo.models.tokenizer import load_tokenizer
-from diffpo.models.weights import DTYPES, Checkpoint, Shape, check_fit, is_snapshot, locate
+from diffpo.models.weights import DTYPES, Checkpoint, Shape, check_fit, is_snapshot, locate, read_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -90,13 +89,12 @@ class Parent:
         return cls(str(path.resolve()), None, config, tokenizer, path.parent, path)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor by its name, one at a time; those of a GGUF unpacked, in fp32."""
+        """Every tensor by its name, a file at a time; those of a GGUF unpacked, in fp32."""
         if self.gguf:
             yield from _unpacked(self.gguf).items()
             return
         for file in Checkpoint(self.name, self.folder, self.config).files:
-            with safe_open(file, framework="pt") as found:
-                yield from ((name, found.get_tensor(name)) for name in found.keys())  # noqa: SIM118
+            yield from read_tensors(file).items()
 
 
 def convert(
@@ -169,10 +167,15 @@ def _become(config: Mapping[str, Any], path: Path) -> None:
 
 
 def _add_mask(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
-    """The id of the tokenizer's mask token; where it has none, `token` becomes it. ValueError if it has another."""
+    """The id of the tokenizer's mask token; where it has none, `token` becomes it. ValueError if it has another.
+
+    ValueError as well if `token` is a word of the vocabulary: a text with the word in it would hold a mask.
+    """
     if tokenizer.mask_token not in (None, token) and token != MASK:
         raise ValueError(f"mask_token {token!r}: the tokenizer has a mask, {tokenizer.mask_token!r}: leave it out")
     if tokenizer.mask_token_id is None:
+        if not token or token in tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys():
+            raise ValueError(f"mask_token {token!r}: texts have it: name a special token, or one that is new")
         tokenizer.add_special_tokens({"mask_token": token})
     return tokenizer.get_vocab()[str(tokenizer.mask_token)]
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from diffpo.files.folder import new_folder, write_folder
@@ -42,7 +43,8 @@ def export(name: str | Path, output: str | Path, merge: bool = False, base: str 
         policy.merge_adapters()
     if policy.base and not policy.adapter:
         config = policy.base.config
-        dtype = DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")))
+        dtypes = {**DTYPES, "float16": torch.float16}
+        dtype = dtypes.get(str(config.get("dtype") or config.get("torch_dtype")))
         if dtype:  # weights trained in fp32 go home in the dtype of their base
             policy.denoiser.to(dtype)
     write_folder(output, lambda draft: save_with_card(policy, draft))

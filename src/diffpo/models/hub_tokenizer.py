@@ -163,6 +163,8 @@ def read_tokenizer(folder: Path, otherwise: str) -> PreTrainedTokenizerFast:
     import transformers
 
     kind = "PreTrainedTokenizerFast" if (folder / "tokenizer.json").is_file() else otherwise
+    if not any(folder.glob("tokenizer.*")) and not (folder / "vocab.json").is_file():
+        raise ValueError(f"{folder}: no tokenizer here (no tokenizer.json): put its files beside the weights")
     try:
         return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the Rust half raises bare Exceptions

@@ -103,8 +103,9 @@ class Service:
         root, name = self.config.adapter_root, body.lora_name
         if not root:
             raise ApiError(403, "adapters are not loaded on request here: the server's adapter_root says from where")
+        taken = ApiError(400, f"lora_name: {name} is served already: unload it first", "lora_name")
         if name in self.models:
-            raise ApiError(400, f"lora_name: {name} is served already: unload it first", "lora_name")
+            raise taken
         try:
             folder = Path(root, body.lora_path).resolve()
             if not folder.is_relative_to(Path(root).resolve()):
@@ -112,7 +113,8 @@ class Service:
             served = await run_in_threadpool(adapted, self.first, name, folder)
         except (ValueError, OSError) as error:
             raise ApiError(400, f"lora_path {body.lora_path!r}: {error}", "lora_path") from None
-        self.models.setdefault(name, served)
+        if self.models.setdefault(name, served) is not served:  # another client was faster
+            raise taken
         return {"status": "loaded", "id": name}
 
     async def unload_adapter(self, body: UnloadAdapter) -> dict[str, str]:
