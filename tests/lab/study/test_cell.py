@@ -111,6 +111,17 @@ def test_a_cell_that_was_killed_goes_on_to_the_same_result(
             assert (folder / "points" / step / file).read_text() == (arm / "points" / step / file).read_text()
 
 
+def test_a_run_that_lost_metrics_is_not_taken_for_a_cheap_one(arm: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(arm, tmp_path / "one"))
+    (folder / "result.json").unlink()
+    rows = (folder / "run/metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "run/metrics.jsonl").write_text(rows[0])
+    shutil.copytree(folder / "run/policy", folder / "run/checkpoints/step_000002/policy")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match="has 1 of 2 steps: remove"):
+        patch.setattr(module, "train", lambda *_, **__: None)
+        run_cell(folder)
+
+
 def test_a_point_that_was_cut_short_is_measured_again(arm: Path, tmp_path: Path) -> None:
     folder = tmp_path / "one"
     shutil.copytree(arm, folder)

@@ -47,7 +47,12 @@ def run_cell(folder: Path) -> dict[str, Any]:
     trained = time.perf_counter()
     for step, policy in points.items():
         _measure(cell, folder, step, policy, last=step == max(points))
-    metrics = read_metrics(folder / "run" / "metrics.jsonl") if cell["train"] else []
+    file = folder / "run" / "metrics.jsonl"
+    metrics = read_metrics(file) if cell["train"] else []
+    if len(metrics) < max(points):  # what training took would be less than it was
+        raise ValueError(
+            f"{file} has {len(metrics)} of {max(points)} steps: remove {folder}, and the study makes it anew"
+        )
     result = {
         "points": [_cost(metrics[:step]) | {"step": step} for step in points],
         "seconds": {"train": round(trained - started, 3), "measure": round(time.perf_counter() - trained, 3)},
