@@ -106,6 +106,14 @@ def test_a_long_name_has_several_lines_and_no_figure_is_cut() -> None:
     assert any(words[-3:] == ["1", "3", "1"] for words in render(difference_table("a", {name: {"top_k:2": change}})))
 
 
+def test_names_in_brackets_are_no_markup() -> None:
+    found = evaluation()
+    points = tuple(replace(point, level=point.level and f"[/{point.level}]") for point in found.points)
+    measured = replace(found, task="[bold]", points=points)
+    assert "[/easy]" in render(evaluation_table(measured)) and "[bold]" in render(evaluation_table(measured))
+    assert "run[v2]" in render(side_by_side_table({"run[v2]": measured}))
+
+
 def test_a_rule_of_a_long_path_has_several_lines_and_no_figure_is_cut() -> None:
     rule = "/home/ada/projects/sudoku/rules.py:Careful:0.9"
     measured = Evaluation("s", (replace(point(rule, "", 1.0, 128, eos=112.5), low=1.0),))
