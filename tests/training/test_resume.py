@@ -156,6 +156,11 @@ def test_a_damaged_file_of_a_run_is_named(config: TrainConfig, file: str, conten
 def test_a_run_without_its_settings_is_still_a_run(config: TrainConfig) -> None:
     train(replace(config, steps=1), quiet=True)
     run = Path(config.output)
+    without = Path(config.output + "_bare")
+    without.mkdir()
+    shutil.copy(run / "config.json", without)
+    with pytest.raises(ValueError, match="settings of a run that has no policy yet"):
+        load_policy(without)
     (run / "config.json").unlink()
     with pytest.raises(ValueError, match="already holds a run: resume it"):
         train(replace(config, seed=7), quiet=True)

@@ -266,6 +266,6 @@ def _measured(folder: Path) -> Measured:
         for answer in json_rows(folder / "completions.jsonl"):
             if answer["sampler"] == "learned" and answer["gamma"] is not None:
                 gammas.setdefault(answer["level"], []).append(answer["gamma"])
-        return Measured(Evaluation.load(folder), gammas)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder}: evaluated by another version ({error}): make it again, diffpo eval") from None
+    return Measured(Evaluation.load(folder), gammas)
