@@ -11,8 +11,11 @@ Killed at any moment it goes on where it stopped: training from its last checkpo
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -149,5 +152,16 @@ def _cost(metrics: Sequence[dict[str, float]]) -> dict[str, float]:
     return {"forwards": sum(total.values())} | total | {"seconds": round(seconds, 3)}
 
 
+def end_with_runner() -> None:
+    """Stop, as SIGTERM asks a run to, when the runner at the other end of stdin is no more: killed, it cannot ask."""
+
+    def watch() -> None:
+        os.read(sys.stdin.fileno(), 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 if __name__ == "__main__":
+    end_with_runner()
     run_cell(Path(sys.argv[1]))
