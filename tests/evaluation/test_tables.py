@@ -106,6 +106,15 @@ def test_a_long_name_has_several_lines_and_no_figure_is_cut() -> None:
     assert any(words[-3:] == ["1", "3", "1"] for words in render(difference_table("a", {name: {"top_k:2": change}})))
 
 
+def test_names_in_brackets_are_no_markup() -> None:
+    found = evaluation()
+    points = tuple(replace(point, level=point.level and f"[/{point.level}]") for point in found.points)
+    measured = replace(found, task="[bold]", points=points)
+    words = {word for line in render(evaluation_table(measured)) for word in line}
+    assert {"[/easy]", "[bold]"} <= words
+    assert any(line[0] == "run[v2]" for line in render(side_by_side_table({"run[v2]": measured})) if line)
+
+
 def test_a_rule_of_a_long_path_has_several_lines_and_no_figure_is_cut() -> None:
     rule = "/home/ada/projects/sudoku/rules.py:Careful:0.9"
     measured = Evaluation("s", (replace(point(rule, "", 1.0, 128, eos=112.5), low=1.0),))
@@ -147,8 +156,11 @@ def test_compare_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtu
         evaluation().save(tmp_path / folder)
         row = {"sampler": "top_k:2", "id": "q-0", "correct": True, "prompt": prompt}
         (tmp_path / folder / "completions.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/evaluation.json").write_text('{"task": "tiny_sudoku", "points": [], "frontier": []}')
     errors = {
         (f"{tmp_path}/one", f"{tmp_path}/other"): "one and other answer different prompts (q-0 is another)",
+        (f"{tmp_path}/old",): "old: evaluated by another version ('cost'): make it again",
         (f"{tmp_path}/none",): "no evaluation.json in it; diffpo eval MODEL --output",
         (f"x={tmp_path}/a", f"x={tmp_path}/a"): "x: named twice; give each evaluation a name of its own",
         (f"{tmp_path}/a", f"{tmp_path}/b"): "evaluations of different tasks (gsm8k, tiny_sudoku)",

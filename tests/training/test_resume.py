@@ -17,6 +17,7 @@ from training.test_loop import assert_same_run
 from diffpo.cli import main
 from diffpo.config import EvalConfig, OptimConfig, RolloutConfig, SftConfig, TrainConfig
 from diffpo.files.places import latest_checkpoint
+from diffpo.files.recipe import find_recipe, load_config
 from diffpo.models.policy import load_policy
 from diffpo.training import loop
 from diffpo.training.loop import train
@@ -139,6 +140,9 @@ def test_settings_edited_by_hand_are_noticed(config: TrainConfig) -> None:
     [
         ("run.json", '{"id": "0a', r"run\.json: not JSON"),
         ("run.json", "[]", r"run\.json: not an object"),
+        ("run.json", '{"inputs": null}', r"run\.json: no id and digests of inputs: remove it"),
+        ("run.json", '{"inputs": {"model": "runs/b"}}', r"run\.json: no id and digests of inputs: remove it"),
+        ("run.json", '{"id": null}', r"run\.json: no id and digests of inputs: remove it"),
         ("metrics.jsonl", '{"loss": 1}\n', r"metrics\.jsonl, line 1: not a row of metrics, which has a step"),
     ],
 )
@@ -147,6 +151,33 @@ def test_a_damaged_file_of_a_run_is_named(config: TrainConfig, file: str, conten
     Path(config.output, file).write_text(content)
     with pytest.raises(ValueError, match=said):
         train(config, resume=True, quiet=True)
+
+
+def test_a_run_without_its_settings_is_still_a_run(config: TrainConfig) -> None:
+    train(replace(config, steps=1), quiet=True)
+    run = Path(config.output)
+    without = Path(config.output + "_bare")
+    without.mkdir()
+    shutil.copy(run / "config.json", without)
+    with pytest.raises(ValueError, match="settings of a run that has no policy yet"):
+        load_policy(without)
+    (run / "config.json").unlink()
+    with pytest.raises(ValueError, match="already holds a run: resume it"):
+        train(replace(config, seed=7), quiet=True)
+    with pytest.raises(ValueError, match=r"step_000001/config\.json differs from this config in seed"):
+        train(replace(config, seed=7), resume=True, quiet=True)
+    saved = run / "checkpoints/step_000001/config.json"
+    with pytest.raises(ValueError, match=f"this folder has none: copy {saved} into it"):
+        load_config(TrainConfig, find_recipe(config.output))
+    train(config, resume=True, quiet=True)
+    assert steps_of(run) == config.steps
+
+
+def test_steps_without_a_row_of_metrics_are_said(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    train(replace(config, steps=2), quiet=True)
+    Path(config.output, "metrics.jsonl").unlink()
+    train(replace(config, steps=3), resume=True)
+    assert "metrics.jsonl: 2 of the 2 steps made have no row there" in capsys.readouterr().err
 
 
 def test_a_run_that_is_stopped_at_once_says_what_there_is(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,8 @@ class Study:
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a wish to stop, for the cells as well
         try:
             found = run_study(study, folder, self.jobs, device=self.device)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("stopped; the same command goes on from here") from None
         finally:
             signal.signal(signal.SIGTERM, before)
         summary = {"command": f"diffpo study {self.study}"} | found

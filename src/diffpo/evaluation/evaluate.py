@@ -146,14 +146,13 @@ class Evaluation:
 
     @classmethod
     def load(cls, folder: str | Path) -> Evaluation:
-        """Read what `save` wrote."""
+        """Read what `save` wrote; ValueError names a folder that another version wrote."""
         values = read_json(Path(folder) / "evaluation.json")
-        return cls(
-            values["task"],
-            tuple(map(_point, values["points"])),
-            tuple(map(_point, values["frontier"])),
-            Effort(**values["cost"]) if values["cost"] else None,
-        )
+        try:
+            points, frontier = (tuple(map(_point, values[name])) for name in ("points", "frontier"))
+            return cls(values["task"], points, frontier, Effort(**values["cost"]) if values["cost"] else None)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{folder}: evaluated by another version ({error}): make it again, diffpo eval") from None
 
 
 def _point(values: dict[str, Any]) -> Point:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -120,7 +121,7 @@ def side_by_side_table(evaluations: Mapping[str, Evaluation]) -> Table:
                 seconds = cost.seconds.get(point.sampler) if cost else None
                 effort = [f"{seconds:.1f}", f"{cost.peak_memory / 1e9:.2f}"] if cost and seconds else ["", ""]
                 cells = [_accuracy(point, 0), *speed, f"{point.tokens_per_nfe:.2f}", *effort]
-                table.add_row(name, _short(point.sampler), *cells)
+                table.add_row(escape(name), _short(point.sampler), *cells)
                 name = ""
         table.add_section()
     return table
@@ -136,7 +137,7 @@ def difference_table(first: str, changes: Mapping[str, Mapping[str, Difference]]
             low, high = change.interval
             counts = [str(change.won), str(change.lost), str(change.num_prompts)]
             cells = [_gain(change.points), f"[{low:+.1f}, {high:+.1f}]", *counts, f"{change.p_value:.3g}"]
-            table.add_row(name, _short(sampler), *cells)
+            table.add_row(escape(name), _short(sampler), *cells)
             name = ""
         table.add_section()
     return table
@@ -152,7 +153,9 @@ def _changes(old: Point | None, new: Point) -> list[str | Text]:
 
 
 def _table(title: str, first: str, headers: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+    table = Table(
+        title=escape(title), title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, title_style="bold"
+    )
     table.add_column(first, overflow="fold")
     for header in headers:  # names, a folder's or a rule's, may have several lines, so that no figure is cut
         table.add_column(header, justify="right", overflow="fold", no_wrap=header != "sampler")
@@ -165,12 +168,12 @@ def _span(counts: Sequence[int]) -> str:
 
 def _label(point: Point, name: str) -> str:
     """The head of a row: that of a level stands below the one for all prompts."""
-    return f"  {point.level}" if point.level else name
+    return escape(f"  {point.level}" if point.level else name)
 
 
 def _short(sampler: str) -> str:
     """The sampler's name where a table has little room."""
-    return sampler.replace("entropy_bound:", "gamma ")
+    return escape(sampler.replace("entropy_bound:", "gamma "))
 
 
 def _share(share: float | None) -> str:

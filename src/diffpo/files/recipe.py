@@ -13,7 +13,7 @@ from typing import Any
 from diffpo.config import SftConfig, TaskConfig, TrainConfig, suggest
 from diffpo.config.checks import convert, hints_of, section_of, suggest_key
 from diffpo.config.idle import over
-from diffpo.files.places import find_run, shipped_files
+from diffpo.files.places import find_run, list_checkpoints, shipped_files
 
 C = typing.TypeVar("C")
 
@@ -125,6 +125,10 @@ def find_recipe(name: str) -> Path:
     stem, shipped = name.removeprefix("recipes/").removesuffix(".toml"), shipped_files("recipes/*.toml")
     if stem in shipped:
         return shipped[stem]
+    if Path(name).is_dir():
+        saved = [path / "config.json" for path in list_checkpoints(Path(name, "checkpoints"))]
+        mend = f": copy {saved[0]} into it" if saved else ""
+        raise ValueError(f"{name}: a run has its config.json, this folder has none{mend}")
     raise ValueError(f"{name}: no such recipe{suggest(Path(name).stem, sorted(shipped))}; diffpo recipes lists them")
 
 

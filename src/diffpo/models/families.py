@@ -66,6 +66,8 @@ def kind_of(config: Mapping[str, Any]) -> str:
 
 def check_known(config: Mapping[str, Any], path: Path) -> None:
     """ValueError for a model that cannot be loaded, by its config.json at `path`, with the reason where it is known."""
+    if "model_type" not in config and "output" in config:
+        raise ValueError(f"{path}: the settings of a run that has no policy yet: resume it")
     kind = kind_of(config)
     of_kind = kind in FAMILIES and FAMILIES[kind].mixes
     experts = None if of_kind else next((f"{key} = {config[key]}" for key in EXPERTS if config.get(key)), None)

@@ -197,11 +197,15 @@ def alarms(metrics: Metrics, config: Any) -> dict[str, str]:
 
 
 class MetricsLog:
-    """metrics.jsonl of a run: one object a step. Opening it at a step drops the lines from that step on."""
+    """metrics.jsonl of a run: one object a step. Opening it at a step drops the lines from that step on.
+
+    `lost` counts the steps before it that have none: the file was removed, or cut.
+    """
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         kept = [row for row in read_metrics(path) if row["step"] < step]
+        self.lost = step - len(kept)
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, step: int, metrics: Metrics) -> None:

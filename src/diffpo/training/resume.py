@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.files.places import matches
-from diffpo.files.recipe import flatten, from_dict
+from diffpo.files.recipe import flatten, from_dict, read_json
 
 FREE = (
     *("output", "steps", "num_threads", "save_every", "keep_checkpoints", "eval_every", "eval_data", "eval"),
@@ -47,6 +47,19 @@ def settings(config: Any) -> dict[str, Any]:
     if len(found.get("blocks", ())) > 1:
         found["steps"] = config.steps
     return found
+
+
+def recorded(path: Path) -> dict[str, Any]:
+    """What run.json says of a run: its id, and the digests of its inputs; {} where there is none.
+
+    ValueError if it is not what a run writes.
+    """
+    record = read_json(path) if path.is_file() else {}
+    inputs = record.get("inputs", {})
+    by_setting = isinstance(inputs, dict) and all(isinstance(files, dict) for files in inputs.values())
+    if not by_setting or not isinstance(record.get("id", ""), str):
+        raise ValueError(f"{path}: no id and digests of inputs: remove it, and the run goes on with what it finds now")
+    return record
 
 
 def check_same(path: Path, config: Any, same: Iterable[str] = ()) -> None:

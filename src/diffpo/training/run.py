@@ -16,7 +16,7 @@ import torch
 from diffpo.config import SftConfig, TrainConfig
 from diffpo.files.folder import write_folder, write_text
 from diffpo.files.places import find_run, latest_checkpoint, list_checkpoints
-from diffpo.files.recipe import read_json, to_json
+from diffpo.files.recipe import to_json
 from diffpo.models.export import save_with_card
 from diffpo.models.finite import bad_weight, not_finite
 from diffpo.models.policy import Policy
@@ -29,7 +29,7 @@ from diffpo.training.banner import banner
 from diffpo.training.checkpoint import load_checkpoint, save_checkpoint
 from diffpo.training.clock import REST, Clock
 from diffpo.training.metrics import Metrics, MetricsLog, alarms, doubts
-from diffpo.training.resume import changed, check_same, digests, moved
+from diffpo.training.resume import changed, check_same, digests, moved, recorded
 from diffpo.training.sharding import shard
 from diffpo.training.state import Optimizers, TrainState
 from diffpo.training.trackers import check_trackers, open_trackers
@@ -86,12 +86,12 @@ class Run:
         if (whole := find_run(place)) not in (None, place):
             raise ValueError(f"{self.folder} is a part of the run in {whole}: resume that, or choose another output")
         found, lines = latest_checkpoint(self.checkpoints)
-        path, file, now = self.folder / "config.json", self.folder / "run.json", digests(self.config)
+        now = digests(self.config)
         record: dict[str, Any] = {"id": secrets.token_hex(4), "inputs": {}}
-        if path.is_file():
+        if found or (self.folder / "config.json").is_file():
             if not self.resume:
                 raise ValueError(f"{self.folder} already holds a run: resume it, or choose another output")
-            record |= read_json(file) if file.is_file() else {}
+            record |= recorded(self.folder / "run.json")
             own = found or self.folder  # what was computed with: the folder's own file may have been edited
             check_same(own / "config.json", self.config, moved(record["inputs"], now))
             lines += changed(record["inputs"], now)
@@ -133,6 +133,8 @@ class Run:
     def _open(self) -> None:
         step = self.state.step
         self.metrics = MetricsLog(self.folder / "metrics.jsonl", step)
+        if lost := self.metrics.lost:
+            self.lines.append(f"{self.metrics.path}: {lost} of the {step} steps made have no row there, and get none")
         self.trackers = open_trackers(self.config, self.folder, self.record["id"], step)
         for tracker in self.trackers:
             self.stack.callback(tracker.close)

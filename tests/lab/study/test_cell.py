@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -109,6 +112,24 @@ def test_a_cell_that_was_killed_goes_on_to_the_same_result(
     for step in ("000001", "000002"):
         for file in ("evaluation.json", "answers.json"):
             assert (folder / "points" / step / file).read_text() == (arm / "points" / step / file).read_text()
+
+
+def test_a_cell_ends_with_a_runner_that_was_killed() -> None:
+    program = "import time; from diffpo.lab.study.cell import end_with_runner; end_with_runner(); time.sleep(300)"
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
+    process.communicate(timeout=120)  # closes the pipe, as the runner's death does
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_a_run_that_lost_metrics_is_not_taken_for_a_cheap_one(arm: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(arm, tmp_path / "one"))
+    (folder / "result.json").unlink()
+    rows = (folder / "run/metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "run/metrics.jsonl").write_text(rows[0])
+    shutil.copytree(folder / "run/policy", folder / "run/checkpoints/step_000002/policy")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match="has 1 of 2 steps: remove"):
+        patch.setattr(module, "train", lambda *_, **__: None)
+        run_cell(folder)
 
 
 def test_a_point_that_was_cut_short_is_measured_again(arm: Path, tmp_path: Path) -> None:

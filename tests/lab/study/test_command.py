@@ -52,7 +52,9 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert not (tmp_path / "runs").exists()
 
 
-def test_sigterm_is_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigterm_is_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Which ends the cells as well (test_run.py): they would go on alone, and hold their folders."""
     path = write_study(tmp_path)
     monkeypatch.setattr("diffpo.lab.study.run.run_study", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
@@ -60,6 +62,7 @@ def test_sigterm_is_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(SystemExit, match="130"):
         main(["study", str(path), "--output", str(tmp_path / "runs")])
     assert signal.getsignal(signal.SIGTERM) == before
+    assert "stopped; the same command goes on from here" in capsys.readouterr().err
 
 
 def test_where_summaries_go(tmp_path: Path) -> None:

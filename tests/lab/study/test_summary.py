@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,13 +11,16 @@ from statistics import fmean
 
 import pytest
 from lab.study.studies import TINY, write_study
+from rich.console import Console
 
 from diffpo.evaluation.answers import Point
 from diffpo.evaluation.evaluate import Evaluation
+from diffpo.lab.report.sources import read_study
 from diffpo.lab.study.plan import Study, load_study
 from diffpo.lab.study.statistics import statistic
 from diffpo.lab.study.summary import summarize
 from diffpo.lab.study.tables import (
+    OF_AN_ARM,
     columns_of,
     difference_cell,
     exceeds_spread,
@@ -233,9 +237,42 @@ def test_pages_are_written_from_the_summaries_they_name(summary: dict, tmp_path:
     page.write_text("<!-- study: results/none.json -->\n<!-- /study -->\n")
     with pytest.raises(ValueError, match=r"page\.md: results/none\.json is missing"):
         render_page(page)
+    page.write_text(f"<!-- study: results/tiny.json -->\nits end is lost\n\nBy hand.\n\n{first}")
+    with pytest.raises(ValueError, match=r"page\.md: 2 blocks begin .* 1 of them whole"):
+        render_page(page)
+    page.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"page\.md: not UTF-8"):
+        render_page(page)
+    page.write_text("<!-- study: results/none.json -->\n<!-- /study -->\n")
     (tmp_path / "results/none.json").write_text("{")
     with pytest.raises(ValueError, match=r"results/none\.json: not JSON"):
         render_page(page)
+
+
+def test_names_in_brackets_stay_as_they_are(summary: dict) -> None:  # type: ignore[type-arg]
+    summary["title"] = summary["arms"]["one"]["label"] = "[bold]MF[/x]"
+    console = Console(width=80, file=io.StringIO())
+    console.print(rich_table(summary))
+    shown = console.file.getvalue()
+    assert shown.startswith("[bold]MF[/x]") and "baseline: [bold]MF[/x];" in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "lacks"),
+    [
+        ({"baseline": "zz"}, r"arms\.zz"),
+        ({"arms": [1]}, r"arms\.one"),
+        ({"arms": {"one": None}}, r"arms\.one\.label, arms\.one\.changes"),
+        ({"arms": {"one": {key: {} for key in OF_AN_ARM}}}, r"arms\.one\.metrics\.forwards"),
+    ],
+)
+def test_a_summary_says_what_it_lacks(summary: dict, change: dict, lacks: str, tmp_path: Path) -> None:  # type: ignore[type-arg]
+    (tmp_path / "s.json").write_text(json.dumps(summary | change))
+    with pytest.raises(ValueError, match=f"s\\.json: a summary without {lacks}.*: make it again"):
+        read_study(tmp_path / "s.json")
+    (tmp_path / "page.md").write_text("<!-- study: s.json -->\n<!-- /study -->\n")
+    with pytest.raises(ValueError, match=f"s\\.json: a summary without {lacks}"):
+        render_page(tmp_path / "page.md")
 
 
 DOCS = sorted((Path(__file__).parents[3] / "docs").glob("*.md"))

@@ -18,7 +18,7 @@ from diffpo.files.recipe import find_training, read_json
 from diffpo.lab.analysis.sections import Section, surrogate_name
 from diffpo.lab.report.figures import FIGURES
 from diffpo.lab.study.plan import BASE
-from diffpo.lab.study.tables import rich_table
+from diffpo.lab.study.tables import check_summary, rich_table
 from diffpo.training.metrics import Metrics, read_metrics
 from diffpo.view.drawing import Picture
 from diffpo.view.notebook import as_html, facts_table
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 SUMMARY = "summary.json"
 """A study's summary among its runs."""
-NEEDED = ("name", "title", "question", "command", "origin", "commits", "seeds", "baseline", "columns", "num_prompts")
-NEEDED += ("equal_forwards", "num_cells", "cell_seconds", "arms")
 EDGE = 10
 """A run's first and last 1 / EDGE of its steps are compared."""
 
@@ -212,8 +210,7 @@ def _study(path: Path) -> StudyResult | None:
     file = path / SUMMARY if path.is_dir() else path
     if not file.is_file() or "arms" not in (summary := read_json(file)):
         return None
-    if missing := [name for name in NEEDED if name not in summary]:
-        raise ValueError(f"{file}: a summary without {', '.join(missing)}: make it again with diffpo study")
+    check_summary(file, summary)
     return StudyResult(summary, _runs_of_arms(summary, _home(summary, file)))
 
 
@@ -269,6 +266,6 @@ def _measured(folder: Path) -> Measured:
         for answer in json_rows(folder / "completions.jsonl"):
             if answer["sampler"] == "learned" and answer["gamma"] is not None:
                 gammas.setdefault(answer["level"], []).append(answer["gamma"])
-        return Measured(Evaluation.load(folder), gammas)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder}: evaluated by another version ({error}): make it again, diffpo eval") from None
+    return Measured(Evaluation.load(folder), gammas)

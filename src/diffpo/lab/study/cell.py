@@ -11,8 +11,11 @@ Killed at any moment it goes on where it stopped: training from its last checkpo
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -47,7 +50,12 @@ def run_cell(folder: Path) -> dict[str, Any]:
     trained = time.perf_counter()
     for step, policy in points.items():
         _measure(cell, folder, step, policy, last=step == max(points))
-    metrics = read_metrics(folder / "run" / "metrics.jsonl") if cell["train"] else []
+    file = folder / "run" / "metrics.jsonl"
+    metrics = read_metrics(file) if cell["train"] else []
+    if len(metrics) < max(points):  # what training took would be less than it was
+        raise ValueError(
+            f"{file} has {len(metrics)} of {max(points)} steps: remove {folder}, and the study makes it anew"
+        )
     result = {
         "points": [_cost(metrics[:step]) | {"step": step} for step in points],
         "seconds": {"train": round(trained - started, 3), "measure": round(time.perf_counter() - trained, 3)},
@@ -144,5 +152,16 @@ def _cost(metrics: Sequence[dict[str, float]]) -> dict[str, float]:
     return {"forwards": sum(total.values())} | total | {"seconds": round(seconds, 3)}
 
 
+def end_with_runner() -> None:
+    """Stop, as SIGTERM asks a run to, when the runner at the other end of stdin is no more: killed, it cannot ask."""
+
+    def watch() -> None:
+        os.read(sys.stdin.fileno(), 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 if __name__ == "__main__":
+    end_with_runner()
     run_cell(Path(sys.argv[1]))

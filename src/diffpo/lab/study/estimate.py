@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -86,7 +87,7 @@ def grid_table(study: Study, folder: Path, jobs: int) -> Table:
     prompt_length = len(task.prompts("test", 1)[0].text)
     cost = seconds_per_row(study, prompt_length, gen_length)
     heads = ("arm", "settings", *numeric("tuning", "runs", "done", "minutes"))
-    table = Table(*heads, title=study.config.title or study.name, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(*heads, title=escape(study.config.title or study.name), title_justify="left", box=box.SIMPLE_HEAD)
     groups = {BASE: ("", [], study.base_cells())}
     for arm in study.arms:
         trials = [cell for _, cells in study.tune_cells(arm) for cell in cells]

@@ -146,14 +146,12 @@ class Runner:
             model = self.study.train.model
         settings = cell.settings() | {"model": model, "device": self.device} | self.depends(cell)
         write_text(folder / "cell.json", json.dumps(settings, indent=2) + "\n")
-        with (folder / "log.txt").open("w") as log:
-            process = subprocess.Popen(
-                [*COMMAND, str(folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | ONE_THREAD,
-            )
+        # stdin is never written to: it ends with this process, however that ends
+        command, env, pipe = [*COMMAND, str(folder)], os.environ | ONE_THREAD, subprocess.PIPE
+        with (
+            (folder / "log.txt").open("w") as log,
+            subprocess.Popen(command, stdin=pipe, stdout=log, stderr=subprocess.STDOUT, env=env) as process,
+        ):
             self.processes.add(process)
             try:
                 status = process.wait()

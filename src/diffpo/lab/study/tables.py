@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -59,9 +60,26 @@ KINDS = (
 USUAL = (r"accuracy/top_k:\d+", "accuracy/own", "nfe/own", r"frontier/.+", r"equal_forwards/accuracy/top_k:\d+")
 """Patterns of the columns of a study that names none, in their order; within one by their number."""
 COLOURS = {"better": "green", "worse": "red", "": ""}
+NEEDED = ("name", "title", "question", "command", "origin", "commits", "seeds", "baseline", "columns", "num_prompts")
+NEEDED += ("equal_forwards", "num_cells", "cell_seconds", "arms")
+OF_AN_ARM = ("label", "changes", "tuned", "metrics", "versus", "curve")
 COSTS = ("updates", "forwards", "forwards/rollouts", "forwards/updates", "seconds")
-BLOCK = re.compile(r"(?P<open><!-- study: (?P<path>\S+) -->\n).*?(?P<close><!-- /study -->)", re.DOTALL)
+OPEN = "<!-- study: "
+BLOCK = re.compile(rf"(?P<open>{OPEN}(?P<path>\S+) -->\n)(?:(?!{OPEN}).)*?(?P<close><!-- /study -->)", re.DOTALL)
 """Where a page shows a study; the path of the summary is relative to the page."""
+
+
+def check_summary(file: Path, summary: Summary) -> None:
+    """ValueError names what the summary in `file` lacks of what a study writes."""
+    arms = summary.get("arms")
+    arms = arms if isinstance(arms, Mapping) else {}
+    missing = [name for name in NEEDED if name not in summary]
+    missing += [f"arms.{name}.{entry}" for name, arm in arms.items() for entry in OF_AN_ARM if entry not in (arm or ())]
+    if not missing:
+        missing += [f"arms.{name}.metrics.forwards" for name, arm in arms.items() if "forwards" not in arm["metrics"]]
+        missing += [] if summary["baseline"] in arms else [f"arms.{summary['baseline']}"]
+    if missing:
+        raise ValueError(f"{file}: a summary without {', '.join(missing)}: make it again with diffpo study")
 
 
 def columns_of(summary: Summary) -> list[str]:
@@ -182,7 +200,7 @@ def rich_table(summary: Summary) -> Table:
     """For the terminal: a section a metric, a row an arm; differences that exceed the seeds' spread are coloured."""
     num_seeds, columns, arms = len(summary["seeds"]), columns_of(summary), summary["arms"]
     baseline = arms[summary["baseline"]]["label"]
-    table = Table(title=summary["title"], title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=escape(summary["title"]), title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     table.pad_edge, table.padding = False, (0, 1, 0, 0)  # 80 columns hold it
     table.add_column("")
     for name in ("mean ± t", "less baseline ± t [bootstrap]"):
@@ -198,7 +216,7 @@ def rich_table(summary: Summary) -> Table:
                 table.add_row(Text(f"  {arm['label']}"), value, difference)
         table.add_section()
     table.caption = (
-        f"baseline: {baseline}; {num_seeds} seeds, {summary['num_prompts']} prompts\n"
+        f"baseline: {escape(baseline)}; {num_seeds} seeds, {summary['num_prompts']} prompts\n"
         "*: Student's t over seeds leaves 0 out"
     )
     return table
@@ -228,6 +246,16 @@ def render_page(path: Path) -> str:
         file = path.parent / found["path"]
         if not file.is_file():
             raise ValueError(f"{path}: {found['path']} is missing; run the study, or take its block out")
-        return f"{found['open']}\n{markdown(read_json(file))}\n\n{found['close']}"
+        check_summary(file, summary := read_json(file))
+        return f"{found['open']}\n{markdown(summary)}\n\n{found['close']}"
 
-    return BLOCK.sub(block, path.read_text())
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error.reason})") from None
+    page, whole = BLOCK.subn(block, text)
+    if whole < (begun := text.count(OPEN)):
+        raise ValueError(
+            f"{path}: {begun} blocks begin ({OPEN}FILE -->), {whole} of them whole: end each with <!-- /study -->"
+        )
+    return page
