@@ -6,14 +6,14 @@ which each block sees itself and the clean blocks before it (BD3-LM, arXiv 2503.
 beginnings (`diffpo.models.branches`). Where the context is causal each clean token before the active block, or the
 noised ones, is a block of its own. Rows ask down, keys across; a prompt of 2, a canvas of 4 in blocks of 2:
 
-    all of the row       block-causal         a noised copy behind it
+    all of the row       block-causal         a noised copy behind it         a causal context, block 2 active
                          block  0 1 2         block  0 1 2  1 2 noised
-    ■ ■ ■ ■ ■ ■          0      ■ ■ · · · ·   0      ■ ■ · · · ·  · · · ·
-    ■ ■ ■ ■ ■ ■          0      ■ ■ · · · ·   0      ■ ■ · · · ·  · · · ·
-    ■ ■ ■ ■ ■ ■          1      ■ ■ ■ ■ · ·   1      ■ ■ ■ ■ · ·  · · · ·
-    ■ ■ ■ ■ ■ ■          1      ■ ■ ■ ■ · ·   1      ■ ■ ■ ■ · ·  · · · ·
-    ■ ■ ■ ■ ■ ■          2      ■ ■ ■ ■ ■ ■   2      ■ ■ ■ ■ ■ ■  · · · ·
-    ■ ■ ■ ■ ■ ■          2      ■ ■ ■ ■ ■ ■   2      ■ ■ ■ ■ ■ ■  · · · ·
+    ■ ■ ■ ■ ■ ■          0      ■ ■ · · · ·   0      ■ ■ · · · ·  · · · ·     ■ · · · · ·
+    ■ ■ ■ ■ ■ ■          0      ■ ■ · · · ·   0      ■ ■ · · · ·  · · · ·     ■ ■ · · · ·
+    ■ ■ ■ ■ ■ ■          1      ■ ■ ■ ■ · ·   1      ■ ■ ■ ■ · ·  · · · ·     ■ ■ ■ · · ·
+    ■ ■ ■ ■ ■ ■          1      ■ ■ ■ ■ · ·   1      ■ ■ ■ ■ · ·  · · · ·     ■ ■ ■ ■ · ·
+    ■ ■ ■ ■ ■ ■          2      ■ ■ ■ ■ ■ ■   2      ■ ■ ■ ■ ■ ■  · · · ·     ■ ■ ■ ■ ■ ■
+    ■ ■ ■ ■ ■ ■          2      ■ ■ ■ ■ ■ ■   2      ■ ■ ■ ■ ■ ■  · · · ·     ■ ■ ■ ■ ■ ■
                                               1 n.   ■ ■ · · · ·  ■ ■ · ·
                                               1 n.   ■ ■ · · · ·  ■ ■ · ·
                                               2 n.   ■ ■ ■ ■ · ·  · · ■ ■
