@@ -167,7 +167,7 @@ def test_a_run_without_its_settings_is_still_a_run(config: TrainConfig) -> None:
     with pytest.raises(ValueError, match=r"step_000001/config\.json differs from this config in seed"):
         train(replace(config, seed=7), resume=True, quiet=True)
     saved = run / "checkpoints/step_000001/config.json"
-    with pytest.raises(ValueError, match=f"this folder has none: copy {saved} into it"):
+    with pytest.raises(ValueError, match=f"has lost its config.json: copy {saved} into it"):
         load_config(TrainConfig, find_recipe(config.output))
     train(config, resume=True, quiet=True)
     assert steps_of(run) == config.steps

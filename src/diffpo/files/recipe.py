@@ -125,10 +125,8 @@ def find_recipe(name: str) -> Path:
     stem, shipped = name.removeprefix("recipes/").removesuffix(".toml"), shipped_files("recipes/*.toml")
     if stem in shipped:
         return shipped[stem]
-    if Path(name).is_dir():
-        saved = [path / "config.json" for path in list_checkpoints(Path(name, "checkpoints"))]
-        mend = f": copy {saved[0]} into it" if saved else ""
-        raise ValueError(f"{name}: a run has its config.json, this folder has none{mend}")
+    if saved := list_checkpoints(Path(name, "checkpoints")):
+        raise ValueError(f"{name}: this run has lost its config.json: copy {saved[0] / 'config.json'} into it")
     raise ValueError(f"{name}: no such recipe{suggest(Path(name).stem, sorted(shipped))}; diffpo recipes lists them")
 
 
