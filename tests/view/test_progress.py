@@ -70,3 +70,17 @@ def test_what_a_step_had_taken_before_counts(capsys: pytest.CaptureFixture[str])
     with Progress("train", 9, done=3, spent=100.0) as bar:
         bar.advance()
     assert "train 4/9  100 s a step, 8.33 min left" in capsys.readouterr().err
+
+
+def test_what_was_done_before_says_nothing_of_speed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    with Progress("study", 9, unit="cell", every=0.0) as bar:
+        for _ in range(2):
+            bar.found()
+            now[0] += 20
+            bar.advance()
+    lines = [line.split("  ", 1)[1].rstrip() for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["study 2/9  20 s a cell, 2.33 min left", "study 4/9  20 s a cell, 100 s left"]

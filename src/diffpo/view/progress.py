@@ -68,6 +68,11 @@ class Progress:
             left = "" if self.done == self.total else f", {duration(seconds * (self.total - self.done))} left"
             self._say(f"{duration(seconds)} a {self.unit}{left}  {line}")
 
+    def found(self) -> None:
+        """One step had been done before: it says nothing of how long the others take."""
+        self.done, self.first = self.done + 1, self.first + 1
+        self.bar.update(self.task, advance=1)
+
     def _say(self, what: str) -> None:
         self.said = time.perf_counter()
         if self.console.is_jupyter:

@@ -118,7 +118,10 @@ class Runner:
                     if failure:
                         self.failed[cell.name] = failure
                         progress.note(f"{cell.name} failed: {failure}")
-                    progress.advance(failed=len(self.failed)) if self.failed else progress.advance()
+                    elif cell.name not in self.started:
+                        progress.found()
+                        continue
+                    progress.advance(**({"failed": len(self.failed)} if self.failed else {}))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 self._stop()  # each saves a checkpoint and ends
