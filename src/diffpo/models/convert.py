@@ -25,7 +25,7 @@ from diffpo.models.families import FAMILIES
 from diffpo.models.hub_tokenizer import read_tokenizer
 from diffpo.models.saving import save_shards
 from diffpo.models.tokenizer import load_tokenizer
-from diffpo.models.weights import DTYPES, Checkpoint, Shape, check_fit, is_snapshot, locate, read_tensors
+from diffpo.models.weights import DTYPES, Checkpoint, Shape, check_fit, is_snapshot, locate, opened
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -89,12 +89,13 @@ class Parent:
         return cls(str(path.resolve()), None, config, tokenizer, path.parent, path)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor by its name, a file at a time; those of a GGUF unpacked, in fp32."""
+        """Every tensor by its name, one at a time; those of a GGUF unpacked, in fp32."""
         if self.gguf:
             yield from _unpacked(self.gguf).items()
             return
         for file in Checkpoint(self.name, self.folder, self.config).files:
-            yield from read_tensors(file).items()
+            with opened(file) as found:
+                yield from ((name, found.get_tensor(name)) for name in found.keys())  # noqa: SIM118
 
 
 def convert(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffpo.files.recipe import read_json
@@ -128,26 +128,31 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file; ValueError names a file that is lost, cut short or none."""
+@contextmanager
+def opened(file: Path) -> Iterator[Any]:
+    """A safetensors file, to read tensor by tensor; ValueError names one that is lost, cut short or none."""
     try:
-        return load_file(file)
+        with safe_open(file, framework="pt") as tensors:
+            yield tensors
     except FileNotFoundError:
         raise ValueError(f"{file}: no such file") from None
     except SafetensorError as error:
         raise ValueError(f"{file}: not a whole safetensors file: {error}") from None
 
 
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file. ValueError as `opened`."""
+    with opened(file) as tensors:
+        return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 (it is no mapping)
+
+
 def tensor_shapes(files: list[Path]) -> Iterator[tuple[Path, str, Shape, str]]:
     """(file, name, shape, dtype) of every tensor, from the files' headers alone."""
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118
-                    part = tensors.get_slice(name)
-                    yield file, name, tuple(part.get_shape()), part.get_dtype()
-        except SafetensorError as error:
-            raise ValueError(f"{file}: not a whole safetensors file: {error}") from None
+        with opened(file) as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                part = tensors.get_slice(name)
+                yield file, name, tuple(part.get_shape()), part.get_dtype()
 
 
 def load_denoiser(

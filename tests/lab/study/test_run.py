@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -209,29 +210,35 @@ def test_the_best_mean_is_chosen_and_the_first_of_equals(
         runner.choose(trials)
 
 
-def test_an_interrupt_ends_the_cells_as_well(study: Study, folder: Path, tmp_path: Path) -> None:
-    (folder / "slow").touch()
+def begun(study: Study, folder: Path, command: Sequence[str], jobs: int) -> subprocess.Popen[bytes]:
+    """A process of its own that runs the study's first cells, `command` each, once one of them has started."""
     program = textwrap.dedent(f"""
         import sys
         from pathlib import Path
         from diffpo.view.progress import Progress
         from diffpo.lab.study import run
         from diffpo.lab.study.plan import load_study
-        run.COMMAND = {run.COMMAND!r}
+        run.COMMAND = {tuple(command)!r}
         study = load_study({str(study.path)!r})
         with Progress("test", 4, quiet=True) as progress:
-            run.Runner(study, Path({str(folder)!r}), jobs=2).run(study.base_cells(), progress)
+            run.Runner(study, Path({str(folder)!r}), jobs={jobs}).run(study.base_cells(), progress)
     """)
     process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not (folder / "started.txt").is_file() and time.monotonic() < deadline:
         time.sleep(0.05)
+    return process
+
+
+def test_an_interrupt_ends_the_cells_as_well(study: Study, folder: Path) -> None:
+    (folder / "slow").touch()
+    process = begun(study, folder, run.COMMAND, jobs=2)
     os.kill(process.pid, signal.SIGINT)  # the runner alone, not its children
     assert b"KeyboardInterrupt" in process.communicate(timeout=20)[1]
     assert len(started(folder)) <= 2 and not list(folder.rglob("result.json"))
 
 
-def test_ctrl_c_in_a_terminal_is_one_wish_to_a_cell(study: Study, folder: Path, tmp_path: Path) -> None:
+def test_ctrl_c_in_a_terminal_is_one_wish_to_a_cell(study: Study, folder: Path) -> None:
     """The whole group has the signal, and the runner passes its own on: a cell that hears both stops at once."""
     listening = """
     import json, signal, sys, time
@@ -246,21 +253,7 @@ def test_ctrl_c_in_a_terminal_is_one_wish_to_a_cell(study: Study, folder: Path, 
     time.sleep(1)  # it saves
     (folder / "heard.json").write_text(json.dumps(heard))
     """
-    program = textwrap.dedent(f"""
-        import sys
-        from pathlib import Path
-        from diffpo.view.progress import Progress
-        from diffpo.lab.study import run
-        from diffpo.lab.study.plan import load_study
-        run.COMMAND = (sys.executable, "-c", {textwrap.dedent(listening)!r})
-        study = load_study({str(study.path)!r})
-        with Progress("test", 4, quiet=True) as progress:
-            run.Runner(study, Path({str(folder)!r}), jobs=1).run(study.base_cells(), progress)
-    """)
-    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while not (folder / "started.txt").is_file() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    process = begun(study, folder, (sys.executable, "-c", textwrap.dedent(listening)), jobs=1)
     os.killpg(process.pid, signal.SIGINT)
     assert b"KeyboardInterrupt" in process.communicate(timeout=20)[1]
     (heard,) = folder.rglob("heard.json")
