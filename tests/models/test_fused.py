@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffpo.models import fused
-from diffpo.models.fused import head_logits, keeps_sums, token_logprobs
+from diffpo.models.fused import centred_logits, head_logits, keeps_sums, token_logprobs
 
 BANNED = torch.tensor([3, 10])
 
@@ -55,6 +55,21 @@ def test_products_in_bf16_are_those_of_autocast(learns: bool) -> None:
     for mine, other in zip(torch.autograd.grad(ours.sum(), learning), expected, strict=True):
         assert mine.dtype == other.dtype
         torch.testing.assert_close(mine, other, atol=3e-2, rtol=3e-2)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_centred_logits_are_log_probabilities_less_their_mean(learns: bool) -> None:
+    hidden, weight, tokens = inputs(learns=learns)
+    factors = torch.randn(37, generator=torch.Generator().manual_seed(1))
+    learning = [hidden, weight] if learns else [hidden]
+    logprobs = ((hidden @ weight.T).index_fill(-1, BANNED, -torch.inf) / 0.7).log_softmax(-1)
+    means = logprobs[:, [token for token in range(11) if token not in BANNED]].mean(-1)
+    theirs = logprobs.gather(-1, tokens[:, None]).squeeze(-1) - means
+    ours = centred_logits(hidden, weight, tokens, 0.7, BANNED)
+    torch.testing.assert_close(ours, theirs)
+    expected = torch.autograd.grad((theirs * factors).sum(), learning)
+    for mine, other in zip(torch.autograd.grad((ours * factors).sum(), learning), expected, strict=True):
+        torch.testing.assert_close(mine, other)
 
 
 @pytest.mark.parametrize("likelihood", [0.5, 0.9, 0.99, 0.999, 0.9999])

@@ -18,7 +18,7 @@ from diffpo.rewards.functions import load_rewards
         ("rewards.py:LIMIT", "rewards.py has no function 'LIMIT'"),
         ("rewards.py:accuracy=much", "task.reward 'rewards.py:accuracy=much': write PATH.py:FUNCTION=WEIGHT"),
         ("rewards.py:accuracy=nan", "write PATH.py:FUNCTION=WEIGHT"),
-        ("rewards.py", "write PATH.py:FUNCTION=WEIGHT, or one of number, math, code"),
+        ("rewards.py", "write PATH.py:FUNCTION=WEIGHT, or one of number, math, code, format"),
         ("rewards.txt:accuracy", "write PATH.py:FUNCTION=WEIGHT"),
         ("maths", "task.reward 'maths': no built-in reward; did you mean 'math'?"),
         (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from diffpo.config import TaskConfig
 from diffpo.grading.grade import formatted
 from diffpo.grading.saved import grade_row
 from diffpo.grading.sudoku import solutions_of
+from diffpo.rollout.judging import judge
 from diffpo.tasks import CHAT, SOLVED, load_solved_task, load_task, load_tiny_task
 from diffpo.tasks.base import Split, Task
 from diffpo.tasks.chat import PREFILL
 from diffpo.tasks.tiny_sudoku import GRID_SET
-from diffpo.types import Prompt
+from diffpo.types import Attempts, Prompt
 
 COUNTDOWN_TEST = FOLDER.parent / "countdown_cd3_test.jsonl"
 SUDOKU_TEST = FOLDER.parent / "sudoku_4x4_test.csv"
@@ -68,6 +70,17 @@ def test_the_form_in_the_prompt_is_no_answer(config: TaskConfig) -> None:
     for text in (prompt.text, prompt.text.partition("<reasoning>")[2], prompt.text * 50):
         verdict = task.verify(prompt, text)
         assert not verdict.correct and verdict.reward == 0.0
+
+
+def test_a_task_s_own_verdict_and_the_form_are_rewards(config: TaskConfig) -> None:
+    task = load_task(replace(config, reward=("task", "format=0.1")))
+    prompt = task.prompts("test", 1)[0]
+    answer = f"\n</reasoning>\n<answer>\n{RIGHT[config.name]}\n</answer>"
+    attempts = Attempts(prompt, [answer, "<answer>" + answer, answer.replace(RIGHT[config.name], "no")], [()] * 3)
+    (judged,) = judge(task, [attempts])
+    assert [verdict.correct for verdict in judged.verdicts] == [True, True, False]
+    assert [verdict.reward for verdict in judged.verdicts] == pytest.approx([1.1, 1.0, 0.1])
+    assert judged.verdicts[1].parts == {"task": 1.0, "format": 0.0}
 
 
 @pytest.mark.parametrize("rules", ["strict", "d1"])

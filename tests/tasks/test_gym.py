@@ -11,8 +11,10 @@ import pytest
 from grading.hostile import HOSTILE
 
 from diffpo.config import TaskConfig
+from diffpo.rollout.judging import judge
 from diffpo.tasks import gym, gym_worker, load_task, tiny_arithmetic
 from diffpo.tasks.base import Task
+from diffpo.types import Attempts
 
 
 @pytest.fixture(scope="module", params=["gcd", "countdown", "word_sorting", "mini_sudoku"])
@@ -35,6 +37,14 @@ def test_answers_are_scored(task: Task) -> None:
         assert right.correct and right.reward == 1.0 and right.parts == {"score": 1.0, "format": 1.0}
         assert not task.verify(prompt, "<answer>no</answer>").correct
         assert task.verify(prompt, "").reward == 0.0
+
+
+def test_its_score_is_a_reward_beside_others() -> None:
+    task = load_task(TaskConfig(name="reasoning_gym:simple_equations", reward=("task", "format=0.5")))
+    (prompt,) = task.prompts("test", 1)
+    texts = [f"<answer>{prompt.columns['answer']}</answer>", "</reasoning><answer>no</answer>"]
+    (judged,) = judge(task, [Attempts(prompt, texts, [()] * 2)])
+    assert [(verdict.correct, verdict.reward) for verdict in judged.verdicts] == [(True, 1.0), (False, 0.5)]
 
 
 @pytest.mark.parametrize("dataset", ["simple_equations", "prime_factorization"])  # the latter's scorer raises on $

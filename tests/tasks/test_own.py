@@ -120,6 +120,10 @@ def test_a_bad_row_names_file_and_line(folder: Path, row: dict[str, Any], error:
         ({"name": "own"}, "a task of your own takes task.data FILE.jsonl and task.reward FILE.py:FUNCTION, both"),
         ({"name": "own", "data": "my.jsonl"}, "a task of your own takes task.data"),
         ({"name": "own", "data": "my.jsonl", "reward": ("code",), "rules": "d1"}, "task.rules does nothing for own"),
+        (
+            {"data": "my.jsonl", "reward": ("task",)},
+            "task.reward 'task': rows of your own have no verdict of their own",
+        ),
     ],
 )
 def test_half_a_task(folder: Path, knobs: dict[str, Any], error: str) -> None:

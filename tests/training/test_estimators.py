@@ -61,20 +61,22 @@ class Row:
         """s_i of the tokens of the loss."""
         return self.batch.committed_at[self.row, : int(self.batch.loss_mask[self.row].sum())].tolist()
 
-    def now(self, hide: list[bool], prompt: list[int] | None = None) -> Tensor:
-        return self._logprobs(self.policy.denoiser, hide, prompt)
+    def now(self, hide: list[bool], prompt: list[int] | None = None, centred: bool = False) -> Tensor:
+        return self._logprobs(self.policy.denoiser, hide, prompt, centred)
 
     @torch.no_grad()
-    def old(self, hide: list[bool]) -> Tensor:
-        return self._logprobs(self.before, hide, None)
+    def old(self, hide: list[bool], centred: bool = False) -> Tensor:
+        return self._logprobs(self.before, hide, None, centred)
 
-    def _logprobs(self, denoiser: nn.Module, hide: list[bool], prompt: list[int] | None) -> Tensor:
+    def _logprobs(self, denoiser: nn.Module, hide: list[bool], prompt: list[int] | None, centred: bool) -> Tensor:
         prompt, tokens = prompt or prompt_of(self.batch, self.row), self.batch.tokens[self.row].tolist()
         canvas = [self.policy.mask_id if masked else token for masked, token in zip(hide, tokens, strict=True)]
         sequence = torch.tensor([[*prompt, *canvas]])
         hidden = denoiser(*pack(sequence, torch.tensor([sequence.shape[1]])))[len(prompt) :]
         logits = ban(denoiser.head(hidden), self.policy.banned)
-        return logits.log_softmax(-1)[range(len(tokens)), tokens]
+        logprobs = logits.log_softmax(-1)
+        mean = logprobs.masked_fill(logprobs.isinf(), torch.nan).nanmean(-1) if centred else 0.0
+        return logprobs[range(len(tokens)), tokens] - mean
 
     def seen_by(self, call: int) -> list[bool]:
         """What was masked when the call was made."""
@@ -150,6 +152,18 @@ def gdsd(row: Row) -> Tensor:
     return -((change / length - 2.0 * row.advantage) ** 2)
 
 
+def gdsd_centred(row: Row) -> Tensor:
+    length = row.batch.tokens.shape[1]
+    masks, _ = elbo_masks(fold(row.keys, 1), 1, torch.tensor([length]), length)
+    now = old = torch.zeros(())
+    for hide in masks[0].tolist():
+        places, share = [place for place in range(len(row.calls)) if hide[place]], sum(hide) / (length + 1)
+        now = now + row.now(hide, centred=True)[places].sum() / share / 2
+        old = old + row.old(hide, centred=True)[places].sum() / share / 2
+    change = (now - old).clamp(math.log(0.5), math.log(1.5))
+    return -((change / length - 2.0 * row.advantage) ** 2)
+
+
 def spg(row: Row) -> Tensor:
     """Probabilities as they are, in float64; each completion weighs its length."""
     surrogate, size = load_surrogate("spg:3,block_length=5,clean_mask_prob=0.3"), len(row.calls)
@@ -180,6 +194,10 @@ SPECS: dict[str, tuple[ObjectiveConfig, Callable[[Row], Tensor]]] = {
     "rldf": (ObjectiveConfig("rldf:3,temperature=0", "clipped:0.1", importance_clamp=0.0), rldf),
     "gdpo": (ObjectiveConfig("gdpo:3", "clipped:0.01,ratio_level=sequence", importance_clamp=0.0), gdpo),
     "gdsd": (ObjectiveConfig("gdsd", "gdsd:2,epsilon=0.5", importance_clamp=0.0), gdsd),
+    "gdsd_centred": (
+        ObjectiveConfig("gdsd:centred=true", "gdsd:2,epsilon=0.5", importance_clamp=0.0),
+        gdsd_centred,
+    ),
     "spg": (
         ObjectiveConfig(
             "spg:3,block_length=5,clean_mask_prob=0.3", "spg:1.5,omega=0.4", importance_clamp=0.0, loss_type="bnpo"

@@ -45,7 +45,8 @@ class TaskConfig(Knobs):
     """Which kinds of problems, where a data set has many (gsm_symbolic): a tenth of them are new, the others known; or
     some by number."""
     reward: tuple[str, ...] = ()
-    """Your own rewards, PATH.py:FUNCTION or PATH.py:FUNCTION=WEIGHT; number, math and code are built in."""
+    """Your own rewards, PATH.py:FUNCTION or PATH.py:FUNCTION=WEIGHT; number, math, code and format are built in, and
+    task is the task's own verdict."""
 
     def __post_init__(self) -> None:
         check_kinds(self, "task.")

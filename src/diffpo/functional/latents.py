@@ -49,6 +49,8 @@ class Latents:
     """(lines, L)."""
     clean: Tensor | None = None  # [R, L] the canvas with all its tokens, where attention is block-causal
     blocks: Tensor | None = None  # [R, 2] and its blocks: each is scored given its mask and the clean ones before it
+    centred: bool = False
+    """What a token's score is: its log-probability, or that less the mean over the vocabulary."""
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -100,7 +102,7 @@ class Latents:
         of_terms = (source, self.rows, self.positions, self.tokens, self.weights)
         clean, blocks = (None if t is None else t[index] for t in (self.clean, self.blocks))
         of_each = (*(t[index] for t in of_latents), *(t[terms] for t in of_terms))
-        return Latents(*of_each, shape=self.shape, clean=clean, blocks=blocks)
+        return Latents(*of_each, self.shape, clean, blocks, self.centred)
 
     def split(self, max_tokens: int) -> list[Latents]:
         """In parts of at most `max_tokens` tokens, or of a single latent that has more.
@@ -239,12 +241,14 @@ def masked_latents(
     shares_first: bool = False,
     hidden_prompts: Bool[Tensor, "B M P"] | None = None,
     apart: bool = False,
+    centred: bool = False,
 ) -> Latents:
     """Canvases under each of M masks, with a term for each token of the loss whose weight there is not 0.
 
     A latent without a term is left out. `shares_first`: the first masks hide everything, and rows of a prompt share
     what they leave, unless blocks see those before them. `hidden_prompts` are tokens of the prompt that masks hide as
-    well. `apart`: what is scored given each is not added up but has a line of its own, so that a row has M.
+    well. `apart`: what is scored given each is not added up but has a line of its own, so that a row has M. `centred`:
+    `Latents.centred`.
     """
     blocks = batch.blocks
     rows, positions, latent = ((weights > 0) & batch.loss_mask[:, None]).transpose(1, 2).nonzero(as_tuple=True)
@@ -272,6 +276,7 @@ def masked_latents(
         (len(batch) * num_lines, batch.tokens.shape[1]),
         clean=None if blocks is None else batch.tokens[owner],
         blocks=None if blocks is None else blocks[owner],
+        centred=centred,
     )
 
 

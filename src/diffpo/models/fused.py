@@ -31,6 +31,16 @@ def token_logprobs(
     return _TokenLogprobs.apply(hidden, weight, tokens, temperature, banned, dtype or weight.dtype)
 
 
+def centred_logits(hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, banned: Tensor) -> Tensor:
+    """log p_t - mean_v log p_v, p = softmax(hidden weight^T / temperature), of tokens [N] and ids not banned; in fp32.
+
+    The normalisation cancels, and with it the logits: hidden (weight_t - mean_v weight_v) / temperature.
+    """
+    banned_sum = weight[banned].sum(0, dtype=torch.float32)
+    mean = (weight.sum(0, dtype=torch.float32) - banned_sum) / (len(weight) - len(banned))
+    return (hidden.float() * (F.embedding(tokens, weight).float() - mean)).sum(-1) / temperature
+
+
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(

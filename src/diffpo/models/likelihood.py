@@ -8,19 +8,23 @@ from torch import Tensor
 from diffpo.functional.latents import Latents, cut_latents
 from diffpo.models.attention import pack, queries_of
 from diffpo.models.branches import block_states
-from diffpo.models.fused import token_logprobs
+from diffpo.models.fused import centred_logits, token_logprobs
 from diffpo.models.policy import Policy
 from diffpo.types import Batch
 
 
 def score(policy: Policy, latents: Latents, temperature: float) -> Tensor:
-    """sum_j weight_ji log pi(o_i | latent j) of every token that has a term, [B, L], 0 elsewhere. Differentiable."""
+    """sum_j weight_ji log pi(o_i | latent j) of every token that has a term, [B, L], 0 elsewhere. Differentiable.
+
+    Of `centred` latents each less its mean over the vocabulary.
+    """
     if latents.blocks is None:
         hidden, begins = canvas_states(policy, latents.sequences, latents.prompt_lengths, latents.gen_lengths)
         hidden = hidden[begins[latents.source] + latents.positions]
     else:
         hidden = block_states(policy, latents)
-    scores = score_tokens(policy, hidden, latents.tokens, temperature) * latents.weights
+    score_each = score_centred if latents.centred else score_tokens
+    scores = score_each(policy, hidden, latents.tokens, temperature) * latents.weights
     empty = torch.zeros(latents.shape, device=policy.device)
     return empty.index_put((latents.rows, latents.positions), scores, accumulate=True)
 
@@ -37,6 +41,11 @@ def score_tokens(policy: Policy, hidden: Tensor, tokens: Tensor, temperature: fl
     """log softmax(logits / temperature) at `tokens` [N] of final hidden states [N, D]. Differentiable."""
     denoiser = policy.denoiser
     return token_logprobs(hidden, denoiser.head.weight, tokens, temperature, policy.banned, denoiser.compute_dtype)
+
+
+def score_centred(policy: Policy, hidden: Tensor, tokens: Tensor, temperature: float) -> Tensor:
+    """The same less the mean over the vocabulary."""
+    return centred_logits(hidden, policy.denoiser.head.weight, tokens, temperature, policy.banned)
 
 
 def canvas_states(

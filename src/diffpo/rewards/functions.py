@@ -1,27 +1,33 @@
 """Reward functions by name: the user's own, found in their file, and those that are built in.
 
-`number` and `math` compare the final answer with a column, `code` runs tests.
+`number` and `math` compare the final answer with a column, `code` runs tests, `format` looks at the form of the reply;
+`task` is the verdict of a task that has one of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from diffpo.config import suggest
 from diffpo.config.own import find_in_file
+from diffpo.grading.grade import formatted
 from diffpo.grading.maths import strict
 from diffpo.grading.references import read_number_reference, read_reference
 from diffpo.rewards import code as sandbox
-from diffpo.rewards.calls import Reward, Rewards
+from diffpo.rewards.calls import GIVEN, Reward, Rewards
+from diffpo.types import Prompt, Verdict
+
+Verify = Callable[[Prompt, str], Verdict]
+"""A task's own verdict on a completion, from the columns of its prompt."""
 
 
-def load_rewards(specs: Sequence[str]) -> Rewards:
-    """The rewards that the specs name; ValueError where one is not found, or two have one name."""
-    rewards = [parse_reward(spec) for spec in specs]
+def load_rewards(specs: Sequence[str], verify: Verify | None = None) -> Rewards:
+    """The rewards that the specs name, `task` being `verify`; ValueError where one is not found, or names are alike."""
+    rewards = [parse_reward(spec, verify) for spec in specs]
     names = [reward.name for reward in rewards]
     for name in names:
         if names.count(name) > 1:
@@ -29,8 +35,9 @@ def load_rewards(specs: Sequence[str]) -> Rewards:
     return Rewards(tuple(rewards))
 
 
-def parse_reward(spec: str) -> Reward:
+def parse_reward(spec: str, verify: Verify | None = None) -> Reward:
     """Read "PATH.py:FUNCTION", "PATH.py:FUNCTION=WEIGHT" or the name of a built-in; ValueError says what is wrong."""
+    builtin = BUILTIN if verify is None else BUILTIN | {"task": Reward("task", _verdict_of(verify))}
     stem, own, rest = spec.rpartition(".py:")  # a folder's name may hold equals signs
     path = stem + own[:-1]
     name, equals, weight = rest.partition("=")
@@ -39,17 +46,35 @@ def parse_reward(spec: str) -> Reward:
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or not name.isidentifier():
-        raise ValueError(f"task.reward {spec!r}: write PATH.py:FUNCTION=WEIGHT, or one of {', '.join(BUILTIN)}")
+        raise ValueError(f"task.reward {spec!r}: write PATH.py:FUNCTION=WEIGHT, or one of {', '.join(builtin)}")
     if path:
         function = find_in_file(Path(path), name, "function", "task.reward takes PATH.py:FUNCTION")
         if isinstance(function, type):
             raise ValueError(f"task.reward {spec!r}: {name} is a class: name a function, or an instance of it")
         return Reward(name, function, value)
-    if name not in BUILTIN:
+    if name == "task" and verify is None:
+        raise ValueError("task.reward 'task': rows of your own have no verdict of their own: name what judges them")
+    if name not in builtin:
         raise ValueError(
-            f"task.reward {spec!r}: no built-in reward{suggest(name, BUILTIN)}; your own: PATH.py:FUNCTION"
+            f"task.reward {spec!r}: no built-in reward{suggest(name, builtin)}; your own: PATH.py:FUNCTION"
         )
-    return BUILTIN[name]._replace(weight=value)
+    return builtin[name]._replace(weight=value)
+
+
+def _verdict_of(verify: Verify) -> Callable[..., Coroutine[Any, Any, list[float | None]]]:
+    async def task(completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        """The reward of the task's own verdict, each in a thread."""
+        row = {name: values[0] for name, values in columns.items() if name not in GIVEN}  # of a group all have one
+        prompt = Prompt("", "", columns=row)
+        verdicts = (asyncio.to_thread(verify, prompt, text_of(completion)) for completion in completions)
+        return [verdict.reward for verdict in await asyncio.gather(*verdicts)]
+
+    return task
+
+
+def form(completions: Sequence[Any]) -> list[float]:
+    """1 where the reply has the form that the prompts of the published tasks ask for, each tag once."""
+    return [float(formatted(text_of(completion))) for completion in completions]
 
 
 async def number(completions: Sequence[Any], answer: Sequence[Any]) -> list[float | None]:
@@ -125,4 +150,5 @@ BUILTIN: dict[str, Reward] = {
     "number": Reward("number", number, columns=("answer",), check=_check(read_number_reference, "number")),
     "math": Reward("math", maths, columns=("answer",), check=_check(read_reference, "answer in text")),
     "code": Reward("code", code, columns=("tests", "test"), check=_check_code),
+    "format": Reward("format", form),
 }

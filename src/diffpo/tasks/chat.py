@@ -63,10 +63,13 @@ class ChatTask:
     gen_length = GEN_LENGTH
     for_any_model = False
     """Whether a tiny model may meet it too."""
+    has_verdict = True
+    """Whether `verify` knows what is right without rewards."""
 
     def __init__(self, config: TaskConfig) -> None:
         self.name, self.config = config.name, config
-        self.rewards: Rewards | None = load_rewards(config.reward) if config.reward else None
+        verify = self.verify if self.has_verdict else None
+        self.rewards: Rewards | None = load_rewards(config.reward, verify) if config.reward else None
 
     def __repr__(self) -> str:
         given = {name: value for name, value in vars(self.config).items() if value != getattr(TaskConfig, name)}

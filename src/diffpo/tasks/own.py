@@ -21,6 +21,7 @@ class Own(RowTask):
     """
 
     for_any_model = True
+    has_verdict = False
     columns = "prompt (and what your reward function reads)"
 
     def __init__(self, config: TaskConfig) -> None:
