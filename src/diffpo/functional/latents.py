@@ -102,7 +102,7 @@ class Latents:
         of_terms = (source, self.rows, self.positions, self.tokens, self.weights)
         clean, blocks = (None if t is None else t[index] for t in (self.clean, self.blocks))
         of_each = (*(t[index] for t in of_latents), *(t[terms] for t in of_terms))
-        return Latents(*of_each, self.shape, clean, blocks, self.centred)
+        return Latents(*of_each, shape=self.shape, clean=clean, blocks=blocks, centred=self.centred)
 
     def split(self, max_tokens: int) -> list[Latents]:
         """In parts of at most `max_tokens` tokens, or of a single latent that has more.
