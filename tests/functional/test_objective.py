@@ -142,20 +142,25 @@ def test_importance_weights_at_their_limits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "advantage", "value", "slope"),
+    ("ratio", "advantage", "value", "slope", "high"),
     [
-        (1.0, 2.0, 2.0, 2.0),
-        (1.1, 2.0, 2.2, 2.0),
-        (1.5, 2.0, 2.4, 0.0),  # far enough up: no more to gain
-        (0.5, 2.0, 1.0, 2.0),  # too low: the way back is open
-        (1.5, -2.0, -3.0, -2.0),
-        (0.5, -2.0, -1.6, 0.0),
-        (3.0, 0.0, 0.0, 0.0),
+        (1.0, 2.0, 2.0, 2.0, 0.0),
+        (1.1, 2.0, 2.2, 2.0, 0.0),
+        (1.5, 2.0, 2.4, 0.0, 0.0),  # far enough up: no more to gain
+        (0.5, 2.0, 1.0, 2.0, 0.0),  # too low: the way back is open
+        (1.5, -2.0, -3.0, -2.0, 0.0),
+        (0.5, -2.0, -1.6, 0.0, 0.0),
+        (3.0, 0.0, 0.0, 0.0, 0.0),
+        (1.5, 2.0, 3.0, 2.0, 0.6),  # which may rise further
+        (1.7, 2.0, 3.2, 0.0, 0.6),
+        (0.5, -2.0, -1.6, 0.0, 0.6),  # and fall no further
     ],
 )
-def test_clipped_surrogate_case_by_case(ratio: float, advantage: float, value: float, slope: float) -> None:
+def test_clipped_surrogate_case_by_case(
+    ratio: float, advantage: float, value: float, slope: float, high: float
+) -> None:
     rho = T([ratio], requires_grad=True)
-    gain = clipped_surrogate(rho, T([advantage]), 0.2)
+    gain = clipped_surrogate(rho, T([advantage]), 0.2, high)
     gain.sum().backward()
     torch.testing.assert_close(gain.detach(), T([value]))
     torch.testing.assert_close(rho.grad, T([slope]))

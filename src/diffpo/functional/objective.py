@@ -101,10 +101,10 @@ def self_normalize(importance: Float[Tensor, "B L"], weights: Float[Tensor, "B L
 
 
 def clipped_surrogate(
-    ratio: Float[Tensor, "*S"], advantages: Float[Tensor, "*S"], epsilon: float
+    ratio: Float[Tensor, "*S"], advantages: Float[Tensor, "*S"], epsilon: float, epsilon_high: float = 0.0
 ) -> Float[Tensor, "*S"]:
-    """min(rho A, clip(rho, 1 - eps, 1 + eps) A) (PPO, arXiv 1707.06347, Eq. 7)."""
-    return torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, 1 + epsilon) * advantages)
+    """min(rho A, clip(rho, 1 - eps, 1 + eps_high) A) (PPO, arXiv 1707.06347, Eq. 7); 0: eps_high is eps."""
+    return torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, 1 + (epsilon_high or epsilon)) * advantages)
 
 
 def kl_k3(logprobs: Float[Tensor, "*S"], ref_logprobs: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
