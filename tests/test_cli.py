@@ -240,6 +240,25 @@ def test_unknown_flag_suggests_the_nearest(fail: Fail) -> None:
     assert "Perhaps you meant: --rollout.temperature" in said
 
 
+@pytest.mark.parametrize(
+    ("command", "flag", "ours"),
+    [
+        ("train", "--max_completion_length", "--rollout.gen-length"),
+        ("train", "--objective.epsilon=0.2", "--objective.loss, such as clipped:0.2"),
+        ("sft", "--max-seq-length=7", "--max-length"),
+        ("eval", "--max-new-tokens", "--rollout.gen-length"),
+    ],
+)
+def test_flags_of_other_trainers_are_told_their_own(line: Fail, model: str, command: str, flag: str, ours: str) -> None:
+    said = line(command, *([model] if command == "eval" else []), flag, *([] if "=" in flag else ["3"]))
+    assert said == f"{flag.partition('=')[0].replace('_', '-')}: no such flag; did you mean {ours}?"
+
+
+def test_underscores_are_hyphens(fail: Fail) -> None:
+    assert "--optim.learning-rate" in words(fail("train", "--learning_rate", "0.5"))
+    assert "--stepz" in words(fail("train", "--threshold.epsilon", "0.1", "--stepz", "3"))  # the first is our own
+
+
 def test_wrong_type_of_a_flag(fail: Fail) -> None:
     said = words(fail("train", "--steps", "many"))
     assert "--steps" in said and "'many'" in said

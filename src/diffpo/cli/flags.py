@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stderr
+from dataclasses import is_dataclass
 from typing import Annotated, Any, TypeVar
 
 import tyro
 from tyro.conf import Positional
 
+from diffpo.config.checks import knobs_of, places
+from diffpo.config.elsewhere import ELSEWHERE
 from diffpo.config.idle import IdleKnobs, idle_knobs, over
 
 C = TypeVar("C")
@@ -45,8 +48,10 @@ def typed(arguments: Sequence[str]) -> set[str]:
 def read(kind: type[T], prog: str, arguments: Sequence[str], base: C, default: Callable[[C], Any]) -> T:
     """The command that the flags describe over `default(base)`.
 
-    Values of the base that flags make idle give way; a flag that would do nothing itself is IdleKnobs.
+    Values of the base that flags make idle give way; a flag that would do nothing itself is IdleKnobs. One that has
+    another name here is ValueError.
     """
+    said, arguments = typed(arguments), [_hyphens(argument) for argument in arguments]
 
     def build(base: C) -> T:
         try:
@@ -58,14 +63,30 @@ def read(kind: type[T], prog: str, arguments: Sequence[str], base: C, default: C
                     raise error from None
             if not stop.code:  # --help
                 raise
+        refuse_elsewhere(said, type(base) if is_dataclass(base) else kind)
         return tyro.cli(kind, prog=prog, args=list(arguments), default=default(base))  # with its frame
 
-    said = typed(arguments)
     command = over(build, base, said)
     idle = idle_knobs(command) | idle_knobs(vars(command).get("config", command))
     if named := {name: why for name, why in idle.items() if name in said}:
         raise IdleKnobs(named)
     return command
+
+
+def _hyphens(argument: str) -> str:
+    """A flag as tyro spells it, which takes underscores as well but suggests nothing for them."""
+    name, equals, value = argument.partition("=")
+    return f"{name.replace('_', '-')}{equals}{value}" if name.startswith("--") else argument
+
+
+def refuse_elsewhere(said: Iterable[str], kind: type) -> None:
+    """ValueError for the first knob that a flag names as others call it."""
+    for name in set(said).difference(knobs_of(kind)):
+        leaf = name.rpartition(".")[2]
+        found, example = places(kind, leaf)
+        if leaf in ELSEWHERE and found:
+            flags = " or ".join(f"--{knob.replace('_', '-')}" for knob in found)
+            raise ValueError(f"--{name.replace('_', '-')}: no such flag; did you mean {flags}{example}?")
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

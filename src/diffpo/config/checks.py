@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from numbers import Integral, Real
 from os import PathLike, fspath
 from types import UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+
+from diffpo.config.elsewhere import ELSEWHERE
 
 MAX_COUNT = 10**9
 """No count is larger: what is counted would not end."""
@@ -25,20 +27,28 @@ def suggest(wrong: str, names: Iterable[str]) -> str:
 
 
 def suggest_key(wrong: str, cls: type, whole: type | None = None) -> str:
-    """The same for a key that `cls` lacks: where `whole`, the config that it is a part of, has one of that name."""
-    found = _places(whole or cls, wrong)
-    return f"; did you mean {' or '.join(map(repr, found))}?" if found else suggest(wrong, hints_of(cls))
+    """The same for a key that `cls` lacks: where `whole`, the config that it is a part of, has one of that name.
+
+    Or one that others call so.
+    """
+    found, example = places(whole or cls, wrong)
+    return f"; did you mean {' or '.join(map(repr, found))}{example}?" if found else suggest(wrong, hints_of(cls))
 
 
-def _places(cls: type, key: str, prefix: str = "") -> list[str]:
-    """The dotted names of the knobs called `key` in a config and its sections."""
-    found = list[str]()
+def places(cls: type, wrong: str) -> tuple[list[str], str]:
+    """The knobs of a config, by dotted name, that `wrong` names here or elsewhere; what to write, where that says."""
+    name, _, example = ELSEWHERE.get(wrong, wrong).partition(" = ")
+    found = [knob for knob in knobs_of(cls) if f".{knob}".endswith(f".{name}")]
+    return found, f", such as {example}" if example and found else ""
+
+
+def knobs_of(cls: type, prefix: str = "") -> Iterator[str]:
+    """The dotted names of the knobs of a config and its sections."""
     for name, hint in hints_of(cls).items():
         if section := section_of(hint):
-            found += _places(section, key, f"{prefix}{name}.")
-        elif name == key:
-            found.append(prefix + name)
-    return found
+            yield from knobs_of(section, f"{prefix}{name}.")
+        else:
+            yield prefix + name
 
 
 def check(condition: bool, message: str) -> None:
