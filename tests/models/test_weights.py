@@ -305,7 +305,6 @@ def test_the_base_of_rope_is_read_from_either_place(moved: bool, tmp_path: Path)
         ({"num_experts": 64}, r"mixtures of experts \(num_experts = 64\)"),
         ({"model_type": "mixtral", "num_local_experts": 8}, r"mixtures of experts \(num_local_experts = 8\)"),
         ({"model_type": "diffusion_gemma"}, "has no mask token"),
-        ({"model_type": "Fast_dLLM_Qwen"}, "sub-blocks"),
         ({"model_type": "qwen3"}, "predicts the next token"),
     ],
 )

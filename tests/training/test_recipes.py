@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models import ministral
+from models import fast_dllm, ministral
 from models.mixtures import CONFIGS, relative, save_checkpoint
 from models.published_llada import golden_checkpoint
 from small_tokenizers import TOKENIZERS
@@ -29,6 +29,7 @@ SMALL = [recipe.name for recipe in list_recipes() if recipe.name.startswith(("qw
 """Those that learn with all weights, or with adapters."""
 OTHERS = [
     "nemotron3b_gsm8k_diffpo",
+    "fastdllm15b_gsm8k_diffpo",
     "llada2mini_gsm8k_diffpo",
     "llada8b_math500_diffpo",
     "llada8b_sudoku_d1",
@@ -62,6 +63,8 @@ def test_two_steps(name: str, rank: int, tmp_path: Path, monkeypatch: pytest.Mon
         TOKENIZERS["sdar"](model)
     elif family == "nemotron_labs_diffusion":
         model = ministral.save_checkpoint(tmp_path / "model", rope_parameters={"rope_theta": 1e4}, **longer)
+    elif family == "Fast_dLLM_Qwen":
+        model = fast_dllm.save_checkpoint(tmp_path / "model", **longer)
     else:
         model = golden_checkpoint(tmp_path / "model", family, True, **longer)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
@@ -88,6 +91,8 @@ def test_two_steps(name: str, rank: int, tmp_path: Path, monkeypatch: pytest.Mon
     assert [line["model/skipped"] for line in lines] == [0, 0] and all(line["model/grad_norm"] > 0 for line in lines)
     assert recipe.train == "model" or lines[-1]["sampler/grad_norm"] > 0
     again = load_policy(tmp_path / "run", "saved")
-    assert bool(again.adapter) == bool(rank) and again.denoiser.config.tied == name.startswith("qwen06b")
+    assert bool(again.adapter) == bool(rank) and again.denoiser.config.tied == name.startswith(
+        ("qwen06b", "fastdllm15b")
+    )
     assert (again.denoiser.config.block_length is not None) == in_blocks
     assert again.trainable().keys() == policy.trainable().keys()

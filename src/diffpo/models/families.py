@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,8 @@ class Family:
     """Its blocks are mixtures of experts."""
     own_ids: bool = False
     """The tokenizer, where there is one, has the last word on ids: its mask, and its padding, which fills canvases."""
+    ids: Mapping[str, int] = field(default_factory=dict)
+    """Those that its code has, where config.json does not say them."""
 
     def native(self, name: str) -> str:
         """Our name of a checkpoint's module or tensor; a name that nothing matches stays as it is."""
@@ -189,6 +191,12 @@ def _llada2_shape(config: Mapping[str, Any]) -> TransformerConfig:
     return replace(shape, qkv_fused=True, rotary_share=share, experts=experts)
 
 
+def _fast_dllm_shape(config: Mapping[str, Any]) -> TransformerConfig:
+    """Fast-dLLM v2: Qwen2's layers in blocks from where the row begins; a state predicts the next position's token."""
+    blocks = {"block_size": config.get("block_size") or config.get("bd_size")}
+    return _qwen_shape({**config, **blocks}, qkv_bias=True, shift=1, block_length=32, blocks_from="row")
+
+
 def _nemotron_shape(config: Mapping[str, Any]) -> TransformerConfig:
     """Nemotron-Labs-Diffusion: Ministral's layers, a causal context, and a block that sees it and itself."""
     _check(config, {"sliding_window": None})
@@ -264,6 +272,7 @@ FAMILIES = {
     "a2d-qwen2": Family(partial(_qwen_shape, qkv_bias=True), _QWEN, own_ids=True),
     "a2d-qwen3": Family(partial(_qwen_shape, qk_norm=True), _QWEN, own_ids=True),
     "a2d-llama": Family(_qwen_shape, _QWEN, own_ids=True),
+    "Fast_dLLM_Qwen": Family(_fast_dllm_shape, _QWEN, ids={"mask_token_id": 151665, "eos_token_id": 151645}),
     "nemotron_labs_diffusion": Family(_nemotron_shape, _NEMOTRON),
     "lladamoe": Family(_llada_moe_shape, _LLADA_MOE, mixes=True, own_ids=True),
     "llada2_moe": Family(_llada2_shape, _LLADA2, mixes=True, own_ids=True),
@@ -275,7 +284,6 @@ EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """Keys of config.json by which mixtures of experts are known, whatever their model_type."""
 _CAUSAL = "predicts the next token: it is no masked diffusion model unless it is made one first (A2D)"
 LACKING = {
-    "Fast_dLLM_Qwen": "fills its blocks by sub-blocks, which diffpo's engine does not",
     "diffusion_gemma": "has no mask token: it renoises from all tokens, so that none has a commit to be scored at",
     "qwen2": _CAUSAL,
     "qwen3": _CAUSAL,

@@ -62,6 +62,8 @@ _NEMOTRON = _BLOCKS_OF_32 | {
     "mask_token_id": 100,
     "eos_token_id": 11,
 }
+_FAST_DLLM_1_5B = _like_qwen("Fast_dLLM_Qwen", 1536, 8960, 28, 12, 2, 32768, bd_size=32, tie_word_embeddings=True)
+_FAST_DLLM_7B = _like_qwen("Fast_dLLM_Qwen", 3584, 18944, 28, 28, 4, 32768, bd_size=32, vocab_size=152064)
 _NEMOTRON_3B = _like_qwen("nemotron_labs_diffusion", 3072, 9216, 26, 32, 8, 16384, **_NEMOTRON)
 _NEMOTRON_8B = _like_qwen("nemotron_labs_diffusion", 4096, 14336, 34, 32, 8, 16384, **_NEMOTRON)
 _NEMOTRON_14B = _like_qwen("nemotron_labs_diffusion", 5120, 16384, 40, 32, 8, 16384, **_NEMOTRON)
@@ -81,6 +83,8 @@ PUBLISHED = {
     "dllm-hub/Qwen2.5-Coder-0.5B-Instruct-diffusion-mdlm-v0.1": _A2D_QWEN2,
     "dllm-hub/Qwen2.5-Coder-0.5B-Instruct-diffusion-bd3lm-v0.1": _A2D_QWEN2 | _BLOCKS_OF_32,
     "inclusionAI/LLaDA2.0-mini": _LLADA2_MINI,
+    "Efficient-Large-Model/Fast_dLLM_v2_1.5B": _FAST_DLLM_1_5B,
+    "Efficient-Large-Model/Fast_dLLM_v2_7B": _FAST_DLLM_7B,
     "JetLM/SDAR-1.7B-Chat": _SDAR_1_7B,
     "JetLM/SDAR-4B-Chat": _SDAR_4B,
     "JetLM/SDAR-8B-Chat": _SDAR_8B,
@@ -99,7 +103,7 @@ PUBLISHED = {
 def has_blocks(name: str, config: Mapping[str, Any]) -> bool:
     """Whether the model `name` is block-causal by its config.json, or {}, by what is known of its hub id."""
     config = with_blocks(name, config or PUBLISHED.get(name, {}))
-    return bool(config.get("block_size")) or kind_of(config) in ("sdar", "sdar_moe", "llada2_moe")
+    return bool(config.get("block_size")) or kind_of(config) in ("sdar", "sdar_moe", "llada2_moe", "Fast_dLLM_Qwen")
 
 
 def with_blocks(name: str, config: Mapping[str, Any], block_length: int | None = None) -> dict[str, Any]:

@@ -66,7 +66,8 @@ class Checkpoint:
         """Find a checkpoint and read its config.json; ValueError if there is none or its family is unknown."""
         folder = locate(name, revision, weights)
         name = name if is_snapshot(folder) and not Path(name).is_dir() else folder.resolve()
-        return cls(str(name), folder, with_blocks(str(name), read_config(folder)), revision)
+        config = with_blocks(str(name), read_config(folder))
+        return cls(str(name), folder, {**FAMILIES[kind_of(config)].ids, **config}, revision)
 
     @property
     def is_local(self) -> bool:
