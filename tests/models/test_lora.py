@@ -303,6 +303,11 @@ def test_a_recipe_with_names_of_another_model_is_one_warning_that_names_what_it_
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights = 'pissa_niter_4'"),
         ({"init_lora_weights": "olora"}, "init_lora_weights = 'olora'"),
         ({"peft_type": "IA3"}, "a IA3 adapter; diffpo loads LORA"),
+        ({"r": 8}, "k_proj (64 to 64 features) at rank 8 has {'lora_A.weight': (4, 64), 'lora_B.weight': (64, 4)}"),
+        ({"rank_pattern": {"v_proj": 2}}, "v_proj (64 to 64 features) at rank 2 has"),
+        ({"lora_alpha": "16"}, "lora_alpha = '16'"),
+        ({"alpha_pattern": {"q_proj": None}}, "q_proj = None"),
+        ({"alpha_pattern": {"q_proj(": 4}}, "alpha_pattern has 'q_proj(', which is no pattern"),
     ],
 )
 def test_other_kinds_of_adapters_are_one_error(settings: dict[str, Any], named: str, tmp_path: Path) -> None:

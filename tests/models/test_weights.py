@@ -172,7 +172,9 @@ def test_shards_that_the_index_names_and_that_are_lost_are_one_error(tmp_path: P
     assert one_line(error) and "missing" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": ["model.safetensors"]}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"weight_map": ["model.safetensors"]}', '{"weight_map": {"x": null}}']
+)
 def test_an_index_that_is_none_is_an_error_that_names_it(text: str, tmp_path: Path) -> None:
     golden_checkpoint(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text(text)
@@ -195,6 +197,7 @@ BLOCK = "model.transformer.blocks.1"
         (lambda tensors: tensors.pop(EMBED), [f"missing {EMBED}"]),
         (lambda tensors: tensors.update({NORM: torch.zeros(7)}), [NORM, "(7,)", "(64,)"]),
         (lambda tensors: tensors.update({"stray": torch.zeros(7)}), ["unexpected stray"]),
+        (lambda tensors: tensors.update({EMBED: tensors[EMBED].to(torch.int8)}), [f"are quantized ({EMBED} is I8)"]),
         (
             lambda tensors: tensors.update({f"{BLOCK}.q_proj.bias": torch.zeros(64)}),
             [f"unexpected {BLOCK}.q_proj.bias"],
