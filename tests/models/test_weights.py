@@ -232,6 +232,14 @@ def test_a_tensor_under_our_own_name_does_not_pass_for_the_published_one(checkpo
         load_denoiser(checkpoint)
 
 
+@pytest.mark.parametrize("place", ["rope_parameters", "rope_scaling", None])
+def test_heads_that_turn_in_part_are_refused_wherever_the_config_says_so(place: str | None, tmp_path: Path) -> None:
+    share = {"partial_rotary_factor": 0.5}
+    said = {place: {"rope_type": "default", "rope_theta": 7.0, **share}} if place else share
+    with pytest.raises(ValueError, match=r"asks for partial_rotary_factor = 0\.5"):
+        load_denoiser(golden_checkpoint(tmp_path, "a2d-qwen3", **said))
+
+
 @pytest.mark.parametrize(
     ("family", "key", "value"),
     [
