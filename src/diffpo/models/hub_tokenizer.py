@@ -11,6 +11,8 @@ from itertools import groupby, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffpo.files.recipe import read_json
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
@@ -206,6 +208,15 @@ def read_tokenizer(folder: Path, otherwise: str) -> PreTrainedTokenizerFast:
         return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the Rust half raises bare Exceptions
         raise ValueError(f"{folder}: cannot read its tokenizer files: {error}") from error
+
+
+def written_template(folder: Path) -> str:
+    """The chat template that stands in a folder's files, as they have it; empty if there is none."""
+    file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if file.is_file():
+        return file.read_text(encoding="utf-8").strip()
+    written = read_json(settings).get("chat_template") if settings.is_file() else None
+    return str(written or "").strip()
 
 
 def token_id(
