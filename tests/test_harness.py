@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import tiny_policy
+from models.published_llada import golden_checkpoint
 
 from diffpo.functional.random import make_key
 from diffpo.models.bounds import evidence_bounds
 from diffpo.models.policy import load_policy
 from diffpo.rollout.local import sample
+from diffpo.types import Prompt
 
 pytest.importorskip("lm_eval")
 
@@ -48,6 +50,46 @@ def test_likelihoods_are_bounds(model: str) -> None:
     assert found == float(expected.mean()) < 0 and not greedy and empty == (0.0, False)
     (rolling,) = lm.loglikelihood_rolling([Instance(("0123456" * 12,))])
     assert rolling < found
+
+
+def test_a_conversation_is_asked_under_the_models_template_and_its_answer_goes_on(tmp_path: Path) -> None:
+    lm = DiffpoLM(str(golden_checkpoint(tmp_path, tokenizer=True)), sampler="top_k:2", gen_length=8, dtype="float32")
+    policy, talk = lm.policy, [{"role": "user", "content": "is it"}]
+    answer = {"role": "assistant", "content": "the"}
+    begun = lm.apply_chat_template([*talk, answer], add_generation_prompt=False)
+    chat = lm.apply_chat_template(talk)
+    found = [value for value, _ in lm.loglikelihood([Instance((context, " in")) for context in (chat, begun)])]
+    assert found == [
+        float(evidence_bounds(policy, policy.encode(talk, start), policy.encode(" in", chat=False), 32, key).mean())
+        for start, key in (("", make_key(0, "nelbo", 0)), ("the", make_key(0, "nelbo", 1)))
+    ]
+    assert chat + "the" == begun
+    (expected,) = sample(policy, [Prompt("", "is it", prefill="the")], lm.config, 8, seed=0)
+    assert lm.generate_until([Instance((begun, {}))]) == [expected.text]
+
+
+def test_spaces_at_the_end_of_a_context_belong_to_the_word_behind_them(tmp_path: Path) -> None:
+    lm = DiffpoLM(str(golden_checkpoint(tmp_path, tokenizer=True)), dtype="float32")
+    (apart,) = lm.loglikelihood([Instance(("it ", "is"))])
+    assert (apart,) == tuple(lm.loglikelihood([Instance(("it", " is"))]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "length", "temperature"),
+    [
+        ({"max_new_tokens": 5}, 5, 0.0),
+        ({"max_gen_toks": None, "max_tokens": 6, "do_sample": True}, 6, 1.0),
+        ({"max_gen_toks": 4, "temperature": 0.5}, 4, 0.5),
+        ({"max_gen_toks": 4, "temperature": 0.5, "do_sample": False, "top_p": 0.9}, 4, 0.0),
+    ],
+)
+def test_what_tasks_say_of_an_answer_counts_or_is_named(
+    model: str, settings: dict[str, Any], length: int, temperature: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    lm, policy = DiffpoLM(model, sampler="top_k:1"), load_policy(model)
+    config = replace(lm.config, gen_length=length, temperature=temperature)
+    assert lm.generate_until([Instance(("012", settings))]) == [sample(policy, ["012"], config)[0].text]
+    assert ("top_p" in caplog.text) == ("top_p" in settings)
 
 
 def test_the_harness_runs_it_on_rows_of_a_file(model: str, tmp_path: Path) -> None:

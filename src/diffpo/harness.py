@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,13 +21,28 @@ from diffpo.functional.random import make_key
 from diffpo.models.bounds import evidence_bounds
 from diffpo.models.policy import load_policy
 from diffpo.rollout.engine import generate
-from diffpo.rollout.local import default_length, make_request
+from diffpo.rollout.local import default_length, request_for
 
 log = logging.getLogger("diffpo.harness")
 
 
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""What tasks call the length of an answer; the first that is there counts."""
+UNDERSTOOD = ("until", "do_sample", "temperature", *LENGTHS)
+"""Settings of generation that say something here."""
+
+
 class Chat(str):
-    """A conversation as JSON: what the harness takes for a rendered prompt."""
+    """A conversation, and how its answer begins, as JSON: what the harness takes for a rendered prompt."""
+
+    @classmethod
+    def of(cls, messages: Sequence[Mapping[str, str]], prefill: str = "") -> Chat:
+        return cls(json.dumps({"messages": messages, "prefill": prefill}))
+
+    def __add__(self, text: str) -> Chat:
+        """The answer goes on with `text`: some tasks put a choice behind the prompt."""
+        said = json.loads(self)
+        return Chat.of(said["messages"], said["prefill"] + text)
 
 
 @register_model("diffpo")
@@ -74,22 +89,37 @@ class DiffpoLM(LM):
         return ""
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return Chat(json.dumps(chat_history))
+        """The conversation; without a prompt for the answer its last message is the answer's beginning."""
+        if add_generation_prompt:
+            return Chat.of(chat_history)
+        return Chat.of(chat_history[:-1], chat_history[-1]["content"])
+
+    def _ids(self, context: str) -> tuple[int, ...]:
+        """Of a conversation under the model's template, or of a text as it stands."""
+        if isinstance(context, Chat):
+            said = json.loads(context)
+            return self.policy.encode(said["messages"], said["prefill"])
+        return self.policy.tokenizer.encode(context)
 
     # --- answers ---------------------------------------------------------------------------------------------------
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """The text of each request up to the first of its stops."""
-        made = []
+        made, default = [], default_length(self.policy)
+        given = (asked.args[1] for asked in requests)
+        if idle := {
+            key for each in given for key, value in each.items() if key not in UNDERSTOOD and value is not None
+        }:
+            log.warning("%s of the tasks' generation settings do nothing here", ", ".join(sorted(idle)))
         for at, asked in enumerate(requests):
             context, settings = asked.args
-            length = self.gen_length or settings.get("max_gen_toks") or self.config.gen_length
-            warm = settings.get("temperature", 0.0) if settings.get("do_sample", True) else 0.0
-            config = replace(self.config, gen_length=length, temperature=float(warm))
-            prompt = json.loads(context) if isinstance(context, Chat) else context
+            length = next(filter(None, map(settings.get, LENGTHS)), None)
+            sampled = settings.get("do_sample")  # without a temperature that is 1, as everywhere
+            warm = 0.0 if sampled is False else settings.get("temperature", 1.0 if sampled else 0.0)
+            config = replace(self.config, gen_length=self.gen_length or length or self.config.gen_length)
+            config = replace(config, temperature=float(warm or 0.0))
             key = make_key(self.seed, at)
-            config = replace(config, chat_template=isinstance(context, Chat))
-            made.append(make_request(self.policy, prompt, config, default_length(self.policy), key, explore=False))
+            made.append(request_for(self.policy, self._ids(context), config, default, key, explore=False))
         found = generate(self.policy, made, self.num_slots)
         texts = [self.policy.tokenizer.decode(completion.tokens.tolist()) for completion in found]
         stops = [asked.args[1].get("until") or [] for asked in requests]
@@ -104,8 +134,7 @@ class DiffpoLM(LM):
 
         It is the mean over `nelbo_samples` masks (`evidence_bounds`); its standard error is logged.
         """
-        encode = self.policy.tokenizer.encode
-        pairs = [(encode(context), encode(continuation)) for context, continuation in (r.args for r in requests)]
+        pairs = [self._pair(*asked.args) for asked in requests]
         return [(value, False) for value in self._bounds(pairs)]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
@@ -116,6 +145,15 @@ class DiffpoLM(LM):
             pieces = [((), ids[start : start + longest]) for start in range(0, len(ids), longest)]
             sums.append(sum(self._bounds(pieces)))
         return sums
+
+    def _pair(self, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids of both, cut as the harness cuts: spaces at a context's end belong to the word behind them."""
+        encode = self.policy.tokenizer.encode
+        if isinstance(context, Chat):
+            return self._ids(context), encode(continuation)
+        continuation = context[len(context.rstrip()) :] + continuation
+        before = encode(context.rstrip())
+        return before, encode(context.rstrip() + continuation)[len(before) :]
 
     def _bounds(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
         longest, drawn = self.policy.denoiser.config.max_length, list[Tensor]()

@@ -237,6 +237,7 @@ def test_a_closing_box_is_found_behind_anything(before: str, answer: str) -> Non
         (r"\boxed{7}<|eot_id|><|endoftext|>", "7"),
         (r"\boxed{7<|eot_id|>\boxed{8}", "7"),
         (r"\boxed{7}<|im_end|><|im_start|>user no, \boxed{8}", "7"),
+        (r"\boxed{7}<|role_end|><role>HUMAN</role> no, \boxed{8}", "7"),
         (r"\boxed{7}</s>\boxed{8}", "7"),
         (r"<|mdm_mask|>\boxed{7}", "7"),
     ],

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import GOLDEN, pack_in_blocks
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_tokenizers import write_qwen_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
@@ -262,9 +262,13 @@ def test_a_mask_token_that_texts_have_is_refused(word: str, tmp_path: Path) -> N
         convert(tmp_path / "parent", tmp_path / "child", mask_token=word)
 
 
-def test_weights_cut_short_and_a_tokenizer_left_out_are_named(tmp_path: Path) -> None:
+def test_weights_quantized_or_cut_short_and_a_tokenizer_left_out_are_named(tmp_path: Path) -> None:
     write_parent(tmp_path / "parent", "llama")
     weights = tmp_path / "parent" / "model.safetensors"
+    whole = load_file(weights)
+    save_file({name: tensor.to(torch.uint8) for name, tensor in whole.items()}, weights)
+    with pytest.raises(ValueError, match=r"the weights are quantized .* is U8"):
+        convert(tmp_path / "parent", tmp_path / "child")
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(ValueError, match=r"parent/model[.]safetensors: not a whole safetensors file"):
         convert(tmp_path / "parent", tmp_path / "child")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from models.mixtures import CONFIGS, relative, save_checkpoint
+from models.mixtures import CONFIGS, SHARED, relative, save_checkpoint
 from models.published_llada import logits_of
 from safetensors.torch import load_file
 from small_tokenizers import TOKENIZERS
@@ -17,6 +17,7 @@ from torch import Tensor
 from diffpo.config import LoadConfig, LoraConfig, OptimConfig, RolloutConfig, SftConfig, TaskConfig, TrainConfig
 from diffpo.models.experts import Experts, ExpertsConfig, Router, apart, together
 from diffpo.models.export import export
+from diffpo.models.families import FAMILIES
 from diffpo.models.inspection import inspect
 from diffpo.models.lora import linear_names, short_names
 from diffpo.models.policy import Policy, load_policy
@@ -163,6 +164,13 @@ def test_a_model_is_saved_under_the_names_it_came_with(folder: Path, tmp_path: P
     assert before.keys() == after.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["num_experts"] == 8
+
+
+def test_the_share_of_a_head_that_turns_is_read_from_either_place() -> None:
+    config = SHARED | CONFIGS["llada2_moe"]
+    rope = {"rope_type": "default", "rope_theta": 7.0, "partial_rotary_factor": config["partial_rotary_factor"]}
+    moved = {key: value for key, value in config.items() if key != "partial_rotary_factor"} | {"rope_parameters": rope}
+    assert [FAMILIES["llada2_moe"].shape(each).rotary_share for each in (config, moved)] == [0.5, 0.5]
 
 
 def test_a_lost_expert_is_named(folder: Path) -> None:

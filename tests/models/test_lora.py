@@ -273,6 +273,24 @@ def test_an_adapter_of_dream_computes_what_peft_computes(tmp_path: Path) -> None
     assert_same(our_deltas(load("dream", tmp_path)), theirs)
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_chat_template_that_adapters_bring_is_a_warning_unless_it_is_the_bases(moved: bool, tmp_path: Path) -> None:
+    base = golden_checkpoint(tmp_path / "base", tokenizer=True)
+    folder = golden_adapter(tmp_path / "adapter")
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    (folder / "chat_template.jinja").write_text(settings["chat_template"] + "\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_policy(base, adapter=folder, device="cpu")
+    if moved:  # to where transformers wrote it before 4.52
+        (folder / "chat_template.jinja").unlink()
+        (folder / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    else:
+        (folder / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.warns(UserWarning, match="adapter has a chat template of its own, which is not used"):
+        load_policy(base, adapter=folder, device="cpu")
+
+
 def test_a_recipe_with_names_of_another_model_is_one_warning_that_names_what_it_leaves(tmp_path: Path) -> None:
     """d1's targets are Llama's: on LLaDA they hit four of seven linears."""
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj", "gate_proj"]
@@ -303,6 +321,11 @@ def test_a_recipe_with_names_of_another_model_is_one_warning_that_names_what_it_
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights = 'pissa_niter_4'"),
         ({"init_lora_weights": "olora"}, "init_lora_weights = 'olora'"),
         ({"peft_type": "IA3"}, "a IA3 adapter; diffpo loads LORA"),
+        ({"r": 8}, "k_proj (64 to 64 features) at rank 8 has {'lora_A.weight': (4, 64), 'lora_B.weight': (64, 4)}"),
+        ({"rank_pattern": {"v_proj": 2}}, "v_proj (64 to 64 features) at rank 2 has"),
+        ({"lora_alpha": "16"}, "lora_alpha = '16'"),
+        ({"alpha_pattern": {"q_proj": None}}, "q_proj = None"),
+        ({"alpha_pattern": {"q_proj(": 4}}, "alpha_pattern has 'q_proj(', which is no pattern"),
     ],
 )
 def test_other_kinds_of_adapters_are_one_error(settings: dict[str, Any], named: str, tmp_path: Path) -> None:

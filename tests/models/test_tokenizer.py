@@ -321,6 +321,59 @@ def test_a2d_takes_its_ids_from_the_tokenizer(tmp_path: Path) -> None:
     assert (tokenizer.mask_id, tokenizer.eos_id, tokenizer.end_of_turn) == (168, 160, ())
 
 
+@pytest.mark.parametrize(
+    ("replaced", "eos", "others"),
+    [
+        ({}, "<|im_end|>", set()),
+        ({"<|im_end|>": "<|role_end|>"}, "<|endoftext|>", set()),  # LLaDA2's, by no name of ours
+        ({"<|fim_middle|>": "<|eot_id|>"}, "<|im_end|>", {166}),  # ends turns of other models: no second end here
+        ({"content'] + '<|im_end|>": "content'] + '"}, "<|fim_prefix|>", {165}),  # closed by no token
+    ],
+)
+def test_an_answer_is_over_where_the_template_closes_it_and_at_the_tokenizers_own_eos(
+    replaced: dict[str, str], eos: str, others: set[int], tmp_path: Path
+) -> None:
+    write_qwen_tokenizer(tmp_path)
+    for file in tmp_path.iterdir():
+        text = file.read_text()
+        for before, after in replaced.items():
+            text = text.replace(before, after)
+        file.write_text(text)
+    edit(tmp_path / "tokenizer_config.json", lambda value: value.update(eos_token=eos))
+    tokenizer = load_tokenizer(tmp_path, {}, 192, own_ids=True)
+    assert (tokenizer.eos_id, tokenizer.end_of_turn, tokenizer.stops) == (161, (160,), {160, 161} | others)
+    for end in tokenizer.stops:
+        assert tokenizer.decode([*tokenizer.encode("is"), end, *tokenizer.encode("the")]) == "is"
+
+
+def test_a_template_that_asks_for_the_day_is_told_the_same_one_every_day(tmp_path: Path) -> None:
+    write_qwen_tokenizer(tmp_path)
+    asks = "{% if strftime_now is defined %}{{ strftime_now( '%d %b %Y' ) + strftime_now(\"%H\") }}{% endif %}"
+    edit(tmp_path / "tokenizer_config.json", lambda value: value.update(chat_template=asks))
+    tokenizer = load_tokenizer(tmp_path, {}, 192, own_ids=True)
+    assert tokenizer.chat([{"role": "user", "content": "is"}]) == tokenizer.encode("26 Jul 202400")
+
+
+def test_pieces_keep_the_space_that_some_tokenizers_leave_out_where_a_text_begins(tmp_path: Path) -> None:
+    """Llama 2's: characters, bytes for what is none of them, and a space put before every text."""
+    from tokenizers import AddedToken, decoders, models, normalizers
+    from tokenizers import Tokenizer as Fast
+
+    letters = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁ahi"]
+    fast = Fast(models.BPE({token: at for at, token in enumerate(letters)}, [], byte_fallback=True))
+    fast.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    steps = decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)
+    fast.decoder = decoders.Sequence(list(steps))
+    fast.add_special_tokens([AddedToken("</s>"), AddedToken("<mask>")])
+    fast.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</s>", "mask_token": "<mask>"}')
+    tokenizer = load_tokenizer(tmp_path, {}, 300, own_ids=True)
+    ids = tokenizer.encode("hi a\né")
+    assert tokenizer.decode(ids) == "hi a\né" and tokenizer.decode([*ids[:3], tokenizer.mask_id, *ids[3:5]]) == "hi_ a"
+    assert "".join(map(tokenizer.piece, ids[:6])) == " hi a\n"
+    assert [tokenizer.piece(index) for index in (tokenizer.eos_id, tokenizer.mask_id, 299)] == ["", "_", ""]
+
+
 def test_a_template_that_thinks_is_told_not_to(tmp_path: Path) -> None:
     """Thoughts are closed before the answer begins, in prompts of rollouts and of fine-tuning alike."""
     write_qwen_tokenizer(tmp_path)

@@ -172,7 +172,9 @@ def test_shards_that_the_index_names_and_that_are_lost_are_one_error(tmp_path: P
     assert one_line(error) and "missing" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": ["model.safetensors"]}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"weight_map": ["model.safetensors"]}', '{"weight_map": {"x": null}}']
+)
 def test_an_index_that_is_none_is_an_error_that_names_it(text: str, tmp_path: Path) -> None:
     golden_checkpoint(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text(text)
@@ -195,6 +197,7 @@ BLOCK = "model.transformer.blocks.1"
         (lambda tensors: tensors.pop(EMBED), [f"missing {EMBED}"]),
         (lambda tensors: tensors.update({NORM: torch.zeros(7)}), [NORM, "(7,)", "(64,)"]),
         (lambda tensors: tensors.update({"stray": torch.zeros(7)}), ["unexpected stray"]),
+        (lambda tensors: tensors.update({EMBED: tensors[EMBED].to(torch.int8)}), [f"are quantized ({EMBED} is I8)"]),
         (
             lambda tensors: tensors.update({f"{BLOCK}.q_proj.bias": torch.zeros(64)}),
             [f"unexpected {BLOCK}.q_proj.bias"],
@@ -227,6 +230,14 @@ def test_a_tensor_under_our_own_name_does_not_pass_for_the_published_one(checkpo
     save_file(tensors, checkpoint / "model.safetensors")
     with pytest.raises(ValueError, match=f"unexpected embed.weight.*missing {EMBED}"):
         load_denoiser(checkpoint)
+
+
+@pytest.mark.parametrize("place", ["rope_parameters", "rope_scaling", None])
+def test_heads_that_turn_in_part_are_refused_wherever_the_config_says_so(place: str | None, tmp_path: Path) -> None:
+    share = {"partial_rotary_factor": 0.5}
+    said = {place: {"rope_type": "default", "rope_theta": 7.0, **share}} if place else share
+    with pytest.raises(ValueError, match=r"asks for partial_rotary_factor = 0\.5"):
+        load_denoiser(golden_checkpoint(tmp_path, "a2d-qwen3", **said))
 
 
 @pytest.mark.parametrize(

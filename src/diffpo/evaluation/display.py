@@ -151,4 +151,4 @@ def _watch(events: Iterable[Event], live: LiveUnmasking | None) -> Completion:
 
 
 def _decoder(policy: Policy) -> Callable[[int], str]:
-    return lambda token: policy.tokenizer.decode([token]) or "·"  # EOS, end of turn
+    return lambda token: policy.tokenizer.piece(token) or "·"  # EOS, end of turn

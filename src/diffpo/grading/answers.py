@@ -34,8 +34,8 @@ _MINUS = re.compile(
 )
 r"""A minus that touches the box of a number and takes it from nothing, = -\boxed{5}; "- \boxed{5}" may be a list."""
 _TURN_END = re.compile(
-    r"<\|(?:eot_id|eom_id|endoftext|end_of_text|im_end|end|user|system)\|>|</s>|<end_of_turn>|<start_of_turn>user|\[INST\]"
-    r"|<\|(?:start_header_id|im_start)\|>\s*(?!\s|assistant)"
+    r"<\|(?:eot_id|eom_id|endoftext|end_of_text|im_end|role_end|end|user|system)\|>|</s>|<end_of_turn>"
+    r"|<start_of_turn>user|\[INST\]|<\|(?:start_header_id|im_start)\|>\s*(?!\s|assistant)"
 )
 """What ends the turn, or begins somebody else's."""
 

@@ -25,7 +25,17 @@ from diffpo.models.families import FAMILIES
 from diffpo.models.hub_tokenizer import read_tokenizer
 from diffpo.models.saving import save_shards
 from diffpo.models.tokenizer import load_tokenizer
-from diffpo.models.weights import DTYPES, Checkpoint, Shape, check_fit, is_snapshot, locate, opened
+from diffpo.models.weights import (
+    DTYPES,
+    Checkpoint,
+    Shape,
+    check_fit,
+    check_plain,
+    is_snapshot,
+    locate,
+    opened,
+    tensor_shapes,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -93,7 +103,9 @@ class Parent:
         if self.gguf:
             yield from _unpacked(self.gguf).items()
             return
-        for file in Checkpoint(self.name, self.folder, self.config).files:
+        files = Checkpoint(self.name, self.folder, self.config).files
+        check_plain(self.folder, {name: dtype for _, name, _, dtype in tensor_shapes(files)})
+        for file in files:
             with opened(file) as found:
                 yield from ((name, found.get_tensor(name)) for name in found.keys())  # noqa: SIM118
 

@@ -106,10 +106,13 @@ def _qwen_shape(
     shift: int = 0,
     block_length: int | None = None,
     blocks_from: Literal["canvas", "row"] = "canvas",
+    partly_turned: bool = False,
 ) -> TransformerConfig:
     """What Qwen and Llama write; the arguments are what their code has and their config.json does not say."""
-    off = ("use_sliding_window", "attention_bias", "mlp_bias")
-    _check(config, {"hidden_act": "silu", "partial_rotary_factor": 1.0} | dict.fromkeys(off, False))
+    off, rope = ("use_sliding_window", "attention_bias", "mlp_bias"), _rope(config)
+    _check(config, {"hidden_act": "silu"} | dict.fromkeys(off, False))
+    if not partly_turned:
+        _check({"partial_rotary_factor": rope["rotary_share"]}, {"partial_rotary_factor": 1.0})
     layers = config.get("layer_types") or ()
     _check({"layer_types": sorted(set(layers))}, {"layer_types": ["full_attention"] if layers else []})
     return TransformerConfig(
@@ -120,7 +123,7 @@ def _qwen_shape(
         num_kv_heads=config["num_key_value_heads"],
         mlp_size=config["intermediate_size"],
         max_length=config["max_position_embeddings"],
-        **_rope(config),
+        **rope,
         norm_eps=config["rms_norm_eps"],
         qkv_bias=qkv_bias,
         head_dim=config.get("head_dim"),
@@ -181,14 +184,14 @@ def _llada2_shape(config: Mapping[str, Any]) -> TransformerConfig:
         chosen_groups=config["topk_group"],
     )
     shape = _qwen_shape(
-        {**config, "partial_rotary_factor": 1.0},
+        config,
         qkv_bias=config.get("use_qkv_bias", False),
         qk_norm=config.get("use_qk_norm", True),
         block_length=32,
         blocks_from="row",
+        partly_turned=True,
     )
-    share = config.get("partial_rotary_factor", 1.0)
-    return replace(shape, qkv_fused=True, rotary_share=share, experts=experts)
+    return replace(shape, qkv_fused=True, experts=experts)
 
 
 def _fast_dllm_shape(config: Mapping[str, Any]) -> TransformerConfig:
@@ -207,7 +210,10 @@ def _nemotron_shape(config: Mapping[str, Any]) -> TransformerConfig:
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """RoPE's base and scaling, from either place that transformers writes them to; ValueError for what is not there."""
+    """RoPE's base, scaling and share of a head, from either place that transformers writes them to.
+
+    ValueError for what is not there.
+    """
     rope = {key: config[key] for key in ("rope_scaling", "rope_parameters") if config.get(key)}
     settings = next(iter(rope.values()), {})
     kind = settings.get("rope_type") or settings.get("type") or "default"
@@ -217,7 +223,8 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
             _check(rope, dict.fromkeys(rope))
         elsewhere = ("type", "rope_theta", "partial_rotary_factor")
         scaling = {key: value for key, value in settings.items() if key not in elsewhere} | {"rope_type": kind}
-    return {"rope_theta": theta, "rope_scaling": scaling}
+    share = settings.get("partial_rotary_factor") or config.get("partial_rotary_factor", 1.0)
+    return {"rope_theta": theta, "rope_scaling": scaling, "rotary_share": share}
 
 
 _LLADA = (

@@ -6,9 +6,12 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from diffpo.files.recipe import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -20,6 +23,11 @@ TOKENIZER_FILES = (
 EOS, MASK = ("eos_token_id", "pad_token_id"), ("mask_token_id",)  # keys of config.json, the first that is there
 END_OF_TURN = ("<|eot_id|>", "<|im_end|>")  # of Llama-3's headers (LLaDA) and of ChatML (Dream)
 PRIVATE_USE = range(0xF0000, 0xFFFFE)  # code points that Unicode leaves to the likes of us
+TODAY = date(2024, 7, 26)
+"""The day that templates are told which ask for today's (Llama's own where there is no clock): a prompt is the same
+tomorrow."""
+CLOCK = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+"""How a template asks for it."""
 
 
 class HubTokenizer:
@@ -37,21 +45,24 @@ class HubTokenizer:
         self.chats = bool(tokenizer.chat_template)
         self.files = dict(files)
         added = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
-        turn_ends = {index for index, content in added.items() if content in END_OF_TURN}
+        self._tokenizer = tokenizer
+        known = {index for index, content in added.items() if content in END_OF_TURN}
+        closing = self._closing(added) or known if self.chats else set[int]()
+        self.end_of_turn = tuple(sorted(closing - {eos_id}))
+        own = {index for index, content in added.items() if content == tokenizer.eos_token}
+        self.stops = frozenset({eos_id, *own, *known, *closing})
         # Nobody may type these, whatever their flags in the file say.
-        reserved = [added[index] for index in {eos_id, mask_id, *turn_ends} if index in added]
+        reserved = [added[index] for index in {mask_id, *self.stops} if index in added]
         tokenizer.add_tokens(reserved, special_tokens=True)
-        self._stops = {eos_id, *turn_ends}
-        self.end_of_turn = tuple(sorted(turn_ends - {eos_id})) if self.chats else ()
         self._specials = {t.content: index for index, t in tokenizer.added_tokens_decoder.items() if t.special}
         longest_first = sorted(self._specials, key=len, reverse=True)
         self._special = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
-        self._tokenizer = tokenizer
         self._marked = tokenizer.backend_tokenizer
         self._marked.no_truncation()  # tokenizer.json may hold what its last user cut or padded to
         self._marked.no_padding()
         self._plain = copy.deepcopy(self._marked)
         self._plain.encode_special_tokens = True  # as text, that is
+        self._before = self._plain.encode("a", add_special_tokens=False).ids
 
     @classmethod
     def load(cls, folder: Path, config: Mapping[str, Any], vocab_size: int, own_ids: bool = False) -> HubTokenizer:
@@ -104,17 +115,34 @@ class HubTokenizer:
             {key: self._special.sub(lambda match: disguise[match[0]], value) for key, value in message.items()}
             for message in messages
         ]
+        rendered = self._render(disguised, answer_follows=True)
+        return (*self._embedded(self._encode_rendered(rendered, disguise)), *self.encode(prefill))
+
+    def _render(self, messages: Sequence[Mapping[str, str]], answer_follows: bool) -> str:
+        """The conversation as the template writes it; ValueError if that does not take it."""
         try:
             rendered = self._tokenizer.apply_chat_template(
-                disguised,
-                add_generation_prompt=True,
+                [dict(message) for message in messages],
+                add_generation_prompt=answer_follows,
                 tokenize=False,
                 enable_thinking=False,  # of Qwen3's template, which closes the thoughts; others do not look
+                chat_template=CLOCK.sub(lambda m: repr(TODAY.strftime(m[2])), self._tokenizer.get_chat_template()),
             )
         except Exception as error:  # a template raises what it likes
             raise ValueError(f"the model's chat template does not take these messages: {error}") from error
         assert isinstance(rendered, str)  # as tokenize=False says
-        return (*self._embedded(self._encode_rendered(rendered, disguise)), *self.encode(prefill))
+        return rendered
+
+    def _closing(self, added: Mapping[int, str]) -> set[int]:
+        """The token, of those `added`, that the template closes an answer with; none where it closes with text."""
+        answer = chr(PRIVATE_USE[0])
+        talk = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
+        try:
+            behind = self._render(talk, answer_follows=False).rpartition(answer)[2].lstrip()
+        except ValueError:  # whoever chats hears of it
+            return set()
+        fitting = [index for index, content in added.items() if behind.startswith(content)]
+        return {max(fitting, key=lambda index: len(added[index]))} if fitting else set()
 
     def _embedded(self, ids: Sequence[int]) -> tuple[int, ...]:
         """The ids; ValueError for one that the model has no embedding of: some tokenizers have more tokens."""
@@ -143,12 +171,23 @@ class HubTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Text up to the first EOS or end of turn; a mask shows as '_', other special and unknown ids as nothing."""
         texts = []
-        answer = takewhile(lambda index: index not in self._stops, ids)
+        answer = takewhile(lambda index: index not in self.stops, ids)
         shown = (index for index in answer if index == self.mask_id or 0 <= index < self.vocab_size)
         for mask, run in groupby(shown, lambda index: index == self.mask_id):
             run = list(run)
-            texts.append("_" * len(run) if mask else self._marked.decode(run, skip_special_tokens=True))
+            texts.append("_" * len(run) if mask else self._inside(run) if texts else self._text(run))
         return "".join(texts)
+
+    def piece(self, index: int) -> str:
+        """Text of one token behind others: some tokenizers leave out the space that a text begins with."""
+        return self.decode([self.mask_id, index])[1:]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return self._marked.decode(ids, skip_special_tokens=True)
+
+    def _inside(self, ids: Sequence[int]) -> str:
+        """Text of ids that others stand before."""
+        return self._text([*self._before, *ids])[len(self._text(self._before)) :]
 
     def save(self, folder: Path) -> None:
         """Write the files that this was loaded from, byte for byte."""
@@ -169,6 +208,15 @@ def read_tokenizer(folder: Path, otherwise: str) -> PreTrainedTokenizerFast:
         return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the Rust half raises bare Exceptions
         raise ValueError(f"{folder}: cannot read its tokenizer files: {error}") from error
+
+
+def written_template(folder: Path) -> str:
+    """The chat template that stands in a folder's files, as they have it; empty if there is none."""
+    file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if file.is_file():
+        return file.read_text(encoding="utf-8").strip()
+    written = read_json(settings).get("chat_template") if settings.is_file() else None
+    return str(written or "").strip()
 
 
 def token_id(

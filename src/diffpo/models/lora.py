@@ -36,6 +36,8 @@ UNSUPPORTED = (
 """Settings of adapter_config.json that change what an adapter computes, and that diffpo does not have."""
 ALPHA = 8
 """PEFT's lora_alpha."""
+PATTERNS = {"r": "rank_pattern", "lora_alpha": "alpha_pattern"}
+"""Settings of all modules, and where adapter_config.json says which have another."""
 INITIALIZATIONS = (None, True, False, "gaussian", "eva", "orthogonal")
 """Values of init_lora_weights that leave the base model as it is; others (pissa, olora, ...) train on a changed one."""
 
@@ -138,7 +140,8 @@ def load_adapters(denoiser: Transformer, family: Family, folder: Path) -> dict[s
         raise ValueError(f"{folder}: the adapter is for modules that this model lacks: {', '.join(strange)}")
     if not modules:
         raise ValueError(f"{folder}: adapter_model.safetensors holds no LoRA tensors")
-    _check_fit(folder, denoiser, {name: linears[name] for name in modules}, tensors)
+    _check_numbers(folder, settings)
+    _check_fit(folder, denoiser, {name: linears[name] for name in modules}, tensors, settings)
     if settings.get("lora_alpha") is None:
         settings["lora_alpha"] = ALPHA
         warnings.warn(f"{folder}: adapter_config.json has no lora_alpha: taking PEFT's {ALPHA}", stacklevel=2)
@@ -146,23 +149,46 @@ def load_adapters(denoiser: Transformer, family: Family, folder: Path) -> dict[s
         settings["lora_dropout"] = 0.0
         warnings.warn(f"{folder}: lora_dropout {dropout} is left out: diffpo trains without dropout", stacklevel=2)
     _warn_of_lost_targets(folder, settings, {linears[name] for name in modules}, list(linears.values()))
-    sizes = {name: (len(tensors[f"{name}.lora_A.weight"]), _alpha(settings, linears[name])) for name in modules}
+    sizes = {
+        name: (len(tensors[f"{name}.lora_A.weight"]), _setting(settings, "lora_alpha", linears[name]))
+        for name in modules
+    }
     _inject(denoiser, sizes, bool(settings.get("use_rslora")))
     for name in adapter_parameters(denoiser):
         _set(denoiser, name, tensors[name])
     return settings
 
 
-def _check_fit(folder: Path, denoiser: Transformer, modules: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+def _check_numbers(folder: Path, settings: Mapping[str, Any]) -> None:
+    """ValueError names a rank or an alpha that is no number, and a pattern that is none."""
+    for key, patterns in PATTERNS.items():
+        named = settings.get(patterns) or {}
+        for pattern, value in {key: settings.get(key) or 1, **named}.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{folder}: {patterns} has {pattern!r}, which is no pattern: {error}") from None
+            if not isinstance(value, int | float):
+                raise ValueError(f"{folder}: adapter_config.json has {pattern} = {value!r}: it must be a number")
+
+
+def _check_fit(
+    folder: Path,
+    denoiser: Transformer,
+    modules: Mapping[str, str],
+    tensors: Mapping[str, Tensor],
+    settings: Mapping[str, Any],
+) -> None:
     """ValueError lists the `modules` (ours -> the checkpoint's name) whose A or B is missing or has another shape."""
     problems = []
     for name, original in sorted(modules.items()):
         linear = denoiser.get_submodule(name)
         own = {part.removeprefix(f"{name}."): part for part in tensors if part.startswith(f"{name}.")}
         found = {short: tuple(tensors[part].shape) for short, part in own.items()}
-        rank = found.get("lora_A.weight", (0,))[0]
+        rank = _setting(settings, "r", original) or found.get("lora_A.weight", (0,))[0]
         if found != {"lora_A.weight": (rank, linear.in_features), "lora_B.weight": (linear.out_features, rank)}:
-            problems.append(f"{original} ({linear.in_features} to {linear.out_features} features) has {found}")
+            features = f"{linear.in_features} to {linear.out_features} features"
+            problems.append(f"{original} ({features}) at rank {rank} has {found}")
     if problems:
         raise ValueError(f"{folder}: the adapter does not fit the model: {'; '.join(problems)}")
 
@@ -229,10 +255,11 @@ def _set(denoiser: Transformer, name: str, values: Tensor) -> None:
     layer.weight = nn.Parameter(values.to(denoiser.head.weight.device, torch.float32))
 
 
-def _alpha(settings: Mapping[str, Any], name: str) -> float:
-    patterns = settings.get("alpha_pattern") or {}
-    matching = (alpha for key, alpha in patterns.items() if re.match(rf"(.*\.)?({key})$", name))
-    return next(matching, settings["lora_alpha"])
+def _setting(settings: Mapping[str, Any], key: str, name: str) -> Any:
+    """What a key of PATTERNS is for the module `name` of the checkpoint: by the first pattern that fits, or for all."""
+    patterns = settings.get(PATTERNS[key]) or {}
+    matching = (value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", name))
+    return next(matching, settings.get(key))
 
 
 def _pattern(names: Iterable[str], linears: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from diffpo.files.places import find_policy
 from diffpo.files.recipe import read_json
 from diffpo.files.record import Base, Record
+from diffpo.models.hub_tokenizer import written_template
 from diffpo.models.published import with_blocks
 from diffpo.models.weights import Checkpoint, locate
 
@@ -119,6 +120,7 @@ def find_source(
         raise ValueError(f"{folder}: the adapters that it stands on, {between}, are not there: put them back")
     source = Source(checkpoint, folder if is_adapter else below, folder)
     _warn_of_another_base(source, named)
+    _warn_of_another_template(source)
     return source
 
 
@@ -139,6 +141,7 @@ def _with_adapter(source: Source, adapter: str | Path, weights: bool) -> Source:
         warnings.warn(note, stacklevel=4)
     source = Source(source.checkpoint, folder, folder)
     _warn_of_another_base(source, base_of(folder))
+    _warn_of_another_template(source)
     return source
 
 
@@ -187,6 +190,17 @@ def _warn_of_another_base(source: Source, named: Base | None) -> None:
         line = f"was trained on {meant}; it is put on {loaded}"
     if not same:
         warnings.warn(f"{source.folder} {line}", stacklevel=4)
+
+
+def _warn_of_another_template(source: Source) -> None:
+    """Say so where adapters came with a chat template that is not their base's, which is the one that counts."""
+    brought = written_template(source.adapter) if source.adapter else ""
+    if brought and brought != written_template(source.checkpoint.folder):
+        warnings.warn(
+            f"{source.adapter} has a chat template of its own, which is not used: prompts go through that of "
+            f"{source.checkpoint.name}; put it there if the adapters were trained with it",
+            stacklevel=4,
+        )
 
 
 def fingerprint(*folders: Path | None) -> str:

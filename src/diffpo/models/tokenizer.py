@@ -38,6 +38,11 @@ class Tokenizer(Protocol):
         """Ids that close an assistant's turn, before EOS fills the canvas."""
         ...
 
+    @property
+    def stops(self) -> frozenset[int]:
+        """Ids at which a text is over: EOS, and all that may close a turn."""
+        ...
+
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of `text` as it stands: no special token is added, and none can be typed."""
         ...
@@ -47,7 +52,11 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text up to the first EOS or end of turn; a mask shows as '_'."""
+        """Text up to the first of `stops`; a mask shows as '_'."""
+        ...
+
+    def piece(self, index: int) -> str:
+        """Text of one token behind others; none of one of `stops`."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -56,10 +65,21 @@ class Tokenizer(Protocol):
 
 
 class _Chatless:
-    """No chat template."""
+    """No chat template, and a token's text is its own wherever it stands."""
 
+    eos_id: int
     chats = False
     end_of_turn: tuple[int, ...] = ()
+
+    @property
+    def stops(self) -> frozenset[int]:
+        return frozenset({self.eos_id})
+
+    def decode(self, ids: Iterable[int]) -> str:
+        raise NotImplementedError
+
+    def piece(self, index: int) -> str:
+        return self.decode([index])
 
     def chat(self, messages: Sequence[Mapping[str, str]], prefill: str = "") -> tuple[int, ...]:
         raise ValueError("this model has no chat template: prompt with plain text")

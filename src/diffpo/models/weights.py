@@ -95,8 +95,8 @@ class Checkpoint:
             there = f"only {', '.join(pickles)}, which diffpo does not read: save it as safetensors"
             raise ValueError(f"{self.folder}: model.safetensors is wanted, and there is {there if pickles else 'none'}")
         shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict):
-            raise ValueError(f"{index}: has no weight_map: download it again")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise ValueError(f"{index}: has no weight_map of tensors to files: download it again")
         files = [self.folder / name for name in sorted(set(shards.values()))]
         if lost := [file.name for file in files if not file.is_file()]:
             raise ValueError(f"{self.folder}: the index names {', '.join(lost)}, which is not here: download it again")
@@ -174,7 +174,9 @@ def load_denoiser(
     files, family = checkpoint.files, checkpoint.family
     twice = {HEAD: expected["embed.weight"]} if model.config.tied else {}  # some write the tied head as well
     wanted, allowed = ({family.original(name): shape for name, shape in some.items()} for some in (expected, twice))
-    found = [(file.name, name, shape) for file, name, shape, _ in tensor_shapes(files)]
+    tensors = list(tensor_shapes(files))
+    check_plain(checkpoint.folder, {name: dtype for _, name, _, dtype in tensors})
+    found = [(file.name, name, shape) for file, name, shape, _ in tensors]
     check_fit(checkpoint.folder, found, wanted, allowed)
     if four_bit:
         quantize_linears(model)
@@ -195,6 +197,15 @@ def load_denoiser(
         )
     model.initialize_buffers(torch.device(device))
     return model.eval()
+
+
+def check_plain(place: str | Path, dtypes: Mapping[str, str]) -> None:
+    """ValueError for weights that are whole numbers, by the names of their dtypes in safetensors."""
+    if packed := next((f"{name} is {dtype}" for name, dtype in dtypes.items() if dtype[0] in "IU"), None):
+        raise ValueError(
+            f"{place}: the weights are quantized ({packed}), which diffpo does not read: name the model that they were "
+            "made of; load.four_bit makes 4 bits of it"
+        )
 
 
 def check_fit(

@@ -134,7 +134,7 @@ def sample(
 def _with_text(policy: Policy, prompt: Prompt | str | Messages, completion: Completion) -> Completion:
     asked = prompt.asked if isinstance(prompt, Prompt) else prompt
     asked, ids = asked if isinstance(asked, str) else asked[-1]["content"], completion.tokens.tolist()
-    pieces = tuple(policy.tokenizer.decode([token]) for token in ids)
+    pieces = tuple(map(policy.tokenizer.piece, ids))
     return replace(completion, prompt=asked, text=policy.tokenizer.decode(ids), pieces=pieces)
 
 

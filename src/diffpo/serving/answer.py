@@ -44,7 +44,7 @@ class Transcript:
         """stop or length; empty until it is over."""
         self._said = self._told = 0  # characters, tokens
         self._gammas = 0.0  # summed over calls
-        self._ends = {policy.eos_id, *policy.tokenizer.end_of_turn}
+        self._ends = policy.tokenizer.stops
 
     @property
     def over(self) -> bool:
@@ -97,7 +97,7 @@ class Transcript:
             start = len(decode(self.tokens[:at]).rstrip(BROKEN))
             if self.tokens[at] in self._ends or start >= (len(self.text) if self.over else self._said):
                 break
-            found.append(Token(decode([self.tokens[at]]), start, self.logprobs[at], self.calls[at]))
+            found.append(Token(self.policy.tokenizer.piece(self.tokens[at]), start, self.logprobs[at], self.calls[at]))
         self._told += len(found)
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,7 +64,7 @@ class Gate:
     def _client(self, scope: Scope) -> str:
         if not self.keys or scope["path"] in OPEN:
             return scope["client"][0] if scope.get("client") else ""
-        sent = dict(scope["headers"]).get(b"authorization", b"").removeprefix(b"Bearer ").strip()
+        sent = re.sub(rb"(?i)^bearer\s", b"", dict(scope["headers"]).get(b"authorization", b"")).strip()
         # every key is compared, and each in constant time: how long it takes says nothing
         matches = [hmac.compare_digest(sent, key) for key in self.keys]
         if not any(matches):

@@ -87,12 +87,11 @@ class Reply:
 
     def unmasking(self, index: int, call: Committed) -> bytes:
         """What a call committed, settled or not: positions on the canvas, their tokens' texts, and how sure it was."""
-        decode = self.served.policy.tokenizer.decode
         seen = {
             "index": index,
             "call": call.call,
             "positions": call.positions.tolist(),
-            "tokens": [decode([token]) for token in call.tokens.tolist()],
+            "tokens": list(map(self.served.policy.tokenizer.piece, call.tokens.tolist())),
             "confidence": [round(share, 4) for share in call.max_probs.tolist()],
             "canvas": len(self.answers[index].tokens),
         }
