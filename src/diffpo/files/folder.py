@@ -108,12 +108,17 @@ def file_to_write(path: str | Path) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all: a kill or a full disk leaves what was there. A pipe is written to."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """The same of bytes."""
     if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(content)
         return
     draft = path.with_name(f".{path.name}.draft")
     try:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_bytes(content)
         draft.replace(path)
     except OSError as error:
         with suppress(OSError):
