@@ -97,12 +97,15 @@ def _make(folder: Path) -> None:
 def file_to_write(path: str | Path) -> Path:
     """A file that a command writes when its work is done, asked for before: its folder is made.
 
-    ValueError if a folder stands there, or a file where its folder is to be.
+    ValueError if a folder stands there, or a file where its folder is to be, or if nothing can be written there.
     """
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path}: a folder stands where a file is to be: name a file in it")
     _make(path.parent)
+    place = path if path.exists() and not path.is_file() else path.parent  # where a draft takes a file's place
+    if not os.access(place, os.W_OK):
+        raise ValueError(f"{path}: {place} cannot be written to: name another file")
     return path
 
 
