@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diffpo.files.folder import json_rows, new_folder, owned, whole_lines, write_folder, write_text
+from diffpo.files.folder import file_to_write, json_rows, new_folder, owned, whole_lines, write_folder, write_text
 
 HOLD = "import sys, time; from diffpo.files.folder import owned\nwith owned(sys.argv[1]): print('mine', flush=True); {}"
 
@@ -90,6 +90,15 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "nowhere").symlink_to("/dev/null")
     write_text(tmp_path / "nowhere", "no file takes its place")
     assert (tmp_path / "nowhere").is_char_device()
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != tmp_path)
+    with pytest.raises(ValueError, match=r"found\.json: .* cannot be written to: name another file"):
+        file_to_write(tmp_path / "found.json")
+    assert file_to_write("/dev/null") == Path("/dev/null")
 
 
 @pytest.mark.parametrize(

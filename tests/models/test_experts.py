@@ -211,6 +211,19 @@ def test_adapters_go_on_what_every_token_passes(kind: str, folder: Path, tmp_pat
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("chosen", [1, 3])
+def test_what_an_expert_makes_of_a_token_hangs_on_no_other(chosen: int) -> None:
+    """To the last bit, however few tokens go to it; widths are whole vectors of any CPU."""
+    mixture = Experts(ExpertsConfig(16, chosen, 32, 32), 32)
+    for parameter in mixture.parameters():
+        parameter.normal_(generator=torch.Generator().manual_seed(parameter.numel()))
+    tokens = torch.randn(120, 32, generator=torch.Generator().manual_seed(0))
+    whole = mixture(tokens)
+    for some in (slice(32), slice(40, 80), slice(3, 90)):  # the engine sends 32 tokens at least
+        assert torch.equal(mixture(tokens[some]), whole[some])
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("prompt_length", [4, 6, 11])
 def test_tokens_are_those_of_the_published_loop(kind: str, folder: Path, prompt_length: int) -> None:
     """Block by block, at temperature 0: all tokens that are likely enough, at least the likeliest; no cache."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from diffpo.config import RolloutConfig, TrainConfig
 from diffpo.files.places import latest_checkpoint
 from diffpo.models.policy import Policy
 from diffpo.rollout.log import read_rollouts
-from diffpo.training import collect, loop
+from diffpo.training import clock, collect, loop, run
 from diffpo.training.collect import InProcess
 from diffpo.training.loop import train
 from diffpo.training.metrics import alarms, read_metrics
@@ -46,6 +46,37 @@ class Watched(InProcess):
     def finish(self, step: int) -> list[RolloutGroup]:
         self.seen.append(("finish", step, -1))
         return super().finish(step)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_seconds_are_of_what_they_are_spent_on(config: TrainConfig, lag: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a checkpoint is written with the rollouts of the next step in it; nothing else takes any time."""
+    now = [0.0]
+
+    def takes(seconds: float, module: ModuleType, name: str) -> None:
+        original = getattr(module, name)
+
+        def slow(*given: Any, **more: Any) -> Any:
+            now[0] += seconds
+            return original(*given, **more)
+
+        monkeypatch.setattr(module, name, slow)
+
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    for seconds, module, name in (
+        *((1000, collect, "roll_out"), (100, loop, "prepare"), (10, loop, "update")),
+        (1, run, "save_checkpoint"),
+    ):
+        takes(seconds, module, name)
+    config = with_lag(config, lag)
+    train(config, quiet=True)
+    rows = read_metrics(Path(config.output) / "metrics.jsonl")
+    spent = [
+        [row.get(f"time/{phase}_seconds", 0) for phase in ("rollouts", "scoring", "updates", "step")] for row in rows
+    ]
+    assert [row[1:3] for row in spent] == [[100, 20]] * config.steps
+    assert [row[0] for row in spent] == [1000 * (1 + lag), *[1000] * (config.steps - 1 - lag), *[0] * lag]
+    assert [row[3] - sum(row[:3]) for row in spent] == [0, *[1] * (config.steps - 1)]
 
 
 @pytest.mark.parametrize("lag", [0, 1, 2, 9])

@@ -65,6 +65,15 @@ def test_texts_may_hold_any_line_separator(tmp_path: Path) -> None:
     assert list(read_rollouts(tmp_path / "rollouts.jsonl.gz")) == written
 
 
+def test_a_log_that_cannot_be_written_is_named_and_stands(tmp_path: Path) -> None:
+    log, rows = tmp_path / "rollouts.jsonl.gz", [{"step": 0}, {"step": 1}]
+    log.write_bytes(_pack(rows))
+    (tmp_path / f".{log.name}.draft").mkdir()
+    with pytest.raises(OSError, match=r"rollouts\.jsonl\.gz: could not be written"):
+        RolloutLog(log, 1, 96)
+    assert list(read_rollouts(log)) == rows
+
+
 def test_what_is_to_be_seen_is_shown(short_run: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
     train(replace(short_run, steps=2, show_rollouts=2))
     said = capsys.readouterr().err

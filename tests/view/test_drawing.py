@@ -44,6 +44,12 @@ def test_a_learned_sampler_is_labelled_in_its_own_policys_colour(tmp_path: Path)
     assert label and COLOURS[0] in label[0]
 
 
+def test_a_picture_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".frontier.png.draft").mkdir()
+    with pytest.raises(OSError, match=r"/frontier\.png: could not be written"):
+        save_figure(new_figure((1, 1)), tmp_path / "frontier.png")
+
+
 def test_an_interval_ends_where_its_quantity_must() -> None:
     section = Section("kl_by_call", "", "", "call", "KL", [Series("MF", [1, 2], [0.1, 0.5], [0.4, 0.1])])
     axes = new_figure((4, 3)).add_subplot()

@@ -97,23 +97,31 @@ def _make(folder: Path) -> None:
 def file_to_write(path: str | Path) -> Path:
     """A file that a command writes when its work is done, asked for before: its folder is made.
 
-    ValueError if a folder stands there, or a file where its folder is to be.
+    ValueError if a folder stands there, or a file where its folder is to be, or if nothing can be written there.
     """
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path}: a folder stands where a file is to be: name a file in it")
     _make(path.parent)
+    place = path if path.exists() and not path.is_file() else path.parent  # where a draft takes a file's place
+    if not os.access(place, os.W_OK):
+        raise ValueError(f"{path}: {place} cannot be written to: name another file")
     return path
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all: a kill or a full disk leaves what was there. A pipe is written to."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """The same of bytes."""
     if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(content)
         return
     draft = path.with_name(f".{path.name}.draft")
     try:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_bytes(content)
         draft.replace(path)
     except OSError as error:
         with suppress(OSError):

@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+MIN_ROWS = 32
+"""Below so many rows BLAS sums a matrix product in another order, and a row's numbers would depend on its batch."""
+
 _planned_for_card = ContextVar("planned_for_card", default=False)
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffpo.models.device import MIN_ROWS
 from diffpo.models.pointwise import EAGER
 
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
@@ -143,7 +144,15 @@ def _products(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
 
 @torch.library.custom_op("diffpo::grouped", mutates_args=())
 def _grouped(x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
-    return F.grouped_mm(x, weights.transpose(1, 2), offs=ends)
+    if x.is_cuda:
+        return F.grouped_mm(x, weights.transpose(1, 2), offs=ends)
+    made, begin = x.new_empty(len(x), weights.shape[1]), 0
+    for weight, end in zip(weights, ends.tolist(), strict=True):
+        if end > begin:
+            missing = max(0, MIN_ROWS - (end - begin))
+            made[begin:end] = F.linear(F.pad(x[begin:end], (0, 0, 0, missing)), weight)[: end - begin]
+        begin = end
+    return made
 
 
 @torch.library.custom_op("diffpo::grouped_weights", mutates_args=())

@@ -13,10 +13,10 @@ from diffpo.functional.random import fold, uniform
 from diffpo.functional.unmasking import Look, Rule, Seen, entropy_bound
 from diffpo.models.attention import LayerCache, to_device
 from diffpo.models.bernoulli import TOKEN, BernoulliHead
-from diffpo.models.device import on_card
+from diffpo.models.device import MIN_ROWS, on_card
 from diffpo.models.policy import Policy
 from diffpo.models.threshold import ThresholdHead
-from diffpo.rollout.layout import MIN_ROWS, Layout
+from diffpo.rollout.layout import Layout
 from diffpo.rollout.slots import Slots
 
 # streams of random numbers of one request

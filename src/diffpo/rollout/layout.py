@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from diffpo.models.attention import Packing, Run, Store, label, to_device
+from diffpo.models.device import MIN_ROWS
 from diffpo.models.policy import Policy
 from diffpo.rollout.slots import Roster, Slots
-
-# Below this many rows BLAS sums a matrix product in another order, and a row's logits would depend on its batch.
-MIN_ROWS = 32
 
 
 class Span(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
@@ -82,7 +83,7 @@ class _Work:
                 raise ValueError(f"{self.output}, line {at + 1}: {what}: choose another output, or remove it")
             self.errors += "error" in found
         if len(whole) < len(data):
-            self.output.write_bytes(whole)
+            os.truncate(self.output, len(whole))
         self.size = len(whole)
         return len(lines)
 

@@ -86,7 +86,7 @@ def train(
             if state.experience is None:
                 run.phase("rollouts")
                 with run.kept():
-                    state.experience = gather(state, task, config, world, run.log_rollouts, collector)
+                    state.experience = gather(state, task, config, world, run.log_rollouts, collector, run.scoring)
             experience = state.experience
             while state.iteration < config.objective.num_iterations:
                 run.phase("updates", f"update {state.iteration + 1}/{config.objective.num_iterations}")
@@ -122,17 +122,20 @@ def gather(
     world: World,
     on_groups: OnGroups | None = None,
     collector: Collector | None = None,
+    on_landed: Callable[[], None] = lambda: None,
 ) -> Experience:
     """The rollouts of the step under way with their advantages and old log-probs.
 
     Before that, those are begun that the policy as it stands is to make: of this step, or of the one that is
-    `rollout.lag` steps ahead. `on_groups` sees them before they are scored. None makes rollouts in this process.
+    `rollout.lag` steps ahead. `on_groups` sees them as they land, which a save may have seen to before; `on_landed` is
+    called once those of this step are in hand. A collector of None makes rollouts in this process.
     """
     collector = collector or InProcess(config, task, world)
     begin(state, task, config, collector)
     land(state, config, collector, on_groups, state.step)
     rollouts = state.ahead[state.step]
     assert rollouts
+    on_landed()
     replayed = staleness(state, rollouts.batch, config, world)
     experience = prepare(state, rollouts.batch, config, world)
     forwards = count_forwards(state, experience, rollouts.forwards, config)

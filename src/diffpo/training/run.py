@@ -183,6 +183,14 @@ class Run:
         self.clock.enter(phase)
         self.progress.phase(said or phase)
 
+    def scoring(self) -> None:
+        """The rollouts of the step under way are in hand."""
+        config = self.config
+        assert isinstance(config, TrainConfig)
+        self.clock.enter("scoring")
+        if config.train != "sampler" and (Objective.of(config.objective).scores_ahead or config.objective.beta):
+            self.progress.phase("old log-probs")
+
     def stop_if_asked(self) -> None:
         """End the run where it stands, between two updates, with the rollouts in hand on disk.
 
@@ -241,9 +249,6 @@ class Run:
         """Keep the rollouts of a step, and show its best and worst completion where that is due."""
         config = self.config
         assert isinstance(config, TrainConfig)
-        self.clock.enter("scoring")
-        if config.train != "sampler" and (Objective.of(config.objective).scores_ahead or config.objective.beta):
-            self.progress.phase("old log-probs")
         if not self.world.is_main:
             return
         if step == self.first:

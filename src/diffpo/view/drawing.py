@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -125,5 +126,6 @@ def save_figure(figure: Figure, path: str | Path) -> None:
             figure.savefig(draft, format=kind, metadata={"Date": None} if kind == "svg" else None)
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise OSError(f"{path}: could not be written ({error.strerror or error})") from error
