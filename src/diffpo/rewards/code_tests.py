@@ -128,7 +128,7 @@ def handed_over(target: Any, name: str) -> bool:
 
 
 def scope_of(program: ast.Module, names: dict[str, Any]) -> dict[str, Any]:
-    """Whom the tests mean by a name: the solution, but the module by `math.` or `np.`, whether anyone imports it or not.
+    """Whom the tests mean by a name: the solution, but the module by `math.` or `np.`, imported or not.
 
     A name of Python's own is the solution's only if it is all that the tests use of it: `sum` in `sum(2, 3) == 5`, but
     not `abs` in `abs(f(2) - 1.5) < 1e-6`.
@@ -142,7 +142,10 @@ def scope_of(program: ast.Module, names: dict[str, Any]) -> dict[str, Any]:
     modules = dotted & used & MODULES.keys()
     others = names.keys() - vars(builtins).keys()
     kept = others if used & others - modules else names.keys()
-    return {**{name: names[name] for name in kept}, **{name: importlib.import_module(MODULES[name]) for name in modules}}
+    return {
+        **{name: names[name] for name in kept},
+        **{name: importlib.import_module(MODULES[name]) for name in modules},
+    }
 
 
 def main() -> None:

@@ -52,9 +52,9 @@ def parse_reward(spec: str) -> Reward:
     return BUILTIN[name]._replace(weight=value)
 
 
-async def number(completions: Sequence[Any], answer: Sequence[Any]) -> list[float | None]:
+async def number(prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[Any]) -> list[float | None]:
     """1 where the final answer is the number of the column `answer`, as in GSM8K."""
-    return await _compare(read_number_reference, [""] * len(answer), completions, answer)
+    return await _compare(read_number_reference, prompts, completions, answer)
 
 
 async def maths(prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[Any]) -> list[float | None]:
