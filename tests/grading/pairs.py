@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 _SAME = r"""
+x \ne 1, 2  ~  x \ne 2, x \ne 1
+x \ne 1, 2  ~  x \ne 1 and x \ne 2
+\text{a-b}  ~  -b+a
+\text{-x}  ~  -1x
+13  ~  {\bf 13}
+13  ~  \huge 13
+13  ~  \emph{13}
+13  ~  \colorbox{yellow}{13}
 (x,y)=(2,1)  ~  x=2, y=1
 x=2, y=1  ~  (y, x) = (1, 2)
 r=3, \theta=\frac{\pi}{2}  ~  (r, \theta) = (3, \frac{\pi}{2})
@@ -429,6 +437,11 @@ x<2, y>5  ~  x<2 and y>5
 \sin^2 20^\circ  ~  \sin^{2}(20^\circ)
 """
 _DIFFERENT = r"""
+x \ne 1, 2  ~  x \ne 1, x = 2
+x \ne 1, 2  ~  x \ne 1, 2, 3
+\text{a-b}  ~  a+b
+\text{-x}  ~  x
+x \ne 1  ~  x = 1
 x=2, y=1  ~  (y, x) = (2, 1)
 x=2, y=1  ~  x=2 or y=1
 r=3, \theta=\frac{\pi}{2}  ~  (\theta, r) = (3, \frac{\pi}{2})

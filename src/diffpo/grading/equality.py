@@ -106,6 +106,8 @@ class Comparison(NamedTuple):
 
     def same(self, truth: str, given: str) -> bool:
         """Whether two cleaned answers say the same."""
+        if _TEXT_FORMULA.fullmatch(truth):
+            truth, given = (text.replace(TEXT, " ").strip() for text in (truth, given))
         value, unit = self._without_unit(truth)
         number, plain = read_number(value), read_number(without_unit(given)[0])
         if number and not plain and (stated := stated_number(given)):
@@ -235,6 +237,8 @@ def _is_row(text: str) -> bool:
 
 _NO_WORD = r"\\(?:[A-Za-z]+|.)|[-!|=^_*+/<>\[\]](?![A-Za-z])|^-|'$"
 
+_TEXT_FORMULA = re.compile(rf"\s*{TEXT}(?=.*[-+*/^=<>])(?:[^A-Za-z\\{TEXT}]|[A-Za-z](?![A-Za-z]))*")
+r"""No words, for all that it is text: \text{a-b}."""
 _FORMULA_SIGN = re.compile(r"[\^_+=]|\\(?:frac|sqrt|pi|cdot|times)(?![A-Za-z])|[0-9)][a-z]{3}|[a-z]{3}\(")
 _PRODUCT = re.compile("-?[b-df-hj-np-tv-z]{3,4}")
 """Letters that make no word: xyz."""

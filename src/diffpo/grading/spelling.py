@@ -45,8 +45,9 @@ _COMMANDS = _targets(
     r"; \to \rightarrow \longrightarrow ; \implies \Rightarrow \Longrightarrow ; \iff \Leftrightarrow ; \neg \lnot"
 )
 _NESTED = r"\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
-_FONT = rf"\\(?:math(?:bf|rm|it|sf|tt|normal)|boldsymbol|bm|underline|vec)\s*{_NESTED}"
-_WORDS = r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|operatorname\*?)\s*\{([^{}]*)\}"
+_FONT = rf"\\(?:math(?:bf|rm|it|sf|tt|normal|frak)|boldsymbol|bm|ensuremath|underline|vec)\s*{_NESTED}"
+_WORDS = r"\\(?:text(?:bf|it|rm|sf|tt|sc|sl|up|md|normal)?|emph|mbox|operatorname\*?)\s*\{([^{}]*)\}"
+_STYLES = "displaystyle|textstyle|limits|tiny|small|normalsize|large|Large|LARGE|huge|Huge|bf|it|rm|sf|tt"
 _BARE = rf"{'|'.join(sorted(FUNCTIONS))}|sqrt|infty|pi|theta|alpha|beta|phi"
 _DEGREE = r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![ABDEG-Za-z]|[CF][A-Za-z]))"
 _ANGLES = "sin|cos|tan|cot|sec|csc"
@@ -134,8 +135,8 @@ _RULES = [
     (r"\\(?:boxed|fbox)\s*(?=\{)", ""),  # a box in the answer
     (r"~~.*?~~", " "),  # struck out
     (r"(?<!\\)\$\$?(.*?)(?<!\\)\$\$?", r" \1 "),  # mathematics between dollars; another dollar is money
-    (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|[lL]arge)(?![A-Za-z])\.?", ""),  # sizes
-    (r"\\(?:text)?color\s*\{\w*\}", ""),  # colours
+    (rf"\\(?:left|right|[bB]igg?[lrm]?|{_STYLES})(?![A-Za-z])\.?", ""),  # sizes, and fonts of all that follows
+    (r"\\(?:text)?color(?:box)?\s*\{\w*\}", ""),  # colours
     (r"\\vec\s*(?=\{\s*[A-Za-z]\s*[A-Za-z])", r"\\overrightarrow"),  # from A to B, not from B to A
     (r"\\(?:[A-Za-z]+|\|)|[<>!=]=|=<", _command),  # commands that mean the same
     (r"\\(?:land|wedge)(?![A-Za-z])", " and "),  # of bounds; else it makes a list
