@@ -56,7 +56,12 @@ EQUAL = {
     r"864 \mbox{ inches}^2": r"864 \mbox{ inches}^",
     r"5.4 \text{ cents}": r"5.4 ; 5.4 \text{ cents}\text{ cents}",
     r"\frac{270}7\text{ degrees}": r"\frac{270}7; \frac{270}7\text{ degrees}\text{ degrees}",
-    **{rf"\text{{({letter})}}": rf"\text{{[{letter})}}" for letter in "BCE"},  # the option, its bracket mistyped
+    **{  # the option, its bracket mistyped, or with a value behind it
+        rf"\text{{({letter})}}": "; ".join(
+            (rf"\text{{[{letter})}}", *(rf"\text{{({letter})}}{value}" for value in ("0", "_7", r"\pi")))
+        )
+        for letter in "BCE"
+    },
 }
 """By reference, the mutants that were read and say the same."""
 _PART = re.compile(r"[0-9]+|\\(?:text|mbox)\s*\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]|[-+/^_=,|!%]")

@@ -3,6 +3,49 @@
 from __future__ import annotations
 
 _SAME = r"""
+x \ne 1, 2  ~  x \ne 2, x \ne 1
+x \ne 1, 2  ~  x \ne 1 and x \ne 2
+\text{a-b}  ~  -b+a
+\text{-x}  ~  -1x
+13  ~  {\bf 13}
+13  ~  \huge 13
+13  ~  \emph{13}
+13  ~  \colorbox{yellow}{13}
+(x,y)=(2,1)  ~  x=2, y=1
+x=2, y=1  ~  (y, x) = (1, 2)
+r=3, \theta=\frac{\pi}{2}  ~  (r, \theta) = (3, \frac{\pi}{2})
+1, 1, 2  ~  2, 1, 1
+1, 2  ~  1, 2, 2
+\{1, 1, 2\}  ~  \{1, 2\}
+f(1)=2, f(2)=3  ~  f(2)=3, f(1)=2
+3-2  ~  3 - 2
+10-12  ~  10 - 12
+2 \times 3  ~  2 by 3
+4x4  ~  4 \times 4
+2^3 \cdot 3  ~  24
+(1,2)\cup(3,4)  ~  1<x<2 or 3<x<4
+x=1, y=2  ~  x=1 and y=2
+x^2-5x+6=0  ~  2x^2-10x+12=0
+\sqrt{2}  ~  \sqrt{2} \approx 1.414
+12\pi  ~  12\pi ≈ 37.7 cm
+1+\sqrt{5}  ~  x = 1 + \sqrt{5} = 3.236...
+-5  ~  {-}5
+\pm 3  ~  +/- 3
+1234.56  ~  1.234,56
+0.\overline{6}  ~  0.\bar6
+10  ~  “10”
+10  ~  «10»
+\emptyset  ~  no solution
+\text{no solution}  ~  There are no solutions.
+\text{no solution}  ~  \emptyset
+\text{does not exist}  ~  DNE
+8:00 \text{ a.m.}  ~  8 AM
+A \to B  ~  A \rightarrow B
+p \to q  ~  p → q
+2\text{ seconds}  ~  2 sec
+5  ~  ~~6~~ 5
+\vec{v}  ~  \mathbf{v}
+\vec{AB}  ~  \overrightarrow{AB}
 2.5  ~  two and a half hours
 \frac74  ~  one and three quarters
 18  ~  one and a half dozen
@@ -394,6 +437,55 @@ x<2, y>5  ~  x<2 and y>5
 \sin^2 20^\circ  ~  \sin^{2}(20^\circ)
 """
 _DIFFERENT = r"""
+x \ne 1, 2  ~  x \ne 1, x = 2
+x \ne 1, 2  ~  x \ne 1, 2, 3
+\text{a-b}  ~  a+b
+\text{-x}  ~  x
+x \ne 1  ~  x = 1
+x=2, y=1  ~  (y, x) = (2, 1)
+x=2, y=1  ~  x=2 or y=1
+r=3, \theta=\frac{\pi}{2}  ~  (\theta, r) = (3, \frac{\pi}{2})
+1, 1, 2  ~  1, 2
+1, 1, 2  ~  1, 2, 2
+f(x)=x^2  ~  g(x)=x^2
+f(2)=5  ~  f(3)=5
+P(A)=0.5  ~  P(B)=0.5
+3-2  ~  5-4
+3-2  ~  1
+10-12  ~  8-10
+2020-03-05  ~  2020-05-03
+2 \times 3  ~  3 \times 2
+4x4  ~  2x8
+5 ft 3 in  ~  3 ft 5 in
+0b101  ~  0b110
+(1,2)\cup(3,4)  ~  1<x<2 and 3<x<4
+(1,2)\cup(3,4)  ~  x \in (1,2) and x \in (3,4)
+\vec{AB}  ~  \vec{BA}
+12\pi  ~  13\pi \approx 37.7
+\sqrt{2}  ~  \sqrt{3} \approx 1.414
+\text{(B)}  ~  (B) is wrong
+\text{(B)}  ~  (B) is incorrect
+-5  ~  Answer - 5
+-5  ~  The answer - 5 apples
+5  ~  ~~5~~
+5  ~  ~~5~~ 6
+5  ~  it differs from 5
+5  ~  a number bigger than 5
+5  ~  rather than 5
+5  ~  instead of 5
+5  ~  within 5
+5  ~  divisible by 5
+5  ~  a factor of 5
+5  ~  the negative of 5
+5  ~  neg. 5
+5  ~  at best 5
+5  ~  a minimum of 5
+5  ~  5 is too small
+5  ~  5 would be wrong
+5  ~  5 seems too small
+5  ~  roughly double 5
+5  ~  spent less 5
+5  ~  5 grand
 p \lor q  ~  p \land q
 p \lor q  ~  p ∧ q
 x<2 \lor x>5  ~  x<2 \wedge x>5

@@ -232,6 +232,7 @@ def test_a_closing_box_is_found_behind_anything(before: str, answer: str) -> Non
         (r"= -\boxed{2 + \sqrt3}", r"-(2 + \sqrt3)"),
         (r"10 -\boxed{5} = 5", "5"),
         (r"The answer:\n- \boxed{5}", "5"),
+        (r"= - \boxed{5}", "-5"),
         (r"= -\boxed{C}", "C"),
         # only the turn counts
         (r"\boxed{7}<|eot_id|><|endoftext|>", "7"),

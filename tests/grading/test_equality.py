@@ -89,6 +89,38 @@ def test_a_scale_that_the_question_asks_for(question: str, answer: str, truth: s
     assert same_answer(answer, truth, question) is same
 
 
+@pytest.mark.parametrize(
+    ("question", "answer", "truth", "same"),
+    [
+        ("It is 3.5 miles. How many hours does it take?", "2 hours a day", "2", True),
+        ("It is 3.5 miles. How many hours does it take?", "2 minutes", "2", False),
+        ("It is 3.5 miles. How many hours does it take?", "It takes 2 days.", "2", False),
+        ("How many hours does it take to walk 3.5 miles?", "2 minutes", "2", False),
+        ("How long, in minutes, does it take?", "2 hours", "2", False),
+        ("How many hours and minutes does it take?", "2 hours", "2", True),
+        ("It takes 5 hours. How long does he wait?", "2 minutes", "2", True),
+        ("How many square inches is it?", "2 inches", "2", False),
+        ("How many square inches is it?", r"2\text{ in}^2", "2", True),
+        ("How many centimeters is it?", r"2\sqrt{2} \text{ m}", r"2\sqrt{2}", False),
+        ("How many minutes is it?", "2", r"2\text{ hours}", True),
+        ("How many cents does it cost?", r"\$5", "500", True),
+        ("How many cents does it cost?", r"\$500", "500", False),
+        ("How many dollars does it cost?", "50 cents", "0.5", True),
+        ("How many pounds does he spend?", "£5", "5", True),
+        ("How many second graders are there?", "12 children", "12", True),
+        ("What percent are red?", r"2500\%", "25", False),
+        ("What percent are red?", r"25\%", "0.25", True),
+        ("What is the prime factorization of 24?", r"3 \cdot 2^3", r"2^3 \cdot 3", True),
+        ("What is the prime factorization of 24?", r"2 \times 2 \times 2 \times 3", r"2^3 \cdot 3", True),
+        ("What is the prime factorization of 24?", r"8 \cdot 3", r"2^3 \cdot 3", False),
+        ("What is the prime factorization of 24?", "24", r"2^3 \cdot 3", False),
+        ("Write 30 as a product of primes.", r"5 \times 3 \times 2", r"2 \times 3 \times 5", True),
+    ],
+)
+def test_the_unit_and_the_form_that_the_question_asks_for(question: str, answer: str, truth: str, same: bool) -> None:
+    assert same_answer(answer, truth, question) is same
+
+
 @given(st.fractions(max_denominator=10**6))
 def test_numbers_however_they_are_written(number: Fraction) -> None:
     over, under = number.numerator, number.denominator

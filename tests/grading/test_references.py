@@ -67,7 +67,7 @@ def test_a_sentence_that_ends_in_its_answer(truth: str, read: str) -> None:
     assert read_reference(truth) == read
 
 
-@pytest.mark.parametrize("truth", ["", "...", None, False, {}, r"\boxed{}", "x" * 500])
+@pytest.mark.parametrize("truth", ["", "...", None, False, float("inf"), -1e400, {}, r"\boxed{}", "x" * 500])
 def test_what_says_nothing_is_an_error(truth: object) -> None:
     with pytest.raises(ValueError, match="a reference"):
         read_reference(truth)

@@ -281,6 +281,9 @@ def array():
         "class Node:\n    def __init__(self, value, next=None):\n        self.value, self.next = value, next\n"
         "assert walk(Node(1, Node(2))) == [1, 2]",
         "import numpy as np\nassert np.array_equal(array(), [[1, 0], [0, 1]]) and array().shape == (2, 2)",
+        "assert array().sum() == 2 and (array() == np.eye(2)).all()",  # np is what everybody means by it
+        "import datetime\nassert datetime.datetime.strptime('10', '%M').minute == LIMIT",
+        "class Limits(unittest.TestCase):\n    def test_limit(self):\n        self.assertEqual(LIMIT, 10)",
         "for n in range(3):\n    assert len(list(count(n))) == n",
         "if __name__ == '__main__':\n    assert LIMIT == 10",
         "def check(candidate):\n    assert candidate == 10\ncheck(LIMIT)",

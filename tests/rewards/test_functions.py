@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from diffpo.rewards.calls import TrainerState
 from diffpo.rewards.functions import load_rewards
+from diffpo.types import Attempts, Prompt
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,16 @@ def test_a_file_imports_what_lies_beside_it_and_leaves_the_working_folder(
     (reward,) = load_rewards(["mine/rewards.py:f"]).rewards
     assert reward.function([""]) == [0.5]
     assert Path.cwd() == tmp_path
+
+
+@pytest.mark.parametrize("reward", ["number", "math"])
+def test_the_prompt_says_in_what_a_number_is_asked_for(reward: str) -> None:
+    rewards = load_rewards([reward])
+    prompt = Prompt("", "It is 3.5 miles. How many hours does it take?", columns={"answer": "2"})
+    call = rewards.begin(
+        Attempts(prompt, [r"\boxed{2 hours}", r"\boxed{2 minutes}", r"\boxed{2\%}"], [[]] * 3), TrainerState()
+    )
+    assert [verdict.reward for verdict in call.finish().verdicts] == [1.0, 0.0, 0.0]
 
 
 def test_two_rewards_of_one_name() -> None:

@@ -30,8 +30,10 @@ POOL = Pool("diffpo.grading.algebra", TIME_LIMIT)
 
 _TOWER = re.compile(
     r"\^\s*(?:\{[^{}]*[\^!]|\{?\s*-?\s*[0-9]{4,})|[0-9]{4,}\s*\}?\s*!|!\s*!|\*\*|[0-9]{60}|[0-9]\s+[0-9]|\+\s*\+|-\s*-"
+    r"|(?<![\\A-Za-z])[A-Za-hj-z]+\s*[0-9]"
 )
-"""Powers of powers, exponents of four digits, factorials of such: not worth the time; and numbers side by side."""
+"""Powers of powers, exponents of four digits, factorials of such: not worth the time. And numbers side by side, or
+behind a letter: 5 ft 3 in."""
 _NUMERIC = word_set("frac sqrt pi cdot times ast div infty")
 _GREEK = word_set(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi varphi chi psi "
@@ -65,14 +67,17 @@ def comparable(truth: str, given: str) -> bool:
 
 
 def same_value(truth: str, given: str) -> bool:
-    """Whether math-verify finds two cleaned expressions or equations equal, and they agree at a few points."""
+    """Whether math-verify finds two cleaned expressions equal, and they agree at a few points, enough for equations."""
     import math_verify
+    import sympy
 
     if not comparable(truth, given):
         return False
     one, two = _parsed(truth), _parsed(given)
     if one is None or two is None or not _agree(one, two):
         return False
+    if isinstance(one, sympy.Eq) and isinstance(two, sympy.Eq):
+        return True
     untimed: Any = {"timeout_seconds": None}  # this process is killed instead
     return bool(math_verify.verify([one], [two], **untimed))
 

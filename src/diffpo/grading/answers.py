@@ -29,10 +29,10 @@ _NEXT_BOX = re.compile(
 )
 r"""From the end of a box to the next one of the same answer: \boxed{3}, \boxed{5}."""
 _MINUS = re.compile(
-    r"(?:^|[=$(:>]|\\\[|\bis)\s?[-\u2212]\\?(?:boxed|fbox)\s*\{(?=\s*(?:[0-9.]|\\(?:[dt]?frac|sqrt|pi|infty|\$)))",
+    r"(?:(?:^|[=$(:>]|\\\[|\bis)\s?[-\u2212]|=\s?[-\u2212]\s)\\?(?:boxed|fbox)\s*\{(?=\s*(?:[0-9.]|\\(?:[dt]?frac|sqrt|pi|infty|\$)))",
     re.MULTILINE,
 )
-r"""A minus that touches the box of a number and takes it from nothing, = -\boxed{5}; "- \boxed{5}" may be a list."""
+r"""A minus before the box of a number that takes it from nothing, = -\boxed{5}; but for "- \boxed{5}", maybe a list."""
 _TURN_END = re.compile(
     r"<\|(?:eot_id|eom_id|endoftext|end_of_text|im_end|role_end|end|user|system)\|>|</s>|<end_of_turn>"
     r"|<start_of_turn>user|\[INST\]|<\|(?:start_header_id|im_start)\|>\s*(?!\s|assistant)"

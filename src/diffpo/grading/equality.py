@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from diffpo.grading.algebra import POOL, comparable, letters
 from diffpo.grading.expressions import evaluate_expression
-from diffpo.grading.numbers import TURNED, read_number, same_number, stated_number, without_unit
+from diffpo.grading.numbers import TURNED, Unit, asked_unit, read_number, same_number, stated_number, without_unit
 from diffpo.grading.spelling import MAX_LENGTH, TEXT, clean, plain_signs
 from diffpo.grading.structure import VARIABLE, Items, Member, based, items_of, matrix, members, split, squeeze
 
@@ -58,7 +58,7 @@ def judge(answer: str, reference: str, question: str, algebra: Algebra) -> bool:
     try:
         truth, given = clean(reference), clean(answer)
         ours, theirs = _joined(reference), _joined(answer)
-        if ours and theirs and ours != theirs:
+        if (ours and theirs and ours != theirs) or _joins_otherwise(plain_signs(reference), plain_signs(answer)):
             return False
         if _RATIO_ASKED.search(question) and (_RATIO.fullmatch(truth) is None) != (_RATIO.fullmatch(given) is None):
             truth, given = (_RATIO.sub(r"\1/\2", text) for text in (truth, given))
@@ -66,8 +66,8 @@ def judge(answer: str, reference: str, question: str, algebra: Algebra) -> bool:
             return True
         if Comparison(algebra, question).same(truth, given):
             return not _repeats(given, question) and _in_form(truth, given, question)
-        formula = _only_formula(answer)
-        return formula != "" and judge(formula, reference, question, algebra)
+        rests = (_only_formula(answer), re.sub(_DECIMALS, r"\1", answer) if len(answer) <= MAX_LENGTH else answer)
+        return any(judge(rest, reference, question, algebra) for rest in rests if rest not in ("", answer))
     except (ValueError, RecursionError):
         return False
 
@@ -80,6 +80,24 @@ def _joined(text: str) -> list[bool]:
     return [sign in ("lor", "vee") for sign in re.findall(r"\\(lor|land|vee|wedge)(?![A-Za-z])", plain_signs(text))]
 
 
+_DECIMALS = (
+    r"^(?=.*(?:\\(?:sqrt|pi)(?![A-Za-z])|[√π]))([$\s]*(?:[A-Za-z]\s*=)?(?:\\(?:[dt]?frac|sqrt|pi|cdot|times)(?![A-Za-z])"
+    r"|[^=≈A-Za-z\\])*)(?:\\approx|[=≈])\s*[-0-9]*\.[0-9]+(?:\.{2,}|…|\\[lc]?dots)?([^0-9=]*)$"
+)
+"""The decimals behind an exact value: \\sqrt{2} \\approx 1.41."""
+_OR = re.compile(r"\\(?:cup|lor|vee)(?![A-Za-z])|(?<![A-Za-z])or(?![A-Za-z])")
+_BOTH = re.compile(r"(?:[<>]|\\(?:[lg]e|in)).*(?<![A-Za-z])and(?![A-Za-z]).*(?:[<>]|\\(?:[lg]e|in))")
+_EITHER = re.compile(r"([A-Za-z])\s*=[^=]*(?<![A-Za-z])or(?![A-Za-z])[^=A-Za-z]*(?!\1)[A-Za-z]\s*=")
+"""x < 2 and x > 5; x = 1 or y = 2."""
+
+
+def _joins_otherwise(reference: str, answer: str) -> bool:
+    """Whether an answer says "and" of bounds where the reference says "or", or "or" of the values of two names."""
+    if _OR.search(reference):
+        return bool(_BOTH.search(answer)) and not _OR.search(answer)
+    return bool(_EITHER.search(answer))
+
+
 class Comparison(NamedTuple):
     """How to compare what no rule decides, and the question, which tells what is asked for."""
 
@@ -88,7 +106,9 @@ class Comparison(NamedTuple):
 
     def same(self, truth: str, given: str) -> bool:
         """Whether two cleaned answers say the same."""
-        value, unit = without_unit(truth, reference=True)
+        if _TEXT_FORMULA.fullmatch(truth):
+            truth, given = (text.replace(TEXT, " ").strip() for text in (truth, given))
+        value, unit = self._without_unit(truth)
         number, plain = read_number(value), read_number(without_unit(given)[0])
         if number and not plain and (stated := stated_number(given)):
             said, other = stated
@@ -103,9 +123,16 @@ class Comparison(NamedTuple):
                 return True
             if not _PRODUCT.fullmatch(value):
                 return False
+        if _is_row(truth) and not _FACTOR.search(self.question):
+            return _is_row(given) and re.findall("[0-9]+|-", truth) == re.findall("[0-9]+|-", given)
         if "\\ldots" in truth + given:
             return len(items_of(truth).items) > 1 and self._ordered(items_of(truth), items_of(given))
         return self._same_members(truth, given)
+
+    def _without_unit(self, truth: str) -> tuple[str, Unit]:
+        """A reference and its unit, that which the question asks for where it has none."""
+        value, unit = without_unit(truth, reference=True)
+        return value, unit if unit.powers or value != truth.strip() else asked_unit(self.question)
 
     def _ordered(self, ours: Items, theirs: Items) -> bool:
         brackets = (ours.left, ours.right) == (theirs.left, theirs.right)
@@ -123,12 +150,16 @@ class Comparison(NamedTuple):
         if distinct[0] != distinct[1]:
             return self._in_order(_by_name(ours), _by_name(theirs))
         matches = [[self._same_member(one, two) for two in theirs] for one in ours]
-        return all(map(any, matches)) and all(map(any, zip(*matches, strict=True)))
+        told = [(member.name, squeeze(member.value)) for member in ours]  # 1, 1, 2 is not 1, 2
+        repeats = len(set(told)) < len(told) and items_of(truth).left != r"\{"
+        return all(map(any, zip(*matches, strict=True))) and all(
+            sum(row) == told.count(one) if repeats else any(row) for one, row in zip(told, matches, strict=True)
+        )
 
     def _same_member(self, ours: Member, theirs: Member) -> bool:
         if ours.name and theirs.name and _differ(ours.name, theirs.name):
             return False
-        truth, unit = without_unit(re.sub(_TEN, "", ours.value), reference=True)
+        truth, unit = self._without_unit(re.sub(_TEN, "", ours.value))
         given, other = without_unit(self._right_side(theirs.value), reference=bool(letters(truth)))
         given = given if based(truth)[0] else re.sub(_TEN, "", given)
         number, stated = read_number(truth), read_number(given)
@@ -178,24 +209,36 @@ def _works_out(side: str, right: str) -> bool:
 
 
 def _by_name(found: list[Member]) -> list[str]:
-    """The values in the alphabetical order of their names; of a tuple its items, of a list its order."""
+    """The values in the alphabetical order of their names; of a tuple without names its items, of a list its order."""
     if len(found) == 1 and items_of(found[0].value).left == "(":
-        return items_of(found[0].value).items
+        names, values = items_of(found[0].name).items, items_of(found[0].value).items
+        return [value for _, value in sorted(zip(names, values, strict=True))] if len(names) == len(values) else values
     return [member.value for member in sorted(found, key=lambda member: member.name)]
 
 
 def _differ(one: str, two: str) -> bool:
-    """Whether two names are letters, and others, or the same in another order: (b, a) for (a, b)."""
+    """Whether two names are letters, and others, or the same in another order: (b, a) for (a, b); f(2) and f(3)."""
+    calls = [re.fullmatch(r"([A-Za-z]'*)\((.*)\)", name) for name in (one, two)]
+    if all(calls):
+        (f, x), (g, y) = (call.groups() for call in calls if call)
+        return f != g or (x != y and not (re.fullmatch("[a-z]", x) and re.fullmatch("[a-z]", y)))
     one, two = (re.sub(r"^m?\\angle(?=[A-Z])", "", name) for name in (one, two))
     short = r"\\?[A-Za-z]{1,2}'*(?:_\{\w+\})?|\\[a-z]+(?:_\{\w+\})?"
     letters = re.fullmatch(short, one) and re.fullmatch(short, two)
     return one != two and (bool(letters) or sorted(one) == sorted(two))
 
 
+def _is_row(text: str) -> bool:
+    """Whether whole numbers make a score, a range, a date or a size: 3-2, 2020-12-25, 2 x 3."""
+    return bool(re.fullmatch(r"[0-9]+(?:(?:-|\\times|x|by)[0-9]+)+", squeeze(text)))
+
+
 # --- words -------------------------------------------------------------------------------------------------------
 
 _NO_WORD = r"\\(?:[A-Za-z]+|.)|[-!|=^_*+/<>\[\]](?![A-Za-z])|^-|'$"
 
+_TEXT_FORMULA = re.compile(rf"\s*{TEXT}(?=.*[-+*/^=<>])(?:[^A-Za-z\\{TEXT}]|[A-Za-z](?![A-Za-z]))*")
+r"""No words, for all that it is text: \text{a-b}."""
 _FORMULA_SIGN = re.compile(r"[\^_+=]|\\(?:frac|sqrt|pi|cdot|times)(?![A-Za-z])|[0-9)][a-z]{3}|[a-z]{3}\(")
 _PRODUCT = re.compile("-?[b-df-hj-np-tv-z]{3,4}")
 """Letters that make no word: xyz."""
@@ -235,7 +278,7 @@ def _option(text: str) -> str:
 _FORMULA = re.compile(r"\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _FACTOR = re.compile(
     r"(?:^|[.?!:]\s+)(?:Completely )?[Ff]actor(?:ize|ise)?\b(?! of)|\bfactor(?:ize|ise)? (?:completely|the|this|\$)"
-    r"|\bfactored form\b|\bfactorization of\b"
+    r"|\bfactored form\b|\bfactorization of\b|\bprime factor|\bproduct of (?:its |powers of )?primes?\b"
 )
 _EXPAND = re.compile(r"(?:^|[.?!:]\s+)[Ee]xpand\b|\bexpanded form\b|\bexpand the\b")
 
@@ -285,8 +328,18 @@ def _repeats(given: str, question: str) -> bool:
 
 def _in_form(truth: str, given: str, question: str) -> bool:
     """A product where the question asks to factor, no product of sums where it asks to expand."""
+    if (factors := _factors(truth)) and _FACTOR.search(question):
+        return _factors(given) == factors
     if read_number(given) or not re.search(r"(?<![A-Za-z\\])[A-Za-z]", given):
         return True
     if _FACTOR.search(question):
         return len([part for part in split(given, "+ -") if part]) == 1
     return not (_EXPAND.search(question) and re.search(r"\([^()]*[^()]\s*[-+][^()]*\)", given) and "(" not in truth)
+
+
+def _factors(text: str) -> list[int]:
+    """The whole numbers that make a product, in the order of their size, powers written out; [] for another text."""
+    parts = re.split(r"\\cdot|\\times|[*x]", squeeze(text))
+    powers = [re.fullmatch(r"([0-9]+)(?:\^\{([0-9])\})?", part) for part in parts]
+    factors = [int(power[1]) for power in powers if power for _ in range(int(power[2] or 1))]
+    return sorted(factors) if all(powers) and len(factors) > 1 else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 from string import ascii_lowercase
 from typing import NamedTuple, cast
 
@@ -28,11 +29,14 @@ SCALES |= {"trillion": 10**12} | {name: Fraction(1, part) for name, part in PART
 _LETTERS = {"k": "thousand", "K": "thousand", "M": "million", "B": "billion"}
 _SCALE = rf"\b({'|'.join(SCALES)})s?\b"
 SHAPES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
-_MULTIPLES = word_set("score gross lakh lakhs crore crores mil mn bn tn ppm bps doz twice max maximum minimum")
+_MULTIPLES = word_set(
+    "score gross grand lakh lakhs crore crores mil mn bil bn tn ppm bps doz twice max maximum minimum"
+)
 """Behind a number they make another one, or a bound, of it."""
 _NO_UNIT = word_set(
     "if when where for mod modulo not unless except to or and plus minus negative times over base less more below "
-    "above squared cubed doubled tripled halved factorial choose from at third quarter"
+    "above squared cubed doubled tripled halved factorial choose from at third quarter too never cannot "
+    "wrong incorrect false"
 ).union(FUNCTIONS, _MULTIPLES)
 _NEVER_LATER = SCALES.keys() | set(ascii_lowercase)
 _COIN = r"(?:US)?\\?([$€£¥₹¢])"
@@ -41,6 +45,10 @@ _UNIT = re.compile(
     rf"((?:(?<=[0-9}})%]) *|(?<=\\pi) +|(?<=[0-9A-Za-z}})%]) *{TEXT})[ /]*)"
     rf"({_WORD}(?:(?: |/|-|\\cdot|{TEXT})+{_WORD})*)[ .]*$"
 )
+
+
+_SAME_UNITS = (("am", "sharp"), ("pm", "sharp"), ("h", "sharp"), ("lb", "£"))
+"""What may be said of one value: 5:00, pounds of money."""
 
 
 class Unit(NamedTuple):
@@ -52,7 +60,7 @@ class Unit(NamedTuple):
     def contradicts(self, other: Unit) -> bool:
         """Dollars and euros, cm^2 and cm^3, miles an hour and a day; an unknown or a missing unit contradicts none."""
         return any(
-            mine != its and not (its[0] == "sharp" and mine[0] in ("am", "pm", "h"))  # 5:00
+            mine != its and (mine[0], its[0]) not in _SAME_UNITS
             for mine, its in zip(self.powers, other.powers, strict=False)
         )
 
@@ -83,6 +91,23 @@ def without_unit(text: str, reference: bool = False) -> tuple[str, Unit]:
     shape = next((SHAPES[name] for name in names if name in SHAPES), 1)
     behind = tuple((unit, int(power or shape)) for unit, (_, power) in zip(known, words, strict=True) if unit)
     return text[: found.start()].strip(), Unit(SCALES.get(first, 1), front.powers or behind)
+
+
+_SENTENCES = re.compile(r"(?<=[.?!])\s+")
+_ASKED = re.compile(
+    r"\bhow many (?:(?:more|total|full|whole|extra|additional) )?((?:square |cubic )?[a-z]{3,})(?![-\w])"
+    r"|\bin ((?:square |cubic )?(?:[a-z]{3,}s|feet))\b",
+    re.I,
+)
+
+
+@lru_cache(maxsize=4096)
+def asked_unit(question: str) -> Unit:
+    """The known unit that the last question asks for, as in "How many hours ...?"; none where it names several."""
+    asks = [sentence for sentence in _SENTENCES.split(question[-4000:]) if sentence.endswith("?")]
+    names = {"".join(found) for found in _ASKED.findall(asks[-1])} if asks else set()
+    units = {without_unit(f"1 {name}")[1].powers for name in names} - {()}
+    return Unit(1, units.pop()) if len(units) == 1 else Unit()
 
 
 class Number(NamedTuple):
@@ -164,6 +189,8 @@ def same_number(truth: Number, scale: int | Fraction, given: Number, other: int 
     readings = {given.value * other * Fraction(100) ** (truth.percent - given.percent)}
     if truth.percent or (given.percent and _in_percent(question)):
         readings.add(given.value * other)
+    if given.percent and not truth.percent and truth.value > 1 and _PERCENT.search(question):
+        readings = {given.value * other}  # 2500 % is not the 25 that is asked for in percent
     if {SCALES[name] for name in _SCALED.findall(question)} & {scale, other}:
         readings |= {given.value, given.value * other / scale}
     return truth.value * scale in readings
@@ -174,21 +201,22 @@ _BEHIND = re.compile(r"(?: (?:square|cubic|sq|cu))?(?: (?!in\b)[A-Za-z]+(?:\^\{[
 """The unit behind a number in a sentence; "5 in the box" are no inches."""
 TURNED = re.compile(
     r"\b(?:third|quarter|twice|(?:doubl|tripl|halv)ed?|thrice|times|squared|cubed|(?:square|cube) of|root"
-    r"|power|factorial|reciprocal|inverse|opposite|multiple|plus|minus|negative|below|between|either|not|no|never|neither"
-    r"|nor|except|unless|cannot|(?:all|any\w+) but|without|least|most|exceed\w*|under|over|almost|nearly|up to"
-    r"|at m(?:in|ax)imum)\b|n't\b"
+    r"|power|factorial|reciprocal|inverse|opposite|multiple|plus|minus|neg(?:ative)?|below|between|either|not|no|never"
+    r"|neither|nor|except|unless|cannot|(?:all|any\w+) but|without|least|most|exceed\w*|under|over|almost|nearly"
+    r"|up to|far from|at (?:best|worst|m(?:in|ax)imum)|too (?:big|small|large|little|high|low|long|short)"
+    r"|(?:is|was|were|be) (?:wrong|incorrect|false))\b|n't\b"
     rf"|{_SCALE}"
-    r"|\b(?:more|less|fewer|greater|larger|smaller|higher|lower|other)\s+than\s+(?:or equal to\s+)?[-$\\0-9]"
-    r"|\b(?:above|beyond)\s+[-$\\0-9]"
+    r"|\b(?:(?:than|from)(?: or equal to)?|above|beyond|within|less|double|divi\w+ by"
+    r"|(?:factor|sum|complement|instead|m(?:in|ax)imum) of)\s+[-$\\0-9]"
     r"|,\s*(?:more|less|fewer|greater|higher|lower|above|up)\b",
     re.IGNORECASE,
 )
 """Words that leave arithmetic to do, turn a statement round, or make it a bound."""
 _UNFINISHED = re.compile(
     r"[0-9)]\s*[-+*/^!]|\\(?!\$|%)|[<>|{}\[\]]|-\s*\(|[A-Za-z]\s*\\%|[!']\s*$|(?<!['.])\b[b-z]\b"
-    r"|\b(?:wrong|incorrect|false)\b"
+    rf"|[a-z] [-+] (?:{_COIN} ?)?[0-9.]|\b(?:wrong|incorrect|false)\b"
 )
-"""Arithmetic in signs, letters that are no words, and words that take it back."""
+"""Arithmetic in signs, a dash that may be a sign, letters that are no words, and words that take it back."""
 
 
 def stated_number(text: str) -> tuple[Number, Unit] | None:

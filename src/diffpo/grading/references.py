@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal
 from typing import Any
@@ -13,7 +14,7 @@ from diffpo.grading.spelling import MAX_LENGTH, clean
 
 def read_reference(truth: Any) -> str:
     """A reference for `same_answer`: a number or a text. ValueError says why one cannot be read."""
-    if isinstance(truth, bool) or not isinstance(truth, int | float | Decimal | str):
+    if isinstance(truth, bool) or not isinstance(truth, int | float | Decimal | str) or truth in (math.inf, -math.inf):
         raise ValueError(f"a reference must be an answer in text or a number, got {truth!r}")
     text = str(truth).rpartition("####")[2].strip()
     if "\\boxed" in text or "\\fbox" in text:

@@ -32,7 +32,8 @@ def _targets(table: str) -> dict[str, str]:
 _SIGNS = _targets(
     r"- − ‐ ‑ ‒ – ﹣ ; \cdot · ⋅ ∙ • ・ ; / ⁄ ∕ ÷ ; \times × ✕ ✖ ⨯ ; * ∗ ; \pm ± ; \mp ∓ ; \sqrt √ ; \sqrt[3] ∛ ; = ≈ "
     r"; \ne ≠ ; \equiv ≡ ; \le ≤ ⩽ ; \ge ≥ ⩾ ; \infty ∞ ; \cup ∪ ; \in ∈ ; \emptyset ∅ ; \lor ∨ ; \land ∧ "
-    r"; \mathbb{R} ℝ ; ^\circ ° º ; ' ′ ’ ; . 。 ｡ ; , 、 ; \ldots … ; | ∣ ; \angle ∠ ; ( ⟨ ; ) ⟩ ; \setminus ∖"
+    r"; \mathbb{R} ℝ ; ^\circ ° º ; ' ′ ’ ‘ ; ` “ ” „ « » 「 」 ; \cap ∩ ; \to → "
+    r"; . 。 ｡ ; , 、 ; \ldots … ; | ∣ ; \angle ∠ ; ( ⟨ ; ) ⟩ ; \setminus ∖"
 )
 _HIGH, _LOW = "[\u00b2\u00b3\u00b9\u2070-\u207f]+", "[\u2080-\u208e]+"
 
@@ -40,11 +41,13 @@ _COMMANDS = _targets(
     r"\frac \dfrac \tfrac \cfrac ; \overline \bar ; \ldots \dots \cdots \dotsc ; \le \leq \leqslant <= =< "
     r"; \ge \geq \geqslant >= ; \ne \neq != ; < \lt ; > \gt ; = == \approx \simeq \thickapprox \doteq "
     r"; , \vee \lor ; | \vert \lvert \rvert \Vert \lVert \rVert \| ; \{ \lbrace ; \} \rbrace ; ( \langle "
-    r"; ) \rangle ; \{\} \emptyset \varnothing ; (-\infty,\infty) \R ; ^\circ \degree ; \, \quad \qquad"
+    r"; ) \rangle ; \{\} \emptyset \varnothing ; (-\infty,\infty) \R ; ^\circ \degree ; \, \quad \qquad "
+    r"; \to \rightarrow \longrightarrow ; \implies \Rightarrow \Longrightarrow ; \iff \Leftrightarrow ; \neg \lnot"
 )
 _NESTED = r"\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
-_FONT = rf"\\(?:math(?:bf|rm|it|sf|tt|normal)|boldsymbol|bm|underline|vec)\s*{_NESTED}"
-_WORDS = r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|operatorname\*?)\s*\{([^{}]*)\}"
+_FONT = rf"\\(?:math(?:bf|rm|it|sf|tt|normal|frak)|boldsymbol|bm|ensuremath|underline|vec)\s*{_NESTED}"
+_WORDS = r"\\(?:text(?:bf|it|rm|sf|tt|sc|sl|up|md|normal)?|emph|mbox|operatorname\*?)\s*\{([^{}]*)\}"
+_STYLES = "displaystyle|textstyle|limits|tiny|small|normalsize|large|Large|LARGE|huge|Huge|bf|it|rm|sf|tt"
 _BARE = rf"{'|'.join(sorted(FUNCTIONS))}|sqrt|infty|pi|theta|alpha|beta|phi"
 _DEGREE = r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![ABDEG-Za-z]|[CF][A-Za-z]))"
 _ANGLES = "sin|cos|tan|cot|sec|csc"
@@ -86,6 +89,11 @@ def _in_radians(found: re.Match[str]) -> str:
     return rf"\{function}{power or ''}({next(filter(None, degrees))}\frac{{\pi}}{{180}})"
 
 
+def _in_points(found: re.Match[str]) -> str:
+    """1.234,56: 1234.56."""
+    return f"{found[1].replace('.', '')}.{found[2]}"
+
+
 def _between(found: re.Match[str]) -> str:
     """Bounds of one letter from either side, x > 2 and x < 5: 2 < x < 5. Others stay a list."""
     bounds: dict[bool, tuple[str, ...]] = {}
@@ -125,9 +133,11 @@ def _command(found: re.Match[str]) -> str:
 
 _RULES = [
     (r"\\(?:boxed|fbox)\s*(?=\{)", ""),  # a box in the answer
+    (r"~~.*?~~", " "),  # struck out
     (r"(?<!\\)\$\$?(.*?)(?<!\\)\$\$?", r" \1 "),  # mathematics between dollars; another dollar is money
-    (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|[lL]arge)(?![A-Za-z])\.?", ""),  # sizes
-    (r"\\(?:text)?color\s*\{\w*\}", ""),  # colours
+    (rf"\\(?:left|right|[bB]igg?[lrm]?|{_STYLES})(?![A-Za-z])\.?", ""),  # sizes, and fonts of all that follows
+    (r"\\(?:text)?color(?:box)?\s*\{\w*\}", ""),  # colours
+    (r"\\vec\s*(?=\{\s*[A-Za-z]\s*[A-Za-z])", r"\\overrightarrow"),  # from A to B, not from B to A
     (r"\\(?:[A-Za-z]+|\|)|[<>!=]=|=<", _command),  # commands that mean the same
     (r"\\(?:land|wedge)(?![A-Za-z])", " and "),  # of bounds; else it makes a list
     (r"\{\s*([^{}]*?)\s*\\choose\s*([^{}]*?)\s*\}", r"\\binom{\1}{\2}"),  # n over k in plain TeX
@@ -136,6 +146,9 @@ _RULES = [
     (r"\\hat\s*\{?\s*\\?([ijk])(?:math)?(?![A-Za-z])\s*\}?", r"\1"),  # unit vectors
     (r"\\not\s*=", r"\\ne "),  # a relation struck through
     (r"(?<=[0-9])(?:,\s*\\!\s*|\{,\})(?=[0-9])", ","),  # 10,\!080 and 10{,}080
+    (r"\{\s*([-+])\s*\}", r"\1"),  # {-}5
+    (r"\+\s*/\s*-", r"\\pm "),  # +/- 5
+    (r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3})+),([0-9]{1,2})(?![\w.,])", _in_points),  # 1.234,56
     (r"\\!", ""),  # negative space
     (r"(?<=[0-9])(?:\\[, ]| |~)(?=[0-9]{3}(?![0-9]))", ","),  # 10\,080 and 10 080
     (
@@ -148,6 +161,8 @@ _RULES = [
     *[(_WORDS, rf" {TEXT}\1 "), (_FONT, r"\1")] * 2,  # fonts, which nest
     (rf"[(\s{TEXT}]*(?:\\[pb]?mod|(?<![A-Za-z])mod)[\s{TEXT}]*\{{?\s*(\w+)\s*\}}?[\s)]*", r"\\pmod{\1}"),
     (rf"(?i)^[\s{TEXT}]*all real(?: number)?s[\s.]*$", r"(-\\infty,\\infty)"),
+    (rf"(?i)^[\s{TEXT}]*(?:there (?:is|are) )?(?:no solutions?|(?:the )?empty set)[\s.]*$", r"\\{\\}"),
+    (rf"^[\s{TEXT}]*DNE[\s.]*$", "does not exist"),
     (
         rf"(?<![A-Za-z])\\?({_ANGLES})\s*(\^\s*(?:[0-9]|\{{[0-9]\}}))?\s*"
         rf"(?:{_IN_DEGREES}|\(\s*{_IN_DEGREES}\s*\)|\{{\s*{_IN_DEGREES}\s*\}})",
@@ -183,16 +198,19 @@ _RULES = [
     ),
     (r"(?<![A-Za-z\\])(?:infinity|inf|oo)(?![A-Za-z])", r"\\infty "),  # a word for the sign
     (r"(?<![A-Za-z\\])sqrt\s*([0-9]+)", r"\\sqrt{\1}"),  # sqrt 19
+    (r"(?<=[0-9])\s*secs?[\s.]*$", " seconds"),  # no secant
     (rf"(?<![A-Za-z\\])({_BARE})(?![A-Za-z])", r"\\\1 "),  # sin x without its backslash
-    (r"(?<![A-Za-z])(?i:minus|negative)\s+(?=[0-9\\.$A-Za-z])", "-"),  # signs in words
+    (r"(?<![A-Za-z])(?i:minus|negative)\s+(?=[0-9\\.$]|[A-Za-z](?![A-Za-z]))", "-"),  # signs in words
     (r"(?<![A-Za-z])(?:per ?cent|pct)(?![A-Za-z])|(?<=[0-9])\s*%", r"\\%"),  # percent
     (r"(?i)(?<=[0-9 ])([ap])\.\s?m\b\.?", r"\1m"),  # 3:30 p.m.
+    (rf"(?i)(?<![0-9:])([0-9]{{1,2}}):00(?=[\s{TEXT}]*[ap]m\b)", r"\1"),  # 8:00 am
     (r"\\([_^])", r"\1"),  # escaped for nothing
     (r"\^\s*\(([^()]*)\)", r"^{\1}"),  # x^(12)
     (r"([_^])\s*(-?[0-9]+|\\?[A-Za-z]+(?=\W|$)(?<=[_^ ][A-Za-z]))", r"\1{\2}"),  # x^12 as it is meant
     (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),  # sqrt(2)
     (r"(?<![A-Za-z0-9^_)}])\(([0-9]+)\)(?=\s*/)|(?<=/)\s*\(([0-9]+)\)(?![A-Za-z0-9^(])", r"\1\2"),  # (3)/(4)
     (rf"\\sqrt\s*(\[[^\[\]]*\])?\s*{_ONE}", lambda found: rf"\sqrt{found[1] or ''}{_braced(found[2])}"),  # \sqrt2
+    (r"\\overline\s*([0-9])", r"\\overline{\1}"),  # 0.\bar6
     (rf"\\(frac|binom)\s*{_ONE}\s*{_ONE}", lambda found: rf"\{found[1]}{_braced(found[2])}{_braced(found[3])}"),
     (r"(?:(?<=\w)\s+times(?: as m\w+)?)?[.,;:\s\\]*$|^[=:#\s]+", ""),  # punctuation around, and "5 times"
     (r"(?<=\\log)_\{10\}", ""),  # the base that goes without saying

@@ -105,11 +105,14 @@ class Member(NamedTuple):
 
 def members(text: str) -> list[Member]:
     r"""The values that a list, a set, a union or both signs of \pm stand for; a text that is none of these alone."""
-    found: list[Member] = []
+    found, hole = list[Member](), None
     outer = items_of(text)
     if outer.left == r"\{" and region(text)[0]:
         outer = Items("", [text], "")
     for item in outer.items if outer.left in ("", r"\{") else [text]:
+        if found and hole and not re.search(r"[=<>]|\\[lgn]e(?![A-Za-z])", item):
+            item = rf"{found[0].name} \ne {item}"
+        hole = re.search(r"\\ne(?![A-Za-z])", item)
         name, value = region(item)
         name, value = (name, value) if value != item.strip() else named(item)
         name = name or (found[0].name if found and "=" not in item else "")

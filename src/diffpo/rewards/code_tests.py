@@ -128,7 +128,7 @@ def handed_over(target: Any, name: str) -> bool:
 
 
 def scope_of(program: ast.Module, names: dict[str, Any]) -> dict[str, Any]:
-    """Whom the tests mean by a name: the solution, but the module by `math.` or `np.` where they do not import it.
+    """Whom the tests mean by a name: the solution, but the module by `math.` or `np.`, imported or not.
 
     A name of Python's own is the solution's only if it is all that the tests use of it: `sum` in `sum(2, 3) == 5`, but
     not `abs` in `abs(f(2) - 1.5) < 1e-6`.
@@ -139,10 +139,13 @@ def scope_of(program: ast.Module, names: dict[str, Any]) -> dict[str, Any]:
     bound |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     used = {node.id for node in nodes if isinstance(node, ast.Name)} - bound
     dotted = {node.value.id for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}
-    modules = dotted & used & MODULES.keys() & names.keys()
+    modules = dotted & used & MODULES.keys()
     others = names.keys() - vars(builtins).keys()
     kept = others if used & others - modules else names.keys()
-    return {name: importlib.import_module(MODULES[name]) if name in modules else names[name] for name in kept}
+    return {
+        **{name: names[name] for name in kept},
+        **{name: importlib.import_module(MODULES[name]) for name in modules},
+    }
 
 
 def main() -> None:
@@ -168,6 +171,7 @@ def main() -> None:
     try:
         names = peer.ask("call", Remote(peer, 0), [request["code"]], {})
         scope = {**scope_of(program, names), "__name__": "tests", "__attempt__": lambda counted: Attempt(counted, sink)}
+        scope["__builtins__"] = builtins  # modules in C import others by way of the scope that called them
         types.FunctionType(compile(program, "tests", "exec"), scope)()
     finally:
         solution.kill()

@@ -77,9 +77,9 @@ def form(completions: Sequence[Any]) -> list[float]:
     return [float(formatted(text_of(completion))) for completion in completions]
 
 
-async def number(completions: Sequence[Any], answer: Sequence[Any]) -> list[float | None]:
+async def number(prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[Any]) -> list[float | None]:
     """1 where the final answer is the number of the column `answer`, as in GSM8K."""
-    return await _compare(read_number_reference, [""] * len(answer), completions, answer)
+    return await _compare(read_number_reference, prompts, completions, answer)
 
 
 async def maths(prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[Any]) -> list[float | None]:
