@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ CODE = (
 """Settings that may name code of the user's own, PATH.py:NAME."""
 FILES = ("model", "load.adapter", "data", "eval_data", "task.data", "task.test_data", *CODE)
 """Settings that name files. Where what they hold is the same, the name may be another: the files have moved."""
+Digests = Mapping[str, Mapping[str, str]]
+"""Setting to path to digest."""
 WHOLE = 2**26
 """Bytes up to which a digest reads all of a folder's file; of larger ones, weights, both ends and the size."""
 
@@ -62,14 +64,22 @@ def recorded(path: Path) -> dict[str, Any]:
     return record
 
 
-def check_same(path: Path, config: Any, same: Iterable[str] = ()) -> None:
-    """ValueError names the settings of the run, at `path`, that differ from `config`; `same` are not compared."""
+def check_same(path: Path, config: Any, recorded: Digests, found: Digests) -> None:
+    """ValueError names the settings of the run, at `path`, that differ from `config`.
+
+    Files are what they hold, by the digests that were `recorded` and that are `found` now: they may have moved.
+    """
     try:
         before = settings(from_dict(type(config), json.loads(path.read_text())))
     except ValueError as error:
         raise ValueError(f"{path}: {error}; start in another output") from None
     now = settings(config)
-    changed = [name for name in now if now[name] != before[name] and name not in same]
+    changed = [
+        name
+        for name in now
+        if now[name] != before[name]
+        and _by_content(now[name], found.get(name, {})) != _by_content(before[name], recorded.get(name, {}))
+    ]
     if changed == ["schedule_steps"] and config.schedule_steps is None:
         raise ValueError(
             f"steps = {config.steps}: the run's cosine schedule is {before['schedule_steps']} steps long: give "
@@ -83,7 +93,7 @@ def check_same(path: Path, config: Any, same: Iterable[str] = ()) -> None:
 
 
 def digests(config: Any) -> dict[str, dict[str, str]]:
-    """Path and digest of each file or folder that the settings name: setting to path to digest."""
+    """Path and digest of each file or folder that the settings name."""
     values = flatten(dataclasses.asdict(config))
     return {name: found for name in FILES if name in values and (found := dict(_digests(name, values[name])))}
 
@@ -118,12 +128,18 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def moved(before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Settings whose files are elsewhere and hold what they held."""
-    return [name for name in now if name in before and [*before[name].values()] == [*now[name].values()]]
+def _by_content(value: Any, files: Mapping[str, str]) -> Any:
+    """A setting's value where digests stand for the files that it names; what is asked of them stays: their functions,
+    weights, knobs.
+    """
+    if isinstance(value, list | tuple):
+        return [_by_content(entry, files) for entry in value]
+    text = str(value)
+    name = next((name for name in files if text == name or text.startswith(f"{name}:")), "")
+    return f"{files[name]}{text.removeprefix(name)}" if name else value
 
 
-def changed(before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> list[str]:
+def changed(before: Digests, now: Digests) -> list[str]:
     """A line for each file that is not what it was when the run last started."""
     return [
         f"{path} ({name}) has changed since this run began: the steps from here on go by what it holds now"
