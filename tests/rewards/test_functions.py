@@ -54,6 +54,21 @@ def test_a_file_imports_what_lies_beside_it_and_leaves_the_working_folder(
     assert Path.cwd() == tmp_path
 
 
+def test_files_of_several_folders_import_each_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the working folder, which notebooks look in first, has one of the same name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", ["", *sys.path])
+    for place, worth in {".": 0, "one": 1, "two": 2}.items():
+        Path(place, "kinds").mkdir(parents=True)
+        Path(place, "kinds", "tools.py").write_text(f"KIND = {worth}\n")
+        Path(place, "beside_both.py").write_text(f"WORTH = {worth}\n")
+        text = f"import beside_both, kinds.tools\ndef f{worth}(): return beside_both.WORTH, kinds.tools.KIND\n"
+        Path(place, "rewards.py").write_text(text)
+    specs = ["rewards.py:f0", "one/rewards.py:f1", "two/rewards.py:f2"]
+    for order in (specs, specs[::-1]):
+        assert [reward.function() for reward in load_rewards(order).rewards] == [(int(spec[-1]),) * 2 for spec in order]
+
+
 def test_two_rewards_of_one_name() -> None:
     with pytest.raises(ValueError, match="two rewards are called 'code'"):
         load_rewards(["code", "code=2"])
