@@ -48,12 +48,17 @@ def test_a_longer_run_is_the_run_that_was_longer_from_the_start(
     assert_same_run(config.output, straight.output)
 
 
-def test_a_cosine_without_a_length_of_its_own_cannot_grow(config: TrainConfig) -> None:
+def test_a_cosine_without_a_length_of_its_own_cannot_grow(
+    config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = replace(config, optim=COSINE, steps=2)
-    train(config, quiet=True)
-    with pytest.raises(ValueError, match="cosine schedule is 2 steps long: give schedule_steps = 2 too"):
+    train(config)
+    assert "rate is 0" not in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"behind its end the denoiser's rate is 0: .* or give schedule_steps = 2 too"):
         train(replace(config, steps=3), resume=True, quiet=True)
-    train(replace(config, steps=3, schedule_steps=2), resume=True, quiet=True)
+    capsys.readouterr()
+    train(replace(config, steps=3, schedule_steps=2), resume=True)
+    assert "the denoiser's learning rate is 0 from step 2 on (schedule_steps)" in capsys.readouterr().err
     assert steps_of(Path(config.output)) == 3
     assert learning_rate_factor(replace(config, steps=3, schedule_steps=2), 2) == 0
 

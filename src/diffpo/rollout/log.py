@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from diffpo.files.folder import append
+from diffpo.files.folder import append, write_bytes
 from diffpo.types import Prompt, Rollout, RolloutGroup
 
 SHOWN = 600
@@ -29,9 +29,7 @@ class RolloutLog:
         self.path, self.limit = path, limit
         if path.is_file():
             rows = [row for row in read_rollouts(path) if row["step"] < kept]
-            draft = path.with_name(f".{path.name}.draft")
-            draft.write_bytes(_pack(rows) if rows else b"")
-            draft.replace(path)
+            write_bytes(path, _pack(rows) if rows else b"")
 
     def write(self, step: int, groups: Sequence[RolloutGroup]) -> None:
         """Add the rollouts of a step."""

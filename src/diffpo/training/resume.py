@@ -82,8 +82,9 @@ def check_same(path: Path, config: Any, recorded: Digests, found: Digests) -> No
     ]
     if changed == ["schedule_steps"] and config.schedule_steps is None:
         raise ValueError(
-            f"steps = {config.steps}: the run's cosine schedule is {before['schedule_steps']} steps long: give "
-            f"schedule_steps = {before['schedule_steps']} too, and the further steps have its last rate"
+            f"steps = {config.steps}: the run's cosine schedule is {before['schedule_steps']} steps long, and behind "
+            "its end the denoiser's rate is 0: start a run from its policy, or give schedule_steps = "
+            f"{before['schedule_steps']} too"
         )
     if changed:
         raise ValueError(
