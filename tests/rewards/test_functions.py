@@ -74,6 +74,12 @@ def test_two_rewards_of_one_name() -> None:
         load_rewards(["code", "code=2"])
 
 
+def test_rewards_that_all_weigh_nothing() -> None:
+    with pytest.raises(ValueError, match="every weight is 0, which rewards nothing: give one of code, math another"):
+        load_rewards(["code=0", "math=0"])
+    assert len(load_rewards(["code=0", "math"]).rewards) == 2
+
+
 def test_a_folder_of_equals_signs(tmp_path: Path) -> None:
     folder = tmp_path / "lr=1e-3"
     folder.mkdir()
