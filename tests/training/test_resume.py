@@ -244,6 +244,37 @@ def test_reward_code_that_changed_is_said(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
+    ("edited", "counts"),
+    [
+        ("tools.py", True),
+        ("kinds/__init__.py", True),
+        ("kinds/deep.py", True),
+        ("kinds/beside.py", True),
+        ("late.py", True),
+        ("other.py", False),
+        ("kinds/other.py", False),
+    ],
+)
+def test_code_is_what_it_imports_too(edited: str, counts: bool, tmp_path: Path) -> None:
+    """From beside it; a judge may stand in another file, and verdicts of another judge are others."""
+    from diffpo.training.resume import digests
+
+    texts = {
+        "r.py": "import os, torch\nfrom tools import *\nfrom kinds.deep import x\ndef f(completions): import late\n",
+        "kinds/deep.py": "from . import beside\nfrom ..nowhere import y\nimport tools\n",
+        "kinds/beside.py": "not Python",
+    }
+    for name in (*texts, "tools.py", "kinds/__init__.py", "kinds/other.py", "late.py", "other.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(texts.get(name, "pass\n"))
+    task = replace(TrainConfig().task, name="own", data="hub/rows", reward=(f"{tmp_path}/r.py:f",))
+    config = TrainConfig(model="none/here", task=task)
+    before = digests(config)
+    (tmp_path / edited).write_text("1\n")
+    assert (digests(config) != before) == counts
+
+
+@pytest.mark.parametrize(
     ("spec", "said"),
     [
         ("{moved}.py:f=0.5", ""),

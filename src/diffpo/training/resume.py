@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import hashlib
 import json
@@ -106,10 +107,45 @@ def _digests(name: str, value: Any) -> Iterator[tuple[str, str]]:
         path = Path(text)
         policy = path / "policy"
         if entry and path.exists() and (own or name not in CODE):
-            yield text, digest(policy if policy.is_dir() else path)
+            yield text, _digest_of_code(path) if own else digest(policy if policy.is_dir() else path)
         elif name not in CODE and (files := matches(text)) is not None:
             each = [digest(Path(file)) for file in files]
             yield text, hashlib.sha256("\n".join(each).encode()).hexdigest()
+
+
+def _digest_of_code(path: Path) -> str:
+    """A fingerprint of a file of the user's own and of what it imports, directly or not, from beside it."""
+    found, left = set[Path](), [path]
+    while left:
+        file = left.pop()
+        if file not in found and file.is_file():
+            found.add(file)
+            left += [place for name in _imports(file) for place in _places(path.parent, file.parent, name)]
+    each = [digest(file) for file in sorted(found)]
+    return each[0] if len(each) == 1 else hashlib.sha256("\n".join(each).encode()).hexdigest()
+
+
+def _imports(file: Path) -> Iterator[str]:
+    """Dotted names that a file imports, or may: of `from a import b` both a.b and a. None of what does not parse."""
+    try:
+        nodes = ast.walk(ast.parse(file.read_bytes()))
+    except (SyntaxError, ValueError):  # said where it is loaded
+        return
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ("." * node.level + ".".join(filter(None, (node.module, a.name))) for a in node.names)
+
+
+def _places(root: Path, folder: Path, name: str) -> Iterator[Path]:
+    """Files that importing `name` would run, if they are there, packages' own among them; from `folder` where it is
+    relative."""
+    level = len(name) - len(name.lstrip("."))
+    place = [root, folder, *folder.parents][min(level, 1 + len(folder.parents))]
+    for part in name.lstrip(".").split("."):
+        place /= part
+        yield from (place.with_suffix(".py"), place / "__init__.py")
 
 
 def digest(path: Path) -> str:
@@ -143,7 +179,8 @@ def _by_content(value: Any, files: Mapping[str, str]) -> Any:
 def changed(before: Digests, now: Digests) -> list[str]:
     """A line for each file that is not what it was when the run last started."""
     return [
-        f"{path} ({name}) has changed since this run began: the steps from here on go by what it holds now"
+        f"{path} ({name}){', or what it imports,' if name in CODE else ''} has changed since this run began: the steps "
+        "from here on go by what it holds now"
         for name, files in now.items()
         for path, found in files.items()
         if before.get(name, {}).get(path, found) != found
