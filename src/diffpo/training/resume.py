@@ -179,7 +179,7 @@ def _by_content(value: Any, files: Mapping[str, str]) -> Any:
 def changed(before: Digests, now: Digests) -> list[str]:
     """A line for each file that is not what it was when the run last started."""
     return [
-        f"{path} ({name}){', or what it imports,' if name in CODE else ''} has changed since this run began: the steps "
+        f"{path} ({name}) has changed{', or what it imports,' if name in CODE else ''} since this run began: the steps "
         "from here on go by what it holds now"
         for name, files in now.items()
         for path, found in files.items()
