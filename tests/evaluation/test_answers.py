@@ -16,6 +16,8 @@ from diffpo.evaluation.log import AnswerLog
 from diffpo.models.policy import create_policy
 from diffpo.processes.world import World
 from diffpo.tasks import load_task
+from diffpo.tasks.tiny_sudoku import TinySudoku
+from diffpo.types import Prompt, Verdict
 
 TASK = load_task(TaskConfig(name="tiny_sudoku"))
 POLICY = create_policy(TASK.alphabet, ModelConfig(hidden_size=16, num_layers=1, num_heads=2, mlp_size=16))
@@ -45,6 +47,17 @@ def test_every_completion_stands_with_its_verdict(tmp_path: Path) -> None:
     assert evaluation.points[0].accuracy == sum(row["correct"] for row in found[:10]) / 10
     assert found[0]["prompt"] == TASK.prompts("test", 1)[0].text and found[0]["nfe"] == 4
     assert evaluation.cost and evaluation.cost.num_answers == 20 and evaluation.cost.peak_memory > 1e6
+
+
+def test_answers_without_a_reward_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    class Silent(TinySudoku):
+        def verify(self, prompt: Prompt, completion: str) -> Verdict:
+            return replace(super().verify(prompt, completion), reward=None if prompt.id[-1] in "135" else 0.0)
+
+    evaluate(POLICY, Silent(TaskConfig(name="tiny_sudoku")), CONFIG)
+    assert "top_k:4: 3 of 10 answers have no reward (None), and count as wrong" in capsys.readouterr().err
+    evaluate(POLICY, TASK, CONFIG)
+    assert "no reward" not in capsys.readouterr().err
 
 
 def test_an_evaluation_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

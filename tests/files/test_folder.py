@@ -101,6 +101,19 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     assert file_to_write("/dev/null") == Path("/dev/null")
 
 
+def test_a_full_disk_is_no_reason_not_to_hold_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who holds it is not said then; what cannot be written names itself."""
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with owned(tmp_path), pytest.raises(ValueError, match="in use by another process"):
+            owned(tmp_path).__enter__()
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("line", "said"), [("nan?", "not JSON"), ("[1]", r"a row is an object with keys, got '\[1\]'"), ("é", "not UTF-8")]
 )

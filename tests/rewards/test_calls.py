@@ -166,6 +166,17 @@ def test_weights() -> None:
     assert not any(v.correct for v in judged(lambda completions: [0.5] * 3, accuracy).verdicts), "the first says so"
 
 
+def test_what_weighs_nothing_is_no_reward_for_what_is_left_out() -> None:
+    def half(completions):
+        return [1.0, 0.0, None]
+
+    def size(completions):
+        return [len(text) for text in completions]
+
+    verdicts = judged(half, size, weights=(1.0, 0.0)).verdicts
+    assert [v.reward for v in verdicts] == [1.0, 0.0, None] and all(v.parts["size"] > 0 for v in verdicts)
+
+
 # --- what may not ----------------------------------------------------------------------------------------------------
 
 
@@ -300,6 +311,9 @@ def test_rewards_of_several_kinds_of_rows() -> None:
     rewards.check([Prompt("x", "q", columns=row) for row in rows])
     with pytest.raises(ValueError, match="no column answer or test or tests"):
         rewards.check([Prompt("x", "q", columns={"answer": None, "tests": None})])
+    code = Prompt("x", "q", columns={"answer": None, "tests": "assert f() == 5"})
+    call = rewards.begin(Attempts(code, ["def f():\n    return 5", "def f():\n    return 6"], [(), ()]), TrainerState())
+    assert [(v.correct, v.reward) for v in call.finish().verdicts] == [(True, 1.0), (False, 0.0)]
 
 
 def verdict(name: str, completion: str, **columns: object) -> float | None:

@@ -66,9 +66,30 @@ def test_the_prompt_says_in_what_a_number_is_asked_for(reward: str) -> None:
     assert [verdict.reward for verdict in call.finish().verdicts] == [1.0, 0.0, 0.0]
 
 
+def test_files_of_several_folders_import_each_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the working folder, which notebooks look in first, has one of the same name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", ["", *sys.path])
+    for place, worth in {".": 0, "one": 1, "two": 2}.items():
+        Path(place, "kinds").mkdir(parents=True)
+        Path(place, "kinds", "tools.py").write_text(f"KIND = {worth}\n")
+        Path(place, "beside_both.py").write_text(f"WORTH = {worth}\n")
+        text = f"import beside_both, kinds.tools\ndef f{worth}(): return beside_both.WORTH, kinds.tools.KIND\n"
+        Path(place, "rewards.py").write_text(text)
+    specs = ["rewards.py:f0", "one/rewards.py:f1", "two/rewards.py:f2"]
+    for order in (specs, specs[::-1]):
+        assert [reward.function() for reward in load_rewards(order).rewards] == [(int(spec[-1]),) * 2 for spec in order]
+
+
 def test_two_rewards_of_one_name() -> None:
     with pytest.raises(ValueError, match="two rewards are called 'code'"):
         load_rewards(["code", "code=2"])
+
+
+def test_rewards_that_all_weigh_nothing() -> None:
+    with pytest.raises(ValueError, match="every weight is 0, which rewards nothing: give one of code, math another"):
+        load_rewards(["code=0", "math=0"])
+    assert len(load_rewards(["code=0", "math"]).rewards) == 2
 
 
 def test_a_folder_of_equals_signs(tmp_path: Path) -> None:

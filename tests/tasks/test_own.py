@@ -48,13 +48,23 @@ def verify(task: Any, prompt: Prompt, text: str) -> Verdict:
 def test_rows_and_a_function_are_a_task(folder: Path) -> None:
     task = load_task(TaskConfig(data="my.jsonl", reward=("rewards.py:accuracy",)))
     train, test = task.prompts("train", 36), task.prompts("test", 40)
-    assert task.name == "my" and len(test) == 4 and test[0].id == "my-test-0"
+    assert task.name == "my" and len(test) == 4 and test[0].id == "own-test-0"
     assert {p.text for p in train}.isdisjoint(p.text for p in test) and len({p.text for p in train + test}) == 40
     prompt = test[0]
     right = verify(task, prompt, f"It is {prompt.columns['answer']}.")
     assert right.correct and right.reward == 1.0 and right.parts == {"accuracy": 1.0}
     assert not verify(task, prompt, "no").correct
     assert copy.deepcopy(task).prompts("test", 4) == test
+
+
+def test_prompts_do_not_depend_on_the_name_of_their_file(folder: Path) -> None:
+    """A run goes on where its rows have another name by now."""
+    write("elsewhere.jsonl", ROWS)
+    both = [
+        load_task(TaskConfig(data=data, reward=("rewards.py:accuracy",))) for data in ("my.jsonl", "elsewhere.jsonl")
+    ]
+    before, after = ([(p.id, p.text) for p in task.prompts("train", 80)] for task in both)
+    assert before == after
 
 
 def test_test_data_of_its_own(folder: Path) -> None:

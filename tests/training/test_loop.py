@@ -26,7 +26,7 @@ from diffpo.config import (
     TrainConfig,
 )
 from diffpo.evaluation.evaluate import evaluate
-from diffpo.files.places import digest_of, find_damage, latest_checkpoint
+from diffpo.files.places import digest_of, find_damage, latest_checkpoint, list_checkpoints
 from diffpo.models.lora import Adapted
 from diffpo.models.policy import load_policy
 from diffpo.processes.world import World
@@ -34,7 +34,8 @@ from diffpo.tasks import load_task
 from diffpo.training import checkpoint, loop
 from diffpo.training import collect as collecting
 from diffpo.training.loop import start_policy, train
-from diffpo.training.metrics import read_metrics
+from diffpo.training.metrics import Metrics, read_metrics
+from diffpo.training.state import TrainState
 
 
 @pytest.fixture
@@ -146,6 +147,28 @@ def test_damaged_checkpoints_are_passed_over_with_a_line(
     assert "its checksum differs" in said and "optimizer.safetensors is missing" in said
     assert "manifest.json is missing or unreadable" in said and f"resuming from {folders[-4]}" in said
     assert_same_run(config.output, straight.output)
+
+
+def test_damaged_checkpoints_take_no_good_one_s_place(config: TrainConfig) -> None:
+    train(replace(config, keep_checkpoints=9), quiet=True)
+    root = Path(config.output) / "checkpoints"
+    for number in (2, 3, 4):
+        (root / f"step_{number:06d}" / "state.json").write_text("{}")
+
+    def stop(state: TrainState, metrics: Metrics) -> None:
+        if state.step == 3:  # after the checkpoint of step 2
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train(replace(config, keep_checkpoints=1), resume=True, quiet=True, on_step=stop)
+    assert latest_checkpoint(root)[0] == root / "step_000002"
+
+
+def test_a_million_steps_are_more_than_999999(tmp_path: Path) -> None:
+    names = ["step_1000000_iteration_01", "step_1000000", "step_999999", "step_000012_iteration_02", "step_000012"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    assert [folder.name for folder in list_checkpoints(tmp_path)] == names
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from training.test_loop import assert_same_run
 from diffpo.cli import main
 from diffpo.config import EvalConfig, OptimConfig, RolloutConfig, SftConfig, TrainConfig
 from diffpo.files.places import latest_checkpoint
-from diffpo.files.recipe import find_recipe, load_config
+from diffpo.files.recipe import find_recipe, load_config, to_json
 from diffpo.models.policy import load_policy
 from diffpo.training import loop
 from diffpo.training.loop import train
@@ -47,12 +48,17 @@ def test_a_longer_run_is_the_run_that_was_longer_from_the_start(
     assert_same_run(config.output, straight.output)
 
 
-def test_a_cosine_without_a_length_of_its_own_cannot_grow(config: TrainConfig) -> None:
+def test_a_cosine_without_a_length_of_its_own_cannot_grow(
+    config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = replace(config, optim=COSINE, steps=2)
-    train(config, quiet=True)
-    with pytest.raises(ValueError, match="cosine schedule is 2 steps long: give schedule_steps = 2 too"):
+    train(config)
+    assert "rate is 0" not in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"behind its end the denoiser's rate is 0: .* or give schedule_steps = 2 too"):
         train(replace(config, steps=3), resume=True, quiet=True)
-    train(replace(config, steps=3, schedule_steps=2), resume=True, quiet=True)
+    capsys.readouterr()
+    train(replace(config, steps=3, schedule_steps=2), resume=True)
+    assert "the denoiser's learning rate is 0 from step 2 on (schedule_steps)" in capsys.readouterr().err
     assert steps_of(Path(config.output)) == 3
     assert learning_rate_factor(replace(config, steps=3, schedule_steps=2), 2) == 0
 
@@ -226,7 +232,7 @@ def test_rows_that_moved_are_the_same_rows(sft: SftConfig, tmp_path: Path) -> No
 
 
 def test_reward_code_that_changed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from diffpo.training.resume import changed, digests, moved
+    from diffpo.training.resume import changed, digests
 
     (tmp_path / "r.py").write_text("def f(completions): return [0.0]\n")
     task = replace(TrainConfig().task, name="own", data="hub/rows", reward=(f"{tmp_path}/r.py:f=0.5", "number"))
@@ -234,7 +240,66 @@ def test_reward_code_that_changed_is_said(tmp_path: Path, capsys: pytest.Capture
     assert before.keys() == {"task.reward"} and before["task.reward"].keys() == {f"{tmp_path}/r.py"}
     (tmp_path / "r.py").write_text("def f(completions): return [1.0]\n")
     now = digests(replace(TrainConfig(), task=task, model="none/here"))
-    assert len(changed(before, now)) == 1 and not moved(before, now)
+    assert len(changed(before, now)) == 1
+
+
+@pytest.mark.parametrize(
+    ("edited", "counts"),
+    [
+        ("tools.py", True),
+        ("kinds/__init__.py", True),
+        ("kinds/deep.py", True),
+        ("kinds/beside.py", True),
+        ("late.py", True),
+        ("other.py", False),
+        ("kinds/other.py", False),
+    ],
+)
+def test_code_is_what_it_imports_too(edited: str, counts: bool, tmp_path: Path) -> None:
+    """From beside it; a judge may stand in another file, and verdicts of another judge are others."""
+    from diffpo.training.resume import digests
+
+    texts = {
+        "r.py": "import os, torch\nfrom tools import *\nfrom kinds.deep import x\ndef f(completions): import late\n",
+        "kinds/deep.py": "from . import beside\nfrom ..nowhere import y\nimport tools\n",
+        "kinds/beside.py": "not Python",
+    }
+    for name in (*texts, "tools.py", "kinds/__init__.py", "kinds/other.py", "late.py", "other.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(texts.get(name, "pass\n"))
+    task = replace(TrainConfig().task, name="own", data="hub/rows", reward=(f"{tmp_path}/r.py:f",))
+    config = TrainConfig(model="none/here", task=task)
+    before = digests(config)
+    (tmp_path / edited).write_text("1\n")
+    assert (digests(config) != before) == counts
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("{moved}.py:f=0.5", ""),
+        ("{old}.py:g=0.5", "task.reward"),
+        ("{old}.py:f=2", "task.reward"),
+        ("{moved}.py:f", "task.reward"),
+        ("{old}.py:f=0.5 number", "task.reward"),
+        ("{other}.py:f=0.5", "task.reward"),
+    ],
+)
+def test_a_file_may_move_but_not_what_is_asked_of_it(spec: str, said: str, tmp_path: Path) -> None:
+    from diffpo.training.resume import check_same, digests
+
+    places = {name: str(tmp_path / name) for name in ("old", "moved", "other")}
+    for name, place in places.items():
+        Path(f"{place}.py").write_text("f = g = len" if name != "other" else "f = g = sum")
+
+    def asked(rewards: str) -> TrainConfig:
+        task = replace(TrainConfig().task, name="own", data="hub/rows", reward=tuple(rewards.format(**places).split()))
+        return TrainConfig(model="none/here", task=task)
+
+    before, now = asked("{old}.py:f=0.5"), asked(spec)
+    (tmp_path / "config.json").write_text(to_json(before))
+    with pytest.raises(ValueError, match=f"differs from this config in {said}: ") if said else nullcontext():
+        check_same(tmp_path / "config.json", now, digests(before), digests(now))
 
 
 def test_rows_of_a_pattern_that_changed_are_said(tmp_path: Path) -> None:

@@ -59,6 +59,16 @@ def test_a_log_that_was_cut_short_is_read_as_far_as_it_goes(short_run: TrainConf
     assert not rows(short_run)
 
 
+def test_a_log_that_cannot_be_written_is_named(short_run: TrainConfig) -> None:
+    train(replace(short_run, steps=1), quiet=True)
+    path = Path(short_run.output) / "rollouts.jsonl.gz"
+    content = path.read_bytes()
+    path.with_name(f".{path.name}.draft").mkdir()
+    with pytest.raises(OSError, match=r"rollouts\.jsonl\.gz: could not be written"):
+        RolloutLog(path, 0, 1)
+    assert path.read_bytes() == content
+
+
 def test_texts_may_hold_any_line_separator(tmp_path: Path) -> None:
     written = [{"step": 0, "completion": f"a{separator}b"} for separator in "\n\r\x1c\x85\u2028\u2029"]
     (tmp_path / "rollouts.jsonl.gz").write_bytes(_pack(written))

@@ -192,3 +192,19 @@ def test_a_part_that_some_verdicts_lack_is_a_mean_of_the_others(start: str, conf
     ]
     metrics = summarize(changed)
     assert metrics["rewards/form/mean"] == 0.75 and metrics["rewards/rare/mean"] == 2.0
+
+
+@pytest.mark.parametrize("num_silent", [1, 2])
+def test_what_is_logged_of_groups_without_a_reward_counts(start: str, config: TrainConfig, num_silent: int) -> None:
+    """A judge that logs its failures fails where there is no reward."""
+    task, policy = load_task(config.task), load_policy(start)
+    groups = collect(policy, task, task.prompts("train", 2), 2, RolloutConfig(sampler="top_k:4"), 0)
+    logged = [
+        replace(
+            group,
+            rollouts=[replace(r, reward=math.nan if index < num_silent else r.reward) for r in group.rollouts],
+            metrics={"failed": float(index == 0)},
+        )
+        for index, group in enumerate(groups)
+    ]
+    assert summarize(logged)["logged/failed"] == 0.5

@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,9 @@ from diffpo.config.checks import check
 from diffpo.config.specs import Spec
 
 T = TypeVar("T")
+
+USER = "diffpo.user:"
+"""Before the path of a user's file: a name that no import has. Dataclasses look their module up by it."""
 
 
 def build(spec: Spec, classes: Mapping[str, str], package: str, kind: type[T]) -> T:
@@ -82,15 +85,38 @@ def _load(path: Path, takes: str) -> ModuleType:
     """The user's file, run as Python runs a script: it may import what lies beside it. The working folder stays."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; {takes}")
-    # under a name that no import has; dataclasses look their module up by it
-    spec = importlib.util.spec_from_file_location(f"diffpo.user:{path.resolve()}", path)
+    spec = importlib.util.spec_from_file_location(f"{USER}{path.resolve()}", path)
     assert spec is not None and spec.loader is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    if (folder := str(path.resolve().parent)) not in sys.path:
-        sys.path.append(folder)
     try:
-        with contextlib.chdir("."):
+        with contextlib.chdir("."), _beside(path.resolve().parent):
             spec.loader.exec_module(module)
     except Exception as error:
         raise ValueError(f"{path} does not import: {error!r}") from error
     return module
+
+
+@contextlib.contextmanager
+def _beside(folder: Path) -> Iterator[None]:
+    """Within, imports find what lies in `folder` before what the working folder, or that of another file of the user's,
+    has under the same name. From then on `folder` is the last place that is looked at.
+    """
+    others = {Path.cwd(), *(Path(name.removeprefix(USER)).parent for name in sys.modules if name.startswith(USER))}
+    others -= {folder}
+    names = {entry.stem for entry in folder.iterdir()}
+    hidden = {}
+    for name, module in [*sys.modules.items()]:
+        top = sys.modules.get(name.partition(".")[0], module)
+        place = getattr(top, "__file__", None) or next(iter(getattr(top, "__path__", "/")))
+        home = Path(place).parents[:2]  # of a module, of a package
+        if name.partition(".")[0] in names and others.intersection(home):
+            hidden[name] = sys.modules.pop(name)
+    first = next((at for at, place in enumerate(sys.path) if Path(place).resolve() in others), len(sys.path))
+    sys.path.insert(first, str(folder))
+    try:
+        yield
+    finally:
+        sys.modules.update(hidden)
+        sys.path.remove(str(folder))
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))

@@ -203,6 +203,10 @@ def evaluate(
             make = partial(answer, policy, task, rollout=own, seed=seed, early_exit=not config.full_canvas)
             found = _answers(make, wanted, own, log, world, progress)
             answers += found
+            if num_unjudged := sum(answer.reward is None and not answer.correct for answer in found):
+                progress.note(
+                    f"{spec}: {num_unjudged} of {len(found)} answers have no reward (None), and count as wrong"
+                )
             measured[spec] = points_of(spec, found)
             seconds[spec] = round(time.perf_counter() - started, 3)
             progress.advance(accuracy=measured[spec][0].accuracy, nfe=measured[spec][0].nfe)

@@ -74,8 +74,9 @@ def _lock(folder: Path) -> int:
                 break
         os.close(handle)
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
-    os.ftruncate(handle, 0)
-    os.write(handle, json.dumps(owner).encode())
+    with suppress(OSError):  # a full disk: the lock holds all the same, and does not say whose it is
+        os.ftruncate(handle, 0)
+        os.write(handle, json.dumps(owner).encode())
     return handle
 
 
@@ -110,12 +111,12 @@ def file_to_write(path: str | Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all: a kill or a full disk leaves what was there. A pipe is written to."""
+    """Write a small file of text, as `write_bytes`."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """The same of bytes."""
+    """Write a file whole or not at all: a kill or a full disk leaves what was there. A pipe is written to."""
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return

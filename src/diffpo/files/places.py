@@ -6,6 +6,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def find_damage(folder: Path) -> str | None:
 
 def list_checkpoints(root: Path) -> list[Path]:
     """Checkpoint folders, newest first."""
-    return sorted(root.glob("step_*"), reverse=True)
+    return sorted(root.glob("step_*"), key=lambda folder: [*map(int, re.findall(r"\d+", folder.name))], reverse=True)
 
 
 def shortest(folders: Sequence[Path]) -> list[str]:

@@ -53,6 +53,10 @@ class Reward(NamedTuple):
     check: Callable[[Mapping[str, Any]], None] | None = None
     """Of a built-in: ValueError for a row's columns that it could never judge by."""
 
+    def judges(self, columns: Mapping[str, Any]) -> bool:
+        """Whether a row of these columns has what it judges by."""
+        return not self.columns or any(columns.get(name) is not None for name in self.columns)
+
     @property
     def is_async(self) -> bool:
         """Whether calling it returns a coroutine."""
@@ -94,7 +98,7 @@ class Rewards:
 
     def _check_references(self, prompt: Prompt) -> None:
         """What built-in rewards judge by must be there, for one of them at least, and make sense to those it is for."""
-        able = [r for r in self.rewards if not r.columns or any(prompt.columns.get(n) is not None for n in r.columns)]
+        able = [reward for reward in self.rewards if reward.judges(prompt.columns)]
         if not able:
             wanted = " or ".join(sorted({name for reward in self.rewards for name in reward.columns}))
             raise ValueError(f"{where(prompt)}: no column {wanted}, so that no reward can judge its completions")
@@ -147,9 +151,11 @@ class Call:
         """Verdicts once all functions are through.
 
         The reward is the weighted sum over the functions that do not return None; each value is a part under its name.
-        Right if the first function's value is at least 1. A part is NaN where its function returns None; the reward is
-        None, which leaves the completion out, where all of them do. ValueError names reward, row and value.
+        Right if the value of the first function that judges such rows is at least 1. A part is NaN where its function
+        returns None; the reward is None, which leaves the completion out, where all of them do that have a weight.
+        ValueError names reward, row and value.
         """
+        first = next((r for r in self.rewards if r.judges(self.attempts.prompt.columns)), self.rewards[0])
         values: dict[str, list[float]] = {}
         for reward in self.rewards:
             found = self.found[reward.name]
@@ -161,12 +167,12 @@ class Call:
         verdicts = []
         for index in range(len(self.attempts.texts)):
             parts = {name: found[index] for name, found in values.items()}
-            counted = [r.weight * parts[r.name] for r in self.rewards if not math.isnan(parts[r.name])]
+            counted = [r.weight * parts[r.name] for r in self.rewards if r.weight and not math.isnan(parts[r.name])]
             total = math.fsum(counted) if counted else None
             if total is not None and abs(total) > MAX_REWARD:
                 raise ValueError(f"{where(self.attempts.prompt)}: weighted rewards sum to {total:g}: lower the weights")
             extra = {name: column[index] for name, column in self.extra.items()}
-            verdicts.append(Verdict(next(iter(parts.values())) >= 1.0, total, parts, extra))
+            verdicts.append(Verdict(parts[first.name] >= 1.0, total, parts, extra))
         return Judged(verdicts, {name: fmean(logged) for name, logged in self.metrics.items()})
 
     def _arguments(self, reward: Reward) -> dict[str, Any]:

@@ -32,6 +32,10 @@ def load_rewards(specs: Sequence[str], verify: Verify | None = None) -> Rewards:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"task.reward: two rewards are called {name!r}: rename one, its name is its metric")
+    if not any(reward.weight for reward in rewards):
+        raise ValueError(
+            f"task.reward: every weight is 0, which rewards nothing: give one of {', '.join(names)} another"
+        )
     return Rewards(tuple(rewards))
 
 

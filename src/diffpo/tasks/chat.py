@@ -131,7 +131,7 @@ class RowTask(ChatTask):
                     "training rows that are test rows as well are left out"
                 )
             self._rows[split] = [
-                replace(prompt, id=f"{self.name}-{split}-{index}") for index, prompt in enumerate(chosen)
+                replace(prompt, id=f"{self.config.name}-{split}-{index}") for index, prompt in enumerate(chosen)
             ]
         return self._rows[split]
 
@@ -175,25 +175,26 @@ class RowTask(ChatTask):
     def prompts(self, split: Split, num: int, start: int = 0) -> list[Prompt]:
         """Test rows in their order, as far as they go; training rows in epochs, each a seeded shuffle of all rows.
 
-        The id of a training prompt is its place in the endless stream, so that epochs draw other random numbers. Of a
-        split without rows the prompts are drawn; NUM_TEST of them are for tests.
+        The id of a training prompt is its place in the endless stream, so that epochs draw other random numbers; what
+        files are called changes neither it nor the order. Of a split without rows the prompts are drawn; NUM_TEST of
+        them are for tests.
         """
         check_split(split)
         if not self.has_rows(split):
             stop = start + num if split == "train" else min(start + num, NUM_TEST)
             drawn = ((index, self.draw(split, index)) for index in range(start, stop))
-            return [replace(prompt, id=f"{self.name}-{split}-{index}") for index, prompt in drawn]
+            return [replace(prompt, id=f"{self.config.name}-{split}-{index}") for index, prompt in drawn]
         rows = self.rows(split)
         if split == "test":
             return rows[start : start + num]
         places = [divmod(index, len(rows)) for index in range(start, start + num)]
         orders = {epoch: self._order(epoch, len(rows)) for epoch in {epoch for epoch, _ in places}}
         return [
-            replace(rows[orders[epoch][place]], id=f"{self.name}-train-{start + offset}")
+            replace(rows[orders[epoch][place]], id=f"{self.config.name}-train-{start + offset}")
             for offset, (epoch, place) in enumerate(places)
         ]
 
     def _order(self, epoch: int, num_rows: int) -> list[int]:
         order = list(range(num_rows))
-        Random(stable_key(self.name, self.config.seed, "epoch", epoch)).shuffle(order)
+        Random(stable_key(self.config.name, self.config.seed, "epoch", epoch)).shuffle(order)
         return order

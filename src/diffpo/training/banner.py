@@ -20,6 +20,7 @@ from diffpo.tasks.base import Task
 from diffpo.tasks.chat import RowTask
 from diffpo.tasks.conversations import read_example
 from diffpo.tasks.data import Source, read_rows
+from diffpo.training.state import learning_rate_factor
 from diffpo.types import Sampler
 from diffpo.view.progress import count
 
@@ -47,9 +48,17 @@ def banner(config: TrainConfig | SftConfig, policy: Policy, world: World, data: 
         f"what learns: {' and '.join(name for name, learns in what.items() if learns)}",
         f"where   {world.device}{card}, {dtype}{ranks if world.num_ranks > 1 else ''}",
         f"data    {data}",
-        f"steps   {config.steps}, each of {_step(config)}",
+        f"steps   {config.steps}, each of {_step(config)}{_standstill(config)}",
         f"output  {config.output}",
     ]
+
+
+def _standstill(config: TrainConfig | SftConfig) -> str:
+    """Where the learning rate has come to 0 before the run has come to its end."""
+    if learning_rate_factor(config, config.steps - 1):
+        return ""
+    first = max(config.schedule_steps or 0, config.optim.warmup_steps + 1)
+    return f"; the denoiser's learning rate is 0 from step {first} on (schedule_steps)"
 
 
 def _step(config: TrainConfig | SftConfig) -> str:

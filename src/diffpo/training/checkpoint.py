@@ -60,7 +60,8 @@ def save_checkpoint(root: Path, state: TrainState, config: Any, keep: int, world
             "; earlier checkpoints are untouched: make room and resume",
         )
         _sync(root)
-        for old in list_checkpoints(root)[keep:]:
+        found = list_checkpoints(root)
+        for old in found[found.index(folder) + keep :]:  # what is newer is damaged, and takes no good one's place
             shutil.rmtree(old)
         return folder
 

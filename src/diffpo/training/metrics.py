@@ -20,13 +20,15 @@ Metrics = dict[str, float]
 
 
 def summarize(groups: Sequence[RolloutGroup]) -> Metrics:
-    """Metrics of a step's rollouts; those without a reward count in none of them."""
+    """Metrics of a step's rollouts; those without a reward count in none of them but what reward functions logged."""
+    names = dict.fromkeys(name for group in groups for name in group.metrics)
+    logged = {f"logged/{name}": fmean(g.metrics[name] for g in groups if name in g.metrics) for name in names}
     num_completions = sum(len(group.rollouts) for group in groups)
     groups = [replace(group, rollouts=[r for r in group.rollouts if r.rewarded]) for group in groups]
     groups = [group for group in groups if group.rollouts]
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     if not rollouts:
-        return {"frac_reward_none": 1.0}
+        return {"frac_reward_none": 1.0} | logged
     completions = [rollout.completion for rollout in rollouts]
     deviations = [pstdev(rollout.reward for rollout in group.rollouts) for group in groups]
     metrics = {
@@ -45,8 +47,7 @@ def summarize(groups: Sequence[RolloutGroup]) -> Metrics:
         parts = [rollout.verdict.parts.get(name, math.nan) for rollout in rollouts]
         known = [part for part in parts if not math.isnan(part)]
         metrics[f"rewards/{name}/mean"] = fmean(known) if known else math.nan
-    for name in dict.fromkeys(name for group in groups for name in group.metrics):
-        metrics[f"logged/{name}"] = fmean(group.metrics[name] for group in groups if name in group.metrics)
+    metrics |= logged
     levels = sorted({group.prompt.level for group in groups} - {""})
     for level in levels:
         chosen = [rollout for group in groups if group.prompt.level == level for rollout in group.rollouts]

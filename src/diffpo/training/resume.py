@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ CODE = (
 """Settings that may name code of the user's own, PATH.py:NAME."""
 FILES = ("model", "load.adapter", "data", "eval_data", "task.data", "task.test_data", *CODE)
 """Settings that name files. Where what they hold is the same, the name may be another: the files have moved."""
+Digests = Mapping[str, Mapping[str, str]]
+"""Setting to path to digest."""
 WHOLE = 2**26
 """Bytes up to which a digest reads all of a folder's file; of larger ones, weights, both ends and the size."""
 
@@ -62,18 +65,27 @@ def recorded(path: Path) -> dict[str, Any]:
     return record
 
 
-def check_same(path: Path, config: Any, same: Iterable[str] = ()) -> None:
-    """ValueError names the settings of the run, at `path`, that differ from `config`; `same` are not compared."""
+def check_same(path: Path, config: Any, recorded: Digests, found: Digests) -> None:
+    """ValueError names the settings of the run, at `path`, that differ from `config`.
+
+    Files are what they hold, by the digests that were `recorded` and that are `found` now: they may have moved.
+    """
     try:
         before = settings(from_dict(type(config), json.loads(path.read_text())))
     except ValueError as error:
         raise ValueError(f"{path}: {error}; start in another output") from None
     now = settings(config)
-    changed = [name for name in now if now[name] != before[name] and name not in same]
+    changed = [
+        name
+        for name in now
+        if now[name] != before[name]
+        and _by_content(now[name], found.get(name, {})) != _by_content(before[name], recorded.get(name, {}))
+    ]
     if changed == ["schedule_steps"] and config.schedule_steps is None:
         raise ValueError(
-            f"steps = {config.steps}: the run's cosine schedule is {before['schedule_steps']} steps long: give "
-            f"schedule_steps = {before['schedule_steps']} too, and the further steps have its last rate"
+            f"steps = {config.steps}: the run's cosine schedule is {before['schedule_steps']} steps long, and behind "
+            "its end the denoiser's rate is 0: start a run from its policy, or give schedule_steps = "
+            f"{before['schedule_steps']} too"
         )
     if changed:
         raise ValueError(
@@ -83,7 +95,7 @@ def check_same(path: Path, config: Any, same: Iterable[str] = ()) -> None:
 
 
 def digests(config: Any) -> dict[str, dict[str, str]]:
-    """Path and digest of each file or folder that the settings name: setting to path to digest."""
+    """Path and digest of each file or folder that the settings name."""
     values = flatten(dataclasses.asdict(config))
     return {name: found for name in FILES if name in values and (found := dict(_digests(name, values[name])))}
 
@@ -95,10 +107,45 @@ def _digests(name: str, value: Any) -> Iterator[tuple[str, str]]:
         path = Path(text)
         policy = path / "policy"
         if entry and path.exists() and (own or name not in CODE):
-            yield text, digest(policy if policy.is_dir() else path)
+            yield text, _digest_of_code(path) if own else digest(policy if policy.is_dir() else path)
         elif name not in CODE and (files := matches(text)) is not None:
             each = [digest(Path(file)) for file in files]
             yield text, hashlib.sha256("\n".join(each).encode()).hexdigest()
+
+
+def _digest_of_code(path: Path) -> str:
+    """A fingerprint of a file of the user's own and of what it imports, directly or not, from beside it."""
+    found, left = set[Path](), [path]
+    while left:
+        file = left.pop()
+        if file not in found and file.is_file():
+            found.add(file)
+            left += [place for name in _imports(file) for place in _places(path.parent, file.parent, name)]
+    each = [digest(file) for file in sorted(found)]
+    return each[0] if len(each) == 1 else hashlib.sha256("\n".join(each).encode()).hexdigest()
+
+
+def _imports(file: Path) -> Iterator[str]:
+    """Dotted names that a file imports, or may: of `from a import b` both a.b and a. None of what does not parse."""
+    try:
+        nodes = ast.walk(ast.parse(file.read_bytes()))
+    except (SyntaxError, ValueError):  # said where it is loaded
+        return
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ("." * node.level + ".".join(filter(None, (node.module, a.name))) for a in node.names)
+
+
+def _places(root: Path, folder: Path, name: str) -> Iterator[Path]:
+    """Files that importing `name` would run, if they are there, packages' own among them; from `folder` where it is
+    relative."""
+    level = len(name) - len(name.lstrip("."))
+    place = [root, folder, *folder.parents][min(level, 1 + len(folder.parents))]
+    for part in name.lstrip(".").split("."):
+        place /= part
+        yield from (place.with_suffix(".py"), place / "__init__.py")
 
 
 def digest(path: Path) -> str:
@@ -118,15 +165,22 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def moved(before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Settings whose files are elsewhere and hold what they held."""
-    return [name for name in now if name in before and [*before[name].values()] == [*now[name].values()]]
+def _by_content(value: Any, files: Mapping[str, str]) -> Any:
+    """A setting's value where digests stand for the files that it names; what is asked of them stays: their functions,
+    weights, knobs.
+    """
+    if isinstance(value, list | tuple):
+        return [_by_content(entry, files) for entry in value]
+    text = str(value)
+    name = next((name for name in files if text == name or text.startswith(f"{name}:")), "")
+    return f"{files[name]}{text.removeprefix(name)}" if name else value
 
 
-def changed(before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> list[str]:
+def changed(before: Digests, now: Digests) -> list[str]:
     """A line for each file that is not what it was when the run last started."""
     return [
-        f"{path} ({name}) has changed since this run began: the steps from here on go by what it holds now"
+        f"{path} ({name}) has changed{', or what it imports,' if name in CODE else ''} since this run began: the steps "
+        "from here on go by what it holds now"
         for name, files in now.items()
         for path, found in files.items()
         if before.get(name, {}).get(path, found) != found

@@ -29,7 +29,7 @@ from diffpo.training.banner import banner
 from diffpo.training.checkpoint import load_checkpoint, save_checkpoint
 from diffpo.training.clock import REST, Clock
 from diffpo.training.metrics import Metrics, MetricsLog, alarms, doubts
-from diffpo.training.resume import changed, check_same, digests, moved, recorded
+from diffpo.training.resume import changed, check_same, digests, recorded
 from diffpo.training.sharding import shard
 from diffpo.training.state import Optimizers, TrainState
 from diffpo.training.trackers import check_trackers, open_trackers
@@ -93,7 +93,7 @@ class Run:
                 raise ValueError(f"{self.folder} already holds a run: resume it, or choose another output")
             record |= recorded(self.folder / "run.json")
             own = found or self.folder  # what was computed with: the folder's own file may have been edited
-            check_same(own / "config.json", self.config, moved(record["inputs"], now))
+            check_same(own / "config.json", self.config, record["inputs"], now)
             lines += changed(record["inputs"], now)
         if found:
             lines.append(f"resuming from {found}")
