@@ -95,6 +95,7 @@ class Eval(Knobs):
             "weights": policy.source and policy.source.fingerprint(),
             **{f"{n} (file)": f for n, f in files.items()},
         }
+        world.check_alike(self._settings(self.rollout) | depends | {"eval": self.eval})
         evaluations = {}
         for length in lengths:
             output = place / f"L{length}" if len(lengths) > 1 else place
