@@ -215,6 +215,11 @@ def test_unknown_recipe(line: Fail) -> None:
     assert line("sft", "missing/run.toml").startswith("missing/run.toml: no such recipe")
 
 
+def test_flags_of_other_trainers_say_what_they_are_here(line: Fail) -> None:
+    said = "no flag --max_completion_length; here that is rollout.gen_length"
+    assert line("train", "sudoku_tiny", "--max-completion-length", "8") == said
+
+
 def test_a_recipe_comes_before_the_flags(line: Fail) -> None:
     mend = "write it first, before the flags: diffpo train sudoku_tiny ..."
     assert line("train", "--dry-run", "sudoku_tiny") == f"sudoku_tiny: {mend}"
@@ -287,6 +292,9 @@ def test_folders_without_a_model(line: Fail, elsewhere: Path) -> None:
         for command in (["train", "--model", folder], ["eval", folder], ["sample", folder]):
             assert line(*command) == mend
     assert [path.name for path in elsewhere.iterdir()] == ["empty"]
+    Path("run/checkpoints/step_000007").mkdir(parents=True)
+    mend = "this holds a run's checkpoints: name one, such as run/checkpoints/step_000007, or its run"
+    assert line("eval", "run/checkpoints") == f"run/checkpoints: {mend}"
 
 
 def test_checkpoints_of_another_model(line: Fail, elsewhere: Path, model: str) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tyro.conf import Positional
 
+from diffpo.config.checks import ELSEWHERE
 from diffpo.config.idle import IdleKnobs, idle_knobs, over
 
 C = TypeVar("C")
@@ -61,6 +62,8 @@ def read(kind: type[T], prog: str, arguments: Sequence[str], base: C, default: C
         return tyro.cli(kind, prog=prog, args=list(arguments), default=default(base))  # with its frame
 
     said = typed(arguments)
+    if strange := sorted(said & ELSEWHERE.keys()):
+        raise ValueError(f"no flag --{strange[0]}; here that is {ELSEWHERE[strange[0]]}")
     command = over(build, base, said)
     idle = idle_knobs(command) | idle_knobs(vars(command).get("config", command))
     if named := {name: why for name, why in idle.items() if name in said}:

@@ -15,6 +15,23 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 MAX_COUNT = 10**9
 """No count is larger: what is counted would not end."""
 
+ELSEWHERE = {
+    "epsilon": "objective.loss = clipped:EPSILON",
+    "max_completion_length": "rollout.gen_length",
+    "diffusion_steps": "rollout.sampler = steps:STEPS",
+    "p_mask_prompt": "objective.surrogate = mean_field:1,prompt_mask_prob=P",
+    "max_steps": "steps",
+    "lora_r": "lora.rank",
+    "lora_alpha": "lora.alpha",
+    "load_in_4bit": "load.four_bit",
+    "report_to": "log_with",
+    **dict.fromkeys(
+        ("per_device_train_batch_size", "gradient_accumulation_steps"),
+        "prompts_per_step, of num_generations rows each; optim.micro_batch_tokens divides them, for memory alone",
+    ),
+}
+"""Knobs of TRL's and d1's trainers that have no like name here, or another's."""
+
 
 def suggest(wrong: str, names: Iterable[str]) -> str:
     """The end of an error line: the nearest allowed name, and all of them when they are few."""
@@ -26,6 +43,8 @@ def suggest(wrong: str, names: Iterable[str]) -> str:
 
 def suggest_key(wrong: str, cls: type, whole: type | None = None) -> str:
     """The same for a key that `cls` lacks: where `whole`, the config that it is a part of, has one of that name."""
+    if wrong in ELSEWHERE:
+        return f"; here that is {ELSEWHERE[wrong]}"
     found = _places(whole or cls, wrong)
     return f"; did you mean {' or '.join(map(repr, found))}?" if found else suggest(wrong, hints_of(cls))
 

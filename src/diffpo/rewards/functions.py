@@ -39,7 +39,9 @@ def parse_reward(spec: str) -> Reward:
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or not name.isidentifier():
-        raise ValueError(f"task.reward {spec!r}: write PATH.py:FUNCTION=WEIGHT, or one of {', '.join(BUILTIN)}")
+        raise ValueError(
+            f"task.reward {spec!r}: write PATH.py:FUNCTION or PATH.py:FUNCTION=WEIGHT, or one of {', '.join(BUILTIN)}"
+        )
     if path:
         function = find_in_file(Path(path), name, "function", "task.reward takes PATH.py:FUNCTION")
         if isinstance(function, type):
