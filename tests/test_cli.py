@@ -210,6 +210,11 @@ def test_unknown_command(line: Fail) -> None:
     assert line("trian").startswith("no command 'trian'; did you mean 'train'?")
 
 
+def test_what_one_process_of_several_fails_at_is_said(line: Fail, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    assert line("train", "sudoku_tini").startswith("rank 3: sudoku_tini: no such recipe")
+
+
 def test_unknown_recipe(line: Fail) -> None:
     assert line("train", "sudoku_tini").startswith("sudoku_tini: no such recipe; did you mean 'sudoku_tiny'?")
     assert line("sft", "missing/run.toml").startswith("missing/run.toml: no such recipe")
