@@ -210,6 +210,11 @@ def test_unknown_command(line: Fail) -> None:
     assert line("trian").startswith("no command 'trian'; did you mean 'train'?")
 
 
+def test_what_one_process_of_several_fails_at_is_said(line: Fail, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    assert line("train", "sudoku_tini").startswith("rank 3: sudoku_tini: no such recipe")
+
+
 def test_unknown_recipe(line: Fail) -> None:
     assert line("train", "sudoku_tini").startswith("sudoku_tini: no such recipe; did you mean 'sudoku_tiny'?")
     assert line("sft", "missing/run.toml").startswith("missing/run.toml: no such recipe")
@@ -306,6 +311,9 @@ def test_folders_without_a_model(line: Fail, elsewhere: Path) -> None:
         for command in (["train", "--model", folder], ["eval", folder], ["sample", folder]):
             assert line(*command) == mend
     assert [path.name for path in elsewhere.iterdir()] == ["empty"]
+    Path("run/checkpoints/step_000007").mkdir(parents=True)
+    mend = "this holds a run's checkpoints: name one, such as run/checkpoints/step_000007, or its run"
+    assert line("eval", "run/checkpoints") == f"run/checkpoints: {mend}"
 
 
 def test_checkpoints_of_another_model(line: Fail, elsewhere: Path, model: str) -> None:

@@ -163,6 +163,7 @@ def test_where_a_name_of_python_belongs(named: dict[str, int], error: str) -> No
     [
         (TrainConfig, "stepz = 3", "unknown key 'stepz'; did you mean 'steps'?"),
         (TrainConfig, "[rollout]\nsamplr = 'learned'", "unknown key 'rollout.samplr'; did you mean 'sampler'?"),
+        (TrainConfig, "epsilon = 0.5", "unknown key 'epsilon'; did you mean 'objective.loss', such as clipped:0.2?"),
         (TrainConfig, "beta = 0.1", "unknown key 'beta'; did you mean 'objective.beta'?"),
         (
             TrainConfig,

@@ -69,6 +69,9 @@ def test_ctrl_c_keeps_what_is_answered_and_the_same_command_goes_on(
     assert len(kept) == 7 and not (tmp_path / "a/evaluation.json").exists()
     measure("a")
     assert "7 of 20 answers reused" in capsys.readouterr().out
+    main(["eval", str(tmp_path / "m"), *FLAGS, "--eval.gammas", "--output", str(tmp_path / "a")])
+    assert "10 of 10 answers reused" in capsys.readouterr().out, "those that were asked for"
+    measure("a")
     measure("b")
     assert set(kept) < set(rows(tmp_path / "a")) and rows(tmp_path / "a") == rows(tmp_path / "b")
     assert Evaluation.load(tmp_path / "a") == Evaluation.load(tmp_path / "b")

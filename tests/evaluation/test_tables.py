@@ -156,12 +156,17 @@ def test_compare_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtu
         evaluation().save(tmp_path / folder)
         row = {"sampler": "top_k:2", "id": "q-0", "correct": True, "prompt": prompt}
         (tmp_path / folder / "completions.jsonl").write_text(json.dumps(row) + "\n")
-    (tmp_path / "old").mkdir()
+    evaluation().save(tmp_path / "done/eval")
+    for folder in ("old", "run"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "run/config.json").write_text("{}")
     (tmp_path / "old/evaluation.json").write_text('{"task": "tiny_sudoku", "points": [], "frontier": []}')
     errors = {
         (f"{tmp_path}/one", f"{tmp_path}/other"): "one and other answer different prompts (q-0 is another)",
         (f"{tmp_path}/old",): "old: evaluated by another version ('cost'): make it again",
         (f"{tmp_path}/none",): "no evaluation.json in it; diffpo eval MODEL --output",
+        (f"{tmp_path}/run",): f"no evaluation.json in it; diffpo eval {tmp_path}/run makes {tmp_path}/run/eval",
+        (f"{tmp_path}/done",): f"no evaluation.json in it; {tmp_path}/done/eval has one",
         (f"x={tmp_path}/a", f"x={tmp_path}/a"): "x: named twice; give each evaluation a name of its own",
         (f"{tmp_path}/a", f"{tmp_path}/b"): "evaluations of different tasks (gsm8k, tiny_sudoku)",
     }

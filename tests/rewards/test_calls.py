@@ -215,6 +215,10 @@ async def leaves(completions):
         (lambda log_metric: log_metric("x", math.nan), "log_metric('x', nan): not a finite number"),
         (lambda log_extra: log_extra("x", [1]), "log_extra('x'): 1 values for 3 completions"),
         (lambda completions, question: [], "takes 'question', which is no column (columns: answer)"),
+        (
+            lambda completion: [],
+            "takes 'completion', which is no column (columns: answer); did you mean 'completions'?",
+        ),
         (lambda completions: exit(3), "raised SystemExit: 3 (" + __file__),
         (leaves, "raised RuntimeError: SystemExit: 3 (" + __file__),
         (fails, "raised KeyError: 'no such\\ncolumn' (" + __file__),

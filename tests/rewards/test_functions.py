@@ -18,10 +18,13 @@ from diffpo.types import Attempts, Prompt
         ("nope.py:accuracy", "nope.py: no such file; task.reward takes PATH.py:FUNCTION"),
         ("rewards.py:acuracy", "rewards.py has no function 'acuracy'; did you mean 'accuracy'?"),
         ("rewards.py:LIMIT", "rewards.py has no function 'LIMIT'"),
-        ("rewards.py:accuracy=much", "task.reward 'rewards.py:accuracy=much': write PATH.py:FUNCTION=WEIGHT"),
-        ("rewards.py:accuracy=nan", "write PATH.py:FUNCTION=WEIGHT"),
-        ("rewards.py", "write PATH.py:FUNCTION=WEIGHT, or one of number, math, code, format"),
-        ("rewards.txt:accuracy", "write PATH.py:FUNCTION=WEIGHT"),
+        (
+            "rewards.py:accuracy=much",
+            "task.reward 'rewards.py:accuracy=much': write PATH.py:FUNCTION or PATH.py:FUNCTION=WEIGHT",
+        ),
+        ("rewards.py:accuracy=nan", "write PATH.py:FUNCTION or PATH.py:FUNCTION=WEIGHT"),
+        ("rewards.py", "write PATH.py:FUNCTION or PATH.py:FUNCTION=WEIGHT, or one of number, math, code, format"),
+        ("rewards.txt:accuracy", "write PATH.py:FUNCTION or PATH.py:FUNCTION=WEIGHT"),
         ("maths", "task.reward 'maths': no built-in reward; did you mean 'math'?"),
         (
             "rewards.py:Scorer",

@@ -20,6 +20,7 @@ from diffpo.models.policy import Policy, load_policy
 from diffpo.models.transformer import Transformer
 from diffpo.processes.world import World
 from diffpo.training.metrics import read_metrics
+from diffpo.training.run import Run
 from diffpo.training.sharding import shard
 from diffpo.training.update import in_step
 
@@ -216,6 +217,35 @@ def test_settings_of_the_launch_that_would_do_nothing_are_refused(
     monkeypatch.setenv(variable, value)
     with pytest.raises(ValueError, match=f"{variable} = {value}: .*{mend}"):
         World.join("cpu")
+
+
+@pytest.mark.parametrize("lacks", ["RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"])
+def test_half_a_launch_is_refused(monkeypatch: pytest.MonkeyPatch, lacks: str) -> None:
+    for name in {"WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} - {lacks}:
+        monkeypatch.setenv(name, "2")
+    monkeypatch.delenv(lacks, raising=False)
+    with pytest.raises(ValueError, match=f"^WORLD_SIZE = 2 without {lacks}: each process would run alone; .*torchrun"):
+        World.join("cpu")
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"optim.learning_rate": 1e-9}, "optim.learning_rate"),
+        ({"seed": 5, "steps": 1}, "steps, seed"),
+        ({"model (file)": {}}, r"model \(file\)"),
+        ({"task.reward (file)": {"rewards.py": "0"}}, r"task.reward \(file\)"),
+    ],
+)
+def test_ranks_of_other_settings_or_files_are_refused(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, changed: dict[str, object], named: str
+) -> None:
+    monkeypatch.setattr(World, "gather", lambda self, items: [*items, items[0] | changed])
+    with (
+        pytest.raises(ValueError, match=f"^the processes differ in {named}: give each the same command and files$"),
+        Run("train", config, World(num_ranks=2)),
+    ):
+        raise AssertionError("it began")
 
 
 @pytest.mark.parametrize("device", ["gpu", "", "3", "cuda:x", "meta"])

@@ -17,7 +17,8 @@ from diffpo.rollout.local import check_prompts, make_request
 from diffpo.tasks import load_task
 from diffpo.training.examples import read_examples
 from diffpo.training.loop import train
-from diffpo.training.metrics import read_metrics
+from diffpo.training.metrics import doubts, read_metrics
+from diffpo.types import Prompt, Rollout, RolloutGroup, Verdict
 
 CHAT = [
     {"role": "system", "content": "Be brief.", "name": None},
@@ -91,7 +92,11 @@ def test_a_conversation_reaches_the_model_alike_everywhere(model: str) -> None:
 def test_overlong_rows(model: str) -> None:
     write([{"prompt": "a b"}, {"prompt": "a" * 200}, {"prompt": "c"}])
     policy, settings = load_policy(model), config(model, "letters")
-    with pytest.raises(ValueError, match=r"my\.jsonl, line 2: a prompt of \d+ tokens, where .* leave room for 120"):
+    with pytest.raises(
+        ValueError,
+        match=r"my\.jsonl, line 2: a prompt of \d+ tokens, where the model's 128 and a completion of 8 leave "
+        "room for 120: shorten it, lower rollout.gen_length",
+    ):
         train(settings, quiet=True)
     assert not Path("run/metrics.jsonl").exists(), "before the first step"
     task = load_task(replace(settings.task, overlong="drop"))
@@ -101,6 +106,13 @@ def test_overlong_rows(model: str) -> None:
     write([{"prompt": "a" * 200}])
     with pytest.raises(ValueError, match="every prompt is longer than the 120 tokens there is room for"):
         check_prompts(policy, load_task(replace(settings.task, overlong="drop")), ["test"], settings.rollout)
+
+
+@pytest.mark.parametrize(("rewards", "teaches"), [([1.0, 1.0], "nothing"), ([1.1, 1.0], "speed alone")])
+def test_right_answers_teach_speed(rewards: list[float], teaches: str) -> None:
+    rollouts = [Rollout(None, "a", Verdict(True, 1.0), reward) for reward in rewards]  # type: ignore[arg-type]
+    (said,) = doubts([RolloutGroup(Prompt("q", "?"), (), rollouts)])
+    assert said.startswith(f"the first step's reward is 1 for all 2 completions, which teaches {teaches}; q, ")
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,8 @@ def _warn(message: Warning | str, category: type[Warning], filename: str, lineno
 def _fail(message: str, status: int) -> int:
     if is_main():
         print(f"diffpo: {message}", file=sys.stderr)
+    elif status == 2:  # what one process alone fails at nobody else would say
+        print(f"diffpo: rank {os.environ['RANK']}: {message}", file=sys.stderr)
     return status
 
 

@@ -89,10 +89,14 @@ class Analyze(Knobs):
         return analyze(policy, task, config, self.analysis, other, names)
 
     def _path(self) -> Path:
+        from diffpo.models.weights import is_path, read_config
+
         if self.json:
             return Path(self.json)
         if self.also:
             raise ValueError("several runs have no folder that analysis.json could go to: name a file with --json")
         if not Path(self.model).is_dir():
+            if is_path(self.model):
+                read_config(Path(self.model))  # which says what is missing
             raise ValueError(f"{self.model} is no folder that analysis.json could go to: name a file with --json")
         return Path(self.model, "analysis.json")

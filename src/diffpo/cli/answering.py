@@ -95,6 +95,7 @@ class Eval(Knobs):
             "weights": policy.source and policy.source.fingerprint(),
             **{f"{n} (file)": f for n, f in files.items()},
         }
+        world.check_alike(self._settings(self.rollout) | depends | {"eval": self.eval})
         evaluations = {}
         for length in lengths:
             output = place / f"L{length}" if len(lengths) > 1 else place
@@ -176,7 +177,7 @@ class Compare:
             parts = [Path(path), *sorted(lengths, key=lambda part: int(part.name[1:]))]
             parts = [part for part in parts if (part / "evaluation.json").is_file()]
             if not parts:
-                raise ValueError(f"{path}: no evaluation.json in it; diffpo eval MODEL --output {path} makes one")
+                raise ValueError(f"{path}: no evaluation.json in it; {_where_one_is(Path(path))}")
             for part in parts:
                 label = name or short[path]
                 label += f" {part.name}" if part != Path(path) else ""
@@ -220,7 +221,11 @@ class Sample(Knobs):
         wanted = self.task != TaskConfig() and not (self.prompt and own_code)
         task = load_task(self.task) if wanted else None
         policy = load_policy(self.model, **vars(self.load))
-        prompts = [Prompt("prompt", self.prompt)] if self.prompt or task is None else task.prompts("test", self.num)
+        prompts = (
+            [Prompt("prompt", self.prompt, place=f"{self.prompt!r:.60}")]
+            if self.prompt or task is None
+            else task.prompts("test", self.num)
+        )
         for prompt in prompts:
             show_unmasking(policy, task, prompt, self.rollout, self.seed, self.delay)
 
@@ -262,6 +267,15 @@ class Chat(Knobs):
                     print(f"diffpo: {error}; or /reset", file=sys.stderr)
                 else:
                     messages = [*asked, {"role": "assistant", "content": answer.text}]
+
+
+def _where_one_is(folder: Path) -> str:
+    """Where the evaluation of a folder is that holds none itself, or the command that makes it."""
+    if (folder / "eval" / "evaluation.json").is_file():
+        return f"{folder}/eval has one"
+    if find_run(folder):
+        return f"diffpo eval {folder} makes {folder}/eval"
+    return f"diffpo eval MODEL --output {folder} makes one"
 
 
 def _ask() -> str:

@@ -229,7 +229,7 @@ def _answers(
 ) -> list[Answer]:
     """The `wanted` answers, in their order: from the log, or made now by `make`, a part by each rank."""
     keys = [(rollout.sampler, prompt.id, sample) for prompt, sample in wanted]
-    known = {key: log.answers[key] for key in keys if key in log.answers} if log else {}
+    known = log.find(keys) if log else {}
     missing = [pair for pair, key in zip(wanted, keys, strict=True) if key not in known]
     size = max(SAVE_EVERY, rollout.num_slots)
     keep = log.add if log and world.is_main else None

@@ -17,6 +17,8 @@ from diffpo.files.recipe import read_json
 SETTINGS, ANSWERS = "settings.json", "completions.jsonl"
 FILES = ("evaluation.json", "evaluation.csv", "frontier.png", SETTINGS, ANSWERS)
 """What an evaluation leaves in its folder; the answers last, so that a move that is cut short is taken up again."""
+Key = tuple[str, str, int]
+"""Sampler, prompt and sample of an answer."""
 NAMES = ("model", "load.adapter", "load.base", "load.revision")
 """Settings that say where the weights are, which may move: what they are is the setting `weights`."""
 
@@ -50,7 +52,7 @@ class AnswerLog:
                 )
         self.date = self._date() if lines else None
         write_text(header, json.dumps(wanted | {"name": name}, indent=2) + "\n")
-        self.answers: dict[tuple[str, str, int], Answer] = {}
+        self.answers: dict[Key, Answer] = {}
         for number, line in enumerate(lines, start=1):
             try:
                 answer = Answer(**json.loads(line))
@@ -58,12 +60,18 @@ class AnswerLog:
                 mend = "choose another output, or remove that file"
                 raise ValueError(f"{self.path}:{number}: not a row of this evaluation ({error}): {mend}") from None
             self.answers[_key(answer)] = answer
-        self.num_found = len(self.answers)
+        self.num_asked = self.num_found = 0
         if self.path.is_file() and not self.path.read_bytes().endswith(b"\n"):
             write_text(self.path, "".join(line + "\n" for line in lines))
 
     def _date(self) -> datetime:
         return datetime.fromtimestamp(self.path.stat().st_mtime)
+
+    def find(self, keys: Sequence[Key]) -> dict[Key, Answer]:
+        """Those of the wanted answers that are here; what is asked for and found is counted."""
+        found = {key: self.answers[key] for key in keys if key in self.answers}
+        self.num_asked, self.num_found = self.num_asked + len(keys), self.num_found + len(found)
+        return found
 
     def add(self, answers: Sequence[Answer]) -> None:
         """Write answers down. OSError says that they could not be, and what still stands."""
@@ -82,10 +90,10 @@ class AnswerLog:
         """A line on the answers that were here already, with their date, and on what the others took."""
         if self.date is None:
             return str(cost)
-        return f"{self.num_found} of {len(self.answers)} answers reused from {self.date:%Y-%m-%d %H:%M}; {cost}"
+        return f"{self.num_found} of {self.num_asked} answers reused from {self.date:%Y-%m-%d %H:%M}; {cost}"
 
 
-def _key(answer: Answer) -> tuple[str, str, int]:
+def _key(answer: Answer) -> Key:
     return answer.sampler, answer.id, answer.sample
 
 

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from diffpo.files.places import list_checkpoints
 from diffpo.files.recipe import read_json
 from diffpo.files.shipped import maker_of
 from diffpo.models.experts import apart, place
@@ -34,9 +35,7 @@ def locate(name: str | Path, revision: str | None = None, weights: bool = True) 
     ValueError says what was looked for where.
     """
     folder = Path(name).expanduser()
-    # runs/... is where diffpo writes, so a misspelt run is not looked for on the hub
-    is_path = folder.is_absolute() or str(name).startswith((".", "runs/")) or str(name).count("/") != 1
-    if folder.is_dir() or is_path or folder.parent.is_dir():
+    if is_path(name):
         return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -112,6 +111,16 @@ class Checkpoint:
             raise ValueError(f"{self.folder}: {lacks}") from None
 
 
+def is_path(name: str | Path) -> bool:
+    """Whether a name is that of a folder here, be it there or not, rather than of a model on the hub.
+
+    runs/... is where diffpo writes, so a misspelt run is not looked for on the hub.
+    """
+    folder = Path(name).expanduser()
+    said = folder.is_absolute() or str(name).startswith((".", "runs/")) or str(name).count("/") != 1
+    return said or folder.is_dir() or folder.parent.is_dir()
+
+
 def is_snapshot(folder: Path) -> bool:
     """Whether a folder is a commit's snapshot in a cache of the hub."""
     return folder.parent.name == "snapshots"
@@ -121,7 +130,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a checkpoint's folder; ValueError if there is none or diffpo cannot load such a one."""
     path = folder / "config.json"
     if not path.is_file():
-        maker = maker_of(folder)
+        maker, saved = maker_of(folder), list_checkpoints(folder)
+        if saved:
+            raise ValueError(f"{folder}: this holds a run's checkpoints: name one, such as {saved[0]}, or its run")
         mend = f"`{maker}` makes it" if maker else "`diffpo sft` makes one, and `diffpo convert` of a causal model"
         raise ValueError(f"{folder}: no checkpoint here (no config.json); {mend}")
     config = read_json(path)

@@ -45,6 +45,8 @@ MENDS = {
     "FSDP_ACTIVATION_CHECKPOINTING": ("false", "set optim.gradient_checkpointing in the recipe"),
 }
 """Settings of `accelerate launch` that diffpo would ignore: the value that changes nothing, and what to do instead."""
+LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What a launcher sets beside WORLD_SIZE: by these processes find one another."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,12 @@ class World:
     def join(cls, device: str = "auto") -> World:
         """The world that this process was launched into; `device` "auto" is the GPU if there is one.
 
-        ValueError names a setting of `accelerate launch` that diffpo does not have, or a device that is not there.
+        ValueError names a setting of `accelerate launch` that diffpo does not have, a launch that is half one, or a
+        device that is not there.
         """
         _check_launch()
         cpu = device == "cpu" or not torch.cuda.is_available() or _flag("ACCELERATE_USE_CPU")
-        if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "LOCAL_RANK" not in os.environ:
+        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             return cls(device=torch.device("cpu") if cpu and device == "auto" else find_device(device))
         from accelerate import PartialState  # slow to import: only who launches several processes pays
 
@@ -97,6 +100,14 @@ class World:
         from accelerate.utils import gather_object
 
         return gather_object(list(items))
+
+    def check_alike(self, settings: Mapping[str, Any]) -> None:
+        """ValueError on every rank names the settings that are not the same on all of them."""
+        first, *others = self.gather([dict(settings)])
+        differ = [name for name in first if any(other.get(name) != first[name] for other in others)]
+        differ += sorted({name for other in others for name in other.keys() - first.keys()})
+        if differ:
+            raise ValueError(f"the processes differ in {', '.join(differ)}: give each the same command and files")
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set on any rank."""
@@ -251,3 +262,9 @@ def _check_launch() -> None:
         value = os.environ.get(variable, neutral).lower()
         if value != neutral and (_flag("ACCELERATE_USE_FSDP") or not variable.startswith("FSDP_")):
             raise ValueError(f"{variable} = {value}: {mend}")
+    several = os.environ.get("WORLD_SIZE", "1")
+    if several != "1" and (lacks := [name for name in LAUNCHED if name not in os.environ]):
+        raise ValueError(
+            f"WORLD_SIZE = {several} without {', '.join(lacks)}: each process would run alone; start them by "
+            "accelerate launch or torchrun, or unset WORLD_SIZE"
+        )

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from diffpo.config import suggest
 from diffpo.types import Attempts, Judged, Prompt, Verdict
 
 RewardFunction = Callable[..., Any]
@@ -70,7 +71,8 @@ class Reward(NamedTuple):
         named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
         if lacks := [p.name for p in named if p.default is p.empty and p.name not in names]:
             columns = ", ".join(name for name in names if name not in GIVEN) or "none"
-            raise ValueError(f"reward {self.name!r} takes {lacks[0]!r}, which is no column (columns: {columns})")
+            near = suggest(lacks[0], names).partition(" (")[0]
+            raise ValueError(f"reward {self.name!r} takes {lacks[0]!r}, which is no column (columns: {columns}){near}")
         return set(names) if takes_all else {parameter.name for parameter in named} & set(names)
 
 

@@ -50,7 +50,9 @@ def parse_reward(spec: str, verify: Verify | None = None) -> Reward:
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or not name.isidentifier():
-        raise ValueError(f"task.reward {spec!r}: write PATH.py:FUNCTION=WEIGHT, or one of {', '.join(builtin)}")
+        raise ValueError(
+            f"task.reward {spec!r}: write PATH.py:FUNCTION or PATH.py:FUNCTION=WEIGHT, or one of {', '.join(builtin)}"
+        )
     if path:
         function = find_in_file(Path(path), name, "function", "task.reward takes PATH.py:FUNCTION")
         if isinstance(function, type):

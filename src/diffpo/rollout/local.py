@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -95,6 +96,10 @@ def check_decoding(policy: Policy, config: RolloutConfig, gen_length: int) -> No
     check_request(policy, request_for(policy, (policy.eos_id,), config, gen_length, key=0))
 
 
+def _num_tokens(policy: Policy, config: RolloutConfig, prompt: Prompt) -> int:
+    return len(policy.encode(prompt.asked, prompt.prefill, config.chat_template))
+
+
 def check_prompts(policy: Policy, task: Task, splits: Sequence[Split], config: RolloutConfig) -> list[str]:
     """What to tell of the prompts that come from rows: how many are too long and left out.
 
@@ -102,12 +107,13 @@ def check_prompts(policy: Policy, task: Task, splits: Sequence[Split], config: R
     """
     if not isinstance(task, RowTask):
         return []
-    room = policy.denoiser.config.max_length - (config.gen_length or task.gen_length)
+    length, canvas = policy.denoiser.config.max_length, config.gen_length or task.gen_length
     lines = []
     for split in splits:
         if task.has_rows(split):
-            dropped = task.fit(split, lambda p: len(policy.encode(p.asked, p.prefill, config.chat_template)), room)
-            if dropped:
+            count = partial(_num_tokens, policy, config)
+            if dropped := task.fit(split, count, length, canvas):
+                room = length - canvas
                 lines.append(f"{dropped} prompts of {task.source(split)} are left out: longer than {room} tokens")
     return lines
 

@@ -140,12 +140,13 @@ class RowTask(ChatTask):
         given = {"train": self.config.data, "test": self.config.test_data}[self.side(split)]
         return bool(given) or split in self.default
 
-    def fit(self, split: Split, num_tokens: Callable[[Prompt], int], room: int) -> int:
-        """Leave out the prompts of more than `room` tokens, where task.overlong says so; returns how many.
+    def fit(self, split: Split, num_tokens: Callable[[Prompt], int], max_length: int, gen_length: int) -> int:
+        """Leave out the prompts for which the model has no room beside a canvas of `gen_length`, where task.overlong
+        says so; returns how many.
 
         ValueError names the first row that is too long, or that `num_tokens` raises ValueError for.
         """
-        kept = []
+        kept, room = [], max_length - gen_length
         for prompt in self.rows(split):
             try:
                 length = num_tokens(prompt)
@@ -155,8 +156,9 @@ class RowTask(ChatTask):
                 kept.append(prompt)
             elif self.config.overlong == "error":
                 raise ValueError(
-                    f"{prompt.place}: a prompt of {length} tokens, where the model and the completion leave room for "
-                    f"{room}: shorten it, or leave such rows out (task.overlong = drop)"
+                    f"{prompt.place}: a prompt of {length} tokens, where the model's {max_length} and a completion of "
+                    f"{gen_length} leave room for {room}: shorten it, lower rollout.gen_length, or leave such rows out "
+                    "(task.overlong = drop)"
                 )
         if not kept:
             raise ValueError(f"{self.source(split)}: every prompt is longer than the {room} tokens there is room for")

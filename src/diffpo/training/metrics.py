@@ -71,7 +71,8 @@ def _learned_gammas(groups: Sequence[RolloutGroup]) -> list[float]:
 
 
 def doubts(groups: Sequence[RolloutGroup]) -> list[str]:
-    """What a first step's rewards give to think about: nothing is learned from what is the same for all completions."""
+    """What a first step's rewards give to think about: nothing is learned from what is the same for all completions,
+    but for the speed of right ones."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     if len(rollouts) < 2:
         return []
@@ -81,7 +82,8 @@ def doubts(groups: Sequence[RolloutGroup]) -> list[str]:
         answer = f", answer {str(prompt.columns['answer'])[-60:]!r}" if "answer" in prompt.columns else ""
         example = f"; {prompt.place or prompt.id}{answer}, completion {first.text[-80:]!r}"
         reward = "None" if first.verdict.reward is None else f"{first.verdict.reward:g}"
-        return [f"the first step's reward is {reward} {same}, which teaches nothing{example}"]
+        teaches = "speed alone" if len({repr(rollout.reward) for rollout in rollouts}) > 1 else "nothing"
+        return [f"the first step's reward is {reward} {same}, which teaches {teaches}{example}"]
     return [
         f"the first step's rewards/{name} is {'None' if math.isnan(part) else f'{part:g}'} {same}"
         for name, part in parts.items()

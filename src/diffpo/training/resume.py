@@ -52,6 +52,13 @@ def settings(config: Any) -> dict[str, Any]:
     return found
 
 
+def on_every_rank(config: Any) -> dict[str, Any]:
+    """What all processes of a run must have alike: its settings, but for the place, and the digests of its files."""
+    own = ("output", "num_threads", "load.device")  # rank 0 writes; the others are of each process alone
+    found = {name: value for name, value in flatten(dataclasses.asdict(config)).items() if name not in own}
+    return found | {f"{name} (file)": files for name, files in digests(config).items()}
+
+
 def recorded(path: Path) -> dict[str, Any]:
     """What run.json says of a run: its id, and the digests of its inputs; {} where there is none.
 

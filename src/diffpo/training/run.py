@@ -29,7 +29,7 @@ from diffpo.training.banner import banner
 from diffpo.training.checkpoint import load_checkpoint, save_checkpoint
 from diffpo.training.clock import REST, Clock
 from diffpo.training.metrics import Metrics, MetricsLog, alarms, doubts
-from diffpo.training.resume import changed, check_same, digests, recorded
+from diffpo.training.resume import changed, check_same, digests, on_every_rank, recorded
 from diffpo.training.sharding import shard
 from diffpo.training.state import Optimizers, TrainState
 from diffpo.training.trackers import check_trackers, open_trackers
@@ -71,6 +71,8 @@ class Run:
         self.stack = ExitStack()
 
     def __enter__(self) -> Run:
+        if self.world.num_ranks > 1:
+            self.world.check_alike(on_every_rank(self.config))
         with ExitStack() as stack:
             stack.enter_context(self.world.owned(self.folder))
             self.found, self.lines, self.record = self.world.on_main(self._look)

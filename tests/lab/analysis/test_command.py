@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from diffpo.cli import main, parse
 from diffpo.config import ModelConfig
@@ -94,10 +97,18 @@ def test_a_run_is_analysed_as_it_was_trained(tmp_path: Path) -> None:
     assert parse("analyze", str(tmp_path), "--rollout.temperature", "0.9").rollout.temperature == 0.9
 
 
-def test_mistakes_are_one_line(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert "name a file with --json" in fail(capsys, "some/hub-model")
     few = [*SMALL, *BATCHES, "--analysis.num-prompts", "2"]
-    assert "2 test prompts are fewer than analysis.gradient_batches = 3" in fail(capsys, model, *few)
+    few_prompts = "2 test prompts are fewer than analysis.gradient_batches = 3: "
+    assert few_prompts + "raise analysis.num_prompts, or lower that" in fail(capsys, model, *few)
+    own = ["--task.name", "own", "--task.data", "two.jsonl", "--task.reward", "number", "--rollout.gen-length", "2"]
+    Path("two.jsonl").write_text('{"prompt": "1=", "answer": 1}\n{"prompt": "2=", "answer": 2}\n')
+    assert "1 test prompts are fewer" in (said := fail(capsys, model, *own)) and "task.test_data" in said
+    assert "runs/nowhere: no checkpoint here" in fail(capsys, "runs/nowhere", *TASK)
     assert "rollout.temperature must be > 0" in fail(capsys, model, *TASK, "--rollout.temperature", "0")
 
 
@@ -106,6 +117,20 @@ def test_tables_are_thinned_and_gaps_are_dashes() -> None:
     table = section_table(Section("n", "t", "e", "x", "y", series, {"f": math.nan})).renderables[1]
     cells = [list(column.cells) for column in table.columns]
     assert len(cells) == 1 + MAX_COLUMNS and cells[1] == ["0", "-"] and cells[-1] == ["49", "-"]
+
+
+def test_a_table_of_many_surrogates_can_be_read() -> None:
+    names = ["as in training", "mean field", "2-MF", "3-MF", "exact", "mine.py:Halves:2", "coupled", "elbo", "agrpo:2"]
+    values = [0.1234 + number for number in range(9)]
+    series = [Series(label, names, values) for label in ("all noise", "cuts or masks alone")]
+    console = Console(width=80, file=io.StringIO())
+    console.print(section_table(Section("n", "t", "e", "surrogate", "y", series)))
+    shown = console.file.getvalue()
+    assert "…" not in shown and "cuts or masks alone" in shown
+    assert all(
+        re.search(rf"^ *{name} +{value:.3g} +{value:.3g} *$", shown, re.M)
+        for name, value in zip(names, values, strict=True)
+    )
 
 
 def test_hostile_labels_are_drawn_as_they_are(tmp_path: Path) -> None:

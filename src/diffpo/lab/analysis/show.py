@@ -19,15 +19,24 @@ MAX_COLUMNS = 8
 
 
 def section_table(section: Section) -> Group:
-    """A row a series over at most MAX_COLUMNS of its places, evenly chosen; the figures below."""
-    places = _thin(list(dict.fromkeys(x for series in section.series for x in series.x)))
+    """A row a series over at most MAX_COLUMNS of its places, evenly chosen; the figures below.
+
+    Places with names are the rows, all of them, and series the columns: names of surrogates are long.
+    """
+    places = list(dict.fromkeys(x for series in section.series for x in series.x))
+    named = any(isinstance(place, str) for place in places)
+    places = places if named else _thin(places)
+    known = [dict(zip(series.x, series.y, strict=True)) for series in section.series]
+    rows = [[_short(values.get(place)) for place in places] for values in known]
+    heads, labels = [_short(place) for place in places], [series.label for series in section.series]
+    if named:
+        heads, labels, rows = labels, heads, [list(row) for row in zip(*rows, strict=True)]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column(Text(section.x))
-    for place in places:
-        table.add_column(Text(_short(place)), justify="right", no_wrap=True)
-    for series in section.series:
-        known = dict(zip(series.x, series.y, strict=True))
-        table.add_row(Text(series.label), *(_short(known.get(place)) for place in places))
+    for head in heads:
+        table.add_column(Text(head), justify="right", no_wrap=not named)
+    for label, row in zip(labels, rows, strict=True):
+        table.add_row(Text(label), *row)
     title = Text(section.title, "bold").append(f"   {section.y}", "not bold dim")
     figures = [f"{name} {_short(value)}" for name, value in section.figures.items()]
     return Group(title, table, *([Text("; ".join(figures) + "\n", "dim")] if figures else []))

@@ -64,10 +64,11 @@ def look_at(policies: Mapping[str, Policy], task: Task, config: TrainConfig, set
         load_surrogate(spec)
     prompts = task.prompts("test", settings.num_prompts)
     if "gradients" in settings.parts and len(prompts) < settings.gradient_batches:
-        raise ValueError(
-            f"analysis.num_prompts: {len(prompts)} test prompts are fewer than analysis.gradient_batches = "
-            f"{settings.gradient_batches}: raise the one or lower the other"
-        )
+        mend = "raise analysis.num_prompts, or lower that"
+        if len(prompts) < settings.num_prompts:  # the task has no more
+            mend = "name more rows with task.test_data, or leave gradients out of analysis.parts"
+        few = f"{len(prompts)} test prompts are fewer than analysis.gradient_batches = {settings.gradient_batches}"
+        raise ValueError(f"{few}: {mend}")
     config = TrainConfig(  # of a run's settings, what its rollouts and its objective depend on
         train="model",
         seed=config.seed,
