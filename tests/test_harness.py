@@ -52,6 +52,12 @@ def test_likelihoods_are_bounds(model: str) -> None:
     assert rolling < found
 
 
+def test_no_token_of_a_continuation_is_lost_to_its_context(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = DiffpoLM(model)
+    monkeypatch.setattr(lm.policy.tokenizer, "encode", lambda text: tuple(map(int, text.replace("34", "5"))))
+    assert lm._pair("03", "4") == ((0, 3), (4,)) and lm._pair("0", "34") == ((0,), (5,))
+
+
 def test_a_conversation_is_asked_under_the_models_template_and_its_answer_goes_on(tmp_path: Path) -> None:
     lm = DiffpoLM(str(golden_checkpoint(tmp_path, tokenizer=True)), sampler="top_k:2", gen_length=8, dtype="float32")
     policy, talk = lm.policy, [{"role": "user", "content": "is it"}]

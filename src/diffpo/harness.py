@@ -147,13 +147,17 @@ class DiffpoLM(LM):
         return sums
 
     def _pair(self, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Ids of both, cut as the harness cuts: spaces at a context's end belong to the word behind them."""
+        """Ids of both, cut as the harness cuts: spaces at a context's end belong to the word behind them.
+
+        Where a token would reach over the cut each has ids of its own: the continuation's would be lost.
+        """
         encode = self.policy.tokenizer.encode
         if isinstance(context, Chat):
             return self._ids(context), encode(continuation)
         continuation = context[len(context.rstrip()) :] + continuation
-        before = encode(context.rstrip())
-        return before, encode(context.rstrip() + continuation)[len(before) :]
+        before, whole = encode(context.rstrip()), encode(context.rstrip() + continuation)
+        is_cut = whole[: len(before)] == before
+        return before, whole[len(before) :] if is_cut else encode(continuation)
 
     def _bounds(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
         longest, drawn = self.policy.denoiser.config.max_length, list[Tensor]()

@@ -8,6 +8,9 @@ x \ne 1, 2  ~  x \ne 1 and x \ne 2
 \text{a-b}  ~  -b+a
 \text{-x}  ~  -1x
 13  ~  {\bf 13}
+\frac12  ~  {\bf \frac{1}{2}}
+204_5  ~  {\large 204_5}
+\frac{12}{5}  ~  \frac{\displaystyle 12}{5}
 13  ~  \huge 13
 13  ~  \emph{13}
 13  ~  \colorbox{yellow}{13}
@@ -24,6 +27,9 @@ f(1)=2, f(2)=3  ~  f(2)=3, f(1)=2
 4x4  ~  4 \times 4
 2^3 \cdot 3  ~  24
 (1,2)\cup(3,4)  ~  1<x<2 or 3<x<4
+(1,2)\cup(3,4)  ~  \left(1,2\right) and \left(3,4\right)
+(-\infty,2)\cup(5,\infty)  ~  (-\infty,2) and (5,\infty)
+a=1, 2, b=3  ~  a=1 or 2, b=3
 x=1, y=2  ~  x=1 and y=2
 x^2-5x+6=0  ~  2x^2-10x+12=0
 \sqrt{2}  ~  \sqrt{2} \approx 1.414
@@ -459,6 +465,7 @@ P(A)=0.5  ~  P(B)=0.5
 5 ft 3 in  ~  3 ft 5 in
 0b101  ~  0b110
 (1,2)\cup(3,4)  ~  1<x<2 and 3<x<4
+(1,2)\cup(3,4)  ~  1 \leq x \leq 2 and 3 \leqslant x \leqslant 4
 (1,2)\cup(3,4)  ~  x \in (1,2) and x \in (3,4)
 \vec{AB}  ~  \vec{BA}
 12\pi  ~  13\pi \approx 37.7

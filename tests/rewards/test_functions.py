@@ -84,6 +84,18 @@ def test_files_of_several_folders_import_each_its_own(tmp_path: Path, monkeypatc
         assert [reward.function() for reward in load_rewards(order).rewards] == [(int(spec[-1]),) * 2 for spec in order]
 
 
+def test_what_lies_beside_a_file_is_imported_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also below the working folder: it may hold a judge that takes a while to load."""
+    monkeypatch.chdir(tmp_path)
+    Path("below").mkdir()
+    Path("below", "heavy_judge.py").write_text("print('loaded')\n")
+    Path("below", "rewards.py").write_text("import heavy_judge\ndef f(completions): ...\ndef g(completions): ...\n")
+    load_rewards(["below/rewards.py:f", "below/rewards.py:g"])
+    assert capsys.readouterr().out == "loaded\n"
+
+
 def test_two_rewards_of_one_name() -> None:
     with pytest.raises(ValueError, match="two rewards are called 'code'"):
         load_rewards(["code", "code=2"])

@@ -267,11 +267,16 @@ def test_code_is_what_it_imports_too(edited: str, counts: bool, tmp_path: Path) 
     for name in (*texts, "tools.py", "kinds/__init__.py", "kinds/other.py", "late.py", "other.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(texts.get(name, "pass\n"))
-    task = replace(TrainConfig().task, name="own", data="hub/rows", reward=(f"{tmp_path}/r.py:f",))
-    config = TrainConfig(model="none/here", task=task)
-    before = digests(config)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "r.py").symlink_to(tmp_path / "r.py")
+    rewards = (f"{tmp_path}/r.py:f", f"{tmp_path}/links/r.py:f")
+    config = TrainConfig(
+        model="none/here", task=replace(TrainConfig().task, name="own", data="hub/rows", reward=rewards)
+    )
+    before = digests(config)["task.reward"]
     (tmp_path / edited).write_text("1\n")
-    assert (digests(config) != before) == counts
+    after = digests(config)["task.reward"]
+    assert [before[path] != after[path] for path in before] == [counts] * 2
 
 
 @pytest.mark.parametrize(

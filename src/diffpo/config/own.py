@@ -103,14 +103,9 @@ def _beside(folder: Path) -> Iterator[None]:
     """
     others = {Path.cwd(), *(Path(name.removeprefix(USER)).parent for name in sys.modules if name.startswith(USER))}
     others -= {folder}
-    names = {entry.stem for entry in folder.iterdir()}
-    hidden = {}
-    for name, module in [*sys.modules.items()]:
-        top = sys.modules.get(name.partition(".")[0], module)
-        place = getattr(top, "__file__", None) or next(iter(getattr(top, "__path__", "/")))
-        home = Path(place).parents[:2]  # of a module, of a package
-        if name.partition(".")[0] in names and others.intersection(home):
-            hidden[name] = sys.modules.pop(name)
+    beside = {entry.stem for entry in folder.iterdir()}
+    theirs = {name for name in beside & sys.modules.keys() if _home(sys.modules[name]) in others}
+    hidden = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] in theirs}
     first = next((at for at, place in enumerate(sys.path) if Path(place).resolve() in others), len(sys.path))
     sys.path.insert(first, str(folder))
     try:
@@ -120,3 +115,9 @@ def _beside(folder: Path) -> Iterator[None]:
         sys.path.remove(str(folder))
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
+
+
+def _home(module: ModuleType) -> Path:
+    """The folder that a module or a package lies in."""
+    place = next(iter(getattr(module, "__path__", ())), None) or getattr(module, "__file__", None)
+    return Path(place or "/").parent

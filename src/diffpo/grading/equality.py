@@ -86,8 +86,9 @@ _DECIMALS = (
 )
 """The decimals behind an exact value: \\sqrt{2} \\approx 1.41."""
 _OR = re.compile(r"\\(?:cup|lor|vee)(?![A-Za-z])|(?<![A-Za-z])or(?![A-Za-z])")
-_BOTH = re.compile(r"(?:[<>]|\\(?:[lg]e|in)).*(?<![A-Za-z])and(?![A-Za-z]).*(?:[<>]|\\(?:[lg]e|in))")
-_EITHER = re.compile(r"([A-Za-z])\s*=[^=]*(?<![A-Za-z])or(?![A-Za-z])[^=A-Za-z]*(?!\1)[A-Za-z]\s*=")
+_SAYS_WHERE = r"(?:[<>]|\\(?:[lg]eq?(?:slant)?|in)(?![A-Za-z]))"
+_BOTH = re.compile(rf"{_SAYS_WHERE}.*(?<![A-Za-z])and(?![A-Za-z]).*{_SAYS_WHERE}")
+_EITHER = re.compile(r"([A-Za-z])\s*=[^=]*(?<![A-Za-z])or(?![A-Za-z])[^=A-Za-z,;]*(?!\1)[A-Za-z]\s*=")
 """x < 2 and x > 5; x = 1 or y = 2."""
 
 

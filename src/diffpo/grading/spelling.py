@@ -135,6 +135,7 @@ _RULES = [
     (r"\\(?:boxed|fbox)\s*(?=\{)", ""),  # a box in the answer
     (r"~~.*?~~", " "),  # struck out
     (r"(?<!\\)\$\$?(.*?)(?<!\\)\$\$?", r" \1 "),  # mathematics between dollars; another dollar is money
+    (rf"^\s*\{{\s*\\(?:{_STYLES})(?![A-Za-z])", r"\\mathrm{"),  # {\bf \frac12}: a font of all of it
     (rf"\\(?:left|right|[bB]igg?[lrm]?|{_STYLES})(?![A-Za-z])\.?", ""),  # sizes, and fonts of all that follows
     (r"\\(?:text)?color(?:box)?\s*\{\w*\}", ""),  # colours
     (r"\\vec\s*(?=\{\s*[A-Za-z]\s*[A-Za-z])", r"\\overrightarrow"),  # from A to B, not from B to A

@@ -122,12 +122,13 @@ def _digests(name: str, value: Any) -> Iterator[tuple[str, str]]:
 
 def _digest_of_code(path: Path) -> str:
     """A fingerprint of a file of the user's own and of what it imports, directly or not, from beside it."""
-    found, left = set[Path](), [path]
+    found, left = set[Path](), [path.resolve()]  # a link's imports are where it leads
+    root = left[0].parent
     while left:
         file = left.pop()
         if file not in found and file.is_file():
             found.add(file)
-            left += [place for name in _imports(file) for place in _places(path.parent, file.parent, name)]
+            left += [place for name in _imports(file) for place in _places(root, file.parent, name)]
     each = [digest(file) for file in sorted(found)]
     return each[0] if len(each) == 1 else hashlib.sha256("\n".join(each).encode()).hexdigest()
 
