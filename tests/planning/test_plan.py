@@ -347,6 +347,26 @@ def test_the_mildest_change_comes_first_and_holds(config: TrainConfig, gpu: str,
     assert suggested[-1].plan.fits and not any(change.plan.fits for change in suggested[:-1])
 
 
+@pytest.mark.parametrize(
+    ("model", "changed", "refused"),
+    [
+        (LLADA, {"rollout": replace(CONFIG.rollout, merge_adapters=True)}, "load.four_bit"),
+        ("inclusionAI/LLaDA2.0-mini", {}, "load.four_bit"),
+        (str(GOLDEN / "llada-tiny" / "lora"), {"lora": LoraConfig()}, "lora.rank"),
+    ],
+    ids=["adapters that are merged", "experts", "a model that carries adapters"],
+)
+def test_what_a_run_would_refuse_is_not_suggested(model: str, changed: dict[str, Any], refused: str) -> None:
+    base = str(GOLDEN / "llada-tiny") if refused == "lora.rank" else None
+    config = replace(CONFIG, model=model, load=LoadConfig(base=base), **changed)
+    start = find_start(config)
+    tried = [edit for rule in edits_by_rule(config, H100, start) for edit in rule]
+    assert len(tried) > 3 and not any(refused in edit.knobs for edit in tried)
+    with pytest.raises(ValueError, match="4-bit" if refused == "load.four_bit" else "carries adapters already"):
+        load = replace(config.load, four_bit=refused == "load.four_bit")
+        make_model(replace(config, lora=LoraConfig(rank=4), load=load), start)
+
+
 def test_more_gpus_come_last() -> None:
     """All weights cannot learn in what one GPU has: adapters, or eight GPUs."""
     config = replace(CONFIG, lora=LoraConfig())

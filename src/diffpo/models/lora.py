@@ -28,6 +28,10 @@ from diffpo.models.transformer import Transformer
 from diffpo.models.weights import read_tensors
 
 PREFIX = "base_model.model."
+CARRIES = (
+    "lora.rank: the model carries adapters already: set lora.rank = 0 to go on training those, or merge them first "
+    "(diffpo export --merge)"
+)
 UNSUPPORTED = (
     *("use_dora", "use_qalora", "use_bdlora", "lora_bias", "modules_to_save", "trainable_token_indices"),
     *("layer_replication", "target_parameters", "fan_in_fan_out", "alora_invocation_tokens"),

@@ -160,10 +160,7 @@ class Policy:
     def add_adapters(self, config: LoraConfig, seed: int = 0) -> None:
         """Put fresh LoRA adapters onto the denoiser, which leaves what it computes as it was."""
         if self.adapter:
-            raise ValueError(
-                "lora.rank: the model carries adapters already: set lora.rank = 0 to go on training those, or merge "
-                "them first (diffpo export --merge)"
-            )
+            raise ValueError(lora.CARRIES)
         self.take_adapter(lora.add_adapters(self.denoiser, self.family, config, seed))
 
     def take_adapter(self, settings: dict[str, Any]) -> None:

@@ -44,17 +44,21 @@ class Edit:
         return plan(config, start, cluster)
 
 
-def edits_by_rule(config: Config, cluster: Cluster) -> list[list[Edit]]:
+def edits_by_rule(config: Config, cluster: Cluster, start: Start | None = None) -> list[list[Edit]]:
     """What to try, a list a rule, mildest first: what changes no result, costs time, learns less, costs money.
 
-    The edits of a rule are from the mildest to the strongest.
+    The edits of a rule are from the mildest to the strongest. None is one that a run of `config` from `start` refuses;
+    of a start that is not known 4-bit weights might be.
     """
     frozen = isinstance(config, TrainConfig) and config.train == "sampler"  # the denoiser stays as it is
-    adapted, slots = bool(config.lora.rank or config.load.adapter), 0
+    adapted, slots, merges = bool(config.lora.rank or config.load.adapter), 0, False
+    carries = bool(start and start.adapter)
     if isinstance(config, TrainConfig):
+        merges = config.rollout.merge_adapters
         rows = -(-config.prompts_per_step // cluster.num_gpus) * config.num_generations
         slots = min(config.rollout.num_slots, rows)
-    four_bit = (adapted or frozen) and not config.load.four_bit and not cluster.shards
+    packs = start is not None and not start.shape.experts and not merges and not cluster.shards
+    four_bit = (adapted or frozen) and packs and not config.load.four_bit
     counts = [cluster.num_gpus] if cluster.num_gpus > 1 and not cluster.shards else []
     counts += [number for number in (2, 4, 8, 16, 32) if number > cluster.num_gpus]
     return [
@@ -62,7 +66,7 @@ def edits_by_rule(config: Config, cluster: Cluster) -> list[list[Edit]]:
         [] if frozen or config.optim.gradient_checkpointing else [Edit({"optim.gradient_checkpointing": True})],
         _halves("rollout.num_slots", slots),
         [Edit({"load.dtype": "bfloat16"})] if config.model and config.load.dtype != "bfloat16" else [],
-        [Edit({"lora.rank": 128})] if config.model and not adapted and not frozen else [],
+        [Edit({"lora.rank": 128})] if config.model and not (adapted or carries or frozen) else [],
         [Edit({"load.four_bit": True})] if four_bit else [],
         [] if frozen or config.load.four_bit else [Edit(num_gpus=number) for number in counts],  # neither is sharded
     ]
@@ -79,7 +83,7 @@ def changes(first: Plan, start: Start) -> tuple[Change, ...]:
     if first.fits:
         return ()
     together: tuple[Change, ...] = ()
-    for rule, edits in enumerate(edits_by_rule(first.config, first.cluster)):
+    for rule, edits in enumerate(edits_by_rule(first.config, first.cluster, start)):
         if found := _mildest(edits, first, start, 0):
             return (Change(str(found[0]), found[1]),)
         together = _together(first, start, range(rule + 1))
@@ -107,7 +111,7 @@ def _together(first: Plan, start: Start, rules: Iterable[int]) -> tuple[Change, 
     """Edits by several rules, each no stronger than it has to be."""
     now, taken = first, dict[int, Edit]()
     for rule in rules:
-        edits = edits_by_rule(now.config, now.cluster)[rule]
+        edits = edits_by_rule(now.config, now.cluster, start)[rule]
         least = _excess(edits[-1].plan(now, start)) if edits else _excess(now)
         if least < 0.99 * _excess(now) and (found := _mildest(edits, now, start, least)):
             taken[rule], now = found

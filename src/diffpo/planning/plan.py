@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from diffpo.config import SftConfig, TrainConfig
+from diffpo.config.checks import check
 from diffpo.files.places import find_policy
 from diffpo.files.recipe import read_json
 from diffpo.models.families import FAMILIES, Family, kind_of
-from diffpo.models.lora import is_target
+from diffpo.models.lora import CARRIES, is_target
 from diffpo.models.published import PUBLISHED, with_blocks
 from diffpo.models.quantization import check_quantizable
 from diffpo.models.source import base_of, find_source
@@ -129,6 +130,7 @@ def make_model(config: TrainConfig | SftConfig, start: Start) -> memory.Model:
     base = {"auto": automatic, "saved": start.value_bytes, "bfloat16": 2, "float32": 4}[config.load.dtype]
     settings = start.adapter or {}
     if config.lora.rank:
+        check(not settings, CARRIES)
         settings = {"r": config.lora.rank, "target_modules": config.lora.targets}
     frozen = isinstance(config, TrainConfig) and config.train == "sampler"
     learns = "nothing" if frozen else "adapters" if settings else "all"
