@@ -131,9 +131,9 @@ def land(
     for step in sorted(state.ahead):
         if state.ahead[step] is None and (until is None or step <= until):
             groups = collector.finish(step)
-            if on_groups:
-                on_groups(step, groups)
             state.ahead[step] = _rollouts_of(groups, step, config)
+            if on_groups:  # which may raise: a collector gives its groups once
+                on_groups(step, groups)
 
 
 def settle(state: TrainState, config: TrainConfig, collector: Collector, on_groups: OnGroups | None = None) -> None:

@@ -99,7 +99,8 @@ def train(
             metrics = experience.summary | mean_of(experience.updates) | evaluation
             run.log(step, metrics)
             if on_step:
-                on_step(state, metrics)
+                with run.kept(Exception):
+                    on_step(state, metrics)
             if run.due(config.save_every):
                 run.save()
     return state.policy
