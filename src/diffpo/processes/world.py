@@ -98,6 +98,24 @@ class World:
 
         return gather_object(list(items))
 
+    def on_all(self, function: Callable[[], Sequence[T]]) -> list[T]:
+        """The items that `function` returns on each rank, as `gather` has them.
+
+        An error that it raises on any rank, the first of several, is raised on every one: the main rank alone talks.
+        """
+        if self.num_ranks == 1:
+            return list(function())
+        own, failure = [], None
+        try:
+            own = list(function())
+        except Exception as error:
+            failure = error
+        made = self.gather([(self.rank, own, failure)])
+        for rank, _, error in made:
+            if error is not None:
+                raise failure if failure and rank == self.rank else error
+        return [item for _, items, _ in made for item in items]
+
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set on any rank."""
         return bool(self._most(flag))

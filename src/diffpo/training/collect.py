@@ -74,11 +74,12 @@ class InProcess:
         self.made: dict[int, list[RolloutGroup]] = {}
 
     def begin(self, step: int, prompts: Sequence[Prompt], policy: Policy) -> None:
-        groups: list[RolloutGroup] = []
+        share = self.world.share(len(prompts))
+        own = prompts[share.start : share.stop]
         with gathered(self.world, policy.denoiser):
-            if share := self.world.share(len(prompts)):
-                groups = roll_out(policy, self.task, prompts[share.start : share.stop], step, self.config)
-        self.made[step] = self.world.gather(groups)
+            self.made[step] = self.world.on_all(
+                lambda: roll_out(policy, self.task, own, step, self.config) if own else []
+            )
 
     def finish(self, step: int) -> list[RolloutGroup]:
         return self.made.pop(step)
