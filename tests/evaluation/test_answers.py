@@ -95,5 +95,6 @@ def test_two_ranks_answer_what_one_does(tmp_path: Path) -> None:
         world = Half(rank)
         with pytest.raises(KeyError):  # the other's half never comes
             evaluate(POLICY, TASK, CONFIG, world=world, quiet=True)
-        answers += world.sent[0]
+        [(_, own, _)] = world.sent[0]
+        answers += own
     assert answers == [alone.answers["top_k:4", answer.id, 0] for answer in answers] and len(answers) == 10

@@ -20,6 +20,7 @@ from diffpo.config import TrainConfig
 from diffpo.files.recipe import from_dict
 from diffpo.losses import Loss
 from diffpo.models import fused
+from diffpo.rollout.judging import VerifierError
 from diffpo.training import collect as collecting
 from diffpo.training import loop
 
@@ -64,7 +65,7 @@ def run_job(job: Job) -> str:
             patch.setattr(Loss, "advantages", last)
         try:
             policy = loop.train(job.config, job.resume, quiet=True)
-        except (KeyboardInterrupt, ValueError) as end:
+        except (KeyboardInterrupt, ValueError, VerifierError) as end:
             return f"{type(end).__name__}: {end}"
     shares = [p.to_local().numel() / p.numel() for p in policy.denoiser.parameters() if isinstance(p, DTensor)]
     return f"done, with {max(shares):.0%} of a weight" if shares else "done"

@@ -79,6 +79,35 @@ def tied(start: str, folder: Path) -> str:
     return str(folder)
 
 
+ALONE = """
+import os
+
+from diffpo.tasks.tiny_sudoku import TinySudoku
+
+
+class Alone(TinySudoku):
+    def verify(self, prompt, completion):
+        if os.environ["RANK"] == "1" and prompt.id.split("-")[1] == "SPLIT":
+            raise KeyError("no such column")
+        return super().verify(prompt, completion)
+"""
+
+
+def test_what_one_rank_raises_is_raised_on_all(config: TrainConfig, tmp_path: Path) -> None:
+    """In its rollouts and in its part of an evaluation: the main rank alone talks."""
+    jobs = []
+    for split in ("train", "test"):
+        own = tmp_path / f"{split}.py"
+        own.write_text(ALONE.replace("SPLIT", split))
+        jobs.append(Job(replace(config, output=str(tmp_path / split), task=replace(config.task, name=f"{own}:Alone"))))
+    first, second = run_on_ranks(jobs, tmp_path / "ranks")
+    assert first == second
+    for end, split in zip(first, ("train", "test"), strict=True):
+        assert (
+            end.startswith("VerifierError: ") and f"raised KeyError('no such column') on prompt 'sudoku-{split}-" in end
+        )
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_two_ranks_train_as_one_process(config: TrainConfig, tmp_path: Path, mode: str) -> None:
     """Straight, with nothing to do for a rank, with adapters (also fp32 ones on bf16 weights), tied, the sampler alone.

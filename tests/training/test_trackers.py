@@ -10,10 +10,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from training.test_loop import assert_same_run
 
 from diffpo.config import ObjectiveConfig, TaskConfig, TrackerConfig, TrainConfig
 from diffpo.training.loop import train
-from diffpo.training.metrics import alarms
+from diffpo.training.metrics import Metrics, alarms
+from diffpo.training.state import TrainState
 from diffpo.training.trackers import settings
 
 
@@ -73,3 +75,57 @@ def test_alarms_name_only_knobs_that_the_run_has() -> None:
     (prompts, clamp) = alarms(metrics, config).values()
     assert "task." not in prompts and "threshold" not in prompts and "rollout.temperature" in prompts
     assert "importance_clamp" in clamp
+
+
+TROUBLED = """
+from diffpo import Tracker
+
+
+class Troubled(Tracker):
+    def __init__(self, folder, config, step):
+        self.told("open")
+
+    def log(self, step, values):
+        if step == 2:
+            self.told("texts" if "rollouts/best" in values else "metrics")
+
+    def close(self):
+        self.told("close")
+
+    def told(self, what):
+        if what == "WHAT":
+            raise ConnectionError("no answer")
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "lag", "saved"),
+    [("open", 0, []), ("metrics", 0, ["step_000003"]), ("texts", 2, ["step_000002"]), ("close", 0, ["step_000004"])],
+)
+def test_a_tracker_that_raises_is_named_and_costs_no_step(
+    short_run: TrainConfig, tmp_path: Path, what: str, lag: int, saved: list[str]
+) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(TROUBLED.replace("WHAT", what))
+    config = replace(short_run, rollout=replace(short_run.rollout, lag=lag), show_rollouts=1)
+    straight = replace(config, output=str(tmp_path / "straight"))
+    train(straight, quiet=True)
+    with pytest.raises(ValueError, match=r"log_with .*own\.py:Troubled: ConnectionError\('no answer'\)"):
+        train(replace(config, log_with=(f"{own}:Troubled",), save_every=100), quiet=True)
+    assert [path.name for path in (Path(config.output) / "checkpoints").glob("step*")] == saved
+    train(config, resume=True, quiet=True)
+    assert_same_run(straight.output, config.output)
+
+
+def test_a_function_of_the_users_that_raises_costs_no_step(short_run: TrainConfig, tmp_path: Path) -> None:
+    straight = replace(short_run, output=str(tmp_path / "straight"))
+    train(straight, quiet=True)
+
+    def raising(state: TrainState, metrics: Metrics) -> None:
+        assert state.step < 3
+
+    with pytest.raises(AssertionError):
+        train(replace(short_run, save_every=100), quiet=True, on_step=raising)
+    assert [path.name for path in (Path(short_run.output) / "checkpoints").iterdir()] == ["step_000003"]
+    train(short_run, resume=True, quiet=True)
+    assert_same_run(straight.output, short_run.output)

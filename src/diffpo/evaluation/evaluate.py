@@ -237,7 +237,7 @@ def _answers(
         progress.phase(f"{rollout.sampler}, {len(known)} of {len(wanted)} answers")
         part = missing[start : start + size]
         share = world.share(len(part))
-        made = world.gather(make(part[share.start : share.stop], on_stop=keep))
+        made = world.on_all(partial(make, part[share.start : share.stop], on_stop=keep))
         if keep:
             keep(made)
         known |= {(rollout.sampler, answer.id, answer.sample): answer for answer in made}

@@ -109,6 +109,24 @@ class World:
         if differ:
             raise ValueError(f"the processes differ in {', '.join(differ)}: give each the same command and files")
 
+    def on_all(self, function: Callable[[], Sequence[T]]) -> list[T]:
+        """The items that `function` returns on each rank, as `gather` has them.
+
+        An error that it raises on any rank, the first of several, is raised on every one: the main rank alone talks.
+        """
+        if self.num_ranks == 1:
+            return list(function())
+        own, failure = [], None
+        try:
+            own = list(function())
+        except Exception as error:
+            failure = error
+        made = self.gather([(self.rank, own, failure and _in_transit(failure))])
+        for rank, _, error in made:
+            if error is not None:
+                raise failure if failure and rank == self.rank else error
+        return [item for _, items, _ in made for item in items]
+
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set on any rank."""
         return bool(self._most(flag))
@@ -255,6 +273,12 @@ def buckets(tensors: Mapping[K, Tensor]) -> Iterator[dict[K, Tensor]]:
 
 def _flag(variable: str) -> bool:
     return os.environ.get(variable, "").lower() in ("1", "true", "yes")
+
+
+def _in_transit(error: Exception) -> Exception:
+    """An error as other processes are given it: of the kinds that end in one line, else in words. Not all can travel."""
+    kind = next((kind for kind in (ValueError, FloatingPointError, MemoryError) if isinstance(error, kind)), None)
+    return kind(str(error)) if kind else RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _check_launch() -> None:

@@ -74,11 +74,12 @@ class InProcess:
         self.made: dict[int, list[RolloutGroup]] = {}
 
     def begin(self, step: int, prompts: Sequence[Prompt], policy: Policy) -> None:
-        groups: list[RolloutGroup] = []
+        share = self.world.share(len(prompts))
+        own = prompts[share.start : share.stop]
         with gathered(self.world, policy.denoiser):
-            if share := self.world.share(len(prompts)):
-                groups = roll_out(policy, self.task, prompts[share.start : share.stop], step, self.config)
-        self.made[step] = self.world.gather(groups)
+            self.made[step] = self.world.on_all(
+                lambda: roll_out(policy, self.task, own, step, self.config) if own else []
+            )
 
     def finish(self, step: int) -> list[RolloutGroup]:
         return self.made.pop(step)
@@ -131,9 +132,9 @@ def land(
     for step in sorted(state.ahead):
         if state.ahead[step] is None and (until is None or step <= until):
             groups = collector.finish(step)
-            if on_groups:
-                on_groups(step, groups)
             state.ahead[step] = _rollouts_of(groups, step, config)
+            if on_groups:  # which may raise: a collector gives its groups once
+                on_groups(step, groups)
 
 
 def settle(state: TrainState, config: TrainConfig, collector: Collector, on_groups: OnGroups | None = None) -> None:

@@ -99,7 +99,8 @@ def train(
             metrics = experience.summary | mean_of(experience.updates) | evaluation
             run.log(step, metrics)
             if on_step:
-                on_step(state, metrics)
+                with run.kept(Exception):
+                    on_step(state, metrics)
             if run.due(config.save_every):
                 run.save()
     return state.policy
@@ -157,8 +158,10 @@ def evaluate_if_due(state: TrainState, task: Task, config: TrainConfig, world: W
     rollout = replace(config.rollout.decoding, temperature=config.eval.temperature)
     at = TrainerState(num_steps, config.steps)
     with gathered(world, state.policy.denoiser):
-        answers = answer(state.policy, task, wanted[share.start : share.stop], rollout, 0, early_exit, at)
-    points = points_of(rollout.sampler, world.gather(answers))
+        answers = world.on_all(
+            lambda: answer(state.policy, task, wanted[share.start : share.stop], rollout, 0, early_exit, at)
+        )
+    points = points_of(rollout.sampler, answers)
     metrics = {}
     for point in points:
         suffix = f"/{point.level}" if point.level else ""

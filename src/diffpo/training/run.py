@@ -6,7 +6,7 @@ import json
 import secrets
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from diffpo.training.metrics import Metrics, MetricsLog, alarms, doubts
 from diffpo.training.resume import changed, check_same, digests, on_every_rank, recorded
 from diffpo.training.sharding import shard
 from diffpo.training.state import Optimizers, TrainState
-from diffpo.training.trackers import check_trackers, open_trackers
+from diffpo.training.trackers import check_trackers, named, open_trackers
 from diffpo.types import RolloutGroup
 from diffpo.view.progress import Progress
 
@@ -138,8 +138,8 @@ class Run:
         if lost := self.metrics.lost:
             self.lines.append(f"{self.metrics.path}: {lost} of the {step} steps made have no row there, and get none")
         self.trackers = open_trackers(self.config, self.folder, self.record["id"], step)
-        for tracker in self.trackers:
-            self.stack.callback(tracker.close)
+        for name, tracker in self.trackers.items():
+            self.stack.callback(named(name)(tracker.close))
         if isinstance(self.config, TrainConfig):
             kept = step + bool(self.state.experience) + len(self.state.ahead)
             self.rollouts = RolloutLog(self.folder / "rollouts.jsonl.gz", kept, self.config.log_rollouts)
@@ -218,14 +218,14 @@ class Run:
                 write_text(path, text + "\n")
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Save before bad data, a bad reward or a verifier that raises ends the run: they cost no steps.
+    def kept(self, *kinds: type[Exception]) -> Iterator[None]:
+        """Save before bad data, a bad reward, a verifier, a tracker, or one of `kinds` ends the run: no step is lost.
 
         Of several ranks only one may have it, and they save together: there the last checkpoint has to do.
         """
         try:
             yield
-        except (ValueError, VerifierError) as error:
+        except (ValueError, VerifierError, *kinds) as error:
             if self.world.num_ranks == 1 and (self.state.step or self.state.experience):
                 with suppress(type(error)):  # rollouts of later steps may meet it too: the last checkpoint has to do
                     self.save()
@@ -260,8 +260,7 @@ class Run:
             self.rollouts.write(step, groups)
         if config.show_rollouts and step % config.show_rollouts == 0:
             shown = extremes(groups)
-            for tracker in self.trackers:  # at a step that may be before it: W&B takes none behind its newest
-                tracker.log(self.state.step, shown)
+            self._track(self.state.step, shown)  # which may be before it: W&B takes no step behind its newest
             for name, text in shown.items():
                 self.progress.note(f"step {step}, {name.removeprefix('rollouts/')}: {text}")
 
@@ -278,13 +277,21 @@ class Run:
             torch.cuda.reset_peak_memory_stats(self.world.device)
         self._claim_folder()
         self.metrics.write(step, metrics)
-        for tracker in self.trackers:
-            tracker.log(step, metrics)
+        with self.kept():
+            self._track(step, metrics)
         self.progress.advance(**{name: metrics[name] for name in SHOWN if name in metrics})
         ringing = alarms(metrics, self.config)
         for name in sorted(ringing.keys() - self.ringing):  # once, not at every step that it goes on ringing
             self.progress.note(f"step {step}: {ringing[name]}")
         self.ringing = set(ringing)
+
+    def _track(self, step: int, values: Mapping[str, float | str]) -> None:
+        """Log to the trackers. Where one raises the run ends, and none is asked again as it is saved."""
+        trackers, self.trackers = self.trackers, {}
+        for name, tracker in trackers.items():
+            with named(name):
+                tracker.log(step, values)
+        self.trackers = trackers
 
 
 SHOWN = ("loss", "reward", "accuracy", "nfe", "gamma")

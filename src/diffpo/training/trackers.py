@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +61,30 @@ def settings(name: str, folder: Path, config: TrackerConfig, run_id: str, step: 
     }[name]
 
 
-def open_trackers(config: TrainConfig | SftConfig, folder: Path, run_id: str, step: int) -> list[Tracker]:
-    """Those of config.log_with. Without names nothing is imported."""
+def open_trackers(config: TrainConfig | SftConfig, folder: Path, run_id: str, step: int) -> dict[str, Tracker]:
+    """Those of config.log_with, by name. Without names nothing is imported."""
     values = flatten(dataclasses.asdict(config))
     plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in values.items()}
-    trackers: list[Tracker] = []
+    trackers: dict[str, Tracker] = {}
     for name in config.log_with:
-        if ".py:" in name:
-            trackers.append(find_class(name, Tracker, "log_with")(folder, plain, step))
-        else:
-            title, more = settings(name, folder, config.tracker, run_id, step)
-            trackers.append(Accelerated(name, folder, plain, title, more))
+        with named(name):
+            if ".py:" in name:
+                trackers[name] = find_class(name, Tracker, "log_with")(folder, plain, step)
+            else:
+                title, more = settings(name, folder, config.tracker, run_id, step)
+                trackers[name] = Accelerated(name, folder, plain, title, more)
     return trackers
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """What a tracker raises is a ValueError that names it."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"log_with {name}: {error!r}; the run goes on without it when it is resumed with another log_with"
+        ) from error
 
 
 class Accelerated(Tracker):
