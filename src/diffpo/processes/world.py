@@ -276,7 +276,7 @@ def _flag(variable: str) -> bool:
 
 
 def _in_transit(error: Exception) -> Exception:
-    """An error as other processes are given it: of the kinds that end in one line, else in words. Not all can travel."""
+    """An error as others are given it, since not all can travel: of a kind that ends in one line, else in words."""
     kind = next((kind for kind in (ValueError, FloatingPointError, MemoryError) if isinstance(error, kind)), None)
     return kind(str(error)) if kind else RuntimeError(f"{type(error).__name__}: {error}")
 
