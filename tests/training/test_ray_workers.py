@@ -251,6 +251,24 @@ def test_the_gpus_of_the_run_are_not_its_workers(monkeypatch: pytest.MonkeyPatch
     assert ray_workers._free_gpus(World()) == ["4", "5", "6"]
 
 
+def test_a_worker_whose_store_has_gone_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a machine dies its worker may still say that: an error of Ray's has no number, one of the disk has."""
+    collector, replaced = object.__new__(RayCollector), list[str]()
+    collector.config, collector.seats, collector.waiting = TrainConfig(), [Seat(None, None, {"ref": "unit"})], []  # type: ignore[dict-item]
+    error = ray.exceptions.RayTaskError("roll_out", "", OSError("Broken pipe"))
+    monkeypatch.setattr(ray_workers.ray, "wait", lambda refs, **_: (refs, []))
+    monkeypatch.setattr(ray_workers.ray, "get", lambda ref: raised(error))
+    monkeypatch.setattr(collector, "_replace", lambda seat, why: replaced.append(why))
+    assert collector._listen() and replaced == ["Broken pipe"]
+    error = ray.exceptions.RayTaskError("roll_out", "", OSError(28, "No space left on device"))
+    with pytest.raises(OSError, match="No space left"):
+        collector._listen()
+
+
+def raised(error: Exception) -> object:
+    raise error
+
+
 def test_a_share_goes_to_the_worker_that_will_be_free_first() -> None:
     """Of those with equally much to do, to the one that began first, not to one that was just given something."""
     given: list[tuple[str, object]] = []

@@ -276,9 +276,12 @@ def _flag(variable: str) -> bool:
 
 
 def _in_transit(error: Exception) -> Exception:
-    """An error as others are given it, since not all can travel: of a kind that ends in one line, else in words."""
-    kind = next((kind for kind in (ValueError, FloatingPointError, MemoryError) if isinstance(error, kind)), None)
-    return kind(str(error)) if kind else RuntimeError(f"{type(error).__name__}: {error}")
+    """An error as others are given it, since not all can travel: of a kind that they have, or else in words."""
+    kind = type(error)
+    if kind.__module__.partition(".")[0] in ("builtins", "diffpo") and error.args == (str(error),):
+        return kind(str(error))
+    ends_in_a_line = next((k for k in (ValueError, FloatingPointError, MemoryError) if isinstance(error, k)), None)
+    return ends_in_a_line(str(error)) if ends_in_a_line else RuntimeError(f"{kind.__name__}: {error}")
 
 
 def _check_launch() -> None:

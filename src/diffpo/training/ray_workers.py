@@ -220,6 +220,9 @@ class RayCollector:
                 if isinstance(error.cause, RayError):  # or it could not be read there
                     said = str(error.cause).strip().splitlines()
                     raise ValueError(f"what a run sends to its workers must be importable there: {said[0]}") from None
+                if isinstance(error.cause, OSError) and error.cause.errno is None:  # Ray's own: its store has gone away
+                    self._replace(seat, str(error.cause))
+                    continue
                 raise error.cause from None
             except RayError as error:
                 self._replace(seat, str(error).strip().splitlines()[0])
