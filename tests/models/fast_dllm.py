@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
+from models.small_runs import drawn_wide
 from safetensors.torch import save_file
 from small_tokenizers import TOKENIZERS
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
@@ -28,12 +28,7 @@ PUBLISHED = SHAPE | {"model_type": "Fast_dLLM_Qwen", "bd_size": 4, "mask_token_i
 
 def twin() -> PreTrainedModel:
     """Qwen2 with weights drawn wide, so that every part counts."""
-    torch.manual_seed(3)
-    model = Qwen2ForCausalLM(Qwen2Config(**SHAPE, attn_implementation="eager"))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape) * 0.3 + (parameter.ndim == 1))
-    return model.eval()
+    return drawn_wide(Qwen2ForCausalLM(Qwen2Config(**SHAPE, attn_implementation="eager")))
 
 
 def save_checkpoint(folder: Path, **changes: Any) -> Path:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
+from models.small_runs import drawn_wide
 from safetensors.torch import save_file
 from small_tokenizers import TOKENIZERS
 from transformers import Ministral3Config, Ministral3ForCausalLM, PreTrainedModel
@@ -51,12 +51,9 @@ PUBLISHED = SHAPE | {
 
 def twin() -> PreTrainedModel:
     """Ministral with weights drawn wide, so that every part counts."""
-    torch.manual_seed(3)
-    model = Ministral3ForCausalLM(Ministral3Config(**SHAPE, sliding_window=None, attn_implementation="eager"))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape) * 0.3 + (parameter.ndim == 1))
-    return model.eval()
+    return drawn_wide(
+        Ministral3ForCausalLM(Ministral3Config(**SHAPE, sliding_window=None, attn_implementation="eager"))
+    )
 
 
 def save_checkpoint(folder: Path, **changes: Any) -> Path:

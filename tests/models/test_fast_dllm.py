@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from models.fast_dllm import PUBLISHED, save_checkpoint, twin
+from models.small_runs import fine_tuned_and_trained
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from diffpo.config import LoadConfig, OptimConfig, RolloutConfig, SftConfig, TaskConfig, TrainConfig
 from diffpo.models.policy import Policy, load_policy
 from diffpo.models.weights import load_denoiser
 from diffpo.rollout.engine import generate
-from diffpo.training.loop import train
-from diffpo.training.sft import fine_tune
 from diffpo.types import Request, Sampler
 
 
@@ -79,26 +76,18 @@ def test_ids_that_its_code_has_need_not_stand_in_its_config(folder: Path) -> Non
 
 
 def test_both_trainers_take_it_and_it_is_saved_under_its_own_names(folder: Path, tmp_path: Path) -> None:
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"prompt": f"{n}+1?", "completion": str(n + 1)}) + "\n" for n in range(4)))
-    (tmp_path / "rewards.py").write_text(
-        "def short(completions, **_):\n    return [1 / (1 + len(c)) for c in completions]\n"
-    )
-    shared: dict[str, Any] = {"load": LoadConfig(dtype="float32", device="cpu")}
-    shared["optim"] = OptimConfig(learning_rate=1e-2, micro_batch_tokens=120)
-    tuned, learned = str(tmp_path / "sft"), str(tmp_path / "rl")
-    fine_tune(SftConfig(model=str(folder), data=str(rows), output=tuned, batch_size=4, steps=3, gen_length=8, **shared))
-    task = TaskConfig(data=str(rows), reward=(f"{tmp_path / 'rewards.py'}:short",))
-    sizes: dict[str, Any] = {"steps": 2, "prompts_per_step": 2, "num_generations": 3}
-    sizes["rollout"] = RolloutConfig(gen_length=8)
-    train(TrainConfig(model=tuned, output=learned, task=task, **sizes, **shared))
-    before, after = load(folder).denoiser, load(Path(learned)).denoiser
-    assert after.config == before.config
-    assert (after.config.shift, after.config.block_length, after.config.blocks_from) == (1, 4, "row")
-    for name, parameter in after.named_parameters():
-        assert parameter.isfinite().all() and not torch.equal(parameter, before.get_parameter(name)), name
-    saved = load_file(next(Path(learned, "policy").glob("*.safetensors")))
+    learned = fine_tuned_and_trained(folder, tmp_path)
+    config = load(learned).denoiser.config
+    assert (config.shift, config.block_length, config.blocks_from) == (1, 4, "row")
+    saved = load_file(next((learned / "policy").glob("*.safetensors")))
     assert saved.keys() >= load_file(folder / "model.safetensors").keys()
+
+
+def test_other_blocks_are_told_to_its_own_code(folder: Path, tmp_path: Path) -> None:
+    policy = load_policy(folder, "float32", "cpu", block_length=8)
+    policy.save_pretrained(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["bd_size"] == 8
+    assert load(tmp_path / "saved").denoiser.config.block_length == 8
 
 
 def test_sliding_windows_are_an_error(folder: Path) -> None:

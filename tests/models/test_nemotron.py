@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from models.ministral import ROPE, SHAPE, save_checkpoint, twin
 from models.published_llada import logits_of
+from models.small_runs import fine_tuned_and_trained
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from diffpo.config import LoadConfig, LoraConfig, OptimConfig, RolloutConfig, SftConfig, TaskConfig, TrainConfig
+from diffpo.config import LoraConfig
 from diffpo.models.export import export
 from diffpo.models.inspection import inspect
 from diffpo.models.policy import Policy, load_policy
 from diffpo.models.weights import load_denoiser
 from diffpo.rollout.engine import generate
-from diffpo.training.loop import train
-from diffpo.training.sft import fine_tune
 from diffpo.types import Request, Sampler
 
 
@@ -97,23 +95,7 @@ def test_a_model_is_saved_and_exported_under_the_names_it_came_with(folder: Path
 
 
 def test_both_trainers_take_it(folder: Path, tmp_path: Path) -> None:
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"prompt": f"{n}+1?", "completion": str(n + 1)}) + "\n" for n in range(4)))
-    (tmp_path / "rewards.py").write_text(
-        "def short(completions, **_):\n    return [1 / (1 + len(c)) for c in completions]\n"
-    )
-    shared: dict[str, Any] = {"load": LoadConfig(dtype="float32", device="cpu")}
-    shared["optim"] = OptimConfig(learning_rate=1e-2, micro_batch_tokens=120)
-    tuned, learned = str(tmp_path / "sft"), str(tmp_path / "rl")
-    fine_tune(SftConfig(model=str(folder), data=str(rows), output=tuned, batch_size=4, steps=3, gen_length=8, **shared))
-    task = TaskConfig(data=str(rows), reward=(f"{tmp_path / 'rewards.py'}:short",))
-    sizes: dict[str, Any] = {"steps": 2, "prompts_per_step": 2, "num_generations": 3}
-    sizes["rollout"] = RolloutConfig(gen_length=8)
-    train(TrainConfig(model=tuned, output=learned, task=task, **sizes, **shared))
-    before, after = load(folder).denoiser, load(Path(learned)).denoiser
-    assert after.config == before.config
-    for name, parameter in after.named_parameters():
-        assert parameter.isfinite().all() and not torch.equal(parameter, before.get_parameter(name)), name
+    fine_tuned_and_trained(folder, tmp_path)
 
 
 def test_it_is_described(folder: Path) -> None:

@@ -81,7 +81,7 @@ def _hyphens(argument: str) -> str:
 
 def refuse_elsewhere(said: Iterable[str], kind: type) -> None:
     """ValueError for the first knob that a flag names as others call it."""
-    for name in set(said).difference(knobs_of(kind)):
+    for name in sorted(set(said).difference(knobs_of(kind))):
         leaf = name.rpartition(".")[2]
         found, example = places(kind, leaf)
         if leaf in ELSEWHERE and found:

@@ -112,4 +112,5 @@ def with_blocks(name: str, config: Mapping[str, Any], block_length: int | None =
     bd3lm's config.json does not tell it from mdlm's: its hub ids are known, and of a copy somebody has to say it.
     """
     known = {key: value for key, value in PUBLISHED.get(name, {}).items() if key == "block_size"}
-    return {**known, **config} | ({"block_size": block_length} if block_length else {})
+    own = ["bd_size"] if "bd_size" in config else []  # which Fast-dLLM v2's code reads
+    return {**known, **config} | (dict.fromkeys(["block_size", *own], block_length) if block_length else {})
