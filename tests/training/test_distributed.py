@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from training.ranks import Job, run_job, run_on_ranks
 
 from diffpo.config import LoadConfig, LoraConfig, ObjectiveConfig, OptimConfig, TaskConfig, ThresholdConfig, TrainConfig
+from diffpo.files.places import BEST
 from diffpo.files.recipe import to_json
 from diffpo.models.policy import Policy, load_policy
 from diffpo.models.transformer import Transformer
@@ -64,10 +65,11 @@ def assert_same(one: str | Path, other: str | Path, tolerance: float = 1e-5) -> 
     for mine, its in zip(ours, theirs, strict=True):
         mine, its = ({k: v for k, v in row.items() if not k.startswith("time/")} for row in (mine, its))
         assert mine == pytest.approx(its, rel=tolerance, abs=tolerance / 10), mine["step"]
-    weights, expected = tensors(Path(one) / "policy"), tensors(Path(other) / "policy")
-    assert weights.keys() == expected.keys()
-    for name, tensor in weights.items():
-        torch.testing.assert_close(tensor, expected[name], rtol=tolerance, atol=tolerance)
+    for place in ("policy", BEST) if (Path(other) / BEST).is_dir() else ("policy",):
+        weights, expected = tensors(Path(one) / place), tensors(Path(other) / place)
+        assert weights.keys() == expected.keys()
+        for name, tensor in weights.items():
+            torch.testing.assert_close(tensor, expected[name], rtol=tolerance, atol=tolerance)
 
 
 def tied(start: str, folder: Path) -> str:

@@ -17,7 +17,7 @@ from tyro.conf import Positional
 from diffpo.cli.flags import Model
 from diffpo.config import EvalConfig, LoadConfig, RolloutConfig, TaskConfig
 from diffpo.config.idle import Idle, Knobs
-from diffpo.files.places import find_policy, find_run, list_checkpoints, named, shortest
+from diffpo.files.places import BEST, find_policy, find_run, list_checkpoints, named, shortest
 from diffpo.files.record import Record
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class Eval(Knobs):
         if run is None or not (run / "metrics.jsonl").is_file():
             return Path(self.output or Path("runs/eval", Path(self.model).name or "model")), ""
         step = policy.parent if policy.name == "policy" else policy
+        if step.name == BEST:
+            return Path(self.output or run / "eval" / BEST), ""
         if step.parent.name == "checkpoints":
             return Path(self.output or run / "eval" / step.name), step.name if self.output else ""
         newest = list_checkpoints(run / "checkpoints")

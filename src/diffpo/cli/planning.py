@@ -151,9 +151,10 @@ def _disk(plan: planning.Plan) -> str:
     """What the run will leave on disk."""
     size = {name: _size(value) for name, value in plan.disk.items()}
     merged = f"; diffpo export --merge {size['export']}" if plan.model.learns != "nothing" else ""
+    best = ", the best one as much" if plan.disk["best"] else ""
     return (
         f"disk: {size['checkpoints']} in {plan.config.output}/checkpoints ({plan.config.keep_checkpoints} kept and one "
-        f"being written, {size['checkpoint']} each), the policy {size['policy']}{merged}"
+        f"being written, {size['checkpoint']} each), the policy {size['policy']}{best}{merged}"
     )
 
 

@@ -30,6 +30,7 @@ ELSEWHERE = {
     "save_steps": "save_every",
     "save_total_limit": "keep_checkpoints",
     "eval_steps": "eval_every",
+    "load_best_model_at_end": "eval_every",
     "output_dir": "output",
     "report_to": "log_with",
     "run_name": "tracker.name",

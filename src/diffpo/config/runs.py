@@ -68,7 +68,8 @@ class TrainConfig(Knobs):
     seed: int = 0  # seed of rollouts and cuts
     save_every: int = 10  # steps between checkpoints; the last step is always saved
     keep_checkpoints: int = 2  # newest checkpoints kept
-    eval_every: int = 0  # steps between evaluations on test prompts during the run; 0 for none
+    eval_every: int = 0
+    """Steps between evaluations on test prompts during the run, whose best policy is kept in best; 0 for none."""
     log_with: tuple[str, ...] = ()
     """Trackers beside metrics.jsonl: tensorboard, wandb, trackio, or your own, PATH.py:CLASS."""
     log_every: float = 60.0  # longest seconds between two lines of progress where the output is no terminal
@@ -159,7 +160,7 @@ class SftConfig(Knobs):
     seed: int = 0  # seed of weights, label noise, batches and masks
     save_every: int = 500  # steps between checkpoints; the last step is always saved
     keep_checkpoints: int = 2  # newest checkpoints kept
-    eval_every: int = 100  # steps between losses on eval_data
+    eval_every: int = 100  # steps between losses on eval_data; the policy of the lowest is kept in best
     log_with: tuple[str, ...] = ()
     """Trackers beside metrics.jsonl: tensorboard, wandb, trackio, or your own, PATH.py:CLASS."""
     log_every: float = 60.0  # longest seconds between two lines of progress where the output is no terminal

@@ -194,8 +194,12 @@ def write_folder(folder: Path, write: Callable[[Path], None], consolation: str =
                 path.replace(folder / path.name)
             draft.rmdir()
         else:
-            shutil.rmtree(folder, ignore_errors=True)
+            before = folder.with_name(f".{folder.name}.old")  # it takes a while to remove
+            shutil.rmtree(before, ignore_errors=True)
+            if folder.exists():
+                folder.replace(before)
             draft.replace(folder)
+            shutil.rmtree(before, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
         if isinstance(error, OSError):

@@ -12,6 +12,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 """The folder of diffpo itself."""
+BEST = "best"
+"""Folder of a run that holds the policy which evaluated best."""
 
 
 def shipped_files(pattern: str) -> dict[str, Path]:
@@ -35,8 +37,8 @@ def find_policy(folder: Path) -> tuple[Path, str]:
 
 
 def find_run(folder: Path) -> Path | None:
-    """The run that `folder` is, or is the policy or a checkpoint of; None if it is none of these."""
-    if folder.name == "policy":
+    """The run that `folder` is, or is a policy or a checkpoint of; None if it is none of these."""
+    if folder.name in ("policy", BEST):
         folder = folder.parent
     if folder.parent.name == "checkpoints":
         folder = folder.parent.parent

@@ -81,7 +81,7 @@ class Plan:
 
     @property
     def disk(self) -> Mapping[str, float]:
-        """Bytes on disk: a checkpoint, all there are at once while one more is written, the policy, an export.
+        """Bytes on disk: a checkpoint, all there are while one more is written, the policy, the best one, an export.
 
         What learns is in fp32, in checkpoints with AdamW's two moments of it; a merged export has the dtype of the
         base. Tokenizers, logs and a sampler head are next to nothing.
@@ -89,7 +89,10 @@ class Plan:
         policy, model = 4.0 * self.model.learning, self.model
         whole = float((model.in_blocks + model.in_root + model.in_head) * model.base)
         kept = 3 * policy * (self.config.keep_checkpoints + 1)
-        return {"checkpoint": 3 * policy, "checkpoints": kept, "policy": policy, "export": whole}
+        config = self.config
+        evaluates = config.eval_every if isinstance(config, TrainConfig) else config.eval_data
+        best = policy if evaluates else 0.0
+        return {"checkpoint": 3 * policy, "checkpoints": kept, "policy": policy, "best": best, "export": whole}
 
 
 def find_start(config: TrainConfig | SftConfig) -> Start:

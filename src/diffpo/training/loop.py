@@ -95,6 +95,7 @@ def train(
             run.clock.enter(REST)
             with run.kept():
                 evaluation = evaluate_if_due(state, task, config, world)
+                evaluation |= run.keep_best(step + 1, evaluation)
             state.end_step()
             metrics = experience.summary | mean_of(experience.updates) | evaluation
             run.log(step, metrics)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from diffpo.config import TASK_KNOBS, TrainConfig
+from diffpo.config import TASK_KNOBS, SftConfig, TrainConfig
 from diffpo.files.folder import append, json_rows, write_text
 from diffpo.types import RolloutGroup
 
@@ -140,6 +140,12 @@ ALARMS = (
         "no completion has a reward",
         ("see why the functions of task.reward return None for all of them",),
     ),
+    Alarm(
+        "eval/below_best",
+        lambda gap: gap > 0.1,
+        "it evaluated better before, and the run's folder best has that policy",
+        (*SLOWER, "raise objective.beta"),
+    ),
     Alarm("surrogate_kl", lambda kl: kl > 0.3, "the policy moves too far within a batch", SLOWER),
     Alarm("clip_ratio", lambda share: share > 0.4, "many tokens are at the clip", SLOWER),
     Alarm(
@@ -189,7 +195,8 @@ ALARMS = (
 
 def alarms(metrics: Metrics, config: Any) -> dict[str, str]:
     """A line for each metric whose alarm rings, with the knobs that a run of `config` has."""
-    lacks = [name for name, absent in ABSENT.items() if isinstance(config, TrainConfig) and absent(config)]
+    lacks = ["objective."] if isinstance(config, SftConfig) else []
+    lacks += [name for name, absent in ABSENT.items() if isinstance(config, TrainConfig) and absent(config)]
     lines = {}
     for alarm in ALARMS:
         if alarm.metric in metrics and alarm.rings(metrics[alarm.metric]):

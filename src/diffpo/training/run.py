@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import secrets
 import signal
@@ -15,7 +16,7 @@ import torch
 
 from diffpo.config import SftConfig, TrainConfig
 from diffpo.files.folder import write_folder, write_text
-from diffpo.files.places import find_run, latest_checkpoint, list_checkpoints
+from diffpo.files.places import BEST, find_run, latest_checkpoint, list_checkpoints
 from diffpo.files.recipe import to_json
 from diffpo.models.export import save_with_card
 from diffpo.models.finite import bad_weight, not_finite
@@ -26,6 +27,7 @@ from diffpo.processes.world import World
 from diffpo.rollout.judging import VerifierError
 from diffpo.rollout.log import RolloutLog, extremes
 from diffpo.training.banner import banner
+from diffpo.training.best import best_of, keep_best
 from diffpo.training.checkpoint import load_checkpoint, save_checkpoint
 from diffpo.training.clock import REST, Clock
 from diffpo.training.metrics import Metrics, MetricsLog, alarms, doubts
@@ -159,6 +161,9 @@ class Run:
                 raise MemoryError(f"out of memory: {str(error).partition('. ')[0]}; {advice}") from error
             if kind is None:
                 self.save()
+                if self.world.is_main and (best := best_of(self.folder)) and best["step"] < self.state.step:
+                    place = self.folder / BEST
+                    self.progress.note(f"the best evaluation was after step {best['step']}: {place} has that policy")
                 policy = self.state.policy
                 weights = self.world.whole(policy.trainable())
                 self.world.on_main(
@@ -209,6 +214,14 @@ class Run:
         if self.world.is_main:
             self._claim_folder()
         return save_checkpoint(self.checkpoints, self.state, self.config, self.config.keep_checkpoints, self.world)
+
+    def keep_best(self, step: int, metrics: Metrics) -> Metrics:
+        """Keep the policy after `step` steps in RUN/best if `metrics` are of its best evaluation so far; all ranks call
+        it. Returns what to log of it."""
+        settings = dataclasses.asdict(self.config.eval) if isinstance(self.config, TrainConfig) else {}
+        inputs = {name: sorted(found.values()) for name, found in self.record["inputs"].items()}
+        measured = json.loads(json.dumps({"eval": settings, "inputs": inputs}))
+        return keep_best(self.folder, self.state.policy, step, metrics, measured, self.world)
 
     def _claim_folder(self) -> None:
         """Say whose folder this is; not before there is something to resume, or a start that fails would claim it."""

@@ -60,6 +60,7 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
             state.step = step + 1
             if held_out and (state.step % config.eval_every == 0 or state.step == config.steps):
                 metrics["eval/loss"] = mean_loss(policy, held_out, config, world)
+                metrics |= run.keep_best(state.step, metrics)
             run.log(step, metrics)
             run.stop_if_asked()
             if run.due(config.save_every):

@@ -1,0 +1,116 @@
+"""The best policy of a run: kept beside the newest, through a resume, and what stands for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diffpo.cli import parse
+from diffpo.config import EvalConfig, SftConfig, TaskConfig, TrainConfig
+from diffpo.files.places import find_run
+from diffpo.models.policy import load_policy
+from diffpo.training import loop, sft
+from diffpo.training.best import best_of
+from diffpo.training.loop import train
+from diffpo.training.metrics import read_metrics
+from diffpo.training.sft import fine_tune
+
+Scored = Callable[..., None]
+
+
+@pytest.fixture
+def config(short_run: TrainConfig) -> TrainConfig:
+    return replace(short_run, eval_every=1, save_every=1, keep_checkpoints=9, steps=3)
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> Scored:
+    """Have the evaluations after steps 1, 2, ... give these accuracies and calls."""
+
+    def script(*scores: tuple[float, float]) -> None:
+        def evaluation(state, *_) -> dict[str, float]:  # type: ignore[no-untyped-def]
+            accuracy, nfe = scores[state.step]
+            return {"eval/accuracy": accuracy, "eval/nfe": nfe}
+
+        monkeypatch.setattr(loop, "evaluate_if_due", evaluation)
+
+    return script
+
+
+def step_of(run: str) -> int:
+    best = best_of(Path(run))
+    assert best is not None
+    return best["step"]
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    ours, theirs = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours.keys() | theirs.keys())
+
+
+def test_the_policy_that_evaluates_best_is_kept(
+    config: TrainConfig, scored: Scored, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scored((0.2, 3), (0.6, 3), (0.4, 2))
+    train(config)
+    run, said = Path(config.output), capsys.readouterr().err
+    assert step_of(config.output) == 2
+    assert_same_weights(run / "best", run / "checkpoints/step_000002/policy")
+    assert [row["eval/below_best"] for row in read_metrics(run / "metrics.jsonl")] == pytest.approx([0, 0, 0.2])
+    assert "eval/below_best = 0.2: it evaluated better before" in said
+    assert f"the best evaluation was after step 2: {run / 'best'} has that policy" in said
+    policy = load_policy(run / "best", device="cpu")
+    assert policy.version == load_policy(run / "checkpoints/step_000002", device="cpu").version
+    assert policy.task and policy.task.name == config.task.name
+
+
+def test_fewer_calls_decide_between_equal_accuracies(config: TrainConfig, scored: Scored) -> None:
+    scored((0.5, 4), (0.5, 3), (0.5, 3))
+    train(config, quiet=True)
+    assert step_of(config.output) == 2
+
+
+def test_a_resumed_run_knows_its_best(config: TrainConfig, scored: Scored) -> None:
+    scored((0.6, 3), (0.2, 3), (0.4, 3))
+    train(replace(config, steps=2), quiet=True)
+    train(config, resume=True, quiet=True)
+    assert step_of(config.output) == 1
+    assert read_metrics(Path(config.output) / "metrics.jsonl")[-1]["eval/below_best"] == pytest.approx(0.2)
+
+
+def test_what_was_measured_otherwise_is_no_measure(config: TrainConfig, scored: Scored) -> None:
+    scored((0.6, 3), (0.2, 3), (0.4, 3))
+    train(replace(config, steps=1), quiet=True)
+    train(replace(config, eval=EvalConfig(num_prompts=3)), resume=True, quiet=True)
+    assert step_of(config.output) == 3
+
+
+def test_it_is_asked_by_its_folder(config: TrainConfig, scored: Scored) -> None:
+    scored((0.6, 3))
+    train(replace(config, steps=1), quiet=True)
+    run = Path(config.output)
+    assert find_run(run / "best") == run
+    command = parse("eval", str(run / "best"))
+    assert command.task == config.task and command._place() == (run / "eval/best", "")
+
+
+def test_fine_tuning_keeps_the_lowest_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "1234123412341234=", "completion": "1234123412341234"}\n' * 4)
+    start = SftConfig(task=TaskConfig("tiny_sudoku"), steps=1, batch_size=2, output=str(tmp_path / "start"))
+    fine_tune(start, quiet=True)
+    losses = iter((2.0, 1.0, 1.5))
+    monkeypatch.setattr(sft, "mean_loss", lambda *_: next(losses))
+    config = SftConfig(
+        model=start.output, data=str(rows), eval_data=str(rows), eval_every=1, steps=3, save_every=1, keep_checkpoints=9
+    )
+    fine_tune(replace(config, batch_size=2, output=str(tmp_path / "run")), quiet=True)
+    run = tmp_path / "run"
+    assert step_of(str(run)) == 2
+    assert_same_weights(run / "best", run / "checkpoints/step_000002/policy")
+    assert [row["eval/below_best"] for row in read_metrics(run / "metrics.jsonl")] == [0, 0, 0.5]
