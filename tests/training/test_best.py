@@ -30,14 +30,14 @@ def config(short_run: TrainConfig) -> TrainConfig:
 
 @pytest.fixture
 def scored(monkeypatch: pytest.MonkeyPatch) -> Scored:
-    """Have the evaluations after steps 1, 2, ... give these accuracies and calls."""
+    """Have the evaluations of the start and after steps 1, 2, ... give these accuracies and calls."""
 
     def script(*scores: tuple[float, float]) -> None:
-        def evaluation(state, *_) -> dict[str, float]:  # type: ignore[no-untyped-def]
-            accuracy, nfe = scores[state.step]
+        def evaluation(*arguments) -> dict[str, float]:  # type: ignore[no-untyped-def]
+            accuracy, nfe = scores[arguments[-1]]
             return {"eval/accuracy": accuracy, "eval/nfe": nfe}
 
-        monkeypatch.setattr(loop, "evaluate_if_due", evaluation)
+        monkeypatch.setattr(loop, "evaluate_policy", evaluation)
 
     return script
 
@@ -56,12 +56,13 @@ def assert_same_weights(one: Path, other: Path) -> None:
 def test_the_policy_that_evaluates_best_is_kept(
     config: TrainConfig, scored: Scored, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scored((0.2, 3), (0.6, 3), (0.4, 2))
+    scored((0.5, 9), (0.2, 3), (0.6, 3), (0.4, 2))
     train(config)
     run, said = Path(config.output), capsys.readouterr().err
     assert step_of(config.output) == 2
     assert_same_weights(run / "best", run / "checkpoints/step_000002/policy")
-    assert [row["eval/below_best"] for row in read_metrics(run / "metrics.jsonl")] == pytest.approx([0, 0, 0.2])
+    assert [row["eval/below_best"] for row in read_metrics(run / "metrics.jsonl")] == pytest.approx([0.3, 0, 0.2])
+    assert "at the start eval/accuracy 0.5, eval/nfe 9" in said
     assert "eval/below_best = 0.2: it evaluated better before" in said
     assert f"the best evaluation was after step 2: {run / 'best'} has that policy" in said
     policy = load_policy(run / "best", device="cpu")
@@ -70,28 +71,38 @@ def test_the_policy_that_evaluates_best_is_kept(
 
 
 def test_fewer_calls_decide_between_equal_accuracies(config: TrainConfig, scored: Scored) -> None:
-    scored((0.5, 4), (0.5, 3), (0.5, 3))
+    scored((0.5, 5), (0.5, 4), (0.5, 3), (0.5, 3))
     train(config, quiet=True)
     assert step_of(config.output) == 2
 
 
 def test_a_resumed_run_knows_its_best(config: TrainConfig, scored: Scored) -> None:
-    scored((0.6, 3), (0.2, 3), (0.4, 3))
+    scored((0.1, 3), (0.6, 3), (0.2, 3), (0.4, 3))
     train(replace(config, steps=2), quiet=True)
     train(config, resume=True, quiet=True)
     assert step_of(config.output) == 1
     assert read_metrics(Path(config.output) / "metrics.jsonl")[-1]["eval/below_best"] == pytest.approx(0.2)
 
 
+def test_a_run_that_only_loses_keeps_its_start(
+    config: TrainConfig, scored: Scored, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scored((0.6, 3), (0.2, 3), (0.4, 3), (0.5, 3))
+    train(config)
+    assert "the best evaluation was of the start: " in capsys.readouterr().err
+    assert step_of(config.output) == 0
+    assert_same_weights(Path(config.output) / "best", Path(config.model) / "policy")
+
+
 def test_what_was_measured_otherwise_is_no_measure(config: TrainConfig, scored: Scored) -> None:
-    scored((0.6, 3), (0.2, 3), (0.4, 3))
+    scored((0.6, 3), (0.2, 3), (0.2, 3), (0.4, 3))
     train(replace(config, steps=1), quiet=True)
     train(replace(config, eval=EvalConfig(num_prompts=3)), resume=True, quiet=True)
     assert step_of(config.output) == 3
 
 
 def test_it_is_asked_by_its_folder(config: TrainConfig, scored: Scored) -> None:
-    scored((0.6, 3))
+    scored((0.5, 3), (0.6, 3))
     train(replace(config, steps=1), quiet=True)
     run = Path(config.output)
     assert find_run(run / "best") == run
@@ -104,7 +115,7 @@ def test_fine_tuning_keeps_the_lowest_loss(tmp_path: Path, monkeypatch: pytest.M
     rows.write_text('{"prompt": "1234123412341234=", "completion": "1234123412341234"}\n' * 4)
     start = SftConfig(task=TaskConfig("tiny_sudoku"), steps=1, batch_size=2, output=str(tmp_path / "start"))
     fine_tune(start, quiet=True)
-    losses = iter((2.0, 1.0, 1.5))
+    losses = iter((3.0, 2.0, 1.0, 1.5))
     monkeypatch.setattr(sft, "mean_loss", lambda *_: next(losses))
     config = SftConfig(
         model=start.output, data=str(rows), eval_data=str(rows), eval_every=1, steps=3, save_every=1, keep_checkpoints=9

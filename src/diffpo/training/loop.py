@@ -82,6 +82,8 @@ def train(
         decoding = anchored_rules(config.rollout.decoding)
         policy.rollout = replace(decoding, gen_length=decoding.gen_length or task.gen_length)
         policy.eval = anchored_rules(config.eval)
+        if config.eval_every:
+            run.judge_start(lambda: evaluate_policy(state, task, config, world, 0))
         for step in range(state.step, config.steps):
             if state.experience is None:
                 run.phase("rollouts")
@@ -94,8 +96,10 @@ def train(
                 run.stop_if_asked()
             run.clock.enter(REST)
             with run.kept():
-                evaluation = evaluate_if_due(state, task, config, world)
-                evaluation |= run.keep_best(step + 1, evaluation)
+                evaluation: Metrics = {}
+                if config.eval_every and (step + 1) % config.eval_every == 0:
+                    evaluation = evaluate_policy(state, task, config, world, step + 1)
+                    evaluation |= run.keep_best(step + 1, evaluation)
             state.end_step()
             metrics = experience.summary | mean_of(experience.updates) | evaluation
             run.log(step, metrics)
@@ -146,14 +150,11 @@ def gather(
     return experience
 
 
-def evaluate_if_due(state: TrainState, task: Task, config: TrainConfig, world: World) -> Metrics:
-    """eval/ metrics of the policy after the step under way, by the run's own sampler, when they are due.
+def evaluate_policy(state: TrainState, task: Task, config: TrainConfig, world: World, num_steps: int) -> Metrics:
+    """eval/ metrics of the policy as it stands, after `num_steps` steps, by the run's own sampler.
 
     Ranks share the prompts.
     """
-    num_steps = state.step + 1
-    if not config.eval_every or num_steps % config.eval_every:
-        return {}
     wanted = asked(task.prompts("test", config.eval.num_prompts), config.eval.num_samples)
     share, early_exit = world.share(len(wanted)), not config.eval.full_canvas
     rollout = replace(config.rollout.decoding, temperature=config.eval.temperature)

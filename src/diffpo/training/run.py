@@ -162,8 +162,8 @@ class Run:
             if kind is None:
                 self.save()
                 if self.world.is_main and (best := best_of(self.folder)) and best["step"] < self.state.step:
-                    place = self.folder / BEST
-                    self.progress.note(f"the best evaluation was after step {best['step']}: {place} has that policy")
+                    when = f"after step {best['step']}" if best["step"] else "of the start"
+                    self.progress.note(f"the best evaluation was {when}: {self.folder / BEST} has that policy")
                 policy = self.state.policy
                 weights = self.world.whole(policy.trainable())
                 self.world.on_main(
@@ -214,6 +214,15 @@ class Run:
         if self.world.is_main:
             self._claim_folder()
         return save_checkpoint(self.checkpoints, self.state, self.config, self.config.keep_checkpoints, self.world)
+
+    def judge_start(self, evaluate: Callable[[], Metrics]) -> None:
+        """Evaluate what the run starts from, the first to beat, unless that is done; all ranks call it."""
+        if self.state.step or self.state.experience or self.world.on_main(lambda: best_of(self.folder)):
+            return
+        self.progress.phase("evaluation of the start")
+        metrics = evaluate()
+        self.keep_best(0, metrics)
+        self.progress.note("at the start " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
     def keep_best(self, step: int, metrics: Metrics) -> Metrics:
         """Keep the policy after `step` steps in RUN/best if `metrics` are of its best evaluation so far; all ranks call

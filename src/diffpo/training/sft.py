@@ -52,6 +52,8 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
         remember(policy, config)
         if config.blocks:
             policy.use_blocks(config.blocks[-1])  # also of a run that is over
+        if held_out:
+            run.judge_start(lambda: {"eval/loss": mean_loss(policy, held_out, config, world)})
         for step in range(state.step, config.steps):
             if config.blocks:
                 policy.use_blocks(config.blocks[step * len(config.blocks) // config.steps])
