@@ -341,12 +341,15 @@ def test_a_mask_token_that_texts_have_is_refused(word: str, tmp_path: Path) -> N
         convert(tmp_path / "parent", tmp_path / "child", mask_token=word)
 
 
-def test_weights_quantized_or_cut_short_and_a_tokenizer_left_out_are_named(tmp_path: Path) -> None:
+def test_weights_quantized_untied_or_cut_short_and_a_tokenizer_left_out_are_named(tmp_path: Path) -> None:
     write_parent(tmp_path / "parent", "llama")
     weights = tmp_path / "parent" / "model.safetensors"
     whole = load_file(weights)
     save_file({name: tensor.to(torch.uint8) for name, tensor in whole.items()}, weights)
     with pytest.raises(ValueError, match=r"the weights are quantized .* is U8"):
+        convert(tmp_path / "parent", tmp_path / "child")
+    save_file(whole | {"lm_head.weight": whole["model.embed_tokens.weight"] + 1}, weights)
+    with pytest.raises(ValueError, match=r"lm_head.weight is not model.embed_tokens.weight, though config.json ties"):
         convert(tmp_path / "parent", tmp_path / "child")
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(ValueError, match=r"parent/model[.]safetensors: not a whole safetensors file"):

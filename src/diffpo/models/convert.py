@@ -32,6 +32,7 @@ from diffpo.models.weights import (
     Shape,
     check_fit,
     check_plain,
+    check_tied,
     is_snapshot,
     locate,
     opened,
@@ -220,16 +221,21 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
 def _grown(parent: Parent, wanted: Mapping[str, Shape], rows: int, dtype: torch.dtype | None) -> dict[str, Tensor]:
     """The parent's tensors with rows for new tokens, each the mean of the old; ValueError if they are not `wanted`."""
-    found, tied = {}, parent.config.get("tie_word_embeddings", False)
+    found, heads, tied = {}, list[Tensor](), parent.config.get("tie_word_embeddings", False)
     for name, tensor in parent.tensors():
-        if name.endswith("rotary_emb.inv_freq") or (tied and name == VOCABULARY[1]):
+        if name.endswith("rotary_emb.inv_freq"):
             continue
         tensor = tensor.to(dtype or tensor.dtype)
+        if tied and name == VOCABULARY[1]:
+            heads.append(tensor)
+            continue
         more = wanted.get(name, (rows,))[0] - rows
         if name in VOCABULARY and more > 0:
             tensor = torch.cat([tensor, tensor.float().mean(0, keepdim=True).to(tensor.dtype).expand(more, -1)])
         found[name] = tensor.contiguous()
     check_fit(parent.name, (("", name, tuple(tensor.shape)) for name, tensor in found.items()), wanted)
+    kind = FAMILIES[PARENTS[parent.config["model_type"]]]
+    check_tied(parent.name, kind, found[VOCABULARY[0]][:rows], heads)
     return found
 
 
