@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from diffpo.models.convert import convert
 from diffpo.models.export import export
 from diffpo.models.inspection import inspect
 from diffpo.models.policy import load_policy
+from diffpo.models.rotary import rotation_table
 from diffpo.rollout.local import sample
 from diffpo.training.loop import train
 from diffpo.training.sft import fine_tune
@@ -55,7 +57,7 @@ KINDS = {
 LOAD = LoadConfig(device="cpu", dtype="float32")
 
 
-def write_parent(folder: Path, kind: str, vocab_size: int = 169, tied: bool = True, **changes: int) -> Any:
+def write_parent(folder: Path, kind: str, vocab_size: int = 169, tied: bool = True, **changes: Any) -> Any:
     """A random causal model of `kind`, written by transformers, with a tokenizer that has no mask yet; the model."""
     config, model = KINDS[kind]
     torch.manual_seed(0)
@@ -157,12 +159,14 @@ def test_a_mask_takes_a_row_that_is_spare_or_a_new_one(shift: bool, spare: int, 
     assert (policy.denoiser.config.shift, policy.denoiser.config.block_length) == (int(shift), None)
 
 
-def write_gguf(parent: Any, tokenizer: Path, path: Path) -> None:
-    """The llama `parent` in fp32, its queries and keys in the order that llama.cpp wants."""
+def write_gguf(parent: Any, tokenizer: Path, path: Path, more: Callable[[Any], object] = lambda writer: None) -> None:
+    """`parent` in fp32, the queries and keys of a llama in the order that llama.cpp wants, and `more` that is said."""
     import gguf
 
     config, vocabulary = parent.config, json.loads((tokenizer / "tokenizer.json").read_text())
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, config.model_type)
+    writer.add_key_length(config.head_dim)
+    more(writer)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -192,21 +196,23 @@ def write_gguf(parent: Any, tokenizer: Path, path: Path) -> None:
         "mlp.gate_proj": "ffn_gate",
         "mlp.up_proj": "ffn_up",
         "mlp.down_proj": "ffn_down",
+        "self_attn.q_norm": "attn_q_norm",
+        "self_attn.k_norm": "attn_k_norm",
     }
     whole = {"model.embed_tokens": "token_embd", "model.norm": "output_norm"}
     for name, tensor in parent.state_dict().items():
         if name == "lm_head.weight":
             continue
-        base, value = name.removesuffix(".weight"), tensor.float().numpy()
+        (base, _, leaf), value = name.rpartition("."), tensor.float().numpy()
         if base.startswith("model.layers."):
             _, _, block, part = base.split(".", 3)
             heads = {"self_attn.q_proj": 4, "self_attn.k_proj": 2}.get(part)
-            if heads:
-                value = value.reshape(heads, 2, -1, value.shape[1]).swapaxes(1, 2).reshape(value.shape)
+            if heads and config.model_type == "llama":
+                value = value.reshape(heads, 2, -1, *value.shape[1:]).swapaxes(1, 2).reshape(value.shape)
             theirs = f"blk.{block}.{parts[part]}"
         else:
             theirs = whole[base]
-        writer.add_tensor(f"{theirs}.weight", np.ascontiguousarray(value))
+        writer.add_tensor(f"{theirs}.{leaf}", np.ascontiguousarray(value))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -223,6 +229,79 @@ def test_a_gguf_is_a_parent_too(tmp_path: Path) -> None:
     for name, tensor in load_file(tmp_path / "child" / "model.safetensors").items():
         torch.testing.assert_close(tensor[: len(expected[name])], expected[name])
     assert policy.mask_id == 168 and policy.tokenizer.chats
+
+
+LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+
+
+def stretch(writer: Any, kind: str, factor: float = 4.0, length: int | None = None) -> None:
+    """What llama.cpp writes of positions that are stretched."""
+    if kind == "llama3":
+        angles = [rotation_table(2, 16, 10000.0, s)[0][1] for s in (None, {"rope_type": kind, "factor": 4.0} | LLAMA_3)]
+        writer.add_tensor("rope_freqs.weight", (angles[0] / angles[1]).numpy() * (factor / 4))
+        return
+    writer.add_string(f"{writer.arch}.rope.scaling.type", kind)
+    writer.add_rope_scaling_factor(factor)
+    if length:
+        writer.add_rope_scaling_orig_ctx_len(length)
+
+
+@pytest.mark.parametrize(
+    ("kind", "head_dim", "scaling", "more"),
+    [
+        ("qwen3", 16, {}, lambda writer: None),
+        ("llama", 16, {"rope_type": "llama3", "factor": 4.0} | LLAMA_3, lambda writer: stretch(writer, "llama3")),
+        ("llama", 8, {"rope_type": "linear", "factor": 4.0}, lambda writer: stretch(writer, "linear")),
+        (
+            "qwen3",
+            8,
+            {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096},
+            lambda writer: stretch(writer, "yarn", length=4096),
+        ),
+    ],
+)
+def test_what_transformers_does_not_read_of_a_gguf_is_read(
+    kind: str, head_dim: int, scaling: dict[str, Any], more: Callable[[Any], None], tmp_path: Path
+) -> None:
+    """How positions are stretched, and heads of a size of their own: the logits are the parent's, far out too."""
+    pytest.importorskip("gguf")
+    rope = {"rope_parameters": scaling | {"rope_theta": 10000.0}, "max_position_embeddings": 16384} if scaling else {}
+    parent = write_parent(tmp_path / "parent", kind, vocab_size=168, head_dim=head_dim, **rope)
+    write_gguf(parent, tmp_path / "parent", tmp_path / "small.gguf", more)
+    convert(tmp_path / "small.gguf", tmp_path / "child", block_length=1, dtype="float32")
+    policy = load_policy(tmp_path / "child", "float32", "cpu")
+    ids = torch.randint(0, 160, (1, 500), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        hidden = policy.denoiser(*pack_in_blocks(ids, torch.tensor([500]), torch.arange(500)[None]))
+        torch.testing.assert_close(policy.denoiser.head(hidden)[:, :168], parent(ids).logits[0], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "said"),
+    [
+        (
+            {"attention_bias": True},
+            lambda writer: None,
+            "has tensors that a llama does not have here: blk.0.attn_q.bias",
+        ),
+        ({}, lambda writer: stretch(writer, "longrope"), "asks for rope_parameters"),
+        ({}, lambda writer: stretch(writer, "llama3", 5.0), "rope_freqs.weight is not that of a Llama 3"),
+        (
+            {},
+            lambda writer: writer.add_rope_scaling_attn_factors(2.0),
+            "positions are stretched by attn_factor = 2.0, which",
+        ),
+    ],
+)
+def test_a_gguf_that_says_more_than_is_read_is_refused(
+    changes: dict[str, Any], more: Callable[[Any], None], said: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("gguf")
+    parent = write_parent(tmp_path / "parent", "llama", vocab_size=168, **changes)
+    write_gguf(parent, tmp_path / "parent", tmp_path / "small.gguf", more)
+    with pytest.raises(ValueError, match=said):
+        convert(tmp_path / "small.gguf", tmp_path / "child")
+    assert not (tmp_path / "child").exists()
 
 
 @pytest.mark.parametrize(
@@ -262,12 +341,15 @@ def test_a_mask_token_that_texts_have_is_refused(word: str, tmp_path: Path) -> N
         convert(tmp_path / "parent", tmp_path / "child", mask_token=word)
 
 
-def test_weights_quantized_or_cut_short_and_a_tokenizer_left_out_are_named(tmp_path: Path) -> None:
+def test_weights_quantized_untied_or_cut_short_and_a_tokenizer_left_out_are_named(tmp_path: Path) -> None:
     write_parent(tmp_path / "parent", "llama")
     weights = tmp_path / "parent" / "model.safetensors"
     whole = load_file(weights)
     save_file({name: tensor.to(torch.uint8) for name, tensor in whole.items()}, weights)
     with pytest.raises(ValueError, match=r"the weights are quantized .* is U8"):
+        convert(tmp_path / "parent", tmp_path / "child")
+    save_file(whole | {"lm_head.weight": whole["model.embed_tokens.weight"] + 1}, weights)
+    with pytest.raises(ValueError, match=r"lm_head.weight is not model.embed_tokens.weight, though config.json ties"):
         convert(tmp_path / "parent", tmp_path / "child")
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(ValueError, match=r"parent/model[.]safetensors: not a whole safetensors file"):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import GOLDEN, tiny_policy
 from models.published_llada import golden_adapter, golden_checkpoint, llada_config, random_llada, write_checkpoint
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from diffpo.config import LoraConfig, ThresholdConfig
@@ -111,6 +112,19 @@ def test_a_tiny_policy_and_shards(tmp_path: Path) -> None:
     sharded = inspect(tmp_path / "shards")
     assert list(sharded["files"]) == [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
     assert sharded["dtypes"] == {"BF16": len(random_llada(config))}
+
+
+def test_files_are_those_that_the_index_names_and_loading_reads(tmp_path: Path) -> None:
+    folder = golden_checkpoint(tmp_path / "named")
+    names = inspect(folder)["dtypes"]
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    with safe_open(folder / "weights.safetensors", framework="pt") as tensors:
+        index = dict.fromkeys(tensors.keys(), "weights.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    assert list(inspect(folder)["files"]) == ["weights.safetensors"] and inspect(folder)["dtypes"] == names
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "lost.safetensors"}}))
+    with pytest.raises(ValueError, match=r"the index names lost\.safetensors, which is not here"):
+        inspect(folder)
 
 
 def test_what_is_no_checkpoint_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -197,7 +197,13 @@ BLOCK = "model.transformer.blocks.1"
         (lambda tensors: tensors.pop(EMBED), [f"missing {EMBED}"]),
         (lambda tensors: tensors.update({NORM: torch.zeros(7)}), [NORM, "(7,)", "(64,)"]),
         (lambda tensors: tensors.update({"stray": torch.zeros(7)}), ["unexpected stray"]),
-        (lambda tensors: tensors.update({EMBED: tensors[EMBED].to(torch.int8)}), [f"are quantized ({EMBED} is I8)"]),
+        *(
+            (
+                lambda tensors, dtype=dtype: tensors.update({EMBED: tensors[EMBED].to(dtype)}),
+                [f"are quantized ({EMBED} is {named})"],
+            )
+            for dtype, named in ((torch.int8, "I8"), (torch.float8_e4m3fn, "F8_E4M3"), (torch.bool, "BOOL"))
+        ),
         (
             lambda tensors: tensors.update({f"{BLOCK}.q_proj.bias": torch.zeros(64)}),
             [f"unexpected {BLOCK}.q_proj.bias"],

@@ -32,7 +32,8 @@ def inspect(name: str | Path, revision: str | None = None) -> dict[str, Any]:
     source = find_source(name, revision, weights=False).in_blocks()
     checkpoint, record = source.checkpoint, source.record
     model = checkpoint.empty_denoiser()
-    files = sorted(checkpoint.folder.glob("model*.safetensors"))
+    here = checkpoint.is_local and any(checkpoint.folder.glob("*.safetensors"))
+    files = checkpoint.files if here else sorted(checkpoint.folder.glob("model*.safetensors"))  # the hub keeps some
     family, vocab_size = checkpoint.family, model.config.vocab_size
     tokenizer = load_tokenizer(checkpoint.folder, checkpoint.config, vocab_size, family.own_ids)
     linears = linear_names(model, family)

@@ -24,6 +24,8 @@ from diffpo.models.transformer import Transformer
 Shape = tuple[int, ...]
 HEAD = "head.weight"
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+PLAIN = ("BF16", "F16", "F32", "F64")
+"""Dtypes of weights that mean what they say, as safetensors names them; others have scales beside them."""
 COMPANIONS = ("*.json", "*.txt", "*.jinja", "*.py", "*.md", "LICENSE*")
 """Files of a repository beside its weights. Its Python files go along into exports and are never imported here."""
 
@@ -201,18 +203,21 @@ def load_denoiser(
                     heads.append(tensor)
                 else:
                     _assign(model, native, tensor)
-    if not all(torch.equal(head, model.embed.weight) for head in heads):
-        names = " is not ".join(map(family.original, (HEAD, "embed.weight")))
-        raise ValueError(
-            f"{checkpoint.folder}: {names}, though config.json ties them: set tie_word_embeddings to false"
-        )
+    check_tied(checkpoint.folder, family, model.embed.weight, heads)
     model.initialize_buffers(torch.device(device))
     return model.eval()
 
 
+def check_tied(place: str | Path, family: Family, embeddings: Tensor, heads: Iterable[Tensor]) -> None:
+    """ValueError for a head that is written beside the embeddings it is tied to, and is another."""
+    if not all(torch.equal(head, embeddings) for head in heads):
+        names = " is not ".join(map(family.original, (HEAD, "embed.weight")))
+        raise ValueError(f"{place}: {names}, though config.json ties them: set tie_word_embeddings to false")
+
+
 def check_plain(place: str | Path, dtypes: Mapping[str, str]) -> None:
-    """ValueError for weights that are whole numbers, by the names of their dtypes in safetensors."""
-    if packed := next((f"{name} is {dtype}" for name, dtype in dtypes.items() if dtype[0] in "IU"), None):
+    """ValueError for weights that are no plain numbers, by the names of their dtypes in safetensors."""
+    if packed := next((f"{name} is {dtype}" for name, dtype in dtypes.items() if dtype not in PLAIN), None):
         raise ValueError(
             f"{place}: the weights are quantized ({packed}), which diffpo does not read: name the model that they were "
             "made of; load.four_bit makes 4 bits of it"
