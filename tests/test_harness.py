@@ -43,6 +43,12 @@ def test_answers_are_those_of_sample(model: str) -> None:
         lm.generate_until([Instance((chat, {}))])
 
 
+def test_a_prompt_that_is_too_long_is_named(model: str) -> None:
+    lm = DiffpoLM(model, gen_length=8)
+    with pytest.raises(ValueError, match=r"prompt '01234560123.*: a row of \d+ tokens exceeds the model's"):
+        lm.generate_until([Instance(("0", {})), Instance(("0123456" * 400, {}))])
+
+
 def test_likelihoods_are_bounds(model: str) -> None:
     lm, policy = DiffpoLM(model, nelbo_samples=64), load_policy(model)
     (found, greedy), empty = lm.loglikelihood([Instance(("012", "34")), Instance(("", ""))])

@@ -20,6 +20,7 @@ from torch import Tensor
 from diffpo.functional.random import make_key
 from diffpo.models.bounds import evidence_bounds
 from diffpo.models.policy import load_policy
+from diffpo.rollout.checks import check_request
 from diffpo.rollout.engine import generate
 from diffpo.rollout.local import default_length, request_for
 
@@ -118,8 +119,12 @@ class DiffpoLM(LM):
             warm = 0.0 if sampled is False else settings.get("temperature", 1.0 if sampled else 0.0)
             config = replace(self.config, gen_length=self.gen_length or length or self.config.gen_length)
             config = replace(config, temperature=float(warm or 0.0))
-            key = make_key(self.seed, at)
-            made.append(request_for(self.policy, self._ids(context), config, default, key, explore=False))
+            try:
+                key = make_key(self.seed, at)
+                made.append(request_for(self.policy, self._ids(context), config, default, key, explore=False))
+                check_request(self.policy, made[-1])
+            except ValueError as error:
+                raise ValueError(f"prompt {context!r:.60}: {error}") from None
         found = generate(self.policy, made, self.num_slots)
         texts = [self.policy.tokenizer.decode(completion.tokens.tolist()) for completion in found]
         stops = [asked.args[1].get("until") or [] for asked in requests]

@@ -367,6 +367,15 @@ def test_a_lost_file_of_an_adapter_is_an_error_that_names_it(lost: str, tmp_path
         load(adapter=folder)
 
 
+def test_an_adapter_that_is_a_pickle_is_told_the_mend(tmp_path: Path) -> None:
+    folder = golden_adapter(tmp_path)
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(
+        ValueError, match=r"only adapter_model\.bin, which diffpo does not read: save it as safetensors"
+    ):
+        load(adapter=folder)
+
+
 # -- merging and learning
 
 

@@ -166,6 +166,18 @@ def test_a_missing_file_says_what_is_wanted() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["nope.txt", "/nope/rows.txt", "a/b/rows", "../rows", "HERE/rows.txt"])
+def test_a_path_is_not_looked_for_on_the_hub(name: str, tmp_path: Path) -> None:
+    name = name.replace("HERE", str(tmp_path))
+    with pytest.raises(ValueError, match=f"{name}: no such file; task.data takes"):
+        read_rows(Source.parse(name, "train"), "", "task.data")
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "openai/gsm8k:main:test", "c4:en.noblocklist", "Open-R1/some-v1.1:a/b"])
+def test_names_of_the_hub_are_no_paths(name: str) -> None:
+    assert not Source.parse(name, "train").is_local
+
+
 def test_a_data_set_that_is_not_here_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 

@@ -25,7 +25,7 @@ from diffpo.models.families import Family
 from diffpo.models.quantization import is_packed
 from diffpo.models.saving import save_file
 from diffpo.models.transformer import Transformer
-from diffpo.models.weights import read_tensors
+from diffpo.models.weights import read_tensors, without_weights
 
 PREFIX = "base_model.model."
 CARRIES = (
@@ -134,10 +134,9 @@ def load_adapters(denoiser: Transformer, family: Family, folder: Path) -> dict[s
     for key, allowed in (("bias", (None, "none")), ("init_lora_weights", INITIALIZATIONS)):
         if settings.get(key) not in allowed:
             raise ValueError(f"{folder}: the adapter has {key} = {settings[key]!r}: save it as plain LoRA weights")
-    tensors = {
-        family.native(name.removeprefix(PREFIX)): tensor
-        for name, tensor in read_tensors(folder / "adapter_model.safetensors").items()
-    }
+    if not (file := folder / "adapter_model.safetensors").is_file():
+        raise without_weights(folder, file.name)
+    tensors = {family.native(name.removeprefix(PREFIX)): tensor for name, tensor in read_tensors(file).items()}
     linears = {ours: theirs for theirs, ours in linear_names(denoiser, family).items()}
     modules = {name.partition(".lora_")[0] for name in tensors}
     if strange := sorted(modules - linears.keys()):

@@ -91,10 +91,7 @@ class Checkpoint:
         if not index.is_file():
             if found := sorted(self.folder.glob("model*.safetensors")):
                 return found
-            # pickles run code when they are read
-            pickles = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in self.folder.glob(kind))
-            there = f"only {', '.join(pickles)}, which diffpo does not read: save it as safetensors"
-            raise ValueError(f"{self.folder}: model.safetensors is wanted, and there is {there if pickles else 'none'}")
+            raise without_weights(self.folder, "model.safetensors")
         shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
             raise ValueError(f"{index}: has no weight_map of tensors to files: download it again")
@@ -111,6 +108,13 @@ class Checkpoint:
         except (KeyError, TypeError, ValueError) as error:
             lacks = f"config.json lacks {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"{self.folder}: {lacks}") from None
+
+
+def without_weights(folder: Path, wanted: str) -> ValueError:
+    """What to say of a folder that lacks the file `wanted`. Pickles run code when they are read: they are none."""
+    pickles = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind))
+    there = f"only {', '.join(pickles)}, which diffpo does not read: save it as safetensors"
+    return ValueError(f"{folder}: {wanted} is wanted, and there is {there if pickles else 'none'}")
 
 
 def is_path(name: str | Path) -> bool:

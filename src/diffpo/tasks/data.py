@@ -36,9 +36,11 @@ class Source(NamedTuple):
 
     @property
     def is_local(self) -> bool:
-        """Whether the rows are on this machine by name."""
+        """Whether the name is of something on this machine, be it there or not: the hub has words, and OWNER/NAME."""
         path = Path(self.name)
-        return _suffix(path) in READERS or matches(self.name) is not None or path.exists()
+        beyond = bool(path.suffix) if len(path.parts) == 1 else len(path.parts) > 2 or path.parent.is_dir()
+        on_hub = ":" in self.name or not beyond
+        return not on_hub or _suffix(path) in READERS or matches(self.name) is not None or path.exists()
 
     def __str__(self) -> str:
         return self.name if self.is_local else ":".join(filter(None, (self.name, self.config, self.split)))
