@@ -66,7 +66,9 @@ def test_every_command_parses(page: str, runs: Path, monkeypatch: pytest.MonkeyP
 
 def planned(text: str) -> Iterator[tuple[str, list[str]]]:
     """Each `$ diffpo plan` of a page with the lines below it, but for simulations and for rows that a reader has."""
-    for command, below in re.findall(r"^    \$ diffpo (plan .*)\n((?: {4}[^$].*\n|\n(?= {4}[^$]))+)", text, re.MULTILINE):
+    for command, below in re.findall(
+        r"^    \$ diffpo (plan .*)\n((?: {4}[^$].*\n|\n(?= {4}[^$]))+)", text, re.MULTILINE
+    ):
         if not {"--sweep", "--data"} & {*command.split()}:
             yield command, [plain(line) for line in below.splitlines() if plain(line) != "..."]
 
