@@ -1,7 +1,7 @@
 """What a lag buys, and what goes over the wire: a run with one worker at lag 0 and at lag 1, and swaps of weights.
 
-    python benchmarks/overlap.py            seconds a step, in turn, on a machine with two idle cores
-    python benchmarks/overlap.py --bytes    bytes of a version of the weights, and seconds to send and take them
+    python benchmarks/overlap.py            # seconds a step, in turn, on a machine with two idle cores
+    python benchmarks/overlap.py --bytes    # bytes of a version of the weights, and seconds to send and take them
 
 At lag 0 a step takes rollouts + updates, at lag 1 the longer of both: where they are equally long, half. `--updates` is
 what makes them so; the first line says how far they are.

@@ -1,6 +1,6 @@
 """The simulation of `diffpo plan --rollout.workers` against real runs: one worker beside one trainer, lag 0 and lag 1.
 
-    python benchmarks/simulation.py         a table, in about four minutes on a machine with two idle cores
+    python benchmarks/simulation.py         # a table, in about four minutes on a machine with two idle cores
 
 What it is fed with is measured apart, in this process alone: seconds of a denoiser call by its rows, seconds of a
 step's updates, and the calls that completions take. What it says is set beside the seconds a step of runs on Ray.

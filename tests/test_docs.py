@@ -28,7 +28,10 @@ import diffpo.losses
 import diffpo.surrogates
 from diffpo.config import ModelConfig, ObjectiveConfig, OptimConfig, SftConfig, TaskConfig, ThresholdConfig, TrainConfig
 from diffpo.config.objective import LOSSES, SURROGATES
+from diffpo.config.rollout import SAMPLER_RULES
 from diffpo.losses import load_loss
+from diffpo.serving.metrics import Metrics
+from diffpo.serving.schema import ChatRequest, CompletionRequest
 from diffpo.surrogates import load_surrogate
 from diffpo.tasks.tiny_sudoku import TinySudoku
 from diffpo.training.loop import train
@@ -190,6 +193,20 @@ def test_every_surrogate_and_loss_is_listed_with_its_knobs() -> None:
     for name, value in zip([*SURROGATES, *LOSSES], itertools.chain(*made), strict=True):
         knobs = ",".join(f"{knob}={setting}" for knob, setting in vars(value).items())
         assert f"{name}:{knobs}".rstrip(":") in listed, name
+
+
+@pytest.mark.parametrize("page", ["algorithm.md", "rollouts.md"])
+def test_every_rule_is_listed(page: str) -> None:
+    listed = {name.partition(":")[0] for row in rows(PAGES[page]) for name in quoted(row[0])}
+    assert SAMPLER_RULES.keys() - listed == set()
+
+
+def test_what_clients_may_send_and_what_the_server_counts_is_documented() -> None:
+    named = set(quoted(PAGES["serving.md"]))
+    fields = {*ChatRequest.model_fields, *CompletionRequest.model_fields}
+    assert fields - named == set()
+    counted = {line.split()[2] for line in Metrics().text.decode().splitlines() if line.startswith("# TYPE")}
+    assert {name for name in counted if not name.endswith("_created")} - named == set()
 
 
 @pytest.mark.parametrize("page", PAGES)

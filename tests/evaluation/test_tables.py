@@ -131,12 +131,13 @@ def test_compare_reads_saved_evaluations(tmp_path: Path, capsys: pytest.CaptureF
         evaluation(gain=gain).save(tmp_path / folder)
     main(["compare", f"base={tmp_path}/base", f"ours={tmp_path}/ours", "--output", f"{tmp_path}/new/both.png"])
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [words[:2] for words in shown if words and words[0] in ("base", "ours")] == [
+    assert [words[:2] for words in shown if words[:1] in (["base"], ["ours"]) and "not" not in words] == [
         ["base", "L64"],  # by length, not by name
         ["base", "L128"],
         ["ours", "top_k:2"],
     ]
     assert (tmp_path / "new/both.png").is_file()
+    assert ["ours:", "not", "paired", "with", "base", "L64:"] in [words[:6] for words in shown]
 
 
 def test_compare_takes_paths_with_equals_signs_and_folders_that_are_no_lengths(

@@ -130,11 +130,15 @@ def test_calls_are_those_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     with pytest.raises(ValueError, match=r"nfe_of = elsewhere: no rollouts there"):
         calls_of(CONFIG, None, "elsewhere")  # type: ignore[arg-type]
     main(["plan", "llada8b_countdown_diffpo", "--rollout.workers", "3", "--json"])
-    (split,) = json.loads(capsys.readouterr().out)["splits"]
+    plan = json.loads(capsys.readouterr().out)
+    (split,) = plan["splits"]
+    assert plan["seconds_per_step"] == split["seconds"], "the run's step is the one beside its workers"
+    assert plan["days"] == pytest.approx(split["seconds"] * 625 / 86400)
     assert split["lag"] == 0 and split["workers"] == 3 and 0 < split["idle_trainers"] < 1
     picture = tmp_path / "sweep.png"
     main(["plan", "llada8b_countdown_diffpo", "--rollout.workers", "3", "--sweep", "4", "--picture", str(picture)])
-    assert "rollouts beside updates, rollout.lag = 0, simulated" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "rollouts beside updates, rollout.lag = 0, simulated" in shown and " s a step beside 3 workers, " in shown
     assert is_picture(picture)
     with pytest.raises(SystemExit):
         main(["plan", "llada8b_countdown_diffpo", "--nfe-of", str(tmp_path)])

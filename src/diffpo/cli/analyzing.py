@@ -12,6 +12,7 @@ from rich.console import Console
 from diffpo.cli.flags import Model
 from diffpo.config import CollectConfig, LoadConfig, ObjectiveConfig, RolloutConfig, TaskConfig, TrainConfig
 from diffpo.config.idle import Idle, Knobs
+from diffpo.files.places import find_policy
 from diffpo.lab.analysis.settings import AnalysisConfig
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Analyze(Knobs):
         if len(self.against) not in (0, len(models)):
             raise ValueError(f"against names {len(self.against)} models for {len(models)} runs: name one for each")
         names = (self.model, "".join(self.against)) if len(models) == 1 else ("model", "before")
+        if len({find_policy(Path(model))[0].resolve() for model in models}) < len(models):
+            raise ValueError("--also names a run twice: means and intervals are over runs of different seeds")
         pairs = zip(models, self.against or ("",) * len(models), strict=True)
         found = [self._analyze(model, against, names) for model, against in pairs]
         sections = means_over(found) if self.also else found[0]

@@ -164,6 +164,8 @@ class Compare:
         changes = {name: differences(before, read_accuracies(folders[name])) for name in others}
         if any(changes.values()):
             Console().print(difference_table(first, changes))
+        for name in (name for name, found in changes.items() if not found):
+            print(f"{name}: not paired with {first}: completions.jsonl has no prompt that both answered by one sampler")
         if self.output:
             save_figure(frontier_figure(found), self.output)
             print(f"saved {self.output}")

@@ -81,13 +81,14 @@ class Plan(Knobs):
             from diffpo.view.drawing import save_figure
 
             save_figure(sweep_figure(splits[bool(config.rollout.workers) :]), self.picture)
+        beside = splits[0] if splits and config.rollout.workers else None
         if self.json:
-            plain = _plain(plan, mends) | {"splits": [{**asdict(split), "bound": split.bound} for split in splits]}
-            print(json.dumps(plain, indent=2))
+            found = [{**asdict(split), "bound": split.bound} for split in splits]
+            print(json.dumps(_plain(plan, mends, beside) | {"splits": found}, indent=2))
         else:
             _show(plan)
             _show_splits(splits, assumed)
-            print(_verdict(plan, mends, roomy_gpu(plan.peak.bytes)))
+            print(_verdict(plan, mends, roomy_gpu(plan.peak.bytes), beside))
 
 
 @dataclass(frozen=True)
@@ -186,35 +187,41 @@ def _span(days: float) -> str:
     return "less than a minute"
 
 
-def _verdict(plan: planning.Plan, changes: Sequence[Change], larger: str | None) -> str:
-    """One line: whether it fits and how long it takes, or what to change first."""
+def _verdict(plan: planning.Plan, changes: Sequence[Change], larger: str | None, beside: Split | None) -> str:
+    """One line: whether it fits and how long it takes, `beside` workers if there are some, or what to change first."""
     peak, cluster, gpu = plan.peak, plan.cluster, plan.cluster.gpu
     number = "one" if cluster.num_gpus == 1 else f"each of {cluster.num_gpus}"
     need = f"{peak.bytes / GIB:.1f} of {gpu.memory:g} GiB ({peak.name}) on {number} {gpu.label}"
     need += ", sharded" if cluster.shards else ""
     if plan.fits:
-        return f"fits: {need}; {short(plan.seconds, 2)} s a step, {_span(plan.days)} for {plan.config.steps} steps"
+        seconds, workers = (beside.seconds, f" beside {beside.workers} workers") if beside else (plan.seconds, "")
+        days = _span(plan.days * seconds / plan.seconds)
+        return f"fits: {need}; {short(seconds, 2)} s a step{workers}, {days} for {plan.config.steps} steps"
     if not changes:
         mend = f"take a larger GPU: {larger}" if larger else "no GPU of the table is enough"
         return f"does not fit: {need}; {mend}"
     last = changes[-1].plan
     steps = ", then ".join(f"{change.what} ({change.plan.peak.bytes / GIB:.1f} GiB)" for change in changes)
-    mended, lost = f"{short(last.seconds, 2)} s a step", "and still it does not: take a larger GPU or a shorter canvas"
+    mended = "then it does" if beside else f"{short(last.seconds, 2)} s a step"  # workers were timed as they are
+    lost = "and still it does not: take a larger GPU or a shorter canvas"
     return f"does not fit: {need}; first change {steps}: {mended if last.fits else lost}"
 
 
-def _plain(plan: planning.Plan, changes: Sequence[Change]) -> dict[str, Any]:
+def _plain(plan: planning.Plan, changes: Sequence[Change], beside: Split | None) -> dict[str, Any]:
     """Bytes, seconds and counts, for programs."""
 
     def outcome(plan: planning.Plan) -> dict[str, Any]:
-        return {"fits": plan.fits, "peak_bytes": plan.peak.bytes, "seconds_per_step": plan.seconds}
+        timed = {} if beside else {"seconds_per_step": plan.seconds}
+        return {"fits": plan.fits, "peak_bytes": plan.peak.bytes, **timed}
 
+    seconds = beside.seconds if beside else plan.seconds
     return {
         "model": plan.config.model,
         "gpu": plan.cluster.gpu.label,
         "num_gpus": plan.cluster.num_gpus,
         **outcome(plan),
-        "days": plan.days,
+        "seconds_per_step": seconds,
+        "days": plan.days * seconds / plan.seconds,
         "disk_bytes": dict(plan.disk),
         "phases": {
             phase.name: {name: getattr(phase, name) for name in ("bytes", "parts", "forwards", "flops", "seconds")}

@@ -82,7 +82,7 @@ class Study:
 
     def _write_tables(self, pages: tuple[str, ...] | None) -> None:
         from diffpo.files.folder import write_text
-        from diffpo.lab.study.tables import render_page
+        from diffpo.lab.study.tables import OPEN, render_page
 
         if pages == ():
             raise ValueError("--tables: name pages, such as docs/results.md")
@@ -90,7 +90,10 @@ class Study:
             path = Path(name)
             if not path.is_file():
                 raise ValueError(f"{path}: no such page")
-            text = render_page(path)
+            if OPEN not in (text := render_page(path)):
+                raise ValueError(
+                    f"{path}: no block of a study in it: write {OPEN}SUMMARY.json -->, <!-- /study --> below"
+                )
             write_text(path, text)
             print(f"saved {path}")
 

@@ -48,7 +48,8 @@ def parse_sampler(spec: str, where: str = "sampler") -> tuple[str, float]:
 class RolloutConfig(Knobs):
     """How completions are decoded."""
 
-    sampler: str = "learned"  # learned | entropy_bound:GAMMA | confidence:P | top_k:K | margin:K | steps:S | random:K
+    sampler: str = "learned"
+    """learned | entropy_bound:GAMMA | confidence:P | top_k:K | margin:K | steps:S | random:K | PATH.py:CLASS:NUMBER"""
     temperature: float = 1.0  # temperature of the draws; 0 is greedy
     entropy_temperature: float = 1.0
     """Temperature of the distribution whose entropy and confidence the sampler looks at."""

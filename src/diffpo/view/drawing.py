@@ -121,6 +121,8 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     kind, draft = path.suffix.removeprefix(".") or "png", path.with_name(f".{path.name}.draft")
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise ValueError(f"{path}: no picture's name ends in .{kind}: take .svg or .png")
     try:
         with rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
             figure.savefig(draft, format=kind, metadata={"Date": None} if kind == "svg" else None)

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,14 +66,16 @@ def test_from_a_model_to_tables_pictures_and_json(
 
 def test_several_runs_are_one_analysis(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = [*SMALL, "--analysis.parts", "order", "--json", str(tmp_path / "order.json")]
-    main(["analyze", model, "--also", model, *options, "--against", model, model])
+    other = str(shutil.copytree(model, tmp_path / "other"))
+    main(["analyze", model, "--also", other, *options, "--against", model, other])
     section = json.loads((tmp_path / "order.json").read_text())["sections"][0]
     assert "Means over 2 runs" in section["explains"]
     assert section["series"][0]["label"] == "model, as in training"
     widths = [width for series in section["series"] for width in series["half_width"]]
-    assert widths and set(widths) == {0}  # a run and itself
+    assert widths and set(widths) == {0}  # equal weights
     capsys.readouterr()
-    assert "against names 1 models for 2 runs" in fail(capsys, model, "--also", model, *options, "--against", model)
+    assert "against names 1 models for 2 runs" in fail(capsys, model, "--also", other, *options, "--against", model)
+    assert "--also names a run twice" in fail(capsys, model, "--also", other, f"{model}/", *options)
     assert "several runs have no folder" in fail(capsys, model, "--also", model)
 
 

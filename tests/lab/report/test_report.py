@@ -112,6 +112,7 @@ def test_what_a_run_started_from_has_its_adapter(tmp_path: Path) -> None:
     [
         (["nowhere"], "nowhere: no such file or folder"),
         ([], "name a study, an evaluation or a run"),
+        ([str(STUDY), str(STUDY)], "named twice; give each a name of its own, NAME=PATH"),
     ],
 )
 def test_what_is_no_source_is_named(
@@ -120,6 +121,10 @@ def test_what_is_no_source_is_named(
     with pytest.raises(SystemExit):
         main(["report", *paths, "--output", str(tmp_path / "r.html")])
     assert wanted in capsys.readouterr().err
+
+
+def test_a_study_may_be_given_a_name() -> None:
+    assert [study.summary["title"] for study in read_sources([f"a={STUDY}", f"b={STUDY}"]).studies] == ["a", "b"]
 
 
 def test_answers_of_another_version_are_named(tmp_path: Path) -> None:

@@ -44,6 +44,9 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "--picture: name a file, FILE.svg, then summaries" in fail(capsys, "--picture", "a.svg")
     assert "leave out the study" in fail(capsys, str(write_study(tmp_path)), "--picture")  # with nothing after it
     assert "--tables: name pages" in fail(capsys, "--tables")
+    (tmp_path / "page.md").write_text("# A page\n")
+    assert "page.md: no block of a study in it" in fail(capsys, "--tables", str(tmp_path / "page.md"))
+    assert "a.txt: no picture's name ends in .txt" in fail(capsys, "--picture", f"{tmp_path}/a.txt", "paper_table")
     assert "nothing: no summary of a study" in fail(capsys, "--picture", "a.svg", "nothing")
     (tmp_path / "file").write_text("")
     assert "a file stands where a folder is to be" in fail(

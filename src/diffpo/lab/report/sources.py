@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -161,7 +161,7 @@ class Sources:
 def read_sources(paths: Sequence[str]) -> Sources:
     """Studies (a summary, or the folder of a study), runs and evaluations (folders, or folders of them) by path.
 
-    NAME=PATH gives a run or an evaluation a name. ValueError names a path that holds none of them.
+    NAME=PATH gives one a name, a study its title. ValueError names a path that holds none of them.
     """
     studies: list[StudyResult] = []
     runs: list[Run] = []
@@ -170,6 +170,9 @@ def read_sources(paths: Sequence[str]) -> Sources:
         name, place = named(entry)
         path = Path(place)
         if study := _study(path):
+            study = replace(study, summary={**study.summary, "title": name}) if name else study
+            if (title := study.summary["title"]) in [other.summary["title"] for other in studies]:
+                raise ValueError(f"{title}: named twice; give each a name of its own, NAME=PATH")
             studies.append(study)
             continue
         if not path.is_dir():
