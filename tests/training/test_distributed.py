@@ -89,9 +89,13 @@ from diffpo.tasks.tiny_sudoku import TinySudoku
 
 
 class Alone(TinySudoku):
+    start = set()
+
     def verify(self, prompt, completion):
         if os.environ["RANK"] == "1" and prompt.id.startswith("sudoku-SPLIT"):
-            raise KeyError("no such column")
+            if "train" in prompt.id or prompt.id in self.start:  # an evaluation of the start is none of a step
+                raise KeyError("no such column")
+            self.start.add(prompt.id)
         return super().verify(prompt, completion)
 
 
