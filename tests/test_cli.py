@@ -221,7 +221,7 @@ def test_what_one_process_of_several_fails_at_is_said(line: Fail, monkeypatch: p
     [
         (on_all(ValueError("no room")), 0, "diffpo: no room\n", 2),
         (on_all(ValueError("no room")), 3, "", 2),  # the first has said so
-        (RuntimeError("[x/gloo/transport/tcp/pair.cc:553] Connection closed by peer"), 0, "launcher's says why\n", 1),
+        (RuntimeError("[x/gloo/transport/tcp/pair.cc:553] Connection closed by peer"), 0, "launcher's, says why\n", 1),
         (RuntimeError("[x/gloo/transport/tcp/pair.cc:553] Connection closed by peer"), 3, "", 1),
     ],
 )
