@@ -16,6 +16,7 @@ import pytest
 from diffpo.cli import COMMANDS, SPINS, main, parse
 from diffpo.config import CollectConfig, ModelConfig, SftConfig, TaskConfig, TrainConfig
 from diffpo.files.recipe import from_dict, load_config
+from diffpo.processes.errors import on_all
 from diffpo.training.sft import fine_tune
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
@@ -215,9 +216,39 @@ def test_what_one_process_of_several_fails_at_is_said(line: Fail, monkeypatch: p
     assert line("train", "sudoku_tini").startswith("rank 3: sudoku_tini: no such recipe")
 
 
+@pytest.mark.parametrize(
+    ("error", "rank", "said", "status"),
+    [
+        (on_all(ValueError("no room")), 0, "diffpo: no room\n", 2),
+        (on_all(ValueError("no room")), 3, "", 2),  # the first has said so
+        (RuntimeError("[x/gloo/transport/tcp/pair.cc:553] Connection closed by peer"), 0, "launcher's, says why\n", 1),
+        (RuntimeError("[x/gloo/transport/tcp/pair.cc:553] Connection closed by peer"), 3, "", 1),
+    ],
+)
+def test_a_cause_is_said_once_in_a_launch(
+    error: Exception,
+    rank: int,
+    said: str,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def raising(*_: object) -> None:
+        raise error
+
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setattr("diffpo.cli.parse", raising)
+    with pytest.raises(SystemExit) as end:
+        main(["train"])
+    shown = capsys.readouterr().err
+    assert end.value.code == status and shown.endswith(said) and shown.count("\n") == bool(said)
+
+
 def test_unknown_recipe(line: Fail) -> None:
     assert line("train", "sudoku_tini").startswith("sudoku_tini: no such recipe; did you mean 'sudoku_tiny'?")
     assert line("sft", "missing/run.toml").startswith("missing/run.toml: no such recipe")
+    Path("begun").mkdir()  # by a run that met a full disk
+    assert line("train", "begun", "--resume").startswith("begun: no config.json: no run has made a step here; ")
 
 
 def test_a_recipe_comes_before_the_flags(line: Fail) -> None:

@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from diffpo.files.folder import file_to_write, json_rows, new_folder, owned, whole_lines, write_folder, write_text
+from diffpo.files.folder import (
+    drafted,
+    file_to_write,
+    json_rows,
+    new_folder,
+    own_draft,
+    owned,
+    whole_lines,
+    write_folder,
+    write_text,
+)
 
 HOLD = "import sys, time; from diffpo.files.folder import owned\nwith owned(sys.argv[1]): print('mine', flush=True); {}"
 
@@ -83,13 +93,25 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["policy", "old"]
 
     write_text(tmp_path / "text", "old")
-    (tmp_path / ".text.draft").mkdir()
+    own_draft(tmp_path / "text").mkdir()
     with pytest.raises(OSError, match="text: could not be written"):
         write_text(tmp_path / "text", "new")
     assert (tmp_path / "text").read_text() == "old"
     (tmp_path / "nowhere").symlink_to("/dev/null")
     write_text(tmp_path / "nowhere", "no file takes its place")
     assert (tmp_path / "nowhere").is_char_device()
+
+
+def test_two_that_write_one_file_at_once_each_write_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "page.html"
+    with drafted(path) as draft:
+        draft.write_text("half of one")
+        with monkeypatch.context() as another:
+            another.setattr("os.getpid", lambda: 1)
+            write_text(path, "another")
+        assert path.read_text() == "another"
+        draft.write_text("the whole one")
+    assert path.read_text() == "the whole one" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_that_cannot_be_written_is_refused_before_the_work(

@@ -20,7 +20,6 @@ from diffpo.config import TrainConfig
 from diffpo.files.recipe import from_dict
 from diffpo.losses import Loss
 from diffpo.models import fused
-from diffpo.rollout.judging import VerifierError
 from diffpo.training import collect as collecting
 from diffpo.training import loop
 
@@ -35,6 +34,8 @@ class Job:
     """Updates after which one rank gets a SIGTERM; 0 for none."""
     one_row: bool = False
     """All rows but one have no advantage, so that a rank of two has nothing to learn from."""
+    step_raises: bool = False
+    """What the user has called after each step raises, on the last rank alone."""
     max_logits: int = 2**26
     """Logits that the loss holds at once."""
 
@@ -56,6 +57,10 @@ def run_job(job: Job) -> str:
             os.kill(os.getpid(), signal.SIGTERM)
         return update(*arguments)
 
+    def on_step(state, _):  # type: ignore[no-untyped-def]
+        if job.step_raises and last_rank:
+            raise KeyError("no such metric")
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collecting, "collect", collect_alone)
         patch.setattr(loop, "update", interrupted)
@@ -64,8 +69,8 @@ def run_job(job: Job) -> str:
             last = lambda _, rewards, __: torch.eye(rewards.numel())[-1].view_as(rewards)  # noqa: E731
             patch.setattr(Loss, "advantages", last)
         try:
-            policy = loop.train(job.config, job.resume, quiet=True)
-        except (KeyboardInterrupt, ValueError, VerifierError) as end:
+            policy = loop.train(job.config, job.resume, quiet=True, on_step=on_step)
+        except (KeyboardInterrupt, ValueError, RuntimeError, KeyError) as end:
             return f"{type(end).__name__}: {end}"
     shares = [p.to_local().numel() / p.numel() for p in policy.denoiser.parameters() if isinstance(p, DTensor)]
     return f"done, with {max(shares):.0%} of a weight" if shares else "done"

@@ -84,30 +84,49 @@ def tied(start: str, folder: Path) -> str:
 ALONE = """
 import os
 
+from diffpo import Tracker
 from diffpo.tasks.tiny_sudoku import TinySudoku
 
 
 class Alone(TinySudoku):
+    start = set()
+
     def verify(self, prompt, completion):
-        if os.environ["RANK"] == "1" and prompt.id.split("-")[1] == "SPLIT":
-            raise KeyError("no such column")
+        if os.environ["RANK"] == "1" and prompt.id.startswith("sudoku-SPLIT"):
+            if "train" in prompt.id or prompt.id in self.start:  # an evaluation of the start is none of a step
+                raise KeyError("no such column")
+            self.start.add(prompt.id)
         return super().verify(prompt, completion)
+
+
+class Deaf(Tracker):
+    def log(self, step, values):
+        if step:
+            raise ConnectionError("no answer")
+
+    def close(self):
+        pass
 """
 
 
-def test_what_one_rank_raises_is_raised_on_all(config: TrainConfig, tmp_path: Path) -> None:
-    """In its rollouts and in its part of an evaluation: the main rank alone talks."""
-    jobs = []
-    for split in ("train", "test"):
-        own = tmp_path / f"{split}.py"
+def test_what_one_rank_raises_is_raised_on_all_and_costs_no_step(config: TrainConfig, tmp_path: Path) -> None:
+    """In rollouts of the second step, an evaluation, a tracker, the user's own function: the main rank alone talks."""
+    verifier = "VerifierError: task 'tiny_sudoku': the verifier raised KeyError('no such column') on prompt 'sudoku-"
+    config = replace(config, save_every=100)
+    expected, jobs = {}, []
+    for name, split, saved in (("train", "train-9", "step_000001"), ("test", "test-", "step_000001_iteration_02")):
+        own = tmp_path / f"{name}.py"
         own.write_text(ALONE.replace("SPLIT", split))
-        jobs.append(Job(replace(config, output=str(tmp_path / split), task=replace(config.task, name=f"{own}:Alone"))))
-    first, second = run_on_ranks(jobs, tmp_path / "ranks")
-    assert first == second
-    for end, split in zip(first, ("train", "test"), strict=True):
-        assert (
-            end.startswith("VerifierError: ") and f"raised KeyError('no such column') on prompt 'sudoku-{split}-" in end
-        )
+        jobs.append(Job(replace(config, output=str(tmp_path / name), task=replace(config.task, name=f"{own}:Alone"))))
+        expected[name] = (verifier + split, saved)
+    jobs.append(Job(replace(config, output=str(tmp_path / "tracker"), log_with=(f"{own}:Deaf",))))
+    expected["tracker"] = (f"ValueError: log_with {own}:Deaf: ConnectionError('no answer')", "step_000002")
+    jobs.append(Job(replace(config, output=str(tmp_path / "own")), step_raises=True))
+    expected["own"] = ("RuntimeError: KeyError: 'no such metric'", "step_000001")
+    ends = run_on_ranks(jobs, tmp_path / "ranks")
+    for first, second, (name, (said, saved)) in zip(*ends, expected.items(), strict=True):
+        assert first.startswith(said) and (first == second or name == "own")
+        assert [path.name for path in (tmp_path / name / "checkpoints").iterdir()] == [saved]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from diffpo.config import TrainConfig
+from diffpo.files.folder import own_draft
 from diffpo.rollout.log import RolloutLog, _pack, read_rollouts
 from diffpo.training import loop
 from diffpo.training.loop import train
@@ -63,7 +64,7 @@ def test_a_log_that_cannot_be_written_is_named(short_run: TrainConfig) -> None:
     train(replace(short_run, steps=1), quiet=True)
     path = Path(short_run.output) / "rollouts.jsonl.gz"
     content = path.read_bytes()
-    path.with_name(f".{path.name}.draft").mkdir()
+    own_draft(path).mkdir()
     with pytest.raises(OSError, match=r"rollouts\.jsonl\.gz: could not be written"):
         RolloutLog(path, 0, 1)
     assert path.read_bytes() == content
@@ -78,7 +79,7 @@ def test_texts_may_hold_any_line_separator(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_written_is_named_and_stands(tmp_path: Path) -> None:
     log, rows = tmp_path / "rollouts.jsonl.gz", [{"step": 0}, {"step": 1}]
     log.write_bytes(_pack(rows))
-    (tmp_path / f".{log.name}.draft").mkdir()
+    own_draft(log).mkdir()
     with pytest.raises(OSError, match=r"rollouts\.jsonl\.gz: could not be written"):
         RolloutLog(log, 1, 96)
     assert list(read_rollouts(log)) == rows

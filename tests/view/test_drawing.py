@@ -45,7 +45,7 @@ def test_a_learned_sampler_is_labelled_in_its_own_policys_colour(tmp_path: Path)
 
 
 def test_a_picture_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / ".frontier.png.draft").mkdir()
+    (tmp_path / "frontier.png").mkdir()
     with pytest.raises(OSError, match=r"/frontier\.png: could not be written"):
         save_figure(new_figure((1, 1)), tmp_path / "frontier.png")
 

@@ -28,6 +28,7 @@ from diffpo.files.places import find_policy
 from diffpo.files.recipe import find_recipe, find_training, kind_at, load_config, read_json
 from diffpo.files.record import Record, decoding
 from diffpo.files.shipped import defaults_for, is_published
+from diffpo.processes.errors import OTHER_ENDED, is_of_another, is_on_all
 
 _TRAINING = (Demo, Recipes, Convert, Sft, Plan, Bench, Train)
 _ANSWERING = (Eval, Compare, Sample, Chat, Serve, Generate)
@@ -63,12 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         sys.exit(141)
     except OSError as error:
-        sys.exit(_fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2))
+        sys.exit(_fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2, is_on_all(error)))
     except (ValueError, FloatingPointError, MemoryError) as error:
-        sys.exit(_fail(str(error), 2))
+        sys.exit(_fail(str(error), 2, is_on_all(error)))
     except KeyboardInterrupt as stop:
         sys.exit(_fail(str(stop) or "interrupted", 130))
     except Exception as error:  # Ctrl-C in the middle of an import comes out as another error
+        if is_of_another(error):
+            sys.exit(_fail(OTHER_ENDED, 1))
         if not any(isinstance(cause, KeyboardInterrupt) for cause in chain(error)):
             raise
         sys.exit(_fail("interrupted", 130))
@@ -82,10 +85,10 @@ def _warn(message: Warning | str, category: type[Warning], filename: str, lineno
         print(line, file=sys.stderr)
 
 
-def _fail(message: str, status: int) -> int:
+def _fail(message: str, status: int, on_all: bool = False) -> int:
     if is_main():
         print(f"diffpo: {message}", file=sys.stderr)
-    elif status == 2:  # what one process alone fails at nobody else would say
+    elif status == 2 and not on_all:  # what one process alone fails at nobody else would say
         print(f"diffpo: rank {os.environ['RANK']}: {message}", file=sys.stderr)
     return status
 

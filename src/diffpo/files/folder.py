@@ -120,14 +120,29 @@ def write_bytes(path: Path, content: bytes) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return
-    draft = path.with_name(f".{path.name}.draft")
-    try:
+    with drafted(path) as draft:
         draft.write_bytes(content)
+
+
+@contextmanager
+def drafted(path: Path) -> Iterator[Path]:
+    """Where to write what then takes the place of the file `path`; a failure leaves what was there, and no draft.
+
+    OSError names the file and the cause. Of several processes that write one file at once the last one has it, whole.
+    """
+    draft = own_draft(path)
+    try:
+        yield draft
         draft.replace(path)
     except OSError as error:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
         raise OSError(f"{path}: could not be written ({reason(error)})") from error
+
+
+def own_draft(path: Path) -> Path:
+    """This process's draft of a file: another that writes the same file has its own."""
+    return path.with_name(f".{path.name}.{os.getpid()}{DRAFT}")
 
 
 def append(path: Path, content: bytes) -> None:

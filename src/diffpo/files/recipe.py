@@ -127,6 +127,10 @@ def find_recipe(name: str) -> Path:
         return shipped[stem]
     if saved := list_checkpoints(Path(name, "checkpoints")):
         raise ValueError(f"{name}: this run has lost its config.json: copy {saved[0] / 'config.json'} into it")
+    if Path(name).is_dir():
+        raise ValueError(
+            f"{name}: no config.json: no run has made a step here; give the command that it was begun with"
+        )
     raise ValueError(f"{name}: no such recipe{suggest(Path(name).stem, sorted(shipped))}; diffpo recipes lists them")
 
 

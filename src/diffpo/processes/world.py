@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from diffpo.files.folder import owned
+from diffpo.processes.errors import in_transit, on_all
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -121,10 +122,10 @@ class World:
             own = list(function())
         except Exception as error:
             failure = error
-        made = self.gather([(self.rank, own, failure and _in_transit(failure))])
+        made = self.gather([(self.rank, own, failure and in_transit(failure))])
         for rank, _, error in made:
             if error is not None:
-                raise failure if failure and rank == self.rank else error
+                raise on_all(failure if failure and rank == self.rank else error)
         return [item for _, items, _ in made for item in items]
 
     def any(self, flag: bool) -> bool:
@@ -147,20 +148,7 @@ class World:
 
     def on_main(self, function: Callable[[], T]) -> T:
         """What `function` returns on the main rank; an error that it raises there is raised on every rank."""
-        if self.num_ranks == 1:
-            return function()
-        from accelerate.utils import broadcast_object_list
-
-        outcome: list[Any] = [None, None]
-        if self.is_main:
-            try:
-                outcome[0] = function()
-            except Exception as error:
-                outcome[1] = error
-        broadcast_object_list(outcome)
-        if outcome[1] is not None:
-            raise outcome[1]
-        return outcome[0]
+        return self.on_all(lambda: [function()] if self.is_main else [])[0]
 
     @contextmanager
     def owned(self, folder: str | Path) -> Iterator[None]:
@@ -273,15 +261,6 @@ def buckets(tensors: Mapping[K, Tensor]) -> Iterator[dict[K, Tensor]]:
 
 def _flag(variable: str) -> bool:
     return os.environ.get(variable, "").lower() in ("1", "true", "yes")
-
-
-def _in_transit(error: Exception) -> Exception:
-    """An error as others are given it, since not all can travel: of a kind that they have, or else in words."""
-    kind = type(error)
-    if kind.__module__.partition(".")[0] in ("builtins", "diffpo") and error.args == (str(error),):
-        return kind(str(error))
-    ends_in_a_line = next((k for k in (ValueError, FloatingPointError, MemoryError) if isinstance(error, k)), None)
-    return ends_in_a_line(str(error)) if ends_in_a_line else RuntimeError(f"{kind.__name__}: {error}")
 
 
 def _check_launch() -> None:

@@ -105,10 +105,15 @@ def train(
             run.log(step, metrics)
             if on_step:
                 with run.kept(Exception):
-                    on_step(state, metrics)
+                    world.on_all(partial(_tell, on_step, state, metrics))
             if run.due(config.save_every):
                 run.save()
     return state.policy
+
+
+def _tell(on_step: OnStep, state: TrainState, metrics: Metrics) -> tuple[()]:
+    on_step(state, metrics)
+    return ()
 
 
 def task_of(config: TrainConfig, given: Task | None) -> Task:

@@ -23,6 +23,7 @@ from diffpo.models.finite import bad_weight, not_finite
 from diffpo.models.policy import Policy
 from diffpo.objective import Objective
 from diffpo.planning.changes import advise
+from diffpo.processes.errors import is_on_all
 from diffpo.processes.world import World
 from diffpo.rollout.judging import VerifierError
 from diffpo.rollout.log import RolloutLog, extremes
@@ -243,12 +244,13 @@ class Run:
     def kept(self, *kinds: type[Exception]) -> Iterator[None]:
         """Save before bad data, a bad reward, a verifier, a tracker, or one of `kinds` ends the run: no step is lost.
 
-        Of several ranks only one may have it, and they save together: there the last checkpoint has to do.
+        Ranks save together: what only one of several raises costs the steps since the last checkpoint.
         """
         try:
             yield
         except (ValueError, VerifierError, *kinds) as error:
-            if self.world.num_ranks == 1 and (self.state.step or self.state.experience):
+            together = self.world.num_ranks == 1 or is_on_all(error)
+            if together and (self.state.step or self.state.experience):
                 with suppress(type(error)):  # rollouts of later steps may meet it too: the last checkpoint has to do
                     self.save()
             raise
@@ -270,11 +272,12 @@ class Run:
             )
 
     def log_rollouts(self, step: int, groups: Sequence[RolloutGroup]) -> None:
-        """Keep the rollouts of a step, and show its best and worst completion where that is due."""
+        """Keep the rollouts of a step, and show its best and worst completion where that is due; all ranks call it."""
+        self.world.on_main(lambda: self._log_rollouts(step, groups))
+
+    def _log_rollouts(self, step: int, groups: Sequence[RolloutGroup]) -> None:
         config = self.config
         assert isinstance(config, TrainConfig)
-        if not self.world.is_main:
-            return
         if step == self.first:
             for line in doubts(groups):
                 self.progress.note(line)
@@ -287,9 +290,14 @@ class Run:
                 self.progress.note(f"step {step}, {name.removeprefix('rollouts/')}: {text}")
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Write a step's metrics to metrics.jsonl and the trackers, show the main ones, say which alarms ring."""
-        if not self.world.is_main:
-            return
+        """Write a step's metrics to metrics.jsonl and the trackers, show the main ones, say which alarms ring.
+
+        All ranks call it.
+        """
+        with self.kept():
+            self.world.on_main(lambda: self._log(step, metrics))
+
+    def _log(self, step: int, metrics: Metrics) -> None:
         spent = self.clock.read()
         self.clock.restart()
         metrics = metrics | {"time/step_seconds": sum(spent.values())}
@@ -299,8 +307,7 @@ class Run:
             torch.cuda.reset_peak_memory_stats(self.world.device)
         self._claim_folder()
         self.metrics.write(step, metrics)
-        with self.kept():
-            self._track(step, metrics)
+        self._track(step, metrics)
         self.progress.advance(**{name: metrics[name] for name in SHOWN if name in metrics})
         ringing = alarms(metrics, self.config)
         for name in sorted(ringing.keys() - self.ringing):  # once, not at every step that it goes on ringing

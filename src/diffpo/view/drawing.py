@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -116,11 +117,11 @@ def legend_above(figure: Figure, handles: Sequence[Artist], place: str = "outsid
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a PNG or an SVG, as the name ends; the SVG keeps its text as text, and is the same each time.
 
-    A kill or a full disk leaves what was there.
+    A kill or a full disk leaves what was there; of processes that draw it at once the last one has it, whole.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    kind, draft = path.suffix.removeprefix(".") or "png", path.with_name(f".{path.name}.draft")
+    kind, draft = path.suffix.removeprefix(".") or "png", path.with_name(f".{path.name}.{os.getpid()}.draft")
     if kind not in figure.canvas.get_supported_filetypes():
         raise ValueError(f"{path}: no picture's name ends in .{kind}: take .svg or .png")
     try:

@@ -16,6 +16,7 @@ import torch
 from diffpo import LoadConfig, LoraConfig, ModelConfig, TaskConfig, TrainConfig, create_policy, load_policy, sample
 from diffpo.cli import main
 from diffpo.evaluation.evaluate import Evaluation
+from diffpo.files.folder import own_draft
 from diffpo.lab.report.examples import read_examples
 from diffpo.lab.report.figures import equal_cost_figure
 from diffpo.lab.report.page import make_report
@@ -148,7 +149,7 @@ def test_a_page_that_is_cut_short_leaves_the_one_before(
 ) -> None:
     monkeypatch.setattr("diffpo.lab.report.page.make_report", lambda *_: "new")
     (tmp_path / "r.html").write_text("old")
-    (tmp_path / ".r.html.draft").mkdir()  # as if the disk were full
+    own_draft(tmp_path / "r.html").mkdir()  # as if the disk were full
     with pytest.raises(SystemExit):
         main(["report", str(STUDY), "--output", str(tmp_path / "r.html")])
     assert f"{tmp_path}/r.html: could not be written" in capsys.readouterr().err
