@@ -50,7 +50,17 @@ def banner(config: TrainConfig | SftConfig, policy: Policy, world: World, data: 
         f"data    {data}",
         f"steps   {config.steps}, each of {_step(config)}{_standstill(config)}",
         f"output  {config.output}",
+        *_blocks(config, policy),
     ]
+
+
+def _blocks(config: TrainConfig | SftConfig, policy: Policy) -> list[str]:
+    """That rollouts are decoded in other blocks than those of the model's attention."""
+    own = policy.denoiser.config.block_length
+    asked = config.rollout.block_length if isinstance(config, TrainConfig) else None
+    if not own or asked in (None, own):
+        return []
+    return [f"attention is in blocks of {asked} (rollout.block_length): the model's own have {own}"]
 
 
 def _standstill(config: TrainConfig | SftConfig) -> str:

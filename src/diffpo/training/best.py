@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffpo.config import SftConfig, TrainConfig
 from diffpo.files.folder import write_folder
 from diffpo.files.places import BEST
 from diffpo.files.recipe import read_json
@@ -14,24 +17,21 @@ from diffpo.models.export import save_with_card
 from diffpo.models.policy import Policy
 from diffpo.processes.world import World
 from diffpo.training.metrics import Metrics
+from diffpo.training.resume import FILES, Digests, settings
 
 RECORD = "best.json"
-"""Beside the policy: the step after which it was, how it scored, and what it was measured on."""
+"""Beside the policy: after how many steps it was, how it scored, and a digest of what that was measured on."""
 
 
-def keep_best(
-    run: Path, policy: Policy, step: int, metrics: Metrics, measured: Mapping[str, Any], world: World
-) -> Metrics:
-    """Keep the policy after `step` steps in RUN/best where no evaluation of the run scored higher; all ranks call it.
+def keep_best(run: Path, policy: Policy, num_steps: int, metrics: Metrics, measured: str, world: World) -> Metrics:
+    """Keep the policy after `num_steps` in RUN/best where no evaluation of the run scored higher; all ranks call it.
 
-    Returns what to log of it. Evaluations are compared where they `measured` the same.
+    Returns what to log of it. Only evaluations that `measured` the same are compared.
     """
     score = _score(metrics)
-    if not score:
-        return {}
-    best = world.on_main(lambda: best_of(run))
-    if best is None or best["measured"] != measured or score > best["score"]:
-        best = {"step": step, "score": score, "measured": measured}
+    best = world.on_main(lambda: best_of(run, measured))
+    if best is None or score > best["score"]:
+        best = {"steps": num_steps, "score": score, "measured": measured}
         weights = world.whole(policy.trainable())
 
         def write(draft: Path) -> None:
@@ -42,14 +42,23 @@ def keep_best(
     return {"eval/below_best": best["score"][0] - score[0]}
 
 
-def best_of(run: Path) -> dict[str, Any] | None:
-    """The record of a run's best policy; None if there is none."""
+def best_of(run: Path, measured: str) -> dict[str, Any] | None:
+    """The record of a run's best policy; None where there is none that was `measured` so."""
     path = run / BEST / RECORD
-    return read_json(path) if path.is_file() else None
+    found = read_json(path) if path.is_file() else {}
+    return found if found.get("measured") == measured else None
 
 
-def _score(metrics: Metrics) -> list[float]:
-    """What is the better the larger it is: accuracy, then fewer calls; or a lower loss. Empty: not evaluated."""
+def measured_by(config: TrainConfig | SftConfig, inputs: Digests) -> str:
+    """A digest of what evaluations of a run are of: its settings, how it evaluates, and the files that both name."""
+    own = {name: value for name, value in settings(config).items() if name not in FILES}
+    evaluation = dataclasses.asdict(config.eval) if isinstance(config, TrainConfig) else None
+    files = {name: sorted(found.values()) for name, found in inputs.items()}
+    return hashlib.sha256(json.dumps([own, evaluation, files], sort_keys=True).encode()).hexdigest()
+
+
+def _score(metrics: Mapping[str, float]) -> list[float]:
+    """What is the better the larger it is: accuracy, then fewer calls; or a lower loss."""
     if "eval/accuracy" in metrics:
         return [metrics["eval/accuracy"], -metrics["eval/nfe"]]
-    return [-metrics["eval/loss"]] if "eval/loss" in metrics else []
+    return [-metrics["eval/loss"]]

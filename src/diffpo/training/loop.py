@@ -70,20 +70,15 @@ def train(
         data = world.on_main(lambda: open_task(task, config))
         policy = start_policy(config, world)
         check_fit(task, policy.is_tiny)
-        own, asked = policy.denoiser.config.block_length, config.rollout.block_length
-        if own and asked not in (None, own):
-            run.lines.append(f"attention is in blocks of {asked} (rollout.block_length): the model's own have {own}")
         run.lines += check_prompts(policy, task, ["train", "test"] if config.eval_every else ["train"], config.rollout)
         collector = run.stack.enter_context(closing(collect(config, task, world)))
         state = run.restore(policy, data, keep_start=config.objective.beta > 0)
         check_ahead(state, config)
         run.before_save = partial(settle, state, config, collector, run.log_rollouts)
-        policy.task = anchored(config.task) if config.task != TaskConfig() else None
-        decoding = anchored_rules(config.rollout.decoding)
-        policy.rollout = replace(decoding, gen_length=decoding.gen_length or task.gen_length)
-        policy.eval = anchored_rules(config.eval)
+        remember(policy, task, config)
+        evaluate = partial(evaluate_policy, state, task, config, world)
         if config.eval_every:
-            run.judge_start(lambda: evaluate_policy(state, task, config, world, 0))
+            run.judge_start(evaluate)
         for step in range(state.step, config.steps):
             if state.experience is None:
                 run.phase("rollouts")
@@ -96,10 +91,8 @@ def train(
                 run.stop_if_asked()
             run.clock.enter(REST)
             with run.kept():
-                evaluation: Metrics = {}
-                if config.eval_every and (step + 1) % config.eval_every == 0:
-                    evaluation = evaluate_policy(state, task, config, world, step + 1)
-                    evaluation |= run.keep_best(step + 1, evaluation)
+                due = config.eval_every and (step + 1) % config.eval_every == 0
+                evaluation = run.judge(step + 1, evaluate) if due else {}
             state.end_step()
             metrics = experience.summary | mean_of(experience.updates) | evaluation
             run.log(step, metrics)
@@ -109,6 +102,14 @@ def train(
             if run.due(config.save_every):
                 run.save()
     return state.policy
+
+
+def remember(policy: Policy, task: Task, config: TrainConfig) -> None:
+    """Let the policy say what it was trained on, and how it is decoded and measured."""
+    policy.task = anchored(config.task) if config.task != TaskConfig() else None
+    decoding = anchored_rules(config.rollout.decoding)
+    policy.rollout = replace(decoding, gen_length=decoding.gen_length or task.gen_length)
+    policy.eval = anchored_rules(config.eval)
 
 
 def _tell(on_step: OnStep, state: TrainState, metrics: Metrics) -> tuple[()]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import secrets
 import signal
@@ -28,7 +27,7 @@ from diffpo.processes.world import World
 from diffpo.rollout.judging import VerifierError
 from diffpo.rollout.log import RolloutLog, extremes
 from diffpo.training.banner import banner
-from diffpo.training.best import best_of, keep_best
+from diffpo.training.best import best_of, keep_best, measured_by
 from diffpo.training.checkpoint import load_checkpoint, save_checkpoint
 from diffpo.training.clock import REST, Clock
 from diffpo.training.metrics import Metrics, MetricsLog, alarms, doubts
@@ -79,6 +78,7 @@ class Run:
         with ExitStack() as stack:
             stack.enter_context(self.world.owned(self.folder))
             self.found, self.lines, self.record = self.world.on_main(self._look)
+            self.measured = measured_by(self.config, self.record["inputs"])
             self.stack = stack.pop_all()
         return self
 
@@ -162,8 +162,9 @@ class Run:
                 raise MemoryError(f"out of memory: {str(error).partition('. ')[0]}; {advice}") from error
             if kind is None:
                 self.save()
-                if self.world.is_main and (best := best_of(self.folder)) and best["step"] < self.state.step:
-                    when = f"after step {best['step']}" if best["step"] else "of the start"
+                best = best_of(self.folder, self.measured) if self.world.is_main else None
+                if best and best["steps"] < self.state.step:
+                    when = f"after step {best['steps']}" if best["steps"] else "of the start"
                     self.progress.note(f"the best evaluation was {when}: {self.folder / BEST} has that policy")
                 policy = self.state.policy
                 weights = self.world.whole(policy.trainable())
@@ -216,22 +217,20 @@ class Run:
             self._claim_folder()
         return save_checkpoint(self.checkpoints, self.state, self.config, self.config.keep_checkpoints, self.world)
 
-    def judge_start(self, evaluate: Callable[[], Metrics]) -> None:
+    def judge_start(self, evaluate: Callable[[int], Metrics]) -> None:
         """Evaluate what the run starts from, the first to beat, unless that is done; all ranks call it."""
-        if self.state.step or self.state.experience or self.world.on_main(lambda: best_of(self.folder)):
+        known = self.world.on_main(lambda: best_of(self.folder, self.measured))
+        if self.state.step or self.state.experience or known:
             return
         self.progress.phase("evaluation of the start")
-        metrics = evaluate()
-        self.keep_best(0, metrics)
-        self.progress.note("at the start " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        metrics = self.judge(0, evaluate)
+        said = (f"{name} {value:.4g}" for name, value in metrics.items() if name != "eval/below_best")
+        self.progress.note(f"at the start {', '.join(said)}")
 
-    def keep_best(self, step: int, metrics: Metrics) -> Metrics:
-        """Keep the policy after `step` steps in RUN/best if `metrics` are of its best evaluation so far; all ranks call
-        it. Returns what to log of it."""
-        settings = dataclasses.asdict(self.config.eval) if isinstance(self.config, TrainConfig) else {}
-        inputs = {name: sorted(found.values()) for name, found in self.record["inputs"].items()}
-        measured = json.loads(json.dumps({"eval": settings, "inputs": inputs}))
-        return keep_best(self.folder, self.state.policy, step, metrics, measured, self.world)
+    def judge(self, num_steps: int, evaluate: Callable[[int], Metrics]) -> Metrics:
+        """`evaluate` the policy after `num_steps`, and keep it in RUN/best if none was better; all ranks call it."""
+        metrics = evaluate(num_steps)
+        return metrics | keep_best(self.folder, self.state.policy, num_steps, metrics, self.measured, self.world)
 
     def _claim_folder(self) -> None:
         """Say whose folder this is; not before there is something to resume, or a start that fails would claim it."""

@@ -52,8 +52,13 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
         remember(policy, config)
         if config.blocks:
             policy.use_blocks(config.blocks[-1])  # also of a run that is over
+
+        def evaluate(_: int) -> Metrics:
+            assert held_out
+            return {"eval/loss": mean_loss(policy, held_out, config, world)}
+
         if held_out:
-            run.judge_start(lambda: {"eval/loss": mean_loss(policy, held_out, config, world)})
+            run.judge_start(evaluate)
         for step in range(state.step, config.steps):
             if config.blocks:
                 policy.use_blocks(config.blocks[step * len(config.blocks) // config.steps])
@@ -61,8 +66,7 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
             run.count_skipped(metrics)
             state.step = step + 1
             if held_out and (state.step % config.eval_every == 0 or state.step == config.steps):
-                metrics["eval/loss"] = mean_loss(policy, held_out, config, world)
-                metrics |= run.keep_best(state.step, metrics)
+                metrics |= run.judge(state.step, evaluate)
             run.log(step, metrics)
             run.stop_if_asked()
             if run.due(config.save_every):
