@@ -113,7 +113,7 @@ def test_fine_tuning_keeps_the_lowest_loss(tmp_path: Path, monkeypatch: pytest.M
     rows.write_text('{"prompt": "1234123412341234=", "completion": "1234123412341234"}\n' * 4)
     start = SftConfig(task=TaskConfig("tiny_sudoku"), steps=1, batch_size=2, output=str(tmp_path / "start"))
     fine_tune(start, quiet=True)
-    losses = iter((3.0, 2.0, 1.0, 1.5))
+    losses = iter((float("nan"), 2.0, 1.0, 1.5))
     monkeypatch.setattr(sft, "mean_loss", lambda *_: next(losses))
     config = SftConfig(
         model=start.output, data=str(rows), eval_data=str(rows), eval_every=1, steps=3, save_every=1, keep_checkpoints=9

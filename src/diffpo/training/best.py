@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,4 +62,5 @@ def _score(metrics: Mapping[str, float]) -> list[float]:
     """What is the better the larger it is: accuracy, then fewer calls; or a lower loss."""
     if "eval/accuracy" in metrics:
         return [metrics["eval/accuracy"], -metrics["eval/nfe"]]
-    return [-metrics["eval/loss"]]
+    loss = metrics["eval/loss"]
+    return [-loss if math.isfinite(loss) else -math.inf]  # NaN would be neither better nor worse than any
