@@ -395,8 +395,8 @@ def test_recipes_are_found_by_name_and_by_path(tmp_path: Path) -> None:
     own = write(tmp_path / "own.toml", "steps = 1")
     assert find_recipe(str(own)) == own
     # a path that is not there is a mistake, even where a recipe of that name ships
-    for missing in (tmp_path / "sudoku_tiny.toml", tmp_path):
-        with pytest.raises(ValueError, match=f"{re.escape(str(missing))}: no such recipe"):
+    for missing, said in ((tmp_path / "sudoku_tiny.toml", "no such recipe"), (tmp_path, "no config.json: no run has")):
+        with pytest.raises(ValueError, match=f"{re.escape(str(missing))}: {said}"):
             find_recipe(str(missing))
     with pytest.raises(ValueError, match="no such recipe; did you mean 'sudoku_tiny'"):
         find_recipe("sudoku_tini")
