@@ -166,3 +166,18 @@ def test_an_empty_folder_is_filled_where_it_stands(tmp_path: Path, monkeypatch: 
     assert (tmp_path / "disk").stat().st_ino == number and (tmp_path / "link").is_symlink()
     with pytest.raises(ValueError, match="no empty folder"):
         new_folder(tmp_path / "link")
+
+
+def test_a_folder_stays_where_its_draft_cannot_take_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = Path.replace
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.name.endswith(".draft"):
+            raise OSError(5, "Input/output error")
+        return replace(path, target)
+
+    write_folder(tmp_path / "policy", lambda draft: (draft / "old").touch())
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match="policy: could not be written"):
+        write_folder(tmp_path / "policy", lambda draft: (draft / "new").touch())
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["old", "policy"]

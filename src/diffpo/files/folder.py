@@ -200,6 +200,7 @@ def write_folder(folder: Path, write: Callable[[Path], None], consolation: str =
     """
     stays = _is_empty(folder)
     draft = folder / DRAFT if stays else folder.with_name(f".{folder.name}{DRAFT}")
+    before = draft.with_name(f".{folder.name}.old")  # what was there, set aside: to remove it takes a while
     shutil.rmtree(draft, ignore_errors=True)
     try:
         draft.mkdir(parents=True)
@@ -209,13 +210,14 @@ def write_folder(folder: Path, write: Callable[[Path], None], consolation: str =
                 path.replace(folder / path.name)
             draft.rmdir()
         else:
-            before = folder.with_name(f".{folder.name}.old")  # it takes a while to remove
             shutil.rmtree(before, ignore_errors=True)
             if folder.exists():
                 folder.replace(before)
             draft.replace(folder)
             shutil.rmtree(before, ignore_errors=True)
     except BaseException as error:
+        if before.exists() and not folder.exists():
+            before.replace(folder)
         shutil.rmtree(draft, ignore_errors=True)
         if isinstance(error, OSError):
             raise OSError(f"{folder}: could not be written ({reason(error)}){consolation}") from error

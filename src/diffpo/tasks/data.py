@@ -38,9 +38,10 @@ class Source(NamedTuple):
     def is_local(self) -> bool:
         """Whether the name is of something on this machine, be it there or not: the hub has words, and OWNER/NAME."""
         path = Path(self.name)
-        beyond = bool(path.suffix) if len(path.parts) == 1 else len(path.parts) > 2 or path.parent.is_dir()
-        on_hub = ":" in self.name or not beyond
-        return not on_hub or _suffix(path) in READERS or matches(self.name) is not None or path.exists()
+        if _suffix(path) in READERS or matches(self.name) is not None or path.exists():
+            return True
+        is_path = bool(path.suffix) if len(path.parts) == 1 else len(path.parts) > 2 or path.parent.is_dir()
+        return is_path and ":" not in self.name  # behind which a configuration may be called anything
 
     def __str__(self) -> str:
         return self.name if self.is_local else ":".join(filter(None, (self.name, self.config, self.split)))

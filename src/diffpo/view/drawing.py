@@ -117,7 +117,8 @@ def legend_above(figure: Figure, handles: Sequence[Artist], place: str = "outsid
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a PNG or an SVG, as the name ends; the SVG keeps its text as text, and is the same each time.
 
-    A kill or a full disk leaves what was there; of processes that draw it at once the last one has it, whole.
+    A kill or a full disk leaves what was there; of processes that draw it at once the last one has it, whole (as
+    `files.folder.drafted`, a floor above).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
