@@ -22,6 +22,7 @@ from diffpo.models.bounds import evidence_bounds
 from diffpo.models.policy import load_policy
 from diffpo.rollout.checks import check_request
 from diffpo.rollout.engine import generate
+from diffpo.rollout.judging import text_of
 from diffpo.rollout.local import default_length, request_for
 
 log = logging.getLogger("diffpo.harness")
@@ -117,7 +118,8 @@ class DiffpoLM(LM):
             length = next(filter(None, map(settings.get, LENGTHS)), None)
             sampled = settings.get("do_sample")  # without a temperature that is 1, as everywhere
             warm = 0.0 if sampled is False else settings.get("temperature", 1.0 if sampled else 0.0)
-            config = replace(self.config, gen_length=self.gen_length or length or self.config.gen_length)
+            length = self.gen_length or length
+            config = replace(self.config, gen_length=length, canvas="") if length else self.config
             config = replace(config, temperature=float(warm or 0.0))
             try:
                 key = make_key(self.seed, at)
@@ -126,7 +128,7 @@ class DiffpoLM(LM):
             except ValueError as error:
                 raise ValueError(f"prompt {context!r:.60}: {error}") from None
         found = generate(self.policy, made, self.num_slots)
-        texts = [self.policy.tokenizer.decode(completion.tokens.tolist()) for completion in found]
+        texts = [text_of(self.policy, completion) for completion in found]
         stops = [asked.args[1].get("until") or [] for asked in requests]
         return [
             _cut(text, [until] if isinstance(until, str) else until) for text, until in zip(texts, stops, strict=True)

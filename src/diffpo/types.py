@@ -130,6 +130,9 @@ class Request:
     """Calls after which a cache is computed anew, beside the first call of each block; 0: only then."""
     suffix_ids: tuple[int, ...] = ()
     """What stands behind the canvas, which is filled in between: the model sees both sides."""
+    canvas_ids: tuple[int, ...] = ()
+    """What stands on the canvas from the start, L ids, the mask's where there is something to write; empty: masks.
+    An EOS ends nothing before the last that is given."""
 
     @property
     def length(self) -> int:
@@ -143,7 +146,7 @@ class Completion:
 
     tokens: Tensor
     committed_at: Tensor
-    """Denoiser call (1..nfe) that committed each position."""
+    """Denoiser call (1..nfe) that committed each position; 0 where it was given (`Request.canvas_ids`)."""
     behaviour_logprobs: Tensor
     """log-probability of each token under the very distribution it was drawn from; 0 at temperature 0."""
     entropies: Tensor
@@ -176,10 +179,15 @@ class Completion:
     """What was asked, what it says, the text of each position: if `diffpo.sample` made it; the engine has ids."""
 
     @property
+    def written(self) -> Tensor:
+        """Tokens of the completion that calls committed, [L] bool: all up to its end but those that were given."""
+        return (self.committed_at > 0) & (torch.arange(len(self.tokens)) < self.length)
+
+    @property
     def took(self) -> tuple[str, ...]:
         """What it took, in words."""
         gamma = () if self.gamma is None else (f"gamma {self.gamma:.3g}",)
-        return f"NFE {self.nfe}", f"{self.length / self.nfe_until_eos:.2f} tokens per NFE", *gamma
+        return f"NFE {self.nfe}", f"{int(self.written.sum()) / self.nfe_until_eos:.2f} tokens per NFE", *gamma
 
     @property
     def certainties(self) -> list[float]:
@@ -245,7 +253,7 @@ class Batch:
     committed_at: Tensor  # [B, L]
     behaviour_logprobs: Tensor  # [B, L]
     entropies: Tensor  # [B, L] nats, of what each was drawn from
-    loss_mask: Tensor  # [B, L] bool: tokens up to and including the first EOS
+    loss_mask: Tensor  # [B, L] bool: tokens up to and including the first EOS, but those that were given
     gen_lengths: Tensor  # [B]
     nfe: Tensor  # [B]
     keys: Tensor  # [B] of the random numbers that each was drawn with
@@ -281,16 +289,16 @@ class Batch:
             return torch.tensor(list(values), dtype=torch.int64)
 
         prompts = [rollouts[index][0] for index in kept]
-        tokens = stack("tokens", torch.int64)
+        tokens, committed_at = stack("tokens", torch.int64), stack("committed_at", torch.int64)
         lengths = column(row.length for row in rows)
         return cls(
             prompts=pad([column(prompt) for prompt in prompts], torch.int64),
             prompt_lengths=column(map(len, prompts)),
             tokens=tokens,
-            committed_at=stack("committed_at", torch.int64),
+            committed_at=committed_at,
             behaviour_logprobs=stack("behaviour_logprobs"),
             entropies=stack("entropies"),
-            loss_mask=torch.arange(tokens.shape[1]) < lengths[:, None],
+            loss_mask=(torch.arange(tokens.shape[1]) < lengths[:, None]) & (committed_at > 0),
             gen_lengths=column(len(row.tokens) for row in rows),
             nfe=column(row.nfe for row in rows),
             keys=column(row.key for row in rows),
@@ -300,6 +308,11 @@ class Batch:
             action_logprobs=stack("action_logprobs") if learned else None,
             blocks=torch.tensor([row.blocks for row in rows]) if rows and rows[0].blocks else None,
         )
+
+    @property
+    def written(self) -> Tensor:
+        """Positions that calls committed, [B, L] bool: the others were given, and no latent masks them."""
+        return self.committed_at > 0
 
     @property
     def decided(self) -> Tensor:

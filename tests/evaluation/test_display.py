@@ -26,7 +26,7 @@ def play(terminal: bool, columns: int | None = None, delay: float = 0.0, verdict
     """What a canvas of four tokens, committed in three calls, writes."""
     colours = "truecolor" if terminal else None
     console = Console(file=io.StringIO(), force_terminal=terminal, width=80, color_system=colours, _environ={})
-    with LiveUnmasking("1+1=", str, 4, delay, columns, console) as live:
+    with LiveUnmasking("1+1=", str, [None] * 4, delay, columns, console) as live:
         for call, tokens in enumerate(CALLS, start=1):
             positions, ids = torch.tensor(list(tokens)), torch.tensor(list(tokens.values()))
             zeros = torch.zeros(len(ids))

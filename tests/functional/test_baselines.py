@@ -44,7 +44,7 @@ def test_every_token_is_masked_once_a_pair(num_pairs: int) -> None:
     canvas = torch.arange(6) < lengths[:, None]
     for (masks, weights), inside in (
         (coupled_masks(keys(4), num_pairs, 6), torch.ones(4, 6)),
-        (elbo_masks(keys(4), num_pairs, lengths, 6), canvas),
+        (elbo_masks(keys(4), num_pairs, canvas), canvas),
     ):
         assert masks.shape == weights.shape == (4, 2 * num_pairs, 6)
         assert torch.equal(weights > 0, masks)
@@ -53,9 +53,9 @@ def test_every_token_is_masked_once_a_pair(num_pairs: int) -> None:
 
 
 def test_masks_do_not_depend_on_batch_mates_nor_on_padding() -> None:
-    together = elbo_masks(keys(3), 2, T([3, 5, 2]), 5)
+    together = elbo_masks(keys(3), 2, torch.arange(5) < T([3, 5, 2])[:, None])
     for row, length in enumerate((3, 5, 2)):
-        alone = elbo_masks(keys(3)[row : row + 1], 2, T([length]), length)
+        alone = elbo_masks(keys(3)[row : row + 1], 2, torch.ones(1, length, dtype=torch.bool))
         for ours, theirs in zip(together, alone, strict=True):
             assert torch.equal(ours[row, :, :length], theirs[0])
     wide, narrow = coupled_masks(keys(3), 2, 9), coupled_masks(keys(3)[1:2], 2, 4)
@@ -83,7 +83,7 @@ def test_coupled_at_time_one_is_the_mean_field() -> None:
 
 def test_every_mask_of_a_size_is_as_likely_and_so_is_every_size() -> None:
     length = 3
-    masks, weights = elbo_masks(keys(20_000), 1, torch.full((20_000,), length), length)
+    masks, weights = elbo_masks(keys(20_000), 1, torch.ones(20_000, length, dtype=torch.bool))
     code = (masks[:, 0] * T([4, 2, 1])).sum(-1)
     sizes = [bin(index).count("1") for index in range(8)]
     law = T([1 / (length + 1) / math.comb(length, size) for size in sizes])
@@ -98,7 +98,7 @@ def test_the_mean_elbo_of_exact_conditionals_is_the_log_likelihood() -> None:
     """Enumerated over sizes and masks, with the weights that `elbo_masks` gives them."""
     length = 3
     denoiser = exact_denoiser(length, seed=5)
-    masks, weights = elbo_masks(keys(400), 1, torch.full((400,), length), length)
+    masks, weights = elbo_masks(keys(400), 1, torch.ones(400, length, dtype=torch.bool))
     seen = {tuple(pair[0].tolist()): (pair, weight) for pair, weight in zip(masks, weights, strict=True)}
     assert len(seen) == 2**length  # each mask, with its twin
     for canvas in itertools.islice(canvases(VOCAB, length), 0, None, 5):

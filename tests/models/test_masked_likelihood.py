@@ -65,7 +65,7 @@ def test_log_probabilities_are_those_of_the_slow_twin(changes: dict, num_pairs: 
         ours = score(
             policy, load_surrogate(f"elbo:{num_pairs}").draw(batch, keys(12), policy.mask_id), temperature
         ).detach()
-        masks, weights = elbo_masks(fold(keys(12), 1), num_pairs, batch.gen_lengths, width)
+        masks, weights = elbo_masks(fold(keys(12), 1), num_pairs, batch.written)
         slow = slow_masked_logprobs(policy, batch, masks, weights, temperature).detach()
         torch.testing.assert_close(ours, slow, atol=1e-4, rtol=1e-5)
         ours = score(
@@ -82,7 +82,7 @@ def test_log_probabilities_are_those_of_the_slow_twin(changes: dict, num_pairs: 
 def test_gradients_are_those_of_the_slow_twin() -> None:
     policy = tiny_policy()
     batch = some_batch(policy)
-    masks, weights = elbo_masks(keys(12), 2, batch.gen_lengths, batch.tokens.shape[1])
+    masks, weights = elbo_masks(keys(12), 2, batch.written)
     factors = torch.randn(batch.tokens.shape, generator=torch.Generator().manual_seed(0))
     gradients = []
     for function in (masked_logprobs, slow_masked_logprobs):

@@ -377,6 +377,11 @@ def test_more_gpus_come_last() -> None:
     assert not edits_by_rule(SAMPLER, H100)[-1]
 
 
+def test_text_on_a_canvas_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", "llada8b_gsm8k_diffpo", "--rollout.canvas", "so that {100}, {22}"])
+    assert "125 tokens of canvas: 4 characters of rollout.canvas are one" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_plan_is_one_line() -> None:
     found = plan_of()
     assert repr(found).startswith(f"Plan({CONFIG.model}: {found.peak.bytes / 2**30:.1f} of ")

@@ -25,7 +25,9 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
     denoise = denoise or run
     mask_id, eos_id, size = policy.mask_id, policy.eos_id, request.gen_length
     start = len(request.prompt_ids)
-    canvas = [mask_id] * size
+    canvas = list(request.canvas_ids) or [mask_id] * size
+    given = [token != mask_id for token in canvas]
+    behind = max((place + 1 for place in range(size) if given[place]), default=0)
     committed_at, logprobs, entropies = [0] * size, [0.0] * size, [0.0] * size
     shape = policy.denoiser.config
     blockwise = shape.block_length is not None
@@ -63,7 +65,7 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
         for place in chosen:
             canvas[place], logprobs[place], entropies[place], *_ = drawn[place]
             committed_at[place] = nfe
-        ended = eos_id in canvas and mask_id not in canvas[: canvas.index(eos_id)]
+        ended = eos_id in canvas[behind:] and mask_id not in canvas[: canvas.index(eos_id, behind)]
         if ended and not nfe_until_eos:
             nfe_until_eos = nfe
         if ended and request.early_exit:
@@ -71,13 +73,13 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
 
     return Completion(
         tokens=torch.tensor([eos_id if token == mask_id else token for token in canvas]),
-        committed_at=torch.tensor([call or nfe for call in committed_at]),
+        committed_at=torch.tensor([0 if given[i] else call or nfe for i, call in enumerate(committed_at)]),
         behaviour_logprobs=torch.tensor(logprobs),
         entropies=torch.tensor(entropies),
         key=request.key,
         nfe=nfe,
         nfe_until_eos=nfe_until_eos or nfe,
-        length=canvas.index(eos_id) + 1 if eos_id in canvas else size,
+        length=canvas.index(eos_id, behind) + 1 if eos_id in canvas[behind:] else size,
         gamma=mean_gamma(policy, decisions) if kind in LEVELS else value if "bound" in request.sampler.rule else None,
         actions=torch.stack([torch.as_tensor(row[0]) for row in decisions]) if decisions else None,
         action_logprobs=torch.tensor([row[1] for row in decisions]) if decisions else None,

@@ -76,6 +76,7 @@ SENSIBLE: dict[str, tuple[Any, ...]] = {
     "messages": ([{"role": "user", "content": "012"}], [{"role": "user", "content": [{"type": "text", "text": "0"}]}]),
     "suffix": ("0", "12"),
     "max_tokens": (1, 4, 8, 30),
+    "canvas": ("{4}", "0{2}1{3}", "{1}23", "{0}", "{999999999}", "x{1}", "{50}"),
     "n": (1, 2, 5),
     "stop": ("3", ["1", "20"]),
     "seed": (0, 7),

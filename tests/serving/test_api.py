@@ -137,6 +137,38 @@ def test_a_suffix_is_seen(live: Live) -> None:
     assert "no such field" in live.error("/v1/chat/completions", messages=messages, suffix="1")["message"]
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_a_canvas_is_filled_in(live: Live, path: str) -> None:
+    """As `sample` fills it, in a stream too; an end of the answer is none before what is given."""
+    policy = live.service.models["tiny"].policy
+    config = RolloutConfig(canvas="1{5}23{4}", sampler="top_k:2", temperature=1.0)
+    expected = sample(policy, ["012"] * 12, config, seed=7)
+    asked = {"prompt": "012"} if path == "/v1/completions" else {"messages": [{"role": "user", "content": "012"}]}
+    said = {**asked, "canvas": config.canvas, "sampler": "top_k:2", "temperature": 1, "seed": 7, "n": 12}
+    choices = live.post(path, **said).json()["choices"]
+    texts = [choice["text"] if "text" in choice else choice["message"]["content"] for choice in choices]
+    assert texts == [completion.text for completion in expected]
+    assert any(policy.eos_id in completion.tokens[1:6] for completion in expected)
+    streamed = [""] * 12
+    for chunk in live.events(path, **said):
+        (choice,) = chunk["choices"]
+        streamed[choice["index"]] += choice["text"] if "text" in choice else choice["delta"].get("content", "")
+    assert streamed == texts
+    assert live.error(path, **asked, canvas="1{4}", max_tokens=8)["param"] == "max_tokens"
+    for canvas in ("12", "{4}x", "{99}", "{999999999}"):
+        assert live.error(path, **asked, canvas=canvas)["message"]
+
+
+def test_a_canvas_of_the_server_gives_way_to_a_length() -> None:
+    policy = tiny_policy(1)
+    rollout = RolloutConfig(canvas="12{3}", temperature=0.0, sampler="top_k:1")
+    with serving(policy, ServeConfig(rollout=rollout)) as live:
+        assert live.complete("0")["choices"][0]["text"].startswith("12")
+        assert live.complete("0", canvas="3{2}")["choices"][0]["text"].startswith("3")
+        (free,) = sample(policy, ["0"], replace(rollout, canvas="", gen_length=6))
+        assert live.complete("0", max_tokens=6)["choices"][0]["text"] == free.text
+
+
 def test_finish_reasons(live: Live) -> None:
     reasons = {choice["finish_reason"] for choice in live.complete(n=32, temperature=2, max_tokens=2)["choices"]}
     assert reasons == {"stop", "length"}

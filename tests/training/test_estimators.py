@@ -143,7 +143,7 @@ def gdpo(row: Row) -> Tensor:
 
 def gdsd(row: Row) -> Tensor:
     length = row.batch.tokens.shape[1]
-    masks, _ = elbo_masks(fold(row.keys, 1), 1, torch.tensor([length]), length)
+    masks, _ = elbo_masks(fold(row.keys, 1), 1, torch.ones(1, length, dtype=torch.bool))
     now = old = 0.0
     for hide in masks[0].tolist():
         places = [place for place in range(len(row.calls)) if hide[place]]
@@ -154,7 +154,7 @@ def gdsd(row: Row) -> Tensor:
 
 def gdsd_centred(row: Row) -> Tensor:
     length = row.batch.tokens.shape[1]
-    masks, _ = elbo_masks(fold(row.keys, 1), 1, torch.tensor([length]), length)
+    masks, _ = elbo_masks(fold(row.keys, 1), 1, torch.ones(1, length, dtype=torch.bool))
     now = old = torch.zeros(())
     for hide in masks[0].tolist():
         places, share = [place for place in range(len(row.calls)) if hide[place]], sum(hide) / (length + 1)

@@ -46,7 +46,7 @@ class Eval(Knobs):
         return UNMERGED | {
             "rollout.sampler": "in eval, which measures eval.samplers and eval.gammas",
             "rollout.temperature": "in eval, which goes by eval.temperature",
-            "rollout.gen_length": bool(self.eval.gen_lengths) and "beside eval.gen_lengths",
+            "rollout.gen_length rollout.canvas": bool(self.eval.gen_lengths) and "beside eval.gen_lengths",
         }
 
     def run(self) -> None:

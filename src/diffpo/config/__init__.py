@@ -13,6 +13,8 @@ from diffpo.config.rollout import (
     HeadConfig,
     RolloutConfig,
     ThresholdConfig,
+    canvas_size,
+    parse_canvas,
     parse_sampler,
 )
 from diffpo.config.runs import DemoConfig, SftConfig, TrackerConfig, TrainConfig
@@ -40,6 +42,8 @@ __all__ = [
     "ThresholdConfig",
     "TrackerConfig",
     "TrainConfig",
+    "canvas_size",
+    "parse_canvas",
     "parse_sampler",
     "suggest",
 ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import Literal
+import re
+from dataclasses import dataclass, fields, replace
+from typing import Literal, Self
 
 from diffpo.config.checks import bound, bound_temperature, check, check_kinds, suggest
 from diffpo.config.idle import Idle, Knobs, refuse_idle
@@ -44,6 +45,26 @@ def parse_sampler(spec: str, where: str = "sampler") -> tuple[str, float]:
     return rule, value
 
 
+HOLE = re.compile(r"\{(\d{1,9})\}")
+"""Where a canvas with text on it leaves so many tokens to write."""
+
+
+def parse_canvas(text: str, where: str = "canvas") -> list[str | int]:
+    """Texts, and between them how many tokens there are to write: "Name: {6}, age: {3}" is ["Name: ", 6, ", age: ", 3].
+
+    ValueError names `where`, if nothing is to be written.
+    """
+    parts = [int(part) if index % 2 else part for index, part in enumerate(HOLE.split(text))]
+    check(any(part for part in parts[1::2]), f"{where} {text!r}: write {{N}} where there are N tokens to be written")
+    return [part for part in parts if part]
+
+
+def canvas_size(text: str, characters: int = 1) -> int:
+    """About how many tokens a canvas has whose texts have so many characters a token; 0 of none."""
+    parts = parse_canvas(text) if text else []
+    return sum(part if isinstance(part, int) else -(-len(part) // characters) for part in parts)
+
+
 @dataclass(frozen=True)
 class RolloutConfig(Knobs):
     """How completions are decoded."""
@@ -54,6 +75,9 @@ class RolloutConfig(Knobs):
     entropy_temperature: float = 1.0
     """Temperature of the distribution whose entropy and confidence the sampler looks at."""
     gen_length: int | None = None  # canvas length in tokens. None: the task's own
+    canvas: str = ""
+    """What stands on the canvas from the start, {N} where N tokens are to be written: "Name: {6}, age: {3}". Empty:
+    gen_length to write."""
     block_length: int | None = None
     """Length of the blocks that are decoded left to right. None: those of the model's attention, or a single one."""
     num_slots: int = 512  # rows decoded at once; finished rows leave and waiting ones take their place
@@ -72,11 +96,20 @@ class RolloutConfig(Knobs):
         bound_temperature(self, "rollout.", "entropy_temperature", greedy=False)
         bound(self, "rollout.", "gen_length block_length num_slots", ">=", 1)
         bound(self, "rollout.", "cache_refresh", ">=", 0)
+        if self.canvas:
+            parse_canvas(self.canvas, "rollout.canvas")
         refuse_idle(self, "rollout.")
 
     def idle(self) -> Idle:
         exact = self.cache not in ("prefix", "dual")
-        return {"cache_refresh": exact and "without an approximate rollout.cache (prefix or dual)"}
+        return {
+            "cache_refresh": exact and "without an approximate rollout.cache (prefix or dual)",
+            "gen_length": bool(self.canvas) and "beside rollout.canvas, which has a length of its own",
+        }
+
+    def sized(self, gen_length: int) -> Self:
+        """With this canvas length where no setting says another."""
+        return self if self.gen_length or self.canvas else replace(self, gen_length=gen_length)
 
 
 @dataclass(frozen=True)

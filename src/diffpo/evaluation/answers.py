@@ -160,7 +160,7 @@ def _row(sampler: str, asked: Asked, completion: Completion, text: str, judged: 
         parts={name: part for name, part in verdict.parts.items() if not math.isnan(part)},
         nfe=completion.nfe,
         nfe_until_eos=completion.nfe_until_eos,
-        num_tokens=completion.length,
+        num_tokens=int(completion.written.sum()),
         gamma=completion.gamma,
         extra=verdict.extra,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -13,7 +13,7 @@ from diffpo.config import RolloutConfig
 from diffpo.models.policy import Policy
 from diffpo.rollout.engine import Committed, Event, Finished
 from diffpo.rollout.judging import judge_one
-from diffpo.rollout.local import default_length, stream
+from diffpo.rollout.local import canvas_ids, canvas_length, stream
 from diffpo.tasks.base import Task
 from diffpo.tasks.chat import check_fit
 from diffpo.types import Completion, Messages, Prompt, Verdict
@@ -21,6 +21,8 @@ from diffpo.types import Completion, Messages, Prompt, Verdict
 MASK = "░"
 PALETTE = ("#4c8dd6", "#2aa198", "#5fa84e", "#b58900", "#d9742b", "#d1507f", "#8f6fd1", "#7d8a99")
 """Colours of the calls, over again after the last; legible on dark and on light."""
+GIVEN = -1
+"""In the place of a call, of what stands on the canvas from the start."""
 GRID_COLUMNS = {"tiny_sudoku": 4}
 """Cells in a row, for tasks whose canvas is a grid."""
 
@@ -32,26 +34,28 @@ def clues(prompt: Prompt, length: int) -> tuple[bool, ...]:
 
 
 class LiveUnmasking:
-    """Shows a canvas of `length` tokens after each denoiser call, while it is used as a context.
+    """Shows a canvas after each denoiser call, while it is used as a context: ids that are given, None for a mask.
 
-    Masks are dim, tokens just committed stand out, older ones keep the colour of their call. Each call stays on screen
-    for `delay` seconds. `decode` gives the text of one token, `columns` cells make a row. Where the output is no
-    terminal it prints a line a call, without delay. `transient` clears the screen of it at the end.
+    Masks are dim, what is given is plain, tokens just committed stand out, older ones keep the colour of their call.
+    Each call stays on screen for `delay` seconds. `decode` gives the text of one token, `columns` cells make a row.
+    Where the output is no terminal it prints a line a call, without delay. `transient` clears the screen of it at the
+    end.
     """
 
     def __init__(
         self,
         prompt: str,
         decode: Callable[[int], str],
-        length: int,
+        canvas: Sequence[int | None],
         delay: float,
         columns: int | None,
         console: Console,
         transient: bool = False,
     ) -> None:
         self.prompt, self.decode, self.delay, self.columns, self.console = prompt, decode, delay, columns, console
-        self.tokens, self.committed_at = [0] * length, [0] * length
-        """Of each position the token, and the call that committed it, 0 for a mask."""
+        self.tokens = [0 if token is None else token for token in canvas]
+        self.committed_at = [0 if token is None else GIVEN for token in canvas]
+        """Of each position the token, and the call that committed it; 0 for a mask."""
         self.live = Live(console=console, auto_refresh=False, transient=transient) if console.is_terminal else None
 
     def __enter__(self) -> LiveUnmasking:
@@ -86,7 +90,8 @@ class LiveUnmasking:
         for index, (token, at) in enumerate(zip(self.tokens, self.committed_at, strict=True)):
             text = self.decode(token).replace("\n", "↵") if at else mask
             colour = PALETTE[(at - 1) % len(PALETTE)]
-            canvas.append(text, "dim" if not at else f"bold reverse {colour}" if at == call else colour)
+            style = {0: "dim", GIVEN: "", call: f"bold reverse {colour}"}.get(at, colour)
+            canvas.append(text, style)
             if self.columns and (index + 1) % self.columns == 0:
                 canvas.append(end)
             elif self.columns and self.live:
@@ -118,8 +123,9 @@ def show_unmasking(
     if not console.is_terminal:
         console.print(Text(f"prompt    {prompt.text}"), soft_wrap=True)
     columns = GRID_COLUMNS.get(task.name) if task else None
-    length = rollout.gen_length or (task.gen_length if task else default_length(policy))
-    with LiveUnmasking(prompt.text, _decoder(policy), length, delay, columns, console) as live:
+    length = canvas_length(policy, rollout, task.gen_length if task else None)
+    canvas = _canvas_of(policy, rollout, length)
+    with LiveUnmasking(prompt.text, _decoder(policy), canvas, delay, columns, console) as live:
         completion = _watch(stream(policy, prompt, rollout, length, seed), live)
     verdict = judge_one(task, prompt, completion.text, completion) if task and prompt.columns else None
     live.summary(completion, verdict)
@@ -131,8 +137,9 @@ def show_turn(
 ) -> Completion:
     """Answer a conversation before the user's eyes; what stays on screen is the answer and what it took."""
     console = Console()
-    length = rollout.gen_length or default_length(policy)
-    with LiveUnmasking("", _decoder(policy), length, delay, None, console, transient=True) as live:
+    length = canvas_length(policy, rollout)
+    canvas = _canvas_of(policy, rollout, length)
+    with LiveUnmasking("", _decoder(policy), canvas, delay, None, console, transient=True) as live:
         events = stream(policy, messages, rollout, length, seed)
         completion = _watch(events, live if console.is_terminal else None)
     console.print(Text(completion.text), soft_wrap=True)
@@ -148,6 +155,12 @@ def _watch(events: Iterable[Event], live: LiveUnmasking | None) -> Completion:
         if live:
             live.show(event)
     raise AssertionError("an answer that begins ends")
+
+
+def _canvas_of(policy: Policy, rollout: RolloutConfig, length: int) -> list[int | None]:
+    """What stands on it from the start, None for a mask."""
+    given = canvas_ids(policy, rollout) or (policy.mask_id,) * length
+    return [None if token == policy.mask_id else token for token in given]
 
 
 def _decoder(policy: Policy) -> Callable[[int], str]:

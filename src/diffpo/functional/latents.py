@@ -245,12 +245,12 @@ def masked_latents(
 ) -> Latents:
     """Canvases under each of M masks, with a term for each token of the loss whose weight there is not 0.
 
-    A latent without a term is left out. `shares_first`: the first masks hide everything, and rows of a prompt share
-    what they leave, unless blocks see those before them. `hidden_prompts` are tokens of the prompt that masks hide as
-    well. `apart`: what is scored given each is not added up but has a line of its own, so that a row has M. `centred`:
-    `Latents.centred`.
+    What was given on a canvas is masked in none. A latent without a term is left out. `shares_first`: the first masks
+    hide everything, and rows of a prompt share what they leave, unless blocks see those before them. `hidden_prompts`
+    are tokens of the prompt that masks hide as well. `apart`: what is scored given each is not added up but has a line
+    of its own, so that a row has M. `centred`: `Latents.centred`.
     """
-    blocks = batch.blocks
+    masks, blocks = masks & batch.written[:, None], batch.blocks
     rows, positions, latent = ((weights > 0) & batch.loss_mask[:, None]).transpose(1, 2).nonzero(as_tuple=True)
     groups, num_lines = _first_of_prompt(batch), masks.shape[1] if apart else 1
     owners = torch.where(latent == 0, groups[rows], rows) if shares_first and blocks is None else rows
@@ -289,9 +289,9 @@ def with_prompts(
 
 
 def _first_of_prompt(batch: Batch) -> Int64[Tensor, " B"]:
-    """The first row with the prompt and the canvas length of each row."""
-    rows = torch.arange(len(batch), device=batch.tokens.device)
-    names = torch.cat([batch.prompt_lengths[:, None], batch.gen_lengths[:, None], batch.prompts], 1)
+    """The first row with the prompt, the canvas length and what was given on the canvas of each row."""
+    rows, given = torch.arange(len(batch), device=batch.tokens.device), batch.tokens.masked_fill(batch.written, -1)
+    names = torch.cat([batch.prompt_lengths[:, None], batch.gen_lengths[:, None], batch.prompts, given], 1)
     group = names.unique(dim=0, return_inverse=True)[1]
     return rows.scatter_reduce(0, group, rows, "amin", include_self=False)[group]
 

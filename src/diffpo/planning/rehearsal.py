@@ -70,9 +70,10 @@ def _decode(model: Model, load: Decoding, host: bool) -> Parts:
         if load.head:
             policy.add_head(load.head)
         engine, merges, ids = Engine(policy, load.rows), load.settings.merge_adapters, policy.eos_id
+        settings = replace(load.settings, canvas="")  # whose text, which there is no tokenizer for, changes no shape
         for row in range(load.rows):  # of different prompts: rows of one share no call but the first
             prompt = tuple(row // ids**place % ids for place in range(load.prompt_length))
-            engine.submit(request_for(policy, prompt, load.settings, load.gen_length, key=row))
+            engine.submit(request_for(policy, prompt, settings, load.gen_length, key=row))
         with storages, merged_adapters(policy.denoiser) if merges else nullcontext():
             engine.call()
     return _extended(model, storages)

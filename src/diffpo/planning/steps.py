@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import NamedTuple
 
-from diffpo.config import SftConfig, TaskConfig, TrainConfig, parse_sampler
+from diffpo.config import SftConfig, TaskConfig, TrainConfig, canvas_size, parse_sampler
 from diffpo.config.checks import check
 from diffpo.functional.latents import Unit, cut_by_tokens
 from diffpo.objective import Objective
@@ -23,6 +23,8 @@ NUM_PROMPTS = 256
 """Prompts of a tiny task that are looked at for the longest."""
 CANVAS = 256
 """Tokens of a canvas to fine-tune on where nobody says."""
+CHARACTERS = 4
+"""Of a token, where no tokenizer is at hand."""
 
 
 def expected_nfe(sampler: str, gen_length: int, block_length: int) -> tuple[float, bool]:
@@ -290,7 +292,10 @@ def sft_step(config: SftConfig, model: memory.Model, cluster: Cluster) -> tuple[
 
 def rl_step(config: TrainConfig, model: memory.Model, cluster: Cluster) -> tuple[RlStep, list[str]]:
     """The step, and what of it is assumed."""
-    gen_length, assumed = config.rollout.gen_length, list[str]()
+    assumed, characters = list[str](), 1 if config.task.name in TINY else CHARACTERS
+    gen_length = canvas_size(config.rollout.canvas, characters) or config.rollout.gen_length
+    if config.rollout.canvas and characters > 1:
+        assumed.append(f"{gen_length} tokens of canvas: {characters} characters of rollout.canvas are one")
     if gen_length is None:
         gen_length = load_task(config.task).gen_length
     block_length = min(config.rollout.block_length or model.shape.block_length or gen_length, gen_length)

@@ -61,6 +61,7 @@ class KeyValues:
         span, shift = Span.whole(roster, policy, block_start), policy.denoiser.config.shift
         if policy.denoiser.config.block_length is not None:
             span = _from_block(roster, span, shift, block_start, block_end)
+            roster.reached = roster.prompt_length + block_start
         else:
             span = _from_window(roster, span, shift, window_start)
         self.labels = _grown(self.labels, slots.sequence.shape, slots.key)
@@ -111,10 +112,9 @@ def _from_window(roster: Roster, whole: Span, shift: int, window_start: Tensor) 
 
 
 def _from_block(roster: Roster, whole: Span, shift: int, block_start: Tensor, block_end: Tensor) -> Span:
-    """Rows of the exact cache: the active block, in its first call with the one that is to be stored."""
+    """Rows of the exact cache: the active block, in its first call with what is to be stored since the one before."""
     cached, start = roster.cache == EXACT, roster.prompt_length + block_start
-    stored = torch.where(roster.age == 0, roster.block_length, 0)
-    first = torch.where(roster.kept, start - stored - shift, 0).clamp_min(0)
+    first = torch.where(roster.kept, roster.reached - shift, 0).clamp_min(0)
     end = roster.prompt_length + block_end
     return whole._replace(
         first=torch.where(cached, first, whole.first),

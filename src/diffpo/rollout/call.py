@@ -233,9 +233,10 @@ def _logits(policy: Policy, hidden: Tensor) -> Tensor:
 
 
 def mark_finished(policy: Policy, slots: Slots) -> None:
-    """Mark rows without masks, and those that exit early with an EOS before which everything is committed."""
+    """Mark rows without masks, and those that exit early with an EOS before which everything stands."""
     committed = slots.committed_at != 0
-    prefix = committed.long().cumprod(-1).bool() & (slots.committed_at > 0)
-    ended = (prefix & (slots.canvas == policy.eos_id)).any(-1)
+    prefix, place = committed.long().cumprod(-1).bool(), torch.arange(committed.shape[1], device=committed.device)
+    is_end = (slots.canvas == policy.eos_id) & (slots.committed_at > 0) & (place >= slots.ends_from[:, None])
+    ended = (prefix & is_end).any(-1)
     slots.nfe_until_eos = torch.where(ended & (slots.nfe_until_eos == 0), slots.nfe, slots.nfe_until_eos)
     slots.done = committed.all(-1) | (ended & slots.early_exit)

@@ -49,6 +49,14 @@ def _check_numbers(policy: Policy, request: Request) -> None:
     parse_sampler(str(request.sampler))
     check(-(2**63) <= request.key < 2**63, f"key must be a signed 64-bit integer, got {request.key}: see make_key")
     size = policy.denoiser.config.vocab_size
-    for name, ids in {"prompt_ids": request.prompt_ids, "suffix_ids": request.suffix_ids}.items():
+    given, mask_id = request.canvas_ids, policy.mask_id
+    if given:
+        said = (
+            f"canvas_ids: {len(given)} ids for a canvas of gen_length = {request.gen_length}: the mask's, {mask_id}, "
+        )
+        check(len(given) == request.gen_length, said + "where there is something to write")
+        check(mask_id in given, f"canvas_ids: none of them is the mask's, {mask_id}: nothing is left to write")
+    for name in ("prompt_ids", "canvas_ids", "suffix_ids"):
+        ids = getattr(request, name)
         wrong = [token for token in ids if not 0 <= token < size]
         check(not wrong, f"{name}: no token {wrong[:1]}: the model's ids are 0 to {size - 1}")

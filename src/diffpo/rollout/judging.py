@@ -87,7 +87,7 @@ def decode_and_judge(
             for event in engine.run():
                 assert isinstance(event, Finished)
                 at, completion = event.ticket, event.completion
-                found[at], texts[at] = completion, policy.tokenizer.decode(completion.tokens.tolist())
+                found[at], texts[at] = completion, text_of(policy, completion)
                 group = at // size
                 rows = range(group * size, (group + 1) * size)
                 if all(row in found for row in rows):
@@ -106,6 +106,18 @@ def decode_and_judge(
 def judge_one(task: Task, prompt: Prompt, text: str, completion: Completion) -> Verdict:
     """The verdict on one completion, a group by itself."""
     return judge(task, [Attempts(prompt, [text], [ids_of(completion)])])[0].verdicts[0]
+
+
+def text_of(policy: Policy, completion: Completion) -> str:
+    """What it says, up to its end: an EOS before the last token that was given ends nothing and says nothing."""
+    ids, given = completion.tokens.tolist(), (completion.committed_at == 0).nonzero()
+    behind = int(given.max()) + 1 if len(given) else 0
+    return policy.tokenizer.decode([*heard(policy, ids[:behind]), *ids[behind:]])
+
+
+def heard(policy: Policy, ids: Iterable[int]) -> list[int]:
+    """The ids of what goes on behind them: those that end an answer left out."""
+    return [token for token in ids if token not in policy.tokenizer.stops]
 
 
 def ids_of(completion: Completion) -> list[int]:

@@ -6,17 +6,19 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import torch
 
-from diffpo.config import RolloutConfig
+from diffpo.config import RolloutConfig, parse_canvas
+from diffpo.config.checks import check
 from diffpo.functional.objective import speed_reward
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
 from diffpo.rewards.calls import TrainerState
 from diffpo.rollout.checks import check_request
 from diffpo.rollout.engine import Engine, Event, Finished, generate
-from diffpo.rollout.judging import decode_and_judge
+from diffpo.rollout.judging import decode_and_judge, text_of
 from diffpo.rollout.rules import load_rule
 from diffpo.tasks.base import Split, Task
 from diffpo.tasks.chat import RowTask, check_fit
@@ -30,6 +32,23 @@ GEN_LENGTH, TINY_LENGTH = 128, 16
 def default_length(policy: Policy) -> int:
     """The canvas where no task and no setting says how long it is."""
     return TINY_LENGTH if policy.is_tiny else GEN_LENGTH
+
+
+def canvas_ids(policy: Policy, config: RolloutConfig) -> tuple[int, ...]:
+    """What the config puts on a canvas, as `Request` has it. ValueError if the model cannot hold or read it."""
+    parts = parse_canvas(config.canvas, "rollout.canvas") if config.canvas else []
+    room, size = policy.denoiser.config.max_length, sum(part for part in parts if isinstance(part, int))
+    check(size <= room, f"rollout.canvas: {size} tokens to write exceed the model's {room}: leave fewer open")
+    try:
+        each = [(policy.mask_id,) * part if isinstance(part, int) else policy.tokenizer.encode(part) for part in parts]
+    except ValueError as error:
+        raise ValueError(f"rollout.canvas: {error}") from None
+    return tuple(chain.from_iterable(each))
+
+
+def canvas_length(policy: Policy, config: RolloutConfig, otherwise: int | None = None) -> int:
+    """Tokens of the canvas; where the config leaves it open, `otherwise`, or what nothing says."""
+    return len(canvas_ids(policy, config)) or config.gen_length or otherwise or default_length(policy)
 
 
 def make_request(
@@ -65,7 +84,8 @@ def request_for(
     early_exit: bool = True,
 ) -> Request:
     """The same of a prompt that is encoded already."""
-    gen_length = config.gen_length or gen_length
+    given = canvas_ids(policy, config)
+    gen_length = len(given) or config.gen_length or gen_length
     in_blocks = policy.denoiser.config.block_length
     block_length = config.block_length or in_blocks or gen_length
     cache = ("exact" if in_blocks else "none") if config.cache == "auto" else config.cache
@@ -87,6 +107,7 @@ def request_for(
         early_exit=early_exit,
         cache=cache,
         refresh_every=config.cache_refresh,
+        canvas_ids=given,
     )
 
 
@@ -107,7 +128,7 @@ def check_prompts(policy: Policy, task: Task, splits: Sequence[Split], config: R
     """
     if not isinstance(task, RowTask):
         return []
-    length, canvas = policy.denoiser.config.max_length, config.gen_length or task.gen_length
+    length, canvas = policy.denoiser.config.max_length, canvas_length(policy, config, task.gen_length)
     lines = []
     for split in splits:
         if task.has_rows(split):
@@ -141,7 +162,7 @@ def _with_text(policy: Policy, prompt: Prompt | str | Messages, completion: Comp
     asked = prompt.asked if isinstance(prompt, Prompt) else prompt
     asked, ids = asked if isinstance(asked, str) else asked[-1]["content"], completion.tokens.tolist()
     pieces = tuple(map(policy.tokenizer.piece, ids))
-    return replace(completion, prompt=asked, text=policy.tokenizer.decode(ids), pieces=pieces)
+    return replace(completion, prompt=asked, text=text_of(policy, completion), pieces=pieces)
 
 
 def stream(

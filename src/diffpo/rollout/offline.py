@@ -18,6 +18,7 @@ from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
 from diffpo.models.quantization import is_packed
 from diffpo.rollout.engine import Engine, Finished
+from diffpo.rollout.judging import text_of
 from diffpo.rollout.local import check_decoding, default_length, request_for
 from diffpo.tasks.conversations import read_example
 from diffpo.tasks.data import Row, Source, read_rows
@@ -47,7 +48,7 @@ def generate_file(
     KeyboardInterrupt says what stands.
     """
     rows = read_rows(Source.parse(prompts, "test"), "prompt or messages", "prompts")
-    config = replace(config, gen_length=config.gen_length or default_length(policy))
+    config = config.sized(default_length(policy))
     check_decoding(policy, config, default_length(policy))
     work = _Work(policy, rows, Path(output), config, seed)
     try:
@@ -108,12 +109,12 @@ class _Work:
     def _request(self, at: int) -> Request:
         example = read_example(self.rows[at])
         ids = self.policy.encode(example.prompt, example.prefill, self.config.chat_template)
-        length = self.config.gen_length or default_length(self.policy)
-        return request_for(self.policy, ids, self.config, length, make_key(self.seed, at), explore=False)
+        length, key = default_length(self.policy), make_key(self.seed, at)
+        return request_for(self.policy, ids, self.config, length, key, explore=False)
 
     def _answer(self, completion: Completion) -> dict[str, Any]:
         return {
-            "text": self.policy.tokenizer.decode(completion.tokens.tolist()),
+            "text": text_of(self.policy, completion),
             "tokens": completion.length,
             "denoiser_calls": completion.nfe,
             "gamma": completion.gamma,

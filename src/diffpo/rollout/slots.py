@@ -18,7 +18,7 @@ NO_CACHE, EXACT, PREFIX, DUAL = range(len(CACHES))
 
 NUMBERS = (
     *("key", "prompt_length", "gen_length", "block_length", "block_offset"),
-    *("rule", "learned", "early_exit", "explore"),
+    *("ends_from", "rule", "learned", "early_exit", "explore"),
 )
 SETTINGS = ("temperature", "entropy_temperature")
 FLAGS = ("learned", "early_exit", "explore", "done", "broken")
@@ -35,6 +35,11 @@ def blocks_of(policy: Policy, request: Request) -> Blocks:
     return blocks or Blocks(min(request.block_length, request.gen_length))
 
 
+def ends_from(request: Request, mask_id: int) -> int:
+    """Canvas position behind the last that is given."""
+    return 1 + max((place for place, token in enumerate(request.canvas_ids) if token != mask_id), default=-1)
+
+
 @dataclass(eq=False)
 class Slots:
     """Rows being decoded, on the device: B slots for prompts of up to P tokens and canvases of up to L.
@@ -48,6 +53,7 @@ class Slots:
     gen_length: Tensor  # [B]
     block_length: Tensor  # [B]
     block_offset: Tensor  # [B] tokens of the prompt in the block in which the canvas begins
+    ends_from: Tensor  # [B] canvas position from which on an EOS ends the row: behind the last that was given
     rule: Tensor  # [B] the engine's number of the rule
     learned: Tensor  # [B] bool: the policy's sampler head decides
     gamma: Tensor  # [B] its threshold, where it has one
@@ -55,7 +61,7 @@ class Slots:
     entropy_temperature: Tensor  # [B]
     early_exit: Tensor  # [B] bool
     explore: Tensor  # [B] bool
-    committed_at: Tensor  # [B, L] call that committed the position; 0: still masked; -1: beyond gen_length, or suffix
+    committed_at: Tensor  # [B, L] call that committed the position; 0: still masked; -1: given, or beyond gen_length
     logprobs: Tensor  # [B, L]
     entropies: Tensor  # [B, L]
     max_probs: Tensor  # [B, L]
@@ -133,17 +139,23 @@ class Slots:
         numbers = [
             (
                 *(request.key, len(request.prompt_ids), request.gen_length, *blocks_of(policy, request)),
-                *(rule, request.sampler.rule == "learned", request.early_exit, request.explore),
+                *(
+                    ends_from(request, policy.mask_id),
+                    rule,
+                    request.sampler.rule == "learned",
+                    request.early_exit,
+                    request.explore,
+                ),
             )
             for request, rule in zip(requests, rules, strict=True)
         ]
         settings = [(request.temperature, request.entropy_temperature) for request in requests]
         sequences = torch.full((len(requests), self.sequence.shape[1]), policy.mask_id)
         for row, request in enumerate(requests):
-            sequences[row, : len(request.prompt_ids)] = torch.tensor(request.prompt_ids, dtype=torch.int64)
             behind = self.prompt_width + request.gen_length
-            suffix = torch.tensor(request.suffix_ids, dtype=torch.int64)
-            sequences[row, behind : behind + len(suffix)] = suffix
+            parts = {0: request.prompt_ids, self.prompt_width: request.canvas_ids, behind: request.suffix_ids}
+            for start, ids in parts.items():
+                sequences[row, start : start + len(ids)] = torch.tensor(ids, dtype=torch.int64)
         at, columns, values, sequences = (
             to_device(tensor, policy.device)
             for tensor in (places, torch.tensor(numbers).T.contiguous(), torch.tensor(settings).T, sequences)
@@ -153,7 +165,7 @@ class Slots:
             target[at] = column.to(target.dtype)
         self.sequence[at] = sequences
         beyond = torch.arange(self.committed_at.shape[1], device=policy.device) >= self.gen_length[at][:, None]
-        self.committed_at[at] = beyond.long().neg()
+        self.committed_at[at] = (beyond | (self.canvas[at] != policy.mask_id)).long().neg()
         for column in (self.logprobs, self.entropies, self.nfe, self.nfe_until_eos, self.done, self.gamma):
             column.index_fill_(0, at, 0)
         self.block_start.index_fill_(0, at, BEFORE)
@@ -186,6 +198,7 @@ class Roster:
     cache: Tensor  # index into CACHES
     refresh_every: Tensor  # calls between refreshes of the row's cache beside those at the start of a block; 0: none
     age: Tensor  # calls since the last refresh
+    reached: Tensor  # where in the row the active block of its last call with a cache began
     kept: Tensor  # bool: the row's keys of earlier calls are there, and come from the weights of now
 
     @classmethod
@@ -198,14 +211,14 @@ class Roster:
         rows = []
         for ticket, place, request in zip(tickets, places, requests, strict=True):
             blocks, learned = blocks_of(policy, request), request.sampler.rule == "learned"
-            seen = (request.prompt_ids, request.suffix_ids, request.gen_length)
+            seen = (request.prompt_ids, request.canvas_ids, request.suffix_ids, request.gen_length)
             lead = first.setdefault((*seen, blocks, learned, request.cache), place)
             prompt = len(request.prompt_ids)
             rows.append(
                 (
                     *(ticket, place, step, lead, prompt, request.length),
                     *(*blocks, min(blocks.length, request.gen_length), learned and not by_state, True),
-                    *(CACHES.index(request.cache), request.refresh_every, 0, False),
+                    *(CACHES.index(request.cache), request.refresh_every, 0, 0, False),
                 )
             )
         columns = torch.tensor(rows, dtype=torch.int64).reshape(len(rows), len(fields(cls))).T.contiguous()
@@ -232,10 +245,10 @@ def completions_of(
 
     Positions after an early exit are EOS, committed by the last call.
     """
-    unfilled = slots.committed_at == 0
+    unfilled, place = slots.committed_at == 0, torch.arange(slots.canvas.shape[1])
     tokens = slots.canvas.masked_fill(unfilled, policy.eos_id)
-    committed_at = torch.where(unfilled, slots.nfe[:, None], slots.committed_at)
-    is_eos = (tokens == policy.eos_id) & (torch.arange(tokens.shape[1]) < slots.gen_length[:, None])
+    committed_at = torch.where(unfilled, slots.nfe[:, None], slots.committed_at.clamp_min(0))
+    is_eos = (tokens == policy.eos_id) & (place >= slots.ends_from[:, None]) & (place < slots.gen_length[:, None])
     length = torch.where(is_eos.any(-1), is_eos.int().argmax(-1) + 1, slots.gen_length).tolist()
     nfe, nfe_until_eos = slots.nfe.tolist(), slots.nfe_until_eos.tolist()
     completions = []

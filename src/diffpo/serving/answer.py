@@ -8,6 +8,7 @@ from typing import NamedTuple
 from diffpo.models.policy import Policy
 from diffpo.models.threshold import ThresholdHead
 from diffpo.rollout.engine import Committed
+from diffpo.rollout.slots import ends_from
 from diffpo.types import Request
 
 BROKEN = "�"
@@ -30,9 +31,10 @@ class Transcript:
 
     def __init__(self, policy: Policy, request: Request, stops: Sequence[str]) -> None:
         self.policy, self.request, self.stops = policy, request, stops
-        length = request.gen_length
-        self.tokens, self.logprobs, self.calls = [-1] * length, [0.0] * length, [0] * length
-        """Of each position; -1 and call 0 of a mask."""
+        length, given = request.gen_length, request.canvas_ids or (policy.mask_id,) * request.gen_length
+        self.tokens = [-1 if token == policy.mask_id else token for token in given]
+        self.logprobs, self.calls = [0.0] * length, [0] * length
+        """Of each position; token -1 of a mask, call 0 of what no call has committed."""
         self.settled = 0
         """Positions left of the first mask; those of the completion once it is over."""
         self.text = ""
@@ -44,7 +46,7 @@ class Transcript:
         """stop or length; empty until it is over."""
         self._said = self._told = 0  # characters, tokens
         self._gammas = 0.0  # summed over calls
-        self._ends = policy.tokenizer.stops
+        self._ends, self._behind = policy.tokenizer.stops, ends_from(request, policy.mask_id)
 
     @property
     def over(self) -> bool:
@@ -68,15 +70,24 @@ class Transcript:
             self.tokens[at], self.logprobs[at], self.calls[at] = token, logprob, event.call
         before = self.settled
         while self.settled < len(self.tokens) and self.tokens[self.settled] >= 0 and not self.over:
-            self.finish_reason = "stop" if self.tokens[self.settled] in self._ends else ""
+            self.finish_reason = "stop" if self._is_end(self.settled) else ""
             self.settled += 1
         if self.settled > before:
-            self.text = self.policy.tokenizer.decode(self.tokens[: self.settled])
+            self.text = self._text(self.settled)
             found = [at for stop in self.stops if (at := self.text.find(stop)) >= 0]
             if found:
                 self.text, self.finish_reason = self.text[: min(found)], "stop"
         if self.settled == len(self.tokens) and not self.over:
             self.finish_reason = "length"
+
+    def _is_end(self, at: int) -> bool:
+        """Whether the token there ends the completion: none does before the last that is given."""
+        return at >= self._behind and self.tokens[at] in self._ends
+
+    def _text(self, end: int) -> str:
+        """Of the tokens up to there."""
+        heard = [token for at, token in enumerate(self.tokens[:end]) if self._is_end(at) or token not in self._ends]
+        return self.policy.tokenizer.decode(heard)
 
     def delta(self) -> str:
         """The text that has become certain since the last time.
@@ -92,10 +103,10 @@ class Transcript:
 
     def told(self) -> list[Token]:
         """The tokens of the text so far that were not told before; those of its end, or of a stop, have no text."""
-        decode, found = self.policy.tokenizer.decode, list[Token]()
+        found = list[Token]()
         for at in range(self._told, self.settled):
-            start = len(decode(self.tokens[:at]).rstrip(BROKEN))
-            if self.tokens[at] in self._ends or start >= (len(self.text) if self.over else self._said):
+            start = len(self._text(at).rstrip(BROKEN))
+            if self._is_end(at) or start >= (len(self.text) if self.over else self._said):
                 break
             found.append(Token(self.policy.tokenizer.piece(self.tokens[at]), start, self.logprobs[at], self.calls[at]))
         self._told += len(found)

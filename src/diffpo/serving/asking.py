@@ -12,7 +12,7 @@ from diffpo.config import SAMPLER_RULES, RolloutConfig, parse_sampler, suggest
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
 from diffpo.rollout.checks import check_request
-from diffpo.rollout.local import check_decoding, default_length, request_for
+from diffpo.rollout.local import canvas_length, check_decoding, request_for
 from diffpo.serving.errors import ApiError
 from diffpo.serving.schema import MAX_CHOICES, Asked, Message
 from diffpo.types import Request, Sampler
@@ -48,7 +48,7 @@ class Served:
 
     @property
     def gen_length(self) -> int:
-        return self.rollout.gen_length or default_length(self.policy)
+        return canvas_length(self.policy, self.rollout)
 
     @cached_property
     def fingerprint(self) -> str | None:
@@ -103,7 +103,11 @@ def requests_for(
     count = len(prompts) * (asked.n or 1)
     if count > MAX_CHOICES:
         raise ApiError(400, f"n: {count} completions are asked for, at most {MAX_CHOICES} can be", "n")
-    gen_length, config = asked.max_tokens or served.gen_length, _decoding(served, asked)
+    try:
+        config = _decoding(served, asked)
+        gen_length = canvas_length(served.policy, config)
+    except ValueError as error:
+        raise ApiError(400, str(error).removeprefix("rollout."), "canvas") from None
     longest = max(map(len, prompts)) + len(suffix)
     if longest + gen_length > served.max_length:
         what = "prompt and a suffix" if suffix else "prompt"
@@ -125,7 +129,11 @@ def requests_for(
 
 
 def _decoding(served: Served, asked: Asked) -> RolloutConfig:
-    """The server's decoding with what the request says of it; the canvas is not in it."""
+    """The server's decoding with what the request says of it. ValueError if it says no canvas."""
+    if asked.canvas and asked.max_tokens:
+        raise ApiError(400, "max_tokens: the canvas has a length of its own: leave one of them out", "max_tokens")
+    canvas = asked.canvas or ("" if asked.max_tokens else served.rollout.canvas)
+    length = None if canvas else asked.max_tokens or served.rollout.gen_length
     said = {
         "sampler": _sampler(asked),
         "temperature": asked.temperature,
@@ -134,7 +142,8 @@ def _decoding(served: Served, asked: Asked) -> RolloutConfig:
     }
     if (asked.cache or served.rollout.cache) not in ("prefix", "dual"):
         said["cache_refresh"] = 0
-    return replace(served.rollout, gen_length=None, **{name: v for name, v in said.items() if v is not None})
+    said = {name: value for name, value in said.items() if value is not None}
+    return replace(served.rollout, gen_length=length, canvas=canvas, **said)
 
 
 def _sampler(asked: Asked) -> str | None:

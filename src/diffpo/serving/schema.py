@@ -82,6 +82,8 @@ class Asked(Body):
     """One of /v1/models; left out: the first."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """The canvas: positions that are filled. Left out: as the model was trained to answer."""
+    canvas: str | None = None
+    """Text of the answer, with {N} where N tokens are to be filled in."""
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None

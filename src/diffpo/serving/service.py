@@ -82,6 +82,7 @@ class Service:
                 "sampler": served.rollout.sampler,
                 "temperature": served.rollout.temperature,
                 "max_tokens": served.gen_length,
+                "canvas": served.rollout.canvas,
                 "block_length": served.rollout.block_length,
                 "cache": served.rollout.cache,
             },

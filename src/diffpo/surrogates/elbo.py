@@ -37,7 +37,7 @@ class Elbo(Surrogate):
         bound(self, "", "num_pairs", ">=", 1)
 
     def draw(self, batch: Batch, keys: Tensor, mask_id: int) -> Latents:
-        masks, weights = elbo_masks(fold(keys, 1), self.num_pairs, batch.gen_lengths, batch.tokens.shape[1])
+        masks, weights = elbo_masks(fold(keys, 1), self.num_pairs, batch.written)
         return masked_latents(batch, masks, weights, mask_id)
 
     def cost(self, nfe: float) -> Cost:
@@ -45,16 +45,16 @@ class Elbo(Surrogate):
 
 
 def elbo_masks(
-    keys: Int64[Tensor, " B"], num_pairs: int, lengths: Int64[Tensor, " B"], width: int
+    keys: Int64[Tensor, " B"], num_pairs: int, inside: Bool[Tensor, "B L"]
 ) -> tuple[Bool[Tensor, "B M L"], Float[Tensor, "B M L"]]:
     """Masks of the M = 2 K latents of a row, pair by pair, and the weight of each token's log-prob there.
 
-    `lengths` are the canvases', L; positions beyond are in no mask. A weight is 0 where the token is not masked.
+    L are the positions `inside`; the others are in no mask. A weight is 0 where the token is not masked.
     """
     pairs = fold(keys[:, None], torch.arange(num_pairs, device=keys.device))
-    inside = (torch.arange(width, device=keys.device) < lengths[:, None])[:, None]
+    lengths, inside = inside.sum(-1), inside[:, None]
     count = (uniform(fold(pairs, 0)) * (lengths[:, None] + 1)).long().minimum(lengths[:, None])[:, :, None]
-    lottery = uniform(fold(pairs[:, :, None], 1, torch.arange(width, device=keys.device)))
+    lottery = uniform(fold(pairs[:, :, None], 1, torch.arange(inside.shape[-1], device=keys.device)))
     ranks = lottery.masked_fill(~inside, torch.inf).argsort(dim=-1, stable=True).argsort(dim=-1)
     masked, others = inside & (ranks < count), inside & (ranks >= count)
     total = lengths[:, None, None]

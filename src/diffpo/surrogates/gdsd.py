@@ -33,6 +33,6 @@ class Gdsd(Elbo):
     """Centred logits, each weighed by its mask as in the ELBO."""
 
     def draw(self, batch: Batch, keys: Tensor, mask_id: int) -> Latents:
-        masks, weights = elbo_masks(fold(keys, 1), self.num_pairs, batch.gen_lengths, batch.tokens.shape[1])
+        masks, weights = elbo_masks(fold(keys, 1), self.num_pairs, batch.written)
         weights = weights if self.centred else masks / (2 * self.num_pairs)
         return masked_latents(batch, masks, weights, mask_id, centred=self.centred)

@@ -45,13 +45,14 @@ class Spg(Surrogate):
 
     def masks(self, batch: Batch, keys: Tensor) -> Tensor:
         """[B, M, L]"""
-        lengths, length = batch.loss_mask.sum(-1), batch.tokens.shape[1]
+        length = batch.tokens.shape[1]
+        lengths = (batch.loss_mask * torch.arange(1, length + 1, device=keys.device)).amax(-1)
         return block_masks(fold(keys, 1), self.num_draws, self.block_length, self.clean_mask_prob, lengths, length)
 
     def counts(self, batch: Batch, keys: Tensor, old_logprobs: Tensor | None) -> Tensor:
         masks = self.masks(batch, keys) & batch.loss_mask[:, None]
         share = masks.sum(-1, keepdim=True) / batch.loss_mask.sum(-1)[:, None, None]
-        return (masks / (self.num_draws * share)).flatten(0, 1)
+        return (masks / (self.num_draws * share).clamp_min(torch.finfo(share.dtype).tiny)).flatten(0, 1)
 
     @property
     def num_lines(self) -> int:

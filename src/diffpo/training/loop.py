@@ -107,8 +107,7 @@ def train(
 def remember(policy: Policy, task: Task, config: TrainConfig) -> None:
     """Let the policy say what it was trained on, and how it is decoded and measured."""
     policy.task = anchored(config.task) if config.task != TaskConfig() else None
-    decoding = anchored_rules(config.rollout.decoding)
-    policy.rollout = replace(decoding, gen_length=decoding.gen_length or task.gen_length)
+    policy.rollout = anchored_rules(config.rollout.decoding).sized(task.gen_length)
     policy.eval = anchored_rules(config.eval)
 
 

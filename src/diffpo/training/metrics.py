@@ -38,10 +38,10 @@ def summarize(groups: Sequence[RolloutGroup]) -> Metrics:
         "frac_reward_zero_std": fmean(deviation == 0 for deviation in deviations),
         "accuracy": fmean(rollout.verdict.correct for rollout in rollouts),
         "nfe": fmean(completion.nfe for completion in completions),
-        "tokens_per_nfe": fmean(completion.length / completion.nfe for completion in completions),
+        "tokens_per_nfe": fmean(int(completion.written.sum()) / completion.nfe for completion in completions),
         "completions/mean_length": fmean(completion.length for completion in completions),
         "completions/full": fmean(completion.length == len(completion.tokens) for completion in completions),
-        "entropy": fmean(entropy for c in completions for entropy in c.entropies[: c.length].tolist()),
+        "entropy": fmean(entropy for c in completions for entropy in c.entropies[c.written].tolist()),
     }
     for name in dict.fromkeys(name for rollout in rollouts for name in rollout.verdict.parts):
         parts = [rollout.verdict.parts.get(name, math.nan) for rollout in rollouts]

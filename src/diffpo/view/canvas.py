@@ -20,6 +20,8 @@ from diffpo.view.drawing import FAINT, INK, Picture, new_figure, style_axes
 if TYPE_CHECKING:
     from diffpo.types import Completion
 
+GIVEN = "#eeeeee"
+"""Colour of what no call committed."""
 VISIBLE = 0.1
 """Certainties that differ by less are drawn in one size to the eye."""
 
@@ -40,7 +42,7 @@ def painted(completion: Completion) -> Text:
     text, last = Text(), completion.nfe
     calls = completion.committed_at.tolist()[: completion.length]
     for piece, call in zip(completion.pieces, calls, strict=False):
-        text.append(piece.replace("\n", "↵\n") or "·", _on(shade(call, last)))
+        text.append(piece.replace("\n", "↵\n") or "·", _on(shade(call, last)) if call else "")
     text.append("\n" + "   ".join((*completion.took, "calls ")))
     for call in dict.fromkeys(round(1 + (last - 1) * share / 7) for share in range(8)):
         text.append(f" {call} ", _on(shade(call, last)))
@@ -79,9 +81,11 @@ def unmasking_figure(completion: Completion, columns: int | None = None, given: 
     for index, (text, certainty) in enumerate(zip(texts, certainties, strict=True)):
         size = 72 * cell * min(0.25 + 0.3 * certainty, 1.4 * stretch * (0.4 + 0.6 * certainty) / len(text))  # points
         corner = (index % columns * stretch, index // columns)
-        _draw_cell(canvas, corner, stretch, text, shade(calls[index], nfe), size, rim=any(given) and given[index])
+        colour = shade(calls[index], nfe) if calls[index] else GIVEN
+        _draw_cell(canvas, corner, stretch, text, colour, size, rim=any(given) and given[index])
     notes = ["larger: more certain"] if max(certainties) - min(certainties) > VISIBLE else []
     notes += ["rim: given in the prompt"] if any(given) else []
+    notes += ["without a colour: given"] if 0 in calls else []
     canvas.text(0, -0.01, "; ".join(notes), transform=canvas.transAxes, va="top", fontsize=10, color=FAINT)
     order = figure.add_subplot(grid[1])
     _draw_order(order, calls, palette, size=min(11.0, 56 * width / len(texts), 180 * cell * rows / nfe))
@@ -91,7 +95,8 @@ def unmasking_figure(completion: Completion, columns: int | None = None, given: 
 def _draw_order(axes: Axes, calls: Sequence[int], palette: ListedColormap, size: float) -> None:
     """The call that committed each position, first call on top; marks are `size` points wide."""
     style_axes(axes, title="order", x="position", size=11)
-    axes.scatter(range(1, len(calls) + 1), calls, c=[palette(call - 1) for call in calls], marker="s", s=size**2)
+    made = [(place, call) for place, call in enumerate(calls, 1) if call]
+    axes.scatter(*zip(*made, strict=True), c=[palette(call - 1) for _, call in made], marker="s", s=size**2)
     axes.set(xlim=(0.3, len(calls) + 0.7), ylim=(palette.N + 0.5, 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 4, 5, 10], min_n_ticks=1))
     axes.tick_params(axis="y", length=0, labelleft=False)

@@ -79,16 +79,16 @@ def order_sections(subject: Subject) -> list[Section]:
 
 def _order(name: str, groups: Sequence[RolloutGroup]) -> Series:
     rows = [(index, r.completion) for index, group in enumerate(groups) for r in group.rollouts]
-    calls = torch.cat([completion.committed_at[: completion.length] for _, completion in rows])
-    places = torch.cat([torch.arange(1, completion.length + 1) for _, completion in rows])
-    clusters = torch.cat([torch.full((completion.length,), index) for index, completion in rows])
+    calls = torch.cat([completion.committed_at[completion.written] for _, completion in rows])
+    places = torch.cat([completion.written.nonzero().squeeze(-1) + 1 for _, completion in rows])
+    clusters = torch.cat([torch.full((int(completion.written.sum()),), index) for index, completion in rows])
     return Series(name, *means_by(calls.float(), places, clusters))
 
 
 def left_to_right(groups: Sequence[RolloutGroup]) -> float:
     """Mean over answers of the rank correlation between position and call; nan where none is defined."""
     completions = [rollout.completion for group in groups for rollout in group.rollouts]
-    answers = [completion.committed_at[: completion.length].tolist() for completion in completions]
+    answers = [completion.committed_at[completion.written].tolist() for completion in completions]
     found = [rank_correlation(range(len(calls)), calls) for calls in answers]
     known = [value for value in found if not math.isnan(value)]
     return fmean(known) if known else math.nan

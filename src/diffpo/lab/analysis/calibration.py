@@ -78,17 +78,17 @@ def commitments(
         for index, (reference, group) in enumerate(zip(careful, groups, strict=True)):
             if reference.rollouts[0].verdict.correct:
                 completion = group.rollouts[0].completion
-                said = slice(completion.length)
+                said = completion.written
                 right.append((completion.tokens[said] == reference.rollouts[0].completion.tokens[said]).float())
                 entropies.append(completion.entropies[said])
-                clusters.append(torch.full((completion.length,), index))
+                clusters.append(torch.full((int(said.sum()),), index))
     return torch.cat(right), torch.cat(entropies), torch.cat(clusters)
 
 
 def tokens_per_call(group: RolloutGroup) -> float:
     """Tokens up to EOS over calls, of the first answer."""
     completion = group.rollouts[0].completion
-    return completion.length / completion.nfe
+    return int(completion.written.sum()) / completion.nfe
 
 
 def _correct(group: RolloutGroup) -> float:

@@ -31,6 +31,7 @@ from diffpo.files.folder import write_text
 from diffpo.files.recipe import from_dict
 from diffpo.lab.study.origin import origin
 from diffpo.models.policy import load_policy
+from diffpo.rollout.local import canvas_length
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
 from diffpo.training.loop import train
@@ -116,7 +117,7 @@ def _measure(cell: dict[str, Any], folder: Path, step: int, model: Path, last: b
     ).save(place)
     record = {
         "prompts": [prompt.id for prompt in prompts],
-        "gen_length": rollout.gen_length or task.gen_length,
+        "gen_length": canvas_length(policy, rollout, task.gen_length),
         "correct": {spec: "".join(str(int(a.correct)) for a in found) for spec, found in answers.items()},
         # as many as a rollout would have taken, which ends with its EOS
         "nfe": {spec: [a.nfe_until_eos for a in found] for spec, found in answers.items()},

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from diffpo.config import canvas_size
 from diffpo.lab.study.origin import num_cores
 from diffpo.lab.study.plan import BASE, Cell, Study
 from diffpo.models.attention import pack
@@ -83,7 +84,8 @@ def seconds_per_row(study: Study, prompt_length: int, gen_length: int) -> float 
 def grid_table(study: Study, folder: Path, jobs: int) -> Table:
     """A row an arm: what it changes, its runs, how many are done, about how many minutes of one thread in all."""
     jobs, task = jobs or num_cores(), load_task(study.train.task)
-    gen_length = study.train.rollout.gen_length or task.gen_length
+    rollout = study.train.rollout
+    gen_length = canvas_size(rollout.canvas) or rollout.gen_length or task.gen_length
     prompt_length = len(task.prompts("test", 1)[0].text)
     cost = seconds_per_row(study, prompt_length, gen_length)
     heads = ("arm", "settings", *numeric("tuning", "runs", "done", "minutes"))
