@@ -220,6 +220,8 @@ class Rollout:
     verdict: Verdict
     reward: float
     """What training maximises: the task's reward with its speed term; NaN where the verdict has none."""
+    hinted: bool = False
+    """Whether parts of a solution were given (`diffpo.rollout.hints`)."""
 
     @property
     def rewarded(self) -> bool:
@@ -236,6 +238,8 @@ class RolloutGroup:
     rollouts: Sequence[Rollout]
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What reward functions logged of the group."""
+    unused_calls: int = 0
+    """Denoiser calls of completions that were made beside these."""
 
     def __repr__(self) -> str:
         rewards = ", ".join(f"{rollout.reward:.3g}" for rollout in self.rollouts)

@@ -118,6 +118,8 @@ class CollectConfig(RolloutConfig):
 
     lag: int = 0
     """k: rollouts of step s are made by the policy after step s - k, while it trains on earlier ones; 0: on-policy."""
+    hints: float = 0.0
+    """Largest share of a solution that is given where no completion of a prompt is right (IGPO: 0.6); 0: none."""
     workers: int = 0  # processes that make rollouts, on Ray (docs/distributed.md); 0: none beside the run's own
     gpus_per_worker: float | None = None  # also a share of one. None: 1 where the run itself is on GPUs, else 0
     address: str = ""  # the Ray cluster to join, such as auto or HOST:6379. Empty: Ray is started on this machine
@@ -126,11 +128,13 @@ class CollectConfig(RolloutConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         bound(self, "rollout.", "lag workers gpus_per_worker", ">=", 0)
+        check(0 <= self.hints < 1, f"rollout.hints must lie in [0, 1), got {self.hints}")
         bound(self, "rollout.", "worker_timeout", ">", 0)
 
     def idle(self) -> Idle:
         return {
             **super().idle(),
+            "hints": bool(self.canvas) and "beside rollout.canvas, which gives every answer its form",
             "gpus_per_worker address worker_timeout": not self.workers and "without rollout.workers",
         }
 

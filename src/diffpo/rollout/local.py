@@ -7,8 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from random import Random
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from diffpo.config import RolloutConfig, parse_canvas
 from diffpo.config.checks import check
@@ -18,9 +21,10 @@ from diffpo.models.policy import Policy
 from diffpo.rewards.calls import TrainerState
 from diffpo.rollout.checks import check_request
 from diffpo.rollout.engine import Engine, Event, Finished, generate
+from diffpo.rollout.hints import hinted_canvas, with_hinted
 from diffpo.rollout.judging import decode_and_judge, text_of
 from diffpo.rollout.rules import load_rule
-from diffpo.tasks.base import Split, Task
+from diffpo.tasks.base import SolvedTask, Split, Task
 from diffpo.tasks.chat import RowTask, check_fit
 from diffpo.tasks.conversations import read_messages
 from diffpo.types import Completion, Messages, Prompt, Request, Rollout, RolloutGroup, Sampler
@@ -214,8 +218,12 @@ def collect(
     speed_weight: float = 0.0,
     speed_gate: float = 0.0,
     state: TrainerState | None = None,
+    hints: float = 0.0,
 ) -> list[RolloutGroup]:
-    """G scored completions of each prompt. Random numbers are keyed by (seed, prompt id, generation)."""
+    """G scored completions of each prompt. Random numbers are keyed by (seed, prompt id, generation).
+
+    `hints`: the largest share of a solution that is given where no completion is right (`diffpo.rollout.hints`).
+    """
     check_fit(task, policy.is_tiny)
     asked = [make_request(policy, prompt, config, task.gen_length, key=0) for prompt in prompts]
     requests = [
@@ -223,21 +231,59 @@ def collect(
         for prompt, request in zip(prompts, asked, strict=True)
         for generation in range(num_generations)
     ]
-    completions, texts, judged = decode_and_judge(policy, task, prompts, requests, config.num_slots, state)
+    groups = _answer(policy, task, prompts, requests, config.num_slots, state)
+    stuck = [at for at, group in enumerate(groups) if not any(r.verdict.correct for r in group.rollouts)]
+    if hints and stuck:
+        requests = [
+            _hinted(policy, task, prompts[at], request, hints, make_key(seed, prompts[at].id, generation, "hinted"))
+            for at in stuck
+            for generation, request in enumerate([asked[at]] * num_generations)
+        ]
+        again = _answer(policy, task, [prompts[at] for at in stuck], requests, config.num_slots, state)
+        for at, hinted in zip(stuck, again, strict=True):
+            groups[at] = with_hinted(groups[at], hinted)
+    lengths = torch.tensor([request.gen_length for request in asked])[:, None].expand(-1, num_generations)
+    return _hurried(groups, lengths, speed_weight, speed_gate)
+
+
+def _answer(
+    policy: Policy,
+    task: Task,
+    prompts: Sequence[Prompt],
+    requests: Sequence[Request],
+    num_slots: int,
+    state: TrainerState | None,
+) -> list[RolloutGroup]:
+    """The group of each prompt, with the task's own rewards."""
+    completions, texts, judged = decode_and_judge(policy, task, prompts, requests, num_slots, state)
     verdicts = [verdict for group in judged for verdict in group.verdicts]
-    shape = (len(prompts), num_generations)
-    rewards = speed_reward(
-        torch.tensor([math.nan if verdict.reward is None else verdict.reward for verdict in verdicts]).view(shape),
-        torch.tensor([verdict.correct for verdict in verdicts]).view(shape),
-        torch.tensor([completion.nfe for completion in completions]).view(shape),
-        torch.tensor([request.gen_length for request in requests]).view(shape),
-        speed_weight,
-        speed_gate,
-    )
-    rollouts = list(map(Rollout, completions, texts, verdicts, rewards.flatten().tolist()))
+    rewards = [math.nan if verdict.reward is None else verdict.reward for verdict in verdicts]
+    rollouts, size = list(map(Rollout, completions, texts, verdicts, rewards)), len(requests) // max(1, len(prompts))
     return [
-        RolloutGroup(prompt, request.prompt_ids, rollouts[start : start + num_generations], found.metrics)
-        for prompt, request, found, start in zip(
-            prompts, asked, judged, range(0, len(rollouts), num_generations), strict=True
-        )
+        RolloutGroup(prompt, requests[start].prompt_ids, rollouts[start : start + size], found.metrics)
+        for prompt, found, start in zip(prompts, judged, range(0, len(rollouts), max(1, size)), strict=True)
+    ]
+
+
+def _hinted(policy: Policy, task: Task, prompt: Prompt, request: Request, most: float, key: int) -> Request:
+    """The request with parts of the prompt's solution on its canvas."""
+    solution = policy.tokenizer.encode(cast(SolvedTask, task).solution(prompt))
+    given = hinted_canvas(solution, request.gen_length, policy.mask_id, most, Random(key))
+    return replace(request, key=key, canvas_ids=given)
+
+
+def _hurried(groups: Sequence[RolloutGroup], lengths: Tensor, weight: float, gate: float) -> list[RolloutGroup]:
+    """The groups with the speed term in their rewards, of completions without hints; `lengths` of canvases, [P, G]."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    rewards = speed_reward(
+        torch.tensor([rollout.reward for rollout in rollouts]).view(lengths.shape),
+        torch.tensor([rollout.verdict.correct and not rollout.hinted for rollout in rollouts]).view(lengths.shape),
+        torch.tensor([rollout.completion.nfe for rollout in rollouts]).view(lengths.shape),
+        lengths,
+        weight,
+        gate,
+    ).tolist()
+    return [
+        replace(group, rollouts=[replace(r, reward=reward) for r, reward in zip(group.rollouts, row, strict=True)])
+        for group, row in zip(groups, rewards, strict=True)
     ]

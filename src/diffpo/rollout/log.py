@@ -45,7 +45,8 @@ def _pack(rows: Sequence[dict[str, Any]]) -> bytes:
 
 def _row(step: int, prompt: Prompt, rollout: Rollout) -> dict[str, Any]:
     parts = {name: _finite(value) for name, value in rollout.verdict.parts.items()}
-    return {
+    hinted = {"hinted": True} if rollout.hinted else {}
+    return hinted | {
         "step": step,
         "id": prompt.id,
         "level": prompt.level,

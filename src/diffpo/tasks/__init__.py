@@ -37,15 +37,15 @@ def load_task(config: TaskConfig | str) -> Task:
     return _load(TaskConfig(name=config) if isinstance(config, str) else config, "Task")
 
 
-def load_solved_task(config: TaskConfig) -> SolvedTask:
-    """The task that `config` describes, if it knows solutions; else ValueError."""
+def load_solved_task(config: TaskConfig, where: str = "", otherwise: str = "name rows by data") -> SolvedTask:
+    """The task that `config` describes, if it knows solutions; else ValueError, about the setting that wants them."""
     names = f"{', '.join(SOLVED)}; for tiny models {', '.join(TINY)}"
     if not config.name:
         raise ValueError(
             f"nothing to learn from: name rows by data, or a task that knows solutions by task.name ({names})"
         )
     if ".py:" not in config.name and _kind(config.name) not in TINY and config.name not in SOLVED:
-        raise ValueError(f"{config.name} knows no solutions: choose one of {names}; or name rows by data")
+        raise ValueError(f"{where}{config.name} knows no solutions: choose one of {names}; or {otherwise}")
     return _load(config, "SolvedTask")
 
 

@@ -103,6 +103,7 @@ def roll_out(
             config.objective.speed_weight,
             config.objective.speed_gate,
             TrainerState(step, config.steps),
+            config.rollout.hints,
         )
 
 
@@ -154,7 +155,8 @@ def _rollouts_of(groups: Sequence[RolloutGroup], step: int, config: TrainConfig)
     rewards = torch.tensor([[rollout.reward for rollout in group.rollouts] for group in groups])
     advantages = load_loss(config.objective.loss).advantages(rewards, config.objective.scale_rewards).flatten()
     summary = {"age": float(min(step, config.rollout.lag))} | summarize(groups)
-    forwards = sum(rollout.completion.nfe for group in groups for rollout in group.rollouts)
+    forwards = sum(r.completion.nfe for group in groups for r in group.rollouts)
+    forwards += sum(group.unused_calls for group in groups)
     return Rollouts(Batch.from_groups(groups, advantages), summary, forwards)
 
 

@@ -17,7 +17,7 @@ from diffpo.models.policy import Policy
 from diffpo.processes.world import World
 from diffpo.rewards.calls import TrainerState
 from diffpo.rollout.local import check_prompts
-from diffpo.tasks import load_task
+from diffpo.tasks import load_solved_task, load_task
 from diffpo.tasks.base import Task
 from diffpo.tasks.chat import check_fit
 from diffpo.training.banner import check_named, open_own, open_task
@@ -120,7 +120,11 @@ def task_of(config: TrainConfig, given: Task | None) -> Task:
     """The task of a run: the one that is `given` in Python, else what config.task names. ValueError for two of them."""
     if given is None:
         check_named(config.task, config.model)
+        if config.rollout.hints:
+            return load_solved_task(config.task, "rollout.hints: ", "leave hints out")
         return load_task(config.task)
+    solved = not config.rollout.hints or hasattr(given, "solution")
+    check(solved, f"rollout.hints: {given.name} knows no solutions (a method `solution`): leave hints out")
     named = config.task.name
     check(config.task == TaskConfig(), f"task: {given.name} is given, and config.task says {named} too: drop one")
     return given

@@ -14,7 +14,7 @@ import torch
 
 from diffpo.config import TASK_KNOBS, SftConfig, TrainConfig
 from diffpo.files.folder import append, json_rows, write_text
-from diffpo.types import RolloutGroup
+from diffpo.types import Rollout, RolloutGroup
 
 Metrics = dict[str, float]
 
@@ -29,14 +29,15 @@ def summarize(groups: Sequence[RolloutGroup]) -> Metrics:
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     if not rollouts:
         return {"frac_reward_none": 1.0} | logged
-    completions = [rollout.completion for rollout in rollouts]
+    completions = [rollout.completion for rollout in _unhinted(rollouts)]
     deviations = [pstdev(rollout.reward for rollout in group.rollouts) for group in groups]
     metrics = {
         "reward": fmean(rollout.reward for rollout in rollouts),
         "reward_std": fmean(deviations),
         "frac_reward_none": 1 - len(rollouts) / num_completions,
         "frac_reward_zero_std": fmean(deviation == 0 for deviation in deviations),
-        "accuracy": fmean(rollout.verdict.correct for rollout in rollouts),
+        "frac_hinted": fmean(rollout.hinted for rollout in rollouts),
+        "accuracy": fmean(map(_alone, rollouts)),
         "nfe": fmean(completion.nfe for completion in completions),
         "tokens_per_nfe": fmean(int(completion.written.sum()) / completion.nfe for completion in completions),
         "completions/mean_length": fmean(completion.length for completion in completions),
@@ -51,8 +52,8 @@ def summarize(groups: Sequence[RolloutGroup]) -> Metrics:
     levels = sorted({group.prompt.level for group in groups} - {""})
     for level in levels:
         chosen = [rollout for group in groups if group.prompt.level == level for rollout in group.rollouts]
-        metrics[f"accuracy/{level}"] = fmean(rollout.verdict.correct for rollout in chosen)
-        metrics[f"nfe/{level}"] = fmean(rollout.completion.nfe for rollout in chosen)
+        metrics[f"accuracy/{level}"] = fmean(map(_alone, chosen))
+        metrics[f"nfe/{level}"] = fmean(rollout.completion.nfe for rollout in _unhinted(chosen))
     gammas = _learned_gammas(groups)
     if gammas:
         metrics["gamma"] = fmean(gammas)
@@ -63,6 +64,16 @@ def summarize(groups: Sequence[RolloutGroup]) -> Metrics:
         for level in levels:
             metrics[f"gamma/{level}"] = fmean(_learned_gammas([g for g in groups if g.prompt.level == level]))
     return metrics
+
+
+def _unhinted(rollouts: Sequence[Rollout]) -> Sequence[Rollout]:
+    """Those that the policy wrote alone; all where there are none."""
+    return [rollout for rollout in rollouts if not rollout.hinted] or rollouts
+
+
+def _alone(rollout: Rollout) -> bool:
+    """Whether it is right without a hint."""
+    return rollout.verdict.correct and not rollout.hinted
 
 
 def _learned_gammas(groups: Sequence[RolloutGroup]) -> list[float]:
