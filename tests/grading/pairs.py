@@ -80,6 +80,8 @@ x \equiv 3 \pmod 7  ~  x \equiv 3\ (\text{mod}\ 7)
 20^\circ\text{C}  ~  20 Celsius
 20°C  ~  20^\circ
 5 \text{ km/h}  ~  5 km per hour
+5 \text{ mg}  ~  5 milligrams
+2 \text{ mol}  ~  2 moles
 \$5  ~  It costs 5 dollars
 0.25  ~  There is a 25% chance
 5\text{ cm}^2  ~  The area is 5 square centimeters
@@ -730,6 +732,9 @@ x=5  ~  2x=10
 10\pi\text{ cm}^2  ~  10\pi \text{ cm}^3
 \$5  ~  5 cents
 5 \text{ km}  ~  5 \text{ miles}
+5 \text{ g}  ~  5 mg
+5 \text{ mol}  ~  5 mmol
+3 \text{ kW}  ~  3 watts
 5 \text{ hours}  ~  5 \text{ minutes}
 \overline{z}  ~  z
 z  ~  \overline{z}
