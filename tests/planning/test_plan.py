@@ -303,6 +303,16 @@ def test_gpus_share_the_work_and_fsdp_the_weights() -> None:
     assert update.parts["gradients"] == whole.parts["gradients"] / 8
 
 
+def test_workers_hold_nothing_that_learns_and_decode_their_share() -> None:
+    beside, alone = (plan_of(replace(CONFIG, rollout=replace(CONFIG.rollout, workers=n))) for n in (2, 0))
+    rollouts, together = beside.phases[0], alone.phases[0]
+    assert rollouts.bytes < together.bytes and rollouts.forwards > 0.9 * together.forwards
+    assert rollouts.flops == pytest.approx(together.flops / 2, rel=0.02)
+    assert not any(rollouts.parts[name] for name in ("gradients", "optimiser", "reference"))
+    assert [phase.parts for phase in beside.phases[1:]] == [phase.parts for phase in alone.phases[1:]]
+    assert "rollouts are those of a worker, of 2" in " ".join(beside.assumed)
+
+
 def test_days_follow_from_the_assumptions() -> None:
     base = plan_of()
     assert base.days == pytest.approx(base.seconds * 100 / 86400)

@@ -204,8 +204,8 @@ class RlStep(Step):
             host=self.cluster.gpu.host,
         )
 
-    def phases(self) -> Iterator[Phase]:
-        load, model, objective = self.load(), self.model, self.config.objective
+    def rollouts(self) -> Phase:
+        """Decoding a GPU's share of the prompts."""
         rows, generations = self.rollout_rows, self.config.num_generations
         # a group shares its first call; candidates dwindle from a block to the last few of it
         forwards = rows * self.nfe - (rows - rows / generations)
@@ -213,7 +213,20 @@ class RlStep(Step):
         calls = -(-rows // min(rows, self.config.rollout.num_slots)) * self.nfe
         work = self.call_work(generations)
         flops = work.forward(forwards, scored, self.block_length)
-        yield work.phase("rollouts", rehearsal.rollout(model, load), forwards, flops, calls)
+        parts = rehearsal.rollout(self.model, self.load())
+        if self.config.rollout.workers:
+            parts |= dict.fromkeys(("gradients", "optimiser", "reference"), 0.0)
+        return work.phase("rollouts", parts, forwards, flops, calls)
+
+    @property
+    def decoders(self) -> Cluster:
+        """The GPUs that make rollouts: those of workers, where nothing learns, or the others."""
+        workers = self.config.rollout.workers
+        return replace(self.cluster, num_gpus=workers, shards=False) if workers else self.cluster
+
+    def phases(self) -> Iterator[Phase]:
+        yield replace(self, cluster=self.decoders).rollouts()
+        load, model, objective = self.load(), self.model, self.config.objective
         if model.learns == "nothing":
             return
         passes, parts = objective.num_iterations, self.micro_batches()
@@ -308,6 +321,8 @@ def rl_step(config: TrainConfig, model: memory.Model, cluster: Cluster) -> tuple
     else:
         assumed.append(f"{nfe:g} denoiser calls a completion: no early exit (nfe)")
     prompt_length = _prompt_length(cluster, config.task, gen_length, model.shape.max_length, assumed)
+    if workers := config.rollout.workers:
+        assumed.append(f"rollouts are those of a worker, of {workers}, on a GPU like the others")
     if model.learns != "nothing" and not Objective.of(config.objective).learns_from_all:
         assumed.append("every group has a gradient: none is all right or all wrong")
     return RlStep(config, model, cluster, prompt_length, gen_length, block_length, nfe), assumed
