@@ -190,7 +190,9 @@ def test_an_answer_says_what_was_given_whatever_ends_before_it(blocks: int | Non
         assert completion.length > 7 and int(completion.written.sum()) == completion.length - 3
         assert math.isclose(completion.entropies[[0, 6, 7]].sum(), 0)
     assert torn > 3, "too few rows hold an EOS before what is given"
-    *_, last = stream(policy, "0", config)
+    *_, last = stream(policy, "0", replace(config, canvas="", gen_length=9), canvas=config.canvas)
     assert last.completion.text == completions[0].text
+    (same,) = sample(policy, ["0"], replace(config, canvas="", gen_length=9), canvas=config.canvas)
+    assert same.text == completions[0].text
     notes = [text.get_text() for text in completions[0].plot().axes[0].texts]
     assert any("without a colour: given" in note for note in notes)

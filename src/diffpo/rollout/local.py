@@ -149,15 +149,17 @@ def sample(
     config: RolloutConfig | None = None,
     gen_length: int | None = None,
     seed: int = 0,
+    canvas: str = "",
 ) -> list[Completion]:
     """One completion a prompt, with its text and how it came about. The learned threshold is taken without noise.
 
     None: as the policy was trained to answer (`Policy.decoding`). `gen_length` is the canvas where that leaves it open;
-    where nothing says, GEN_LENGTH, or TINY_LENGTH of a tiny model. ValueError names a prompt that cannot be asked.
+    where nothing says, GEN_LENGTH, or TINY_LENGTH of a tiny model. `canvas` is text to stand on it (`RolloutConfig`).
+    ValueError names a prompt that cannot be asked.
     """
     if isinstance(prompts, str):
         raise ValueError(f"sample takes a list of prompts: [{prompts[:40]!r}]")
-    prompts, config = _read(prompts), config or policy.decoding
+    prompts, config = _read(prompts), _with_canvas(config or policy.decoding, canvas)
     completions = generate(policy, _asked(policy, prompts, config, gen_length, seed), config.num_slots)
     return [_with_text(policy, *pair) for pair in zip(prompts, completions, strict=True)]
 
@@ -175,10 +177,11 @@ def stream(
     config: RolloutConfig | None = None,
     gen_length: int | None = None,
     seed: int = 0,
+    canvas: str = "",
 ) -> Iterator[Event]:
     """The answer that `sample` gives to one prompt as it comes about: what each call commits, and the completion."""
     engine, (prompt,) = Engine(policy, num_slots=1, stream=True), _read([prompt])
-    (request,) = _asked(policy, [prompt], config or policy.decoding, gen_length, seed)
+    (request,) = _asked(policy, [prompt], _with_canvas(config or policy.decoding, canvas), gen_length, seed)
     engine.submit(request)
 
     def told(event: Event) -> Event:
@@ -187,6 +190,10 @@ def stream(
         return replace(event, completion=_with_text(policy, prompt, event.completion))
 
     return map(told, engine.run())
+
+
+def _with_canvas(config: RolloutConfig, canvas: str) -> RolloutConfig:
+    return replace(config, canvas=canvas, gen_length=None) if canvas else config
 
 
 def _read(prompts: Sequence[Prompt | str | Messages]) -> list[Prompt | str | Messages]:
