@@ -8,7 +8,9 @@ import fakecuda
 import pytest
 import torch
 from helpers import request, tiny_policy
+from rollout.test_blocks import block_requests
 from rollout.test_engine import mixed_requests
+from rollout.test_given import with_given
 
 from diffpo.functional.latents import draw_batch_cuts
 from diffpo.functional.random import fold
@@ -47,6 +49,14 @@ def both(policy: Policy, requests: list[Request], num_slots: int = 512) -> tuple
         assert ours.tokens.device.type == "cpu"
         assert_alike(ours, theirs)
     return completions, watch
+
+
+@pytest.mark.parametrize("changes", [{}, {"block_length": 4}, {"block_length": 4, "blocks_from": "row", "shift": 1}])
+def test_what_is_given_stands(cuda: None, changes: dict) -> None:
+    policy = tiny_policy(2, learned=True, **changes)
+    requests = with_given(policy, block_requests(24) if changes else mixed_requests(24))
+    _, watch = both(policy, requests, num_slots=5)
+    assert changes or watch.by_function() == END
 
 
 @pytest.mark.parametrize(("sampler", "head"), [*((rule, "prompt") for rule in RULES), ("learned", "bernoulli")])

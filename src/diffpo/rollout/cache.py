@@ -114,7 +114,8 @@ def _from_window(roster: Roster, whole: Span, shift: int, window_start: Tensor) 
 def _from_block(roster: Roster, whole: Span, shift: int, block_start: Tensor, block_end: Tensor) -> Span:
     """Rows of the exact cache: the active block, in its first call with what is to be stored since the one before."""
     cached, start = roster.cache == EXACT, roster.prompt_length + block_start
-    first = torch.where(roster.kept, roster.reached - shift, 0).clamp_min(0)
+    reached = torch.minimum(roster.reached, start)  # a row that is done, on a GPU, is back at its first block
+    first = torch.where(roster.kept, reached - shift, 0).clamp_min(0)
     end = roster.prompt_length + block_end
     return whole._replace(
         first=torch.where(cached, first, whole.first),
