@@ -14,8 +14,8 @@ _NAMES = (
     "cm centimeter centimetre; mm millimeter millimetre; m meter metre; km kilometer kilometre; in inch inche; "
     "ft foot feet; yd yard; mi mile; s sec second; min minute; h hr hour; day; wk week; month; yr year; ¢ cent; "
     "$ dollar usd; € euro eur; £ gbp; ¥ yen jpy; ₹ rupee inr rs; g gram; kg kilogram; lb pound; oz ounce; degree; "
-    "celsius; fahrenheit; am; pm; rad radian; l liter litre; sharp; ml milliliter millilitre; gal gallon; mg milligram; "
-    "mol mole; mmol millimole; ms millisecond; joule; kj kilojoule; watt; kw kilowatt; hz hertz; khz kilohertz; mhz "
+    "celsius; fahrenheit; am; pm; rad radian; l liter litre; sharp; ml milliliter millilitre; gal gallon; "
+    "mg milligram; mol mole; mmol millimole; ms millisecond; joule; kj kilojoule; watt; kw kilowatt; hz hertz; khz kilohertz; mhz "
     "megahertz; pascal; kpa kilopascal; newton; volt; nm nanometer nanometre; tonne"
 )
 UNITS = {name: names.split()[0] for names in _NAMES.split(";") for name in names.split()}
