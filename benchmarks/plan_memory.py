@@ -315,7 +315,7 @@ def estimate(
     shape: TransformerConfig, config: TrainConfig | SftConfig, prompt_length: int = PROMPT_LENGTH, ranks: int = 1
 ) -> Plan:
     """What `diffpo plan` says of the same step."""
-    start = Start(shape, FAMILIES["diffpo"], 2 if config.load.dtype == "bfloat16" else 4)
+    start = Start(shape, FAMILIES["diffpo"], torch.bfloat16 if config.load.dtype == "bfloat16" else torch.float32)
     return plan(config, start, Cluster(CPU, ranks, ranks > 1, mfu=1.0, prompt_length=prompt_length))
 
 

@@ -66,6 +66,9 @@ def test_an_adapter_is_described_with_its_base(tmp_path: Path) -> None:
         "adapter": str(adapter),
         "adapter_rank": 4,
         "adapter_alpha": 8,
+        "adapter_rank_pattern": None,
+        "adapter_alpha_pattern": None,
+        "adapter_rslora": False,
         "adapter_targets": json.loads((adapter / "adapter_config.json").read_text())["target_modules"],
         "adapter_parameters": 4 * plain["lora_parameters_per_rank"],
     }

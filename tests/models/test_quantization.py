@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffpo.config import LoadConfig, LoraConfig, RolloutConfig, ThresholdConfig, TrainConfig
+from diffpo.models.export import export
 from diffpo.models.inspection import inspect
 from diffpo.models.policy import Policy, load_policy
 from diffpo.models.threshold import ThresholdHead
@@ -84,6 +85,23 @@ def correlation(ours: Tensor, theirs: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([ours.detach().flatten(), theirs.detach().flatten()]))[0, 1])
 
 
+def test_adapters_trained_on_four_bits_say_so_on_whole_weights(tmp_path: Path) -> None:
+    """Their answers are others: such a run was evaluated, and merged, as if nothing were wrong."""
+    policy = four_bit()
+    policy.add_adapters(LoraConfig(rank=2))
+    policy.version = 3
+    policy.save_pretrained(tmp_path / "run" / "policy")
+    with pytest.warns(UserWarning, match=r"was trained on 4-bit weights.*load\.four_bit"):
+        export(tmp_path / "run", tmp_path / "home")  # a copy of what was trained
+    for place in (tmp_path / "run", tmp_path / "home"):
+        four_bit(place)
+        with pytest.warns(UserWarning, match=r"was trained on 4-bit weights.*load\.four_bit"):
+            whole = load_policy(place, device="cpu")
+    whole.version += 1  # it learns on
+    whole.save_pretrained(tmp_path / "further")
+    load_policy(tmp_path / "further", device="cpu")
+
+
 def test_rows_that_bitsandbytes_misreads_on_a_cpu_are_refused() -> None:
     """Dream's down_proj here has rows of 160; the published widths are all multiples of 64."""
     with pytest.raises(ValueError, match=r"load\.four_bit.*rows of 160, no multiple of 64"):
@@ -142,7 +160,8 @@ def test_adapters_trained_upon_four_bits_are_saved_and_loaded(tmp_path: Path) ->
     ids, _ = golden("llada")
     ours = logits_of(policy.denoiser, ids)
     assert torch.equal(logits_of(again.denoiser, ids), ours)
-    whole = logits_of(load_policy(tmp_path, device="cpu").denoiser, ids)
+    with pytest.warns(UserWarning, match="4-bit weights"):
+        whole = logits_of(load_policy(tmp_path, device="cpu").denoiser, ids)
     assert correlation(ours, whole) > 0.9
 
 

@@ -25,9 +25,13 @@ from models.published_llada import (
 )
 from safetensors.torch import load_file, save_file
 
+from diffpo.config import LoraConfig, TrainConfig
 from diffpo.models.policy import load_policy
 from diffpo.models.published import PUBLISHED, with_blocks
 from diffpo.models.weights import load_denoiser, read_tensors
+from diffpo.planning.plan import find_start
+
+WEIGHTS = "model.safetensors"
 
 
 @pytest.mark.parametrize(("family", "adapter"), [*((f, False) for f in GOLDENS), *((f, True) for f in FAMILIES)])
@@ -84,6 +88,29 @@ def test_dtypes(asked: str | torch.dtype, got: torch.dtype) -> None:
     denoiser = load_policy(GOLDEN / "llada-tiny", dtype=asked, device="cpu").denoiser
     assert {parameter.dtype for parameter in denoiser.parameters()} == {got}
     assert denoiser.angles.dtype == torch.float32 and denoiser.compute_dtype is None
+
+
+@pytest.mark.parametrize("name", ["a2d-qwen3-tiny", "a2d-llama-tiny"])  # the head of the second is tied
+def test_weights_saved_in_several_dtypes_are_loaded_in_the_widest(name: str, tmp_path: Path) -> None:
+    """A product needs both factors in one; nothing computes in fp64."""
+    config, tensors = json.loads((GOLDEN / name / "config.json").read_text()), load_file(GOLDEN / name / WEIGHTS)
+    wide, half, brain, double = torch.float32, torch.float16, torch.bfloat16, torch.float64
+    for number, (kinds, widest) in enumerate(
+        (
+            ((brain, wide), wide),
+            ((brain, half), wide),
+            ((double, brain), wide),
+            ((double,) * 2, wide),
+            ((half,) * 2, half),
+        )
+    ):
+        mixed = {tensor: values.to(kinds["mlp" in tensor]) for tensor, values in tensors.items()}
+        folder = write_checkpoint(tmp_path / str(number), config, mixed)
+        policy = load_policy(folder, dtype="saved", device="cpu")
+        assert {parameter.dtype for parameter in policy.denoiser.parameters()} == {widest}
+        policy.add_adapters(LoraConfig(rank=2))
+        assert logits_of(policy.denoiser, golden("a2d-qwen3")[0]).isfinite().all()
+        assert find_start(TrainConfig(model=str(folder))).dtype == widest
 
 
 def test_auto_keeps_a_policy_of_diffpo_as_it_was_saved(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import GOLDEN, FirstDigitTask
+from safetensors.torch import load_file, save_file
 from small_tokenizers import TOKENIZERS
 
 from diffpo.config import (
@@ -23,6 +25,7 @@ from diffpo.config import (
 )
 from diffpo.models.export import export
 from diffpo.models.policy import load_policy
+from diffpo.planning.plan import find_start, make_model
 from diffpo.rollout.local import sample
 from diffpo.training import loop
 from diffpo.training.loop import train
@@ -104,6 +107,21 @@ def test_full_fine_tuning_keeps_master_weights(config: TrainConfig) -> None:
     steps = {name: value.detach() - start[name].float() for name, value in policy.denoiser.named_parameters()}
     moved = torch.cat([step.flatten() for step in steps.values()])
     assert policy.denoiser.head.weight.dtype == torch.float32 and 0 < moved.abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_float16_is_for_answers_alone(config: TrainConfig, rank: int) -> None:
+    """A gradient below 6e-8 is 0 in it: at a millionth of a token's weight half of them were, in silence."""
+    place = Path(config.model) / "model.safetensors"
+    save_file({name: tensor.half() for name, tensor in load_file(place).items()}, place)
+    lora = LoraConfig(rank=rank, alpha=8) if rank else LoraConfig()
+    config = replace(config, load=LoadConfig(dtype="saved"), lora=lora, steps=1)
+    for refuses in (partial(train, quiet=True), lambda config: make_model(config, find_start(config))):
+        with pytest.raises(ValueError, match=r"load\.dtype.*float16.*bfloat16"):
+            refuses(config)
+    frozen = {"lora": LoraConfig(), "objective": ObjectiveConfig(), "optim": OptimConfig()}
+    policy = train(replace(config, train="sampler", **frozen), quiet=True)
+    assert policy.denoiser.head.weight.dtype == torch.float16
 
 
 def test_the_reference_is_the_start_not_the_base(config: TrainConfig, tmp_path: Path) -> None:

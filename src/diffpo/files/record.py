@@ -43,6 +43,7 @@ class Base:
     nearby: str | None = None  # the base's folder as seen from this one: both may have been moved together
     adapter_nearby: str | None = None  # the same of those adapters
     block_length: int | None = None  # of block-causal attention, whether or not the base's own config.json says it
+    four_bit: bool = False  # whether its weights were in 4 bits
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ _NAMES = (
     "ft foot feet; yd yard; mi mile; s sec second; min minute; h hr hour; day; wk week; month; yr year; ¢ cent; "
     "$ dollar usd; € euro eur; £ gbp; ¥ yen jpy; ₹ rupee inr rs; g gram; kg kilogram; lb pound; oz ounce; degree; "
     "celsius; fahrenheit; am; pm; rad radian; l liter litre; sharp; ml milliliter millilitre; gal gallon; "
-    "mg milligram; mol mole; mmol millimole; ms millisecond; joule; kj kilojoule; watt; kw kilowatt; hz hertz; khz kilohertz; mhz "
-    "megahertz; pascal; kpa kilopascal; newton; volt; nm nanometer nanometre; tonne"
+    "mg milligram; mol mole; mmol millimole; ms millisecond; joule; kj kilojoule; watt; kw kilowatt; hz hertz; "
+    "khz kilohertz; mhz megahertz; pascal; kpa kilopascal; newton; volt; nm nanometer nanometre; tonne"
 )
 UNITS = {name: names.split()[0] for names in _NAMES.split(";") for name in names.split()}
 UNITS |= dict.fromkeys(word_set("unit sq square cu cubic mph kph per each a of an"), "")

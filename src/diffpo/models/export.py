@@ -6,12 +6,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from diffpo.files.folder import new_folder, write_folder
 from diffpo.models.policy import Policy, load_policy
-from diffpo.models.weights import DTYPES
+from diffpo.models.weights import SAVED
 
 CARD = """---
 {front}
@@ -43,8 +42,7 @@ def export(name: str | Path, output: str | Path, merge: bool = False, base: str 
         policy.merge_adapters()
     if policy.base and not policy.adapter:
         config = policy.base.config
-        dtypes = {**DTYPES, "float16": torch.float16}
-        dtype = dtypes.get(str(config.get("dtype") or config.get("torch_dtype")))
+        dtype = SAVED.get(str(config.get("dtype") or config.get("torch_dtype")))
         if dtype:  # weights trained in fp32 go home in the dtype of their base
             policy.denoiser.to(dtype)
     write_folder(output, lambda draft: save_with_card(policy, draft))

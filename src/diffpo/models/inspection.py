@@ -77,6 +77,9 @@ def _describe_adapter(folder: Path) -> dict[str, Any]:
         "adapter": str(folder),
         "adapter_rank": settings.get("r"),
         "adapter_alpha": settings.get("lora_alpha"),
+        "adapter_rank_pattern": settings.get("rank_pattern") or None,
+        "adapter_alpha_pattern": settings.get("alpha_pattern") or None,
+        "adapter_rslora": bool(settings.get("use_rslora")),
         "adapter_targets": settings.get("target_modules"),
         "adapter_parameters": sum(math.prod(shape) for *_, shape, _ in found) or None,  # the hub may have kept the file
     }

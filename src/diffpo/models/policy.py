@@ -25,7 +25,7 @@ from diffpo.models.heads import make_head
 from diffpo.models.pointwise import is_wanted
 from diffpo.models.quantization import is_packed, unpack
 from diffpo.models.saving import copy_missing, save_file, save_shards
-from diffpo.models.source import Source, find_source
+from diffpo.models.source import Source, find_source, warn_of_whole_weights
 from diffpo.models.threshold import ThresholdHead
 from diffpo.models.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
 from diffpo.models.transformer import Transformer, TransformerConfig
@@ -153,6 +153,12 @@ class Policy:
         """What a checkpoint holds that never learns: the biases of routers' choices."""
         return {name: buffer for name, buffer in self.denoiser.named_buffers() if name.endswith(".expert_bias")}
 
+    def _on_four_bits(self) -> bool:
+        """Whether it was trained on 4-bit weights: its own, or those below the folder that it is still a copy of."""
+        record = self.source.record if self.source else None
+        copied = record and record.version == self.version and record.base
+        return is_packed(self.denoiser) or bool(copied and copied.four_bit)
+
     def add_head(self, config: HeadConfig, seed: int = 0) -> None:
         """Put a fresh sampler head of the kind that `config` is for where the denoiser is."""
         self.sampler_head = make_head(config, self.denoiser.config.hidden_size, seed).to(self.device)
@@ -207,7 +213,9 @@ class Policy:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         head_alone = tensors is not None and not tensors and self.source is not None
-        base = self.source.as_base(folder, head_alone) if self.source and (head_alone or self.adapter) else None
+        base = None
+        if self.source and (head_alone or self.adapter):
+            base = self.source.as_base(folder, head_alone, self._on_four_bits())
         tensors = tensors or {name: parameter.detach() for name, parameter in self._own().items()}
         if self.adapter and not head_alone:
             lora.save_adapters(folder, self.family, self.adapter, tensors)
@@ -308,6 +316,8 @@ def load_policy(
     """
     source = find_source(name, revision, adapter, base).in_blocks(block_length)
     checkpoint = source.checkpoint
+    if not four_bit:
+        warn_of_whole_weights(source)
     denoiser = load_denoiser(checkpoint, find_dtype(dtype, checkpoint), find_device(device), four_bit)
     if is_wanted(compile, denoiser.head.weight.device):
         denoiser.fuse()

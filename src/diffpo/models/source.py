@@ -68,8 +68,9 @@ class Source:
         """A digest of what is read: weights, adapters, head, tokenizer, settings. The same wherever the folders lie."""
         return fingerprint(*self.folders)
 
-    def as_base(self, folder: Path, adapters: bool) -> Base:
-        """What a policy saved in `folder` stands on: these weights, and (`adapters` True) the adapters on them."""
+    def as_base(self, folder: Path, adapters: bool, four_bit: bool) -> Base:
+        """What a policy saved in `folder` stands on: these weights, in 4 bits or whole, and (`adapters` True) the
+        adapters on them."""
         here = self.checkpoint.folder
         with_adapter = self.adapter if adapters else None
         return Base(
@@ -80,6 +81,7 @@ class Source:
             fingerprint=fingerprint(here, with_adapter),
             nearby=os.path.relpath(here, folder.resolve()) if self.checkpoint.is_local else None,
             block_length=self.checkpoint.config.get("block_size"),
+            four_bit=four_bit,
         )
 
 
@@ -190,6 +192,16 @@ def _warn_of_another_base(source: Source, named: Base | None) -> None:
         line = f"was trained on {meant}; it is put on {loaded}"
     if not same:
         warnings.warn(f"{source.folder} {line}", stacklevel=4)
+
+
+def warn_of_whole_weights(source: Source) -> None:
+    """Say so where adapters, or a head, that were trained on 4-bit weights are put on whole ones."""
+    if (record := source.record) and record.base and record.base.four_bit:
+        warnings.warn(
+            f"{source.folder} was trained on 4-bit weights, whose answers are others than those of the whole ones that "
+            "it is put on: load.four_bit computes as training did",
+            stacklevel=3,
+        )
 
 
 def _warn_of_another_template(source: Source) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,8 +25,11 @@ from diffpo.models.transformer import Transformer
 Shape = tuple[int, ...]
 HEAD = "head.weight"
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-PLAIN = ("BF16", "F16", "F32", "F64")
-"""Dtypes of weights that mean what they say, as safetensors names them; others have scales beside them."""
+SAVED = {**DTYPES, "float16": torch.float16}
+"""Dtypes that config.json may name."""
+PLAIN = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float32}
+"""Dtypes of weights that mean what they say, as safetensors names them, and what they are loaded in as saved; others
+have scales beside them."""
 COMPANIONS = ("*.json", "*.txt", "*.jinja", "*.py", "*.md", "LICENSE*")
 """Files of a repository beside its weights. Its Python files go along into exports and are never imported here."""
 
@@ -179,7 +183,7 @@ def load_denoiser(
     device: torch.device | str = "cpu",
     four_bit: bool = False,
 ) -> Transformer:
-    """The transformer of a checkpoint of any family, in `dtype` (None: as saved), on `device`.
+    """The transformer of a checkpoint of any family, in `dtype` (None: as saved, the widest of several), on `device`.
 
     It is built on meta and filled tensor by tensor, so that host memory holds the weights and no second copy.
     ValueError lists every tensor that is missing, unexpected or of another shape, before any is read.
@@ -195,6 +199,8 @@ def load_denoiser(
     check_plain(checkpoint.folder, {name: dtype for _, name, _, dtype in tensors})
     found = [(file.name, name, shape) for file, name, shape, _ in tensors]
     check_fit(checkpoint.folder, found, wanted, allowed)
+    learned = parameter_names(family, model)
+    common = dtype or widest(dtype for _, name, _, dtype in tensors if name in learned)
     if four_bit:
         quantize_linears(model)
     heads: list[Tensor] = []
@@ -202,7 +208,7 @@ def load_denoiser(
         with safe_open(file, framework="pt", device=str(device)) as tensors:
             for name in tensors.keys():  # noqa: SIM118
                 tensor, native = tensors.get_tensor(name), family.native(name)
-                tensor = tensor.to(dtype or tensor.dtype)
+                tensor = tensor.to(common if name in learned else dtype)
                 if native in twice:
                     heads.append(tensor)
                 else:
@@ -225,6 +231,25 @@ def check_plain(place: str | Path, dtypes: Mapping[str, str]) -> None:
         raise ValueError(
             f"{place}: the weights are quantized ({packed}), which diffpo does not read: name the model that they were "
             "made of; load.four_bit makes 4 bits of it"
+        )
+
+
+def parameter_names(family: Family, model: Transformer) -> set[str]:
+    """The checkpoint's names of what may learn, a tied head's among them; the rest is buffers."""
+    return {family.original(name) for name in (*apart(dict(model.named_parameters())), HEAD)}
+
+
+def widest(dtypes: Iterable[str]) -> torch.dtype:
+    """The dtype that loses nothing of weights of these, as safetensors names them: a product needs both in one."""
+    return functools.reduce(torch.promote_types, (PLAIN[dtype] for dtype in dtypes))
+
+
+def check_learns(dtype: torch.dtype) -> None:
+    """ValueError for a dtype in which no denoiser learns: its gradients go through the dtype of its weights."""
+    if dtype == torch.float16:
+        raise ValueError(
+            "load.dtype: small gradients are 0 in float16, which the weights are saved in: set load.dtype = bfloat16, "
+            "or float32"
         )
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from diffpo.config import SftConfig, TrainConfig
 from diffpo.config.checks import check
 from diffpo.files.places import find_policy
@@ -22,7 +24,16 @@ from diffpo.models.quantization import check_quantizable
 from diffpo.models.source import base_of, find_source
 from diffpo.models.tokenizer import CharTokenizer
 from diffpo.models.transformer import TransformerConfig
-from diffpo.models.weights import locate, tensor_shapes
+from diffpo.models.weights import (
+    DTYPES,
+    SAVED,
+    check_learns,
+    check_plain,
+    locate,
+    parameter_names,
+    tensor_shapes,
+    widest,
+)
 from diffpo.planning import memory
 from diffpo.planning.steps import rl_step, sft_step
 from diffpo.planning.work import Cluster, Phase
@@ -36,8 +47,8 @@ class Start:
 
     shape: TransformerConfig
     family: Family
-    value_bytes: int
-    """Bytes of a value of the weights as saved."""
+    dtype: torch.dtype
+    """Dtype of the weights as saved."""
     adapter: dict[str, Any] | None = None
     """adapter_config.json of the adapter that the model carries."""
 
@@ -100,7 +111,8 @@ def find_start(config: TrainConfig | SftConfig) -> Start:
     load, known, adapter, blocks = config.load, config.model, config.load.adapter, config.load.block_length
     if isinstance(config, SftConfig) and not known:
         alphabet = load_tiny_task(config.task).alphabet
-        return Start(TransformerConfig.tiny(CharTokenizer(alphabet).vocab_size, config.shape), FAMILIES["diffpo"], 4)
+        shape = TransformerConfig.tiny(CharTokenizer(alphabet).vocab_size, config.shape)
+        return Start(shape, FAMILIES["diffpo"], torch.float32)
     if known not in PUBLISHED:
         folder = find_policy(locate(known, load.revision, weights=False))[0]
         base = base_of(folder)
@@ -110,14 +122,17 @@ def find_start(config: TrainConfig | SftConfig) -> Start:
     if known in PUBLISHED:
         values = with_blocks(known, PUBLISHED[known], blocks)
         family = FAMILIES[kind_of(values)]
-        return Start(family.shape(values), family, 2, _settings_of(adapter))
+        return Start(family.shape(values), family, torch.bfloat16, _settings_of(adapter))
     source = find_source(known, load.revision, adapter, load.base, weights=False).in_blocks(blocks)
     checkpoint = source.checkpoint
     files = [file for file in checkpoint.folder.glob("model*.safetensors") if file.is_file()]
-    said = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
-    dtype = next((dtype for *_, dtype in tensor_shapes(files[:1])), said)
-    value_bytes = 4 if dtype in ("F32", "float32") else 2
-    return Start(checkpoint.empty_denoiser().config, checkpoint.family, value_bytes, _settings_of(source.adapter))
+    model, family = checkpoint.empty_denoiser(), checkpoint.family
+    said = SAVED.get(str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")), torch.bfloat16)
+    names = parameter_names(family, model)
+    found = {name: dtype for _, name, _, dtype in tensor_shapes(files) if name in names}
+    check_plain(checkpoint.folder, found)
+    dtype = widest(found.values()) if found else said
+    return Start(model.config, family, dtype, _settings_of(source.adapter))
 
 
 def _settings_of(adapter: str | Path | None) -> dict[str, Any] | None:
@@ -129,15 +144,17 @@ def make_model(config: TrainConfig | SftConfig, start: Start) -> memory.Model:
     """What `diffpo train` makes of a start; ValueError for what it would refuse."""
     if config.load.four_bit:
         check_quantizable(start.shape)
-    automatic = start.value_bytes if start.family is FAMILIES["diffpo"] else 2
-    base = {"auto": automatic, "saved": start.value_bytes, "bfloat16": 2, "float32": 4}[config.load.dtype]
+    automatic = start.dtype if start.family is FAMILIES["diffpo"] else torch.bfloat16
+    dtype = {"auto": automatic, "saved": start.dtype, **DTYPES}[config.load.dtype]
     settings = start.adapter or {}
     if config.lora.rank:
         check(not settings, CARRIES)
         settings = {"r": config.lora.rank, "target_modules": config.lora.targets}
     frozen = isinstance(config, TrainConfig) and config.train == "sampler"
     learns = "nothing" if frozen else "adapters" if settings else "all"
-    model = memory.Model(start.shape, base, learns, settings.get("r", 0), four_bit=config.load.four_bit)
+    if learns != "nothing":
+        check_learns(dtype)
+    model = memory.Model(start.shape, dtype.itemsize, learns, settings.get("r", 0), four_bit=config.load.four_bit)
     wanted = settings | {"target_modules": settings.get("target_modules") or "all-linear"}
     targets = dict.fromkeys(
         name

@@ -8,6 +8,7 @@ from diffpo.config import SftConfig, TrainConfig
 from diffpo.files.record import anchored_code
 from diffpo.files.shipped import check_rate
 from diffpo.models.policy import Policy, load_policy
+from diffpo.models.weights import check_learns
 from diffpo.processes.world import World
 
 OWN_OF_HEAD = {
@@ -38,6 +39,8 @@ def load_start(config: TrainConfig | SftConfig, world: World, learns: bool = Tru
 
 def make_ready(policy: Policy, config: TrainConfig | SftConfig, learns: bool) -> None:
     """Adapters, else master weights, for a denoiser that `learns`; its activations kept or made again."""
+    if learns:
+        check_learns(policy.denoiser.head.weight.dtype)
     if config.lora.rank:
         policy.add_adapters(config.lora, config.seed)
     if not learns:

@@ -256,7 +256,7 @@ def _planned(size: Size) -> dict[str, float]:
     calls = float(size.step.rollout.sampler.partition(":")[2])
     lengths = [size.lengths[index % len(size.lengths)] for index in range(size.step.prompts_per_step)]
     cluster = Cluster(here, nfe=calls, prompt_length=round(mean(lengths)))
-    planned = plan(size.step, Start(size.shape, FAMILIES["llada"], 2), cluster)
+    planned = plan(size.step, Start(size.shape, FAMILIES["llada"], torch.bfloat16), cluster)
     found = {phase.name: phase.bytes - phase.parts.get("context", 0.0) for phase in planned.phases}
     return {
         "rollouts": found["rollouts"],
