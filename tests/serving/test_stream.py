@@ -79,6 +79,13 @@ def test_the_unmasking_is_told_call_by_call(live: Live) -> None:
         assert "".join(settled) == choice["text"] and made == choice["denoiser_calls"]
 
 
+def test_what_is_given_comes_first(live: Live) -> None:
+    said = {"canvas": "12{3}0", "sampler": "top_k:1", "seed": 1, "stream_options": {"include_unmasking": True}}
+    seen = [chunk["unmasking"] for chunk in live.events(prompt="01", **said) if "unmasking" in chunk]
+    assert (seen[0]["call"], seen[0]["positions"], seen[0]["tokens"]) == (0, [0, 1, 5], ["1", "2", "0"])
+    assert [each["call"] for each in seen] == [0, 1, 2, 3] and {each["canvas"] for each in seen} == {6}
+
+
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_what_was_said_is_never_taken_back(name: str, tmp_path) -> None:
     """Random tokens in a random order: characters of several bytes, special tokens, ends, stops."""

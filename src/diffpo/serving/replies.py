@@ -85,14 +85,27 @@ class Reply:
         ending = _ending(answer) if answer.over else {"finish_reason": None}
         return [self._chunk({"index": index, **said, "logprobs": logprobs, **ending})]
 
+    def given(self) -> list[bytes]:
+        """What stands on canvases from the start, as if a call 0 had committed it."""
+        each = [[at for at, token in enumerate(answer.tokens) if token >= 0] for answer in self.answers]
+        return [
+            self._seen(index, 0, places, [self.answers[index].tokens[at] for at in places], [1.0] * len(places))
+            for index, places in enumerate(each)
+            if places
+        ]
+
     def unmasking(self, index: int, call: Committed) -> bytes:
         """What a call committed, settled or not: positions on the canvas, their tokens' texts, and how sure it was."""
+        columns = (call.positions, call.tokens, call.max_probs)
+        return self._seen(index, call.call, *(column.tolist() for column in columns))
+
+    def _seen(self, index: int, call: int, places: list[int], tokens: list[int], certain: list[float]) -> bytes:
         seen = {
             "index": index,
-            "call": call.call,
-            "positions": call.positions.tolist(),
-            "tokens": list(map(self.served.policy.tokenizer.piece, call.tokens.tolist())),
-            "confidence": [round(share, 4) for share in call.max_probs.tolist()],
+            "call": call,
+            "positions": places,
+            "tokens": list(map(self.served.policy.tokenizer.piece, tokens)),
+            "confidence": [round(share, 4) for share in certain],
             "canvas": len(self.answers[index].tokens),
         }
         return self._chunk(unmasking=seen)

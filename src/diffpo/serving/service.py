@@ -169,7 +169,7 @@ class Service:
         return JSONResponse(reply.whole()) if there else Response(status_code=GONE)
 
     async def _chunks(self, exchange: Exchange, reply: Reply, options: StreamOptions) -> AsyncIterator[bytes]:
-        for chunk in reply.opening():
+        for chunk in [*reply.opening(), *(reply.given() if options.include_unmasking else [])]:
             yield chunk
         try:
             async for index, call in exchange.run(self.config.timeout):
