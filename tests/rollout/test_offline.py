@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from random import Random
 
@@ -16,6 +17,7 @@ from diffpo.files.folder import append
 from diffpo.rollout import offline
 from diffpo.rollout.local import sample
 from diffpo.rollout.offline import Written, generate_file
+from diffpo.tasks.data import Row
 
 CONFIG = RolloutConfig(temperature=0.9, sampler="random:1", gen_length=8, num_slots=3)
 NUM = 14
@@ -121,6 +123,26 @@ def test_answers_to_something_else_are_not_touched(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="line 2: no answer"):
         generate_file(tiny_policy(), write(tmp_path / "others.jsonl", [PROMPTS[0], "5"]), output, CONFIG, quiet=True)
     assert output.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ['[{"prompt": "0"}]', '{"row": 15, "te', "0"])
+def test_a_file_without_an_end_of_line_that_is_no_answer_cut_short_is_not_touched(text: str, tmp_path: Path) -> None:
+    prompts, output = write(tmp_path / "prompts.jsonl"), tmp_path / "notes"
+    output.write_text(text)
+    with pytest.raises(ValueError, match="line 1: no answer to this row"):
+        generate_file(tiny_policy(), prompts, output, CONFIG, quiet=True)
+    rows = tmp_path / "rows.json"
+    rows.write_text('[{"prompt": "0"}, {"prompt": "1"}]')
+    with pytest.raises(ValueError, match="line 1: no answer to this row"):
+        generate_file(tiny_policy(), str(rows), rows, CONFIG, quiet=True)
+    assert output.read_text() == text and len(json.loads(rows.read_text())) == 2
+
+
+def test_an_id_that_is_no_json_is_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    when = date(2026, 1, 2)
+    monkeypatch.setattr(offline, "read_rows", lambda *_: [Row("rows.parquet, row 1", {"prompt": "0", "id": when})])
+    generate_file(tiny_policy(), "rows.parquet", tmp_path / "answers", CONFIG, quiet=True)
+    assert json.loads((tmp_path / "answers").read_text())["id"] == "2026-01-02"
 
 
 def test_answers_of_other_blocks_another_dtype_or_a_rule_that_has_changed_are_others(tmp_path: Path) -> None:

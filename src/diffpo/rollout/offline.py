@@ -76,17 +76,22 @@ class _Work:
             return 0
         data = self.output.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
-        lines = whole.decode("utf-8", "replace").split("\n")[:-1]
+        lines, torn = whole.decode("utf-8", "replace").split("\n")[:-1], data[len(whole) :]
         for at, line in enumerate(lines):
             found = _read(line)
-            if at >= len(self.rows) or found.get("key") != self._key(at):
-                what = "no answer to this row by these weights and settings"
-                raise ValueError(f"{self.output}, line {at + 1}: {what}: choose another output, or remove it")
+            self._check_line(at, at < len(self.rows) and found.get("key") == self._key(at))
             self.errors += "error" in found
-        if len(whole) < len(data):
+        if torn:  # the prompts themselves, say, may end without an end of line
+            begun = f'{{"row": {len(lines) + 1}, '.encode()
+            self._check_line(len(lines), len(lines) < len(self.rows) and torn.startswith(begun[: len(torn)]))
             os.truncate(self.output, len(whole))
         self.size = len(whole)
         return len(lines)
+
+    def _check_line(self, at: int, ours: bool) -> None:
+        if not ours:
+            what = "no answer to this row by these weights and settings"
+            raise ValueError(f"{self.output}, line {at + 1}: {what}: choose another output, or remove it")
 
     def run(self, quiet: bool) -> None:
         engine, found = Engine(self.policy, self.config.num_slots), dict[int, dict[str, Any]]()
@@ -122,7 +127,8 @@ class _Work:
 
     def _line(self, at: int, found: dict[str, Any]) -> str:
         named = {"id": self.rows[at].values["id"]} if "id" in self.rows[at].values else {}
-        return json.dumps({"row": at + 1, **named, **found, "key": self._key(at)}, ensure_ascii=False) + "\n"
+        line = {"row": at + 1, **named, **found, "key": self._key(at)}
+        return json.dumps(line, ensure_ascii=False, default=str) + "\n"  # a .parquet's id may be a date, say
 
     def _key(self, at: int) -> str:
         """Of all that the answer depends on."""
