@@ -86,3 +86,28 @@ def test_saved_weights_are_taken_over(adapters: bool, tmp_path: Path) -> None:
     policy.load_weights(*saved_weights(policy, tmp_path / "newer"))
     assert policy.version == newer.version and torch.equal(hidden(policy), hidden(newer))
     assert torch.equal(policy.sampler_head.weight, newer.sampler_head.weight)
+
+
+@pytest.mark.parametrize("parts", ["adapters", "whole", "head"])
+def test_weights_of_a_model_with_other_parts_are_refused(parts: str, tmp_path: Path) -> None:
+    """Else the base would answer under the version of adapters, or of a head, that it does not have."""
+    base = saved_base(tmp_path / "base")
+    folder, used = saved_adapter(base, tmp_path / "adapter", 0), load_policy(base)
+    if parts == "whole":
+        used, folder = load_policy(folder), Path(base)
+    if parts == "head":
+        used.sampler_head, folder = None, tmp_path / "alone"
+        load_policy(base).save_pretrained(folder, {})
+    with pytest.raises(ValueError, match="holds other adapters, or another sampler head"):
+        saved_weights(used, folder)
+
+
+def test_the_weights_of_a_head_alone_are_taken_over(tmp_path: Path) -> None:
+    base = saved_base(tmp_path / "base")
+    newer = load_policy(base)
+    newer.sampler_head.weight.data.add_(1)
+    newer.save_pretrained(tmp_path / "alone", {})
+    used = load_policy(tmp_path / "alone")
+    used.sampler_head.weight.data.zero_()
+    used.load_weights(*saved_weights(used, tmp_path / "alone"))
+    assert torch.equal(used.sampler_head.weight, newer.sampler_head.weight)

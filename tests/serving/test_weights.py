@@ -92,6 +92,16 @@ def test_of_two_clients_who_load_one_name_one_is_told_that_it_is_taken(
         assert texts(live, "mine") == expected(root / winner)
 
 
+def test_the_fingerprint_is_of_the_weights_that_were_loaded(tmp_path: Path) -> None:
+    """Whatever becomes of their folder before the first request."""
+    base = saved_base(tmp_path / "base")
+    with serving(load_policy(base), CONFIG, "base") as live:
+        Path(base).rename(tmp_path / "moved")
+        told = live.complete()["system_fingerprint"]
+    with serving(load_policy(tmp_path / "moved"), CONFIG, "moved") as live:
+        assert live.complete()["system_fingerprint"] == told
+
+
 def test_an_adapter_that_is_named_wrongly_is_refused(tmp_path: Path) -> None:
     policy = load_policy(saved_base(tmp_path / "base"))
     for wrong in ("name", "=path", "base=path"):
@@ -100,9 +110,10 @@ def test_an_adapter_that_is_named_wrongly_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Weights change between two calls; completions say with which version they ended. A disk may be away at first."""
+    """Weights change between two calls; completions say with which version they ended. A disk may be away at first,
+    which is said once, and a run that begins anew in the same folder has older weights."""
     monkeypatch.setattr("diffpo.serving.weights.EVERY", 0.02)
-    tries = iter((OSError("a disk is away"),))
+    tries = iter(2 * (OSError("a disk is away"),))
 
     def read(policy: Policy, folder: Path) -> tuple:
         if error := next(tries, None):
@@ -122,5 +133,17 @@ def test_a_run_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capl
                 break
             time.sleep(0.02)
         assert live.complete(seed=0)["choices"][0]["version"] == 7
-        assert [record.getMessage() for record in caplog.records] == [f"{run}: a disk is away"]
         assert texts(live, "base") == expected(run / "policy")
+        (run / "policy").rename(tmp_path / "before")
+        saved_base(run / "policy")
+        (run / "checkpoints" / "step_000001").mkdir(parents=True)
+        for _ in range(200):
+            if len(caplog.records) == 3:
+                break
+            time.sleep(0.02)
+        assert texts(live, "base") == expected(tmp_path / "before")
+    assert [record.getMessage().removeprefix(f"{run}: ") for record in caplog.records] == [
+        "nothing there to follow yet",
+        "a disk is away",
+        "its weights have 0 updates, fewer than those in use (7), which stay",
+    ]

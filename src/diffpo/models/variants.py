@@ -36,13 +36,19 @@ def with_adapter(policy: Policy, folder: Path) -> Policy:
 
 
 def saved_weights(policy: Policy, folder: Path) -> tuple[dict[str, Tensor], int]:
-    """The tensors of a policy's folder, by the names that `Policy.load_weights` takes, and their version."""
+    """The tensors of a policy's folder, by the names that `Policy.load_weights` takes, and their version.
+
+    ValueError if they are not all that the policy has of its own: the base's would be left under another's version.
+    """
     record = Record.read(folder)
     if record is None:
         raise ValueError(f"{folder}: no diffpo.json, so no policy of a run")
-    tensors = policy.read_own(folder)
-    head = policy.sampler_head
-    if head and (folder / f"{head.kind}.safetensors").is_file():
+    tensors, head = policy.read_own(folder), policy.sampler_head
+    head_alone = record.base and not (folder / "adapter_config.json").is_file()
+    names = set[str]() if head_alone else policy.trainable().keys()
+    if tensors.keys() != names or record.head != (head.config if head else None):
+        raise ValueError(f"{folder}: holds other adapters, or another sampler head, than the model in use has")
+    if head:
         saved = read_tensors(folder / f"{head.kind}.safetensors")
         tensors |= {f"sampler_head.{name}": tensor for name, tensor in saved.items()}
     return tensors, record.version

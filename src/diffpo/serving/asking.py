@@ -6,7 +6,6 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 from diffpo.config import SAMPLER_RULES, RolloutConfig, parse_sampler, suggest
 from diffpo.functional.random import make_key
@@ -31,6 +30,8 @@ class Served:
     limit: int | None = None
     """Tokens of a prompt and its canvas, where fewer than the model can hold are allowed."""
     created: int = field(default_factory=lambda: int(time.time()))
+    fingerprint: str | None = field(init=False)
+    """Of the weights that it was loaded with: the same wherever they lie."""
 
     def __post_init__(self) -> None:
         """ValueError if a request that says nothing of its decoding could not be answered."""
@@ -40,6 +41,8 @@ class Served:
                 f"max_length = {self.limit} leaves a canvas of {self.gen_length} tokens no prompt: raise it, or lower "
                 "rollout.gen_length"
             )
+        source = self.policy.source  # read now: its folder may be gone, or hold other weights, by the first request
+        object.__setattr__(self, "fingerprint", source.fingerprint()[:16] if source else None)
 
     @property
     def max_length(self) -> int:
@@ -49,11 +52,6 @@ class Served:
     @property
     def gen_length(self) -> int:
         return canvas_length(self.policy, self.rollout)
-
-    @cached_property
-    def fingerprint(self) -> str | None:
-        """Of the weights that it was loaded with: the same wherever they lie."""
-        return self.policy.source.fingerprint()[:16] if self.policy.source else None
 
 
 def chat_ids(served: Served, messages: Sequence[Message]) -> tuple[int, ...]:

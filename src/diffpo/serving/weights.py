@@ -33,20 +33,27 @@ def adapted(base: Served, name: str, folder: Path) -> Served:
 
 async def follow(service: Service, run: Path) -> None:
     """Take over the newest weights of a run between two calls, as they come; never returns."""
-    policy, seen = service.first.policy, ([], False)
+    policy, seen, said = service.first.policy, ([], False), ""
+    if not run.exists():
+        log.warning("%s: nothing there to follow yet", run)
     while True:
         there = [path.name for path in list_checkpoints(run / "checkpoints")], (run / "policy").is_dir()
         if there != seen:
+            line = ""
             try:
                 tensors, version = await run_in_threadpool(lambda: saved_weights(policy, find_policy(run)[0]))
                 if version > policy.version:
                     await service.scheduler.between_calls(
                         lambda found=(tensors, version): service.scheduler.engine(policy).load_weights(*found)
                     )
+                elif version < policy.version:
+                    line = f"its weights have {version} updates, fewer than those in use ({policy.version}), which stay"
                 seen = there
             except OSError as error:  # a checkpoint that has just been dropped, a disk that is away: asked again
-                log.warning("%s: %s", run, error)
+                line = str(error)
             except ValueError as error:  # of another model
-                seen = there
-                log.warning("%s: %s", run, error)
+                seen, line = there, str(error)
+            if line and line != said:
+                log.warning("%s: %s", run, line)
+            said = line
         await asyncio.sleep(EVERY)
