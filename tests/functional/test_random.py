@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from helpers import chi_square_z, keys
 
@@ -42,6 +43,10 @@ def test_make_key_is_stable() -> None:
     assert make_key(0) == 5263075011782779848
     assert make_key(7, "train-3", 2) == -7566892588440211712
     assert len({make_key(0, 1, 2), make_key(0, 12), make_key(0, "1", "2"), make_key(0, "12"), make_key(0, 2, 1)}) == 5
+
+
+def test_make_key_takes_the_integers_of_numpy_for_pythons() -> None:
+    assert make_key(np.int64(3), np.int32(5), "a") == make_key(3, 5, "a")
 
 
 def test_numbers_are_pinned() -> None:

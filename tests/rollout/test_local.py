@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,12 +11,16 @@ import torch
 from helpers import FirstDigitTask, tiny_policy
 
 from diffpo.config import RolloutConfig
+from diffpo.evaluation.evaluate import evaluate
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
 from diffpo.rewards.calls import Reward, Rewards
 from diffpo.rollout.engine import generate
-from diffpo.rollout.local import collect, make_request, sample
-from diffpo.types import Sampler, Verdict
+from diffpo.rollout.local import collect, make_request, sample, stream
+from diffpo.tasks import load_task
+from diffpo.training.loop import train
+from diffpo.training.sft import fine_tune
+from diffpo.types import Prompt, Request, Sampler, Verdict
 
 CONFIG = RolloutConfig(sampler="top_k:2", temperature=0.9, block_length=3, num_slots=7)
 
@@ -114,6 +119,48 @@ def test_samples_are_greedy_and_without_noise_unless_asked() -> None:
     assert [c.text for c in drawn] == [c.text for c in sample(policy, ["012"] * 6, hot)]
     with pytest.raises(ValueError, match="gen_length must be >= 1, got 0"):
         sample(policy, ["012"], hot, gen_length=0)
+
+
+def test_a_canvas_that_is_asked_for_is_given() -> None:
+    """Where the policy's own decoding names another; a config that the call gives has precedence."""
+    policy = tiny_policy()
+    policy.rollout = RolloutConfig(sampler="top_k:1", gen_length=8)
+    assert [len(c.tokens) for c in sample(policy, ["012"])] == [8]
+    assert [len(c.tokens) for c in sample(policy, ["012"], gen_length=4)] == [4]
+    assert list(stream(policy, "012", gen_length=4))[-1].completion.tokens.shape == (4,)
+    assert [len(c.tokens) for c in sample(policy, ["012"], policy.rollout, gen_length=4)] == [8]
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda policy: sample("runs/rl", ["0"]), "policy must be a Policy, got 'runs/rl'"),
+        (lambda policy: sample(["0"], policy), "policy must be a Policy"),
+        (lambda policy: sample(policy, ["0"], "top_k:1"), "config must be a RolloutConfig, got 'top_k:1'"),
+        (lambda policy: sample(policy, Prompt("a", "0")), "takes a list of prompts"),
+        (lambda policy: sample(policy, ["0"], gen_length="8"), "gen_length must be int, got '8'"),
+        (lambda policy: sample(policy, ["0"], seed=None), "seed must be a whole number, got None"),
+        (lambda policy: stream(policy, "0", "top_k:1"), "config must be a RolloutConfig"),
+        (lambda policy: generate(policy, ["0"]), "a request must be a Request, got '0'"),
+        (lambda policy: generate(policy, [request(policy, prompt_ids=[0])]), "prompt_ids must be a tuple"),
+        (lambda policy: generate(policy, [request(policy, gen_length=8.0)]), "gen_length must be a whole number"),
+        (lambda policy: generate(policy, [request(policy, sampler="top_k:1")]), "sampler must be a Sampler"),
+        (lambda policy: collect(policy, FirstDigitTask(), [], 0, CONFIG, 0), "num_generations must be >= 1"),
+        (lambda policy: evaluate("runs/rl", FirstDigitTask()), "policy must be a Policy"),
+        (lambda policy: evaluate(policy, "tiny_sudoku"), "task must be a Task, got 'tiny_sudoku'"),
+        (lambda policy: evaluate(policy, FirstDigitTask(), 4), "config must be a EvalConfig"),
+        (lambda policy: train("sudoku_tiny"), "config must be a TrainConfig, got 'sudoku_tiny'"),
+        (lambda policy: fine_tune("sudoku_tiny_pretrain"), "config must be a SftConfig"),
+        (lambda policy: load_task(None), "config must be a TaskConfig, got None"),
+    ],
+)
+def test_arguments_of_another_kind_are_told_which_is_wanted(call: Callable[[Policy], object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        call(tiny_policy())
+
+
+def request(policy: Policy, **changes: object) -> Request:
+    return replace(make_request(policy, "0", CONFIG, 6, key=0), **changes)
 
 
 def test_steps_spread_evenly_over_the_blocks() -> None:

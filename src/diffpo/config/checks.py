@@ -56,6 +56,11 @@ def check(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def expect(kind: type, value: object, name: str, mend: str) -> None:
+    """ValueError where an argument is of another kind: a name or a path in a config's or a policy's place, say."""
+    check(isinstance(value, kind), f"{name} must be a {kind.__name__}, got {value!r:.60}: {mend}")
+
+
 def bound(config: Any, section: str, names: str, relation: Literal[">", ">="], low: int, finite: bool = False) -> None:
     """Of each of the names; `finite` where infinity says nothing that could be computed."""
     for name in names.split():

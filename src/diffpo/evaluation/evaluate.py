@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from diffpo.config import EvalConfig, RolloutConfig
+from diffpo.config import EvalConfig, RolloutConfig, TaskConfig
+from diffpo.config.checks import expect
 from diffpo.evaluation.answers import Answer, Asked, Point, answer, asked, points_of
 from diffpo.evaluation.log import AnswerLog
 from diffpo.files.folder import write_text
@@ -179,6 +180,10 @@ def evaluate(
     rest. The result depends on neither, nor on how many rows are decoded at once; N answers a prompt are the first N
     of more. On Ctrl-C `log` has the answers made so far.
     """
+    expect(Policy, policy, "policy", "load_policy(...) gives one")
+    expect(EvalConfig, config or EvalConfig(), "config", "EvalConfig(num_prompts=64), say")
+    if isinstance(task, str | TaskConfig):
+        raise ValueError(f"task must be a Task, got {task!r:.60}: load_task(...) gives one")
     config, rollout, world = config or policy.eval or EvalConfig(), rollout or policy.decoding, world or World()
     check_fit(task, policy.is_tiny)
     if policy.sampler_head is None and "learned" in config.samplers:

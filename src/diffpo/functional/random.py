@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from numbers import Integral
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -41,9 +43,10 @@ def fold(key: Tensor, *counters: Tensor | int) -> Tensor:
     return key
 
 
-def make_key(seed: int, *names: int | str) -> int:
-    """A key for Python code: `seed` folded with integers and strings."""
-    digest = hashlib.blake2b(repr((seed, *names)).encode(), digest_size=8)
+def make_key(seed: SupportsIndex, *names: SupportsIndex | str) -> int:
+    """A key for Python code: `seed` folded with integers and strings. numpy's integers are as Python's."""
+    plain = tuple(int(name) if isinstance(name, Integral) else name for name in (seed, *names))
+    digest = hashlib.blake2b(repr(plain).encode(), digest_size=8)
     return int.from_bytes(digest.digest(), "little", signed=True)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 from diffpo.config import parse_sampler
-from diffpo.config.checks import bound, bound_temperature, check
+from diffpo.config.checks import bound, bound_temperature, check, expect
 from diffpo.models.policy import Policy
 from diffpo.rollout.slots import CACHES
-from diffpo.types import Request
+from diffpo.types import Request, Sampler
 
 
 def check_request(policy: Policy, request: Request) -> None:
     """ValueError if the policy cannot decode the request."""
+    expect(Request, request, "a request", "sample takes prompts")
+    expect(Sampler, request.sampler, "sampler", "Sampler.parse('top_k:1') gives one")
     _check_numbers(policy, request)
     head, length = policy.sampler_head, request.length
     blockwise = policy.denoiser.config.block_length is not None
@@ -42,6 +46,9 @@ def check_request(policy: Policy, request: Request) -> None:
 
 def _check_numbers(policy: Policy, request: Request) -> None:
     """What configs are held to: a request that is made in Python has seen none."""
+    for name in ("gen_length", "block_length", "refresh_every", "key"):
+        value = getattr(request, name)
+        check(isinstance(value, Integral), f"{name} must be a whole number, got {value!r:.60}")
     bound(request, "", "gen_length block_length", ">=", 1)
     bound(request, "", "refresh_every", ">=", 0)
     bound_temperature(request, "", "temperature")
@@ -58,5 +65,6 @@ def _check_numbers(policy: Policy, request: Request) -> None:
         check(mask_id in given, f"canvas_ids: none of them is the mask's, {mask_id}: nothing is left to write")
     for name in ("prompt_ids", "canvas_ids", "suffix_ids"):
         ids = getattr(request, name)
+        expect(tuple, ids, name, "ids of the model's vocabulary")
         wrong = [token for token in ids if not 0 <= token < size]
         check(not wrong, f"{name}: no token {wrong[:1]}: the model's ids are 0 to {size - 1}")

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diffpo.config.checks import expect
 from diffpo.functional.unmasking import Rule
 from diffpo.models.attention import to_device
 from diffpo.models.finite import not_finite
@@ -94,6 +95,7 @@ class Engine:
     """
 
     def __init__(self, policy: Policy, num_slots: int = 512, stream: bool = False) -> None:
+        expect(Policy, policy, "policy", "load_policy(...) gives one")
         if num_slots < 1:
             raise ValueError(f"num_slots must be >= 1, got {num_slots}")
         self.policy, self.num_slots, self.stream = policy, num_slots, stream

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from numbers import Integral
 from random import Random
 from typing import cast
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diffpo.config import RolloutConfig, parse_canvas
-from diffpo.config.checks import check
+from diffpo.config.checks import check, expect
 from diffpo.functional.objective import speed_reward
 from diffpo.functional.random import make_key
 from diffpo.models.policy import Policy
@@ -153,13 +154,13 @@ def sample(
 ) -> list[Completion]:
     """One completion a prompt, with its text and how it came about. The learned threshold is taken without noise.
 
-    None: as the policy was trained to answer (`Policy.decoding`). `gen_length` is the canvas where that leaves it open;
-    where nothing says, GEN_LENGTH, or TINY_LENGTH of a tiny model. `canvas` is text to stand on it (`RolloutConfig`).
-    ValueError names a prompt that cannot be asked.
+    None: as the policy was trained to answer (`Policy.decoding`), on a canvas of `gen_length` if one is given; that of
+    a config which has one has precedence. Where nothing says, GEN_LENGTH, or TINY_LENGTH of a tiny model. `canvas` is
+    text to stand on it (`RolloutConfig`). ValueError names a prompt that cannot be asked.
     """
-    if isinstance(prompts, str):
-        raise ValueError(f"sample takes a list of prompts: [{prompts[:40]!r}]")
-    prompts, config = _read(prompts), _with_canvas(config or policy.decoding, canvas)
+    if isinstance(prompts, str | Prompt):
+        raise ValueError(f"sample takes a list of prompts: [{prompts!r:.40}]")
+    config, prompts = _decoding(policy, config, gen_length, canvas), _read(prompts)
     completions = generate(policy, _asked(policy, prompts, config, gen_length, seed), config.num_slots)
     return [_with_text(policy, *pair) for pair in zip(prompts, completions, strict=True)]
 
@@ -180,8 +181,8 @@ def stream(
     canvas: str = "",
 ) -> Iterator[Event]:
     """The answer that `sample` gives to one prompt as it comes about: what each call commits, and the completion."""
-    engine, (prompt,) = Engine(policy, num_slots=1, stream=True), _read([prompt])
-    (request,) = _asked(policy, [prompt], _with_canvas(config or policy.decoding, canvas), gen_length, seed)
+    config, (prompt,) = _decoding(policy, config, gen_length, canvas), _read([prompt])
+    engine, (request,) = Engine(policy, num_slots=1, stream=True), _asked(policy, [prompt], config, gen_length, seed)
     engine.submit(request)
 
     def told(event: Event) -> Event:
@@ -192,8 +193,14 @@ def stream(
     return map(told, engine.run())
 
 
-def _with_canvas(config: RolloutConfig, canvas: str) -> RolloutConfig:
-    return replace(config, canvas=canvas, gen_length=None) if canvas else config
+def _decoding(policy: Policy, config: RolloutConfig | None, gen_length: int | None, canvas: str) -> RolloutConfig:
+    expect(Policy, policy, "policy", "load_policy(...) gives one")
+    expect(RolloutConfig, config or policy.decoding, "config", "RolloutConfig(sampler='top_k:1'), say")
+    if canvas:
+        return replace(config or policy.decoding, canvas=canvas, gen_length=None)
+    if config or gen_length is None:
+        return config or policy.decoding
+    return replace(policy.decoding, gen_length=gen_length)
 
 
 def _read(prompts: Sequence[Prompt | str | Messages]) -> list[Prompt | str | Messages]:
@@ -207,6 +214,7 @@ def _read(prompts: Sequence[Prompt | str | Messages]) -> list[Prompt | str | Mes
 def _asked(
     policy: Policy, prompts: Sequence[Prompt | str | Messages], config: RolloutConfig, gen_length: int | None, seed: int
 ) -> list[Request]:
+    check(isinstance(seed, Integral), f"seed must be a whole number, got {seed!r:.60}")
     gen_length = default_length(policy) if gen_length is None else gen_length
     keys = [make_key(seed, prompt.id if isinstance(prompt, Prompt) else at) for at, prompt in enumerate(prompts)]
     return [
@@ -231,7 +239,10 @@ def collect(
 
     `hints`: the largest share of a solution that is given where no completion is right (`diffpo.rollout.hints`).
     """
+    check(num_generations >= 1, f"num_generations must be >= 1, got {num_generations}")
     check_fit(task, policy.is_tiny)
+    if not prompts:
+        return []
     asked = [make_request(policy, prompt, config, task.gen_length, key=0) for prompt in prompts]
     requests = [
         replace(request, key=make_key(seed, prompt.id, generation))

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from diffpo.config import TaskConfig, suggest
+from diffpo.config.checks import expect
 from diffpo.config.own import find_class
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ TASKS = TINY | CHAT
 
 def load_task(config: TaskConfig | str) -> Task:
     """The task that `config` describes; a bare name stands for that task with its own defaults."""
-    return _load(TaskConfig(name=config) if isinstance(config, str) else config, "Task")
+    config = TaskConfig(name=config) if isinstance(config, str) else config
+    expect(TaskConfig, config, "config", "TaskConfig('tiny_sudoku'), say, or a task's name")
+    return _load(config, "Task")
 
 
 def load_solved_task(config: TaskConfig, where: str = "", otherwise: str = "name rows by data") -> SolvedTask:

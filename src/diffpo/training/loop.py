@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from diffpo.config import TaskConfig, TrainConfig
-from diffpo.config.checks import check
+from diffpo.config.checks import check, expect
 from diffpo.evaluation.answers import answer, asked, points_of
 from diffpo.files.record import anchored, anchored_rules, with_task
 from diffpo.models.policy import Policy
@@ -60,6 +60,7 @@ def train(
     `accelerate launch` every process calls `train`, and they train together. ValueError if the output folder holds
     another run, FloatingPointError if gradients stay non-finite.
     """
+    expect(TrainConfig, config, "config", "load_config(TrainConfig, ...) reads a recipe")
     config = config if task else with_task(config)
     if config.num_threads:
         torch.set_num_threads(config.num_threads)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffpo.config import SftConfig
+from diffpo.config.checks import expect
 from diffpo.files.record import anchored, with_task
 from diffpo.functional.latents import Latents, cut_by_tokens, with_prompts
 from diffpo.functional.masking import block_times, forward_process, mask_counts, nelbo, stratified_times
@@ -35,6 +36,7 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
 
     Under `accelerate launch` every process calls it, and they train together.
     """
+    expect(SftConfig, config, "config", "load_config(SftConfig, ...) reads a recipe")
     config = with_task(config)
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
