@@ -200,7 +200,7 @@ def _decoding(policy: Policy, config: RolloutConfig | None, gen_length: int | No
         return replace(config or policy.decoding, canvas=canvas, gen_length=None)
     if config or gen_length is None:
         return config or policy.decoding
-    return replace(policy.decoding, gen_length=gen_length)
+    return replace(policy.decoding, gen_length=gen_length, canvas="")
 
 
 def _read(prompts: Sequence[Prompt | str | Messages]) -> list[Prompt | str | Messages]:
