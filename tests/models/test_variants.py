@@ -102,6 +102,14 @@ def test_weights_of_a_model_with_other_parts_are_refused(parts: str, tmp_path: P
         saved_weights(used, folder)
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    policy = load_policy(saved_base(tmp_path / "base"))
+    policy.sampler_head.weight.data[0] = torch.nan
+    policy.save_pretrained(tmp_path / "broken")
+    with pytest.raises(ValueError, match=r"broken: the weight sampler_head.weight is not finite"):
+        saved_weights(policy, tmp_path / "broken")
+
+
 def test_the_weights_of_a_head_alone_are_taken_over(tmp_path: Path) -> None:
     base = saved_base(tmp_path / "base")
     newer = load_policy(base)

@@ -38,7 +38,8 @@ def with_adapter(policy: Policy, folder: Path) -> Policy:
 def saved_weights(policy: Policy, folder: Path) -> tuple[dict[str, Tensor], int]:
     """The tensors of a policy's folder, by the names that `Policy.load_weights` takes, and their version.
 
-    ValueError if they are not all that the policy has of its own: the base's would be left under another's version.
+    ValueError if they are not all that the policy has of its own, for the base's would be left under another's version,
+    or if one is not finite.
     """
     record = Record.read(folder)
     if record is None:
@@ -51,4 +52,6 @@ def saved_weights(policy: Policy, folder: Path) -> tuple[dict[str, Tensor], int]
     if head:
         saved = read_tensors(folder / f"{head.kind}.safetensors")
         tensors |= {f"sampler_head.{name}": tensor for name, tensor in saved.items()}
+    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"{folder}: the weight {broken[0]} is not finite")
     return tensors, record.version
