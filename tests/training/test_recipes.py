@@ -90,7 +90,7 @@ def test_two_steps(name: str, rank: int, tmp_path: Path, monkeypatch: pytest.Mon
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [line["model/skipped"] for line in lines] == [0, 0] and all(line["model/grad_norm"] > 0 for line in lines)
     assert recipe.train == "model" or lines[-1]["sampler/grad_norm"] > 0
-    again = load_policy(tmp_path / "run", "saved")
+    again = load_policy(tmp_path / "run", "saved", four_bit=config.load.four_bit)
     assert bool(again.adapter) == bool(rank) and again.denoiser.config.tied == name.startswith(
         ("qwen06b", "fastdllm15b")
     )
