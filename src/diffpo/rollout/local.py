@@ -95,10 +95,12 @@ def request_for(
     block_length = config.block_length or in_blocks or gen_length
     cache = ("exact" if in_blocks else "none") if config.cache == "auto" else config.cache
     sampler, num_blocks = Sampler.parse(config.sampler), -(-gen_length // max(block_length, 1))  # 0 is refused later
-    if sampler.rule == "steps" and (sampler.value % num_blocks or sampler.value > gen_length):
+    written = max(num_blocks, given.count(policy.mask_id))  # with fewer than blocks, each has a call of its own
+    most, named = (written, "the tokens to write") if given else (gen_length, "gen_length")
+    if sampler.rule == "steps" and (sampler.value % num_blocks or sampler.value > most):
         raise ValueError(
             f"rollout.sampler {config.sampler!r}: the number of calls must be a multiple of the {num_blocks} block(s), "
-            f"at most gen_length = {gen_length}"
+            f"at most {named} = {most}"
         )
     return Request(
         prompt_ids=prompt_ids,
