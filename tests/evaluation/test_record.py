@@ -44,6 +44,20 @@ def test_sample_and_the_command_line_decode_as_in_training(tmp_path: Path) -> No
     assert (len(completion.tokens), completion.nfe) == (8, 2)
 
 
+def test_the_length_or_the_canvas_that_is_asked_for_takes_the_place_of_the_one_trained_on(tmp_path: Path) -> None:
+    for folder, changes in {"long": {}, "formed": {"gen_length": None, "canvas": "{4}0{3}"}}.items():
+        policy = tiny_policy()
+        policy.rollout = replace(TRAINED, **changes)
+        policy.save_pretrained(tmp_path / folder)
+    for command in ("sample", "chat", "eval", "serve"):
+        formed = parse(command, str(tmp_path / "long"), "--rollout.canvas", "{2}0{1}")
+        long = parse(command, str(tmp_path / "formed"), "--rollout.gen-length", "12")
+        asked = [vars(parsed).get("config", parsed).rollout for parsed in (formed, long)]
+        assert [(each.canvas, each.gen_length) for each in asked] == [("{2}0{1}", None), ("", 12)]
+    with pytest.raises(ValueError, match=r"rollout.gen_length does nothing beside rollout.canvas"):
+        parse("sample", str(tmp_path / "long"), "--rollout.gen-length", "12", "--rollout.canvas", "{2}0{1}")
+
+
 def test_a_head_alone_names_its_base_and_moves_with_it(tmp_path: Path) -> None:
     tiny_policy(learned=True).save_pretrained(tmp_path / "tree/base")
     policy = load_policy(tmp_path / "tree/base", device="cpu")
@@ -164,6 +178,7 @@ def test_a_run_that_went_on_keeps_its_former_results_by_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     policy, run = tiny_sudoku(), tmp_path / "run"
+    policy.rollout = RolloutConfig(canvas="{8}0{7}")  # as it was trained, which gives way to lengths
     for version, step in enumerate((30, 60), start=1):
         (run / f"checkpoints/step_{step:06d}").mkdir(parents=True)
         (run / "config.json").write_text("{}")

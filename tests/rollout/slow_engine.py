@@ -56,7 +56,8 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
             decisions.append(choose_positions(policy, request, max_prob, window, places, nfe))
             chosen = {i for i, bit in zip(window, decisions[-1][0].tolist(), strict=True) if bit}
         else:
-            length = len(places) + (offset if block == 0 else 0)  # the prompt's part of the first block counts
+            # what is given takes no call; the prompt's part of the first block counts
+            length = sum(not given[place] for place in places) + (offset if block == 0 else 0)
             num_blocks = math.ceil(size / request.block_length)
             chosen = choose(request, drawn, nfe, value, length, calls_in_block.get(block, 0), num_blocks)
         calls_in_block[block] = calls_in_block.get(block, 0) + 1

@@ -21,7 +21,7 @@ from diffpo.models.likelihood import score, surrogate_logprobs
 from diffpo.models.policy import Policy
 from diffpo.rollout.engine import generate
 from diffpo.rollout.judging import text_of
-from diffpo.rollout.local import canvas_ids, sample, stream
+from diffpo.rollout.local import canvas_ids, make_request, sample, stream
 from diffpo.rollout.replay import changed_sets
 from diffpo.surrogates import load_surrogate
 from diffpo.types import Request
@@ -163,16 +163,26 @@ def test_a_canvas_is_written_as_text() -> None:
         ("{0}", r"rollout.canvas '\{0\}': write"),
         ("a{3}", "rollout.canvas: the model's alphabet lacks 'a'"),
         ("{999999999}", "rollout.canvas: 999999999 tokens to write exceed the model's 64"),
+        ("12{2}", r"rollout.sampler 'steps:3': .* at most the tokens to write = 2"),
     ],
 )
 def test_a_text_that_is_no_canvas_is_named(canvas: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        sample(tiny_policy(), ["0"], RolloutConfig(canvas=canvas, sampler="top_k:1"))
+        sample(tiny_policy(), ["0"], RolloutConfig(canvas=canvas, sampler="steps:3"))
 
 
 def test_gen_length_does_nothing_beside_a_canvas() -> None:
     with pytest.raises(ValueError, match=r"rollout.gen_length does nothing beside rollout.canvas"):
         RolloutConfig(canvas="{4}", gen_length=8)
+
+
+@pytest.mark.parametrize("blocks, steps", [(None, 1), (None, 4), (None, 9), (6, 4), (6, 8)])
+def test_a_number_of_calls_is_that_of_what_is_to_be_written(blocks: int | None, steps: int) -> None:
+    """LLaDA's schedule counts the masks of a block, whatever else stands in it."""
+    config = RolloutConfig(canvas="1{5}23{4}", sampler=f"steps:{steps}", block_length=blocks)
+    asked = make_request(tiny_policy(), "0", config, 12, key=3, early_exit=False)
+    (completion,) = generate(tiny_policy(), [asked])
+    assert completion.nfe == steps
 
 
 @pytest.mark.parametrize("blocks", [None, 2])

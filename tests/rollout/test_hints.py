@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
+import string
 from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
 
 import pytest
-from helpers import FirstDigitTask, tiny_policy
+from helpers import FirstDigitTask, tiny_denoiser, tiny_policy, tiny_shape
 from rollout.test_engine import assert_same
 
 from diffpo.config import CollectConfig, TaskConfig, TrainConfig
 from diffpo.lab.bench.workloads import IdsTask
+from diffpo.models.policy import Policy
+from diffpo.models.tokenizer import CharTokenizer
 from diffpo.rollout.hints import hinted_canvas, with_hinted
-from diffpo.rollout.local import collect
+from diffpo.rollout.local import check_prompts, collect
+from diffpo.tasks import load_task
 from diffpo.training.collect import _rollouts_of
 from diffpo.training.loop import task_of
 from diffpo.training.metrics import summarize
@@ -117,3 +123,15 @@ def test_a_task_without_solutions_is_named() -> None:
         replace(hints, hints=1.0)
     with pytest.raises(ValueError, match=r"rollout.hints does nothing beside rollout.canvas"):
         replace(hints, canvas="{6}", gen_length=None)
+
+
+@pytest.mark.parametrize("reward", [(), ("task", "format=0.1")])
+def test_a_row_without_a_solution_is_named_before_the_first_step(reward: tuple[str, ...], tmp_path: Path) -> None:
+    rows = [{"question": "1 + 1?", "answer": answer} for answer in ("One more.\n#### 2", "2")]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = load_task(TaskConfig("gsm8k", data=str(tmp_path / "rows.jsonl"), reward=reward))
+    tokenizer = CharTokenizer(string.printable)
+    policy = Policy(tiny_denoiser(tiny_shape(tokenizer.vocab_size, max_length=1024), 0), tokenizer)
+    assert not check_prompts(policy, task, ["train"], CONFIG)
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 2: column 'answer' holds the number alone, no solution"):
+        check_prompts(policy, task, ["train"], replace(CONFIG, hints=0.6))

@@ -101,7 +101,8 @@ class Eval(Knobs):
         evaluations = {}
         for length in lengths:
             output = place / f"L{length}" if len(lengths) > 1 else place
-            rollout = dataclasses.replace(self.rollout, gen_length=length)
+            canvas = "" if self.eval.gen_lengths else self.rollout.canvas  # of the model's run, which gives way
+            rollout = dataclasses.replace(self.rollout, gen_length=length, canvas=canvas)
             log = world.on_main(partial(AnswerLog, output, self._settings(rollout) | depends, place, name))
             if world.is_main and log.aside:
                 print(f"{output} held results of other weights: they are in {log.aside} now")

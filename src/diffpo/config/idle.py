@@ -63,10 +63,10 @@ def over(build: Callable[[C], T], base: C, said: Collection[str]) -> T:
         try:
             return build(base)
         except IdleKnobs as idle:
-            named = {name: why for name, why in idle.why.items() if name in said}
-            if named or base is None:
-                raise IdleKnobs(named or idle.why) from None
-            base = _at_defaults(base, idle.why)
+            unsaid = idle.why.keys() - set(said)
+            if not unsaid or base is None:
+                raise IdleKnobs({name: why for name, why in idle.why.items() if name in said} or idle.why) from None
+            base = _at_defaults(base, unsaid)
 
 
 def default_of(cls: type, name: str) -> Any:

@@ -105,6 +105,7 @@ class RolloutConfig(Knobs):
         return {
             "cache_refresh": exact and "without an approximate rollout.cache (prefix or dual)",
             "gen_length": bool(self.canvas) and "beside rollout.canvas, which has a length of its own",
+            "canvas": bool(self.canvas and self.gen_length) and "beside rollout.gen_length",  # whichever is said counts
         }
 
     def sized(self, gen_length: int) -> Self:

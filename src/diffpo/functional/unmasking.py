@@ -82,7 +82,7 @@ class Seen(NamedTuple):
     call: Int64[Tensor, " B"]
     """Calls made within the block before this one."""
     block_length: Int64[Tensor, " B"]
-    """Positions of the active block, those of the prompt that the first may hold among them."""
+    """Positions of the active block but those that were given; of the prompt, which the first may hold, they count."""
     num_blocks: Int64[Tensor, " B"]
     """Of the canvas, wherever in a block it begins."""
 

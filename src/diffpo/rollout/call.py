@@ -139,7 +139,8 @@ def commit(policy: Policy, slots: Slots, layout: Layout, hidden: Tensor, mix: Mi
     masked = (slots.committed_at == 0) & ~slots.done[:, None]
     offset = torch.arange(layout.width, device=masked.device)
     window = (slots.window_start[:, None] + offset).clamp_max(masked.shape[1] - 1)  # [B, K] canvas positions
-    candidates = masked.gather(1, window) & (offset < slots.block_length[:, None]) & (window < slots.block_end[:, None])
+    in_block = (offset < slots.block_length[:, None]) & (window < slots.block_end[:, None])
+    candidates = masked.gather(1, window) & in_block
     rows, columns = _cells(candidates, layout)
     canvas = window[rows, columns]
     keys = fold(slots.key[rows], _DRAW, slots.nfe[rows], canvas)
@@ -168,6 +169,7 @@ def commit(policy: Policy, slots: Slots, layout: Layout, hidden: Tensor, mix: Mi
                 grid = hidden.new_zeros(*candidates.shape, hidden.shape[-1]).index_put((rows, columns), states)
                 _choose_thresholds_by_state(head, slots, grid, candidates)
             learned = entropy_bound(entropies, candidates, slots.gamma)
+    given = (slots.committed_at.gather(1, window) < 0) & in_block & (window >= slots.block_start[:, None])
     seen = Seen(
         candidates=candidates,
         entropy=entropies,
@@ -176,7 +178,7 @@ def commit(policy: Policy, slots: Slots, layout: Layout, hidden: Tensor, mix: Mi
         lottery=lottery,
         learned=learned,
         call=slots.block_call,
-        block_length=slots.block_end - slots.block_start,
+        block_length=slots.block_end - slots.block_start - given.sum(-1),
         num_blocks=(-(-slots.gen_length // slots.block_length.clamp_min(1))).clamp_min(1),
     )
     chosen = torch.zeros_like(candidates)

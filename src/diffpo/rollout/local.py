@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from diffpo.config import RolloutConfig, parse_canvas
+from diffpo.config import CollectConfig, RolloutConfig, parse_canvas
 from diffpo.config.checks import check, expect
 from diffpo.functional.objective import speed_reward
 from diffpo.functional.random import make_key
@@ -95,10 +95,12 @@ def request_for(
     block_length = config.block_length or in_blocks or gen_length
     cache = ("exact" if in_blocks else "none") if config.cache == "auto" else config.cache
     sampler, num_blocks = Sampler.parse(config.sampler), -(-gen_length // max(block_length, 1))  # 0 is refused later
-    if sampler.rule == "steps" and (sampler.value % num_blocks or sampler.value > gen_length):
+    written = max(num_blocks, given.count(policy.mask_id))  # with fewer than blocks, each has a call of its own
+    most, named = (written, "the tokens to write") if given else (gen_length, "gen_length")
+    if sampler.rule == "steps" and (sampler.value % num_blocks or sampler.value > most):
         raise ValueError(
             f"rollout.sampler {config.sampler!r}: the number of calls must be a multiple of the {num_blocks} block(s), "
-            f"at most gen_length = {gen_length}"
+            f"at most {named} = {most}"
         )
     return Request(
         prompt_ids=prompt_ids,
@@ -129,7 +131,8 @@ def _num_tokens(policy: Policy, config: RolloutConfig, prompt: Prompt) -> int:
 def check_prompts(policy: Policy, task: Task, splits: Sequence[Split], config: RolloutConfig) -> list[str]:
     """What to tell of the prompts that come from rows: how many are too long and left out.
 
-    ValueError names the first row that the model cannot hold or its tokenizer cannot take.
+    ValueError names the first row that the model cannot hold or its tokenizer cannot take, or which lacks the solution
+    that hints are parts of.
     """
     if not isinstance(task, RowTask):
         return []
@@ -141,6 +144,9 @@ def check_prompts(policy: Policy, task: Task, splits: Sequence[Split], config: R
             if dropped := task.fit(split, count, length, canvas):
                 room = length - canvas
                 lines.append(f"{dropped} prompts of {task.source(split)} are left out: longer than {room} tokens")
+            if split == "train" and isinstance(config, CollectConfig) and config.hints:
+                for prompt in task.rows(split):
+                    _solution_ids(policy, task, prompt)
     return lines
 
 
@@ -285,9 +291,13 @@ def _answer(
 
 def _hinted(policy: Policy, task: Task, prompt: Prompt, request: Request, most: float, key: int) -> Request:
     """The request with parts of the prompt's solution on its canvas."""
-    solution = policy.tokenizer.encode(cast(SolvedTask, task).solution(prompt))
+    solution = _solution_ids(policy, task, prompt)
     given = hinted_canvas(solution, request.gen_length, policy.mask_id, most, Random(key))
     return replace(request, key=key, canvas_ids=given)
+
+
+def _solution_ids(policy: Policy, task: Task, prompt: Prompt) -> tuple[int, ...]:
+    return policy.tokenizer.encode(cast(SolvedTask, task).solution(prompt))
 
 
 def _hurried(groups: Sequence[RolloutGroup], lengths: Tensor, weight: float, gate: float) -> list[RolloutGroup]:
