@@ -77,7 +77,7 @@ def _alone(rollout: Rollout) -> bool:
 
 
 def _learned_gammas(groups: Sequence[RolloutGroup]) -> list[float]:
-    completions = [rollout.completion for group in groups for rollout in group.rollouts]
+    completions = [r.completion for r in _unhinted([rollout for group in groups for rollout in group.rollouts])]
     return [c.gamma for c in completions if c.gamma is not None and c.actions is not None]
 
 
