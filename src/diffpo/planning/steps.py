@@ -215,7 +215,7 @@ class RlStep(Step):
         flops = work.forward(forwards, scored, self.block_length)
         parts = rehearsal.rollout(self.model, self.load())
         if self.config.rollout.workers:
-            parts |= dict.fromkeys(("gradients", "optimiser", "reference"), 0.0)
+            parts = {**parts, **dict.fromkeys(("gradients", "optimiser", "reference"), 0.0)}
         return work.phase("rollouts", parts, forwards, flops, calls)
 
     @property
