@@ -288,4 +288,5 @@ def _ask() -> str:
     try:
         return input("> " if sys.stdin.isatty() else "").strip()
     except EOFError:
+        print(end="\n" if sys.stdin.isatty() else "")  # Ctrl-D leaves the cursor behind the prompt
         return "/exit"
