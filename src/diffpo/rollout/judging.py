@@ -110,14 +110,10 @@ def judge_one(task: Task, prompt: Prompt, text: str, completion: Completion) -> 
 
 def text_of(policy: Policy, completion: Completion) -> str:
     """What it says, up to its end: an EOS before the last token that was given ends nothing and says nothing."""
-    ids, given = completion.tokens.tolist(), (completion.committed_at == 0).nonzero()
+    given, stops = (completion.committed_at == 0).nonzero(), policy.tokenizer.stops
     behind = int(given.max()) + 1 if len(given) else 0
-    return policy.tokenizer.decode([*heard(policy, ids[:behind]), *ids[behind:]])
-
-
-def heard(policy: Policy, ids: Iterable[int]) -> list[int]:
-    """The ids of what goes on behind them: those that end an answer left out."""
-    return [token for token in ids if token not in policy.tokenizer.stops]
+    ids = enumerate(completion.tokens.tolist())
+    return policy.tokenizer.decode(token for at, token in ids if at >= behind or token not in stops)
 
 
 def ids_of(completion: Completion) -> list[int]:

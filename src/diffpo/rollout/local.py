@@ -282,10 +282,10 @@ def _answer(
     completions, texts, judged = decode_and_judge(policy, task, prompts, requests, num_slots, state)
     verdicts = [verdict for group in judged for verdict in group.verdicts]
     rewards = [math.nan if verdict.reward is None else verdict.reward for verdict in verdicts]
-    rollouts, size = list(map(Rollout, completions, texts, verdicts, rewards)), len(requests) // max(1, len(prompts))
+    rollouts, size = list(map(Rollout, completions, texts, verdicts, rewards)), len(requests) // len(prompts)
     return [
         RolloutGroup(prompt, requests[start].prompt_ids, rollouts[start : start + size], found.metrics)
-        for prompt, found, start in zip(prompts, judged, range(0, len(rollouts), max(1, size)), strict=True)
+        for prompt, found, start in zip(prompts, judged, range(0, len(rollouts), size), strict=True)
     ]
 
 
