@@ -47,13 +47,13 @@ async def follow(service: Service, run: Path) -> None:
                         lambda found=(tensors, version): service.scheduler.engine(policy).load_weights(*found)
                     )
                 elif version < policy.version:
-                    line = f"its weights have {version} updates, fewer than those in use ({policy.version}), which stay"
+                    line = f"{run}: its weights have {version} updates, fewer than those in use ({policy.version}), which stay"
                 seen = there
             except OSError as error:  # a checkpoint that has just been dropped, a disk that is away: asked again
                 line = str(error)
             except ValueError as error:  # of another model
                 seen, line = there, str(error)
             if line and line != said:
-                log.warning("%s: %s", run, line)
+                log.warning("%s", line)
             said = line
         await asyncio.sleep(EVERY)
