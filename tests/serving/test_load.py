@@ -165,6 +165,12 @@ def test_pages_of_others_are_let_in_when_asked() -> None:
         assert refused.status_code == 405 and "Access-Control-Allow-Origin" not in refused.headers
 
 
+@pytest.mark.parametrize("origin", ["https://example.org/", "example.org", "https://example.org/page", ""])
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    with pytest.raises(ValueError, match="cors .*: write https://HOST or https://HOST:PORT"):
+        replace(PLAIN, cors=("https://example.org:8000", "*", origin))
+
+
 def test_a_model_that_fails_fails_its_requests_and_no_others() -> None:
     policy = tiny_policy()
     with serving(policy, PLAIN) as live:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 
 from diffpo.config.checks import bound, check, check_kinds
 from diffpo.config.idle import Idle, Knobs
 from diffpo.config.model import LoadConfig
 from diffpo.config.rollout import RolloutConfig
+
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
+"""As browsers send it; any other would let no page in."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,12 @@ class ServeConfig(Knobs):
         check(0 <= self.port < 65536, f"port must lie between 0 and 65535, got {self.port}")
         check(0 < self.timeout < math.inf, f"timeout must be a number of seconds > 0, got {self.timeout}")
         bound(self, "", "max_waiting max_length max_body", ">=", 1)
+        for origin in self.cors:
+            known = origin == "*" or ORIGIN.fullmatch(origin)
+            check(
+                bool(known),
+                f"cors {origin!r}: write https://HOST or https://HOST:PORT, without a path or a slash behind it",
+            )
 
     def idle(self) -> Idle:
         return {
