@@ -167,7 +167,7 @@ def test_pages_of_others_are_let_in_when_asked() -> None:
 
 @pytest.mark.parametrize("origin", ["https://example.org/", "example.org", "https://example.org/page", ""])
 def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
-    with pytest.raises(ValueError, match="cors .*: write https://HOST or https://HOST:PORT"):
+    with pytest.raises(ValueError, match=r"cors .*: write https://HOST or https://HOST:PORT"):
         replace(PLAIN, cors=("https://example.org:8000", "*", origin))
 
 

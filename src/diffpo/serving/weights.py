@@ -47,7 +47,8 @@ async def follow(service: Service, run: Path) -> None:
                         lambda found=(tensors, version): service.scheduler.engine(policy).load_weights(*found)
                     )
                 elif version < policy.version:
-                    line = f"{run}: its weights have {version} updates, fewer than those in use ({policy.version}), which stay"
+                    fewer = f"{version} updates, fewer than those in use ({policy.version}), which stay"
+                    line = f"{run}: its weights have {fewer}"
                 seen = there
             except OSError as error:  # a checkpoint that has just been dropped, a disk that is away: asked again
                 line = str(error)
