@@ -42,6 +42,7 @@ def doubles(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_every_token_is_masked_once_a_pair(num_pairs: int) -> None:
     lengths = T([6, 4, 1, 6])
     canvas = torch.arange(6) < lengths[:, None]
+    canvas[0, 2] = canvas[3, 0] = canvas[3, 4] = False  # given: in no mask
     for (masks, weights), inside in (
         (coupled_masks(keys(4), num_pairs, 6), torch.ones(4, 6)),
         (elbo_masks(keys(4), num_pairs, canvas), canvas),
@@ -94,21 +95,23 @@ def test_every_mask_of_a_size_is_as_likely_and_so_is_every_size() -> None:
         torch.testing.assert_close(factors, torch.full_like(factors, (length + 1) / size / 2))
 
 
-def test_the_mean_elbo_of_exact_conditionals_is_the_log_likelihood() -> None:
-    """Enumerated over sizes and masks, with the weights that `elbo_masks` gives them."""
+@pytest.mark.parametrize("given", [(), (1,)])
+def test_the_mean_elbo_of_exact_conditionals_is_the_log_likelihood(given: tuple[int, ...]) -> None:
+    """Enumerated over sizes and masks, with the weights that `elbo_masks` gives them; of the rest, if some is given."""
     length = 3
-    denoiser = exact_denoiser(length, seed=5)
-    masks, weights = elbo_masks(keys(400), 1, torch.ones(400, length, dtype=torch.bool))
+    denoiser, written = exact_denoiser(length, seed=5), [place for place in range(length) if place not in given]
+    inside = torch.tensor([place in written for place in range(length)]).expand(400, -1)
+    masks, weights = elbo_masks(keys(400), 1, inside)
     seen = {tuple(pair[0].tolist()): (pair, weight) for pair, weight in zip(masks, weights, strict=True)}
-    assert len(seen) == 2**length  # each mask, with its twin
+    assert len(seen) == 2 ** len(written)  # each mask, with its twin
     for canvas in itertools.islice(canvases(VOCAB, length), 0, None, 5):
         chain = 0.0
-        for place in range(length):
-            state = tuple(token if i < place else MASK for i, token in enumerate(canvas))
+        for place in written:
+            state = tuple(token if i < place or i in given else MASK for i, token in enumerate(canvas))
             chain += float(denoiser(state)[place, canvas[place]].log())
         bound = 0.0
         for mask, (pair, weight) in seen.items():
-            probability = 1 / (length + 1) / math.comb(length, sum(mask))
+            probability = 1 / (len(written) + 1) / math.comb(len(written), sum(mask))
             for hidden, factors in zip(pair.tolist(), weight.tolist(), strict=True):
                 state = tuple(MASK if hide else token for hide, token in zip(hidden, canvas, strict=True))
                 logprobs = denoiser(state)[range(length), list(canvas)].log().tolist()

@@ -313,6 +313,12 @@ def test_workers_hold_nothing_that_learns_and_decode_their_share() -> None:
     assert "rollouts are those of a worker, of 2" in " ".join(beside.assumed)
 
 
+def test_a_plan_says_that_it_counts_no_second_tries() -> None:
+    hinted = plan_of(replace(CONFIG, rollout=replace(CONFIG.rollout, hints=0.6)))
+    assert any("asked again with hints" in line for line in hinted.assumed)
+    assert not any("hints" in line for line in plan_of().assumed)
+
+
 def test_days_follow_from_the_assumptions() -> None:
     base = plan_of()
     assert base.days == pytest.approx(base.seconds * 100 / 86400)

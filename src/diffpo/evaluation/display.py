@@ -123,10 +123,9 @@ def show_unmasking(
     if not console.is_terminal:
         console.print(Text(f"prompt    {prompt.text}"), soft_wrap=True)
     columns = GRID_COLUMNS.get(task.name) if task else None
-    length = canvas_length(policy, rollout, task.gen_length if task else None)
-    canvas = _canvas_of(policy, rollout, length)
+    canvas = _canvas_of(policy, rollout, task.gen_length if task else None)
     with LiveUnmasking(prompt.text, _decoder(policy), canvas, delay, columns, console) as live:
-        completion = _watch(stream(policy, prompt, rollout, length, seed), live)
+        completion = _watch(stream(policy, prompt, rollout, len(canvas), seed), live)
     verdict = judge_one(task, prompt, completion.text, completion) if task and prompt.columns else None
     live.summary(completion, verdict)
     return completion
@@ -137,10 +136,9 @@ def show_turn(
 ) -> Completion:
     """Answer a conversation before the user's eyes; what stays on screen is the answer and what it took."""
     console = Console()
-    length = canvas_length(policy, rollout)
-    canvas = _canvas_of(policy, rollout, length)
+    canvas = _canvas_of(policy, rollout)
     with LiveUnmasking("", _decoder(policy), canvas, delay, None, console, transient=True) as live:
-        events = stream(policy, messages, rollout, length, seed)
+        events = stream(policy, messages, rollout, len(canvas), seed)
         completion = _watch(events, live if console.is_terminal else None)
     console.print(Text(completion.text), soft_wrap=True)
     console.print(Text("   ".join(completion.took), "dim"))
@@ -157,10 +155,10 @@ def _watch(events: Iterable[Event], live: LiveUnmasking | None) -> Completion:
     raise AssertionError("an answer that begins ends")
 
 
-def _canvas_of(policy: Policy, rollout: RolloutConfig, length: int) -> list[int | None]:
-    """What stands on it from the start, None for a mask."""
-    given = canvas_ids(policy, rollout) or (policy.mask_id,) * length
-    return [None if token == policy.mask_id else token for token in given]
+def _canvas_of(policy: Policy, rollout: RolloutConfig, otherwise: int | None = None) -> list[int | None]:
+    """What stands on it from the start, None for a mask; its length as `canvas_length` has it."""
+    given = [None if token == policy.mask_id else token for token in canvas_ids(policy, rollout)]
+    return given or [None] * canvas_length(policy, rollout, otherwise)
 
 
 def _decoder(policy: Policy) -> Callable[[int], str]:

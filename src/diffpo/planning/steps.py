@@ -323,6 +323,8 @@ def rl_step(config: TrainConfig, model: memory.Model, cluster: Cluster) -> tuple
     prompt_length = _prompt_length(cluster, config.task, gen_length, model.shape.max_length, assumed)
     if workers := config.rollout.workers:
         assumed.append(f"rollouts are those of a worker, of {workers}, on a GPU like the others")
+    if config.rollout.hints:
+        assumed.append("no prompt is asked again with hints: where all are, rollouts take twice as long")
     if model.learns != "nothing" and not Objective.of(config.objective).learns_from_all:
         assumed.append("every group has a gradient: none is all right or all wrong")
     return RlStep(config, model, cluster, prompt_length, gen_length, block_length, nfe), assumed

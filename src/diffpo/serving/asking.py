@@ -109,8 +109,9 @@ def requests_for(
     longest = max(map(len, prompts)) + len(suffix)
     if longest + gen_length > served.max_length:
         what = "prompt and a suffix" if suffix else "prompt"
-        said = f"max_tokens: a {what} of {longest} tokens and a canvas of {gen_length} exceed {served.max_length}"
-        raise ApiError(400, f"{said}: shorten the prompt or max_tokens", "max_tokens", "context_length_exceeded")
+        name = "canvas" if asked.canvas else "max_tokens"
+        said = f"{name}: a {what} of {longest} tokens and a canvas of {gen_length} exceed {served.max_length}"
+        raise ApiError(400, f"{said}: shorten the prompt or {name}", name, "context_length_exceeded")
     seed = secrets.randbits(48) if asked.seed is None else asked.seed
     rule = next((name for name in ("steps", "entropy_bound", "sampler") if getattr(asked, name) is not None), "sampler")
     try:

@@ -1,6 +1,6 @@
 """ESPO's surrogate (arXiv 2512.03759): the evidence lower bound of a completion, from pairs of complementary masks.
 
-Draw l ~ U{0..L} and mask l positions at random; the twin masks the other L - l. With K pairs,
+Of the L positions that were not given mask l ~ U{0..L} at random; the twin masks the other L - l. With K pairs,
 
     ELBO = 1/(2K) sum_pairs [ (L + 1)/l      sum_{masked}  log pi(o_i | c, z_l)
                             + (L + 1)/(L-l)  sum_{others}  log pi(o_i | c, z_{L-l}) ]
