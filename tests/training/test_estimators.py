@@ -408,7 +408,8 @@ def test_means_over_calls_and_draws_weigh_a_row_once(policy: Policy) -> None:
 
 def test_block_masks_are_those_of_a_rollout_in_blocks() -> None:
     lengths, width, length = torch.tensor([1, 4, 5, 10, 11, 16] * 50), 16, 5
-    masks = block_masks(keys(300), 3, length, 0.0, lengths, width)
+    written = torch.arange(width) < lengths[:, None]
+    masks = block_masks(keys(300), 3, length, 0.0, written)
     starts: list[set[int]] = []
     for row, size in enumerate(lengths.tolist()):
         found = []
@@ -421,8 +422,17 @@ def test_block_masks_are_those_of_a_rollout_in_blocks() -> None:
         starts.append(set(found))
     sizes = torch.stack([masks[row, :, :5].sum(-1) for row in range(2, 300, 6)]).flatten()
     assert sizes.unique().tolist() == [1, 2, 3, 4, 5]
-    hidden = block_masks(keys(300), 3, length, 0.3, lengths, width)
+    hidden = block_masks(keys(300), 3, length, 0.3, written)
     assert bool((hidden | ~masks).all()) and 0.2 < float(hidden[~masks].float().mean()) < 0.4
+
+
+def test_block_masks_draw_what_was_written() -> None:
+    """Tokens 5 to 9 were given, and every other one of the rest: each draw masks 1 to 3 of another block."""
+    written = ((torch.arange(16) % 2 == 0) & (torch.arange(16) // 5 != 1)).expand(300, 16)
+    masks = block_masks(keys(300), 3, 5, 0.0, written) & written[:, None]
+    first = (masks.long() @ (torch.arange(16) < 5).long(), masks.long() @ (torch.arange(16) >= 10).long())
+    assert first[0].unique().tolist() == [0, 1, 2, 3] and first[1].unique().tolist() == [1, 2, 3]
+    assert bool((masks.sum(-1) > 0).all())
 
 
 def test_justgrpo_is_its_published_loop(policy: Policy) -> None:

@@ -1,10 +1,11 @@
 """SPG's surrogate (arXiv 2510.09541): canvases as a rollout in blocks meets them, kept apart for two bounds.
 
-Each of M draws takes a block that begins before the end of the completion, another in each draw while there are any
+Each of M draws takes a block of the completion in which something was written, another in each draw while there are any
 (the published code may take one twice).
-Of the block's n tokens it masks l ~ U{1..n} at random, and everything behind; what stands before, the prompt as well,
-is masked with probability 0.15 a token. All masked tokens are scored, each draw in a line of its own. In a line of n_t
-tokens of |o| each counts |o| / (M n_t), so that with 1 / |o| a token J has the mean over draws of their means.
+Of the n tokens that were written there it masks l ~ U{1..n} at random, and everything behind; what stands before, the
+prompt as well, is masked with probability 0.15 a token. All masked tokens are scored, each draw in a line of its own.
+In a line of n_t tokens of |o| each counts |o| / (M n_t), so that with 1 / |o| a token J has the mean over draws of
+their means.
 """
 
 from __future__ import annotations
@@ -45,9 +46,7 @@ class Spg(Surrogate):
 
     def masks(self, batch: Batch, keys: Tensor) -> Tensor:
         """[B, M, L]"""
-        length = batch.tokens.shape[1]
-        lengths = (batch.loss_mask * torch.arange(1, length + 1, device=keys.device)).amax(-1)
-        return block_masks(fold(keys, 1), self.num_draws, self.block_length, self.clean_mask_prob, lengths, length)
+        return block_masks(fold(keys, 1), self.num_draws, self.block_length, self.clean_mask_prob, batch.loss_mask)
 
     def counts(self, batch: Batch, keys: Tensor, old_logprobs: Tensor | None) -> Tensor:
         masks = self.masks(batch, keys) & batch.loss_mask[:, None]
@@ -67,20 +66,20 @@ def block_masks(
     num_draws: int,
     block_length: int,
     clean_mask_prob: float,
-    lengths: Int64[Tensor, " B"],
-    width: int,
+    written: Bool[Tensor, "B L"],
 ) -> Bool[Tensor, "B M L"]:
-    """What each draw masks of canvases whose completions have `lengths` > 0 tokens."""
-    draws, place = torch.arange(num_draws, device=keys.device), torch.arange(width, device=keys.device)
-    blocks = -(-lengths // block_length)
-    index = torch.arange(-(-width // block_length), device=keys.device)
-    lottery = uniform(fold(keys[:, None], 0, index)).masked_fill(index >= blocks[:, None], torch.inf)
-    start = lottery.argsort(dim=-1, stable=True).gather(1, draws % blocks[:, None])[:, :, None] * block_length
-    end = torch.minimum(start + block_length, lengths[:, None, None])
-    size = end - start
+    """What each draw masks of canvases whose completions end with the last token that was `written`."""
+    draws, place = torch.arange(num_draws, device=keys.device), torch.arange(written.shape[1], device=keys.device)
+    number = place // block_length
+    sizes = written.new_zeros(len(written), int(number[-1]) + 1, dtype=torch.int64)
+    empty = sizes.index_add(1, number, written.long()) == 0
+    lottery = uniform(fold(keys[:, None], 0, torch.arange(sizes.shape[1], device=keys.device)))
+    order = lottery.masked_fill(empty, torch.inf).argsort(dim=-1, stable=True)
+    block = order.gather(1, draws % (~empty).sum(-1, keepdim=True))[:, :, None]
+    inside = written[:, None] & (number == block)
+    size, last = inside.sum(-1, keepdim=True), (written * place).amax(-1)[:, None, None]
     count = (uniform(fold(keys[:, None], 1, draws))[:, :, None] * size).long().clamp_max(size - 1) + 1
-    inside = (place >= start) & (place < end)
     lottery = uniform(fold(keys[:, None, None], 2, draws[:, None], place)).masked_fill(~inside, torch.inf)
     ranks = lottery.argsort(dim=-1, stable=True).argsort(dim=-1)
     before = uniform(fold(keys[:, None, None], 3, draws[:, None], place)) < clean_mask_prob
-    return (inside & (ranks < count)) | (place >= end) | (before & (place < start))
+    return (inside & (ranks < count)) | (number > block) | (place > last) | (before & (number < block))
