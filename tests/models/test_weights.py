@@ -374,6 +374,7 @@ def test_an_unknown_family_is_an_error_that_suggests_one(tmp_path: Path) -> None
 
 def test_a_folder_without_weights_is_an_error(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "model.safetensors").mkdir()
     with pytest.raises(ValueError, match=r"model\.safetensors is wanted, and there is none"):
         load_denoiser(checkpoint)
     (checkpoint / "pytorch_model.bin").touch()

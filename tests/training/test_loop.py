@@ -174,20 +174,24 @@ def test_a_million_steps_are_more_than_999999(tmp_path: Path) -> None:
     assert [folder.name for folder in list_checkpoints(tmp_path)] == names
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_full_disk_leaves_the_last_good_checkpoint(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
     original, calls = checkpoint.save_file, []
 
     def full_disk(*arguments) -> None:  # type: ignore[no-untyped-def]
         calls.append(arguments)
-        if len(calls) == 2:
+        if len(calls) > kept:
             raise OSError(28, "No space left on device")
         original(*arguments)
 
     monkeypatch.setattr(checkpoint, "save_file", full_disk)
-    with pytest.raises(OSError, match=r"No space left on device.*earlier checkpoints are untouched"):
+    with pytest.raises(OSError, match=r"No space left on device.*: make room") as raised:
         train(config, quiet=True)
+    assert ("earlier checkpoints are untouched" in str(raised.value)) == bool(kept)
     folders = list((Path(config.output) / "checkpoints").iterdir())
-    assert len(folders) == 1 and find_damage(folders[0]) is None
+    assert len(folders) == kept and not any(map(find_damage, folders))
 
 
 def test_a_verifier_that_raises_costs_no_step(short_run: TrainConfig, easy_task: TaskConfig) -> None:

@@ -93,7 +93,7 @@ class Checkpoint:
         """The safetensors files: those that the index names, or model*.safetensors."""
         index = self.folder / "model.safetensors.index.json"
         if not index.is_file():
-            if found := sorted(self.folder.glob("model*.safetensors")):
+            if found := sorted(filter(Path.is_file, self.folder.glob("model*.safetensors"))):
                 return found
             raise without_weights(self.folder, "model.safetensors")
         shards = read_json(index).get("weight_map")

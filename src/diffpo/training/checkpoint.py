@@ -57,7 +57,7 @@ def save_checkpoint(root: Path, state: TrainState, config: Any, keep: int, world
         write_folder(
             folder,
             lambda draft: _write(draft, state, config, weights, moments),
-            "; earlier checkpoints are untouched: make room and resume",
+            "; earlier checkpoints are untouched: make room and resume" if list_checkpoints(root) else ": make room",
         )
         _sync(root)
         found = list_checkpoints(root)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -19,6 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from diffpo.files.folder import drafted
 
 DPI = 150
 INK, FAINT, GRID = "#24292f", "#8b949e", "#eaeef2"
@@ -115,21 +115,11 @@ def legend_above(figure: Figure, handles: Sequence[Artist], place: str = "outsid
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a PNG or an SVG, as the name ends; the SVG keeps its text as text, and is the same each time.
-
-    A kill or a full disk leaves what was there; of processes that draw it at once the last one has it, whole (as
-    `files.folder.drafted`, a floor above).
-    """
+    """Write a PNG or an SVG, as the name ends; the SVG keeps its text as text, and is the same each time."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    kind, draft = path.suffix.removeprefix(".") or "png", path.with_name(f".{path.name}.{os.getpid()}.draft")
+    kind = path.suffix.removeprefix(".") or "png"
     if kind not in figure.canvas.get_supported_filetypes():
         raise ValueError(f"{path}: no picture's name ends in .{kind}: take .svg or .png")
-    try:
-        with rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
-            figure.savefig(draft, format=kind, metadata={"Date": None} if kind == "svg" else None)
-        draft.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise OSError(f"{path}: could not be written ({error.strerror or error})") from error
+    with drafted(path) as draft, rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
+        figure.savefig(draft, format=kind, metadata={"Date": None} if kind == "svg" else None)

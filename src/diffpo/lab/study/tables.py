@@ -179,6 +179,7 @@ def commits_of(summary: Summary) -> str:
 def caption(summary: Summary, brackets: bool = True) -> str:
     """What the figures are, in a few sentences; `brackets` where differences stand beside the means."""
     seeds, origin = summary["seeds"], summary["origin"]
+    minutes = round(summary["cell_seconds"] / 60)
     where = f"{origin['cores']} cores of {origin['cpu']}" + (f" and an {origin['gpu']}" if "gpu" in origin else "")
     differences = (
         "in brackets the 95 % bootstrap over seeds, which for few seeds is too narrow.",
@@ -191,7 +192,7 @@ def caption(summary: Summary, brackets: bool = True) -> str:
         *(differences if brackets else ()),
         f"Equal denoiser rows: where training had forwarded {summary['equal_forwards']:,.0f} rows in all.",
         f"Commit {commits_of(summary)}; {where}, one thread a run, torch {origin['torch']};",
-        f"{summary['num_cells']} runs, {summary['cell_seconds'] / 60:.0f} minutes of one thread.",
+        f"{summary['num_cells']} runs, {minutes} minute{'s' * (minutes != 1)} of one thread.",
     )
     return " ".join(sentences)
 
