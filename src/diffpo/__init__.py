@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if sys.platform == "win32":
+    raise ImportError("diffpo runs on Linux and macOS; on Windows in WSL: https://learn.microsoft.com/windows/wsl")
 
 # Names are imported when they are first used, so that `import diffpo` and `diffpo --help` load no torch.
 _HOMES = {

@@ -57,6 +57,8 @@ def test_threads_take_turns(worker: Worker) -> None:
     assert found == {n: n for n in range(8)}
 
 
-def test_a_module_that_does_not_start_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match=r"run `python -m diffpo\.no_such_module` to see why"):
-        Worker("diffpo.no_such_module", time_limit=1.0).ask(1)
+@pytest.mark.parametrize("module", ["diffpo.no_such_module", "processes.unlimited_worker"])
+def test_a_module_that_does_not_start_is_an_error(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    with pytest.raises(RuntimeError, match=f"run `python -m {module}` to see why"):
+        Worker(module, time_limit=1.0).ask(1)

@@ -357,6 +357,14 @@ def test_what_a_test_makes_of_an_answer_is_bounded_too() -> None:
     assert share_passed(program, "assert len(numbers()) == 4 * 10**7\nassert len(list(numbers())) == 4 * 10**7") == 0.5
 
 
+def test_a_machine_on_which_no_program_runs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code, "MEMORY_LIMIT", 2**20)
+    code.check_machine.cache_clear()
+    for tests in (TESTS, [{"input": "", "output": ""}]):
+        with pytest.raises(RuntimeError, match="no program runs on this machine, not even a right one"):
+            share_passed(RIGHT, tests)
+
+
 def test_nothing_is_left_running() -> None:
     share_passed("import time\ntime.sleep(60)\n", TESTS, time_limit=0.5)
     running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout

@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from diffpo.processes.limits import limit
+
 START_LIMIT = 120.0
 """Seconds until a process has imported what it needs."""
 PATIENCE = 4.0
@@ -134,8 +136,8 @@ def serve(answer: Callable[[Any], Any], memory_limit: int) -> None:
     """
     with os.fdopen(os.dup(1), "w") as replies:
         os.dup2(2, 1)
+        fork: _Fork | None = _Fork(answer, memory_limit)  # a machine where it cannot work says so before any request
         print("true", file=replies, flush=True)
-        fork: _Fork | None = None
         for line in sys.stdin:
             time_limit, _ = json.loads(line)
             fork = fork or _Fork(answer, memory_limit)
@@ -149,20 +151,24 @@ def serve(answer: Callable[[Any], Any], memory_limit: int) -> None:
 
 
 class _Fork:
-    """A copy of this process that answers requests."""
+    """A copy of this process that answers requests; RuntimeError if it does not come to that."""
 
     def __init__(self, answer: Callable[[Any], Any], memory_limit: int) -> None:
         (ours, self.requests), (self.replies, theirs) = os.pipe(), os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
-            os.close(self.requests)
-            os.close(self.replies)
-            signal.signal(signal.SIGPROF, signal.SIG_DFL)
-            _answer_lines(answer, ours, theirs)
-            os._exit(0)
+            try:
+                limit(resource.RLIMIT_AS, memory_limit)
+                os.close(self.requests)
+                os.close(self.replies)
+                signal.signal(signal.SIGPROF, signal.SIG_DFL)
+                _answer_lines(answer, ours, theirs)
+            finally:
+                os._exit(0)
         os.close(ours)
         os.close(theirs)
+        if _line_for("", self.requests, self.replies, START_LIMIT) is None:
+            raise RuntimeError("a process that answers does not start")
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
@@ -173,6 +179,7 @@ class _Fork:
 
 def _answer_lines(answer: Callable[[Any], Any], source: int, target: int) -> None:
     with os.fdopen(source) as requests, os.fdopen(target, "w") as replies:
+        print("true", file=replies, flush=True)
         for line in requests:
             time_limit, request = json.loads(line)
             signal.setitimer(signal.ITIMER_PROF, time_limit)  # its signal ends the process

@@ -95,11 +95,12 @@ def read_tests(tests: Any, entry_point: Any = None) -> list[tuple[str, str]] | s
 def share_passed(code: str, tests: Any, entry_point: str | None = None, time_limit: float = TIME_LIMIT) -> float:
     """The share of the tests that the code passes; 0 for code that leaves, hangs, or is no Python.
 
-    ValueError for tests that `read_tests` does not read.
+    ValueError for tests that `read_tests` does not read, RuntimeError where no program runs.
     """
     read = read_tests(tests, entry_point)
     if not code.strip() or "\x00" in code:
         return 0.0
+    check_machine()
     code = code.encode("utf-8", "replace").decode()
     deadline = time.monotonic() + time_limit + START_TIME
     with tempfile.TemporaryDirectory(prefix="diffpo-code-") as folder:
@@ -117,13 +118,27 @@ def share_passed(code: str, tests: Any, entry_point: str | None = None, time_lim
         return sum(exit == "0" and _words(text) == _words(wanted) for exit, text, (_, wanted) in ended) / len(read)
 
 
+@functools.cache
+def check_machine() -> None:
+    """RuntimeError where not even a right program passes its test: Python, or a limit, is not as it should be."""
+    request = json.dumps({"code": "def one(): return 1", "tests": "assert one() == 1", "entry_point": ""})
+    with tempfile.TemporaryDirectory(prefix="diffpo-code-") as folder:
+        deadline = time.monotonic() + 60
+        said = _run("code_tests", request, folder=folder, deadline=deadline, seconds=TIME_LIMIT, errors=True)
+    if said != "passed\n":
+        why = (said.splitlines() or ["no word of why"])[-1]
+        raise RuntimeError(f"reward code: no program runs on this machine, not even a right one: {why}")
+
+
 def _words(text: str) -> list[list[str]]:
     """The words of each line, empty lines left out."""
     return [words for line in text.splitlines() if (words := line.split())]
 
 
-def _run(module: str, given: str, *arguments: str, folder: str, deadline: float, seconds: float) -> str:
-    """The output of a process until the deadline; all of its group is killed in any case."""
+def _run(
+    module: str, given: str, *arguments: str, folder: str, deadline: float, seconds: float, errors: bool = False
+) -> str:
+    """The output of a process until the deadline, with its errors if asked for; all its group is killed in any case."""
     limits = json.dumps({"seconds": max(1, round(seconds)), "memory": MEMORY_LIMIT})
     environment = {
         **{"PATH": os.defpath, "HOME": folder, "TMPDIR": folder, "PYTHONHASHSEED": "0", "DIFFPO_LIMITS": limits},
@@ -137,7 +152,7 @@ def _run(module: str, given: str, *arguments: str, folder: str, deadline: float,
             [sys.executable, "-s", "-P", "-B", "-m", f"diffpo.rewards.{module}", *arguments],
             stdin=source,
             stdout=output,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT if errors else subprocess.DEVNULL,
             cwd=os.path.realpath(folder),
             env=environment,
             start_new_session=True,

@@ -14,13 +14,13 @@ import json
 import os
 import resource
 import runpy
-import signal
 import socket
 import subprocess
 import sys
 import sysconfig
 from typing import Any
 
+from diffpo.processes.limits import end_with_parent, limit
 from diffpo.rewards.code_wire import Peer
 
 FORBIDDEN = (
@@ -36,10 +36,9 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 MAX_FILES = 64
 """Files that a program may write, each of at most 1 MiB."""
 DEVICES = ("/dev/null", "/dev/urandom", "/dev/random")
-PR_SET_PDEATHSIG = 1
 
 
-def limit(seconds: int, memory: int) -> None:
+def confine(seconds: int, memory: int) -> None:
     """Bound CPU seconds, bytes of memory and of a file, open files; leave the network and end with the parent."""
     for name, bound in (
         (resource.RLIMIT_CPU, seconds),
@@ -48,16 +47,10 @@ def limit(seconds: int, memory: int) -> None:
         (resource.RLIMIT_NOFILE, 64),
         (resource.RLIMIT_CORE, 0),
     ):
-        resource.setrlimit(name, (bound, bound))
+        limit(name, bound)
     end_with_parent()
     with contextlib.suppress(OSError, AttributeError):  # not Linux: the audit hook forbids sockets in any case
         ctypes.CDLL(None).unshare(0x10000000 | 0x40000000)  # CLONE_NEWUSER | CLONE_NEWNET
-
-
-def end_with_parent() -> None:
-    """Be killed when the parent ends, however it does; a fork does not inherit this."""
-    with contextlib.suppress(OSError, AttributeError):  # not Linux: the group is killed in any case
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def forbid(folder: str) -> None:
@@ -112,7 +105,7 @@ def fork_for_each(runs: str, number: int) -> bool:
 def main() -> None:
     settings = json.loads(os.environ.pop("DIFFPO_LIMITS"))
     folder = os.path.realpath(os.getcwd())
-    limit(settings["seconds"], settings["memory"])
+    confine(settings["seconds"], settings["memory"])
     if sys.argv[1] == "main":
         if not fork_for_each(sys.argv[2], int(sys.argv[3])):
             return

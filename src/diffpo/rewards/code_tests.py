@@ -18,7 +18,7 @@ import sys
 import types
 from typing import Any, BinaryIO, cast
 
-from diffpo.rewards.code_solution import end_with_parent
+from diffpo.processes.limits import end_with_parent, limit
 from diffpo.rewards.code_wire import SPECIAL, Peer, Remote
 
 PR_SET_DUMPABLE = 4
@@ -151,15 +151,15 @@ def scope_of(program: ast.Module, names: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     sys.set_int_max_str_digits(0)  # numbers cross as text
     request = json.loads(sys.stdin.read())
-    sink = os.fdopen(os.dup(1), "wb")
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)
     end_with_parent()  # tests may hang as well, and a run that is killed can end nobody
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)  # so that the solution, of the same user, cannot read this memory
     memory = json.loads(os.environ["DIFFPO_LIMITS"])["memory"]
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))  # sorted(range(10**9)) is made here
+    limit(resource.RLIMIT_AS, memory)  # sorted(range(10**9)) is made here
+    sink = os.fdopen(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
     program, _ = plan(request["tests"], request["entry_point"])
     solution = subprocess.Popen(
         [sys.executable, "-s", "-P", "-B", "-m", "diffpo.rewards.code_solution", "call"],
