@@ -298,7 +298,7 @@ def test_ranks_of_other_settings_or_files_are_refused(
         raise AssertionError("it began")
 
 
-@pytest.mark.parametrize("device", ["gpu", "", "3", "cuda:x", "meta"])
+@pytest.mark.parametrize("device", ["gpu", "", "3", "cuda:x", "meta", "mps"])
 def test_a_device_that_is_not_one_is_refused_by_name(device: str) -> None:
     with pytest.raises(ValueError, match=f"^load.device '{device}': [^\n]+$"):
         World.join(device)

@@ -15,7 +15,7 @@ class LoadConfig:
 
     dtype: Literal["auto", "saved", "bfloat16", "float32"] = "auto"
     """Dtype of the weights; auto: bfloat16 for published models, as saved for diffpo's own models."""
-    device: str = "auto"  # device of the weights, such as cpu or cuda:1; auto: the GPU if there is one
+    device: str = "auto"  # device of the weights, cpu or cuda, or cuda:1; auto: the GPU if there is one
     revision: str | None = None  # branch, tag or commit of a model on the Hugging Face hub
     adapter: str | None = None  # LoRA adapter (folder or hub id) to put onto the model
     base: str | None = None  # base model of an adapter's folder, in place of the one that it names

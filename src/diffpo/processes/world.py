@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from diffpo.config.checks import check
 from diffpo.files.folder import owned
 from diffpo.processes.errors import in_transit, on_all
 
@@ -224,15 +225,15 @@ class World:
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """The device of that name; "auto" is the GPU if there is one. ValueError if it is not there or holds no numbers."""
+    """The device of that name; "auto" is the GPU if there is one. ValueError if it is not there, or of another kind."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        place = torch.zeros(1, device=device)
-        place.tolist()  # "meta" is a device that holds none
-    except (RuntimeError, AssertionError) as error:
+        known = torch.device(device).type in ("cpu", "cuda")
+        check(known, "neither cpu nor cuda: results were compared on no others")
+        return torch.zeros(1, device=device).device
+    except (RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(f"load.device {device!r}: {str(error).splitlines()[0]}") from None
-    return place.device
 
 
 def _leave() -> None:
