@@ -3,6 +3,37 @@
 from __future__ import annotations
 
 _SAME = r"""
+x=3, y=-2  ~  \begin{cases} y=-2 \\ x=3 \end{cases}
+x=3, y=-2  ~  \begin{align*} x &= 3 \\ y &= -2 \end{align*}
+x=3, y=-2  ~  \left\{\begin{array}{l} x=3 \\ y=-2 \end{array}\right.
+x=3, y=-2  ~  x = 3 \quad y = -2
+5  ~  \begin{equation} x = 5 \end{equation}
+2 \pm \sqrt{3}  ~  x_{1,2} = 2 \pm \sqrt{3}
+-\frac12  ~  negative one half
+-\frac13  ~  minus a third
+0.000001  ~  10^{-6}
+-1000  ~  -10^3
+(1,2)  ~  ]1,2[
+(1,2)  ~  \left]1;2\right[
+[1,2)  ~  [1,2[
+(-\infty,2]\cup[5,\infty)  ~  ]-\infty,2]\cup[5,+\infty[
+(1,2)\cup(3,4)  ~  x \in ]1,2[ U ]3,4[
+]0,1]  ~  0 < x \le 1
+\sqrt[3]{2}, \sqrt[4]{3}  ~  \sqrt[4]{3}, \sqrt[3]{2}
+150 \text{ minutes}  ~  2 h 30 min
+150 \text{ minutes}  ~  2 hours and 30 minutes
+2 \text{ h } 30 \text{ min}  ~  2h 30m
+2 \text{ h } 30 \text{ min}  ~  2.5 hours
+\$12.50  ~  12 dollars and 50 cents
+5 \text{ ft } 6 \text{ in}  ~  66 inches
+2.5 \text{ kg}  ~  2 kg 500 g
+\begin{pmatrix}1&0\\0&1\end{pmatrix}  ~  [[1,0],[0,1]]
+5  ~  \cancel{6} 5
+5  ~  \hspace{1cm} 5 \tag{1}
+5  ~  <b>5
+f''(x)  ~  f^{\prime\prime}(x)
+\neg p  ~  ~p
+x < 3  ~  x &lt; 3
 x \ne 1, 2  ~  x \ne 2, x \ne 1
 x \ne 1, 2  ~  x \ne 1 and x \ne 2
 \text{a-b}  ~  -b+a
@@ -445,6 +476,40 @@ x<2, y>5  ~  x<2 and y>5
 \sin^2 20^\circ  ~  \sin^{2}(20^\circ)
 """
 _DIFFERENT = r"""
+x=2, y=3  ~  x=2 \quad \text{or} \quad y=3
+x=1, x=3  ~  x=1, y=3
+x=3, y=-2  ~  \begin{cases} x=-2 \\ y=3 \end{cases}
+f(x)=\begin{cases} 1 & x=0 \\ 0 & x=1\end{cases}  ~  f(x)=\begin{cases} 0 & x=0 \\ 1 & x=1\end{cases}
+-\frac12  ~  one half
+0.000001  ~  10^{-5}
+106  ~  10^6
+(1,2)  ~  [1,2[
+(1,2)  ~  ]2,1[
+[1,2]  ~  ]1,2[
+(1,2)  ~  ]1,2[ \cup ]3,4[
+150 \text{ minutes}  ~  2 h 50 min
+150 \text{ minutes}  ~  2 min 30 s
+150 \text{ minutes}  ~  30 min 2 h
+2 \text{ h } 30 \text{ min}  ~  2 h
+5 \text{ ft } 6 \text{ in}  ~  5 m 6 cm
+\$12.50  ~  12 dollars and 5 cents
+\$12.50  ~  12 euros and 50 cents
+\begin{pmatrix}1&2\\3&4\end{pmatrix}  ~  [[1,3],[2,4]]
+23  ~  2  3
+90  ~  9^\circ 0
+\sqrt{2}+10^{-25}  ~  \sqrt{2}
+0.25  ~  0.25\%
+5  ~  \cancel{5}
+5  ~  \phantom{5}6
+5  ~  &lt;5
+p  ~  ~p
+5  ~  Is it 5?
+5  ~  I doubt it is 5
+5  ~  hardly 5
+5  ~  5 is one of the answers
+5  ~  multiples of 5
+5  ~  the first 5 primes
+10\%  ~  10 basis points
 x \ne 1, 2  ~  x \ne 1, x = 2
 x \ne 1, 2  ~  x \ne 1, 2, 3
 \text{a-b}  ~  a+b
@@ -912,6 +977,11 @@ _SAME_SIGNS = [
     ("18", "\U0001d7d9\U0001d7e0"),
     ("\\mathbb{R}", "\u211d"),
     ("p \\land q", "p \u2227 q"),
+    ("\\neg p", "\u00acp"),
+    ("12", "12 \u2713"),
+    ("12", "1\ufe0f\u20e32\ufe0f\u20e3"),
+    ("x=5, y=6", "x = 5\n\ny = 6"),
+    ("\\frac{1}{2}", "```latex\n\\frac{1}{2}\n```"),
 ]
 _DIFFERENT_SIGNS = [
     ("16", "\u226516"),

@@ -154,6 +154,8 @@ def test_a_whole_number_in_a_sentence_is_read() -> None:
         ("[49 + 55] - 53.", True, True),
         (r"\left(49 + 55\right) - 53", True, True),
         ("49 + 55 \u2212 53", True, True),
+        ("Using 49, 55 and 53: 49 + 55 - 53", True, True),
+        (r"\frac{49 + 55 - 53}{1}", False, False),
         ("49 \u22c5 1 + 55 \u2212 53", False, False),
         ("49 - 55 + 53", False, True),
         ("49 + 2", False, False),
@@ -190,6 +192,7 @@ def test_countdown_of_one_number() -> None:
 def test_countdown_is_exact() -> None:
     columns = {"numbers": [1, 3, 3], "target": 1}
     assert countdown.strict(columns, r"\boxed{\frac{1}{3} \times 3}").correct
+    assert countdown.strict({"numbers": [48, 4, 2], "target": 24}, r"\boxed{\frac{48}{\frac{4}{2}}}").correct
     assert countdown.strict({"numbers": [8, 3, 2], "target": 2}, r"\boxed{8 / (3 + 1)}").correct is False
     assert not countdown.strict({"numbers": [2, 3, 4], "target": 8}, r"\boxed{4**(3/2)}").correct
 
@@ -220,6 +223,12 @@ GRID = "3142243142131324"
         ("3142243142131324".translate({ord(d): 0xFF10 + int(d) for d in "1234"}), 1.0),
         ("3 1 4 2 / 2 4 3 1 / 4 2 1 3 / 1 3 2 4", 1.0),
         ("Row 1: 3142\nRow 2: 2431\nRow 3: 4213", 0.0),
+        ("First row: 3142\nSecond row: 2431\nThird row: 4213\nFourth row: 1324", 1.0),
+        ("First row: 3142\nSecond row: 2431\nThird row: 4213\nFourth row: 4213", 0.0),
+        ("A: 3142\nB: 2431\nC: 4213\nD: 1324", 1.0),
+        ("grid = [[3,1,4,2],[2,4,3,1],[4,2,1,3],[1,3,2,4]]", 1.0),
+        ("<pre>3142\n2431\n4213\n1324</pre>", 1.0),
+        (r"3142\n2431\n4213\n1324", 1.0),
         ("3142243142131321", 0.875),
         ("3102243142131324", 0.875),  # a blank left blank
         ("3142243142131314", 0.0),  # a clue changed

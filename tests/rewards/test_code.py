@@ -420,6 +420,7 @@ def test_tests_that_test_nothing_are_an_error(tests: Any, error: str) -> None:
         ("so\n```python\nx = 1\n```\nand", "x = 1\n"),
         ("```\nx = 1\n```", "x = 1\n"),
         ("```Python\nx = 1\n```", "x = 1\n"),
+        ("```ipython3\nx = 1\n```", "x = 1\n"),
         ("```PYTHON3 title=a.py\nx = 1\n```", "x = 1\n"),
         ("~~~py\nx = 1\n~~~", "x = 1\n"),
         ("```python\r\nx = 1\r\ny = 2\r\n```\r\n", "x = 1\ny = 2\n"),

@@ -121,7 +121,7 @@ def _agree(one: Any, two: Any) -> bool:
     names = sorted({symbol.name for symbol in one.free_symbols | two.free_symbols})
     ratios = [ratio for point in range(4 if names else 1) if (ratio := _ratio(one, two, names, point)) is not None]
     expected = ratios[0] if equations and ratios else 1
-    return bool(ratios) and all(abs(sympy.N(ratio / expected - 1, 30)) < 1e-20 for ratio in ratios)
+    return bool(ratios) and all(abs(sympy.N(ratio / expected - 1, 50)) < 1e-40 for ratio in ratios)
 
 
 def _ratio(one: Any, two: Any, names: list[str], point: int) -> Any:
@@ -131,7 +131,7 @@ def _ratio(one: Any, two: Any, names: list[str], point: int) -> Any:
     values = []
     for expression in (one, two):
         at = {symbol: sympy.Rational(*_coordinate(symbol.name, point)) for symbol in expression.free_symbols}
-        values.append(expression.subs(at).evalf(40))
+        values.append(expression.subs(at).evalf(60))
     if not all(value.is_number and value.is_finite for value in values):
         return None
     if values[0] == values[1]:

@@ -25,9 +25,17 @@ _EMPTY_BOX = re.compile(r"\\?boxed\s*\{\s*\}")
 _COMMAND = re.compile(r"\\?(?:boxed|fbox)|\\(?:text|left|right)|</?[A-Za-z]+>?")
 _SAYS = re.compile(r"[^\W_]")
 _NEXT_BOX = re.compile(
-    r"\}[\s$]{0,4}(?:,|;|,?\s?(?:and|or)(?![A-Za-z]))[\s$]{0,4}(?:(?:and|or)[\s$]{0,4})?\\?(?:boxed|fbox)\s*\{"
+    r"\}(?:[\s$]|\\q?quad){0,4}(?:,|;|\\q?quad|,?\s?(?:\\text\{\s?)?(?:and|or)(?![A-Za-z])(?:\s?\})?)(?:[\s$]|\\q?quad){0,4}"
+    r"(?:(?:\\text\{\s?)?(?:and|or)\s?\}?(?:[\s$]|\\q?quad){0,4})?(?:[A-Za-z]\s?=\s?)?\\?(?:boxed|fbox)\s*\{"
 )
-r"""From the end of a box to the next one of the same answer: \boxed{3}, \boxed{5}."""
+r"""From the end of a box to the next one of the same answer, and its name: \boxed{3}, \boxed{5}; y = \boxed{5}."""
+_NAME = re.compile(r"(?<![A-Za-z0-9+*/^})-])([A-Za-z]\s?=\s?)\\?(?:boxed|fbox)\s*\{")
+_GOES_ON = re.compile(
+    r"\}[\s$]{0,2}((?:\\(?:times|cdot)|[\u00d7·*])\s?10\s?(?:\^\s?(?:\{[^{}]{1,9}\}|-?[0-9]{1,9})|[⁻⁰¹²³⁴-⁹]{1,9})"
+    r"|(?:\\text\{\s?)?(?:hundred|thousand|million|billion|trillion)(?![a-z])\}?|\\?%"
+    r"|(?<![\s$])(?:\^\{?[0-9]{1,3}\}?|/[0-9]{1,9}|\\pi(?![A-Za-z])|\\sqrt\{[^{}]{1,20}\}))"
+)
+r"""A number that goes on behind its box: \boxed{5} \times 10^3."""
 _MINUS = re.compile(
     r"(?:(?:^|[=$(:>]|\\\[|\bis)\s?[-\u2212]|=\s?[-\u2212]\s)\\?(?:boxed|fbox)\s*\{(?=\s*(?:[0-9.]|\\(?:[dt]?frac|sqrt|pi|infty|\$)))",
     re.MULTILINE,
@@ -67,24 +75,38 @@ def final_answer(text: str) -> str | None:
     for begin, end in (*sorted(tagged, reverse=True), *untagged):
         end = min(end, cuts[bisect_left(cuts, begin)])
         if bisect_left(says, begin) < bisect_left(says, end):
-            answer = _EMPTY_BOX.sub(" ", text[begin:end]).strip()
-            braces = _BRACE.findall(answer)
-            answer += "}" * (braces.count("{") - braces.count("}"))
-            if any(minus.end() == begin for minus in _MINUS.finditer(text, max(0, begin - 20), begin + 20)):
-                answer = f"-({answer})" if re.search("[-+]", answer) else f"-{answer}"
-            return ", ".join((*_boxes_before(text, begin, tagged), answer))
+            boxes = [*_boxes_before(text, begin, tagged), (begin, end)]
+            contents = [_content(text, *box) for box in boxes]
+            names = [_ends_at(_NAME, text, box[0]) for box in boxes] if len(boxes) > 1 else [None]
+            return ", ".join((name[1] if name else "") + said for name, said in zip(names, contents, strict=True))
     return None
 
 
-def _boxes_before(text: str, begin: int, spans: list[tuple[int, int]]) -> list[str]:
-    r"""The contents of the boxes that make one answer with the one that begins here: of \boxed{3}, \boxed{5} the 3."""
+def _content(text: str, begin: int, end: int) -> str:
+    """What a box or tag says, with the sign before it and what goes on behind it."""
+    answer = _EMPTY_BOX.sub(" ", text[begin:end]).strip()
+    braces = _BRACE.findall(answer)
+    answer += "}" * (braces.count("{") - braces.count("}"))
+    if _ends_at(_MINUS, text, begin):
+        answer = f"-({answer})" if re.search("[-+]", answer) else f"-{answer}"
+    more = _GOES_ON.match(text, end)
+    return f"{answer} {more[1]}" if more and re.search("[0-9]$", answer) else answer
+
+
+def _ends_at(pattern: re.Pattern[str], text: str, index: int) -> re.Match[str] | None:
+    found = pattern.finditer(text, max(0, index - 40), index + 20)
+    return next((match for match in found if match.end() == index), None)
+
+
+def _boxes_before(text: str, begin: int, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    r"""The boxes that make one answer with the one that begins here: of \boxed{3}, \boxed{5} the first."""
     starts = {end: start for start, end in spans}
-    found: list[str] = []
-    while joint := next((m for m in _NEXT_BOX.finditer(text, max(0, begin - 40), begin) if m.end() == begin), None):
+    found: list[tuple[int, int]] = []
+    while joint := _ends_at(_NEXT_BOX, text, begin):
         if joint.start() not in starts or len(found) == MAX_OPEN:
             break
         begin = starts[joint.start()]
-        found.insert(0, text[begin : joint.start()].strip())
+        found.insert(0, (begin, joint.start()))
     return found
 
 

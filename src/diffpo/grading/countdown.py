@@ -30,9 +30,10 @@ def expression_sides(answer: str) -> list[str]:
         " ",
         answer[-1000:],
     )
-    text = re.sub(r"\\[cdt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"((\1)/(\2))", text)
+    while text != (text := re.sub(r"\\[cdt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"((\1)/(\2))", text)):
+        pass  # fractions of fractions
     text = re.sub(r"\\(?:text|math)[a-z]*\s*\{([^{}]*)\}", r" \1 ", text).translate(str.maketrans("[]{}", "()()"))
-    text = re.sub(r"^[A-Za-z\s]*(?::|\bis\b)|[.;\s\\]+$", "", text)  # Answer: ...
+    text = re.sub(r"^[A-Za-z\s]*(?::|\bis\b)|^[A-Za-z][\w\s,]*:|[.;\s\\]+$", "", text)  # Answer: ...
     text = re.sub(r"(?<=[0-9)])\s*[xX]\s*(?=[0-9(])|(?<=[0-9)])\s*(?=\()|(?<=\))\s*(?=[0-9])", "*", text)  # 2 x 3, 2(3)
     sides = [side.strip() for side in text.split("=")]
     lone = re.fullmatch(r"-?[0-9]+|[A-Za-z ]*", sides[0])

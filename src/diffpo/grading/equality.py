@@ -14,9 +14,19 @@ from typing import NamedTuple
 
 from diffpo.grading.algebra import POOL, comparable, letters
 from diffpo.grading.expressions import evaluate_expression
-from diffpo.grading.numbers import TURNED, Unit, asked_unit, read_number, same_number, stated_number, without_unit
+from diffpo.grading.numbers import (
+    TURNED,
+    Unit,
+    asked_unit,
+    read_number,
+    same_number,
+    same_quantity,
+    stated_number,
+    without_unit,
+)
+from diffpo.grading.questions import FACTOR, formulas, in_form, only_formula, repeats
 from diffpo.grading.spelling import MAX_LENGTH, TEXT, clean, plain_signs
-from diffpo.grading.structure import VARIABLE, Items, Member, based, items_of, matrix, members, split, squeeze
+from diffpo.grading.structure import Items, Member, based, items_of, matrix, members, split, squeeze
 
 MAX_ITEMS = 40
 """Items of a list or set; longer ones are compared as strings only."""
@@ -65,8 +75,8 @@ def judge(answer: str, reference: str, question: str, algebra: Algebra) -> bool:
         if squeeze(truth) == squeeze(given) != "":
             return True
         if Comparison(algebra, question).same(truth, given):
-            return not _repeats(given, question) and _in_form(truth, given, question)
-        rests = (_only_formula(answer), re.sub(_DECIMALS, r"\1", answer) if len(answer) <= MAX_LENGTH else answer)
+            return not repeats(given, question) and in_form(truth, given, question)
+        rests = (only_formula(answer), re.sub(_DECIMALS, r"\1", answer) if len(answer) <= MAX_LENGTH else answer)
         return any(judge(rest, reference, question, algebra) for rest in rests if rest not in ("", answer))
     except (ValueError, RecursionError):
         return False
@@ -88,7 +98,7 @@ _DECIMALS = (
 _OR = re.compile(r"\\(?:cup|lor|vee)(?![A-Za-z])|(?<![A-Za-z])or(?![A-Za-z])")
 _SAYS_WHERE = r"(?:[<>]|\\(?:[lg]eq?(?:slant)?|in)(?![A-Za-z]))"
 _BOTH = re.compile(rf"{_SAYS_WHERE}.*(?<![A-Za-z])and(?![A-Za-z]).*{_SAYS_WHERE}")
-_EITHER = re.compile(r"([A-Za-z])\s*=[^=]*(?<![A-Za-z])or(?![A-Za-z])[^=A-Za-z,;]*(?!\1)[A-Za-z]\s*=")
+_EITHER = re.compile(r"([A-Za-z])\s*=[^=]*(?<![A-Za-z])or(?![A-Za-z])(?:[^=A-Za-z,;]|\\q?quad)*(?!\1)[A-Za-z]\s*=")
 """x < 2 and x > 5; x = 1 or y = 2."""
 
 
@@ -109,6 +119,8 @@ class Comparison(NamedTuple):
         """Whether two cleaned answers say the same."""
         if _TEXT_FORMULA.fullmatch(truth):
             truth, given = (text.replace(TEXT, " ").strip() for text in (truth, given))
+        if (same := same_quantity(truth, given, asked_unit(self.question))) is not None:
+            return same
         value, unit = self._without_unit(truth)
         number, plain = read_number(value), read_number(without_unit(given)[0])
         if number and not plain and (stated := stated_number(given)):
@@ -124,7 +136,7 @@ class Comparison(NamedTuple):
                 return True
             if not _PRODUCT.fullmatch(value):
                 return False
-        if _is_row(truth) and not _FACTOR.search(self.question):
+        if _is_row(truth) and not FACTOR.search(self.question):
             return _is_row(given) and re.findall("[0-9]+|-", truth) == re.findall("[0-9]+|-", given)
         if "\\ldots" in truth + given:
             return len(items_of(truth).items) > 1 and self._ordered(items_of(truth), items_of(given))
@@ -147,9 +159,10 @@ class Comparison(NamedTuple):
         ours, theirs = members(truth), members(given)
         if not ours or not theirs or max(len(ours), len(theirs)) > MAX_ITEMS:
             return False
-        distinct = [len({member.name.partition("_")[0] for member in found}) > 1 for found in (ours, theirs)]
-        if distinct[0] != distinct[1]:
-            return self._in_order(_by_name(ours), _by_name(theirs))
+        names = [{member.name.partition("_")[0] for member in found} for found in (ours, theirs)]
+        if (len(names[0]) > 1) != (len(names[1]) > 1):  # x=1, x=3 are not x=1, y=3
+            letters_alone = all(re.fullmatch("[A-Za-z]", name) for name in names[0] | names[1])
+            return not letters_alone and self._in_order(_by_name(ours), _by_name(theirs))
         matches = [[self._same_member(one, two) for two in theirs] for one in ours]
         told = [(member.name, squeeze(member.value)) for member in ours]  # 1, 1, 2 is not 1, 2
         repeats = len(set(told)) < len(told) and items_of(truth).left != r"\{"
@@ -196,7 +209,7 @@ class Comparison(NamedTuple):
         *left, right = split(given, "=")
         if not left or not right:
             return given
-        asked = all(squeeze(side) in _formulas(self.question) or _works_out(side, right) for side in left)
+        asked = all(squeeze(side) in formulas(self.question) or _works_out(side, right) for side in left)
         return right if asked else given
 
 
@@ -272,75 +285,3 @@ def _option(text: str) -> str:
         text,
     )
     return (found[1] or found[2]).lower() if found and not TURNED.search(text) else ""
-
-
-# --- the question ------------------------------------------------------------------------------------------------
-
-_FORMULA = re.compile(r"\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-_FACTOR = re.compile(
-    r"(?:^|[.?!:]\s+)(?:Completely )?[Ff]actor(?:ize|ise)?\b(?! of)|\bfactor(?:ize|ise)? (?:completely|the|this|\$)"
-    r"|\bfactored form\b|\bfactorization of\b|\bprime factor|\bproduct of (?:its |powers of )?primes?\b"
-)
-_EXPAND = re.compile(r"(?:^|[.?!:]\s+)[Ee]xpand\b|\bexpanded form\b|\bexpand the\b")
-
-
-def _only_formula(text: str) -> str:
-    r"""The one formula, between dollars or \( \), of an answer that is a sentence; "" if there is none or several."""
-    found = _FORMULA.findall(text)
-    around = _FORMULA.sub(" ", text)
-    if len(found) != 1 or not re.fullmatch(r"[A-Za-z\s.,:'-]*[A-Za-z][A-Za-z\s.,:'-]*", around):
-        return ""
-    return "" if TURNED.search(around) or re.search(r"\bthan\b", around) else "".join(found[0])
-
-
-@lru_cache(maxsize=4096)
-def _formulas(question: str) -> frozenset[str]:
-    """The formulas of a question, cleaned."""
-    return frozenset(_cleaned("".join(found)) for found in _FORMULA.findall(question[:4000]))
-
-
-@lru_cache(maxsize=4096)
-def _pieces(question: str) -> frozenset[str]:
-    """The formulas of a question, their sides, and its words."""
-    sides = (side for formula in _formulas(question) for side in re.split(rf"=|{TEXT}[^{TEXT}]*", formula))
-    return frozenset((*_formulas(question), *map(_cleaned, sides), *map(_cleaned, question[:4000].split())))
-
-
-def _cleaned(text: str) -> str:
-    return squeeze(clean(text)) if len(text) <= MAX_LENGTH else ""
-
-
-def _repeats(given: str, question: str) -> bool:
-    """Whether the answer is an expression of the question that was to be worked out, such as a fraction to reduce.
-
-    A number in lowest terms is worked out, but for a decimal where a fraction is asked for.
-    """
-    if re.search("[=,]", given) or re.fullmatch(VARIABLE, given):
-        return False
-    number = read_number(without_unit(given)[0])
-    if (
-        number
-        and number.reduced
-        and not (number.decimal and re.search(r"\b(?:[Ee]xpress|[Cc]onvert|[Ww]rite)\b", question))
-    ):
-        return False
-    return squeeze(given) in _pieces(question)
-
-
-def _in_form(truth: str, given: str, question: str) -> bool:
-    """A product where the question asks to factor, no product of sums where it asks to expand."""
-    if (factors := _factors(truth)) and _FACTOR.search(question):
-        return _factors(given) == factors
-    if read_number(given) or not re.search(r"(?<![A-Za-z\\])[A-Za-z]", given):
-        return True
-    if _FACTOR.search(question):
-        return len([part for part in split(given, "+ -") if part]) == 1
-    return not (_EXPAND.search(question) and re.search(r"\([^()]*[^()]\s*[-+][^()]*\)", given) and "(" not in truth)
-
-
-def _factors(text: str) -> list[int]:
-    """The whole numbers that make a product, in the order of their size, powers written out; [] for another text."""
-    parts = re.split(r"\\cdot|\\times|[*x]", squeeze(text))
-    powers = [re.fullmatch(r"([0-9]+)(?:\^\{([0-9])\})?", part) for part in parts]
-    factors = [int(power[1]) for power in powers if power for _ in range(int(power[2] or 1))]
-    return sorted(factors) if all(powers) and len(factors) > 1 else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from fractions import Fraction
 from functools import lru_cache
@@ -32,7 +33,7 @@ _LETTERS = {"k": "thousand", "K": "thousand", "M": "million", "B": "billion"}
 _SCALE = rf"\b({'|'.join(SCALES)})s?\b"
 SHAPES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _MULTIPLES = word_set(
-    "score gross grand lakh lakhs crore crores mil mn bil bn tn ppm bps doz twice max maximum minimum"
+    "basis score gross grand lakh lakhs crore crores mil mn bil bn tn ppm bps doz twice max maximum minimum"
 )
 """Behind a number they make another one, or a bound, of it."""
 _NO_UNIT = word_set(
@@ -112,6 +113,44 @@ def asked_unit(question: str) -> Unit:
     return Unit(1, units.pop()) if len(units) == 1 else Unit()
 
 
+_SIZES: list[dict[str, int]] = [
+    {"wk": 604_800, "day": 86_400, "h": 3600, "min": 60, "m": 60, "sec": 1},
+    {"yr": 12, "month": 1},
+    {"km": 10**6, "m": 1000, "cm": 10, "mm": 1},
+    {"mi": 63_360, "yd": 36, "ft": 12, "in": 1},
+    {"kg": 10**6, "g": 1000, "mg": 1},
+    {"lb": 16, "oz": 1},
+    {"l": 1000, "ml": 1},
+    *({coin: 100, "¢": 1} for coin in "$€"),
+]
+"""Units that are counted together, 2 h 30 min: how many of the smallest each is."""
+_PIECE = rf"\\?[$€]?[0-9][0-9.,]*[\s{TEXT}]*[A-Za-z¢]+\.?[\s{TEXT},]*"
+
+
+def same_quantity(truth: str, given: str, asked: Unit) -> bool | None:
+    """Whether 2 h 30 min are 150 minutes, or 150 where minutes are `asked` for; None where neither has two units."""
+    truth, given = truth.strip(f" {TEXT}"), given.strip(f" {TEXT}")
+    both = [re.findall(_PIECE, text) if re.fullmatch(f"(?:{_PIECE})+", text) else [text] for text in (truth, given)]
+    if max(map(len, both)) == 1:
+        return None
+    totals = [[_total(pieces, sizes, asked) for pieces in both] for sizes in _SIZES]
+    known = [(one, two) for one, two in totals if one is not None and two is not None]
+    return any(one == two for one, two in known) if known else None
+
+
+def _total(pieces: list[str], sizes: dict[str, int], asked: Unit) -> Fraction | None:
+    """How many of the smallest unit the pieces are together, each of a smaller unit than the one before."""
+    total, last = Fraction(0), math.inf
+    for piece in pieces:
+        text, unit = without_unit(piece.strip(f" ,{TEXT}"))
+        number, powers = read_number(text), unit.powers or asked.powers
+        size = sizes.get(powers[0][0], 0) if len(powers) == 1 and powers[0][1] == 1 else 0
+        if number is None or not 0 < size < last:
+            return None
+        total, last = total + number.value * unit.scale * size, size
+    return total
+
+
 class Number(NamedTuple):
     """A number that is written as one, with no arithmetic left: 5, -1.5, 3/4, 1 1/2, 2 * 10^5, 50 %."""
 
@@ -135,6 +174,8 @@ _NUMBER = re.compile(
 
 def read_number(text: str) -> Number | None:
     """The number that all of a cleaned text without unit is."""
+    power = re.fullmatch(r"\s*(-?)\s*(10\^\{-?[0-9]{1,3}\})\s*", text)
+    text = rf"{power[1]}1\times{power[2]}" if power else text
     found = _NUMBER.fullmatch(_FRACTION.sub(r" \1/\2", text))
     if found is None or len(re.findall("[-+]", found["sign"])) > 1:
         return None
@@ -142,7 +183,7 @@ def read_number(text: str) -> Number | None:
         return None  # a bar over whole digits is no period
     part = {name: (digits or "0").replace(",", "") for name, digits in found.groupdict().items()}
     if found["digits"]:
-        value, reduced = _decimal(part["digits"].rstrip("."), part["period"], int(part["power"])), True
+        value, reduced = _decimal(part["digits"].rstrip("."), part["period"], int(part["power"])), not power
     else:
         whole, over, under = int(part["whole"]), int(part["over"]), int(part["under"])
         if under == 0 or (whole and not 0 < Fraction(over, under) < 1):
@@ -189,7 +230,7 @@ def same_number(truth: Number, scale: int | Fraction, given: Number, other: int 
     `scale` and `other` are those of the units behind the two. No question asks for percent, but for no scale.
     """
     readings = {given.value * other * Fraction(100) ** (truth.percent - given.percent)}
-    if truth.percent or (given.percent and _in_percent(question)):
+    if truth.percent or (given.percent and _in_percent(question) and (question or abs(truth.value) >= 1)):
         readings.add(given.value * other)
     if given.percent and not truth.percent and truth.value > 1 and _PERCENT.search(question):
         readings = {given.value * other}  # 2500 % is not the 25 that is asked for in percent
@@ -208,6 +249,7 @@ TURNED = re.compile(
     r"|up to|far from|at (?:best|worst|m(?:in|ax)imum)|too (?:big|small|large|little|high|low|long|short)"
     r"|(?:is|was|were|be) (?:wrong|incorrect|false))\b|n't\b"
     rf"|{_SCALE}"
+    r"|\b(?:hardly|barely|scarcely|doubt\w*|one of|multiples|(?:first|last)(?= [0-9])|a (?:bit|little))\b"
     r"|\b(?:(?:than|from)(?: or equal to)?|above|beyond|within|less|double|divi\w+ by"
     r"|(?:factor|sum|complement|instead|m(?:in|ax)imum) of)\s+[-$\\0-9]"
     r"|,\s*(?:more|less|fewer|greater|higher|lower|above|up)\b",
@@ -231,7 +273,7 @@ def stated_number(text: str) -> tuple[Number, Unit] | None:
         return None
     # a full hour is said with a word, as every number that is read here
     text = re.sub(r"\b([0-9]{1,2})(?::00\b(?!:)|\s?o'clock\b)(\s?[ap]m\b)?", lambda t: t[1] + (t[2] or " sharp"), text)
-    if not re.search(r"[A-Za-z]{2}", text) or TURNED.search(text) or _UNFINISHED.search(text):
+    if not re.search(r"[A-Za-z]{2}", text) or TURNED.search(text) or _UNFINISHED.search(text) or "?" in text:
         return None
     found = list(_STATED.finditer(text))
     values = {Fraction(re.sub(r"[^-0-9.]", "", number[0])) for number in found}

@@ -5,6 +5,7 @@ Everything is a substitution on a bounded text: nothing is parsed and nothing is
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 
@@ -33,7 +34,7 @@ _SIGNS = _targets(
     r"- − ‐ ‑ ‒ – ﹣ ; \cdot · ⋅ ∙ • ・ ; / ⁄ ∕ ÷ ; \times × ✕ ✖ ⨯ ; * ∗ ; \pm ± ; \mp ∓ ; \sqrt √ ; \sqrt[3] ∛ ; = ≈ "
     r"; \ne ≠ ; \equiv ≡ ; \le ≤ ⩽ ; \ge ≥ ⩾ ; \infty ∞ ; \cup ∪ ; \in ∈ ; \emptyset ∅ ; \lor ∨ ; \land ∧ "
     r"; \mathbb{R} ℝ ; ^\circ ° º ; ' ′ ’ ‘ ; ` “ ” „ « » 「 」 ; \cap ∩ ; \to → "
-    r"; . 。 ｡ ; , 、 ; \ldots … ; | ∣ ; \angle ∠ ; ( ⟨ ; ) ⟩ ; \setminus ∖"
+    r"; . 。 ｡ ; , 、 ; \ldots … ; | ∣ ; \angle ∠ ; ( ⟨ ; ) ⟩ ; \setminus ∖ ; \neg ¬"
 )
 _HIGH, _LOW = "[\u00b2\u00b3\u00b9\u2070-\u207f]+", "[\u2080-\u208e]+"
 
@@ -56,6 +57,7 @@ _TURNED = {">": "<", "<": ">", r"\ge": r"\le", r"\le": r"\ge"}
 _SIDE = r"((?:[^<>=,\\]|\\(?![lg]e(?![A-Za-z])))*)"
 _BOUND = rf"{_SIDE}([<>]|\\[lg]e(?![A-Za-z])){_SIDE}"
 _MATRIX = r"\{(?:[pbB]|small)?(?:matrix|array)\}"
+_SYSTEM = r"\\begin\{(align(?:ed)?|cases|equation|gather(?:ed)?|split|eqnarray)(\*?)\}(.*?)\\end\{\1\2\}"
 _ONE = r"(\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}|\\[A-Za-z]+|[0-9A-Za-z])"
 """One argument of a command: in braces, a command, or a single sign."""
 
@@ -92,6 +94,13 @@ def _in_radians(found: re.Match[str]) -> str:
 def _in_points(found: re.Match[str]) -> str:
     """1.234,56: 1234.56."""
     return f"{found[1].replace('.', '')}.{found[2]}"
+
+
+def _listed(found: re.Match[str]) -> str:
+    """The rows of a system as a list; of something else, as a function by cases, the text as it is."""
+    text = re.sub(r"&+\s*(?==)|(?<==)\s*&+", "", found[3])
+    rows = [row for row in text.split(ROW) if row.strip()]
+    return found[0] if "&" in text or not all("=" in row for row in rows) else ", ".join(rows)
 
 
 def _between(found: re.Match[str]) -> str:
@@ -133,7 +142,19 @@ def _command(found: re.Match[str]) -> str:
 
 _RULES = [
     (r"\\(?:boxed|fbox)\s*(?=\{)", ""),  # a box in the answer
-    (r"~~.*?~~", " "),  # struck out
+    (
+        r"~~.*?~~|\\(?:[bx]?cancel|sout|st|h?phantom|[hv]space\*?|tag|label)\s*\{[^{}]*\}",
+        " ",
+    ),  # struck out, or no part of it
+    (r"```[a-z]*\n|^(?:<[a-z]{1,6}>\s*)+|<br\s*/?>\s*$", " "),  # fences, marks of HTML around it
+    (r"(^|[\s(])~(?=[A-Za-z](?![A-Za-z])|\()", r"\1\\neg "),  # ~p
+    (r"\^\s*\{?((?:\s*\\prime(?![a-z]))+)\s*\}?", lambda found: "'" * found[1].count("p")),  # f^{\prime}
+    (
+        r"\\left\s*\\\{\s*\\begin\{array\}\{[clr|\s]*\}(.*?)\\end\{array\}\s*\\right\s*\.",
+        r"\\begin{cases}\1\\end{cases}",  # a brace on the left
+    ),
+    (_SYSTEM, _listed),  # a system of equations, line by line
+    (rf"(?:\n|{ROW}|\\q?quad(?![a-z])|\\\\)\s*(?=(?:[A-Za-z]|\\[a-z]+)(?:_\{{?\w\}}?)?\s*=)", ", "),
     (r"(?<!\\)\$\$?(.*?)(?<!\\)\$\$?", r" \1 "),  # mathematics between dollars; another dollar is money
     (rf"^\s*\{{\s*\\(?:{_STYLES})(?![A-Za-z])", r"\\mathrm{"),  # {\bf \frac12}: a font of all of it
     (rf"\\(?:left|right|[bB]igg?[lrm]?|{_STYLES})(?![A-Za-z])\.?", ""),  # sizes, and fonts of all that follows
@@ -177,6 +198,10 @@ _RULES = [
     (r"(?<=[0-9A-Za-z)}])\*\*(?=[0-9A-Za-z({-])", "^"),  # Python's power
     (r"\*\*|[`\"]|\\[()\[\]](?!\{)|(?<![A-Za-z0-9)])_+(?=[0-9])|(?<=[0-9])_+$", " "),  # Markdown's bold, code; quotes
     (rf"(?<=[0-9])\s*\^?\s*\{{?\s*{TEXT}?\s*(?:st|nd|rd|th)\s*\}}{{0,2}}(?![A-Za-z}}])", " "),  # 12th
+    (
+        r"(?:((?:^|(?<=[\s=,;pU(]))\]|(?<!sqrt)\[))([^\[\],;]+)[,;]([^\[\],;]+)(\]|(?<!sqrt)\[(?=\s*(?:$|[\\,;U).}])))",
+        lambda found: f"{'(['[found[1] == '[']}{found[2]},{found[3]}{')]'[found[4] == ']']}",  # ]1,2[
+    ),
     (r"(?<=[\])])\s*U\s*(?=[\[(])", r"\\cup "),  # a union that is typed
     (r"(?i)(?<![A-Za-z])(hundred|thousand)\s+and\s+(?=[a-z])", r"\1 "),  # one hundred and five
     (rf"(?i)\b([0-9]+|{_ANY})\s+and\s+(a|one|two|three)[\s-]+({'|'.join(_UNDER)})s?\b", _mixed),  # two and a half
@@ -186,8 +211,9 @@ _RULES = [
     (rf"^[\s{TEXT}]*(?i:(?:the )?(?:final )?answer(?: is\b|\s*[:=]))[\s:={TEXT}]*", ""),  # the answer is
     (r"(?i)(?<=[a-z])-(?=[a-z]+(?:lves|rters|rds|ths)(?![a-z]))", " "),  # two-thirds
     (
-        rf"(?i)^[\s{TEXT}]*(?:an? |one[ -]|(?=half))(half|third|quarter|[a-z]+th|dozen|hundred|thousand|\w+illion)\s*$",
-        r"1 \1s",  # a third, half, a dozen
+        rf"(?i)^([\s{TEXT}]*(?:minus |negative )?)(?:an? |one[ -]|(?=half))"
+        r"(half|third|quarter|[a-z]+th|dozen|hundred|thousand|\w+illion)\s*$",
+        r"\g<1>1 \2s",  # a third, half, a dozen
     ),
     (rf"(?i)(?<![A-Za-z])(?:{_ANY})(?:[\s-]+(?:{_ANY}|hundred|thousand))*(?![A-Za-z-])", _in_digits),  # twenty-five
     (r"(?<=[0-9])\s+point\s+(?=[0-9]+(?![0-9]))", "."),  # five point five
@@ -236,6 +262,7 @@ def clean(text: str) -> str:
 
 def plain_signs(text: str) -> str:
     """`text` with the signs, digits and fractions of Unicode in ASCII; what is invisible is left out."""
+    text = re.sub(r"&#?\w{2,8};", lambda sign: html.unescape(sign[0]), text)
     text = re.sub(_HIGH, lambda run: "^{" + unicodedata.normalize("NFKC", run[0]) + "}", text)
     text = re.sub(r"(?<=[√∛])\s*([0-9]+)", r"{\1}", text)
     text = re.sub(_LOW, lambda run: "_{" + unicodedata.normalize("NFKC", run[0]) + "}", text)
@@ -252,8 +279,8 @@ def _plain_sign(char: str) -> str:
         return f"\\{name.lower() if greek[1] == 'SMALL' else name.capitalize()} "
     if unicodedata.decimal(char, None) is not None:
         return str(unicodedata.decimal(char))
-    if unicodedata.category(char) == "Cf":
-        return ""
+    if unicodedata.category(char) in ("Cf", "Me") or char in "\ufe0f✓✔✅":
+        return ""  # what is not seen, the frames of keys, ticks
     same = unicodedata.normalize("NFKC", char)
     over, slash, under = same.partition("\u2044")
     if slash and under:

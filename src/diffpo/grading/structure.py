@@ -9,23 +9,28 @@ from typing import NamedTuple
 from diffpo.grading.numbers import TURNED
 from diffpo.grading.spelling import FUNCTIONS, ROW, TEXT, word_set
 
-_MARK = re.compile(r"\\(?:begin|end)\{pmatrix\}|\\[{}]|[()\[\]{}]|\\[A-Za-z]+|.", re.DOTALL)
-_OPEN = word_set(r"\begin{pmatrix} \{ ( [ {")
-_CLOSE = word_set(r"\end{pmatrix} \} ) ] }")
-VARIABLE = r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_\{?\w+\}?)?(?:\([a-z]\))?"
+_MARK = re.compile(r"\\(?:begin|end)\{[A-Za-z]+\*?\}|\\[{}]|[()\[\]{}]|\\[A-Za-z]+|.", re.DOTALL)
+_OPEN = word_set(r"\{ ( [ {")
+_CLOSE = word_set(r"\} ) ] }")
+VARIABLE = r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_\{?[\w,]+\}?)?(?:\([a-z]\))?"
 _WORKED_OUT = FUNCTIONS | word_set("frac sqrt pi binom cdot times pm mp sum int lfloor lceil le ge ne in")
 
 
+def _deeper(mark: str) -> int:
+    """By how much a mark nests: 1 for what opens, -1 for what closes."""
+    return (mark in _OPEN or mark.startswith(r"\begin{")) - (mark in _CLOSE or mark.startswith(r"\end{"))
+
+
 def squeeze(text: str) -> str:
-    """A cleaned text without marks and white space, but for that between digits."""
-    return re.sub(r"(?<![0-9])\s+|\s+(?![0-9])", "", text.replace(TEXT, " "))
+    """A cleaned text without marks and white space, but for a space between digits."""
+    return re.sub(r"(?<![0-9]) | (?![0-9])", "", re.sub(rf"[\s{TEXT}]+", " ", text))
 
 
 def split(text: str, marks: str) -> list[str]:
     """`text` split at those of the `marks` that no bracket encloses."""
     parts, depth = [""], 0
     for mark in _MARK.findall(text):
-        depth += (mark in _OPEN) - (mark in _CLOSE)
+        depth += _deeper(mark)
         if mark in marks.split() and depth == 0:
             parts.append("")
         else:
@@ -46,7 +51,7 @@ def items_of(text: str) -> Items:
     text = text.strip()
     marks, depth = _MARK.findall(text), 0
     for index, mark in enumerate(marks):
-        depth += (mark in _OPEN) - (mark in _CLOSE)
+        depth += _deeper(mark)
         if depth == 0 and index < len(marks) - 1:
             break
     else:
@@ -147,7 +152,7 @@ _NAMED = r"^([fghpqFGHPQ]'*)(?:\^\{-1\})?\([^()]*\)$|^([a-wA-Z]'*)\(\w+\)$|^\|([
 def is_name(text: str) -> bool:
     """Whether a left side only names its value: no expression such as 2x or xy."""
     commands = set(re.findall(r"\\([A-Za-z]+)", text))
-    letters = re.sub(r"\\[A-Za-z]+|_\{\w+\}", "", re.sub(_NAMED, r"\1\2\3", squeeze(text)))
+    letters = re.sub(r"\\[A-Za-z]+|_\{[\w,]+\}", "", re.sub(_NAMED, r"\1\2\3", squeeze(text)))
     expression = re.search(r"[^A-Za-z'{},.()?:\[\]]", letters) or re.fullmatch(r"[a-z]{2}", letters)
     words = re.sub(r"\\[A-Za-z]+", "", text)
     turned = TURNED.search(words) or re.search(r"\bthan\b", words)
@@ -160,6 +165,8 @@ def matrix(text: str) -> list[list[str]] | None:
     if found and r"\begin" not in found[1]:
         return [row.split("&") for row in found[1].split(ROW) if row.strip()]
     items = items_of(text)
+    if items.left == "[" and all(item.startswith("[") for item in items.items):  # [[1, 2], [3, 4]]
+        return [items_of(item).items for item in items.items]
     return [[item] for item in items.items] if items.left + items.right == "()" else None
 
 

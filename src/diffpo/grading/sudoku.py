@@ -14,7 +14,8 @@ from diffpo.grading.spelling import plain_signs
 
 NUM_CELLS = 16
 _FRAME = re.compile(
-    r"\A(?:4x4|[^0-9:\n])*:|```[a-z]*|(?i:\br(?:ow)?\s*[1-4]\s*[-:.)=])"
+    r"\A(?:4x4|[^0-9:=\n])*[:=]|```[a-z]*|(?i:\br(?:ow)?\s*[1-4]\s*[-:.)=]|\b(?:first|second|third|fourth) row\s*:)"
+    r"|\b[A-D]:|</?[a-z]+>|\\n"
     r"|\\(?:begin|end)\{[a-z]*\}(?:\{[clr|\s]*\})?|\\hline|[\u2500-\u257f]"
 )
 """What leads in, fences, names of rows, LaTeX's arrays, lines drawn by characters."""

@@ -35,7 +35,7 @@ _FENCE = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 """A block between fences, which may stand beside a tag: <answer>```python."""
-_PYTHON = re.compile(r"(?:python|py)?[0-9.]*", re.IGNORECASE)
+_PYTHON = re.compile(r"(?:i?python|py)?[0-9.]*", re.IGNORECASE)
 _DEFINITIONS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign)
 
 
