@@ -124,7 +124,8 @@ def check_machine() -> None:
     request = json.dumps({"code": "def one(): return 1", "tests": "assert one() == 1", "entry_point": ""})
     with tempfile.TemporaryDirectory(prefix="diffpo-code-") as folder:
         deadline = time.monotonic() + 60
-        said = _run("code_tests", request, folder=folder, deadline=deadline, seconds=TIME_LIMIT, errors=True)
+        run = functools.partial(_run, folder=folder, deadline=deadline, seconds=TIME_LIMIT, errors=True)
+        said = run("code_solution", "", "main", folder, "0") or run("code_tests", request)  # the first: of no program
     if said != "passed\n":
         why = (said.splitlines() or ["no word of why"])[-1]
         raise RuntimeError(f"reward code: no program runs on this machine, not even a right one: {why}")
