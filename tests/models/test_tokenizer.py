@@ -299,6 +299,16 @@ def test_texts_are_never_cut_or_padded(tmp_path: Path) -> None:
     assert len(load_tokenizer(tmp_path, config, 192).encode("is" * 9)) == 9
 
 
+def test_texts_have_the_same_ids_each_time_where_a_file_drops_merges(tmp_path: Path) -> None:
+    """BPE dropout, of somebody's training, is saved with a tokenizer."""
+    config = write(tmp_path, "llada")
+    plain = load_tokenizer(tmp_path, config, 192)
+    edit(tmp_path / "tokenizer.json", lambda value: value["model"].update(dropout=0.5))
+    dropping, text = load_tokenizer(tmp_path, config, 192), "the system and the assistant" * 4
+    assert dropping.encode(text) == plain.encode(text)
+    assert dropping.chat([{"role": "user", "content": text}]) == plain.chat([{"role": "user", "content": text}])
+
+
 def test_eos_and_mask_fall_back_to_the_tokenizer(tmp_path: Path) -> None:
     config = write(tmp_path, "dream")
     bare = {key: value for key, value in config.items() if not key.endswith("_token_id")}

@@ -185,7 +185,7 @@ def test_the_index_says_which_files_count(tmp_path: Path) -> None:
     """A whole copy under another name lies about often enough."""
     config = llada_config()
     write_checkpoint(tmp_path, config, random_llada(config), shards=2)
-    save_file({"stray": torch.zeros(1)}, tmp_path / "model.safetensors")
+    save_file({"stray": torch.zeros(1)}, tmp_path / "model-copy.safetensors")
     load_denoiser(tmp_path)
 
 
@@ -207,6 +207,19 @@ def test_an_index_that_is_none_is_an_error_that_names_it(text: str, tmp_path: Pa
     (tmp_path / "model.safetensors.index.json").write_text(text)
     with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json"):
         load_denoiser(tmp_path)
+
+
+def test_whole_weights_beside_an_index_of_others_are_an_error(tmp_path: Path) -> None:
+    """Which of them a loader takes differs: weights saved over others left these, and their index, behind."""
+    golden_checkpoint(tmp_path)
+    tensors, index = load_file(tmp_path / WEIGHTS), tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(tensors, WEIGHTS)}))
+    load_denoiser(tmp_path)
+    save_file({name: 2 * tensor for name, tensor in tensors.items()}, tmp_path / "model-00001-of-00001.safetensors")
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(tensors, "model-00001-of-00001.safetensors")}))
+    with pytest.raises(ValueError, match=r"model\.safetensors stands beside .* remove what is not") as error:
+        load_denoiser(tmp_path)
+    assert one_line(error)
 
 
 @pytest.fixture

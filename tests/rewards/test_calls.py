@@ -65,6 +65,18 @@ def test_a_function_that_changes_the_working_folder_leaves_it(tmp_path: Path) ->
     assert Path.cwd() == before != tmp_path
 
 
+def test_a_function_that_sets_up_torch_for_itself_leaves_the_runs() -> None:
+    def sets_up(completions):
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        return [1.0] * len(completions)
+
+    assert values(sets_up) == [1.0] * 3
+    made = torch.zeros(1, requires_grad=True) * 2
+    assert made.requires_grad and (made.dtype, made.device.type) == (torch.float32, "cpu")
+
+
 def test_a_function_sees_the_whole_group() -> None:
     def longest(completions):
         return [float(len(text) == max(map(len, completions))) for text in completions]

@@ -189,7 +189,11 @@ def test_models_and_tokens(live: Live) -> None:
 
 def test_what_asks_for_nothing_is_taken(live: Live) -> None:
     live.complete(model="tiny", top_p=1, presence_penalty=0.0, logit_bias=None, echo=False, user="me", best_of=1)
+    live.complete(top_k=-1, min_p=0.0, repetition_penalty=1.0, skip_special_tokens=True, ignore_eos=False, min_tokens=0)
+    live.complete(stop_token_ids=[], include_stop_str_in_output=False, use_beam_search=False, length_penalty=1.0)
+    assert live.error("/v1/completions", prompt="0", repetition_penalty=1.1)["param"] == "repetition_penalty"
     said = {"response_format": {"type": "text"}, "tools": [], "top_logprobs": 0, "tool_choice": "none", "n": None}
+    said |= {"modalities": ["text"], "add_generation_prompt": True}
     assert live.post("/v1/chat/completions", messages=[{"role": "user", "content": "0"}], **said).status_code == 200
 
 

@@ -68,6 +68,19 @@ def test_parquet_and_a_folder_go_through_datasets(tmp_path: Path, monkeypatch: p
         values(Source.parse(str(tmp_path / "twice.parquet"), "train"))
 
 
+def test_a_folder_of_csv_keeps_what_its_cells_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    folder = tmp_path / "set"
+    folder.mkdir()
+    text = "prompt,answer\n0012,0430\nNA,null\n1.0,1e3\n"
+    as_file = values(write(folder / "train.csv", text))
+    assert as_file[:2] == [{"prompt": "0012", "answer": "0430"}, {"prompt": "NA", "answer": "null"}]
+    assert values(Source.parse(str(folder), "train")) == as_file
+
+
 @pytest.mark.parametrize(
     ("name", "text", "error"),
     [

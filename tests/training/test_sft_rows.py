@@ -89,6 +89,13 @@ def test_how_an_answer_starts_is_given_and_not_learned(model: str, config: SftCo
     assert policy.tokenizer.decode(examples.canvases[0].tolist()).startswith("5")
 
 
+def test_empty_completions_are_counted(model: str, config: SftConfig, tmp_path: Path) -> None:
+    path = tmp_path / "empty.jsonl"
+    rows = [{"prompt": "2+3?", "completion": text} for text in ("5", "", " \n")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_examples(path, load_policy(model), config).num_empty == 2
+
+
 def test_long_completions_are_cut_and_counted(model: str, config: SftConfig) -> None:
     examples = read_examples(config.data, load_policy(model), replace(config, gen_length=8))
     assert examples.canvas_lengths.tolist() == [8] * 5 and examples.num_cut == 3

@@ -60,6 +60,8 @@ class HubTokenizer:
         self._marked = tokenizer.backend_tokenizer
         self._marked.no_truncation()  # tokenizer.json may hold what its last user cut or padded to
         self._marked.no_padding()
+        if type(self._marked.model).__name__ == "BPE":
+            self._marked.model.dropout = None  # of merges, at random: a prompt would have other ids each time
         self._plain = copy.deepcopy(self._marked)
         self._plain.encode_special_tokens = True  # as text, that is
         self._before = self._plain.encode("a", add_special_tokens=False).ids

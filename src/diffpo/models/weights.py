@@ -102,6 +102,9 @@ class Checkpoint:
         files = [self.folder / name for name in sorted(set(shards.values()))]
         if lost := [file.name for file in files if not file.is_file()]:
             raise ValueError(f"{self.folder}: the index names {', '.join(lost)}, which is not here: download it again")
+        whole = self.folder / "model.safetensors"
+        if whole not in files and whole.is_file():  # which some loaders read, and some the others
+            raise ValueError(f"{whole} stands beside {index.name}, which names others: remove what is not the model's")
         return files
 
     def empty_denoiser(self) -> Transformer:

@@ -15,7 +15,7 @@ import math
 import numbers
 import threading
 import traceback
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -137,7 +137,7 @@ class Call:
         for reward in self.rewards:
             if not reward.is_async:
                 try:
-                    with contextlib.chdir("."):  # the run's paths are relative to where it began
+                    with contextlib.chdir("."), torch_as_it_was():  # the run's paths begin where it began
                         found = reward.function(**self._arguments(reward))
                 except (Exception, SystemExit) as error:
                     raise self._failure(reward, error) from error
@@ -229,6 +229,20 @@ class Call:
     def _failure(self, reward: Reward, error: BaseException) -> ValueError:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         return ValueError(f"reward {reward.name!r} on {where(self.attempts.prompt)} raised {said}{_line_of(error)}")
+
+
+@contextlib.contextmanager
+def torch_as_it_was() -> Iterator[None]:
+    """Gradients, dtype and device of torch's are afterwards what they were: a user's code sets them for a model of its
+    own, and the run would go on with them."""
+    gradients, dtype, device = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_default_device()
+    try:
+        yield
+    finally:
+        torch.set_grad_enabled(gradients)
+        torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            torch.set_default_device(None if device.type == "cpu" else device)
 
 
 def where(prompt: Prompt) -> str:

@@ -18,7 +18,7 @@ from diffpo.grading.grade import formatted
 from diffpo.grading.maths import strict
 from diffpo.grading.references import read_number_reference, read_reference
 from diffpo.rewards import code as sandbox
-from diffpo.rewards.calls import GIVEN, Reward, Rewards
+from diffpo.rewards.calls import GIVEN, Reward, Rewards, torch_as_it_was
 from diffpo.types import Prompt, Verdict
 
 Verify = Callable[[Prompt, str], Verdict]
@@ -54,7 +54,8 @@ def parse_reward(spec: str, verify: Verify | None = None) -> Reward:
             f"task.reward {spec!r}: write PATH.py:FUNCTION or PATH.py:FUNCTION=WEIGHT, or one of {', '.join(builtin)}"
         )
     if path:
-        function = find_in_file(Path(path), name, "function", "task.reward takes PATH.py:FUNCTION")
+        with torch_as_it_was():
+            function = find_in_file(Path(path), name, "function", "task.reward takes PATH.py:FUNCTION")
         if isinstance(function, type):
             raise ValueError(f"task.reward {spec!r}: {name} is a class: name a function, or an instance of it")
         return Reward(name, function, value)

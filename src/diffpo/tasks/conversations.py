@@ -21,6 +21,10 @@ _MARK = (
 )
 _TEMPLATED = re.compile(rf"\A\s*{_MARK}|(?:{_MARK}\s*(?:assistant|model)?|</s>)\s*\Z")
 """A chat template's own marks, at the start or the end of a text."""
+_SPELT = re.compile(
+    r"""\A\s*\[\s*\{.*?['"](?:role|from)['"]\s*:\s*['"](?:system|user|assistant|human|gpt)['"]""", re.DOTALL
+)
+"""Messages that were made a text of, by JSON or by Python."""
 
 
 class Example(NamedTuple):
@@ -52,6 +56,8 @@ def read_example(row: Row, answered: bool = False) -> Example:
         raise ValueError(f"{row.place}: the last message must be the assistant's, which is what is learned")
     texts = [example.prompt] if isinstance(example.prompt, str) else [m["content"] for m in example.prompt]
     for text in [*texts, example.completion or ""]:
+        if _SPELT.match(text):
+            raise ValueError(f"{row.place}: the text is a list of messages written out, {text!r:.60}: give the list")
         if mark := _TEMPLATED.search(text):
             raise ValueError(
                 f"{row.place}: the text is in a chat template already ({mark[0].strip()!r}): give messages, or the "

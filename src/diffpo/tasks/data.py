@@ -211,6 +211,10 @@ def _hub(source: Source, wanted: str) -> Iterator[Row]:
 
     try:
         found = datasets.load_dataset(source.name, source.config, split=source.split)
+        if found.info.builder_name == "csv":  # values stay texts here too: 0012, NA
+            texts = datasets.Features(dict.fromkeys(found.column_names, datasets.Value("string")))
+            said = {"split": source.split, "features": texts, "keep_default_na": False}
+            found = datasets.load_dataset(source.name, source.config, **said)
     except Exception as error:  # offline, misspelled, gated, another split: datasets raises some twenty kinds
         download = f"hf download --repo-type dataset {source.name}"
         mend = "" if source.is_local else f" fetch it where there is a connection (`{download}`), or"

@@ -34,6 +34,8 @@ class Examples:
     """Completions that were too long and lost their end."""
     num_dropped: int = 0
     """Rows whose prompt was too long."""
+    num_empty: int = 0
+    """Completions without a text."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -102,7 +104,7 @@ def _examples(encoded: Iterable[Encoded], policy: Policy, config: SftConfig, sou
     """Canvases that hold the completions, filled up with EOS; too long rows are cut, left out or refused."""
     longest = policy.denoiser.config.max_length
     max_length = min(config.max_length or longest, longest)
-    prompts, canvases, num_cut, num_dropped = [], [], 0, 0
+    prompts, canvases, num_cut, num_dropped, num_empty = [], [], 0, 0, 0
     for place, prompt, completion in encoded:
         room = max_length - len(prompt)
         if room < 1 and config.overlong == "drop":
@@ -116,6 +118,7 @@ def _examples(encoded: Iterable[Encoded], policy: Policy, config: SftConfig, sou
         size = config.gen_length or -(-(len(completion) + 1) // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
         size = min(size, room)
         num_cut += len(completion) > size
+        num_empty += len(completion) < 8 and not policy.tokenizer.decode(completion).strip()
         prompts.append(torch.tensor(prompt, dtype=torch.int64))
         canvases.append(torch.tensor([*completion[:size], *[policy.eos_id] * (size - len(completion))]))
     if not prompts:
@@ -127,4 +130,5 @@ def _examples(encoded: Iterable[Encoded], policy: Policy, config: SftConfig, sou
         torch.tensor([len(canvas) for canvas in canvases]),
         num_cut,
         num_dropped,
+        num_empty,
     )

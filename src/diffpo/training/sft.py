@@ -48,6 +48,8 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
             run.lines.append(cut)
         if examples.num_dropped:
             run.lines.append(f"{examples.num_dropped} rows are left out: their prompts are too long")
+        if examples.num_empty:
+            run.lines.append(f"{examples.num_empty} of {len(examples)} completions are empty: it learns to say nothing")
         rows = f"{config.data or config.task.name}: {len(examples):,} rows"
         rows += f", {len(held_out):,} held out" if held_out else ""
         state = run.restore(policy, rows)
