@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from diffpo.processes.worker import serve
+from diffpo.processes import worker
+
+
+def refused(name: int, bound: int) -> None:
+    raise ValueError("current limit exceeds maximum limit")
+
 
 if __name__ == "__main__":
-    serve(lambda request: request, memory_limit=2**70)
+    worker.limit = refused
+    worker.serve(lambda request: request, memory_limit=2**30)

@@ -352,13 +352,14 @@ def test_time_is_bounded(program: str) -> None:
     assert time.perf_counter() - start < 10.0
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="bounds no memory")
 def test_what_a_test_makes_of_an_answer_is_bounded_too() -> None:
     program = "def numbers():\n    return range(4 * 10**7)\n"
     assert share_passed(program, "assert len(numbers()) == 4 * 10**7\nassert len(list(numbers())) == 4 * 10**7") == 0.5
 
 
 def test_a_machine_on_which_no_program_runs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code, "MEMORY_LIMIT", 2**20)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     code.check_machine.cache_clear()
     for tests in (TESTS, [{"input": "", "output": ""}]):
         with pytest.raises(RuntimeError, match="no program runs on this machine, not even a right one"):
