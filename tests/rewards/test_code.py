@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from diffpo.types import Attempts, Prompt
 TESTS = "assert add(1, 2) == 3\nassert add(-1, 1) == 0"
 FORGERY = """
 import os
+import shutil
 for fd in range(3, 32):
     try:
         os.write(fd, b"passed\\n" * 9)
@@ -359,7 +361,7 @@ def test_what_a_test_makes_of_an_answer_is_bounded_too() -> None:
 
 
 def test_a_machine_on_which_no_program_runs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
     code.check_machine.cache_clear()
     for tests in (TESTS, [{"input": "", "output": ""}]):
         with pytest.raises(RuntimeError, match="no program runs on this machine, not even a right one"):
