@@ -92,7 +92,8 @@ def test_each_name_is_there(name: str) -> None:
 
 def test_type_checkers_see_the_same_names() -> None:
     """The imports under TYPE_CHECKING are those of the lazy table."""
-    (block,) = (node for node in ast.parse(Path(diffpo.__file__).read_text()).body if isinstance(node, ast.If))
+    blocks = [node for node in ast.parse(Path(diffpo.__file__).read_text()).body if isinstance(node, ast.If)]
+    (block,) = (node for node in blocks if ast.unparse(node.test) == "TYPE_CHECKING")
     imported = {
         alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }
