@@ -252,12 +252,12 @@ def load_study(path: str | Path) -> Study:
 
 def _read(path: Path) -> dict[str, Any]:
     """The values of a study's file, over those of the study that it extends, setting by setting."""
-    values = tomllib.loads(path.read_text())
+    values = tomllib.loads(path.read_text("utf-8"))
     name = str(values.get("extends", ""))
     if not name:
         return values
     beside = path.parent / f"{name}.toml"
-    parent = tomllib.loads((beside if beside.is_file() else find_study(name)).read_text())
+    parent = tomllib.loads((beside if beside.is_file() else find_study(name)).read_text("utf-8"))
     check("extends" not in parent, f"extends {name!r}, which extends another itself: name that one")
     merged = nest(flatten(parent) | flatten(values))
     config = from_dict(StudyConfig, merged)
