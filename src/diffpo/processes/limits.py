@@ -18,8 +18,8 @@ def limit(name: int, bound: int) -> None:
     """
     if name == resource.RLIMIT_AS and sys.platform == "darwin":
         return
-    _, held = resource.getrlimit(name)
-    bound = bound if held == resource.RLIM_INFINITY else min(bound, held)
+    held = (other for other in resource.getrlimit(name) if other != resource.RLIM_INFINITY)
+    bound = min((bound, *held))
     resource.setrlimit(name, (bound, bound))
 
 

@@ -230,7 +230,7 @@ def find_device(device: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         known = torch.device(device).type in ("cpu", "cuda")
-        check(known, "neither cpu nor cuda: results were compared on no others")
+        check(known, "take cpu or cuda: results were compared on no others")
         return torch.zeros(1, device=device).device
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(f"load.device {device!r}: {str(error).splitlines()[0]}") from None

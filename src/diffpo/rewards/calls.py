@@ -233,8 +233,10 @@ class Call:
 
 @contextlib.contextmanager
 def torch_as_it_was() -> Iterator[None]:
-    """Gradients, dtype and device of torch's are afterwards what they were: a user's code sets them for a model of its
-    own, and the run would go on with them."""
+    """Torch's gradients, dtype and device are afterwards what they were.
+
+    A user's code sets them for a model of its own, and the run would go on with them.
+    """
     gradients, dtype, device = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_default_device()
     try:
         yield

@@ -125,7 +125,8 @@ def check_machine() -> None:
     with tempfile.TemporaryDirectory(prefix="diffpo-code-") as folder:
         deadline = time.monotonic() + 60
         run = functools.partial(_run, folder=folder, deadline=deadline, seconds=TIME_LIMIT, errors=True)
-        said = run("code_solution", "", "main", folder, "0") or run("code_tests", request)  # the first: of no program
+        # of no program first: its process says why it cannot be confined, which that of the tests does not hear
+        said = run("code_solution", "", "main", folder, "0") or run("code_tests", request)
     if said != "passed\n":
         why = (said.splitlines() or ["no word of why"])[-1]
         raise RuntimeError(f"reward code: no program runs on this machine, not even a right one: {why}")

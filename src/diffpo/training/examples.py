@@ -118,6 +118,7 @@ def _examples(encoded: Iterable[Encoded], policy: Policy, config: SftConfig, sou
         size = config.gen_length or -(-(len(completion) + 1) // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
         size = min(size, room)
         num_cut += len(completion) > size
+        # long ones, which say something, are not decoded; an end of turn has a few tokens
         num_empty += len(completion) < 8 and not policy.tokenizer.decode(completion).strip()
         prompts.append(torch.tensor(prompt, dtype=torch.int64))
         canvases.append(torch.tensor([*completion[:size], *[policy.eos_id] * (size - len(completion))]))
