@@ -36,11 +36,11 @@ SURROGATES = (
 
 def group_batch(policy: Policy) -> Batch:
     """Three groups of three completions that end anywhere, one of them twice the same."""
-    groups = []
+    groups, cache = [], "none" if policy.denoiser.config.block_length is None else "exact"
     for number, prompt in enumerate(("0123456", "012345", "3")):
         asked = [
             request(prompt, key if key < 2 or number else 1, "entropy_bound:1.2", gen_length=(12, 10)[number % 2],
-                    block_length=4, cache="exact")
+                    block_length=4, cache=cache)
             for key in range(3)
         ]  # fmt: skip
         rollouts = [Rollout(one, "", Verdict(True, 1.0), 1.0) for one in generate(policy, asked)]

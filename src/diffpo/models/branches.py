@@ -21,6 +21,7 @@ from torch import Tensor
 
 from diffpo.functional.latents import Latents
 from diffpo.models.attention import Packing, Run, Store, label
+from diffpo.models.indexing import take
 from diffpo.models.policy import Policy
 
 BITS = 21
@@ -77,7 +78,7 @@ def block_states(policy: Policy, latents: Latents) -> Tensor:
     caches = [Keys(rows.keys)] * len(policy.denoiser.blocks)
     hidden = policy.denoiser(ids[there][order], packing, rows.queries, caches)
     token = torch.zeros_like(ids).masked_scatter(there, order.argsort())[strip, at]
-    return hidden[torch.searchsorted(rows.queries, token)]
+    return take(hidden, torch.searchsorted(rows.queries, token))
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,7 @@ class Keys:
     tokens: Tensor  # [W, K] which they are of
 
     def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        return k[self.tokens], v[self.tokens]
+        return take(k, self.tokens), take(v, self.tokens)
 
 
 @dataclass(frozen=True, eq=False)

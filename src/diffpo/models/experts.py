@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffpo.models.device import MIN_ROWS
+from diffpo.models.indexing import take
 from diffpo.models.pointwise import EAGER
 
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
@@ -124,7 +125,7 @@ class Experts(nn.Module):
         of_expert, order = experts.flatten().sort(stable=True)
         # where each expert's tokens end; a search, as a count of them would wait for the device
         ends = torch.searchsorted(of_expert, torch.arange(len(self.gate_proj), device=x.device), right=True).int()
-        sent = x[order // experts.shape[1]]
+        sent = take(x, order // experts.shape[1])
         inner = self.pointwise.swiglu(_products(sent, self.gate_proj, ends), _products(sent, self.up_proj, ends))
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device))
         made = _products(inner, self.down_proj, ends)[back].unflatten(0, experts.shape)

@@ -9,6 +9,7 @@ from diffpo.functional.latents import Latents, cut_latents
 from diffpo.models.attention import pack, queries_of
 from diffpo.models.branches import block_states
 from diffpo.models.fused import centred_logits, token_logprobs
+from diffpo.models.indexing import add_at, take
 from diffpo.models.policy import Policy
 from diffpo.types import Batch
 
@@ -20,13 +21,12 @@ def score(policy: Policy, latents: Latents, temperature: float) -> Tensor:
     """
     if latents.blocks is None:
         hidden, begins = canvas_states(policy, latents.sequences, latents.prompt_lengths, latents.gen_lengths)
-        hidden = hidden[begins[latents.source] + latents.positions]
+        hidden = take(hidden, begins[latents.source] + latents.positions)  # a group may share its first latent
     else:
         hidden = block_states(policy, latents)
     score_each = score_centred if latents.centred else score_tokens
     scores = score_each(policy, hidden, latents.tokens, temperature) * latents.weights
-    empty = torch.zeros(latents.shape, device=policy.device)
-    return empty.index_put((latents.rows, latents.positions), scores, accumulate=True)
+    return add_at(scores, latents.rows, latents.positions, latents.shape)
 
 
 def surrogate_logprobs(policy: Policy, batch: Batch, cuts: Tensor, temperature: float) -> Tensor:
