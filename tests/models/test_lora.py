@@ -259,6 +259,7 @@ def peft_adapter(folder: Path, family: str = "llada", **settings: Any) -> dict[s
         {"target_modules": r".*blocks\.\d+\.ff_out"},
         {"target_modules": "all-linear", "exclude_modules": r"model\.transformer\.ff_out"},
         {"target_modules": ["q_proj"], "init_lora_weights": "gaussian"},
+        {"r": 4, "lora_alpha": -6, "target_modules": ["q_proj"], "layers_to_transform": []},
     ],
 )
 def test_adapters_of_peft_compute_what_peft_computes(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -313,7 +314,7 @@ def test_a_recipe_with_names_of_another_model_is_one_warning_that_names_what_it_
         ({"use_dora": True}, "use_dora"),
         ({"lora_bias": True}, "lora_bias"),
         ({"bias": "all"}, "bias = 'all'"),
-        ({"modules_to_save": ["ff_out"]}, "modules_to_save"),
+        ({"modules_to_save": ["ff_out"]}, "modules_to_save, which diffpo does not have: merge it with PEFT"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"use_qalora": True, "use_dora": True}, "use_dora, use_qalora"),
         ({"trainable_token_indices": [3]}, "trainable_token_indices"),
@@ -326,6 +327,18 @@ def test_a_recipe_with_names_of_another_model_is_one_warning_that_names_what_it_
         ({"lora_alpha": "16"}, "lora_alpha = '16'"),
         ({"alpha_pattern": {"q_proj": None}}, "q_proj = None"),
         ({"alpha_pattern": {"q_proj(": 4}}, "alpha_pattern has 'q_proj(', which is no pattern"),
+        ({"target_modules": "q_proj("}, "target_modules has 'q_proj(', which is no pattern"),
+        ({"exclude_modules": "q_proj("}, "exclude_modules has 'q_proj(', which is no pattern"),
+        ({"alpha_pattern": [4]}, "alpha_pattern = [4], which PEFT does not write"),
+        ({"layers_to_transform": "1"}, "layers_to_transform = '1', which PEFT does not write"),
+        ({"use_rslora": "false"}, "use_rslora = 'false', which PEFT does not write"),
+        *(({"lora_alpha": alpha}, f"lora_alpha = {alpha}: it must be") for alpha in (0, float("nan"), float("inf"))),
+        *(({"r": rank}, f"r = {rank}: it must be a number above 0") for rank in (0, -4)),
+        ({"rank_pattern": {"v_proj": 0}}, "v_proj = 0: it must be a number above 0"),
+        ({"alpha_pattern": {"v_proj": 0}}, "v_proj = 0: it must be a number other than 0"),
+        ({"target_modules": r".*blocks\.0\.q_proj"}, "blocks.0.attn_out, model.transformer.blocks.0.ff_proj"),
+        ({"exclude_modules": ["v_proj"]}, "v_proj, which adapter_config.json leaves out"),
+        ({"layers_to_transform": 1}, "and 9 more, which adapter_config.json leaves out"),
     ],
 )
 def test_other_kinds_of_adapters_are_one_error(settings: dict[str, Any], named: str, tmp_path: Path) -> None:
@@ -338,15 +351,49 @@ def test_other_kinds_of_adapters_are_one_error(settings: dict[str, Any], named: 
 def test_an_adapter_that_does_not_fit_is_one_error_that_names_its_modules(tmp_path: Path) -> None:
     config = llada_config(d_model=64, mlp_hidden_size=40)
     narrow = write_checkpoint(tmp_path / "narrow", config, random_llada(config))
-    with pytest.raises(ValueError, match=r"lacks: blocks\.2\.attn\.k_proj") as error:
+    with pytest.raises(ValueError, match=r"is on model\.transformer\.blocks\.2\.attn_out, .*own base") as error:
         load_policy(narrow, device="cpu", adapter=GOLDEN / "llada-tiny" / "lora")
     config |= {"n_layers": 3}
     narrow = write_checkpoint(tmp_path / "narrow", config, random_llada(config))
     with pytest.raises(ValueError, match="does not fit") as error:
         load_policy(narrow, device="cpu", adapter=GOLDEN / "llada-tiny" / "lora")
-    for block in range(3):
-        assert f"model.transformer.blocks.{block}.ff_proj (64 to 40 features)" in str(error.value)
+    assert "model.transformer.blocks.0.ff_proj (64 to 40 features)" in str(error.value)
+    assert str(error.value).endswith("and 3 more")  # ff_proj and up_proj of three blocks: an 8B model has 64 of them
     assert "q_proj" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("wte.weight", r"holds model\.transformer\.wte\.weight, more than .* resized .*: merge it with PEFT"),
+        ("ff_out.weight", r"holds model\.transformer\.ff_out\.weight, more than"),
+        ("wte.lora_embedding_A", r"holds model\.transformer\.wte\.lora_embedding_A, more than"),
+        ("blocks.0.q_proj.lora_magnitude_vector", "q_proj.lora_magnitude_vector, more than"),
+        ("ff_out.lora_A.weight", r"is on model\.transformer\.ff_out; in this model one goes on the blocks' attn_out"),
+    ],
+)
+def test_tensors_beyond_adapters_of_linears_are_one_error_with_the_mend(name: str, named: str, tmp_path: Path) -> None:
+    folder = golden_adapter(tmp_path)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file(tensors | {f"{PREFIX}model.transformer.{name}": torch.ones(4, 64)}, folder / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=named):
+        load(adapter=folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int8])
+def test_adapters_count_as_saved_and_are_refused_where_they_are_no_plain_numbers(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    folder = golden_adapter(tmp_path)
+    tensors = {name: value.to(dtype) for name, value in load_file(folder / "adapter_model.safetensors").items()}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    if dtype == torch.int8:
+        with pytest.raises(ValueError, match="quantized"):
+            load(adapter=folder)
+    else:
+        for name, delta in our_deltas(load(adapter=folder)).items():
+            a, b = (tensors[f"{PREFIX}{name}.lora_{part}.weight"].float() for part in "AB")
+            torch.testing.assert_close(delta, 8 / 4 * b @ a)
 
 
 @pytest.mark.parametrize("lost", ["lora_A.weight", "lora_B.weight"])

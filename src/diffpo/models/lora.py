@@ -25,7 +25,7 @@ from diffpo.models.families import Family
 from diffpo.models.quantization import is_packed
 from diffpo.models.saving import save_file
 from diffpo.models.transformer import Transformer
-from diffpo.models.weights import read_tensors, without_weights
+from diffpo.models.weights import check_plain, read_tensors, tensor_shapes, without_weights
 
 PREFIX = "base_model.model."
 CARRIES = (
@@ -42,6 +42,13 @@ ALPHA = 8
 """PEFT's lora_alpha."""
 PATTERNS = {"r": "rank_pattern", "lora_alpha": "alpha_pattern"}
 """Settings of all modules, and where adapter_config.json says which have another."""
+KINDS = {
+    **{"rank_pattern": dict, "alpha_pattern": dict, "target_modules": str | list, "exclude_modules": str | list},
+    **{"layers_to_transform": int | list, "use_rslora": bool},
+}
+"""What PEFT writes as the settings that say where an adapter is and how it is scaled; texts and keys are patterns."""
+PARTS = (".lora_A.weight", ".lora_B.weight")
+MERGE = "merge it with PEFT (merge_and_unload) and load the whole model"
 INITIALIZATIONS = (None, True, False, "gaussian", "eva", "orthogonal")
 """Values of init_lora_weights that leave the base model as it is; others (pissa, olora, ...) train on a changed one."""
 
@@ -130,20 +137,29 @@ def load_adapters(denoiser: Transformer, family: Family, folder: Path) -> dict[s
     if settings.get("peft_type") != "LORA":
         raise ValueError(f"{folder}: a {settings.get('peft_type')} adapter; diffpo loads LORA")
     if others := [key for key in UNSUPPORTED if settings.get(key)]:
-        raise ValueError(f"{folder}: the adapter uses {', '.join(others)}, which diffpo does not have")
+        raise ValueError(f"{folder}: the adapter uses {', '.join(others)}, which diffpo does not have: {MERGE}")
     for key, allowed in (("bias", (None, "none")), ("init_lora_weights", INITIALIZATIONS)):
         if settings.get(key) not in allowed:
             raise ValueError(f"{folder}: the adapter has {key} = {settings[key]!r}: save it as plain LoRA weights")
     if not (file := folder / "adapter_model.safetensors").is_file():
         raise without_weights(folder, file.name)
-    tensors = {family.native(name.removeprefix(PREFIX)): tensor for name, tensor in read_tensors(file).items()}
+    _check_settings(folder, settings)
+    check_plain(folder, {name: dtype for _, name, _, dtype in tensor_shapes([file])})
+    saved = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(file).items()}
+    if others := sorted(name for name in saved if not name.endswith(PARTS)):
+        more = "more than the A and B of linears, as where embeddings were resized or a head learned"
+        raise ValueError(f"{folder}: {file.name} holds {_few(others)}, {more}: {MERGE}")
+    tensors = {family.native(name): tensor for name, tensor in saved.items()}
     linears = {ours: theirs for theirs, ours in linear_names(denoiser, family).items()}
     modules = {name.partition(".lora_")[0] for name in tensors}
-    if strange := sorted(modules - linears.keys()):
-        raise ValueError(f"{folder}: the adapter is for modules that this model lacks: {', '.join(strange)}")
+    if strange := sorted(family.original(name) for name in modules - linears.keys()):
+        own = ", ".join(short_names(linears.values()))
+        raise ValueError(
+            f"{folder}: the adapter is on {_few(strange)}; in this model one goes on the blocks' {own}: name its own "
+            f"base, or {MERGE}"
+        )
     if not modules:
         raise ValueError(f"{folder}: adapter_model.safetensors holds no LoRA tensors")
-    _check_numbers(folder, settings)
     _check_fit(folder, denoiser, {name: linears[name] for name in modules}, tensors, settings)
     if settings.get("lora_alpha") is None:
         settings["lora_alpha"] = ALPHA
@@ -151,7 +167,7 @@ def load_adapters(denoiser: Transformer, family: Family, folder: Path) -> dict[s
     if dropout := settings.get("lora_dropout"):
         settings["lora_dropout"] = 0.0
         warnings.warn(f"{folder}: lora_dropout {dropout} is left out: diffpo trains without dropout", stacklevel=2)
-    _warn_of_lost_targets(folder, settings, {linears[name] for name in modules}, list(linears.values()))
+    _check_targets(folder, settings, {linears[name] for name in modules}, list(linears.values()))
     sizes = {
         name: (len(tensors[f"{name}.lora_A.weight"]), _setting(settings, "lora_alpha", linears[name]))
         for name in modules
@@ -162,17 +178,22 @@ def load_adapters(denoiser: Transformer, family: Family, folder: Path) -> dict[s
     return settings
 
 
-def _check_numbers(folder: Path, settings: Mapping[str, Any]) -> None:
-    """ValueError names a rank or an alpha that is no number, and a pattern that is none."""
-    for key, patterns in PATTERNS.items():
-        named = settings.get(patterns) or {}
-        for pattern, value in {key: settings.get(key) or 1, **named}.items():
+def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """ValueError names a setting that is not as PEFT writes it: of another kind, no number, or no pattern."""
+    for key, kind in KINDS.items():
+        if not isinstance(value := settings.get(key), kind | None):
+            raise ValueError(f"{folder}: adapter_config.json has {key} = {value!r}, which PEFT does not write")
+        for pattern in [value] if isinstance(value, str) else value if isinstance(value, dict) else ():
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ValueError(f"{folder}: {patterns} has {pattern!r}, which is no pattern: {error}") from None
-            if not isinstance(value, int | float):
-                raise ValueError(f"{folder}: adapter_config.json has {pattern} = {value!r}: it must be a number")
+                raise ValueError(f"{folder}: {key} has {pattern!r}, which is no pattern: {error}") from None
+    for key, patterns in PATTERNS.items():
+        own = {} if settings.get(key) is None else {key: settings[key]}
+        for name, value in {**own, **(settings.get(patterns) or {})}.items():
+            if not isinstance(value, int | float) or not 0 < (value if key == "r" else abs(value)) < 1e18:
+                wanted = "above 0" if key == "r" else "other than 0, which leaves the adapter out"
+                raise ValueError(f"{folder}: adapter_config.json has {name} = {value!r}: it must be a number {wanted}")
 
 
 def _check_fit(
@@ -193,7 +214,7 @@ def _check_fit(
             features = f"{linear.in_features} to {linear.out_features} features"
             problems.append(f"{original} ({features}) at rank {rank} has {found}")
     if problems:
-        raise ValueError(f"{folder}: the adapter does not fit the model: {'; '.join(problems)}")
+        raise ValueError(f"{folder}: the adapter does not fit the model: {_few(problems)}")
 
 
 def adapter_parameters(denoiser: Transformer) -> dict[str, nn.Parameter]:
@@ -273,7 +294,8 @@ def _pattern(names: Iterable[str], linears: Iterable[str]) -> str:
     return pattern if same else "|".join(map(re.escape, names))
 
 
-def _warn_of_lost_targets(folder: Path, settings: Mapping[str, Any], found: set[str], linears: list[str]) -> None:
+def _check_targets(folder: Path, settings: Mapping[str, Any], found: set[str], linears: list[str]) -> None:
+    """Warn of targets and of linears without tensors; ValueError for tensors that the settings leave out."""
     targets = settings.get("target_modules")
     wanted = [] if isinstance(targets, str) else sorted(targets or [])
     if lost := [target for target in wanted if not any(_ends(name, target) for name in found)]:
@@ -283,14 +305,24 @@ def _warn_of_lost_targets(folder: Path, settings: Mapping[str, Any], found: set[
             f"{', '.join(untouched)} untouched",
             stacklevel=3,
         )
-    meant = [name for name in linears if is_target(name, settings) and not any(_ends(name, t) for t in lost)]
-    if missing := [name for name in meant if name not in found]:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    meant = [name for name in linears if is_target(name, settings)]
+    if targets and (more := sorted(found - set(meant))):
+        raise ValueError(
+            f"{folder}: the adapter has tensors for {_few(more)}, which adapter_config.json leaves out, and so does "
+            "PEFT: remove them, or mend target_modules, exclude_modules and layers_to_transform"
+        )
+    if missing := [name for name in meant if name not in found and not any(_ends(name, t) for t in lost)]:
         warnings.warn(
-            f"{folder}: the adapter has no tensors for {', '.join(missing[:3])}{more}, which its settings name: they "
-            "stay as the base has them",
+            f"{folder}: the adapter has no tensors for {_few(missing)}, which its settings name: they stay as the base "
+            "has them",
             stacklevel=3,
         )
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first names, and how many more there are: a model has hundreds of linears."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _ends(name: str, target: str) -> bool:
@@ -306,7 +338,7 @@ def is_target(name: str, settings: Mapping[str, Any]) -> bool:
         return any(_ends(name, target) for target in pattern or ())
 
     layers = settings.get("layers_to_transform")
-    layers = [layers] if isinstance(layers, int) else layers
+    layers = [layers] if isinstance(layers, int) else layers or None
     at = re.search(r"\.(\d+)\.", name)
     inside = layers is None or (at is not None and int(at.group(1)) in layers)
     return matches(settings.get("target_modules")) and not matches(settings.get("exclude_modules")) and inside
