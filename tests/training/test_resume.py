@@ -63,6 +63,11 @@ def test_a_cosine_without_a_length_of_its_own_cannot_grow(
     assert learning_rate_factor(replace(config, steps=3, schedule_steps=2), 2) == 0
 
 
+def test_a_warm_up_beyond_the_end_of_a_run_is_said(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    train(replace(config, steps=1, optim=OptimConfig(warmup_steps=4)))
+    assert "the denoiser's learning rate rises to 25% of its peak (optim.warmup_steps = 4)" in capsys.readouterr().err
+
+
 def test_a_run_does_not_shrink(config: TrainConfig) -> None:
     train(replace(config, steps=2), quiet=True)
     with pytest.raises(ValueError, match="steps = 1, but the run has made 2: ask for more"):

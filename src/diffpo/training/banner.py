@@ -48,7 +48,7 @@ def banner(config: TrainConfig | SftConfig, policy: Policy, world: World, data: 
         f"what learns: {' and '.join(name for name, learns in what.items() if learns)}",
         f"where   {world.device}{card}, {dtype}{ranks if world.num_ranks > 1 else ''}",
         f"data    {data}",
-        f"steps   {config.steps}, each of {_step(config)}{_standstill(config)}",
+        f"steps   {config.steps}, each of {_step(config)}{_rate(config)}",
         f"output  {config.output}",
         *_blocks(config, policy),
     ]
@@ -63,12 +63,17 @@ def _blocks(config: TrainConfig | SftConfig, policy: Policy) -> list[str]:
     return [f"attention is in blocks of {asked} (rollout.block_length): the model's own have {own}"]
 
 
-def _standstill(config: TrainConfig | SftConfig) -> str:
-    """Where the learning rate has come to 0 before the run has come to its end."""
-    if learning_rate_factor(config, config.steps - 1):
+def _rate(config: TrainConfig | SftConfig) -> str:
+    """Where the denoiser's learning rate has come to 0 before the run has come to its end, or never comes to its peak."""
+    if isinstance(config, TrainConfig) and config.train == "sampler":
         return ""
-    first = max(config.schedule_steps or 0, config.optim.warmup_steps + 1)
-    return f"; the denoiser's learning rate is 0 from step {first} on (schedule_steps)"
+    last, warmup = learning_rate_factor(config, config.steps - 1), config.optim.warmup_steps
+    if not last:
+        first = max(config.schedule_steps or 0, warmup + 1)
+        return f"; the denoiser's learning rate is 0 from step {first} on (schedule_steps)"
+    if config.steps < warmup:
+        return f"; the denoiser's learning rate rises to {last:.0%} of its peak (optim.warmup_steps = {warmup})"
+    return ""
 
 
 def _step(config: TrainConfig | SftConfig) -> str:
