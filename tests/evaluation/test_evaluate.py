@@ -77,7 +77,7 @@ def test_pareto_leaves_out_what_another_point_beats() -> None:
 def test_point_names_what_was_not_measured() -> None:
     evaluation = Evaluation("tiny_sudoku", (point(8, 0.8, sampler="top_k:2"),), (point(4, 0.7),))
     assert evaluation.point("entropy_bound:1").nfe == 4
-    with pytest.raises(KeyError, match="learned"):
+    with pytest.raises(ValueError, match=r"'learned' was not measured.*allowed: "):
         evaluation.point("learned")
 
 

@@ -70,3 +70,9 @@ def test_a_completion_of_the_engine_has_no_text_to_show() -> None:
     assert completion("", [1])._repr_html_() is None
     with pytest.raises(ValueError, match=r"diffpo\.sample"):
         completion("", [1]).plot()
+
+
+@pytest.mark.parametrize("wrong", [{"columns": 0}, {"columns": -1}, {"given": [True]}])
+def test_a_picture_of_no_columns_or_of_another_canvas_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="at least 1, and given has a value for each of 2 positions"):
+        completion("ab", [1, 2]).plot(**wrong)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from diffpo.config import EvalConfig, RolloutConfig, TaskConfig
-from diffpo.config.checks import expect
+from diffpo.config.checks import expect, suggest
 from diffpo.evaluation.answers import Answer, Asked, Point, answer, asked, points_of
 from diffpo.evaluation.log import AnswerLog
 from diffpo.files.folder import write_text
@@ -99,11 +99,13 @@ class Evaluation:
         return pandas.DataFrame([row.row() for row in (self.answers if answers else (*self.points, *self.frontier))])
 
     def point(self, sampler: str, level: str = "") -> Point:
-        """The measured sampler of that name; KeyError if it was not measured."""
+        """The measured sampler of that name; ValueError if it was not measured."""
         for point in (*self.points, *self.frontier):
             if (point.sampler, point.level) == (sampler, level):
                 return point
-        raise KeyError(f"{sampler!r} at level {level!r} was not measured")
+        where = f" at level {level!r}" if level else ""
+        measured = dict.fromkeys(point.sampler for point in (*self.points, *self.frontier))
+        raise ValueError(f"{sampler!r} was not measured{where}{suggest(sampler, measured)}")
 
     @property
     def num_samples(self) -> int:

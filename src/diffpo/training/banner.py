@@ -64,7 +64,7 @@ def _blocks(config: TrainConfig | SftConfig, policy: Policy) -> list[str]:
 
 
 def _rate(config: TrainConfig | SftConfig) -> str:
-    """Where the denoiser's learning rate has come to 0 before the run has come to its end, or never comes to its peak."""
+    """That the denoiser's learning rate comes to 0 before the run comes to its end, or never comes to its peak."""
     if isinstance(config, TrainConfig) and config.train == "sampler":
         return ""
     last, warmup = learning_rate_factor(config, config.steps - 1), config.optim.warmup_steps

@@ -62,6 +62,10 @@ def unmasking_figure(completion: Completion, columns: int | None = None, given: 
     """
     if not completion.pieces:
         raise ValueError("a completion without the text of its tokens: those of diffpo.sample have it")
+    if (columns is not None and columns < 1) or (given and len(given) != len(completion.pieces)):
+        raise ValueError(
+            f"columns are at least 1, and given has a value for each of {len(completion.pieces)} positions"
+        )
     texts = [piece.replace("\n", "↵").strip(" ")[:12] or "·" for piece in completion.pieces]
     stretch = min(3.0, max(1.0, 0.35 * max(map(len, texts))))  # cells are this many times wider than high
     columns = columns or math.ceil(math.sqrt(2 * len(texts) / stretch))

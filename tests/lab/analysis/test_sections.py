@@ -87,5 +87,11 @@ def test_a_bad_knob_is_one_line_that_names_it(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("name", "value"), [("parts", ("ordr",)), ("parts", "order"), ("num_prompts", 8.5)])
+def test_settings_of_another_kind_are_refused(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"analysis\.{name}"):
+        replace(AnalysisConfig(), **{name: value})
+
+
 def test_every_knob_has_a_bad_value() -> None:
     assert BAD.keys() == vars(AnalysisConfig()).keys()

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from diffpo.config.checks import bound, check
+from diffpo.config.checks import bound, check, check_kinds
 from diffpo.config.idle import Idle, Knobs, refuse_idle
 from diffpo.config.objective import SURROGATES
 from diffpo.config.specs import parse_spec
@@ -52,6 +52,7 @@ class AnalysisConfig(Knobs):
         }
 
     def __post_init__(self) -> None:
+        check_kinds(self, "analysis.")
         bound(self, "analysis.", "num_prompts num_draws weight_draws micro_batch_tokens", ">=", 1)
         bound(self, "analysis.", "num_generations gradient_draws", ">=", 2)
         self._check("gradient_batches", self.gradient_batches >= 3, ">= 3: their spread is what is measured")
