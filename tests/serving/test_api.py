@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -259,6 +260,28 @@ def test_what_is_wrong_is_named_with_the_mend(live: Live, body: dict, param: str
 def test_bodies_that_are_none(live: Live, content: bytes, kind: str, status: int) -> None:
     answer = live.client.post("/v1/completions", content=content, headers={"Content-Type": kind})
     assert answer.status_code == status and answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("expects", [b"", b"Expect: 100-continue\r\n"])
+def test_a_client_hears_that_its_body_is_too_large(live: Live, expects: bytes) -> None:
+    """A connection that is closed on one who still sends is reset, and the answer with it."""
+    with socket.create_connection(("127.0.0.1", int(live.url.rpartition(":")[2])), 20) as sock:
+        size = 8_000_000
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%sContent-Length: %d\r\n\r\n"
+        sock.sendall(head % (expects, size) + (b"" if expects else b" " * size))
+        assert b" 413 " in sock.recv(1000).split(b"\r\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "content.0.image_url"),
+        ({"role": "tool", "content": "4", "tool_call_id": "1"}, "tool_call_id"),
+    ],
+)
+def test_what_a_message_may_not_hold_is_named(live: Live, message: dict, param: str) -> None:
+    error = live.error("/v1/chat/completions", messages=[message])
+    assert error["param"] == f"messages.0.{param}" and "leave" in error["message"]
 
 
 def test_paths_and_methods(live: Live) -> None:

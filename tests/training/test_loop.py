@@ -366,3 +366,17 @@ def test_rollouts_with_merged_adapters_learn_with_the_unmerged(
         replace(config, load=LoadConfig(four_bit=True))
     with pytest.raises(ValueError, match=r"rollout\.merge_adapters: the model has no adapters"):
         train(replace(config, lora=LoraConfig(), output=config.output + "2"), quiet=True)
+
+
+def test_a_run_whose_terminal_is_closed_saves_what_is_done(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = loop.update
+
+    def interrupting(*arguments):  # type: ignore[no-untyped-def]
+        signal.raise_signal(signal.SIGHUP)
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, "update", interrupting)
+    with pytest.raises(KeyboardInterrupt, match="a resumed run goes on"):
+        train(config, quiet=True)

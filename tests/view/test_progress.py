@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import os
+import signal
+import sys
+from contextlib import suppress
 
 import pytest
 
@@ -84,3 +88,26 @@ def test_what_was_done_before_says_nothing_of_speed(
             bar.advance()
     lines = [line.split("  ", 1)[1].rstrip() for line in capsys.readouterr().err.splitlines()]
     assert lines == ["study 2/9  20 s a cell, 2.33 min left", "study 4/9  20 s a cell, 100 s left"]
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_reader_that_leaves_asks_to_stop(listens: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a terminal that is closed does, so that what is done is saved; rich would exit there and then."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    asked: list[int] = []
+    before = signal.signal(signal.SIGHUP, (lambda number, _: asked.append(number)) if listens else signal.SIG_DFL)
+    monkeypatch.setattr(sys, "stderr", os.fdopen(writer, "w"))
+    try:
+        shown = Progress("work", 2)
+        if listens:
+            shown.note("a line")
+            shown.advance()
+            assert asked == [signal.SIGHUP], "once"
+        else:
+            with pytest.raises(BrokenPipeError):
+                shown.note("a line")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        with suppress(BrokenPipeError):
+            sys.stderr.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from diffpo.files.recipe import find_recipe, find_training, kind_at, load_config
 from diffpo.files.record import Record, decoding
 from diffpo.files.shipped import defaults_for, is_published
 from diffpo.processes.errors import OTHER_ENDED, is_of_another, is_on_all
+from diffpo.processes.signals import ASKED, on_stop
 
 _TRAINING = (Demo, Recipes, Convert, Sft, Plan, Bench, Train)
 _ANSWERING = (Eval, Compare, Sample, Chat, Serve, Generate)
@@ -59,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if arguments[0] not in COMMANDS:
             raise ValueError(f"no command {arguments[0]!r}{suggest(arguments[0], COMMANDS)}")
-        parse(*arguments).run()
+        with on_stop(signal.default_int_handler, *ASKED):  # a scheduler's wish to stop is as Ctrl-C
+            parse(*arguments).run()
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         sys.exit(141)

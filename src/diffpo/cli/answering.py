@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 import sys
 from dataclasses import dataclass, field
 from functools import partial
@@ -54,12 +53,8 @@ class Eval(Knobs):
 
         world = World.join(self.load.device)
         place, name = self._place()
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's wish to stop is as Ctrl-C
-        try:
-            with world.owned(place):
-                self._measure(world, place, name)
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        with world.owned(place):
+            self._measure(world, place, name)
 
     def _place(self) -> tuple[Path, str]:
         """Where the results go, and what they are called should others take their place; "" for their date."""

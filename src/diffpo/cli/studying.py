@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -67,13 +66,10 @@ class Study:
 
         path = Path(self.results) / f"{study.name}.json" if self.results else results_path(study.path)
         file_to_write(path)
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a wish to stop, for the cells as well
         try:
             found = run_study(study, folder, self.jobs, device=self.device)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("stopped; the same command goes on from here") from None
-        finally:
-            signal.signal(signal.SIGTERM, before)
         summary = {"command": f"diffpo study {self.study}"} | found
         for place in (path, folder / "summary.json"):
             write_text(place, json.dumps(summary, indent=1) + "\n")

@@ -58,6 +58,9 @@ def of_validation(error: RequestValidationError) -> ApiError:
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is no JSON: {first['ctx']['error']}")
     path = _path(first)
+    telling = [each for each in errors if each["type"] == "wrong_field" and _path(each)[: len(path)] == path]
+    if telling:  # our own, of a part of what may be of several kinds
+        errors, path = telling[:1], _path(telling[0])
     if not path:
         return ApiError(400, "the body must be a JSON object, sent with Content-Type: application/json")
     # a field that may be of several kinds fails as each of them

@@ -74,15 +74,21 @@ class Gate:
 
     async def _body(self, scope: Scope, receive: Receive) -> list[Message]:
         """The messages of the whole body, or the word that the client is gone."""
-        said = dict(scope["headers"]).get(b"content-length", b"")
-        size, messages = int(said) if said.isdigit() else 0, list[Message]()
+        headers, size, messages, more = dict(scope["headers"]), 0, list[Message](), True
+        said = headers.get(b"content-length", b"")
+        large = ApiError(413, f"a body may have {self.max_body} bytes at most", code="body_too_large")
+        if b"expect" in headers and said.isdigit() and int(said) > self.max_body:
+            raise large  # to a client that asks before it sends
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                while size <= self.max_body:
-                    messages.append(await receive())
-                    size = sum(len(message.get("body", b"")) for message in messages)
-                    if not messages[-1].get("more_body"):
-                        return messages
+                while more:  # to its end, kept or not: a connection closed before has an error in the answer's place
+                    message = await receive()
+                    size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+                    if size <= self.max_body:
+                        messages.append(message)
         except TimeoutError:
-            raise ApiError(408, f"the body took more than {BODY_SECONDS} s to arrive", code="timeout") from None
-        raise ApiError(413, f"a body may have {self.max_body} bytes at most", code="body_too_large")
+            late = ApiError(408, f"the body took more than {BODY_SECONDS} s to arrive", code="timeout")
+            raise (large if size > self.max_body else late) from None
+        if size > self.max_body:
+            raise large
+        return messages

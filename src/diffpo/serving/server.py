@@ -12,11 +12,12 @@ import uvicorn
 
 from diffpo.config import ServeConfig
 from diffpo.models.policy import load_policy
+from diffpo.processes.signals import ASKED, on_stop
 from diffpo.serving.app import create_app
 
 
 def serve(model: str, config: ServeConfig) -> None:
-    """Serve a model until SIGINT or SIGTERM; requests that were accepted are answered first.
+    """Serve a model until SIGINT, SIGTERM or SIGHUP; requests that were accepted are answered first.
 
     ValueError or OSError if the model, the keys or the address cannot be had.
     """
@@ -43,12 +44,8 @@ class Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         # uvicorn's own would raise the signal again at the end, and make a failure of it
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with on_stop(self.handle_exit, signal.SIGINT, *ASKED):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ from diffpo.models.policy import Policy
 from diffpo.objective import Objective
 from diffpo.planning.changes import advise
 from diffpo.processes.errors import is_on_all
+from diffpo.processes.signals import ASKED, on_stop
 from diffpo.processes.world import World
 from diffpo.rollout.judging import VerifierError
 from diffpo.rollout.log import RolloutLog, extremes
@@ -151,9 +151,7 @@ class Run:
 
     def _watch_signals(self) -> None:
         """From here on a signal is a wish to stop between two updates; until then it stops at once."""
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.stack.callback(signal.signal, number, signal.signal(number, self._ask_to_stop))
+        self.stack.enter_context(on_stop(self._ask_to_stop, signal.SIGINT, *ASKED))
 
     def __exit__(self, kind, error, trace) -> None:
         with self.stack:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from datetime import datetime
 
@@ -11,6 +13,19 @@ from rich.progress import Progress as RichProgress
 
 REWRITE_EVERY = 0.2
 """Seconds after which a notebook's line is written anew."""
+
+
+class Told(Console):
+    """A console whose reader may leave: to whoever listens for it that is as a terminal that is closed, SIGHUP."""
+
+    def on_broken_pipe(self) -> None:
+        """Rich would exit here, whatever was to be saved."""
+        self.quiet = True
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # no command, but a program of the user's own
+            raise BrokenPipeError("nobody reads the progress any more")
+        with open(os.devnull, "wb") as null:  # the last line has no reader either
+            os.dup2(null.fileno(), self.file.fileno())
+        signal.raise_signal(signal.SIGHUP)
 
 
 class Progress:
@@ -32,7 +47,7 @@ class Progress:
         spent: float = 0.0,
     ) -> None:
         """`done` steps are, and `spent` seconds of the next, before it begins."""
-        self.console = Console(stderr=True, quiet=quiet)
+        self.console = Told(stderr=True, quiet=quiet)
         self.every = REWRITE_EVERY if self.console.is_jupyter else every
         self.unit = unit
         self.width = 0  # of the line that is shown in a notebook
@@ -79,13 +94,19 @@ class Progress:
             self._write(f"{self.title} {self.done}/{self.total}  {what}")
         elif not self.console.is_terminal:
             line = f"{datetime.now():%Y-%m-%d %H:%M:%S}  {self.title} {self.done}/{self.total}  {what}"
-            self.console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
+            self._print(line.rstrip())
 
     def note(self, line: str) -> None:
         """Print a line above the bar."""
         if self.console.is_jupyter:
             return self._write(line, end="\n")
-        self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._print(line)
+
+    def _print(self, line: str) -> None:
+        try:
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        except OSError:  # of a terminal that is gone, or in an older rich
+            self.console.on_broken_pipe()
 
     def _write(self, line: str, end: str = "") -> None:
         """In a notebook: a line in the place of the last; with an end it stays. Rich would put it below."""
