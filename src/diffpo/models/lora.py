@@ -43,8 +43,12 @@ ALPHA = 8
 PATTERNS = {"r": "rank_pattern", "lora_alpha": "alpha_pattern"}
 """Settings of all modules, and where adapter_config.json says which have another."""
 KINDS = {
-    **{"rank_pattern": dict, "alpha_pattern": dict, "target_modules": str | list, "exclude_modules": str | list},
-    **{"layers_to_transform": int | list, "use_rslora": bool},
+    "rank_pattern": dict,
+    "alpha_pattern": dict,
+    "target_modules": str | list,
+    "exclude_modules": str | list,
+    "layers_to_transform": int | list,
+    "use_rslora": bool,
 }
 """What PEFT writes as the settings that say where an adapter is and how it is scaled; texts and keys are patterns."""
 PARTS = (".lora_A.weight", ".lora_B.weight")
