@@ -135,7 +135,7 @@ def test_a_run_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capl
         assert live.complete(seed=0)["choices"][0]["version"] == 7
         assert texts(live, "base") == expected(run / "policy")
         (run / "policy").rename(tmp_path / "before")
-        saved_base(tmp_path / "anew").rename(run / "policy")  # at once, as a run writes it
+        Path(saved_base(tmp_path / "anew")).rename(run / "policy")  # at once, as a run writes it
         (run / "checkpoints" / "step_000001").mkdir(parents=True)
         for _ in range(200):
             if len(caplog.records) == 3:
