@@ -187,11 +187,12 @@ def draw_batch_cuts(
     batch: Batch, num_latents: int, keys: Int64[Tensor, " B"], law: CutLaw = "uniform"
 ) -> Int64[Tensor, "B M"] | Int64[Tensor, "B L M"]:
     """Cuts of each rollout, or where attention is block-causal of each position's block."""
+    committed = batch.committed_at, batch.loss_mask, batch.entropies
     if batch.blocks is not None:
-        return draw_block_cuts(batch.committed_at, batch.loss_mask, batch.blocks, num_latents, keys, law)
+        return draw_block_cuts(*committed, batch.blocks, num_latents, keys, law)
     if law == "even":
         return even_cuts(batch.nfe, num_latents)
-    weights = cut_weights(batch.nfe, batch.committed_at, batch.loss_mask, law)
+    weights = cut_weights(batch.nfe, *committed, law)
     return draw_cuts(batch.nfe, num_latents, keys, weights)
 
 

@@ -19,8 +19,10 @@ from torch import Tensor
 
 from diffpo.functional.random import fold, uniform
 
-CutLaw = Literal["uniform", "middle", "tokens", "even"]
+CutLaw = Literal["uniform", "middle", "tokens", "entropy", "even"]
 """How cuts fall on a rollout's calls."""
+LEAST = {"tokens": 1e-3, "entropy": 1e-6}
+"""What a step weighs at least, in tokens or in nats."""
 
 
 def draw_steps(
@@ -95,26 +97,32 @@ def _sum_by_call(values: Num[Tensor, "B L"], committed_at: Int64[Tensor, "B L"])
 
 
 def cut_weights(
-    nfe: Int64[Tensor, " B"], committed_at: Int64[Tensor, "B L"], mask: Bool[Tensor, "B L"], law: CutLaw
+    nfe: Int64[Tensor, " B"],
+    committed_at: Int64[Tensor, "B L"],
+    mask: Bool[Tensor, "B L"],
+    entropies: Float[Tensor, "B L"],
+    law: CutLaw,
 ) -> Float[Tensor, "B T"] | None:
-    """Weights of steps 1 .. max T - 1 as cuts: equal (None), t (T - t), or the tokens of `mask` that call t committed.
+    """Weights of steps 1 .. max T - 1 as cuts: equal (None), t (T - t), or what call t committed of those in `mask`.
 
-    "middle" draws where the surrogate is closest to the truth; "tokens" halves tokens rather than calls on average. A
-    step that committed nothing in `mask` weighs little, not nothing: a row has as many cuts as under any law.
+    "middle" draws where the surrogate is closest to the truth if calls are alike; "tokens" halves tokens rather than
+    calls on average, "entropy" their entropies (nats): what is sure tells later calls nothing, and comes first. A step
+    that weighs nothing weighs little: a row has as many cuts as under any law.
     """
     if law in ("uniform", "even"):
         return None
     inner = torch.arange(1, int(nfe.max()), device=nfe.device)
     if law == "middle":
         return (inner * (nfe[:, None] - inner)).clamp_min(1).float()
-    counts = torch.zeros(len(nfe), int(nfe.max()) + 1, device=nfe.device)
-    counts = counts.scatter_add(1, committed_at, mask.float())
-    return counts[:, 1:-1].clamp_min(1e-3)
+    of_calls = torch.zeros(len(nfe), int(nfe.max()) + 1, device=nfe.device)
+    of_calls = of_calls.scatter_add(1, committed_at, mask * (entropies if law == "entropy" else 1.0))
+    return of_calls[:, 1:-1].clamp_min(LEAST[law])
 
 
 def draw_block_cuts(
     committed_at: Int64[Tensor, "B L"],
     mask: Bool[Tensor, "B L"],
+    entropies: Float[Tensor, "B L"],
     blocks: Int64[Tensor, "B 2"],
     num_latents: int,
     keys: Int64[Tensor, " B"],
@@ -130,15 +138,16 @@ def draw_block_cuts(
     last = last.scatter_reduce(1, number, committed_at, "amax").cummax(-1).values
     before = torch.nn.functional.pad(last[:, :-1], (1, 0))
     local = (committed_at - before.gather(1, number)).clamp_min(0)
-    grid = local.new_zeros(*last.shape, int(place.max()) + 1)
-    row = torch.arange(len(blocks), device=blocks.device)[:, None]
-    in_grid, of_loss = (grid.index_put((row, number, place), t.long()).flatten(0, 1) for t in (local, mask))
+    shape, row = (*last.shape, int(place.max()) + 1), torch.arange(len(blocks), device=blocks.device)[:, None]
+    at, worth, doubt = (
+        t.new_zeros(shape).index_put((row, number, place), t).flatten(0, 1) for t in (local, mask, entropies)
+    )
     nfe = (last - before).clamp_min(1).flatten()
     names = fold(keys[:, None], torch.arange(last.shape[1], device=keys.device)).flatten()
     if law == "even":
         cuts = even_cuts(nfe, num_latents)
     else:
-        cuts = draw_cuts(nfe, num_latents, names, cut_weights(nfe, in_grid, of_loss.bool(), law))
+        cuts = draw_cuts(nfe, num_latents, names, cut_weights(nfe, at, worth, doubt, law))
     return (cuts.unflatten(0, last.shape) + before[..., None])[row, number]
 
 
