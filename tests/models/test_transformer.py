@@ -10,7 +10,7 @@ from helpers import tiny_denoiser, tiny_shape
 from diffpo.models import attention
 from diffpo.models.attention import pack
 from diffpo.models.device import Flash
-from diffpo.models.pointwise import rotate
+from diffpo.models.pointwise import EAGER, even_silu, rotate
 from diffpo.models.rotary import rotation_table
 from diffpo.models.transformer import Transformer
 
@@ -179,3 +179,25 @@ def test_attention_over_rows_of_any_length_is_attention_row_by_row(
     torch.testing.assert_close(ours.float(), attention.attend(q.float(), k.float(), v.float(), packing, "fresh"))
     padded = attention.attend(torch.cat([q, q[:2]]).as_subclass(OnGpu), k, v, packing, "fresh")
     assert padded.shape == (20, 16) and not padded[18:].any()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("width", [8, 70, 400])
+def test_a_row_does_not_depend_on_rows_beside_it_nor_on_threads(width: int, threads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    gate, up = (torch.randn(1000, width, generator=generator) for _ in range(2))
+    whole, before = EAGER.swiglu(gate, up), torch.get_num_threads()
+    torch.testing.assert_close(whole, F.silu(gate) * up, atol=1e-6, rtol=1e-6)
+    torch.set_num_threads(threads)
+    try:
+        for rows in (1, 7, 39, 67, 222, 999):
+            assert torch.equal(EAGER.swiglu(gate[:rows], up[:rows]), whole[:rows])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_gradient_is_that_of_silu() -> None:
+    ours, theirs = (torch.linspace(-9, 9, 50, requires_grad=True) for _ in range(2))
+    even_silu(ours).square().sum().backward()
+    F.silu(theirs).square().sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)

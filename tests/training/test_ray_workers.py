@@ -31,7 +31,7 @@ from diffpo.training.loop import train
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 from diffpo.training import ray_workers  # noqa: E402
 from diffpo.training.ray_workers import RayCollector, Seat  # noqa: E402
-from diffpo.training.remote import anywhere, dtypes_of, facts_of  # noqa: E402
+from diffpo.training.remote import dtypes_of, facts_of  # noqa: E402
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
@@ -194,14 +194,6 @@ def test_another_base_is_refused() -> None:
     assert seat.opening is None and (seat.host, seat.pid) == ("node7", 123)
     with pytest.raises(ValueError, match=r"worker on node7 differs from the run's in base, dtype: see that runs/sft "):
         collector._take(seat, "opening", collector.facts | there | {"base": "another", "dtype": "torch.bfloat16"})
-
-
-def test_a_worker_has_the_threads_of_the_run() -> None:
-    torch.set_num_threads(3)  # rather than the one that Ray gives to a CPU
-    try:
-        assert anywhere(TrainConfig(), "cpu").num_threads == 3
-    finally:
-        torch.set_num_threads(1)
 
 
 def test_a_worker_casts_what_every_product_casts() -> None:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffpo.models.device import MIN_ROWS
+from diffpo.models.device import MIN_ROWS, on_card
 from diffpo.models.indexing import take
 from diffpo.models.pointwise import EAGER
 
@@ -73,7 +73,10 @@ class Router(nn.Module):
         config = self.config
         with torch.autocast(x.device.type, enabled=False):
             logits = F.linear(x.float(), self.weight.float())
-        scores = logits.sigmoid() if config.score == "sigmoid" else logits.softmax(-1)
+        if config.score == "sigmoid":  # on a CPU in fp64: of an fp32 one the last digit hangs on the rows beside it
+            scores = (logits if on_card(logits) else logits.double()).sigmoid().float()
+        else:
+            scores = logits.softmax(-1)
         ranked = scores.detach()
         if self.expert_bias is not None:
             ranked = ranked + self.expert_bias.float()

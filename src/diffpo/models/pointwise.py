@@ -8,10 +8,14 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from diffpo.models.device import on_card
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -30,10 +34,33 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1).to(x.dtype)
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+def swiglu(gate: Tensor, up: Tensor, silu: Callable[[Tensor], Tensor] = F.silu) -> Tensor:
     """silu(gate) * up (arXiv 2002.05202)."""
-    gate = F.silu(gate)  # the argument is let go: three such tensors at the peak of a call, not four
+    gate = silu(gate)  # the argument is let go: three such tensors at the peak of a call, not four
     return gate * up
+
+
+def even_silu(x: Tensor) -> Tensor:
+    """x sigmoid(x), the same wherever in its tensor a number stands; in fp32 on a CPU torch's own is not.
+
+    There what vectors leave over of a thread's share goes another way, and a last bit of a row would hang on the rows
+    beside it and on the number of threads.
+    """
+    return F.silu(x) if on_card(x) or x.dtype != torch.float32 else _Silu.apply(x)
+
+
+class _Silu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        below = x.neg().exp_().add_(1)
+        return torch.div(x, below, out=below)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(grad, x)
 
 
 @dataclass(frozen=True)
@@ -45,7 +72,7 @@ class Pointwise:
     swiglu: Callable[[Tensor, Tensor], Tensor]
 
 
-EAGER = Pointwise(rms_norm, rotate, swiglu)
+EAGER = Pointwise(rms_norm, rotate, partial(swiglu, silu=even_silu))
 
 
 def is_wanted(compile: bool | None, device: torch.device) -> bool:

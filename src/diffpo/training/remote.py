@@ -50,15 +50,10 @@ def dtypes_of(policy: Policy, config: TrainConfig) -> dict[str, torch.dtype]:
 
 
 def anywhere(config: TrainConfig, device: str) -> TrainConfig:
-    """The config as a worker reads it, from whatever folder it runs in.
-
-    On a CPU with as many threads as here: of the last bits of a sum their number decides.
-    """
+    """The config as a worker reads it, from whatever folder it runs in."""
     load = replace(config.load, device=device, adapter=_absolute(config.load.adapter), base=_absolute(config.load.base))
     rollout = anchored_rules(config.rollout)
-    threads = torch.get_num_threads() if device == "cpu" else config.num_threads
-    found = replace(config, model=_absolute(config.model), task=anchored(config.task), load=load, rollout=rollout)
-    return replace(found, num_threads=threads)
+    return replace(config, model=_absolute(config.model), task=anchored(config.task), load=load, rollout=rollout)
 
 
 def _absolute(path: Any) -> Any:
