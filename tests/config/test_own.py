@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from helpers import keys
 from diffpo.cli import main
 from diffpo.config import ObjectiveConfig, TaskConfig, TrainConfig
 from diffpo.config.objective import LOSSES, SURROGATES
+from diffpo.config.own import find_in_file
 from diffpo.losses import Loss, load_loss
 from diffpo.losses.clipped import Clipped
 from diffpo.objective import Objective
@@ -100,3 +103,16 @@ def test_a_file_without_the_class(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=re.escape(error)):
             load_surrogate(f"{file}:{name}")
+
+
+def test_what_a_file_imports_from_beside_it_is_read_again_where_it_has_changed(tmp_path: Path) -> None:
+    """In a notebook the judge went on with what it was, and an evaluation gave its verdicts for the new ones."""
+    (tmp_path / "judged.py").write_text("from judged_by import share\n\n\ndef judge(): return share()\n")
+    (tmp_path / "judged_by.py").write_text("from judged_deep import VALUE\n\n\ndef share(): return VALUE\n")
+    deep, found = tmp_path / "judged_deep.py", []
+    for seconds, value in enumerate((1, 0, 0)):
+        deep.write_text(f"VALUE = {value}\n")
+        os.utime(deep, (10**9 + min(seconds, 1),) * 2)
+        found.append((find_in_file(tmp_path / "judged.py", "judge", "function", "")(), sys.modules["judged_by"]))
+    assert [value for value, _ in found] == [1, 0, 0]
+    assert found[0][1] is not found[1][1] and found[1][1] is found[2][1]  # nor is it loaded twice for nothing

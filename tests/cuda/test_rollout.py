@@ -234,6 +234,18 @@ def test_watching_calls_shows_the_same(cuda: None) -> None:
     assert seen["cpu"] == seen["cuda"]
 
 
+def test_a_call_is_told_with_the_weights_that_made_it(cuda: None) -> None:
+    """On a GPU it is told a call late, when others may be there."""
+    for device in ("cpu", "cuda"):
+        running = Engine(tiny_policy().to(device), stream=True)
+        running.submit(request(sampler="top_k:1", gen_length=4))
+        told = [*running.step(), *running.step()]
+        running.load_weights({}, version=7)
+        told += running.run()
+        calls = [event for event in told if isinstance(event, Committed)]
+        assert [(event.call, event.version) for event in calls] == [(1, 0), (2, 0), (3, 7), (4, 7)]
+
+
 def test_rows_may_come_and_be_cancelled_without_a_wait(cuda: None) -> None:
     """But for the one at the end."""
     policy, requests = tiny_policy(2, learned=True), mixed_requests(12)

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffpo.cli import main
+from diffpo.evaluation.answers import Answer
 from diffpo.evaluation.evaluate import Effort, Evaluation
 from diffpo.evaluation.paired import Difference
 from diffpo.evaluation.tables import comparison_table, difference_table, evaluation_table, side_by_side_table
@@ -59,6 +60,19 @@ def test_comparison_table_shows_what_changed() -> None:
     # the frontier before passes through 50 % at 4 calls
     assert row(table, "vs") == "vs fixed 50.0 61.2 [56, 66] +11.2 4.00 → 4.00 0 %"
     assert "+11.2 points" in " ".join(word for words in render(table) for word in words)
+
+
+def test_comparison_table_is_of_one_task_and_the_same_prompts() -> None:
+    """It was a table of differences without a word."""
+    with pytest.raises(ValueError, match=r"different tasks \(gsm8k, tiny_sudoku\)"):
+        comparison_table(evaluation(), replace(evaluation(), task="gsm8k"))
+    answer = Answer("top_k:2", "q-0", 0, "", "1 + 1", "2", "2", True, 1.0, {}, 8, 8, 1, None)
+    asked, other = (replace(evaluation(), answers=(replace(answer, prompt=text),)) for text in ("1 + 1", "2 + 2"))
+    with pytest.raises(ValueError, match=r"before and after answer different prompts \(q-0 is another\)"):
+        comparison_table(asked, other)
+    comparison_table(asked, evaluation())
+    fewer = replace(evaluation(), points=(replace(point("top_k:2", "", 0.5, 8), num_prompts=64),), frontier=())
+    assert ["200", "prompts", "before,", "64", "after"] in render(comparison_table(evaluation(), fewer))
 
 
 def test_comparison_table_is_coloured_by_better_and_worse() -> None:
@@ -148,6 +162,29 @@ def test_compare_takes_paths_with_equals_signs_and_folders_that_are_no_lengths(
     main(["compare", f"{tmp_path}/lr=1", f"a={tmp_path}/lr=1", f"b=c={tmp_path}/LLaDA"])
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [words[0] for words in shown if "top_k:2" in words] == ["lr=1", "a", "b=c"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, ""),
+        ({"task.reward": ["there/r.py:right"], "task.reward (file)": {"there/r.py": "1"}}, ""),
+        ({"task.reward (file)": {"r.py": "2"}}, "task.reward"),
+        ({"task.reward": ["r.py:wrong"]}, "task.reward"),
+        ({"task.reward": [], "task.rules": "d1"}, "task.rules, task.reward"),
+        ({"task.name (file)": {"mine.py": "1"}}, "task.name"),
+    ],
+)
+def test_compare_says_that_verdicts_are_others(
+    changed: dict[str, object], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"task.rules": "strict", "task.reward": ["r.py:right"], "task.reward (file)": {"r.py": "1"}}
+    for name, own in (("a", settings), ("b", settings | changed)):
+        evaluation().save(tmp_path / name)
+        (tmp_path / name / "settings.json").write_text(json.dumps(own))
+    main(["compare", f"{tmp_path}/a", f"{tmp_path}/b"])
+    line = f"b: its verdicts are not those of a: other settings or code ({said})"
+    assert (line in capsys.readouterr().out) == bool(said)
 
 
 def test_compare_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,9 +103,7 @@ def test_what_was_said_is_never_taken_back(name: str, tmp_path) -> None:
         for call, position in enumerate(order, start=1):
             if not answer.over:
                 at = torch.tensor([position])
-                answer.take(
-                    Committed(0, call, at, torch.tensor([ids[position]]), torch.zeros(1), torch.ones(1), 0.0), 0
-                )
+                answer.take(Committed(0, call, at, torch.tensor([ids[position]]), torch.zeros(1), torch.ones(1), 0.0))
                 said += answer.delta()
                 assert answer.text.startswith(said)
         whole = tokenizer.decode(ids)

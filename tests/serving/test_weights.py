@@ -109,6 +109,13 @@ def test_an_adapter_that_is_named_wrongly_is_refused(tmp_path: Path) -> None:
             create_app(policy, "base", replace(CONFIG, adapter=(wrong,)))
 
 
+@pytest.mark.parametrize("adapters", [{"adapter": ("a=b",)}, {"adapter_root": "adapters"}])
+def test_adapters_do_not_stand_on_weights_that_change(adapters: dict[str, Any]) -> None:
+    """They answered from whatever weights had come, under their own version."""
+    with pytest.raises(ValueError, match="follow: adapters would stand on weights that change"):
+        ServeConfig(follow="runs/a", **adapters)
+
+
 def test_a_run_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Weights change between two calls; completions say with which version they ended. A disk may be away at first,
     which is said once, and a run that begins anew in the same folder has older weights."""

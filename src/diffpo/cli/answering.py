@@ -142,21 +142,23 @@ class Compare:
 
         from diffpo.evaluation.evaluate import Evaluation
         from diffpo.evaluation.figures import frontier_figure
-        from diffpo.evaluation.paired import check_same_prompts, differences, read_accuracies
+        from diffpo.evaluation.paired import check_same_prompts, differences, read_accuracies, read_judges, read_prompts
         from diffpo.evaluation.tables import difference_table, samples_table, side_by_side_table
         from diffpo.view.drawing import save_figure
 
         folders = self._folders()
         found = {name: Evaluation.load(folder) for name, folder in folders.items()}
-        tasks = sorted({evaluation.task for evaluation in found.values()})
-        if len(tasks) > 1:
-            raise ValueError(f"evaluations of different tasks ({', '.join(tasks)}): compare those of one task")
-        check_same_prompts(folders)
-        Console().print(side_by_side_table(found))
+        table = side_by_side_table(found)
+        check_same_prompts({name: read_prompts(folder) for name, folder in folders.items()})
+        Console().print(table)
         if any(evaluation.num_samples > 1 for evaluation in found.values()):
             Console().print(samples_table(found))
         first, *others = folders
-        before = read_accuracies(folders[first])
+        judge, before = read_judges(folders[first]), read_accuracies(folders[first])
+        for name in others:
+            own = read_judges(folders[name])
+            if changed := [key for key in judge if own and own[key] != judge[key]]:
+                print(f"{name}: its verdicts are not those of {first}: other settings or code ({', '.join(changed)})")
         changes = {name: differences(before, read_accuracies(folders[name])) for name in others}
         if any(changes.values()):
             Console().print(difference_table(first, changes))

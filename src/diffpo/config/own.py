@@ -104,6 +104,9 @@ def _beside(folder: Path) -> Iterator[None]:
     others = {Path.cwd(), *(Path(name.removeprefix(USER)).parent for name in sys.modules if name.startswith(USER))}
     others -= {folder}
     beside = {entry.stem for entry in folder.iterdir()}
+    for name in _changed(folder, beside):
+        del sys.modules[name]
+    known = {*sys.modules}
     theirs = {name for name in beside & sys.modules.keys() if _home(sys.modules[name]) in others}
     hidden = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] in theirs}
     first = next((at for at, place in enumerate(sys.path) if Path(place).resolve() in others), len(sys.path))
@@ -111,6 +114,8 @@ def _beside(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        for name in _lying(folder, beside) - known:
+            _spec(name).loader_state = _state(name)
         sys.modules.update(hidden)
         sys.path.remove(str(folder))
         if str(folder) not in sys.path:
@@ -121,3 +126,26 @@ def _home(module: ModuleType) -> Path:
     """The folder that a module or a package lies in."""
     place = next(iter(getattr(module, "__path__", ())), None) or getattr(module, "__file__", None)
     return Path(place or "/").parent
+
+
+def _changed(folder: Path, beside: set[str]) -> set[str]:
+    """The modules that an earlier file of the user's imported from `folder`, all of them if one has changed since."""
+    found = {name for name in _lying(folder, beside) if _spec(name).loader_state}
+    return found if any(_spec(name).loader_state != _state(name) for name in found) else set()
+
+
+def _lying(folder: Path, beside: set[str]) -> set[str]:
+    """The modules of files in `folder`, of which `beside` are the stems, and of packages there."""
+    names = {name for name in [*sys.modules] if name.partition(".")[0] in beside}
+    located = {name: _spec(name).origin for name in names if _spec(name) and _spec(name).has_location}
+    return {name for name, place in located.items() if folder in Path(place).resolve().parents}
+
+
+def _spec(name: str) -> Any:
+    return sys.modules[name].__spec__
+
+
+def _state(name: str) -> tuple[int, int]:
+    """When a module's file was written, and its size; of one that is gone zeros."""
+    file = Path(_spec(name).origin)
+    return (stat.st_mtime_ns, stat.st_size) if file.is_file() and (stat := file.stat()) else (0, 0)

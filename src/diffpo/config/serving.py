@@ -41,6 +41,8 @@ class ServeConfig(Knobs):
         check_kinds(self)
         check(0 <= self.port < 65536, f"port must lie between 0 and 65535, got {self.port}")
         check(0 < self.timeout < math.inf, f"timeout must be a number of seconds > 0, got {self.timeout}")
+        moves = self.follow and (self.adapter or self.adapter_root)
+        check(not moves, "follow: adapters would stand on weights that change: serve them on the base they learned on")
         bound(self, "", "max_waiting max_length max_body", ">=", 1)
         for origin in self.cors:
             known = origin == "*" or ORIGIN.fullmatch(origin)

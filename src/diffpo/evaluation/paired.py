@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
 from diffpo.evaluation.estimators import paired_interval
-from diffpo.evaluation.log import ANSWERS
+from diffpo.evaluation.log import ANSWERS, SETTINGS
 from diffpo.files.folder import json_rows
+from diffpo.files.recipe import read_json
 
 NUM_RESAMPLES = 10_000
 Accuracies = Mapping[tuple[str, str], float]
@@ -85,11 +87,24 @@ def read_accuracies(folder: Path) -> Accuracies:
     return {key: fmean(found) for key, found in verdicts.items()}
 
 
-def check_same_prompts(folders: Mapping[str, Path]) -> None:
-    """ValueError if the first evaluation's prompts have other texts in one of the others: nothing would be paired."""
-    texts = {
-        name: {row["id"]: row.get("prompt") for row in json_rows(folder / ANSWERS)} for name, folder in folders.items()
-    }
+def read_prompts(folder: Path) -> dict[str, str | None]:
+    """The texts, by id, of the prompts in an evaluation's completions.jsonl."""
+    return {row["id"]: row.get("prompt") for row in json_rows(folder / ANSWERS)}
+
+
+def read_judges(folder: Path) -> dict[str, Any]:
+    """The settings that an evaluation's verdicts depend on, code by its digest; nothing where it has no settings."""
+    settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+    code = settings.get("task.reward (file)", {})
+    parts = [(entry.partition(".py:"), entry) for entry in settings.get("task.reward") or ()]
+    reward = [f"{code.get(f'{stem}.py', stem)}:{name}" if own else entry for (stem, own, name), entry in parts]
+    rules = None if reward else settings.get("task.rules")
+    found = {"task.rules": rules, "task.reward": reward, "task.name": [*settings.get("task.name (file)", {}).values()]}
+    return found if settings else {}
+
+
+def check_same_prompts(texts: Mapping[str, Mapping[str, str | None]]) -> None:
+    """ValueError if prompts (id -> text) of the first evaluation have other texts in others: nothing is paired."""
     (first, before), *others = texts.items()
     for name, after in others:
         other = [id for id, text in after.items() if before.get(id, text) != text]

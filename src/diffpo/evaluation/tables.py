@@ -11,7 +11,7 @@ from rich.text import Text
 
 from diffpo.evaluation.answers import Point
 from diffpo.evaluation.evaluate import Evaluation
-from diffpo.evaluation.paired import Difference
+from diffpo.evaluation.paired import Difference, check_same_prompts
 
 MAX_SIZES = 6
 """Columns of pass@k beside pass@1: those of the largest k."""
@@ -58,7 +58,7 @@ def samples_table(evaluations: Mapping[str, Evaluation], levels: bool = False) -
     points = [point for found in rows.values() for point in found]
     shown = sorted({k for point in points for k in point.pass_at_k} - {1})[-MAX_SIZES:]
     counts = sorted({point.num_samples for point in points})
-    title = f"{next(iter(evaluations.values())).task}, {_span(counts)} answers a prompt, %"
+    title = f"{_same_task(evaluations)}, {_span(counts)} answers a prompt, %"
     majority = f"maj@{counts[0]}" if len(counts) == 1 else "maj@N"
     table = _table(title, "", ["sampler", "pass@1", "±", *(f"@{k}" for k in shown), majority])
     table.padding = (0, 0, 0, 1)
@@ -79,9 +79,16 @@ def comparison_table(before: Evaluation, after: Evaluation) -> Table:
     """What changed, sampler by sampler; below, the learned sampler against the fixed thresholds of the model before.
 
     The last rows compare at equal NFE: accuracy before is the frontier's at the calls that the learned sampler makes.
+    ValueError for two tasks, or for prompts that are others.
     """
-    table = _table(after.task, "sampler", ["before %", "after %", "points", "NFE", "calls"])
+    both = {"before": before, "after": after}
+    task = _same_task(both)
+    check_same_prompts({name: {answer.id: answer.prompt for answer in e.answers} for name, e in both.items()})
+    table = _table(task, "sampler", ["before %", "after %", "points", "NFE", "calls"])
     table.caption = "accuracy with its 95 % interval; NFE: denoiser calls"
+    sizes = [max((point.num_prompts for point in (*e.points, *e.frontier)), default=0) for e in both.values()]
+    if sizes[0] != sizes[1]:
+        table.caption += f"\n{sizes[0]} prompts before, {sizes[1]} after"
     known = {(point.sampler, point.level): point for point in before.points}
     for point in after.points:
         old = known.get((point.sampler, point.level))
@@ -109,7 +116,7 @@ def side_by_side_table(evaluations: Mapping[str, Evaluation]) -> Table:
     """Named evaluations of one task in one table: a row a sampler and a fixed threshold of each, without levels."""
     points = [p for e in evaluations.values() for p in (*e.points, *e.frontier) if not p.level]
     prompts = _span(sorted({point.num_prompts for point in points}))
-    title = f"{next(iter(evaluations.values())).task}, {prompts} prompts"
+    title = f"{_same_task(evaluations)}, {prompts} prompts"
     table = _table(title, "", ["sampler", "accuracy %", "NFE", "to EOS", "tokens", "/ NFE", "s", "GB"])
     table.padding = (0, 0, 0, 1)
     table.caption = "accuracy with its 95 % interval\ngamma: a fixed threshold; tokens up to EOS"
@@ -141,6 +148,14 @@ def difference_table(first: str, changes: Mapping[str, Mapping[str, Difference]]
             name = ""
         table.add_section()
     return table
+
+
+def _same_task(evaluations: Mapping[str, Evaluation]) -> str:
+    """The task that all are of; ValueError where they are of several."""
+    task, *others = sorted({evaluation.task for evaluation in evaluations.values()})
+    if others:
+        raise ValueError(f"evaluations of different tasks ({', '.join([task, *others])}): compare those of one task")
+    return task
 
 
 def _changes(old: Point | None, new: Point) -> list[str | Text]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from diffpo.files.folder import new_folder, write_folder
-from diffpo.models.policy import Policy, load_policy
+from diffpo.models.policy import Policy, policy_of
+from diffpo.models.source import find_source
 from diffpo.models.weights import SAVED
 
 CARD = """---
@@ -32,12 +33,14 @@ def export(name: str | Path, output: str | Path, merge: bool = False, base: str 
     """Write a run's policy, an adapter or a checkpoint to an empty folder; returns the files written.
 
     With `merge` adapters are folded into the weights and the folder is a whole model in the dtype of its base, which
-    the published modelling code loads. Without, a policy with adapters becomes a PEFT folder that names its base. The
-    sampler head goes along for diffpo's own sampling; others ignore it. `base` stands in for the base that an
-    adapter's folder names.
+    the published modelling code loads; trained on 4-bit weights, it has the values that those compute with. Without, a
+    policy with adapters becomes a PEFT folder that names its base. The sampler head goes along for diffpo's own
+    sampling; others ignore it. `base` stands in for the base that an adapter's folder names.
     """
     output = new_folder(output)
-    policy = load_policy(name, dtype="saved", device="cpu", base=base)
+    source = find_source(name, base=base).in_blocks()
+    four_bit = source.on_four_bits and (merge or not source.adapter)
+    policy = policy_of(source, "auto" if four_bit else "saved", "cpu", four_bit)
     if merge:
         policy.merge_adapters()
     if policy.base and not policy.adapter:

@@ -22,7 +22,7 @@ from diffpo.config import LoraConfig, suggest
 from diffpo.files.recipe import read_json
 from diffpo.functional.random import make_key
 from diffpo.models.families import Family
-from diffpo.models.quantization import is_packed
+from diffpo.models.quantization import dequantize_linears, is_packed
 from diffpo.models.saving import save_file
 from diffpo.models.transformer import Transformer
 from diffpo.models.weights import check_plain, read_tensors, tensor_shapes, without_weights
@@ -234,9 +234,8 @@ def save_adapters(folder: Path, family: Family, settings: Mapping[str, Any], ten
 
 
 def merge_adapters(denoiser: Transformer) -> None:
-    """Add scaling * B A to the weights below and take the adapters off: every parameter learns again."""
-    if is_packed(denoiser):
-        raise ValueError("adapters do not merge into 4-bit weights: load the model without load.four_bit")
+    """Add scaling * B A to the weights below, of 4 bits or not, and take the adapters off: all learns again."""
+    dequantize_linears(denoiser)
     for name, module in list(denoiser.named_modules()):
         if isinstance(module, Adapted):
             weight = module.merge()

@@ -315,9 +315,16 @@ def load_policy(
     does not fit.
     """
     source = find_source(name, revision, adapter, base).in_blocks(block_length)
-    checkpoint = source.checkpoint
     if not four_bit:
         warn_of_whole_weights(source)
+    return policy_of(source, dtype, device, four_bit, compile)
+
+
+def policy_of(
+    source: Source, dtype: str | torch.dtype, device: str | torch.device, four_bit: bool, compile: bool | None = None
+) -> Policy:
+    """The policy whose parts `source` names, as `load_policy` loads it."""
+    checkpoint = source.checkpoint
     denoiser = load_denoiser(checkpoint, find_dtype(dtype, checkpoint), find_device(device), four_bit)
     if is_wanted(compile, denoiser.head.weight.device):
         denoiser.fuse()

@@ -38,6 +38,23 @@ def check_quantizable(shape: TransformerConfig) -> None:
         raise ValueError("load.four_bit: the experts of this model have no 4-bit products: leave load.four_bit out")
 
 
+def dequantize_linears(model: nn.Module) -> None:
+    """Replace every linear of four bits by a whole one, of the values that it computes with."""
+    if not is_packed(model):
+        return
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn.modules import Linear4bit
+
+    for name, linear in list(model.named_modules()):
+        if isinstance(linear, Linear4bit):
+            with torch.device("meta"):
+                whole = nn.Linear(linear.in_features, linear.out_features, bias=False)
+            packed: Any = linear.weight  # the stubs know no state
+            whole.weight = nn.Parameter(dequantize_4bit(packed.data, packed.quant_state))
+            whole.bias = linear.bias
+            model.set_submodule(name, whole)
+
+
 def is_packed(model: nn.Module) -> bool:
     """Whether a model has four-bit weights."""
     return any(parameter.dtype == torch.uint8 for parameter in model.parameters())

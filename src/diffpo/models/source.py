@@ -49,6 +49,11 @@ class Source:
         """What is known of the policy; None if nothing is."""
         return next((record for folder in reversed(self.folders) if (record := Record.read(folder))), None)
 
+    @property
+    def on_four_bits(self) -> bool:
+        """Whether adapters, or a head, were trained on these weights in 4 bits."""
+        return bool((record := self.record) and record.base and record.base.four_bit)
+
     def in_blocks(self, length: int | None = None) -> Source:
         """The same, with attention in blocks of `length`, or as the policy's folder says of its base, if either does.
 
@@ -196,7 +201,7 @@ def _warn_of_another_base(source: Source, named: Base | None) -> None:
 
 def warn_of_whole_weights(source: Source) -> None:
     """Say so where adapters, or a head, that were trained on 4-bit weights are put on whole ones."""
-    if (record := source.record) and record.base and record.base.four_bit:
+    if source.on_four_bits:
         warnings.warn(
             f"{source.folder} was trained on 4-bit weights, whose answers are others than those of the whole ones that "
             "it is put on: load.four_bit computes as training did",

@@ -10,7 +10,8 @@ from torch import Tensor
 from diffpo.files.record import Record
 from diffpo.models import lora
 from diffpo.models.policy import Policy
-from diffpo.models.source import find_source
+from diffpo.models.quantization import is_packed
+from diffpo.models.source import find_source, warn_of_whole_weights
 from diffpo.models.weights import read_tensors
 
 
@@ -25,6 +26,8 @@ def with_adapter(policy: Policy, folder: Path) -> Policy:
         raise ValueError(f"{folder}: adapters go onto a model that was loaded from a folder or the hub")
     source = find_source(policy.base.folder, adapter=folder)
     assert source.adapter
+    if not is_packed(policy.denoiser):
+        warn_of_whole_weights(source)
     shared = {id(tensor): tensor for tensor in (*policy.denoiser.parameters(), *policy.denoiser.buffers())}
     denoiser = copy.deepcopy(policy.denoiser, shared)
     variant = Policy(denoiser, policy.tokenizer, source=source)

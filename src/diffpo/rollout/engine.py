@@ -54,6 +54,8 @@ class Committed:
     max_probs: Tensor  # [K] largest probability, at the entropy temperature: how sure the model was
     gamma: float
     """Threshold that a sampler head chose for it; 0 where none did."""
+    version: int = 0
+    """Of the weights that made the call, which on a GPU is told of a call late."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,12 +299,13 @@ class Engine:
         if not report.canvases:
             return
         committed_at, *columns, gammas, calls = report.canvases
+        version = next(version for step, version in reversed(self._versions) if step <= report.step)
         still = torch.isin(report.tickets, self._roster.ticket)
         for row in still.nonzero().squeeze(-1).tolist():
             call = int(calls[row])
             at = (committed_at[row] == call).nonzero().squeeze(-1)
             wrote = (column[row, at] for column in columns)
-            yield Committed(int(report.tickets[row]), call, at, *wrote, gamma=float(gammas[row]))
+            yield Committed(int(report.tickets[row]), call, at, *wrote, gamma=float(gammas[row]), version=version)
 
     def _retire(self, tickets: Tensor) -> None:
         """Send the rows that are done to the host, and free their slots."""

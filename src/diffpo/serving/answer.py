@@ -59,9 +59,9 @@ class Transcript:
             return self._gammas / max(1, self.denoiser_calls)
         return self.request.sampler.value if self.request.sampler.rule == "entropy_bound" else None
 
-    def take(self, event: Committed, version: int) -> None:
-        """Learn what a call with this version of the weights committed."""
-        self.version, self.denoiser_calls = version, event.call
+    def take(self, event: Committed) -> None:
+        """Learn what a call committed."""
+        self.version, self.denoiser_calls = event.version, event.call
         self._gammas += event.gamma
         # the token of a greedy row is the likeliest: its own probability is 1, the model's is told
         certain = event.logprobs if self.request.temperature else event.max_probs.log()

@@ -26,7 +26,7 @@ class Exchange:
     ) -> None:
         self.scheduler, self.served = scheduler, served
         self.answers = [Transcript(served.policy, request, stops) for request in requests]
-        self._news: asyncio.Queue[tuple[int, Told, int]] = asyncio.Queue()
+        self._news: asyncio.Queue[tuple[int, Told]] = asyncio.Queue()
         self._rows = [
             Row(client, served.policy, request, partial(self._hear, index)) for index, request in enumerate(requests)
         ]
@@ -51,7 +51,7 @@ class Exchange:
         while self._left:
             try:
                 async with asyncio.timeout_at(deadline):
-                    index, event, version = await self._news.get()
+                    index, event = await self._news.get()
             except TimeoutError:
                 said = f"not done within {timeout:g} s, the server's limit: ask for fewer tokens or completions"
                 raise ApiError(408, said, code="timeout") from None
@@ -60,15 +60,15 @@ class Exchange:
                 continue  # what was on its way when it was
             if isinstance(event, Failed):
                 raise ApiError(500, f"the model failed: {event.error}", code="model_failed")
-            answer.take(event, version)
+            answer.take(event)
             self._count(index, answer)
             if answer.over:
                 self._left -= 1
                 self.scheduler.cancel([self._rows[index]])  # a stop may have come before its end
             yield index, event
 
-    def _hear(self, index: int, event: Told, version: int) -> None:
-        self._news.put_nowait((index, event, version))
+    def _hear(self, index: int, event: Told) -> None:
+        self._news.put_nowait((index, event))
 
     def _count(self, index: int, answer: Transcript) -> None:
         metrics, seconds = self.scheduler.metrics, time.monotonic() - self._began

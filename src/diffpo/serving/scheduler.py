@@ -46,13 +46,13 @@ class Row:
     client: str
     policy: Policy
     request: Request
-    hear: Callable[[Told, int], None]
-    """Called in the event loop with what each call commits, and the version of the weights that made it."""
+    hear: Callable[[Told], None]
+    """Called in the event loop with what each call commits."""
     cancelled: bool = False
     since: float = field(default_factory=time.monotonic)
 
 
-News = tuple[Row, Told, int]
+News = tuple[Row, Told]
 
 
 class FairQueue:
@@ -191,7 +191,7 @@ class Scheduler:
                 coming = [self._waiting.pop() for _ in range(min(free, len(self._waiting)))]
             for order in orders:
                 order()
-            news = [(row, error, 0) for row in coming if not row.cancelled and (error := self._admit(row))]
+            news: list[News] = [(row, error) for row in coming if not row.cancelled and (error := self._admit(row))]
             for policy, engine in list(self._engines.items()):
                 if engine.busy:
                     news += self._step(policy, engine)
@@ -218,7 +218,7 @@ class Scheduler:
         except Exception as error:  # of the model: its rows are told, and the next begin in a fresh engine
             log.exception("a denoiser call failed")
             del self._engines[policy]
-            return [(self._rows.pop(key), Failed(error), 0) for key in list(self._rows) if key[0] is policy]
+            return [(self._rows.pop(key), Failed(error)) for key in list(self._rows) if key[0] is policy]
         self.metrics.calls.inc()
         news = list[News]()
         for event in events:
@@ -227,7 +227,7 @@ class Scheduler:
                 del self._rows[policy, event.ticket]
                 self._seconds += 0.1 * (time.monotonic() - row.since - self._seconds)
             elif row and isinstance(event, Committed):
-                news.append((row, event, policy.version))
+                news.append((row, event))
         return news
 
     def _leave(self, rows: Sequence[Row]) -> None:
@@ -238,6 +238,6 @@ class Scheduler:
 
 
 def _tell(news: Sequence[News]) -> None:
-    for row, event, version in news:
+    for row, event in news:
         if not row.cancelled:
-            row.hear(event, version)
+            row.hear(event)
