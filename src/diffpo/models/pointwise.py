@@ -34,19 +34,20 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1).to(x.dtype)
 
 
-def swiglu(gate: Tensor, up: Tensor, silu: Callable[[Tensor], Tensor] = F.silu) -> Tensor:
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up (arXiv 2002.05202)."""
-    gate = silu(gate)  # the argument is let go: three such tensors at the peak of a call, not four
+    gate = F.silu(gate)  # the argument is let go: three such tensors at the peak of a call, not four
     return gate * up
 
 
-def even_silu(x: Tensor) -> Tensor:
-    """x sigmoid(x), the same wherever in its tensor a number stands; in fp32 on a CPU torch's own is not.
+def even_swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """The same, and a number is the same wherever in its tensor it stands; in fp32 on a CPU torch's own silu's is not.
 
     There what vectors leave over of a thread's share goes another way, and a last bit of a row would hang on the rows
     beside it and on the number of threads.
     """
-    return F.silu(x) if on_card(x) or x.dtype != torch.float32 else _Silu.apply(x)
+    gate = F.silu(gate) if on_card(gate) or gate.dtype != torch.float32 else _Silu.apply(gate)
+    return gate * up
 
 
 class _Silu(torch.autograd.Function):
@@ -72,7 +73,7 @@ class Pointwise:
     swiglu: Callable[[Tensor, Tensor], Tensor]
 
 
-EAGER = Pointwise(rms_norm, rotate, partial(swiglu, silu=even_silu))
+EAGER = Pointwise(rms_norm, rotate, even_swiglu)
 
 
 def is_wanted(compile: bool | None, device: torch.device) -> bool:
