@@ -151,9 +151,6 @@ class Completion:
     """log-probability of each token under the very distribution it was drawn from; 0 at temperature 0."""
     entropies: Tensor
     """Entropy (nats, at the request's entropy_temperature) of each position's distribution when it was committed."""
-    information: Tensor
-    """By how many nats what its call committed lowered the entropies of what stayed masked, before any EOS; the tokens
-    of a call have equal shares. Positions of a later block count from the mean entropy of the first call."""
     nfe: int
     """Denoiser calls made for this row."""
     nfe_until_eos: int
@@ -260,7 +257,6 @@ class Batch:
     committed_at: Tensor  # [B, L]
     behaviour_logprobs: Tensor  # [B, L]
     entropies: Tensor  # [B, L] nats, of what each was drawn from
-    information: Tensor  # [B, L] nats, what its call told of others, shared among the call's tokens
     loss_mask: Tensor  # [B, L] bool: tokens up to and including the first EOS, but those that were given
     gen_lengths: Tensor  # [B]
     nfe: Tensor  # [B]
@@ -306,7 +302,6 @@ class Batch:
             committed_at=committed_at,
             behaviour_logprobs=stack("behaviour_logprobs"),
             entropies=stack("entropies"),
-            information=stack("information"),
             loss_mask=(torch.arange(tokens.shape[1]) < lengths[:, None]) & (committed_at > 0),
             gen_lengths=column(len(row.tokens) for row in rows),
             nfe=column(row.nfe for row in rows),

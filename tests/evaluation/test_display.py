@@ -33,14 +33,7 @@ def play(terminal: bool, columns: int | None = None, delay: float = 0.0, verdict
             live.show(Committed(0, call, positions, ids, zeros, zeros, gamma=0.0))
     committed_at = torch.tensor([1, 3, 2, 1])
     completion = Completion(
-        torch.tensor([1, 4, 2, 3]),
-        committed_at,
-        *torch.zeros(3, 4),
-        nfe=3,
-        nfe_until_eos=3,
-        length=4,
-        gamma=0.25,
-        text="1423",
+        torch.tensor([1, 4, 2, 3]), committed_at, torch.zeros(4), torch.zeros(4), 3, 3, 4, gamma=0.25, text="1423"
     )
     live.summary(completion, verdict)
     assert live.committed_at == committed_at.tolist()

@@ -28,14 +28,14 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
     canvas = list(request.canvas_ids) or [mask_id] * size
     given = [token != mask_id for token in canvas]
     behind = max((place + 1 for place in range(size) if given[place]), default=0)
-    committed_at, logprobs, entropies, information = [0] * size, [0.0] * size, [0.0] * size, [0.0] * size
+    committed_at, logprobs, entropies = [0] * size, [0.0] * size, [0.0] * size
     shape = policy.denoiser.config
     blockwise = shape.block_length is not None
     offset = start % request.block_length if blockwise and shape.blocks_from == "row" else 0
     blocks = [(place + offset) // request.block_length for place in range(size)]
     value = request.sampler.value
     nfe, nfe_until_eos, calls_in_block = 0, 0, {}
-    decisions, doubts, told = [], {}, []
+    decisions = []
     head = policy.sampler_head if request.sampler.rule == "learned" else None
     kind = head.config.level if isinstance(head, ThresholdHead) else head and head.kind
 
@@ -62,15 +62,6 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
             chosen = choose(request, drawn, nfe, value, length, calls_in_block.get(block, 0), num_blocks)
         calls_in_block[block] = calls_in_block.get(block, 0) + 1
 
-        if nfe == 0:
-            doubts = dict.fromkeys(range(size), sum(row[2] for row in drawn.values()) / len(drawn))
-        end = canvas.index(eos_id, behind) if eos_id in canvas[behind:] else size
-        fell = sum(doubts[place] - row[2] for place, row in drawn.items() if place < end)
-        for place in told:
-            information[place] = fell / len(told)
-        doubts.update({place: row[2] for place, row in drawn.items()})
-        told = chosen
-
         nfe += 1
         for place in chosen:
             canvas[place], logprobs[place], entropies[place], *_ = drawn[place]
@@ -86,7 +77,6 @@ def decode(policy: Policy, request: Request, denoise: Denoise | None = None) -> 
         committed_at=torch.tensor([0 if given[i] else call or nfe for i, call in enumerate(committed_at)]),
         behaviour_logprobs=torch.tensor(logprobs),
         entropies=torch.tensor(entropies),
-        information=torch.tensor(information),
         key=request.key,
         nfe=nfe,
         nfe_until_eos=nfe_until_eos or nfe,

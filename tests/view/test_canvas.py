@@ -23,7 +23,6 @@ def completion(pieces: Sequence[str], committed_at: Sequence[int], prompt: str =
         "committed_at": torch.tensor(committed_at),
         "behaviour_logprobs": torch.zeros(length),
         "entropies": torch.linspace(0, 3, length),
-        "information": torch.zeros(length),
         "nfe": nfe,
         "nfe_until_eos": nfe,
         "length": length,

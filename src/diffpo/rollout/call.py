@@ -186,51 +186,25 @@ def commit(policy: Policy, slots: Slots, layout: Layout, hidden: Tensor, mix: Mi
         chosen |= rule(seen) & (slots.rule == number)[:, None]
 
     slots.broken = (candidates & ~entropies.isfinite()).any(-1) | slots.action_logprobs.isnan().any(-1)
-    onto = _Onto.canvases(slots, candidates.shape[1])
-    _look_back(policy, slots, window, candidates, entropies, onto)
     slots.nfe += candidates.any(-1)
-    slots.canvas.copy_(onto(chosen, slots.canvas, spread(tokens)))
-    slots.committed_at = onto(chosen, slots.committed_at, slots.nfe[:, None].expand_as(chosen))
-    slots.logprobs = onto(chosen, slots.logprobs, logprobs)
-    slots.entropies = onto(chosen, slots.entropies, entropies)
-    slots.max_probs = onto(chosen, slots.max_probs, max_probs)
+    _write(slots, chosen, spread(tokens), logprobs, entropies, max_probs)
 
 
-class _Onto(NamedTuple):
-    """Puts what stands in windows onto canvases, by looking back from the canvas, so that nothing is put twice."""
-
-    place: Tensor  # [B, L] in the window
-    inside: Tensor  # [B, L] bool
-
-    @classmethod
-    def canvases(cls, slots: Slots, widest: int) -> _Onto:
-        """From windows of `widest` positions, less than a block where all canvases are."""
-        place = torch.arange(slots.canvas.shape[1], device=slots.nfe.device) - slots.window_start[:, None]
-        inside = (place >= 0) & (place < slots.block_length[:, None].clamp_max(widest))
-        return cls(place.clamp(0, widest - 1), inside)
-
-    def __call__(self, chosen: Tensor, canvas: Tensor, values: Tensor) -> Tensor:
-        """The canvas [B, L] with the values [B, K] that are `chosen`."""
-        return torch.where(chosen.gather(1, self.place) & self.inside, values.gather(1, self.place), canvas)
-
-
-def _look_back(
-    policy: Policy, slots: Slots, window: Tensor, candidates: Tensor, entropies: Tensor, onto: _Onto
+def _write(
+    slots: Slots, chosen: Tensor, tokens: Tensor, logprobs: Tensor, entropies: Tensor, max_probs: Tensor
 ) -> None:
-    """Note what the call before told: by how much the `entropies` [B, K] of the candidates are lower than it saw them.
-
-    What stands behind an EOS does not count.
-    """
-    first = slots.nfe[:, None] == 0
-    total = (entropies.double() * candidates).sum(-1, keepdim=True)  # in fp64, as above
-    mean = (total / candidates.sum(-1, keepdim=True).clamp_min(1)).float()
-    slots.doubts = torch.where(first, mean, slots.doubts)
-    counts = candidates & (window < _first_end(policy, slots)[:, None])
-    fell = ((slots.doubts.gather(1, window) - entropies).double() * counts).sum(-1, keepdim=True)
-    told = (slots.committed_at == slots.nfe[:, None]) & ~first
-    share = (fell / told.sum(-1, keepdim=True).clamp_min(1)).float()
-    slots.information = torch.where(told, share, slots.information)
-    slots.doubts = onto(candidates, slots.doubts, entropies)
+    """Put what was chosen in the windows, [B, K] each, onto the canvases."""
+    # by looking back from the canvas, so that nothing is written twice
+    place = torch.arange(slots.canvas.shape[1], device=chosen.device) - slots.window_start[:, None]
+    widest = chosen.shape[1]  # less than a block where all canvases are
+    inside = (place >= 0) & (place < slots.block_length[:, None].clamp_max(widest))
+    place = place.clamp(0, widest - 1)
+    chosen = chosen.gather(1, place) & inside
+    slots.canvas.copy_(torch.where(chosen, tokens.gather(1, place), slots.canvas))
+    slots.committed_at = torch.where(chosen, slots.nfe[:, None], slots.committed_at)
+    slots.logprobs = torch.where(chosen, logprobs.gather(1, place), slots.logprobs)
+    slots.entropies = torch.where(chosen, entropies.gather(1, place), slots.entropies)
+    slots.max_probs = torch.where(chosen, max_probs.gather(1, place), slots.max_probs)
 
 
 def _cells(candidates: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -263,13 +237,8 @@ def _logits(policy: Policy, hidden: Tensor) -> Tensor:
 def mark_finished(policy: Policy, slots: Slots) -> None:
     """Mark rows without masks, and those that exit early with an EOS before which everything stands."""
     committed = slots.committed_at != 0
-    ended = committed.long().cumprod(-1).sum(-1) > _first_end(policy, slots)
+    prefix, place = committed.long().cumprod(-1).bool(), torch.arange(committed.shape[1], device=committed.device)
+    is_end = (slots.canvas == policy.eos_id) & (slots.committed_at > 0) & (place >= slots.ends_from[:, None])
+    ended = (prefix & is_end).any(-1)
     slots.nfe_until_eos = torch.where(ended & (slots.nfe_until_eos == 0), slots.nfe, slots.nfe_until_eos)
     slots.done = committed.all(-1) | (ended & slots.early_exit)
-
-
-def _first_end(policy: Policy, slots: Slots) -> Tensor:
-    """Canvas position [B] of the first EOS that a call committed where it ends the row; L where none stands."""
-    place = torch.arange(slots.committed_at.shape[1], device=slots.nfe.device)
-    is_end = (slots.canvas == policy.eos_id) & (slots.committed_at > 0) & (place >= slots.ends_from[:, None])
-    return torch.where(is_end, place, len(place)).amin(-1)

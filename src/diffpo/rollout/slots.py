@@ -22,13 +22,8 @@ NUMBERS = (
 )
 SETTINGS = ("temperature", "entropy_temperature")
 FLAGS = ("learned", "early_exit", "explore", "done", "broken")
-REALS = (
-    *(*SETTINGS, "gamma", "logprobs", "entropies", "information", "doubts", "max_probs"),
-    *("features", "action_logprobs"),
-)
+REALS = (*SETTINGS, "gamma", "logprobs", "entropies", "max_probs", "features", "action_logprobs")
 """Columns of `Slots` that hold no whole numbers."""
-CANVASES = ("committed_at", "logprobs", "entropies", "information", "doubts", "max_probs")
-"""Columns that hold something of each canvas position."""
 
 BEFORE = -(2**40)
 """Where no block is active yet."""
@@ -69,8 +64,6 @@ class Slots:
     committed_at: Tensor  # [B, L] call that committed the position; 0: still masked; -1: given, or beyond gen_length
     logprobs: Tensor  # [B, L]
     entropies: Tensor  # [B, L]
-    information: Tensor  # [B, L] what its call told of what stayed masked, a share for each token of the call
-    doubts: Tensor  # [B, L] entropy of what is masked as the last call saw it, or if none has, the first call's mean
     max_probs: Tensor  # [B, L]
     nfe: Tensor  # [B] calls made
     nfe_until_eos: Tensor  # [B] 0 until an EOS and everything before it stands
@@ -90,7 +83,7 @@ class Slots:
         head = policy.sampler_head
         features, action = head.shapes(window) if head else ((), ())
         shapes: dict[str, tuple[int, ...]] = {
-            **dict.fromkeys(CANVASES, (canvas,)),
+            **dict.fromkeys(("committed_at", "logprobs", "entropies", "max_probs"), (canvas,)),
             "sequence": (prompt + canvas,),
             "features": (decisions, *features),
             "actions": (decisions, *action),
@@ -173,8 +166,7 @@ class Slots:
         self.sequence[at] = sequences
         beyond = torch.arange(self.committed_at.shape[1], device=policy.device) >= self.gen_length[at][:, None]
         self.committed_at[at] = (beyond | (self.canvas[at] != policy.mask_id)).long().neg()
-        blank = (self.logprobs, self.entropies, self.information)
-        for column in (*blank, self.nfe, self.nfe_until_eos, self.done, self.gamma):
+        for column in (self.logprobs, self.entropies, self.nfe, self.nfe_until_eos, self.done, self.gamma):
             column.index_fill_(0, at, 0)
         self.block_start.index_fill_(0, at, BEFORE)
 
@@ -280,7 +272,6 @@ def completions_of(
                 committed_at=committed_at[row, :size].clone(),
                 behaviour_logprobs=slots.logprobs[row, :size].clone(),
                 entropies=slots.entropies[row, :size].clone(),
-                information=slots.information[row, :size].clone(),
                 key=request.key,
                 nfe=nfe[row],
                 nfe_until_eos=nfe_until_eos[row] or nfe[row],

@@ -12,8 +12,7 @@ from diffpo.types import Completion, Prompt, Rollout, RolloutGroup, Verdict
 def group(tokens: list[int], correct: bool = True, length: int | None = None, nfe: int = 2) -> RolloutGroup:
     size = len(tokens)
     ids, entropies = torch.tensor(tokens), torch.arange(size) / 10
-    nothing = torch.zeros(size)
-    completion = Completion(ids, torch.ones(size).long(), nothing, entropies, nothing, nfe, nfe, length or size)
+    completion = Completion(ids, torch.ones(size).long(), torch.zeros(size), entropies, nfe, nfe, length or size)
     return RolloutGroup(Prompt("p", ""), (), [Rollout(completion, "", Verdict(correct, 0.0), 0.0)])
 
 
