@@ -66,18 +66,18 @@ WRONG = [
 
 @pytest.mark.parametrize(("knob", "spec", "error"), WRONG, ids=[spec for _, spec, _ in WRONG])
 def test_a_mistake_is_one_line_before_any_weight_is_read(
-    knob: str, spec: str, error: str, capsys: pytest.CaptureFixture[str]
+    knob: str, spec: str, error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["train", "sudoku_tiny", f"--objective.{knob}", spec, "--dry-run"])
     assert ended.value.code == 2 and error in " ".join(capsys.readouterr().err.split())
     with pytest.raises(ValueError, match=re.escape(error)):
-        train(TrainConfig(model="nowhere", task=TASK, objective=ObjectiveConfig(**{knob: spec})))
+        train(TrainConfig("nowhere", str(tmp_path), task=TASK, objective=ObjectiveConfig(**{knob: spec})))
 
 
-def test_wd1_has_no_objective_for_the_sampler() -> None:
+def test_wd1_has_no_objective_for_the_sampler(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"objective\.loss wd1 .*: set train to model"):
-        train(TrainConfig(model="nowhere", task=TASK, objective=ObjectiveConfig(loss="wd1")))
+        train(TrainConfig("nowhere", str(tmp_path), task=TASK, objective=ObjectiveConfig(loss="wd1")))
 
 
 def test_what_a_file_draws_is_looked_at(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from helpers import keys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffpo.functional.latents import Latents, Unit, cut_by_tokens, cut_latents, draw_batch_cuts
-from diffpo.functional.surrogate import draw_cuts
+from diffpo.functional.latents import Latents, Unit, cut_by_tokens, cut_latents, draw_batch_cuts, token_worth
+from diffpo.functional.surrogate import CutLaw, draw_cuts
 from diffpo.surrogates import load_surrogate
 from diffpo.types import Batch
 
@@ -157,3 +158,15 @@ def test_a_group_that_fits_is_one_part_and_its_first_latent_is_made_once() -> No
         assert [sorted(set((part.rows // 4).tolist())) for part in parts] == [[0], [1], [2]]
     assert sum(map(len, latents.split(24))) == 3 * (4 + 1)  # torn at its rows, and z_0 still is made once
     assert [len(part) for part in latents.split(1)] == [1] * 15
+
+
+def test_what_a_token_is_worth_to_its_call() -> None:
+    """A token that no loss sees is worth nothing."""
+    batch = batch_of(["01"], [[1, 2, 3]], [2])
+    batch = replace(
+        batch, entropies=torch.tensor([[0.1, 0.2, 0.3]]), behaviour_logprobs=torch.tensor([[-4.0, -5.0, -6.0]])
+    )
+    expected = {"tokens": [1, 1, 0], "entropy": [0.1, 0.2, 0], "surprisal": [4, 5, 0]}
+    for law in get_args(CutLaw):
+        worth = token_worth(batch, law)
+        assert worth is None if law not in expected else worth.tolist() == [pytest.approx(expected[law])]

@@ -63,16 +63,16 @@ def test_every_set_of_steps_is_as_likely(calls: int, num_latents: int) -> None:
     assert abs(chi_square_z(seen, torch.full((len(subsets),), 1 / len(subsets)))) < 4
 
 
-LAWS = ("middle", "tokens", "entropy")
+LAWS = ("middle", "entropy", "surprisal")  # "tokens" is as "entropy" but for what a token is worth
 
 
-def slow_law(law: str, committed_at: list[int], entropies: list[float], calls: int) -> list[float]:
+def slow_law(law: str, committed_at: list[int], worth: list[float], calls: int) -> list[float]:
     """Weight of each step 1 .. T - 1, by hand."""
-    steps = range(1, calls)
+    of_call = {t: sum(h for s, h in zip(committed_at, worth, strict=True) if s == t) for t in range(1, calls + 1)}
     return {
-        "middle": [float(t * (calls - t)) for t in steps],
-        "tokens": [float(committed_at.count(t)) for t in steps],
-        "entropy": [sum(h for s, h in zip(committed_at, entropies, strict=True) if s == t) for t in steps],
+        "middle": [float(t * (calls - t)) for t in range(1, calls)],
+        "entropy": [of_call[t] for t in range(1, calls)],
+        "surprisal": [of_call[t + 1] for t in range(1, calls)],
     }[law]
 
 
@@ -84,10 +84,9 @@ def test_cuts_follow_their_law(law: str, num_latents: int) -> None:
     committed_at = [1, 1, 1, 2, 3, 3, 4, 5]
     nfe = torch.tensor([calls, calls + 3]).repeat(count)
     commits = torch.tensor([committed_at, [1, 2, 3, 4, 5, 6, 7, 8]]).repeat(count, 1)
-    entropies = [0.2, 0.1, 0.0, 1.3, 0.4, 0.5, 0.1, 2.0]
-    doubt = torch.tensor([entropies, [0.3] * 8]).repeat(count, 1)
-    weights = cut_weights(nfe, commits, torch.ones_like(commits, dtype=torch.bool), doubt, law)
-    by_hand = slow_law(law, committed_at, entropies, calls)
+    worth = [0.2, 0.1, 0.0, 1.3, 0.4, 0.5, 0.1, 2.0]
+    weights = cut_weights(nfe, commits, torch.tensor([worth, [0.3] * 8]).repeat(count, 1), law)
+    by_hand = slow_law(law, committed_at, worth, calls)
     torch.testing.assert_close(weights[0, : calls - 1], torch.tensor(by_hand))
     cuts = draw_cuts(nfe, num_latents, keys(2 * count), weights)[::2, 1:]
     assert (cuts.diff() > 0).all() and (cuts < calls).all()
@@ -106,11 +105,11 @@ def test_cuts_follow_their_law(law: str, num_latents: int) -> None:
 def test_a_law_changes_no_number_of_cuts() -> None:
     """A step at which nothing counted is a step still: early EOS, or a rule that waits."""
     nfe, commits = torch.tensor([4, 1]), torch.tensor([[1, 1, 4, 4], [1, 1, 1, 1]])
-    mask, entropies = torch.ones(2, 4, dtype=torch.bool), torch.zeros(2, 4)
-    assert cut_weights(nfe, commits, mask, entropies, "uniform") is None
+    worth = torch.tensor([[0.5, 0.1, 0.0, 0.0], [0.0] * 4])
+    assert cut_weights(nfe, commits, None, "uniform") is None
     for law in LAWS:
         for num_latents in (3, 4, 0):
-            cuts = draw_cuts(nfe, num_latents, keys(2), cut_weights(nfe, commits, mask, entropies, law))
+            cuts = draw_cuts(nfe, num_latents, keys(2), cut_weights(nfe, commits, worth, law))
             assert len(set(cuts_below(cuts[0], 4))) == (num_latents or 4) and cuts_below(cuts[1], 1) == [0]
 
 
@@ -219,8 +218,7 @@ def test_blocks_of_a_canvas_are_counted_from_its_row_or_from_itself() -> None:
 
 @pytest.mark.parametrize("num_latents", [0, 1, 2, 3])
 def test_a_block_is_cut_as_a_rollout_of_its_own(num_latents: int) -> None:
-    mask = torch.ones_like(BY_BLOCK, dtype=torch.bool)
-    cuts = draw_block_cuts(BY_BLOCK, mask, torch.ones(BY_BLOCK.shape), BLOCKS, num_latents, keys(3))
+    cuts = draw_block_cuts(BY_BLOCK, None, BLOCKS, num_latents, keys(3))
     masks, scored = cut_masks(BY_BLOCK, cuts)
     number, _ = block_places(BLOCKS, 7)
     for row, calls in enumerate(BY_BLOCK.tolist()):
@@ -244,11 +242,12 @@ def test_cuts_of_a_block_follow_their_law(law: str) -> None:
     count = 6000
     commits = torch.tensor([[1, 1, 2, 3, 4, 4, 5, 6, 7, 7, 8, 8]]).repeat(count, 1)
     blocks = torch.tensor([[6, 0]]).repeat(count, 1)
-    mask, entropies = torch.ones_like(commits, dtype=torch.bool), torch.linspace(0.1, 1, 12).repeat(count, 1)
-    cuts = draw_block_cuts(commits, mask, entropies, blocks, 2, keys(count), law)
+    worth = None if law == "uniform" else torch.linspace(0.1, 1, 12).repeat(count, 1)
+    cuts = draw_block_cuts(commits, worth, blocks, 2, keys(count), law)
     for places, calls, before in ((range(6), 4, 0), (range(6, 12), 4, 4)):
         alone = commits[:, places] - before
-        weights = cut_weights(torch.full((count,), calls), alone, mask[:, places], entropies[:, places], law)
+        part = None if worth is None else worth[:, places]
+        weights = cut_weights(torch.full((count,), calls), alone, part, law)
         share = torch.ones(calls - 1) if weights is None else weights[0]
         seen = (cuts[:, places[0], 1] - before).bincount(minlength=calls)[1:]
         assert abs(chi_square_z(seen, share / share.sum())) < 4

@@ -187,13 +187,18 @@ def draw_batch_cuts(
     batch: Batch, num_latents: int, keys: Int64[Tensor, " B"], law: CutLaw = "uniform"
 ) -> Int64[Tensor, "B M"] | Int64[Tensor, "B L M"]:
     """Cuts of each rollout, or where attention is block-causal of each position's block."""
-    committed = batch.committed_at, batch.loss_mask, batch.entropies
+    worth = token_worth(batch, law)
     if batch.blocks is not None:
-        return draw_block_cuts(*committed, batch.blocks, num_latents, keys, law)
+        return draw_block_cuts(batch.committed_at, worth, batch.blocks, num_latents, keys, law)
     if law == "even":
         return even_cuts(batch.nfe, num_latents)
-    weights = cut_weights(batch.nfe, *committed, law)
-    return draw_cuts(batch.nfe, num_latents, keys, weights)
+    return draw_cuts(batch.nfe, num_latents, keys, cut_weights(batch.nfe, batch.committed_at, worth, law))
+
+
+def token_worth(batch: Batch, law: CutLaw) -> Float[Tensor, "B L"] | None:
+    """What each token adds to the weight of its call, in tokens or nats; None where a law does not ask."""
+    worth = {"tokens": 1.0, "entropy": batch.entropies, "surprisal": -batch.behaviour_logprobs}.get(law)
+    return None if worth is None else batch.loss_mask * worth
 
 
 def cut_latents(

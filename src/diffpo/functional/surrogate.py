@@ -19,9 +19,9 @@ from torch import Tensor
 
 from diffpo.functional.random import fold, uniform
 
-CutLaw = Literal["uniform", "middle", "tokens", "entropy", "even"]
+CutLaw = Literal["uniform", "middle", "tokens", "entropy", "surprisal", "even"]
 """How cuts fall on a rollout's calls."""
-LEAST = {"tokens": 1e-3, "entropy": 1e-6}
+LEAST = 1e-6
 """What a step weighs at least, in tokens or in nats."""
 
 
@@ -97,32 +97,27 @@ def _sum_by_call(values: Num[Tensor, "B L"], committed_at: Int64[Tensor, "B L"])
 
 
 def cut_weights(
-    nfe: Int64[Tensor, " B"],
-    committed_at: Int64[Tensor, "B L"],
-    mask: Bool[Tensor, "B L"],
-    entropies: Float[Tensor, "B L"],
-    law: CutLaw,
+    nfe: Int64[Tensor, " B"], committed_at: Int64[Tensor, "B L"], worth: Float[Tensor, "B L"] | None, law: CutLaw
 ) -> Float[Tensor, "B T"] | None:
-    """Weights of steps 1 .. max T - 1 as cuts: equal (None), t (T - t), or what call t committed of those in `mask`.
+    """Weights of steps 1 .. max T - 1 as cuts: equal (None), t (T - t), or what the tokens of a call are `worth`.
 
     "middle" draws where the surrogate is closest to the truth if calls are alike; "tokens" halves tokens rather than
-    calls on average, "entropy" their entropies (nats): what is sure tells later calls nothing, and comes first. A step
-    that weighs nothing weighs little: a row has as many cuts as under any law.
+    calls on average. "entropy" cuts behind calls that were unsure: what is sure tells later calls nothing. "surprisal"
+    cuts before calls whose tokens were unlikely, so that these, which the gradient is made of, are scored as they were
+    drawn. A step that weighs nothing weighs little: a row has as many cuts as under any law.
     """
-    if law in ("uniform", "even"):
-        return None
-    inner = torch.arange(1, int(nfe.max()), device=nfe.device)
     if law == "middle":
+        inner = torch.arange(1, int(nfe.max()), device=nfe.device)
         return (inner * (nfe[:, None] - inner)).clamp_min(1).float()
-    of_calls = torch.zeros(len(nfe), int(nfe.max()) + 1, device=nfe.device)
-    of_calls = of_calls.scatter_add(1, committed_at, mask * (entropies if law == "entropy" else 1.0))
-    return of_calls[:, 1:-1].clamp_min(LEAST[law])
+    if worth is None:
+        return None
+    of_calls = torch.zeros(len(nfe), int(nfe.max()) + 1, device=nfe.device).scatter_add(1, committed_at, worth)
+    return (of_calls[:, 2:] if law == "surprisal" else of_calls[:, 1:-1]).clamp_min(LEAST)
 
 
 def draw_block_cuts(
     committed_at: Int64[Tensor, "B L"],
-    mask: Bool[Tensor, "B L"],
-    entropies: Float[Tensor, "B L"],
+    worth: Float[Tensor, "B L"] | None,
     blocks: Int64[Tensor, "B 2"],
     num_latents: int,
     keys: Int64[Tensor, " B"],
@@ -139,15 +134,18 @@ def draw_block_cuts(
     before = torch.nn.functional.pad(last[:, :-1], (1, 0))
     local = (committed_at - before.gather(1, number)).clamp_min(0)
     shape, row = (*last.shape, int(place.max()) + 1), torch.arange(len(blocks), device=blocks.device)[:, None]
-    at, worth, doubt = (
-        t.new_zeros(shape).index_put((row, number, place), t).flatten(0, 1) for t in (local, mask, entropies)
-    )
+
+    def apart(values: Tensor) -> Tensor:
+        """Values of positions, a row a block."""
+        return values.new_zeros(shape).index_put((row, number, place), values).flatten(0, 1)
+
     nfe = (last - before).clamp_min(1).flatten()
     names = fold(keys[:, None], torch.arange(last.shape[1], device=keys.device)).flatten()
     if law == "even":
         cuts = even_cuts(nfe, num_latents)
     else:
-        cuts = draw_cuts(nfe, num_latents, names, cut_weights(nfe, at, worth, doubt, law))
+        weights = cut_weights(nfe, apart(local), None if worth is None else apart(worth), law)
+        cuts = draw_cuts(nfe, num_latents, names, weights)
     return (cuts.unflatten(0, last.shape) + before[..., None])[row, number]
 
 

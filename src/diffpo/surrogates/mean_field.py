@@ -29,7 +29,8 @@ class MeanField(Surrogate):
     num_latents: int = 2
     """m: 1 mean field (d1), 2 DiFFPO, 0 every call (the exact trajectory)."""
     cut_law: CutLaw = "uniform"
-    """Law of the cuts over calls: equal, t (T - t), tokens committed at t or their entropies; or not drawn but even."""
+    """Law of the cuts over calls: equal, t (T - t), tokens committed at t, their entropies, or how unlikely those of
+    t + 1 were (surprisal); or not drawn but even."""
     prompt_mask_prob: float = 0.0
     """Share of the prompt's tokens masked at random in the empty canvas (0.15 in d1)."""
 

@@ -13,6 +13,7 @@ from lab.analysis.subjects import some_subject
 from models.test_likelihood import VARIANTS, some_batch
 from rollout.slow_engine import run
 
+from diffpo.functional.latents import token_worth
 from diffpo.functional.prediction import ban
 from diffpo.functional.surrogate import cut_weights, draw_cuts
 from diffpo.lab.analysis.divergence import LAWS, at_cuts, cut_sets, divergences, expected_divergence, kl_sections
@@ -72,7 +73,7 @@ def test_one_cut_is_enumerated_with_the_chances_of_the_draw(law: str) -> None:
     calls = int(batch.nfe[row])
     assert calls > 2
     part = batch.take(torch.tensor([row]).repeat(20_000))
-    weights = cut_weights(part.nfe, part.committed_at, part.loss_mask, part.entropies, law)
+    weights = cut_weights(part.nfe, part.committed_at, token_worth(part, law), law)
     drawn = draw_cuts(part.nfe, 2, keys(len(part)), weights)[:, 1].bincount(minlength=calls)[1:]
     chances = torch.stack([chance[row] for cuts, chance in sets if int(cuts[row, 1]) < calls])
     assert abs(chi_square_z(drawn, chances)) < 4

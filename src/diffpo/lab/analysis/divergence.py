@@ -13,7 +13,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from diffpo.functional.latents import with_prompts
+from diffpo.functional.latents import token_worth, with_prompts
 from diffpo.functional.random import fold, make_key
 from diffpo.functional.surrogate import CutLaw, assign_cuts, cut_weights, draw_cuts, even_cuts, latents
 from diffpo.lab.analysis.sections import Section, Series, means_by, surrogate_name
@@ -75,7 +75,7 @@ def cut_sets(
     if num_latents == 1 or law == "even":
         yield even_cuts(nfe, num_latents), torch.ones(len(nfe), device=nfe.device)
         return
-    weights = cut_weights(nfe, batch.committed_at, batch.loss_mask, batch.entropies, law)
+    weights = cut_weights(nfe, batch.committed_at, token_worth(batch, law), law)
     if num_latents > 2:
         for draw in range(num_draws):
             cuts = draw_cuts(nfe, num_latents, fold(keys, draw), weights)
@@ -138,7 +138,8 @@ def kl_sections(subject: Subject) -> list[Section]:
             "kl_by_cut_law",
             f"Laws of the cut, {surrogate_name(f'mean_field:{num_latents}')}",
             "The same KL where the cuts fall uniformly over the calls, towards the middle, by the tokens that each "
-            "call committed or by their entropies, or evenly (cut_law of objective.surrogate mean_field).",
+            "call committed, their entropies or how unlikely they were, or evenly (cut_law of objective.surrogate "
+            "mean_field).",
             "call that committed the token",
             "KL (nats)",
             [_by_call(name, kl, subject) for name, kl in by_law.items()],
