@@ -77,6 +77,23 @@ def test_each_cell_runs_once_and_is_then_skipped(study: Study, folder: Path) -> 
     assert started(folder) == ["one/seed_0"]
 
 
+def test_time_is_left_for_what_is_missing_alone(study: Study, folder: Path) -> None:
+    """Cells that an earlier call had done, wherever they stand, are no part of what is to come."""
+    run_all(Runner(study, folder, jobs=1), study)
+    (folder / "one/seed_0/result.json").unlink()
+    cells, told = study.cells(study.arms[0], {}), list[str]()
+
+    class Told(Progress):
+        def found(self) -> None:
+            told.append("found")
+
+        def advance(self, **figures: float) -> None:
+            told.append("done")
+
+    Runner(study, folder, jobs=1).run(cells, Told("test", len(cells), quiet=True))
+    assert told == ["found", "done"]
+
+
 def test_where_the_models_are_is_the_runners_and_no_other_setting(study: Study, folder: Path) -> None:
     runner = Runner(study, folder, jobs=1, device="cuda:1")
     with Progress("test", 1, quiet=True) as progress:

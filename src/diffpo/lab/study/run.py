@@ -110,17 +110,17 @@ class Runner:
         """Run the cells that are not done, `jobs` at a time; those whose start failed are left out."""
         # its threads start the cells, which inherit what they block: Ctrl-C in a terminal reaches a cell too, and with
         # the runner's own word would be a second wish, which stops at once
+        missing = [cell for cell in cells if not (self.folder / cell.name / "result.json").is_file()]
+        for _ in range(len(cells) - len(missing)):
+            progress.found()
         with ThreadPoolExecutor(self.jobs, "", signal.pthread_sigmask, (signal.SIG_BLOCK, {signal.SIGINT})) as pool:
-            futures = {pool.submit(self._run_cell, cell): cell for cell in cells}
+            futures = {pool.submit(self._run_cell, cell): cell for cell in missing}
             try:
                 for future in as_completed(futures):
                     cell, failure = futures[future], future.result()
                     if failure:
                         self.failed[cell.name] = failure
                         progress.note(f"{cell.name} failed: {failure}")
-                    elif cell.name not in self.started:
-                        progress.found()
-                        continue
                     progress.advance(**({"failed": len(self.failed)} if self.failed else {}))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -136,10 +136,8 @@ class Runner:
             process.terminate()
 
     def _run_cell(self, cell: Cell) -> str:
-        """Run one cell to its end, unless it is done; "" or why it failed."""
+        """Run one cell to its end; "" or why it failed."""
         folder = self.folder / cell.name
-        if (folder / "result.json").is_file():
-            return ""
         if cell.start in self.failed:
             return f"its start, {cell.start}, failed"
         self.started.add(cell.name)
