@@ -21,7 +21,7 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question of a task. `id` is stable across runs: it keys the random numbers of its completions."""
+    """One question of a task. `id`, its own in its split, is stable: it keys the random numbers of its completions."""
 
     id: str
     text: str

@@ -13,6 +13,7 @@ from diffpo.evaluation.answers import Point
 from diffpo.evaluation.evaluate import Evaluation, evaluate
 from diffpo.models.policy import Policy, create_policy
 from diffpo.models.threshold import ThresholdHead
+from diffpo.rollout.local import collect
 from diffpo.tasks.tiny_sudoku import TinySudoku
 from diffpo.types import Prompt, Verdict
 
@@ -103,6 +104,28 @@ def test_what_is_named_twice_is_measured_once() -> None:
     twice = evaluate(tiny_policy(), TASK, replace(CONFIG, samplers=("top_k:8",) * 2, gammas=(0.5, 0.5)), quiet=True)
     assert [point.sampler for point in twice.points if not point.level] == ["top_k:8"]
     assert [point.sampler for point in twice.frontier if not point.level] == ["entropy_bound:0.5"]
+
+
+def test_a_threshold_that_is_a_sampler_too_is_one_row(tmp_path) -> None:
+    config = replace(CONFIG, samplers=("entropy_bound:0.5",), gammas=(0.5, 3.0))
+    both = evaluate(tiny_policy(), TASK, config, quiet=True)
+    both.save(tmp_path)
+    rows = list(csv.DictReader((tmp_path / "evaluation.csv").read_text().splitlines()))
+    keys = [(row["sampler"], row["level"]) for row in rows]
+    assert len(keys) == len(set(keys)) == len(both.to_pandas()) == 6
+
+
+@pytest.mark.parametrize("num_ids", [1, 5])
+def test_prompts_of_one_id_are_refused(num_ids: int) -> None:
+    class Alike(Coin):
+        def prompts(self, split, num, start=0):
+            return [replace(found, id=f"{at % num_ids}") for at, found in enumerate(super().prompts(split, num, start))]
+
+    task = Alike(TaskConfig())
+    with pytest.raises(ValueError, match="several prompts have the id '0': give each"):
+        evaluate(tiny_policy(), task, replace(CONFIG, samplers=("top_k:4",)), quiet=True)
+    with pytest.raises(ValueError, match="several prompts have the id '0': give each"):
+        collect(tiny_policy(), task, task.prompts("train", 8), 2, RolloutConfig(), seed=0)
 
 
 def test_evaluation_depends_on_the_seed() -> None:

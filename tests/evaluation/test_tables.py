@@ -96,6 +96,14 @@ def test_comparison_table_without_a_frontier_or_a_learned_sampler() -> None:
     assert not any(words[0] in ("learned", "easy") for words in render(comparison_table(evaluation(), plain)))
 
 
+def test_a_level_that_the_frontier_lacks_is_not_held_to_it() -> None:
+    before = evaluation(learned=False)
+    short = replace(before, frontier=tuple(fixed for fixed in before.frontier if fixed.level != "hard"))
+    lines = render(comparison_table(short, evaluation()))
+    below = lines[[words[0] for words in lines].index("vs") :]
+    assert [words[0] for words in below if words[0] in ("easy", "hard")] == ["easy"]
+
+
 def test_beyond_the_frontier_its_end_is_shown() -> None:
     slow = Evaluation("tiny_sudoku", (point("learned", "", 0.7, 12),))
     assert row(comparison_table(evaluation(), slow), "vs") == "vs fixed 60.0 70.0 [65, 75] +10.0 8.00 → 12.0 +50 %"

@@ -18,7 +18,7 @@ from diffpo.grading.spelling import clean
 from diffpo.models.policy import Policy
 from diffpo.rewards.calls import TrainerState
 from diffpo.rollout.judging import decode_and_judge
-from diffpo.rollout.local import make_request
+from diffpo.rollout.local import check_ids, make_request
 from diffpo.tasks.base import Task
 from diffpo.types import Completion, Judged, Prompt
 
@@ -103,7 +103,8 @@ class Point:
 
 
 def asked(prompts: Sequence[Prompt], num_samples: int = 1) -> list[Asked]:
-    """Every prompt `num_samples` times."""
+    """Every prompt `num_samples` times. ValueError where two have one id."""
+    check_ids(prompts)
     return [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
 
 

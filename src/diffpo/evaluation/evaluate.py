@@ -70,7 +70,7 @@ class Evaluation:
 
     def __repr__(self) -> str:
         points = "; ".join(str(point) for point in self.points if not point.level)
-        count = max((point.num_prompts for point in (*self.points, *self.frontier)), default=0)
+        count = max((point.num_prompts for point in self.measured), default=0)
         fixed = sum(not point.level for point in self.frontier)
         return f"Evaluation({self.task}, {count} prompts; {points}; {fixed} fixed thresholds)"
 
@@ -96,26 +96,31 @@ class Evaluation:
             raise ValueError(
                 "no answers in it: those of diffpo eval are rows of completions.jsonl beside the evaluation"
             )
-        return pandas.DataFrame([row.row() for row in (self.answers if answers else (*self.points, *self.frontier))])
+        return pandas.DataFrame([row.row() for row in (self.answers if answers else self.measured)])
 
     def point(self, sampler: str, level: str = "") -> Point:
         """The measured sampler of that name; ValueError if it was not measured."""
-        for point in (*self.points, *self.frontier):
+        for point in self.measured:
             if (point.sampler, point.level) == (sampler, level):
                 return point
         where = f" at level {level!r}" if level else ""
-        measured = dict.fromkeys(point.sampler for point in (*self.points, *self.frontier))
+        measured = dict.fromkeys(point.sampler for point in self.measured)
         raise ValueError(f"{sampler!r} was not measured{where}{suggest(sampler, measured)}")
+
+    @property
+    def measured(self) -> tuple[Point, ...]:
+        """All points, each once: a fixed threshold may be one of the samplers too."""
+        return tuple(dict.fromkeys((*self.points, *self.frontier)))
 
     @property
     def num_samples(self) -> int:
         """Answers a prompt."""
-        return max((point.num_samples for point in (*self.points, *self.frontier)), default=1)
+        return max((point.num_samples for point in self.measured), default=1)
 
     @property
     def pareto(self) -> tuple[Point, ...]:
         """Overall points that no other point beats in both accuracy and NFE, by ascending NFE."""
-        points = sorted((p for p in (*self.points, *self.frontier) if not p.level), key=lambda p: (p.nfe, -p.accuracy))
+        points = sorted((p for p in self.measured if not p.level), key=lambda p: (p.nfe, -p.accuracy))
         best, chosen = -1.0, []
         for point in points:
             if point.accuracy > best:
@@ -140,7 +145,7 @@ class Evaluation:
         values = asdict(replace(self, answers=()))
         del values["answers"]
         write_text(folder / "evaluation.json", json.dumps(values, indent=2) + "\n")
-        rows = [point.row() for point in (*self.points, *self.frontier)]
+        rows = [point.row() for point in self.measured]
         table = io.StringIO()
         writer = csv.DictWriter(table, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
         writer.writeheader()

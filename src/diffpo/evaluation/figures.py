@@ -54,7 +54,7 @@ def frontier_figure(evaluations: Mapping[str, Evaluation]) -> Picture:
 
     Fixed thresholds are a line, the learned sampler a star, both with 95 % intervals; others are rings.
     """
-    points = [point for e in evaluations.values() for point in (*e.points, *e.frontier)]
+    points = [point for e in evaluations.values() for point in e.measured]
     levels = sorted({point.level for point in points} - {""})
     figure = new_figure((9.6, 4.8) if levels else (6.8, 4.8))
     grid = figure.add_gridspec(max(1, len(levels)), 2 if levels else 1, width_ratios=[2.1, 1] if levels else [1])

@@ -25,8 +25,7 @@ def evaluation_tables(evaluation: Evaluation) -> list[Table]:
 
 def evaluation_table(evaluation: Evaluation) -> Table:
     """A row a sampler with its levels below it, then the frontier of fixed thresholds."""
-    everything = (*evaluation.points, *evaluation.frontier)
-    until_eos = any(point.nfe != point.nfe_until_eos for point in everything)
+    until_eos = any(point.nfe != point.nfe_until_eos for point in evaluation.measured)
     effort = ["to EOS", "tokens", "/ NFE"] if until_eos else ["tokens / NFE"]
     headers = ["accuracy %", "NFE", *effort, "gamma"]
     table = _table(evaluation.task, "sampler", headers)
@@ -51,7 +50,7 @@ def samples_table(evaluations: Mapping[str, Evaluation], levels: bool = False) -
     A row a sampler and a fixed threshold of each named evaluation that has several; with `levels` the samplers' too.
     """
     rows = {
-        name: [*(p for p in e.points if levels or not p.level), *(p for p in e.frontier if not p.level)]
+        name: [p for p in e.measured if not p.level or (levels and p in e.points)]
         for name, e in evaluations.items()
         if e.num_samples > 1
     }
@@ -86,7 +85,7 @@ def comparison_table(before: Evaluation, after: Evaluation) -> Table:
     check_same_prompts({name: {answer.id: answer.prompt for answer in e.answers} for name, e in both.items()})
     table = _table(task, "sampler", ["before %", "after %", "points", "NFE", "calls"])
     table.caption = "accuracy with its 95 % interval; NFE: denoiser calls"
-    sizes = [max((point.num_prompts for point in (*e.points, *e.frontier)), default=0) for e in both.values()]
+    sizes = [max((point.num_prompts for point in e.measured), default=0) for e in both.values()]
     if sizes[0] != sizes[1]:
         table.caption += f"\n{sizes[0]} prompts before, {sizes[1]} after"
     known = {(point.sampler, point.level): point for point in before.points}
@@ -94,8 +93,9 @@ def comparison_table(before: Evaluation, after: Evaluation) -> Table:
         old = known.get((point.sampler, point.level))
         if point.sampler == "learned" or (old and not point.level):
             table.add_row(_label(point, point.sampler), *_changes(old, point))
-    learned = [point for point in after.points if point.sampler == "learned"]
-    if not (learned and before.frontier):
+    measured = {fixed.level for fixed in before.frontier}
+    learned = [point for point in after.points if point.sampler == "learned" and point.level in measured]
+    if not learned:
         return table
     table.add_section()
     for point in learned:
@@ -114,7 +114,7 @@ def comparison_table(before: Evaluation, after: Evaluation) -> Table:
 
 def side_by_side_table(evaluations: Mapping[str, Evaluation]) -> Table:
     """Named evaluations of one task in one table: a row a sampler and a fixed threshold of each, without levels."""
-    points = [p for e in evaluations.values() for p in (*e.points, *e.frontier) if not p.level]
+    points = [p for e in evaluations.values() for p in e.measured if not p.level]
     prompts = _span(sorted({point.num_prompts for point in points}))
     title = f"{_same_task(evaluations)}, {prompts} prompts"
     table = _table(title, "", ["sampler", "accuracy %", "NFE", "to EOS", "tokens", "/ NFE", "s", "GB"])
@@ -122,7 +122,7 @@ def side_by_side_table(evaluations: Mapping[str, Evaluation]) -> Table:
     table.caption = "accuracy with its 95 % interval\ngamma: a fixed threshold; tokens up to EOS"
     for name, evaluation in evaluations.items():
         cost = evaluation.cost
-        for point in dict.fromkeys((*evaluation.points, *evaluation.frontier)):
+        for point in evaluation.measured:
             if not point.level:
                 speed = [_calls(point.nfe), _calls(point.nfe_until_eos), f"{point.num_tokens:.1f}"]
                 seconds = cost.seconds.get(point.sampler) if cost else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -150,6 +151,12 @@ def check_prompts(policy: Policy, task: Task, splits: Sequence[Split], config: R
     return lines
 
 
+def check_ids(prompts: Sequence[Prompt]) -> None:
+    """ValueError where two prompts have one id: their completions would be drawn alike, and counted as one prompt's."""
+    if twice := [name for name, count in Counter(prompt.id for prompt in prompts).items() if count > 1]:
+        raise ValueError(f"several prompts have the id {twice[0]!r}: give each prompt of a split an id of its own")
+
+
 def sample(
     policy: Policy,
     prompts: Sequence[Prompt | str | Messages],
@@ -247,6 +254,7 @@ def collect(
     """
     check(num_generations >= 1, f"num_generations must be >= 1, got {num_generations}")
     check_fit(task, policy.is_tiny)
+    check_ids(prompts)
     if not prompts:
         return []
     asked = [make_request(policy, prompt, config, task.gen_length, key=0) for prompt in prompts]

@@ -137,7 +137,7 @@ def points_table(measured: Mapping[str, Measured], levels: bool) -> Markup:
     """A row a policy and sampler: all prompts, or each level of difficulty."""
     rows = [["policy", "sampler", *(["level"] if levels else []), "prompts", "accuracy %", "NFE", "gamma"]]
     for name, found in measured.items():
-        for point in (*found.evaluation.points, *found.evaluation.frontier):
+        for point in found.evaluation.measured:
             if bool(point.level) == levels:
                 accuracy = f"{100 * point.accuracy:.1f} [{100 * point.low:.1f}, {100 * point.high:.1f}]"
                 gamma = "" if point.gamma is None else f"{point.gamma:.3g}"

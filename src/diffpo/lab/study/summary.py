@@ -23,7 +23,7 @@ def figures(folder: Path, cell: Cell, study: Study) -> Figures:
     """What one cell measured, by name (docs/studies.md): accuracies and shares in [0, 1]."""
     last, place = json.loads((folder / "result.json").read_text())["points"][-1], _end(folder)
     evaluation, found = Evaluation.load(place), _rewards(place, study.train.objective.speed_weight)
-    for point in (*evaluation.points, *evaluation.frontier):
+    for point in evaluation.measured:
         name = f"{point.sampler}/{point.level}" if point.level else point.sampler
         found |= {f"accuracy/{name}": point.accuracy, f"nfe/{name}": point.nfe}
         if point.sampler == "learned" and point.gamma is not None:
