@@ -216,6 +216,16 @@ def test_what_one_process_of_several_fails_at_is_said(line: Fail, monkeypatch: p
     assert line("train", "sudoku_tini").startswith("rank 3: sudoku_tini: no such recipe")
 
 
+@pytest.mark.parametrize("command", [["generate", "model", "rows.jsonl", "--output", "answers.jsonl"], ["demo"]])
+def test_work_of_one_process_is_not_launched_on_several(
+    line: Fail, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    for name in ("WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "2")
+    said = f"diffpo {command[0]} is the work of one process, and 2 were launched: start it without a launcher"
+    assert line(*command).startswith(said)
+
+
 @pytest.mark.parametrize(
     ("error", "rank", "said", "status"),
     [

@@ -200,6 +200,17 @@ def test_runs_stop_together_and_go_on_in_another_world(config: TrainConfig, tmp_
         assert_same(output, config.output)
 
 
+def test_shares_that_are_not_alike_are_saved_and_read_whole(config: TrainConfig, tmp_path: Path) -> None:
+    """Three ranks do not divide the 64 of an MLP: FSDP2 gathers a larger tensor than there is."""
+    config = replace(config, eval_every=0)
+    assert run_job(Job(config)) == "done"
+    again = replace(config, output=str(tmp_path / "thirds"))
+    jobs = [Job(again, stop_after=1), Job(again, resume=True)]
+    for stopped, end in run_on_ranks(jobs, tmp_path / "ranks", num_ranks=3, **FSDP2):
+        assert stopped.startswith("KeyboardInterrupt: saved") and end.startswith("done, with 3")
+    assert_same(again.output, config.output)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_accelerate_launch_with_the_recipe_that_ships(config: TrainConfig, tmp_path: Path, mode: str) -> None:
     """The command of the README, on two processes of this machine."""
@@ -275,6 +286,14 @@ def test_half_a_launch_is_refused(monkeypatch: pytest.MonkeyPatch, lacks: str) -
         monkeypatch.setenv(name, "2")
     monkeypatch.delenv(lacks, raising=False)
     with pytest.raises(ValueError, match=f"^WORLD_SIZE = 2 without {lacks}: each process would run alone; .*torchrun"):
+        World.join("cpu")
+
+
+def test_a_launch_whose_processes_cannot_meet_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR"):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("MASTER_PORT", "0")  # as torchrun --master_port 0 gives it
+    with pytest.raises(ValueError, match=r"^MASTER_PORT = 0: .* torchrun --standalone, or name a port$"):
         World.join("cpu")
 
 

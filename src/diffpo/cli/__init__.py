@@ -29,7 +29,7 @@ from diffpo.files.places import find_policy
 from diffpo.files.recipe import find_recipe, find_training, kind_at, load_config, read_json
 from diffpo.files.record import Record, decoding
 from diffpo.files.shipped import defaults_for, is_published
-from diffpo.processes.errors import OTHER_ENDED, is_of_another, is_on_all
+from diffpo.processes.errors import OTHER_ENDED, is_of_another, is_on_all, on_all
 from diffpo.processes.signals import ASKED, on_stop
 
 _TRAINING = (Demo, Recipes, Convert, Sft, Plan, Bench, Train)
@@ -37,6 +37,8 @@ _ANSWERING = (Eval, Compare, Sample, Chat, Serve, Generate)
 _LOOKING_BACK = (Study, Analyze, Report, Grade, Inspect, Export)
 COMMANDS: dict[str, type] = {kind.__name__.lower(): kind for kind in (*_TRAINING, *_ANSWERING, *_LOOKING_BACK)}
 """In the order of `diffpo --help`."""
+SHARED = ("train", "sft", "eval")
+"""Those that several processes of a launch make together."""
 SPINS = "5000"
 """How long torch's threads on Linux (libgomp) wait for each other awake; they read it when torch is imported.
 
@@ -62,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if arguments[0] not in COMMANDS:
             raise ValueError(f"no command {arguments[0]!r}{suggest(arguments[0], COMMANDS)}")
         with on_stop(signal.default_int_handler, *ASKED):  # a scheduler's wish to stop is as Ctrl-C
-            parse(*arguments).run()
+            command = parse(*arguments)
+            _check_launch(arguments[0])
+            command.run()
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         sys.exit(141)
@@ -78,6 +82,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not any(isinstance(cause, KeyboardInterrupt) for cause in chain(error)):
             raise
         sys.exit(_fail("interrupted", 130))
+
+
+def _check_launch(command: str) -> None:
+    """ValueError where a launcher started several of a command that shares no work: each would do and write all."""
+    several = os.environ.get("WORLD_SIZE", "1")
+    if command not in SHARED and several != "1" and "LOCAL_RANK" in os.environ:
+        said = f"diffpo {command} is the work of one process, and {several} were launched: start it without a launcher"
+        raise on_all(ValueError(said))
 
 
 def _warn(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:

@@ -166,9 +166,21 @@ def opened(file: Path) -> Iterator[Any]:
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file. ValueError as `opened`."""
+    """All tensors of a safetensors file. ValueError as `opened`, or if one is not finite."""
     with opened(file) as tensors:
-        return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 (it is no mapping)
+        names = tensors.keys()
+        return {name: _finite(file, name, tensors.get_tensor(name)) for name in names}
+
+
+def _finite(file: Path, name: str, tensor: Tensor) -> Tensor:
+    """The tensor; ValueError if it holds NaN or infinity.
+
+    Not all of these would come out as answers are made: torch's attention on a CPU takes scores of NaN for nothing.
+    """
+    suspect = not tensor.sum(dtype=torch.float32).isfinite()  # in one pass without a copy; a sum may be too large
+    if suspect and not tensor.isfinite().all():
+        raise ValueError(f"{file}: the weight {name} is not finite: load weights that are")
+    return tensor
 
 
 def tensor_shapes(files: list[Path]) -> Iterator[tuple[Path, str, Shape, str]]:
@@ -189,7 +201,8 @@ def load_denoiser(
     """The transformer of a checkpoint of any family, in `dtype` (None: as saved, the widest of several), on `device`.
 
     It is built on meta and filled tensor by tensor, so that host memory holds the weights and no second copy.
-    ValueError lists every tensor that is missing, unexpected or of another shape, before any is read.
+    ValueError lists every tensor that is missing, unexpected or of another shape, before any is read, or names one that
+    is not finite.
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint.open(checkpoint)
@@ -210,7 +223,7 @@ def load_denoiser(
     for file in files:
         with safe_open(file, framework="pt", device=str(device)) as tensors:
             for name in tensors.keys():  # noqa: SIM118
-                tensor, native = tensors.get_tensor(name), family.native(name)
+                tensor, native = _finite(file, name, tensors.get_tensor(name)), family.native(name)
                 tensor = tensor.to(common if name in learned else dtype)
                 if native in twice:
                     heads.append(tensor)

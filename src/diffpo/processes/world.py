@@ -201,7 +201,8 @@ class World:
         for name, tensor in tensors.items():  # one by one, so that no device holds more than one of them whole
             value = self._whole(tensor.detach())
             if self.is_main:
-                values[name] = value.cpu() if self._is_share(tensor) else value
+                # a copy even from the CPU: shares that are not alike are gathered in a larger tensor, cut to size
+                values[name] = value.to("cpu", copy=True) if self._is_share(tensor) else value
         return values
 
     def share_of(self, value: Tensor, like: Tensor) -> Tensor:
@@ -274,4 +275,8 @@ def _check_launch() -> None:
         raise ValueError(
             f"WORLD_SIZE = {several} without {', '.join(lacks)}: each process would run alone; start them by "
             "accelerate launch or torchrun, or unset WORLD_SIZE"
+        )
+    if several != "1" and os.environ["MASTER_PORT"] == "0":
+        raise ValueError(
+            "MASTER_PORT = 0: the processes would never meet: launch with torchrun --standalone, or name a port"
         )
