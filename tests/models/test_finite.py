@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from diffpo.cli import main
 from diffpo.config import EvalConfig, ModelConfig, RolloutConfig, SftConfig, TaskConfig, TrainConfig
 from diffpo.evaluation.evaluate import evaluate
+from diffpo.models import weights
 from diffpo.models.policy import Policy, load_policy
 from diffpo.models.variants import with_adapter
 from diffpo.rollout.engine import generate
@@ -117,20 +118,41 @@ def test_adapters_are_looked_at_before_they_answer(tmp_path: Path) -> None:
             load(file.parent)
 
 
+def training(learns: str, model: Path, folder: Path) -> TrainConfig:
+    sampler = "learned" if learns == "joint" else "top_k:1"
+    rollout = RolloutConfig(sampler=sampler)
+    return TrainConfig(model=str(model), output=str(folder / "run"), train=learns, rollout=rollout)  # type: ignore[arg-type]
+
+
+def tuning(model: Path, folder: Path) -> SftConfig:
+    return SftConfig(model=str(model), output=str(folder / "sft"), steps=9, batch_size=4, num_examples=8)
+
+
 @pytest.mark.parametrize("learns", ["joint", "model"])
 def test_training_does_not_start(learns: str, model: Path, tmp_path: Path) -> None:
-    sampler = "learned" if learns == "joint" else "top_k:1"
-    config = TrainConfig(
-        model=str(model),
-        output=str(tmp_path / "run"),
-        train=learns,
-        rollout=RolloutConfig(sampler=sampler),  # type: ignore[arg-type]
-    )
     with pytest.raises(ValueError, match=r"the weight .*k_proj"):
-        train(config, quiet=True)
+        train(training(learns, model, tmp_path), quiet=True)
 
 
 def test_fine_tuning_does_not_either(model: Path, tmp_path: Path) -> None:
-    config = SftConfig(model=str(model), output=str(tmp_path / "sft"), steps=9, batch_size=4, num_examples=8)
     with pytest.raises(ValueError, match=r"the weight .*k_proj"):
-        fine_tune(config, quiet=True)
+        fine_tune(tuning(model, tmp_path), quiet=True)
+
+
+@pytest.fixture
+def became_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a weight were finite when it was read, and were not any more."""
+    monkeypatch.setattr(weights, "_finite", lambda file, name, tensor: tensor)
+
+
+@pytest.mark.usefixtures("became_so")
+@pytest.mark.parametrize("learns", ["joint", "model"])
+def test_training_names_a_weight_that_became_so(learns: str, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match=r"the weight .*k_proj"):
+        train(training(learns, model, tmp_path), quiet=True)
+
+
+@pytest.mark.usefixtures("became_so")
+def test_fine_tuning_names_it_too(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match=r"the weight .*k_proj"):
+        fine_tune(tuning(model, tmp_path), quiet=True)

@@ -99,8 +99,9 @@ def _sum_by_call(values: Num[Tensor, "B L"], committed_at: Int64[Tensor, "B L"])
 def cut_weights(
     nfe: Int64[Tensor, " B"], committed_at: Int64[Tensor, "B L"], worth: Float[Tensor, "B L"] | None, law: CutLaw
 ) -> Float[Tensor, "B T"] | None:
-    """Weights of steps 1 .. max T - 1 as cuts: equal (None), t (T - t), or what the tokens of a call are `worth`.
+    r"""Weights of steps t = 1 .. max T - 1 as cuts: equal (None), $t (T - t)$, or what tokens are `worth`.
 
+    $w_t = \sum_i v_i [s_i = t]$, under "surprisal" of the call after it, $\sum_i v_i [s_i = t + 1]$ (tokens or nats).
     "middle" draws where the surrogate is closest to the truth if calls are alike; "tokens" halves tokens rather than
     calls on average. "entropy" cuts behind calls that were unsure: what is sure tells later calls nothing. "surprisal"
     cuts before calls whose tokens were unlikely, so that these, which the gradient is made of, are scored as they were
@@ -111,7 +112,7 @@ def cut_weights(
         return (inner * (nfe[:, None] - inner)).clamp_min(1).float()
     if worth is None:
         return None
-    of_calls = torch.zeros(len(nfe), int(nfe.max()) + 1, device=nfe.device).scatter_add(1, committed_at, worth)
+    of_calls = _sum_by_call(worth, committed_at)
     return (of_calls[:, 2:] if law == "surprisal" else of_calls[:, 1:-1]).clamp_min(LEAST)
 
 
