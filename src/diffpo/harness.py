@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor
 from diffpo.functional.random import make_key
 from diffpo.models.bounds import evidence_bounds
 from diffpo.models.policy import load_policy
+from diffpo.processes.world import World
 from diffpo.rollout.checks import check_request
 from diffpo.rollout.engine import generate
 from diffpo.rollout.judging import text_of
@@ -49,7 +51,10 @@ class Chat(str):
 
 @register_model("diffpo")
 class DiffpoLM(LM):
-    """Answers as `diffpo.sample` does, greedily unless told otherwise; likelihoods are bounds (`loglikelihood`)."""
+    """Answers as `diffpo.sample` does, greedily unless told otherwise; likelihoods are bounds (`loglikelihood`).
+
+    Several processes, by `accelerate launch`, have a model each and share the rows of a task.
+    """
 
     def __init__(
         self,
@@ -75,7 +80,9 @@ class DiffpoLM(LM):
         # the harness says cuda:0 where nobody says anything
         if not device or (device.startswith("cuda") and not torch.cuda.is_available()):
             device = "auto"
-        self.policy = load_policy(pretrained, adapter=adapter, device=device, dtype=dtype)
+        self.world = World.join(device)
+        self._rank, self._world_size, self._device = self.world.rank, self.world.num_ranks, self.world.device
+        self.policy = load_policy(pretrained, adapter=adapter, device=self.world.device, dtype=dtype)
         self.gen_length, self.seed, self.nelbo_samples = gen_length, seed, nelbo_samples
         said = {"sampler": sampler, "block_length": block_length}
         self.config = replace(self.policy.decoding, **{name: value for name, value in said.items() if value})
@@ -103,6 +110,21 @@ class DiffpoLM(LM):
             return self.policy.encode(said["messages"], said["prefill"])
         return self.policy.tokenizer.encode(context)
 
+    # --- processes -------------------------------------------------------------------------------------------------
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """The number of each process, in their order."""
+        return torch.tensor(self.world.gather([tensor.item()]), device=tensor.device)
+
+    def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
+        """The object of each process, on `dst` alone."""
+        found = self.world.gather([obj])
+        return found if self.rank == dst else None
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        self.world.gather([])
+
     # --- answers ---------------------------------------------------------------------------------------------------
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
@@ -113,7 +135,7 @@ class DiffpoLM(LM):
             key for each in given for key, value in each.items() if key not in UNDERSTOOD and value is not None
         }:
             log.warning("%s of the tasks' generation settings do nothing here", ", ".join(sorted(idle)))
-        for at, asked in enumerate(requests):
+        for name, asked in zip(_names(requests), requests, strict=True):
             context, settings = asked.args
             length = next(filter(None, map(settings.get, LENGTHS)), None)
             sampled = settings.get("do_sample")  # without a temperature that is 1, as everywhere
@@ -122,7 +144,7 @@ class DiffpoLM(LM):
             config = replace(self.config, gen_length=length, canvas="") if length else self.config
             config = replace(config, temperature=float(warm or 0.0))
             try:
-                key = make_key(self.seed, at)
+                key = make_key(self.seed, name)
                 made.append(request_for(self.policy, self._ids(context), config, default, key, explore=False))
                 check_request(self.policy, made[-1])
             except ValueError as error:
@@ -142,15 +164,15 @@ class DiffpoLM(LM):
         It is the mean over `nelbo_samples` masks (`evidence_bounds`); its standard error is logged.
         """
         pairs = [self._pair(*asked.args) for asked in requests]
-        return [(value, False) for value in self._bounds(pairs)]
+        return [(value, False) for value in self._bounds(pairs, _names(requests))]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """The bound of each text: of pieces as long as the model can hold, each on its own."""
         longest, sums = self.policy.denoiser.config.max_length, list[float]()
-        for asked in requests:
+        for name, asked in zip(_names(requests), requests, strict=True):
             ids = self.policy.tokenizer.encode(asked.args[0])
             pieces = [((), ids[start : start + longest]) for start in range(0, len(ids), longest)]
-            sums.append(sum(self._bounds(pieces)))
+            sums.append(sum(self._bounds(pieces, [f"{name} {at}" for at in range(len(pieces))])))
         return sums
 
     def _pair(self, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -166,16 +188,26 @@ class DiffpoLM(LM):
         is_cut = whole[: len(before)] == before
         return before, whole[len(before) :] if is_cut else encode(continuation)
 
-    def _bounds(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
+    def _bounds(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], names: Sequence[str]) -> list[float]:
         longest, drawn = self.policy.denoiser.config.max_length, list[Tensor]()
-        for at, (context, continuation) in enumerate(pairs):
+        for name, (context, continuation) in zip(names, pairs, strict=True):
             context = context[max(0, len(context) + len(continuation) - longest) :]
-            key = make_key(self.seed, "nelbo", at)
+            key = make_key(self.seed, "nelbo", name)
             drawn.append(evidence_bounds(self.policy, context, continuation, self.nelbo_samples, key))
         if drawn and self.nelbo_samples > 1:
             error = sum(float(each.std()) for each in drawn) / len(drawn) / self.nelbo_samples**0.5
             log.warning("%d likelihoods are bounds, their standard error %.3g nats on average", len(drawn), error)
         return [float(each.mean()) for each in drawn]
+
+
+def _names(requests: Sequence[Any]) -> list[str]:
+    """Which request of which row each is, and the how manieth time it is asked: the same in any number of processes."""
+    asked, names = Counter[str](), []
+    for request in requests:
+        name = f"{request.task_name} {request.doc_id} {request.idx}"
+        names.append(f"{name} {asked[name]}")
+        asked[name] += 1
+    return names
 
 
 def _cut(text: str, stops: Sequence[str]) -> str:
