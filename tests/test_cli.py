@@ -267,11 +267,13 @@ def test_a_recipe_comes_before_the_flags(line: Fail) -> None:
     assert line("eval", "--seed", "1", "runs/x").startswith("runs/x: write it first")
 
 
-def test_a_recipe_of_the_other_command(line: Fail) -> None:
+def test_a_recipe_of_the_other_command(line: Fail, model: str) -> None:
     assert line("train", "sudoku_tiny_pretrain").endswith(
         "sudoku_tiny_pretrain.toml: this is for diffpo sft, not for diffpo train"
     )
     assert line("sft", "llada8b_countdown_diffpo").endswith("this is for diffpo train, not for diffpo sft")
+    mend = f"start from that run with model = {model}"
+    assert line("train", model) == f"{model}/config.json: this is for diffpo sft, not for diffpo train: {mend}"
 
 
 def test_a_model_is_no_run_and_no_recipe(line: Fail, model: str) -> None:

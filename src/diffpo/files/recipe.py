@@ -33,7 +33,8 @@ def load_config(cls: type[C], path: str | Path) -> C:
     try:
         own = KINDS.get(cls)
         if own and (kind := kind_of(values)) not in (None, own):
-            raise ValueError(f"this is for diffpo {kind}, not for diffpo {own}")
+            mend = f": start from that run with model = {path.parent}" if path.suffix == ".json" else ""
+            raise ValueError(f"this is for diffpo {kind}, not for diffpo {own}{mend}")
         return from_dict(cls, values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
