@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 
 from diffpo.functional.random import fold
-from diffpo.models.attention import to_device
+from diffpo.models.device import to_device
 
 
 def test_it_is_there_only_while_it_is_asked_for(fake: None) -> None:

@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffpo.models.device import flash, on_card
+from diffpo.models.device import flash, on_card, to_device
 
 COPIES = 1 << 24
 """Labels of a place where blocks begin: one of clean tokens, and one of each noised copy."""
@@ -202,11 +202,6 @@ class LayerCache(Protocol):
     def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Take those of the tokens computed now, [M, H, D], and return those of all slots, [B, S, H, D]."""
         ...
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on `device`; the host does not wait for it."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def pack(sequences: Tensor, lengths: Tensor, wanted: Tensor | None = None) -> tuple[Tensor, Packing]:

@@ -40,6 +40,20 @@ def as_on_card() -> Iterator[None]:
         _planned_for_card.reset(token)
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on `device`; the host does not wait for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def ship(device: torch.device, **columns: Tensor) -> dict[str, Tensor]:
+    """Whole numbers and flags of the CPU on `device`, in one copy."""
+    if device.type == "cpu":
+        return columns
+    sizes = [len(column) for column in columns.values()]
+    parts = to_device(torch.cat([column.long() for column in columns.values()]), device).split(sizes)
+    return {name: part.to(columns[name].dtype) for name, part in zip(columns, parts, strict=True)}
+
+
 class Flash(NamedTuple):
     """A card's kernel for rows of any length."""
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from diffpo.functional.prediction import Mode, predict
 from diffpo.functional.random import fold, uniform
 from diffpo.functional.unmasking import Look, Rule, Seen, entropy_bound
-from diffpo.models.attention import LayerCache, to_device
+from diffpo.models.attention import LayerCache
 from diffpo.models.bernoulli import TOKEN, BernoulliHead
-from diffpo.models.device import MIN_ROWS, on_card
+from diffpo.models.device import MIN_ROWS, on_card, to_device
 from diffpo.models.policy import Policy
 from diffpo.models.threshold import ThresholdHead
 from diffpo.rollout.layout import Layout

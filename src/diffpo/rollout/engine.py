@@ -26,7 +26,7 @@ from torch import Tensor
 
 from diffpo.config.checks import expect
 from diffpo.functional.unmasking import Rule
-from diffpo.models.attention import to_device
+from diffpo.models.device import to_device
 from diffpo.models.finite import not_finite
 from diffpo.models.policy import Policy
 from diffpo.rollout.cache import KeyValues

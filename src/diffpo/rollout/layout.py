@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffpo.models.attention import Packing, Run, Store, label, to_device
-from diffpo.models.device import MIN_ROWS
+from diffpo.models.attention import Packing, Run, Store, label
+from diffpo.models.device import MIN_ROWS, ship
 from diffpo.models.policy import Policy
 from diffpo.rollout.slots import Roster, Slots
 
@@ -91,7 +91,7 @@ def lay_out(roster: Roster, slots: Slots, span: Span, store: Tensor | None = Non
     by_slot = torch.zeros(2, len(slots), dtype=torch.int64)
     by_slot[:, roster.slot] = torch.stack([first_query[place], asks_all.long()])
     kept, kept_at = _kept(roster, span, base[place], store)
-    columns = _ship(
+    columns = ship(
         slots.key.device,
         positions=positions,
         labels=label(positions, *(column[order][of_token] for column in row)),
@@ -161,12 +161,3 @@ def _prompts(roster: Roster, asking: Tensor, first_query: Tensor) -> tuple[tuple
         start = int(first_query[row])
         prompts.setdefault(start, (start, int(roster.prompt_length[row]), []))[2].append(int(roster.slot[row]))
     return tuple(prompts.values())
-
-
-def _ship(device: torch.device, **columns: Tensor) -> dict[str, Tensor]:
-    """Whole numbers and flags of the CPU on `device`, in one copy."""
-    if device.type == "cpu":
-        return columns
-    sizes = [len(column) for column in columns.values()]
-    parts = to_device(torch.cat([column.long() for column in columns.values()]), device).split(sizes)
-    return {name: part.to(columns[name].dtype) for name, part in zip(columns, parts, strict=True)}

@@ -67,11 +67,8 @@ def replay(policy: Policy, batch: Batch, calls: Tensor, config: RolloutConfig) -
 
 def _request(policy: Policy, batch: Batch, row: int, call: int, config: RolloutConfig) -> Request:
     """What was asked for, without a cache; a decided threshold is the number of a fixed rule."""
-    prompt_ids, length = (
-        tuple(batch.prompts[row, : int(batch.prompt_lengths[row])].tolist()),
-        int(batch.gen_lengths[row]),
-    )
-    asked = request_for(policy, prompt_ids, config, length, int(batch.keys[row]))
+    prompt_ids, length = batch.prompts[row, : int(batch.prompt_lengths[row])].tolist(), int(batch.gen_lengths[row])
+    asked = request_for(policy, tuple(prompt_ids), config, length, int(batch.keys[row]))
     given = batch.tokens[row, :length].masked_fill(batch.written[row, :length], policy.mask_id).tolist()
     asked, head = replace(asked, canvas_ids=tuple(given), cache="none"), policy.sampler_head
     if asked.sampler.rule != "learned" or not isinstance(head, ThresholdHead):

@@ -8,21 +8,19 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from diffpo.models.attention import to_device
+from diffpo.models.device import ship, to_device
 from diffpo.models.policy import Policy
 from diffpo.models.threshold import ThresholdHead
 from diffpo.types import Blocks, Completion, Request
 
 CACHES = ("none", "exact", "prefix", "dual")
-NO_CACHE, EXACT, PREFIX, DUAL = range(len(CACHES))
+NO_CACHE, EXACT, _, DUAL = range(len(CACHES))
 
-NUMBERS = (
-    *("key", "prompt_length", "gen_length", "block_length", "block_offset"),
-    *("ends_from", "rule", "learned", "early_exit", "explore"),
-)
-SETTINGS = ("temperature", "entropy_temperature")
 FLAGS = ("learned", "early_exit", "explore", "done", "broken")
-REALS = (*SETTINGS, "gamma", "logprobs", "entropies", "max_probs", "features", "action_logprobs")
+REALS = (
+    *("temperature", "entropy_temperature", "gamma"),
+    *("logprobs", "entropies", "max_probs", "features", "action_logprobs"),
+)
 """Columns of `Slots` that hold no whole numbers."""
 
 BEFORE = -(2**40)
@@ -136,34 +134,32 @@ class Slots:
 
     def admit(self, policy: Policy, places: Tensor, requests: Sequence[Request], rules: Sequence[int]) -> None:
         """Write requests into the slots at `places`, on the CPU; on a GPU the host does not wait for it."""
-        numbers = [
-            (
-                *(request.key, len(request.prompt_ids), request.gen_length, *blocks_of(policy, request)),
-                *(
-                    ends_from(request, policy.mask_id),
-                    rule,
-                    request.sampler.rule == "learned",
-                    request.early_exit,
-                    request.explore,
-                ),
-            )
-            for request, rule in zip(requests, rules, strict=True)
-        ]
-        settings = [(request.temperature, request.entropy_temperature) for request in requests]
+        blocks = [blocks_of(policy, request) for request in requests]
+        values = {
+            "key": [request.key for request in requests],
+            "prompt_length": [len(request.prompt_ids) for request in requests],
+            "gen_length": [request.gen_length for request in requests],
+            "block_length": [own.length for own in blocks],
+            "block_offset": [own.offset for own in blocks],
+            "ends_from": [ends_from(request, policy.mask_id) for request in requests],
+            "rule": rules,
+            "learned": [request.sampler.rule == "learned" for request in requests],
+            "early_exit": [request.early_exit for request in requests],
+            "explore": [request.explore for request in requests],
+        }
+        columns = ship(policy.device, at=places, **{name: torch.tensor(column) for name, column in values.items()})
+        at = columns.pop("at")
+        for name, column in columns.items():
+            getattr(self, name)[at] = column
+        warmth = torch.tensor([(request.temperature, request.entropy_temperature) for request in requests])
+        self.temperature[at], self.entropy_temperature[at] = to_device(warmth, policy.device).unbind(1)
         sequences = torch.full((len(requests), self.sequence.shape[1]), policy.mask_id)
         for row, request in enumerate(requests):
             behind = self.prompt_width + request.gen_length
             parts = {0: request.prompt_ids, self.prompt_width: request.canvas_ids, behind: request.suffix_ids}
             for start, ids in parts.items():
                 sequences[row, start : start + len(ids)] = torch.tensor(ids, dtype=torch.int64)
-        at, columns, values, sequences = (
-            to_device(tensor, policy.device)
-            for tensor in (places, torch.tensor(numbers).T.contiguous(), torch.tensor(settings).T, sequences)
-        )
-        for name, column in zip((*NUMBERS, *SETTINGS), (*columns, *values), strict=True):
-            target = getattr(self, name)
-            target[at] = column.to(target.dtype)
-        self.sequence[at] = sequences
+        self.sequence[at] = to_device(sequences, policy.device)
         beyond = torch.arange(self.committed_at.shape[1], device=policy.device) >= self.gen_length[at][:, None]
         self.committed_at[at] = (beyond | (self.canvas[at] != policy.mask_id)).long().neg()
         for column in (self.logprobs, self.entropies, self.nfe, self.nfe_until_eos, self.done, self.gamma):
@@ -208,22 +204,33 @@ class Roster:
         """Rows that come together."""
         by_state = policy.sampler_head is not None and policy.sampler_head.by_state
         first: dict[tuple[object, ...], int] = {}
-        rows = []
+        rows = list[dict[str, int]]()
         for ticket, place, request in zip(tickets, places, requests, strict=True):
             blocks, learned = blocks_of(policy, request), request.sampler.rule == "learned"
             seen = (request.prompt_ids, request.canvas_ids, request.suffix_ids, request.gen_length)
             lead = first.setdefault((*seen, blocks, learned, request.cache), place)
-            prompt = len(request.prompt_ids)
             rows.append(
-                (
-                    *(ticket, place, step, lead, prompt, request.length),
-                    *(*blocks, min(blocks.length, request.gen_length), learned and not by_state, True),
-                    *(CACHES.index(request.cache), request.refresh_every, 0, 0, False),
-                )
+                {
+                    "ticket": ticket,
+                    "slot": place,
+                    "since": step,
+                    "lead": lead,
+                    "prompt_length": len(request.prompt_ids),
+                    "length": request.length,
+                    "block_length": blocks.length,
+                    "block_offset": blocks.offset,
+                    "window": min(blocks.length, request.gen_length),
+                    "learned": learned and not by_state,
+                    "fresh": True,
+                    "cache": CACHES.index(request.cache),
+                    "refresh_every": request.refresh_every,
+                    "age": 0,
+                    "reached": 0,
+                    "kept": False,
+                }
             )
-        columns = torch.tensor(rows, dtype=torch.int64).reshape(len(rows), len(fields(cls))).T.contiguous()
-        named = dict(zip((field.name for field in fields(cls)), columns, strict=True))
-        return cls(**named | {name: named[name].bool() for name in ("learned", "fresh", "kept")})
+        columns = {f.name: torch.tensor([row[f.name] for row in rows], dtype=torch.int64) for f in fields(cls)}
+        return cls(**columns | {name: columns[name].bool() for name in ("learned", "fresh", "kept")})
 
     def __len__(self) -> int:
         return len(self.ticket)
