@@ -112,8 +112,8 @@ def anchored(task: TaskConfig) -> TaskConfig:
     return replace(
         task,
         name=anchored_code(task.name),
-        data=_absolute(task.data),
-        test_data=_absolute(task.test_data),
+        data=anchored_path(task.data),
+        test_data=anchored_path(task.test_data),
         reward=tuple(map(anchored_code, task.reward)),
     )
 
@@ -131,8 +131,8 @@ def anchored_code(spec: str) -> str:
     return f"{os.path.abspath(path)}{own}{rest}" if own else spec
 
 
-def _absolute(path: str | None) -> str | None:
-    """A file, a folder or a pattern of files; what else there is names a data set of the hub."""
+def anchored_path(path: str | None) -> str | None:
+    """The same of a file, a folder or a pattern of files; what else there is names something of the hub."""
     if path and matches(path) is not None:
         return os.path.normpath(os.path.join(glob.escape(os.getcwd()), path))
     return os.path.abspath(path) if path and Path(path).exists() else path

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +12,7 @@ from torch import nn
 from diffpo import __version__
 from diffpo.config import TrainConfig
 from diffpo.files.places import PACKAGE
-from diffpo.files.record import anchored, anchored_rules
+from diffpo.files.record import anchored, anchored_path, anchored_rules
 from diffpo.models.policy import Policy
 
 
@@ -51,11 +48,11 @@ def dtypes_of(policy: Policy, config: TrainConfig) -> dict[str, torch.dtype]:
 
 def anywhere(config: TrainConfig, device: str) -> TrainConfig:
     """The config as a worker reads it, from whatever folder it runs in."""
-    load = replace(config.load, device=device, adapter=_absolute(config.load.adapter), base=_absolute(config.load.base))
-    rollout = anchored_rules(config.rollout)
-    return replace(config, model=_absolute(config.model), task=anchored(config.task), load=load, rollout=rollout)
-
-
-def _absolute(path: Any) -> Any:
-    """A folder that is here; what is not names a model of the hub."""
-    return os.path.abspath(path) if path and Path(path).exists() else path
+    adapter, base = anchored_path(config.load.adapter), anchored_path(config.load.base)
+    return replace(
+        config,
+        model=str(anchored_path(config.model)),
+        task=anchored(config.task),
+        load=replace(config.load, device=device, adapter=adapter, base=base),
+        rollout=anchored_rules(config.rollout),
+    )
