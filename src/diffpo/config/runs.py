@@ -11,7 +11,7 @@ from diffpo.config.idle import Idle, Knobs, refuse_idle
 from diffpo.config.model import LoadConfig, LoraConfig, ModelConfig
 from diffpo.config.objective import ObjectiveConfig
 from diffpo.config.optim import OptimConfig
-from diffpo.config.rollout import BernoulliConfig, CollectConfig, HeadConfig, RolloutConfig, ThresholdConfig
+from diffpo.config.rollout import LEARNING, BernoulliConfig, CollectConfig, HeadConfig, RolloutConfig, ThresholdConfig
 from diffpo.config.task import TaskConfig
 
 
@@ -35,10 +35,7 @@ OF_THE_DENOISER = """
     objective.importance_clamp objective.importance_level objective.self_normalize
 """
 """Knobs of how the denoiser learns."""
-OF_THE_LEARNING_HEAD = """
-    threshold.learning_rate threshold.delay_steps threshold.epsilon threshold.max_log_ratio
-    bernoulli.learning_rate bernoulli.delay_steps bernoulli.epsilon bernoulli.max_log_ratio
-"""
+OF_THE_LEARNING_HEAD = " ".join(f"{head}.{knob}" for head in ("threshold", "bernoulli") for knob in LEARNING)
 """Knobs of how the sampler head learns."""
 
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from diffpo.config import SftConfig, TrainConfig
+from diffpo.config.rollout import LEARNING
 from diffpo.files.record import anchored_code
 from diffpo.files.shipped import check_rate
 from diffpo.models.policy import Policy, load_policy
 from diffpo.models.weights import check_learns
 from diffpo.processes.world import World
-
-OWN_OF_HEAD = {
-    "threshold": ("network", "level", "gamma_max", "gamma_init", "sigma", "bound"),
-    "bernoulli": ("network", "width", "chance_init"),
-}
-"""Settings that a sampler head keeps for life."""
 
 
 def start_policy(config: TrainConfig, world: World) -> Policy:
@@ -58,7 +53,7 @@ def _check_head(policy: Policy, config: TrainConfig) -> None:
         raise ValueError(
             f"sampler_head = {config.sampler_head}: {config.model} brings its own {head.kind} head: say {head.kind}"
         )
-    for name in OWN_OF_HEAD[head.kind]:
+    for name in (field.name for field in fields(head.config) if field.name not in LEARNING):
         asked, own = getattr(config.head, name), getattr(head.config, name)
         asked = anchored_code(asked) if name == "network" else asked
         if asked not in (own, getattr(type(head.config), name)):
