@@ -79,6 +79,7 @@ IDLE: list[tuple[type, dict[str, Any], str]] = [
     (TrainConfig, SAMPLER | {"optim": OptimConfig(micro_batch_tokens=9)}, "optim.micro_batch_tokens"),
     (SftConfig, {"model": "m", "shape": ModelConfig(num_layers=2)}, "shape.num_layers"),
     (SftConfig, {"load": LoadConfig(dtype="float32")}, "load.dtype"),
+    (SftConfig, {"load": LoadConfig(block_length=4)}, "load.block_length"),
     (SftConfig, ROWS | {"task": TaskConfig("tiny_sudoku")}, "task.name"),
     (SftConfig, ROWS | {"label_noise": 0.1}, "label_noise"),
     (SftConfig, ROWS | {"num_examples": 10}, "num_examples"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from diffpo.config.checks import bound, check, check_kinds
@@ -37,6 +37,7 @@ OF_THE_DENOISER = """
 """Knobs of how the denoiser learns."""
 OF_THE_LEARNING_HEAD = " ".join(f"{head}.{knob}" for head in ("threshold", "bernoulli") for knob in LEARNING)
 """Knobs of how the sampler head learns."""
+OF_WHAT_IS_LOADED = " ".join(f"load.{knob.name}" for knob in fields(LoadConfig) if knob.name != "device")
 
 
 def _idle_trackers(log_with: tuple[str, ...]) -> dict[str, str | bool]:
@@ -194,9 +195,7 @@ class SftConfig(Knobs):
         unread = tiny and not (self.data or self.eval_data) and "for a tiny task, whose examples have their own length"
         return {
             "shape": self.model and "beside model, which has its own",
-            "load.dtype load.revision load.adapter load.base load.four_bit load.compile": (
-                not self.model and "without model: fresh weights are not loaded"
-            ),
+            OF_WHAT_IS_LOADED: not self.model and "without model: fresh weights are not loaded",
             "task label_noise num_examples": self.data and "beside data, which is what is learned",
             "label_noise": in_words and f"for {self.task.name}, whose solutions are in words",
             "gen_length max_length overlong": unread,
