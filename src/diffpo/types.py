@@ -327,8 +327,8 @@ class Batch:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def take(self, rows: Tensor) -> Batch:
-        """The batch restricted to `rows` (indices)."""
+    def take(self, rows: Tensor | slice) -> Batch:
+        """The batch restricted to `rows`, by their indices or as a slice."""
         return self._each(lambda value: value[rows])
 
     def to(self, device: torch.device) -> Batch:

@@ -80,21 +80,21 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
 
 def start(config: SftConfig, world: World) -> tuple[Policy, Examples, Examples | None]:
     """The policy to start from, what it learns from, and what is held out."""
-    if not config.model:
-        policy = create_policy(load_tiny_task(config.task).alphabet, config.shape, config.seed).to(world.device)
-    else:
+    if config.model:
         policy = load_start(config, world)
-    if config.data:
-        examples = read_examples(config.data, policy, config)
     else:
-        task = load_solved_task(config.task)
-        check_fit(task, policy.is_tiny)
-        examples = (
-            pretraining_examples(policy, load_tiny_task(config.task), config)
-            if policy.is_tiny
-            else (solved_examples(policy, task, config))
-        )
+        policy = create_policy(load_tiny_task(config.task).alphabet, config.shape, config.seed).to(world.device)
+    examples = read_examples(config.data, policy, config) if config.data else _solved(policy, config)
     return policy, examples, read_examples(config.eval_data, policy, config) if config.eval_data else None
+
+
+def _solved(policy: Policy, config: SftConfig) -> Examples:
+    """The solved examples of config.task."""
+    task = load_solved_task(config.task)
+    check_fit(task, policy.is_tiny)
+    if policy.is_tiny:
+        return pretraining_examples(policy, load_tiny_task(config.task), config)
+    return solved_examples(policy, task, config)
 
 
 def remember(policy: Policy, config: SftConfig) -> None:

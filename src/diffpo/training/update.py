@@ -152,17 +152,15 @@ class _Share:
     def part(self, lines: slice) -> _Share:
         """Some of the lines."""
         whole = self.lines
-        index = torch.arange(len(self.weights), device=self.weights.device)[lines]
         old, ref, importance = (None if t is None else t[lines] for t in (whole.old, whole.ref, self.importance))
-        some = replace(whole, batch=whole.batch.take(index), mask=whole.mask[lines], old=old, ref=ref)
+        some = replace(whole, batch=whole.batch.take(lines), mask=whole.mask[lines], old=old, ref=ref)
         return _Share(some, self.weights[lines], importance)
 
     def only(self, some: Tensor) -> _Share:
         """The same where J sees no other tokens than `some` [N, L]."""
-        kept = (None if t is None else t * some for t in (self.lines.old, self.lines.ref, self.importance))
-        old, ref, importance = kept
+        old, ref = (None if t is None else t * some for t in (self.lines.old, self.lines.ref))
         lines = replace(self.lines, mask=self.lines.mask & some, old=old, ref=ref)
-        return _Share(lines, self.weights * some, importance)
+        return replace(self, lines=lines, weights=self.weights * some)
 
     def scored(self, old: Tensor, objective: Objective) -> _Share:
         """The same where `old` [N, L] are the log-probs before the first update."""
