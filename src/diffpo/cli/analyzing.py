@@ -12,7 +12,7 @@ from rich.console import Console
 from diffpo.cli.flags import Model
 from diffpo.config import CollectConfig, LoadConfig, ObjectiveConfig, RolloutConfig, TaskConfig, TrainConfig
 from diffpo.config.idle import Idle, Knobs
-from diffpo.files.places import find_policy
+from diffpo.files.places import find_policy, is_path
 from diffpo.lab.analysis.settings import AnalysisConfig
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Analyze(Knobs):
         return analyze(policy, task, config, self.analysis, other, names)
 
     def _path(self) -> Path:
-        from diffpo.models.weights import is_path, read_config
+        from diffpo.models.weights import read_config
 
         if self.json:
             return Path(self.json)

@@ -36,6 +36,16 @@ def find_policy(folder: Path) -> tuple[Path, str]:
     return newest / "policy", "; ".join([*lines, f"{folder} is not at its end: taking its checkpoint {newest.name}"])
 
 
+def is_path(name: str | Path) -> bool:
+    """Whether a name is that of a folder here, be it there or not, rather than of a model on the hub.
+
+    runs/... is where diffpo writes, so a misspelt run is not looked for on the hub.
+    """
+    folder = Path(name).expanduser()
+    said = folder.is_absolute() or str(name).startswith((".", "runs/")) or str(name).count("/") != 1
+    return said or folder.is_dir() or folder.parent.is_dir()
+
+
 def find_run(folder: Path) -> Path | None:
     """The run that `folder` is, or is a policy or a checkpoint of; None if it is none of these."""
     if folder.name in ("policy", BEST):

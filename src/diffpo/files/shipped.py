@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from diffpo.config import LoraConfig, SftConfig, TrainConfig
-from diffpo.files.places import shipped_files
+from diffpo.files.places import is_path, shipped_files
 from diffpo.files.recipe import KINDS, kind_of, load_config, read_json
 from diffpo.files.record import Record
 
@@ -90,8 +90,7 @@ def is_published(model: str) -> bool:
     """Whether a model is of a published family, or stands on one: by what its folder says; a hub id is."""
     folder = Path(model).expanduser()
     if not folder.exists():
-        hub = model.count("/") == 1 and not model.startswith((".", "/", "~", "runs/"))
-        return hub and not folder.parent.is_dir()
+        return not is_path(model)
     for place in (folder / "policy", folder):
         if (place / "config.json").is_file():
             return read_json(place / "config.json").get("model_type", "diffpo") != "diffpo"

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from diffpo.files.places import list_checkpoints
+from diffpo.files.places import is_path, list_checkpoints
 from diffpo.files.recipe import read_json
 from diffpo.files.shipped import maker_of
 from diffpo.models.experts import apart, place
@@ -122,16 +122,6 @@ def without_weights(folder: Path, wanted: str) -> ValueError:
     pickles = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind))
     there = f"only {', '.join(pickles)}, which diffpo does not read: save it as safetensors"
     return ValueError(f"{folder}: {wanted} is wanted, and there is {there if pickles else 'none'}")
-
-
-def is_path(name: str | Path) -> bool:
-    """Whether a name is that of a folder here, be it there or not, rather than of a model on the hub.
-
-    runs/... is where diffpo writes, so a misspelt run is not looked for on the hub.
-    """
-    folder = Path(name).expanduser()
-    said = folder.is_absolute() or str(name).startswith((".", "runs/")) or str(name).count("/") != 1
-    return said or folder.is_dir() or folder.parent.is_dir()
 
 
 def is_snapshot(folder: Path) -> bool:
