@@ -75,6 +75,8 @@ def test_alarms_name_only_knobs_that_the_run_has() -> None:
     (prompts, clamp) = alarms(metrics, config).values()
     assert "task." not in prompts and "threshold" not in prompts and "rollout.temperature" in prompts
     assert "importance_clamp" in clamp
+    (entropy,) = alarms({"entropy": 0.0}, TrainConfig(train="sampler")).values()
+    assert entropy.endswith("explore with: stop here")
 
 
 TROUBLED = """

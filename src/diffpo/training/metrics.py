@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Any
 
 import torch
 
 from diffpo.config import TASK_KNOBS, SftConfig, TrainConfig
+from diffpo.config.idle import idle_knobs
 from diffpo.files.folder import append, json_rows, write_text
 from diffpo.types import Rollout, RolloutGroup
 
@@ -126,14 +126,10 @@ class Alarm:
 
 ABSENT: dict[str, Callable[[TrainConfig], bool]] = {
     "task.easy": lambda config: "easy" not in TASK_KNOBS.get(config.task.name.partition(":")[0], ""),
-    "threshold.sigma": lambda config: config.rollout.sampler != "learned" or config.sampler_head != "threshold",
-    "threshold.learning_rate": lambda config: config.train == "model" or config.sampler_head != "threshold",
-    "bernoulli.learning_rate": lambda config: config.train == "model" or config.sampler_head != "bernoulli",
     "objective.speed_weight": lambda config: not config.objective.speed_weight,
-    "optim.learning_rate": lambda config: config.train == "sampler",
     "rollout.lag": lambda config: not config.rollout.lag,
 }
-"""Knobs that some runs do not have: no alarm of theirs names them."""
+"""Knobs that may be set in any run, and that there is no use in moving in some: no alarm of theirs names them."""
 
 SLOWER = ("lower optim.learning_rate", "lower objective.num_iterations")
 
@@ -204,10 +200,13 @@ ALARMS = (
 )
 
 
-def alarms(metrics: Metrics, config: Any) -> dict[str, str]:
+def alarms(metrics: Metrics, config: TrainConfig | SftConfig) -> dict[str, str]:
     """A line for each metric whose alarm rings, with the knobs that a run of `config` has."""
-    lacks = ["objective."] if isinstance(config, SftConfig) else []
-    lacks += [name for name, absent in ABSENT.items() if isinstance(config, TrainConfig) and absent(config)]
+    lacks = [*idle_knobs(config)]
+    if isinstance(config, TrainConfig):
+        lacks += [name for name, absent in ABSENT.items() if absent(config)]
+    else:
+        lacks.append("objective.")
     lines = {}
     for alarm in ALARMS:
         if alarm.metric in metrics and alarm.rings(metrics[alarm.metric]):
