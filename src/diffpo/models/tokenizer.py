@@ -68,6 +68,9 @@ class _Chatless:
     """No chat template, and a token's text is its own wherever it stands."""
 
     eos_id: int
+    mask_id: int
+    between = ""
+    """What stands between the texts of two tokens."""
     chats = False
     end_of_turn: tuple[int, ...] = ()
 
@@ -75,8 +78,13 @@ class _Chatless:
     def stops(self) -> frozenset[int]:
         return frozenset({self.eos_id})
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def _text(self, index: int) -> str:
         raise NotImplementedError
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text up to the first EOS; a mask shows as '_'."""
+        answer = takewhile(lambda index: index != self.eos_id, ids)
+        return self.between.join("_" if index == self.mask_id else self._text(index) for index in answer)
 
     def piece(self, index: int) -> str:
         return self.decode([index])
@@ -102,10 +110,8 @@ class CharTokenizer(_Chatless):
             raise ValueError(f"the model's alphabet lacks {''.join(unknown)!r} (it has {self.alphabet!r})")
         return tuple(self.ids[character] for character in text)
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """Text up to the first EOS; a mask shows as '_'."""
-        answer = takewhile(lambda index: index != self.eos_id, ids)
-        return "".join("_" if index == self.mask_id else self.alphabet[index] for index in answer)
+    def _text(self, index: int) -> str:
+        return self.alphabet[index]
 
     def save(self, folder: Path) -> None:
         (folder / "alphabet.json").write_text(json.dumps({"alphabet": self.alphabet}) + "\n")
@@ -118,6 +124,7 @@ class IdTokenizer(_Chatless):
     vocab_size: int
     eos_id: int
     mask_id: int
+    between = " "
 
     def encode(self, text: str) -> tuple[int, ...]:
         """The ids that `text` lists; ValueError if it is anything else."""
@@ -131,10 +138,8 @@ class IdTokenizer(_Chatless):
             raise ValueError(f"token id {beyond[0]} is beyond the model's vocabulary: ids are below {self.vocab_size}")
         return tuple(map(int, words))
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The ids up to the first EOS; a mask shows as '_'."""
-        answer = takewhile(lambda index: index != self.eos_id, ids)
-        return " ".join("_" if index == self.mask_id else str(index) for index in answer)
+    def _text(self, index: int) -> str:
+        return str(index)
 
     def save(self, folder: Path) -> None:
         """Nothing: config.json has it all."""

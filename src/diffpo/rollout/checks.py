@@ -58,10 +58,9 @@ def _check_numbers(policy: Policy, request: Request) -> None:
     size = policy.denoiser.config.vocab_size
     given, mask_id = request.canvas_ids, policy.mask_id
     if given:
-        said = (
-            f"canvas_ids: {len(given)} ids for a canvas of gen_length = {request.gen_length}: the mask's, {mask_id}, "
-        )
-        check(len(given) == request.gen_length, said + "where there is something to write")
+        sizes = f"{len(given)} ids for a canvas of gen_length = {request.gen_length}"
+        fits = len(given) == request.gen_length
+        check(fits, f"canvas_ids: {sizes}: the mask's, {mask_id}, where there is something to write")
         check(mask_id in given, f"canvas_ids: none of them is the mask's, {mask_id}: nothing is left to write")
     for name in ("prompt_ids", "canvas_ids", "suffix_ids"):
         ids = getattr(request, name)

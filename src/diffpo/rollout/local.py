@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import chain
 from numbers import Integral
 from random import Random
@@ -125,10 +124,6 @@ def check_decoding(policy: Policy, config: RolloutConfig, gen_length: int) -> No
     check_request(policy, request_for(policy, (policy.eos_id,), config, gen_length, key=0))
 
 
-def _num_tokens(policy: Policy, config: RolloutConfig, prompt: Prompt) -> int:
-    return len(policy.encode(prompt.asked, prompt.prefill, config.chat_template))
-
-
 def check_prompts(policy: Policy, task: Task, splits: Sequence[Split], config: RolloutConfig) -> list[str]:
     """What to tell of the prompts that come from rows: how many are too long and left out.
 
@@ -139,10 +134,13 @@ def check_prompts(policy: Policy, task: Task, splits: Sequence[Split], config: R
         return []
     length, canvas = policy.denoiser.config.max_length, canvas_length(policy, config, task.gen_length)
     lines = []
+
+    def num_tokens(prompt: Prompt) -> int:
+        return len(policy.encode(prompt.asked, prompt.prefill, config.chat_template))
+
     for split in splits:
         if task.has_rows(split):
-            count = partial(_num_tokens, policy, config)
-            if dropped := task.fit(split, count, length, canvas):
+            if dropped := task.fit(split, num_tokens, length, canvas):
                 room = length - canvas
                 lines.append(f"{dropped} prompts of {task.source(split)} are left out: longer than {room} tokens")
             if split == "train" and isinstance(config, CollectConfig) and config.hints:

@@ -40,6 +40,16 @@ class Examples:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    @property
+    def doubts(self) -> list[str]:
+        """What they give to think about, a line each."""
+        lines = {
+            f"{self.num_cut} of {len(self)} completions are cut: raise gen_length or max_length": self.num_cut,
+            f"{self.num_dropped} rows are left out: their prompts are too long": self.num_dropped,
+            f"{self.num_empty} of {len(self)} completions are empty: it learns to say nothing": self.num_empty,
+        }
+        return [line for line, count in lines.items() if count]
+
 
 def pretraining_examples(policy: Policy, task: PretrainingTask, config: SftConfig) -> Examples:
     """A tiny task's prompts with right answers, canvases as long as the task's.

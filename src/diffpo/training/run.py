@@ -130,7 +130,8 @@ class Run:
             self.title, self.config.steps, quiet, self.state.step, self.config.log_every, spent=spent
         )
         self.world.on_main(self._open)
-        self._watch_signals()
+        # from here on a signal is a wish to stop between two updates; until then it stops at once
+        self.stack.enter_context(on_stop(self._ask_to_stop, signal.SIGINT, *ASKED))
         self.stack.enter_context(self.progress)
         self.clock, self.first = Clock(self.state.seconds), self.state.step
         return self.state
@@ -148,10 +149,6 @@ class Run:
             self.rollouts = RolloutLog(self.folder / "rollouts.jsonl.gz", kept, self.config.log_rollouts)
         for line in self.lines:
             self.progress.note(line)
-
-    def _watch_signals(self) -> None:
-        """From here on a signal is a wish to stop between two updates; until then it stops at once."""
-        self.stack.enter_context(on_stop(self._ask_to_stop, signal.SIGINT, *ASKED))
 
     def __exit__(self, kind, error, trace) -> None:
         with self.stack:

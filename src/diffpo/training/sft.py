@@ -43,13 +43,7 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
     world = World.join(config.load.device)
     with Run("fine-tune", config, world, resume, quiet) as run:
         policy, examples, held_out = start(config, world)
-        if examples.num_cut:
-            cut = f"{examples.num_cut} of {len(examples)} completions are cut: raise gen_length or max_length"
-            run.lines.append(cut)
-        if examples.num_dropped:
-            run.lines.append(f"{examples.num_dropped} rows are left out: their prompts are too long")
-        if examples.num_empty:
-            run.lines.append(f"{examples.num_empty} of {len(examples)} completions are empty: it learns to say nothing")
+        run.lines += examples.doubts
         rows = f"{config.data or config.task.name}: {len(examples):,} rows"
         rows += f", {len(held_out):,} held out" if held_out else ""
         state = run.restore(policy, rows)
