@@ -27,9 +27,9 @@ def suggest(wrong: str, names: Iterable[str]) -> str:
 
 
 def suggest_key(wrong: str, cls: type, whole: type | None = None) -> str:
-    """The same for a key that `cls` lacks: where `whole`, the config that it is a part of, has one of that name.
+    """The same for a key that `cls` lacks: where else `whole`, the config that it is a section of, has that knob.
 
-    Or one that others call so.
+    Or the knob that other trainers call so.
     """
     found, example = places(whole or cls, wrong)
     return f"; did you mean {' or '.join(map(repr, found))}{example}?" if found else suggest(wrong, hints_of(cls))
@@ -62,7 +62,7 @@ def expect(kind: type, value: object, name: str, mend: str) -> None:
 
 
 def bound(config: Any, section: str, names: str, relation: Literal[">", ">="], low: int, finite: bool = False) -> None:
-    """Of each of the names; `finite` where infinity says nothing that could be computed."""
+    """ValueError unless each of the named knobs, None aside, is `relation` `low`, and not infinite if `finite`."""
     for name in names.split():
         value = getattr(config, name)
         inside = value is None or (value > low if relation == ">" else value >= low)
@@ -72,7 +72,7 @@ def bound(config: Any, section: str, names: str, relation: Literal[">", ">="], l
 
 
 def bound_temperature(config: Any, section: str, name: str, greedy: bool = True) -> None:
-    """Beyond these fp32 holds no logits divided by it: what is banned would be drawn, or nothing have a probability."""
+    """ValueError for one that fp32 logits cannot be divided by: what is banned would be drawn, or nothing likely."""
     value = getattr(config, name)
     inside = 1e-6 <= value <= 1e6 or (greedy and value == 0)
     zero = "0, which is greedy, or " if greedy else ""

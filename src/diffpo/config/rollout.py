@@ -205,4 +205,4 @@ class BernoulliConfig:
 HeadConfig = ThresholdConfig | BernoulliConfig
 """Settings of a sampler head, of whatever kind."""
 LEARNING = ("learning_rate", "delay_steps", "epsilon", "max_log_ratio")
-"""Those of how a run has it learn; the others it keeps for life."""
+"""Settings of how a head learns, which are each run's; the others a head keeps for life."""

@@ -143,6 +143,12 @@ class Policy:
         """
         return {name: parameter for name, parameter in self._own().items() if parameter.requires_grad}
 
+    @property
+    def head_state(self) -> dict[str, Tensor]:
+        """What the sampler head holds, by name behind "sampler_head."; empty where there is none."""
+        state = self.sampler_head.state_dict() if self.sampler_head else {}
+        return {f"sampler_head.{name}": tensor for name, tensor in state.items()}
+
     def _own(self) -> dict[str, nn.Parameter]:
         """The denoiser's parameters that are this policy's own, rather than its base's: they may learn."""
         if self.adapter:
@@ -259,13 +265,11 @@ class Policy:
 
     @torch.no_grad()
     def load_weights(self, tensors: Mapping[str, Tensor], version: int) -> None:
-        """Copy new values in, by the names of `trainable` and, of the head's state, behind "sampler_head.".
+        """Copy new values in, by the names of `trainable` and `head_state`.
 
         ValueError names those that are not there or have another shape.
         """
-        own: dict[str, Tensor] = {**self._own()}
-        if self.sampler_head:
-            own |= {f"sampler_head.{name}": tensor for name, tensor in self.sampler_head.state_dict().items()}
+        own = {**self._own(), **self.head_state}
         if strange := [name for name, new in tensors.items() if name not in own or own[name].shape != new.shape]:
             names = ", ".join(strange)
             raise ValueError(f"load_weights: no parameter of this policy has the name and shape of {names}")

@@ -43,7 +43,7 @@ class Mix(NamedTuple):
 
     @classmethod
     def of(cls, kinds: Iterable[Kind], rules: Mapping[int, Rule]) -> Mix:
-        """Of rows of these kinds, whose rules are numbered as in `rules`."""
+        """The passes that rows of these kinds need; `rules` by their numbers."""
         kinds = list(kinds)
         chosen = {kind.rule: rules[kind.rule] for kind in sorted(kinds)}
         greedy = {kind.temperature == 0 for kind in kinds}

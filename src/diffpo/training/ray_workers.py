@@ -27,7 +27,6 @@ import torch
 from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError
 from safetensors.torch import load, save
-from torch import Tensor
 
 from diffpo.config import CollectConfig, TaskConfig, TrainConfig
 from diffpo.files.recipe import from_dict
@@ -167,11 +166,8 @@ class RayCollector:
 
     def _publish(self, policy: Policy) -> list[ray.ObjectRef]:
         """What learns, whole, in the object store: once a version, in the dtype that workers compute in."""
-        tensors: dict[str, Tensor] = {**policy.trainable()}
-        if policy.sampler_head:
-            tensors |= {f"sampler_head.{name}": value for name, value in policy.sampler_head.state_dict().items()}
         dtypes, parts = dtypes_of(policy, self.config), []
-        for bucket in buckets(tensors):
+        for bucket in buckets({**policy.trainable(), **policy.head_state}):
             whole = self.world.whole(bucket)  # all ranks have a part in it, the first has all of it
             if self.world.is_main:
                 values = {n: value.to("cpu", dtypes.get(n, value.dtype)).contiguous() for n, value in whole.items()}

@@ -51,7 +51,7 @@ class Optimizers:
 
     @classmethod
     def create(cls, policy: Policy, config: TrainConfig | SftConfig) -> Optimizers:
-        """Of what learns in a run of `config`."""
+        """Optimisers of what learns in a run of `config`."""
         optim, parameters = config.optim, learning_parameters(policy)
         optimizers = cls()
         if isinstance(config, SftConfig) or config.train != "sampler":
