@@ -34,7 +34,7 @@ from diffpo.planning.plan import Cluster, Plan, find_start, make_model, plan
 from diffpo.planning.steps import expected_nfe, rl_step
 from diffpo.processes.world import World
 from diffpo.rollout.engine import generate
-from diffpo.rollout.slots import Slots
+from diffpo.rollout.slots import Room, Slots
 from diffpo.training.checkpoint import save_checkpoint
 from diffpo.training.start import load_start
 from diffpo.training.state import TrainState
@@ -284,7 +284,7 @@ def test_what_a_head_remembers_is_what_its_slots_hold(kind: str) -> None:
     fixed = replace(CONFIG, rollout=replace(CONFIG.rollout, sampler="top_k:1"), train="model")
     without = plan_of(fixed).phases[0].parts
     policy = tiny_policy(learned=kind)
-    slots = Slots.empty(policy, 64, 8, 256, decisions=1 if kind == "prompt" else 256, window=32)
+    slots = Slots.empty(policy, 64, Room(8, 256, decisions=1 if kind == "prompt" else 256, window=32))
     held = 0 if kind == "prompt" else slots.features.nbytes + (slots.actions.nbytes if kind == "bernoulli" else 0)
     scale = 4096 / 16 if kind == "state" else 1  # the widths of the planned and of the tiny model
     assert sum(planned.values()) - sum(without.values()) == pytest.approx(

@@ -34,7 +34,7 @@ from diffpo.rollout.call import Kind, Mix, choose_thresholds, commit, denoise, m
 from diffpo.rollout.checks import check_request
 from diffpo.rollout.layout import Layout, Span, lay_out
 from diffpo.rollout.rules import load_rule
-from diffpo.rollout.slots import NO_CACHE, Roster, Slots, completions_of
+from diffpo.rollout.slots import NO_CACHE, Room, Roster, Slots, completions_of
 from diffpo.types import Completion, Request, Sampler
 
 MAX_RULES = 256
@@ -106,8 +106,8 @@ class Engine:
         self.waiting: deque[int] = deque()
         self.steps = 0
         self._tickets = 0
-        self._widths = self._room = (0, 0, 0, 0)  # of prompts, canvases, decisions and their windows; of the slots
-        self._slots, self._free = Slots.empty(policy), list[int]()
+        self._wanted = self._room = Room()  # of all requests so far, of the slots
+        self._slots, self._free = Slots.empty(policy, 0, self._room), list[int]()
         self._roster = Roster.of(policy, (), (), (), 0)
         self._numbers: dict[Sampler, int] = {}  # of the rules below
         self._rules: dict[int, Rule] = {}
@@ -137,11 +137,7 @@ class Engine:
         ticket, self._tickets = self._tickets, self._tickets + 1
         self.requests[ticket] = request
         self.waiting.append(ticket)
-        learned = request.sampler.rule == "learned"
-        decisions = (request.gen_length if self._by_state else 1) * learned
-        window = min(request.block_length, request.gen_length) * learned
-        sizes = (len(request.prompt_ids), request.gen_length + len(request.suffix_ids), decisions, window)
-        self._widths = tuple(map(max, self._widths, sizes))
+        self._wanted = Room(*map(max, self._wanted, Room.of(self.policy, request)))
         return ticket
 
     def _number(self, sampler: Sampler) -> None:
@@ -206,10 +202,6 @@ class Engine:
 
     # --- rows come -------------------------------------------------------------------------------------------------
 
-    @property
-    def _by_state(self) -> bool:
-        return self.policy.sampler_head is not None and self.policy.sampler_head.by_state
-
     def _kind(self, request: Request) -> Kind:
         return Kind(self._numbers[request.sampler], request.temperature, request.entropy_temperature)
 
@@ -229,13 +221,13 @@ class Engine:
         self._seat(self._roster.join(new))
 
     def _make_room(self, count: int) -> None:
-        """Have `count` free slots, of the width of the widest request so far."""
+        """Have `count` free slots, each with room for any request so far."""
         slots = self._slots
         rows = len(slots)
         if count > len(self._free):
             rows = min(self.num_slots, max(2 * rows, len(self._roster) + count))
-        if rows > len(slots) or self._room != self._widths:
-            self._slots, self._room = slots.widened(self.policy, rows, *self._widths), self._widths
+        if rows > len(slots) or self._room != self._wanted:
+            self._slots, self._room = slots.widened(self.policy, rows, self._wanted), self._wanted
             self._free += range(len(slots), rows)
 
     def _seat(self, roster: Roster) -> None:

@@ -20,7 +20,7 @@ from diffpo.rollout.call import Kind, Mix, commit, denoise, open_blocks
 from diffpo.rollout.layout import Span, lay_out
 from diffpo.rollout.local import request_for
 from diffpo.rollout.rules import load_rule
-from diffpo.rollout.slots import Roster, Slots
+from diffpo.rollout.slots import Room, Roster, Slots
 from diffpo.types import Batch, Request, Sampler
 
 
@@ -82,7 +82,7 @@ def _before(policy: Policy, batch: Batch, calls: Tensor, requests: list[Request]
     """Slots in the state in which these calls found their rows."""
     prompt, canvas = max(len(asked.prompt_ids) for asked in requests), batch.tokens.shape[1]
     window = max(min(asked.block_length, asked.gen_length) for asked in requests)
-    slots = Slots.empty(policy, len(requests), prompt, canvas, 1, window)
+    slots = Slots.empty(policy, len(requests), Room(prompt, canvas, decisions=1, window=window))
     slots.admit(policy, torch.arange(len(requests)), requests, rules)
     calls, committed_at, tokens = (t.to(policy.device) for t in (calls, batch.committed_at, batch.tokens))
     stands = (committed_at < calls[:, None]) & (slots.committed_at == 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +37,27 @@ def blocks_of(policy: Policy, request: Request) -> Blocks:
 def ends_from(request: Request, mask_id: int) -> int:
     """Canvas position behind the last that is given."""
     return 1 + max((place for place, token in enumerate(request.canvas_ids) if token != mask_id), default=-1)
+
+
+class Room(NamedTuple):
+    """What a row takes, or slots hold at most."""
+
+    prompt: int = 0
+    canvas: int = 0
+    decisions: int = 0
+    """Of a sampler head."""
+    window: int = 0
+    """Positions of a block that it decides on."""
+
+    @classmethod
+    def of(cls, policy: Policy, request: Request) -> Room:
+        """What a request takes."""
+        prompt, canvas = len(request.prompt_ids), request.gen_length + len(request.suffix_ids)
+        head = policy.sampler_head
+        if head is None or request.sampler.rule != "learned":
+            return cls(prompt, canvas)
+        decisions = request.gen_length if head.by_state else 1
+        return cls(prompt, canvas, decisions, min(request.block_length, request.gen_length))
 
 
 @dataclass(eq=False)
@@ -74,18 +96,16 @@ class Slots:
     action_logprobs: Tensor  # [B, K]
 
     @classmethod
-    def empty(
-        cls, policy: Policy, rows: int = 0, prompt: int = 0, canvas: int = 0, decisions: int = 0, window: int = 0
-    ) -> Slots:
-        """Slots without rows; with `decisions` K of a sampler head, in blocks of `window` positions."""
+    def empty(cls, policy: Policy, rows: int, room: Room) -> Slots:
+        """Slots without rows."""
         head = policy.sampler_head
-        features, action = head.shapes(window) if head else ((), ())
+        features, action = head.shapes(room.window) if head else ((), ())
         shapes: dict[str, tuple[int, ...]] = {
-            **dict.fromkeys(("committed_at", "logprobs", "entropies", "max_probs"), (canvas,)),
-            "sequence": (prompt + canvas,),
-            "features": (decisions, *features),
-            "actions": (decisions, *action),
-            "action_logprobs": (decisions,),
+            **dict.fromkeys(("committed_at", "logprobs", "entropies", "max_probs"), (room.canvas,)),
+            "sequence": (room.prompt + room.canvas,),
+            "features": (room.decisions, *features),
+            "actions": (room.decisions, *action),
+            "action_logprobs": (room.decisions,),
         }
         dtypes: dict[str, torch.dtype] = {
             **dict.fromkeys(FLAGS, torch.bool),
@@ -121,9 +141,9 @@ class Slots:
         """Canvas position [B] at which the active block ends."""
         return torch.minimum(self.block_start + self.block_length, self.gen_length)
 
-    def widened(self, policy: Policy, rows: int, prompt: int, canvas: int, decisions: int, window: int) -> Slots:
-        """A copy with room for so many, none of which are fewer than now."""
-        new = Slots.empty(policy, rows, prompt, canvas, decisions, window)
+    def widened(self, policy: Policy, rows: int, room: Room) -> Slots:
+        """A copy of more rows or room, and no less of either."""
+        new = Slots.empty(policy, rows, room)
         for field in fields(Slots):
             old, target = getattr(self, field.name), getattr(new, field.name)
             if field.name != "sequence":
