@@ -8,7 +8,9 @@ from diffpo.config import SftConfig, TrainConfig
 from diffpo.config.rollout import LEARNING
 from diffpo.files.record import anchored_code
 from diffpo.files.shipped import check_rate
+from diffpo.models.bernoulli import BernoulliHead
 from diffpo.models.policy import Policy, load_policy
+from diffpo.models.threshold import ThresholdHead
 from diffpo.models.weights import check_learns
 from diffpo.processes.world import World
 
@@ -16,10 +18,11 @@ from diffpo.processes.world import World
 def start_policy(config: TrainConfig, world: World) -> Policy:
     """The policy at the start of a run, on the rank's device: config.model with what config adds to it."""
     policy = load_start(config, world, learns=config.train != "sampler")
-    if config.rollout.sampler == "learned" and policy.sampler_head is None:
-        policy.add_head(config.head, config.seed)
-    elif config.rollout.sampler == "learned":
-        _check_head(policy, config)
+    if config.rollout.sampler == "learned":
+        if policy.sampler_head:
+            _check_head(policy.sampler_head, config)
+        else:
+            policy.add_head(config.head, config.seed)
     return policy
 
 
@@ -45,10 +48,8 @@ def make_ready(policy: Policy, config: TrainConfig | SftConfig, learns: bool) ->
     policy.denoiser.gradient_checkpointing = config.optim.gradient_checkpointing
 
 
-def _check_head(policy: Policy, config: TrainConfig) -> None:
+def _check_head(head: ThresholdHead | BernoulliHead, config: TrainConfig) -> None:
     """ValueError for a head that is asked for where the model brings one of its own, of another kind or shape."""
-    head = policy.sampler_head
-    assert head
     if head.kind != config.sampler_head:
         raise ValueError(
             f"sampler_head = {config.sampler_head}: {config.model} brings its own {head.kind} head: say {head.kind}"
