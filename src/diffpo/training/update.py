@@ -193,8 +193,7 @@ def policy_backward(
 
     parts, slopes = _parts(policy, experience, iteration, rows, objective, config), None
     units, scored = share.units(objective), torch.zeros_like(share.weights)
-    touches = sum((_touched(part, units).int() for part in parts), torch.zeros((), device=world.device))
-    if world.any(len(parts) > 1 and bool((touches > 1).any())):
+    if world.any(_torn(parts, units)):
         with torch.no_grad(), gathered(world, policy.denoiser):
             logprobs = sum((score(policy, part, temperature) for part in parts), torch.zeros_like(share.weights))
         if rows:  # where others have torn theirs, a rank may have none
@@ -225,6 +224,11 @@ def policy_backward(
     count = lines.mask.sum()
     means = {name: float(total / count) for name, total in world.sum(totals).items()}
     return means | _distance(lines, objective)
+
+
+def _torn(parts: Sequence[Latents], units: Tensor) -> bool:
+    """Whether the latents of anything that is scored as one are in several parts."""
+    return len(parts) > 1 and bool((torch.stack([_touched(part, units) for part in parts]).sum(0) > 1).any())
 
 
 def _touched(part: Latents, units: Tensor) -> Tensor:
