@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from diffpo.evaluation.tables import accuracy_cell
 from diffpo.lab.analysis.sections import Section
 from diffpo.lab.report.examples import Example
 from diffpo.lab.report.sources import Measured
@@ -139,10 +140,9 @@ def points_table(measured: Mapping[str, Measured], levels: bool) -> Markup:
     for name, found in measured.items():
         for point in found.evaluation.measured:
             if bool(point.level) == levels:
-                accuracy = f"{100 * point.accuracy:.1f} [{100 * point.low:.1f}, {100 * point.high:.1f}]"
                 gamma = "" if point.gamma is None else f"{point.gamma:.3g}"
-                level = [point.level] if levels else []
-                rows.append([name, point.sampler, *level, str(point.num_prompts), accuracy, f"{point.nfe:.2f}", gamma])
+                cells = [str(point.num_prompts), accuracy_cell(point, 1), f"{point.nfe:.2f}", gamma]
+                rows.append([name, point.sampler, *([point.level] if levels else []), *cells])
     return table(rows)
 
 
