@@ -18,7 +18,7 @@ from rich.table import Table
 
 from diffpo.cli import main
 from diffpo.config import EvalConfig, ModelConfig, RolloutConfig, TaskConfig
-from diffpo.evaluation.answers import Answer, answer, asked, count
+from diffpo.evaluation.answers import Answer, answer, asked, point_of
 from diffpo.evaluation.evaluate import Evaluation, evaluate
 from diffpo.evaluation.log import AnswerLog
 from diffpo.evaluation.tables import samples_table
@@ -92,9 +92,9 @@ def test_answers_that_the_graders_clean_alike_vote_together() -> None:
         return Answer("s", "p", 0, "", "", "", text, correct, None, {}, 4, 4, 4, None)
 
     apart = [vote("12", True), vote("$12$", True), vote(r"\\text{12}", True), vote("7", False), vote("8", False)]
-    assert count("s", "", apart).majority == 1.0
+    assert point_of("s", "", apart).majority == 1.0
     lone = [vote("x" * 500, True), vote(" " + "x" * 500, True), vote("7", False)]  # too long for the graders
-    assert count("s", "", lone).majority == 1.0
+    assert point_of("s", "", lone).majority == 1.0
 
 
 def test_one_answer_has_no_votes_and_its_errors_are_those_of_a_share() -> None:

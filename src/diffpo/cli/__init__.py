@@ -171,18 +171,15 @@ def _from_policy(command: Any, arguments: Sequence[str]) -> Any:
     rollout = record.rollout or (config.rollout.decoding if config else None)
     in_blocks = rollout is None and (bool(given(arguments, "--load.block-length")) or _has_blocks(command.model))
     greedy = decoding(rollout, record.head is not None, _is_tiny(folder, task), in_blocks)
-    changes: dict[str, Any] = {"rollout": replace(greedy, temperature=command.rollout.temperature)}
-    if isinstance(command, Analyze):
-        changes["rollout"] = replace(greedy, temperature=rollout.temperature if rollout else 1.0)
-    if not isinstance(command, Chat):
-        changes["task"] = record.task or task or command.task
-    if config:
-        changes["load"] = replace(config.load, adapter=None, revision=None, base=None, block_length=None)
-    if isinstance(command, Eval):
-        changes["eval"] = record.eval or (config.eval if config else command.eval)
-    if config and isinstance(command, Analyze):
-        changes["objective"] = config.objective
-    return replace(command, **changes)
+    drawn = rollout if rollout and isinstance(command, Analyze) else command.rollout
+    known = {
+        "rollout": replace(greedy, temperature=drawn.temperature),
+        "task": record.task or task,
+        "eval": record.eval or (config and config.eval),
+        "objective": config and config.objective,
+        "load": config and replace(config.load, adapter=None, revision=None, base=None, block_length=None),
+    }
+    return replace(command, **{name: value for name, value in known.items() if value and name in vars(command)})
 
 
 def _has_blocks(model: str) -> bool:

@@ -67,8 +67,9 @@ class Analyze(Knobs):
         write_text(path, json.dumps(record, indent=1) + "\n")
         for section in sections:
             Console().print(section_table(section))
-            for kind in ("png", "svg") if self.figures else ():
-                save_figure(section_figure(section), Path(self.figures, f"{section.name}.{kind}"))
+            if self.figures:
+                for kind in ("png", "svg"):
+                    save_figure(section_figure(section), Path(self.figures, f"{section.name}.{kind}"))
         print(f"saved {path}" + (f" and pictures in {self.figures}" if self.figures else ""))
 
     def _analyze(self, model: str, against: str, names: tuple[str, str]) -> list[Section]:

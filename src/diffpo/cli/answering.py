@@ -17,6 +17,7 @@ from diffpo.cli.flags import Model
 from diffpo.config import EvalConfig, LoadConfig, RolloutConfig, TaskConfig
 from diffpo.config.idle import Idle, Knobs
 from diffpo.files.places import BEST, find_policy, find_run, list_checkpoints, named, shortest
+from diffpo.files.recipe import flatten
 from diffpo.files.record import Record
 
 if TYPE_CHECKING:
@@ -86,12 +87,9 @@ class Eval(Knobs):
         policy = load_policy(self.model, **vars(dataclasses.replace(self.load, device=str(world.device))))
         check_fit(task, policy.is_tiny)
         head = policy.sampler_head
-        named = digests(self) | (digests(dataclasses.replace(Record(), **{head.kind: head.config})) if head else {})
-        files = {key: found for key, found in named.items() if key not in ("model", "load.adapter")}
-        depends = {
-            "weights": policy.source and policy.source.fingerprint(),
-            **{f"{n} (file)": f for n, f in files.items()},
-        }
+        files = digests(self) | (digests(dataclasses.replace(Record(), **{head.kind: head.config})) if head else {})
+        depends: dict[str, Any] = {"weights": policy.source and policy.source.fingerprint()}
+        depends |= {f"{name} (file)": found for name, found in files.items() if name not in ("model", "load.adapter")}
         world.check_alike(self._settings(self.rollout) | depends | {"eval": self.eval})
         evaluations = {}
         for length in lengths:
@@ -117,13 +115,11 @@ class Eval(Knobs):
 
     def _settings(self, rollout: RolloutConfig) -> dict[str, Any]:
         """What an answer depends on."""
-        values = {"model": self.model, "task": self.task, "rollout": rollout, "load": self.load, "seed": self.seed}
-        free = {"num_slots", "sampler", "temperature", "device"}  # of speed, or of each sampler, or of eval
+        task, decoding, load = map(dataclasses.asdict, (self.task, rollout, self.load))
+        named = {"model": self.model, "task": task, "rollout": decoding, "load": load, "seed": self.seed}
+        free = ("rollout.num_slots", "rollout.sampler", "rollout.temperature", "load.device")  # of speed, or of eval
         plain = {"temperature": self.eval.temperature, "full_canvas": self.eval.full_canvas}
-        for name, value in values.items():
-            fields = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else {"": value}  # type: ignore[arg-type]
-            plain |= {f"{name}.{key}".strip("."): entry for key, entry in fields.items() if key not in free}
-        return plain
+        return plain | {name: value for name, value in flatten(named).items() if name not in free}
 
 
 @dataclass(frozen=True)
@@ -162,8 +158,10 @@ class Compare:
         changes = {name: differences(before, read_accuracies(folders[name])) for name in others}
         if any(changes.values()):
             Console().print(difference_table(first, changes))
-        for name in (name for name, found in changes.items() if not found):
-            print(f"{name}: not paired with {first}: completions.jsonl has no prompt that both answered by one sampler")
+        for name in others:
+            if not changes[name]:
+                said = "completions.jsonl has no prompt that both answered by one sampler"
+                print(f"{name}: not paired with {first}: {said}")
         if self.output:
             save_figure(frontier_figure(found), self.output)
             print(f"saved {self.output}")

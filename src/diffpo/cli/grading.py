@@ -44,7 +44,9 @@ class Grade:
                 print(json_lines.dumps({**verdict, **known, "parts": dict(graded.parts)}))
         if not sums:
             raise ValueError(f"{self.file}: no completions in it")
-        for sampler, grades in sums.items() if not self.json else ():
+        if self.json:
+            return
+        for sampler, grades in sums.items():
             correct, total = sum(graded.correct for graded in grades), len(grades)
             cells = sum(graded.parts.get("cells", graded.parts.get("blanks", 0.0)) for graded in grades)
             share = f", {cells / total:.2%} of cells" if self.task.startswith("sudoku") else ""

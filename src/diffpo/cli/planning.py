@@ -166,13 +166,12 @@ def _table(title: str, *heads: str | Column) -> Table:
 def _heading(plan: planning.Plan) -> str:
     """What is trained."""
     model = plan.model
-    weights = count(model.in_blocks + model.in_root + model.in_head)
     learns = {
         "all": "all learn",
         "adapters": f"{count(model.in_adapters)} more learn (LoRA, rank {model.rank})",
         "nothing": "only the sampler head learns",
     }[model.learns]
-    return f"{plan.config.model or 'fresh weights'}: {weights} parameters, {learns}"
+    return f"{plan.config.model or 'fresh weights'}: {count(model.in_all)} parameters, {learns}"
 
 
 def _size(value: float) -> str:

@@ -41,8 +41,10 @@ class Study:
                 raise ValueError(
                     "--tables and --picture take what is in summaries and run nothing: leave out the study"
                 )
-            self._write_tables(self.tables)
-            self._draw(self.picture)
+            if self.tables is not None:
+                self._write_tables(self.tables)
+            if self.picture is not None:
+                self._draw(self.picture)
             return
         if not self.study:
             raise ValueError("name a study: diffpo study STUDY.toml")
@@ -76,13 +78,13 @@ class Study:
         Console().print(rich_table(summary))
         print(f"saved {path}; next: diffpo report {path}")
 
-    def _write_tables(self, pages: tuple[str, ...] | None) -> None:
+    def _write_tables(self, pages: tuple[str, ...]) -> None:
         from diffpo.files.folder import write_text
         from diffpo.lab.study.tables import OPEN, render_page
 
-        if pages == ():
+        if not pages:
             raise ValueError("--tables: name pages, such as docs/results.md")
-        for name in pages or ():
+        for name in pages:
             path = Path(name)
             if not path.is_file():
                 raise ValueError(f"{path}: no such page")
@@ -93,13 +95,11 @@ class Study:
             write_text(path, text)
             print(f"saved {path}")
 
-    def _draw(self, named: tuple[str, ...] | None) -> None:
+    def _draw(self, named: tuple[str, ...]) -> None:
         from diffpo.lab.report.figures import equal_cost_figure
         from diffpo.lab.report.sources import read_study
         from diffpo.view.drawing import save_figure
 
-        if named is None:
-            return
         if len(named) < 2:
             raise ValueError("--picture: name a file, FILE.svg, then summaries of studies")
         picture, *names = named

@@ -170,10 +170,10 @@ def _row(sampler: str, asked: Asked, completion: Completion, text: str, judged: 
 def points_of(sampler: str, answers: Sequence[Answer]) -> list[Point]:
     """A point for all answers, then one a level. Answers to one prompt follow each other, equally many to each."""
     levels = sorted({answer.level for answer in answers} - {""})
-    return [count(sampler, level, [a for a in answers if level in ("", a.level)]) for level in ["", *levels]]
+    return [point_of(sampler, level, [a for a in answers if level in ("", a.level)]) for level in ["", *levels]]
 
 
-def count(sampler: str, level: str, answers: Sequence[Answer]) -> Point:
+def point_of(sampler: str, level: str, answers: Sequence[Answer]) -> Point:
     """The point that these answers make."""
     by_prompt = [list(group) for _, group in groupby(answers, key=lambda answer: answer.id)]
     rights = [sum(answer.correct for answer in group) for group in by_prompt]
@@ -181,6 +181,7 @@ def count(sampler: str, level: str, answers: Sequence[Answer]) -> Point:
     means = [right / num_samples for right in rights]
     gammas = [answer.gamma for answer in answers if answer.gamma is not None]
     low, high = clustered_interval(means, num_samples)
+    chances = {k: fmean(pass_at_k(num_samples, right, k) for right in rights) for k in sizes(num_samples)}
     several = num_samples > 1
     return Point(
         sampler=sampler,
@@ -196,10 +197,7 @@ def count(sampler: str, level: str, answers: Sequence[Answer]) -> Point:
         num_tokens=fmean(answer.num_tokens for answer in answers),
         standard_error=standard_error(means),
         num_samples=num_samples,
-        pass_at_k={
-            k: fmean(pass_at_k(num_samples, right, k) for right in rights)
-            for k in (sizes(num_samples) if several else ())
-        },
+        pass_at_k=chances if several else {},
         majority=fmean(map(_vote, by_prompt)) if several else None,
     )
 

@@ -75,7 +75,8 @@ class LiveUnmasking:
             self.live.update(self.frame(event.call), refresh=True)
             time.sleep(self.delay)
         else:
-            self._print(Text(f"call {event.call:>3}  ").append_text(self._canvas(event.call, mask="_", end=" ")))
+            line = Text(f"call {event.call:>3}  ").append_text(self._canvas(event.call, mask="_", end=" "))
+            self.console.print(line, soft_wrap=True)
 
     def frame(self, call: int) -> RenderableType:
         """What the terminal shows after `call`."""
@@ -104,9 +105,6 @@ class LiveUnmasking:
         line = Text("answer  ").append(completion.text, "bold").append("   " + "   ".join(completion.took))
         if verdict:
             line.append("   ").append(*(("right", "bold green") if verdict.correct else ("wrong", "bold red")))
-        self._print(line)
-
-    def _print(self, line: Text) -> None:
         self.console.print(line, soft_wrap=True)
 
 

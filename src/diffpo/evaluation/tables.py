@@ -35,7 +35,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         table.caption += "\nNFE of the whole canvas, and until the answer's EOS; tokens of the answer"
     fixed = [point for point in evaluation.frontier if not point.level]
     for index, point in enumerate([*evaluation.points, *fixed]):
-        cells = [_accuracy(point, 1), _calls(point.nfe)]
+        cells = [accuracy_cell(point, 1), _calls(point.nfe)]
         cells += [_calls(point.nfe_until_eos), f"{point.num_tokens:.1f}"] if until_eos else []
         cells += [f"{point.tokens_per_nfe:.2f}", "" if point.gamma is None else f"{point.gamma:.3g}"]
         if index == len(evaluation.points):
@@ -102,7 +102,7 @@ def comparison_table(before: Evaluation, after: Evaluation) -> Table:
         spans = [fixed.nfe for fixed in before.frontier if fixed.level == point.level]
         nfe = min(max(point.nfe, min(spans)), max(spans))  # beyond its ends the frontier is read at the end
         fixed = before.frontier_accuracy(nfe, point.level)
-        cells = [f"{100 * fixed:.1f}", _accuracy(point, 0), _gain(100 * (point.accuracy - fixed))]
+        cells = [f"{100 * fixed:.1f}", accuracy_cell(point, 0), _gain(100 * (point.accuracy - fixed))]
         cells += [f"{_calls(nfe)} → {_calls(point.nfe)}", _gain(_percent(nfe, point.nfe), -1, " %")]
         table.add_row(_label(point, "vs fixed"), *cells)
     gain = 100 * (learned[0].accuracy - before.frontier_accuracy(learned[0].nfe))
@@ -127,7 +127,7 @@ def side_by_side_table(evaluations: Mapping[str, Evaluation]) -> Table:
                 speed = [_calls(point.nfe), _calls(point.nfe_until_eos), f"{point.num_tokens:.1f}"]
                 seconds = cost.seconds.get(point.sampler) if cost else None
                 effort = [f"{seconds:.1f}", f"{cost.peak_memory / 1e9:.2f}"] if cost and seconds else ["", ""]
-                cells = [_accuracy(point, 0), *speed, f"{point.tokens_per_nfe:.2f}", *effort]
+                cells = [accuracy_cell(point, 0), *speed, f"{point.tokens_per_nfe:.2f}", *effort]
                 table.add_row(escape(name), _short(point.sampler), *cells)
                 name = ""
         table.add_section()
@@ -161,10 +161,10 @@ def _same_task(evaluations: Mapping[str, Evaluation]) -> str:
 def _changes(old: Point | None, new: Point) -> list[str | Text]:
     """The cells of one comparison; a sampler that was not measured before has dashes."""
     if old is None:
-        return ["-", _accuracy(new, 0), "", f"- → {_calls(new.nfe)}", ""]
+        return ["-", accuracy_cell(new, 0), "", f"- → {_calls(new.nfe)}", ""]
     points = _gain(100 * (new.accuracy - old.accuracy))
     calls = _gain(_percent(old.nfe, new.nfe), -1, " %")
-    return [_accuracy(old, 0), _accuracy(new, 0), points, f"{_calls(old.nfe)} → {_calls(new.nfe)}", calls]
+    return [accuracy_cell(old, 0), accuracy_cell(new, 0), points, f"{_calls(old.nfe)} → {_calls(new.nfe)}", calls]
 
 
 def _table(title: str, first: str, headers: Sequence[str]) -> Table:
@@ -195,7 +195,8 @@ def _share(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f}"
 
 
-def _accuracy(point: Point, digits: int) -> str:
+def accuracy_cell(point: Point, digits: int) -> str:
+    """In %, with its interval to so many digits."""
     return f"{100 * point.accuracy:.1f} [{100 * point.low:.{digits}f}, {100 * point.high:.{digits}f}]"
 
 

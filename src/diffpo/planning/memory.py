@@ -78,6 +78,11 @@ class Model:
             return _size(Transformer(replace(self.shape, num_layers=0))) - self.in_head
 
     @property
+    def in_all(self) -> int:
+        """All but adapters."""
+        return self.in_blocks + self.in_root + self.in_head
+
+    @property
     def in_adapters(self) -> int:
         return round(self.shape.num_layers * self.in_block(adapters=True))
 
@@ -114,8 +119,7 @@ class Model:
     @property
     def learning(self) -> int:
         """Parameters that learn."""
-        whole = self.in_blocks + self.in_root + self.in_head
-        return {"all": whole, "adapters": self.in_adapters, "nothing": 0}[self.learns]
+        return {"all": self.in_all, "adapters": self.in_adapters, "nothing": 0}[self.learns]
 
 
 def _size(module: nn.Module) -> int:

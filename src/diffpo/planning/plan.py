@@ -97,8 +97,7 @@ class Plan:
         What learns is in fp32, in checkpoints with AdamW's two moments of it; a merged export has the dtype of the
         base. Tokenizers, logs and a sampler head are next to nothing.
         """
-        policy, model = 4.0 * self.model.learning, self.model
-        whole = float((model.in_blocks + model.in_root + model.in_head) * model.base)
+        policy, whole = 4.0 * self.model.learning, float(self.model.in_all * self.model.base)
         kept = 3 * policy * (self.config.keep_checkpoints + 1)
         config = self.config
         evaluates = config.eval_every if isinstance(config, TrainConfig) else config.eval_data

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
@@ -150,13 +150,9 @@ def _policy(model: Model) -> Policy:
     elif model.learns == "nothing":
         denoiser.requires_grad_(False)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        for name, parameter in list(denoiser.named_parameters()):  # `Module.to` takes none off meta
-            path, _, leaf = name.rpartition(".")
-            values = torch.empty(parameter.shape, dtype=parameter.dtype)
-            setattr(denoiser.get_submodule(path), leaf, nn.Parameter(values, parameter.requires_grad))
-        for name, buffer in list(denoiser.named_buffers()):
-            path, _, leaf = name.rpartition(".")
-            setattr(denoiser.get_submodule(path), leaf, torch.empty(buffer.shape, dtype=buffer.dtype))
+        tensors = (*denoiser.named_parameters(), *denoiser.named_buffers())
+        values = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors}
+        denoiser.load_state_dict(values, strict=False, assign=True)  # `Module.to` takes none off meta
         denoiser.initialize_buffers()
     policy.banned = torch.tensor([policy.mask_id])
     return policy
@@ -198,17 +194,15 @@ def _opened(model: Model, host: bool, shards: int = 1, alone: bool = False) -> I
     with ExitStack() as stack:
         if not host:
             stack.enter_context(as_on_card())
-        hooks = [denoiser.register_forward_hook(lambda *_: storages.begin(blocks + 1))]
+        stack.enter_context(denoiser.register_forward_hook(lambda *_: storages.begin(blocks + 1)))
         for stage, block in enumerate(denoiser.blocks):
-            hooks.append(block.register_forward_pre_hook(lambda *_, stage=stage: storages.begin(stage)))
-            hooks.append(block.register_forward_hook(lambda *given, stage=stage: left(stage, given[-1])))
+            stack.enter_context(block.register_forward_pre_hook(lambda *_, stage=stage: storages.begin(stage)))
+            stack.enter_context(block.register_forward_hook(lambda *given, stage=stage: left(stage, given[-1])))
         for parameter in policy.trainable().values():
             parameter.grad = None if alone else torch.zeros_like(parameter)
-            hooks.append(parameter.register_post_accumulate_grad_hook(accumulated))
+            stack.enter_context(parameter.register_post_accumulate_grad_hook(accumulated))
             if parameter.grad is not None:
                 accumulated(parameter)
-        for hook in hooks:
-            stack.callback(hook.remove)
         yield policy, storages
     policy.sampler_head, denoiser.gradient_checkpointing = None, False
 

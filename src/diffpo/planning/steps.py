@@ -94,13 +94,20 @@ class Step:
         """Tokens of each latent that come out of the last block: in blocks those alone that are scored."""
         return part.scored / part.latents if self.in_blocks else self.gen_length
 
-    def micro_batch(self, parts: Sequence[Part], temperature: float) -> memory.MicroBatch:
-        """The largest of these, with as much to score as any has."""
+    def load_of(
+        self,
+        parts: Sequence[Part],
+        temperature: float,
+        decoding: memory.Decoding | None = None,
+        reference: bool = False,
+    ) -> memory.Load:
+        """What one GPU works on: of these micro-batches the largest, with as much to score as any has."""
         latents, rows, prompts, _ = max(parts, key=self.tokens)
         scored = max(1, round(max(part.scored for part in parts)))
         lengths, again = (self.prompt_length, self.gen_length), self.config.optim.gradient_checkpointing
-        alone = len(parts) == 1
-        return memory.MicroBatch(latents, rows, prompts, scored, *lengths, temperature, again, alone)
+        alone, sharded = len(parts) == 1, self.cluster.shards and self.model.learns != "nothing"
+        batch = memory.MicroBatch(latents, rows, prompts, scored, *lengths, temperature, again, alone)
+        return memory.Load(batch, decoding, reference, self.cluster.num_gpus if sharded else 1, self.cluster.gpu.host)
 
 
 @dataclass(frozen=True)
@@ -159,25 +166,23 @@ class RlStep(Step):
     def micro_batches(self) -> list[Part]:
         """Those of a pass; z_0 is a group's, other latents a row's."""
         cost, size = self.cost, self.config.num_generations
-        groups, owners, scored = list[int](), list[int](), list[float]()
+        latents = list[tuple[int, int, float]]()  # of each its group, its row, and how many tokens are scored in it
         for row in range(self.rows):
             alone = 1 if self.in_blocks else size  # rows that share the empty canvas
             sharing = 0 if row % alone else min(alone, self.rows - row)  # of them the first owns what they share
-            latents = [self.gen_length * cost.shared * sharing] if cost.shared and sharing else []
-            latents += [self.gen_length * cost.scored] * round(cost.own)
-            scored += latents
-            groups += [row // size] * len(latents)
-            owners += [row] * len(latents)
+            scored = [self.gen_length * cost.shared * sharing] if cost.shared and sharing else []
+            scored += [self.gen_length * cost.scored] * round(cost.own)
+            latents += [(row // size, row, tokens) for tokens in scored]
         length, prompt, clean = (self.length, 0, 0)
         if self.in_blocks:
             length, prompt, clean = self.gen_length, self.prompt_length, self.clean_length
-        units = [Unit(groups, [prompt] * len(groups)), Unit(owners, [clean] * len(owners))]
-        return [
-            Part(
-                len(part), len({owners[i] for i in part}), len({groups[i] for i in part}), sum(scored[i] for i in part)
-            )
-            for part in cut_by_tokens([length] * len(scored), units, self.config.optim.micro_batch_tokens)
-        ]
+        count, (groups, owners, _) = len(latents), zip(*latents, strict=True)
+        units = [Unit(groups, [prompt] * count), Unit(owners, [clean] * count)]
+        parts = list[Part]()
+        for part in cut_by_tokens([length] * count, units, self.config.optim.micro_batch_tokens):
+            groups, owners, scored = zip(*(latents[at] for at in part), strict=True)
+            parts.append(Part(len(part), len({*owners}), len({*groups}), sum(scored)))
+        return parts
 
     @cached_property
     def objective(self) -> Objective:
@@ -196,13 +201,8 @@ class RlStep(Step):
         if rollout.sampler == "learned" and not by_call:  # a row's threshold stands after its first call
             rollout = replace(rollout, sampler="entropy_bound:0")
         rows, head = min(rollout.num_slots, self.rollout_rows), self.config.head if decides else None
-        return memory.Load(
-            self.micro_batch(self.micro_batches(), rollout.temperature),
-            memory.Decoding(rows, self.prompt_length, self.gen_length, rollout, head),
-            reference=self.config.objective.beta > 0,
-            shards=self.cluster.num_gpus if self.cluster.shards and self.model.learns != "nothing" else 1,
-            host=self.cluster.gpu.host,
-        )
+        decoding = memory.Decoding(rows, self.prompt_length, self.gen_length, rollout, head)
+        return self.load_of(self.micro_batches(), rollout.temperature, decoding, self.config.objective.beta > 0)
 
     def rollouts(self) -> Phase:
         """Decoding a GPU's share of the prompts."""
@@ -271,20 +271,12 @@ class SftStep(Step):
         masked = [self.least + (1 - self.least) * middle / batch for middle in middles]
         return [Part(n, n, n, n * self.gen_length * share) for n, share in zip(sizes, masked, strict=True)]
 
-    def load(self) -> memory.Load:
-        """What the largest micro-batch holds."""
-        return memory.Load(
-            self.micro_batch(self.micro_batches(), 1.0),
-            shards=self.cluster.num_gpus if self.cluster.shards else 1,
-            host=self.cluster.gpu.host,
-        )
-
     def phases(self) -> Iterator[Phase]:
-        load, scored = self.load(), self.rows * self.gen_length * (1 + self.least) / 2
-        together = Part(self.rows, self.rows, self.rows, scored)
+        parts, scored = self.micro_batches(), self.rows * self.gen_length * (1 + self.least) / 2
+        load, together = self.load_of(parts, temperature=1.0), Part(self.rows, self.rows, self.rows, scored)
         work = self.work(together)
         update = work.update(self.rows, scored, self.wanted(together), load)
-        yield work.phase("update", rehearsal.backward(self.model, load), *update, 3 * len(self.micro_batches()))
+        yield work.phase("update", rehearsal.backward(self.model, load), *update, 3 * len(parts))
         yield work.phase("optimiser", rehearsal.optimiser(self.model, load), 0, 0, 1)
 
 

@@ -20,7 +20,7 @@ MOST = 1e6
 """What a rule's number may be at most: beyond, it means nothing."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Served:
     """A policy under the name by which requests ask for it, and how it answers unless they say otherwise."""
 
@@ -42,7 +42,7 @@ class Served:
                 "rollout.gen_length"
             )
         source = self.policy.source  # read now: its folder may be gone, or hold other weights, by the first request
-        object.__setattr__(self, "fingerprint", source.fingerprint()[:16] if source else None)
+        self.fingerprint = source.fingerprint()[:16] if source else None
 
     @property
     def max_length(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from functools import partial
 
 from diffpo.rollout.engine import Committed
 from diffpo.serving.answer import Transcript
@@ -28,7 +27,8 @@ class Exchange:
         self.answers = [Transcript(served.policy, request, stops) for request in requests]
         self._news: asyncio.Queue[tuple[int, Told]] = asyncio.Queue()
         self._rows = [
-            Row(client, served.policy, request, partial(self._hear, index)) for index, request in enumerate(requests)
+            Row(client, served.policy, request, lambda event, index=index: self._news.put_nowait((index, event)))
+            for index, request in enumerate(requests)
         ]
         self._left = len(requests)
         self._began = time.monotonic()
@@ -66,9 +66,6 @@ class Exchange:
                 self._left -= 1
                 self.scheduler.cancel([self._rows[index]])  # a stop may have come before its end
             yield index, event
-
-    def _hear(self, index: int, event: Told) -> None:
-        self._news.put_nowait((index, event))
 
     def _count(self, index: int, answer: Transcript) -> None:
         metrics, seconds = self.scheduler.metrics, time.monotonic() - self._began

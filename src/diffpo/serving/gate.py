@@ -22,13 +22,14 @@ BODY_SECONDS = 30
 
 def read_keys(config: ServeConfig) -> list[str]:
     """The keys that are accepted; none if none are asked for. ValueError if the file of them has none."""
-    if not config.api_key_file:
-        return [config.api_key] if config.api_key else []
-    lines = [line.strip() for line in Path(config.api_key_file).read_text("utf-8").splitlines()]
-    keys = [line for line in lines if line and not line.startswith("#")]
-    if not keys:
-        raise ValueError(f"{config.api_key_file}: no key in it, one a line")
-    return [*([config.api_key] if config.api_key else []), *keys]
+    keys = [config.api_key] if config.api_key else []
+    if config.api_key_file:
+        lines = map(str.strip, Path(config.api_key_file).read_text("utf-8").splitlines())
+        found = [line for line in lines if line and not line.startswith("#")]
+        if not found:
+            raise ValueError(f"{config.api_key_file}: no key in it, one a line")
+        keys += found
+    return keys
 
 
 class Gate:

@@ -45,7 +45,7 @@ class Service:
     """
 
     def __init__(self, served: Served, config: ServeConfig) -> None:
-        self.config = config
+        self.config, self.first = config, served
         self.models = {served.name: served}
         for entry in config.adapter:
             name, _, path = entry.partition("=")
@@ -55,10 +55,6 @@ class Service:
         self.metrics = Metrics()
         self.metrics.version.set_function(lambda: served.policy.version)
         self.scheduler = Scheduler(config.rollout.num_slots, config.max_waiting, self.metrics)
-
-    @property
-    def first(self) -> Served:
-        return next(iter(self.models.values()))
 
     def find(self, name: str | None) -> Served:
         """The model that a request names; the first if it names none."""

@@ -6,7 +6,6 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +50,10 @@ def styles(count: int) -> list[Style]:
     """`count` styles, no two alike; a series alone is coloured. The ninth has the first's colour, dashed."""
     if count == 1:
         return [Style(COLOURS[1], MARKERS[0], DASHES[0])]
-    dashes = [dash for dash in islice(cycle(DASHES), -(-count // len(COLOURS))) for _ in COLOURS]
-    return [Style(*style) for style in islice(zip(cycle(COLOURS), cycle(MARKERS), dashes, strict=False), count)]
+    return [
+        Style(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], DASHES[i // len(COLOURS) % len(DASHES)])
+        for i in range(count)
+    ]
 
 
 class Picture(Figure):

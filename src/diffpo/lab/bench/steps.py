@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import profile
 
 from diffpo.config import CollectConfig, LoadConfig, ObjectiveConfig, OptimConfig, ThresholdConfig, TrainConfig
 from diffpo.files.record import with_task
@@ -205,7 +205,6 @@ def backward_flops(forward: Tally, adapters: bool) -> float:
 
 def trace(work: Callable[[], None], path: Path) -> None:
     """A torch profiler trace of `work`."""
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-    with profile(activities=activities) as profiler:
+    with profile() as profiler:
         work()
     profiler.export_chrome_trace(str(path))

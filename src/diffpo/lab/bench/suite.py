@@ -192,9 +192,8 @@ def tiny_model(size: Size, heard: Heard) -> Iterator[Row]:
     """Rows through the denoiser inside rollouts, against the bare forward passes of the same rows."""
     policy, requests = tiny_rollouts()
     seen: list[tuple] = []
-    hook = policy.denoiser.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[:2]))
-    generate(policy, requests)
-    hook.remove()
+    with policy.denoiser.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[:2])):
+        generate(policy, requests)
 
     @torch.no_grad()
     def bare() -> None:

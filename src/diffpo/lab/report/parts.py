@@ -9,11 +9,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from diffpo.evaluation.tables import accuracy_cell
 from diffpo.lab.analysis.sections import Section
 from diffpo.lab.report.examples import Example
 from diffpo.lab.report.sources import Measured
 from diffpo.lab.study.plan import BASE
-from diffpo.lab.study.tables import by_seed, columns_of, commits_of, exceeds_spread, figure, header, judged, tables
+from diffpo.lab.study.tables import by_seed, columns_of, commits_of, exceeds_spread, header, judged, tables, value_cell
 from diffpo.view.canvas import ink_on, shade
 
 Summary = Mapping[str, Any]
@@ -85,7 +86,7 @@ def findings(summary: Summary) -> Markup:
     clear.sort(key=lambda entry: -abs(entry[2]["mean"]) / entry[2]["half_width"])
     shown = []
     for name, metric, value in clear[:NUM_FINDINGS]:
-        difference = f"{figure(metric, value['mean'], '+')} ± {figure(metric, value['half_width'])}"
+        difference = f"{value_cell(metric, value['mean'], '+')} ± {value_cell(metric, value['half_width'])}"
         shown.append((arms[name]["label"], judged(metric, value), difference, header(metric)))
     words = (
         f"Of {len(pairs)} differences of the arms from {baseline}, {len(clear)} exceed the seeds' spread "
@@ -123,10 +124,10 @@ def _tuning(summary: Summary) -> Markup:
     for arm in summary["arms"].values():
         for trial in arm.get("tuning", {}).get("trials", ()):
             metric = arm["tuning"]["metric"]
-            seeds = " ".join(figure(metric, seed) for seed in trial["by_seed"])
+            seeds = " ".join(value_cell(metric, seed) for seed in trial["by_seed"])
             values = ", ".join(f"{key} {value}" for key, value in trial["values"].items())
             taken = "taken" if trial["values"] == arm["tuned"] else ""
-            rows.append([arm["label"], values, header(metric), figure(metric, trial["mean"]), seeds, taken])
+            rows.append([arm["label"], values, header(metric), value_cell(metric, trial["mean"]), seeds, taken])
     return table(rows)
 
 
@@ -139,10 +140,9 @@ def points_table(measured: Mapping[str, Measured], levels: bool) -> Markup:
     for name, found in measured.items():
         for point in found.evaluation.measured:
             if bool(point.level) == levels:
-                accuracy = f"{100 * point.accuracy:.1f} [{100 * point.low:.1f}, {100 * point.high:.1f}]"
                 gamma = "" if point.gamma is None else f"{point.gamma:.3g}"
-                level = [point.level] if levels else []
-                rows.append([name, point.sampler, *level, str(point.num_prompts), accuracy, f"{point.nfe:.2f}", gamma])
+                cells = [str(point.num_prompts), accuracy_cell(point, 1), f"{point.nfe:.2f}", gamma]
+                rows.append([name, point.sampler, *([point.level] if levels else []), *cells])
     return table(rows)
 
 

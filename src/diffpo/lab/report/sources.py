@@ -163,31 +163,32 @@ def read_sources(paths: Sequence[str]) -> Sources:
 
     NAME=PATH gives one a name, a study its title. ValueError names a path that holds none of them.
     """
-    studies: list[StudyResult] = []
-    runs: list[Run] = []
-    evaluations: dict[str, Measured] = {}
+    studies, runs, evaluations = dict[str, StudyResult](), dict[str, Run](), dict[str, Measured]()
     for entry in paths:
         name, place = named(entry)
         path = Path(place)
         if study := _study(path):
-            study = replace(study, summary={**study.summary, "title": name}) if name else study
-            if (title := study.summary["title"]) in [other.summary["title"] for other in studies]:
-                raise ValueError(f"{title}: named twice; give each a name of its own, NAME=PATH")
-            studies.append(study)
+            title = name or study.summary["title"]
+            _add(studies, title, replace(study, summary={**study.summary, "title": title}))
             continue
         if not path.is_dir():
             raise ValueError(f"{place}: {'no summary of a study' if path.is_file() else 'no such file or folder'}")
         if any(path.glob("*/seed_*/cell.json")):
             raise ValueError(f"{place}: a study that is not finished: diffpo study goes on with it; or name runs in it")
-        own = {_named(name, path, folder): folder for folder in _holding(path, "metrics.jsonl")}
-        found = {_named(name, path, folder): folder for folder in _holding(path, "evaluation.json")}
-        if not own and not found:
+        trained, measured = _holding(path, "metrics.jsonl", name), _holding(path, "evaluation.json", name)
+        if not trained and not measured:
             raise ValueError(f"{place}: no run (metrics.jsonl), evaluation (evaluation.json) or study in it")
-        if twice := [*({*own} & {run.name for run in runs}), *({*found} & {*evaluations})]:
-            raise ValueError(f"{twice[0]}: named twice; give each a name of its own, NAME=PATH")
-        runs += [_run(folder, label) for label, folder in own.items()]
-        evaluations |= {label: _measured(folder) for label, folder in found.items()}
-    return Sources(studies, runs, evaluations)
+        for label, folder in trained.items():
+            _add(runs, label, _run(folder, label))
+        for label, folder in measured.items():
+            _add(evaluations, label, _measured(folder))
+    return Sources([*studies.values()], [*runs.values()], evaluations)
+
+
+def _add(known: dict[str, Any], name: str, found: StudyResult | Run | Measured) -> None:
+    if name in known:
+        raise ValueError(f"{name}: named twice; give each a name of its own, NAME=PATH")
+    known[name] = found
 
 
 def read_run(folder: str | Path) -> Run:
@@ -227,24 +228,24 @@ def _home(summary: Mapping[str, Any], file: Path) -> Path:
 def _runs_of_arms(summary: Mapping[str, Any], folder: Path) -> dict[str, list[Run]]:
     found: dict[str, list[Run]] = {}
     for arm, values in summary["arms"].items():
-        for seed in summary["seeds"] if arm != BASE else ():
+        for seed in summary["seeds"]:
             place = folder / arm / f"seed_{seed}" / "run"
-            if (place / "metrics.jsonl").is_file():
+            if arm != BASE and (place / "metrics.jsonl").is_file():
                 found.setdefault(arm, []).append(_run(place, f"{values['label']}, seed {seed}"))
     return found
 
 
-def _holding(path: Path, file: str) -> list[Path]:
-    """The folder and those below that hold `file`, the oldest first; not checkpoints, nor points of cells."""
-    found = [place.parent for place in sorted(path.rglob(file), key=lambda place: (place.stat().st_mtime_ns, place))]
-    return [folder for folder in found if not {"checkpoints", "points"} & {*folder.relative_to(path).parts}]
+def _holding(path: Path, file: str, name: str) -> dict[str, Path]:
+    """The folder and those below that hold `file`, the oldest first; not checkpoints, nor points of cells.
 
-
-def _named(name: str, path: Path, folder: Path) -> str:
-    """What a folder found below `path` is called: the name given, or the folder's own, and the way down to it."""
-    below = folder.relative_to(path).as_posix()
-    head = name or path.resolve().name
-    return head if below == "." else f"{head}/{below}"
+    Each under `name`, or else the folder's own, and the way down to it.
+    """
+    found, head = dict[str, Path](), name or path.resolve().name
+    for place in sorted(path.rglob(file), key=lambda place: (place.stat().st_mtime_ns, place)):
+        below = place.parent.relative_to(path)
+        if not {"checkpoints", "points"} & {*below.parts}:
+            found[f"{head}/{below.as_posix()}" if below.parts else head] = place.parent
+    return found
 
 
 def _run(folder: Path, name: str) -> Run:

@@ -132,13 +132,12 @@ def distinct_prompts(task: Task, num: int, skip: int = 0) -> list[Prompt]:
 
     A generated test set never ends: it counts as exhausted when eight times as many prompts bring no more.
     """
-    wanted, found, seen = skip + num, {}, 0
-    while len(found) < wanted and seen < 8 * wanted:
-        batch = task.prompts("test", wanted, start=seen)
+    wanted, found = skip + num, dict[str, Prompt]()
+    for start in range(0, 8 * wanted, wanted):
+        batch = task.prompts("test", wanted, start=start)
         for prompt in batch:
             found.setdefault(prompt.text, prompt)
-        seen += wanted
-        if len(batch) < wanted:
+        if len(found) >= wanted or len(batch) < wanted:
             break
     prompts = list(found.values())[skip:wanted]
     if not prompts:

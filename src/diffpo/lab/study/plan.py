@@ -171,10 +171,11 @@ class Study:
 
     def tune_cells(self, arm: Arm) -> list[tuple[dict[str, Any], list[Cell]]]:
         """Each combination of an arm's values with its cells, one a tuning seed."""
-        tune, found = self.config.tune, []
-        for number, (values, config) in enumerate(arm.tuned() if arm.tune else ()):
+        if not arm.tune:
+            return []
+        tune, skip, found = self.config.tune, self.config.measure.num_prompts, []
+        for number, (values, config) in enumerate(arm.tuned()):
             cells = [self._cell(f"{arm.name}/tune_{number}", config, seed) for seed in tune.seeds]
-            skip = self.config.measure.num_prompts
             only = {"num_prompts": tune.num_prompts, "skip_prompts": skip, "num_points": 1, "track": ()}
             if tune.metric.partition("/")[0] in ("accuracy", "nfe", "reward"):  # of a sampler, not of the frontier
                 only |= {"samplers": self._only(config, tune.metric), "gammas": ()}
@@ -183,12 +184,11 @@ class Study:
 
     def _only(self, config: TrainConfig, metric: str) -> tuple[str, ...]:
         """The samplers that a metric needs: the run's own, and the one it names. ValueError if that is not measured."""
-        own, (_, named, *_) = config.rollout.sampler, (*metric.split("/"), "")
+        own, named = config.rollout.sampler, f"{metric}/".split("/")[1]
         known = dict.fromkeys(("own", own, *self.config.measure.samplers))
-        check(
-            named in known, f"tune.metric {metric!r}: {named!r} is no sampler that is measured{suggest(named, known)}"
-        )
-        return tuple(dict.fromkeys((own, *(s for s in self.config.measure.samplers if s == named))))
+        said = f"tune.metric {metric!r}: {named!r} is no sampler that is measured"
+        check(named in known, f"{said}{suggest(named, known)}")
+        return (own,) if named in ("own", own) else (own, named)
 
     def cells(self, arm: Arm, values: Mapping[str, Any]) -> list[Cell]:
         """The cells of an arm under the values that tuning chose, one a seed."""

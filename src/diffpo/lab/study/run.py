@@ -167,13 +167,14 @@ class Runner:
     def choose(self, tuning: Trials) -> dict[str, Any]:
         """The values whose metric has the best mean over the tuning seeds; the first of equals. {} if none is tuned."""
         metric = self.study.config.tune.metric
-        means = []
-        for values, cells in tuning:
-            found = [figures(self.folder / cell.name, cell, self.study) for cell in cells]
+
+        def mean(trial: tuple[Mapping[str, Any], Sequence[Cell]]) -> float:
+            found = [figures(self.folder / cell.name, cell, self.study) for cell in trial[1]]
             if missing := next((figure for figure in found if metric not in figure), None):
                 raise ValueError(f"tune.metric {metric!r} is not measured: one of {', '.join(missing)}")
-            means.append((sum(figure[metric] for figure in found) / len(found), dict(values)))
-        return max(means, key=lambda pair: pair[0])[1] if means else {}
+            return sum(figure[metric] for figure in found) / len(found)
+
+        return dict(max(tuning, key=mean)[0]) if tuning else {}
 
     def raise_failures(self) -> None:
         """ValueError that names the cells that failed."""

@@ -36,7 +36,8 @@ def figures(folder: Path, cell: Cell, study: Study) -> Figures:
         found |= {"accuracy/own": own.accuracy, "nfe/own": own.nfe}
         if own.sampler == "learned":
             found |= _against("fixed", "learned", evaluation, evaluation)
-        found |= {"reward/own": found[name]} if (name := f"reward/{own.sampler}") in found else {}
+        if (name := f"reward/{own.sampler}") in found:
+            found["reward/own"] = found[name]
     found["updates"] = last["step"] * (cell.train.objective.num_iterations if cell.train else 0)
     found |= {name: last[name] for name in ("forwards", "forwards/rollouts", "forwards/updates", "seconds")}
     return found
@@ -57,8 +58,10 @@ def _rewards(place: Path, speed_weight: float) -> Figures:
 
     NFE are the calls until the EOS, after which training makes none.
     """
+    if not speed_weight:
+        return {}
     record, found = _answers(place), {}
-    for spec, right in record["correct"].items() if speed_weight else ():
+    for spec, right in record["correct"].items():
         speeds = (1 + speed_weight * (1 - nfe / record["gen_length"]) for nfe in record["nfe"][spec])
         found[f"reward/{spec}"] = fmean(int(x) * speed for x, speed in zip(right, speeds, strict=True))
     return found

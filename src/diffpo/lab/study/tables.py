@@ -105,7 +105,7 @@ def header(metric: str) -> str:
     return re.sub(rf"^{kind.pattern}$", kind.header, metric)
 
 
-def figure(metric: str, value: float | None, sign: str = "") -> str:
+def value_cell(metric: str, value: float | None, sign: str = "") -> str:
     """One value as tables write it, with a `sign` of format's; "" where it is not defined."""
     kind = kind_of(metric)
     return "" if value is None else f"{kind.scale * value:{sign}.{kind.digits}f}"
@@ -116,8 +116,8 @@ def mean_cell(metric: str, value: Mapping[str, Any] | None, num_seeds: int) -> s
     if value is None:
         return ""
     few = f" (n = {value['n']})" if value["n"] < num_seeds else ""
-    spread = "" if metric == "updates" or not value["std"] else f" ± {figure(metric, value['half_width'])}"
-    return f"{figure(metric, value['mean'])}{spread}{few}"
+    spread = "" if metric == "updates" or not value["std"] else f" ± {value_cell(metric, value['half_width'])}"
+    return f"{value_cell(metric, value['mean'])}{spread}{few}"
 
 
 def difference_cell(metric: str, value: Mapping[str, Any] | None, num_seeds: int) -> str:
@@ -125,9 +125,9 @@ def difference_cell(metric: str, value: Mapping[str, Any] | None, num_seeds: int
     if value is None:
         return ""
     few = f" (n = {value['n']})" if value["n"] < num_seeds else ""
-    mean, low, high = (figure(metric, value[name], "+") for name in ("mean", "low", "high"))
+    mean, low, high = (value_cell(metric, value[name], "+") for name in ("mean", "low", "high"))
     mark = " *" if exceeds_spread(value) else ""
-    return f"{mean} ± {figure(metric, value['half_width'])} [{low}, {high}]{mark}{few}"
+    return f"{mean} ± {value_cell(metric, value['half_width'])} [{low}, {high}]{mark}{few}"
 
 
 def exceeds_spread(value: Mapping[str, Any]) -> bool:
@@ -162,7 +162,7 @@ def tables(summary: Summary) -> tuple[list[list[str]], list[list[str]], list[lis
 def by_seed(summary: Summary, metric: str) -> list[list[str]]:
     """Of each arm that has the metric its label, and the value at every seed, so that nobody has to trust a mean."""
     arms = [arm for arm in summary["arms"].values() if metric in arm["metrics"]]
-    return [[arm["label"], *(figure(metric, value) for value in arm["metrics"][metric]["by_seed"])] for arm in arms]
+    return [[arm["label"], *(value_cell(metric, value) for value in arm["metrics"][metric]["by_seed"])] for arm in arms]
 
 
 def _settings(values: Mapping[str, Any]) -> str:
