@@ -13,7 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from diffpo import LoadConfig, LoraConfig, ModelConfig, TaskConfig, TrainConfig, create_policy, load_policy, sample
+from diffpo import (
+    LoadConfig,
+    LoraConfig,
+    ModelConfig,
+    SftConfig,
+    TaskConfig,
+    TrainConfig,
+    create_policy,
+    fine_tune,
+    load_policy,
+    sample,
+)
 from diffpo.cli import main
 from diffpo.evaluation.evaluate import Evaluation
 from diffpo.files.folder import own_draft
@@ -62,6 +73,15 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     page = make_report(read_sources([str(file)]), quiet=True)
     assert "<img src=x" not in page and page.count("</script>") == 1
     assert "&lt;img src=x" in page
+
+
+def test_a_fine_tuning_run_shows_its_loss(tmp_path: Path) -> None:
+    shape = ModelConfig(hidden_size=16, num_layers=1, num_heads=2, mlp_size=32)
+    config = SftConfig(output=str(tmp_path / "tuned"), steps=2, batch_size=4, num_examples=8, shape=shape)
+    fine_tune(replace(config, task=TaskConfig("tiny_sudoku")), quiet=True)
+    make_report(read_sources([config.output]), num_examples=0, figures=tmp_path / "figures", quiet=True)
+    (picture,) = (tmp_path / "figures").glob("*.svg")
+    assert "loss" in "".join(ElementTree.parse(picture).getroot().itertext())
 
 
 def test_pictures_are_kept_as_svg_and_png(tmp_path: Path) -> None:

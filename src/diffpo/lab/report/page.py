@@ -150,8 +150,10 @@ def add_evaluations(page: Page, measured: Mapping[str, Measured]) -> None:
 def add_run(page: Page, run: Run, num_examples: int) -> None:
     """One training run: its course, its analyses, and its answers beside those of what it started from."""
     parts = [piece("tiles", run.facts)]
-    if any(step.get(metric) is not None for step in run.metrics for metric in PANELS):
+    known = {name for step in run.metrics for name, value in step.items() if value is not None}
+    if known & {*PANELS, "loss"}:
         words = "Training by step: means over the rollouts of a step, and by difficulty where the task has levels."
+        words = words if "reward" in known else "Fine-tuning by step."
         parts.append(page.figure(partial(training_figure, run.metrics), f"{run.name} training", words))
     settings = piece("command", json.dumps(run.settings, indent=1)) if run.settings else Markup()
     parts += [folded("Every setting", settings), analyses(page, run)]
