@@ -31,6 +31,8 @@ from diffpo.types import Attempts, Prompt
             "task.reward 'rewards.py:Scorer': Scorer is a class: name a function, or an instance of it",
         ),
         ("broken.py:f", "broken.py does not import: ZeroDivisionError('division by zero')"),
+        ("script.py:f", "script.py does not import: SystemExit(0)"),
+        ("empty.py:f", "empty.py has no function 'f'; it has none"),
     ],
 )
 def test_a_reward_that_is_not_there_says_what_is(
@@ -38,6 +40,8 @@ def test_a_reward_that_is_not_there_says_what_is(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("broken.py").write_text("1 / 0")
+    Path("script.py").write_text("raise SystemExit(0)")
+    Path("empty.py").touch()
     text = "LIMIT = 3\ndef accuracy(completions):\n    return completions\nclass Scorer:\n    pass\n"
     Path("rewards.py").write_text(text)
     with pytest.raises(ValueError) as caught:

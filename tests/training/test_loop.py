@@ -194,12 +194,15 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
     assert len(folders) == kept and not any(map(find_damage, folders))
 
 
-def test_a_verifier_that_raises_costs_no_step(short_run: TrainConfig, easy_task: TaskConfig) -> None:
+@pytest.mark.parametrize("error", [KeyError, SystemExit])
+def test_a_verifier_that_raises_costs_no_step(
+    short_run: TrainConfig, easy_task: TaskConfig, error: type[BaseException]
+) -> None:
     config = replace(short_run, task=TaskConfig(), save_every=100)
     task = Troubled(easy_task)
     bad = task.prompts("train", 1, start=2 * config.prompts_per_step)[0].id  # of the third step
-    with pytest.raises(RuntimeError, match="the verifier raised KeyError"):
-        train(config, quiet=True, task=Troubled(easy_task, bad=bad))
+    with pytest.raises(RuntimeError, match=f"the verifier raised {error.__name__}"):
+        train(config, quiet=True, task=Troubled(easy_task, bad=bad, error=error))
     saved, _ = latest_checkpoint(Path(config.output) / "checkpoints")
     assert saved and saved.name == "step_000002"
     train(config, resume=True, quiet=True, task=task)

@@ -133,6 +133,19 @@ def test_overlong_prompts_are_left_out_and_counted(config: SftConfig) -> None:
     assert (len(examples), examples.num_dropped) == (5, 1)
 
 
+def test_what_becomes_of_held_out_rows_is_said_too(
+    config: SftConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = tmp_path / "held.jsonl"
+    rows = [{"prompt": "a" * n, "completion": text} for n, text in ((1, "5"), (1, ""), (1, "b" * 99), (999, "c"))]
+    held.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fine_tune(replace(config, steps=1, eval_data=str(held), overlong="drop", gen_length=60))
+    said = capsys.readouterr().err
+    assert "1 of 3 completions of eval_data are cut: raise gen_length or max_length\n" in said
+    assert "1 rows of eval_data are left out: their prompts are too long\n" in said
+    assert "1 of 3 completions of eval_data are empty\n" in said
+
+
 def test_the_formats_of_data_sets_are_one(config: SftConfig, tmp_path: Path) -> None:
     """A conversation is learned alike from messages, ShareGPT, Alpaca, and a CSV that spells it in JSON."""
     system, user = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}

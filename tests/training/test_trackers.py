@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
@@ -96,23 +97,28 @@ class Troubled(Tracker):
 
     def told(self, what):
         if what == "WHAT":
-            raise ConnectionError("no answer")
+            raise WITH
 """
 
 
 @pytest.mark.parametrize(
-    ("what", "lag", "saved"),
-    [("open", 0, []), ("metrics", 0, ["step_000003"]), ("texts", 2, ["step_000002"]), ("close", 0, ["step_000004"])],
+    ("what", "error", "lag", "saved"),
+    [
+        ("open", "ConnectionError('no answer')", 0, []),
+        ("metrics", "SystemExit(0)", 0, ["step_000003"]),
+        ("texts", "ConnectionError('no answer')", 2, ["step_000002"]),
+        ("close", "ConnectionError('no answer')", 0, ["step_000004"]),
+    ],
 )
 def test_a_tracker_that_raises_is_named_and_costs_no_step(
-    short_run: TrainConfig, tmp_path: Path, what: str, lag: int, saved: list[str]
+    short_run: TrainConfig, tmp_path: Path, what: str, error: str, lag: int, saved: list[str]
 ) -> None:
     own = tmp_path / "own.py"
-    own.write_text(TROUBLED.replace("WHAT", what))
+    own.write_text(TROUBLED.replace("WHAT", what).replace("WITH", error))
     config = replace(short_run, rollout=replace(short_run.rollout, lag=lag), show_rollouts=1)
     straight = replace(config, output=str(tmp_path / "straight"))
     train(straight, quiet=True)
-    with pytest.raises(ValueError, match=r"log_with .*own\.py:Troubled: ConnectionError\('no answer'\)"):
+    with pytest.raises(ValueError, match=rf"log_with .*own\.py:Troubled: {re.escape(error)}"):
         train(replace(config, log_with=(f"{own}:Troubled",), save_every=100), quiet=True)
     assert [path.name for path in (Path(config.output) / "checkpoints").glob("step*")] == saved
     train(config, resume=True, quiet=True)

@@ -13,13 +13,15 @@ from diffpo.types import Prompt, Verdict
 class Troubled(TinySudoku):
     """The first verdict of all hangs where a file `fuse` is; that on prompt `bad` raises."""
 
-    def __init__(self, config: TaskConfig, fuse: Path | None = None, bad: str = "") -> None:
+    def __init__(
+        self, config: TaskConfig, fuse: Path | None = None, bad: str = "", error: type[BaseException] = KeyError
+    ) -> None:
         super().__init__(config)
-        self.fuse, self.bad = fuse, bad
+        self.fuse, self.bad, self.error = fuse, bad, error
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
         if prompt.id == self.bad:
-            raise KeyError("no such column")
+            raise self.error("no such column")
         if self.fuse and self.fuse.is_file():
             self.fuse.rename(self.fuse.with_suffix(".blown"))
             time.sleep(3600)

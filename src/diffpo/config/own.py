@@ -77,7 +77,7 @@ def find_in_file(path: Path, name: str, kind: str, takes: str) -> Callable[..., 
     """The `kind` (function, class) of that name in the user's file. ValueError names what is missing."""
     found = {key: value for key, value in vars(_load(path, takes)).items() if callable(value) and key[0] != "_"}
     if name not in found:
-        raise ValueError(f"{path} has no {kind} {name!r}{suggest(name, found)}; it has {', '.join(found) or 'none'}")
+        raise ValueError(f"{path} has no {kind} {name!r}{suggest(name, found) if found else '; it has none'}")
     return found[name]
 
 
@@ -91,7 +91,7 @@ def _load(path: Path, takes: str) -> ModuleType:
     try:
         with contextlib.chdir("."), _beside(path.resolve().parent):
             spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end in sys.exit()
         raise ValueError(f"{path} does not import: {error!r}") from error
     return module
 

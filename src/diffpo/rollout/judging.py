@@ -131,7 +131,7 @@ def _verify(task: Task, attempts: Attempts) -> Judged:
     for generation, text in enumerate(attempts.texts):
         try:
             verdict = task.verify(attempts.prompt, text)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise VerifierError(
                 f"task {task.name!r}: the verifier raised {error!r} on prompt {attempts.prompt.id!r}, "
                 f"generation {generation}, completion {text[:200]!r}"

@@ -40,13 +40,13 @@ class Examples:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    @property
-    def doubts(self) -> list[str]:
-        """What they give to think about, a line each."""
+    def doubts(self, of: str = "") -> list[str]:
+        """What they give to think about, a line each; `of` says of which, where they are not those that are learned."""
+        empty = f"{self.num_empty} of {len(self)} completions{of} are empty"
         lines = {
-            f"{self.num_cut} of {len(self)} completions are cut: raise gen_length or max_length": self.num_cut,
-            f"{self.num_dropped} rows are left out: their prompts are too long": self.num_dropped,
-            f"{self.num_empty} of {len(self)} completions are empty: it learns to say nothing": self.num_empty,
+            f"{self.num_cut} of {len(self)} completions{of} are cut: raise gen_length or max_length": self.num_cut,
+            f"{self.num_dropped} rows{of} are left out: their prompts are too long": self.num_dropped,
+            empty if of else f"{empty}: it learns to say nothing": self.num_empty,
         }
         return [line for line, count in lines.items() if count]
 

@@ -43,7 +43,7 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
     world = World.join(config.load.device)
     with Run("fine-tune", config, world, resume, quiet) as run:
         policy, examples, held_out = start(config, world)
-        run.lines += examples.doubts
+        run.lines += examples.doubts() + (held_out.doubts(" of eval_data") if held_out else [])
         rows = f"{config.data or config.task.name}: {len(examples):,} rows"
         rows += f", {len(held_out):,} held out" if held_out else ""
         state = run.restore(policy, rows)

@@ -81,7 +81,7 @@ def named(name: str) -> Iterator[None]:
     """What a tracker raises is a ValueError that names it."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"log_with {name}: {error!r}; the run goes on without it when it is resumed with another log_with"
         ) from error
