@@ -45,9 +45,17 @@ def _read(path: Path) -> dict[str, Any]:
     if path.suffix == ".json":
         return read_json(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return read_toml(path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file holds, as an editor may have saved it; ValueError says why it is none."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8, save it as UTF-8: {error}") from None
 
 
 KINDS: dict[type, str] = {TrainConfig: "train", SftConfig: "sft"}

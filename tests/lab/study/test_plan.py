@@ -121,6 +121,15 @@ def test_a_study_extends_another_setting_by_setting(tmp_path: Path) -> None:
     )
 
 
+def test_a_study_is_read_as_windows_saves_it_and_in_utf_8_alone(tmp_path: Path) -> None:
+    write_study(tmp_path, f"\ufeff{TINY}")
+    path = write_study(tmp_path, f"\ufeff{CHILD}".replace("\n", "\r\n"), "child")
+    assert load_study(path).config.title == "Child"
+    path.write_bytes(b"# caf\xe9\n" + CHILD.encode())
+    with pytest.raises(ValueError, match=r"child\.toml: not UTF-8, save it as UTF-8: 'utf-8' codec can't decode"):
+        load_study(path)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "error"),
     [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
@@ -15,7 +14,7 @@ from typing import Any
 from diffpo.config import RolloutConfig, SftConfig, TaskConfig, TrainConfig, parse_sampler, suggest
 from diffpo.config.checks import bound, check
 from diffpo.files.places import shipped_files
-from diffpo.files.recipe import find_recipe, flatten, from_dict, load_config
+from diffpo.files.recipe import find_recipe, flatten, from_dict, load_config, read_toml
 
 BASE = "base"
 """The arm that every study has: the policy that the others start from."""
@@ -246,18 +245,18 @@ def load_study(path: str | Path) -> Study:
         train = load_config(TrainConfig, _recipe(path, config.recipe))
         train = from_dict(TrainConfig, nest(config.train), "train.", train)
         return Study(path.stem, path, config, sft, train, tuple(_arm(arm, config, train) for arm in config.arms))
-    except (tomllib.TOMLDecodeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
     """The values of a study's file, over those of the study that it extends, setting by setting."""
-    values = tomllib.loads(path.read_text("utf-8"))
+    values = read_toml(path)
     name = str(values.get("extends", ""))
     if not name:
         return values
     beside = path.parent / f"{name}.toml"
-    parent = tomllib.loads((beside if beside.is_file() else find_study(name)).read_text("utf-8"))
+    parent = read_toml(beside if beside.is_file() else find_study(name))
     check("extends" not in parent, f"extends {name!r}, which extends another itself: name that one")
     merged = nest(flatten(parent) | flatten(values))
     config = from_dict(StudyConfig, merged)
