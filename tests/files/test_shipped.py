@@ -132,5 +132,5 @@ def test_a_config_that_is_damaged_is_named(tmp_path: Path, content: bytes, error
 def test_a_recipe_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff")
     for read in (kind_at, partial(load_config, TrainConfig)):
-        with pytest.raises(ValueError, match=r"bytes.toml: 'utf-8' codec"):
+        with pytest.raises(ValueError, match=r"bytes.toml: not UTF-8, save it as UTF-8: 'utf-8' codec"):
             read(str(tmp_path / "bytes.toml"))

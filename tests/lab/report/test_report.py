@@ -54,6 +54,12 @@ def test_a_study_that_ships_is_found_by_its_name(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     by_name, by_path = read_sources(["paper_table"]), read_sources([str(STUDY)])
     assert by_name.studies[0].summary == by_path.studies[0].summary
+    with pytest.raises(ValueError, match=r"results/paper_table\.json: no such file"):  # but not in another's place
+        read_sources(["results/paper_table.json"])
+    Path("results").mkdir()
+    Path("results", "own.json").write_text(STUDY.read_text())
+    by_file = read_sources(["own.toml", "of=studies/paper_table.toml"])
+    assert by_file.studies[0].summary == by_path.studies[0].summary
 
 
 def test_means_on_the_page_are_those_of_the_summary(page: str) -> None:

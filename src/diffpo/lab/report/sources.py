@@ -208,8 +208,12 @@ def read_study(name: str | Path) -> StudyResult:
 
 
 def _study(path: Path) -> StudyResult | None:
-    """The study that a summary, or the folder of a study, holds, or whose summary ships under this name."""
-    if not path.exists():
+    """The study that a summary, or the folder of a study, holds, whose file this is, or whose summary ships under this
+    name.
+    """
+    if path.suffix == ".toml":
+        path = path.parent / "results" / f"{path.stem}.json"
+    if not path.exists() and path.parent in (Path(), Path("studies/results")):  # no summary of the user's own
         path = shipped_files("studies/results/*.json").get(path.stem, path)
     file = path / SUMMARY if path.is_dir() else path
     if not file.is_file() or "arms" not in (summary := read_json(file)):
