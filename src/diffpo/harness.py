@@ -201,7 +201,7 @@ class DiffpoLM(LM):
 
 
 def _names(requests: Sequence[Any]) -> list[str]:
-    """Which request of which row each is, and the how manieth time it is asked: the same in any number of processes."""
+    """Which request of which row each is, and how often it was asked before: the same in any number of processes."""
     asked, names = Counter[str](), []
     for request in requests:
         name = f"{request.task_name} {request.doc_id} {request.idx}"
