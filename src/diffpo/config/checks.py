@@ -21,9 +21,13 @@ MAX_COUNT = 10**9
 def suggest(wrong: str, names: Iterable[str]) -> str:
     """The end of an error line: the nearest allowed name, and all of them when they are few."""
     names = list(names)
-    near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return hint + (f" (allowed: {', '.join(names)})" if len(names) <= 12 else "")
+    return nearest(wrong, names) + (f" (allowed: {', '.join(names)})" if len(names) <= 12 else "")
+
+
+def nearest(wrong: str, names: Iterable[str]) -> str:
+    """The same without the list of all."""
+    near = difflib.get_close_matches(wrong, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def suggest_key(wrong: str, cls: type, whole: type | None = None) -> str:

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from diffpo.config import suggest
-from diffpo.config.checks import check
+from diffpo.config.checks import check, nearest
 from diffpo.config.specs import Spec
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ def find_in_file(path: Path, name: str, kind: str, takes: str) -> Callable[..., 
     """The `kind` (function, class) of that name in the user's file. ValueError names what is missing."""
     found = {key: value for key, value in vars(_load(path, takes)).items() if callable(value) and key[0] != "_"}
     if name not in found:
-        raise ValueError(f"{path} has no {kind} {name!r}{suggest(name, found) if found else '; it has none'}")
+        raise ValueError(f"{path} has no {kind} {name!r}{nearest(name, found)}; it has {', '.join(found) or 'none'}")
     return found[name]
 
 
