@@ -217,7 +217,9 @@ def test_tables_show_every_arm(summary: dict) -> None:  # type: ignore[type-arg]
     assert lines[0] == "    diffpo study tiny"
     assert any(line.startswith("| 2-MF | 75.0 | ") for line in lines)  # one value at both seeds has no spread
     assert any(line.startswith("| less MF | ") for line in lines)
-    assert "| MF | 50.0 | 75.0 |" in lines  # by seed
+    fold = lines.index('<details markdown="1">')
+    assert "| MF | 50.0 | 75.0 |" in lines[fold:]  # by seed
+    assert "| less MF | " not in text[text.index("<details") :] and lines[-1] == "</details>"
     assert "optim.learning_rate 0.0003" in text and "4 distinct test prompts" in text and "Commit abc" in text
     assert rich_table(summary).row_count > 20
 

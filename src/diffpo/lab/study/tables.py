@@ -64,6 +64,7 @@ NEEDED = ("name", "title", "question", "command", "origin", "commits", "seeds", 
 NEEDED += ("equal_forwards", "num_cells", "cell_seconds", "arms")
 OF_AN_ARM = ("label", "changes", "tuned", "metrics", "versus", "curve")
 COSTS = ("updates", "forwards", "forwards/rollouts", "forwards/updates", "seconds")
+FOLDED = "What training took, its settings, and every seed"
 OPEN = "<!-- study: "
 BLOCK = re.compile(rf"(?P<open>{OPEN}(?P<path>\S+) -->\n)(?:(?!{OPEN}).)*?(?P<close><!-- /study -->)", re.DOTALL)
 """Where a page shows a study; the path of the summary is relative to the page."""
@@ -224,14 +225,15 @@ def rich_table(summary: Summary) -> Table:
 
 
 def markdown(summary: Summary) -> str:
-    """The study as a block of a page: command, tables, what the figures are, and the figures by seed."""
-    parts = [f"    {summary['command']}"]
-    parts += [_markdown_table(rows) for rows in tables(summary) if len(rows) > 1]
-    parts.append(caption(summary))
-    for metric in columns_of(summary)[:1]:
-        head = [f"{header(metric)} by seed", *map(str, summary["seeds"])]
-        parts.append(_markdown_table([head, *by_seed(summary, metric)]))
-    return "\n\n".join(parts)
+    """The study as a block of a page: command, tables, what the figures are; folded what it took, and all seeds."""
+    reached, against, took = tables(summary)
+    seeds = list(map(str, summary["seeds"]))
+    by_seeds = [[[f"{header(m)} by seed", *seeds], *by_seed(summary, m)] for m in columns_of(summary)[:1]]
+    shown, folded = (
+        [_markdown_table(rows) for rows in those if len(rows) > 1] for those in ((reached, against), (took, *by_seeds))
+    )
+    parts = [f"    {summary['command']}", *shown, caption(summary)]
+    return "\n\n".join([*parts, f'<details markdown="1">\n<summary>{FOLDED}</summary>', *folded, "</details>"])
 
 
 def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
