@@ -14,11 +14,13 @@ import pytest
 from helpers import tiny_policy
 from models.published_llada import golden_checkpoint
 
+from diffpo.config import RolloutConfig
 from diffpo.functional.random import make_key
 from diffpo.models.bounds import evidence_bounds
 from diffpo.models.policy import load_policy
 from diffpo.rollout.engine import generate
 from diffpo.rollout.judging import text_of
+from diffpo.rollout.likelihood import log_likelihoods
 from diffpo.rollout.local import make_request, sample
 from diffpo.types import Prompt
 
@@ -64,6 +66,16 @@ def test_likelihoods_are_bounds(model: str) -> None:
     assert found == float(expected.mean()) < 0 and not greedy and empty == (0.0, False)
     (rolling,) = lm.loglikelihood_rolling([Instance(("0123456" * 12,))])
     assert rolling < found
+
+
+def test_likelihoods_are_the_samplers_where_that_is_asked_for(model: str) -> None:
+    lm = DiffpoLM(model, sampler="top_k:2", likelihood="exact")
+    rows = [Instance(("012", "34")), Instance(("01", "5"), doc=1), Instance(("", ""))]
+    config = RolloutConfig(sampler="top_k:2")
+    expected = log_likelihoods(load_policy(model), [((0, 1, 2), (3, 4)), ((0, 1), (5,))], config)
+    assert [value for value, _ in lm.loglikelihood(rows)] == [*expected, 0.0]
+    with pytest.raises(ValueError, match="likelihood=exakt; did you mean 'exact'"):
+        DiffpoLM(model, likelihood="exakt")
 
 
 def test_no_token_of_a_continuation_is_lost_to_its_context(model: str, monkeypatch: pytest.MonkeyPatch) -> None:

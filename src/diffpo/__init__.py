@@ -34,6 +34,7 @@ _HOMES = {
     "diffpo.files.recipe": "load_config",
     "diffpo.lab.report.sources": "read_run read_study",
     "diffpo.rollout.engine": "Committed Engine Finished generate",
+    "diffpo.rollout.likelihood": "log_likelihoods",
     "diffpo.rollout.local": "collect sample stream",
     "diffpo.surrogates": "Cost Surrogate",
     "diffpo.tasks": "load_task",
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     from diffpo.models.threshold import ThresholdHead
     from diffpo.processes.world import World
     from diffpo.rollout.engine import Committed, Engine, Finished, generate
+    from diffpo.rollout.likelihood import log_likelihoods
     from diffpo.rollout.local import collect, sample, stream
     from diffpo.surrogates import Cost, Surrogate
     from diffpo.tasks import load_task

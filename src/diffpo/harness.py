@@ -18,6 +18,7 @@ from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
 from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
+from diffpo.config.checks import check, suggest
 from diffpo.functional.random import make_key
 from diffpo.models.bounds import evidence_bounds
 from diffpo.models.policy import load_policy
@@ -25,6 +26,7 @@ from diffpo.processes.world import World
 from diffpo.rollout.checks import check_request
 from diffpo.rollout.engine import generate
 from diffpo.rollout.judging import text_of
+from diffpo.rollout.likelihood import log_likelihoods
 from diffpo.rollout.local import default_length, request_for
 
 log = logging.getLogger("diffpo.harness")
@@ -34,6 +36,7 @@ LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_token
 """What tasks call the length of an answer; the first that is there counts."""
 UNDERSTOOD = ("until", "do_sample", "temperature", *LENGTHS)
 """Settings of generation that say something here."""
+LIKELIHOODS = ("bound", "exact")
 
 
 class Chat(str):
@@ -51,7 +54,7 @@ class Chat(str):
 
 @register_model("diffpo")
 class DiffpoLM(LM):
-    """Answers as `diffpo.sample` does, greedily unless told otherwise; likelihoods are bounds (`loglikelihood`).
+    """Answers as `diffpo.sample` does, greedily unless told otherwise; likelihoods are bounds, or the sampler's own.
 
     Several processes, by `accelerate launch`, have a model each and share the rows of a task.
     """
@@ -66,6 +69,7 @@ class DiffpoLM(LM):
         gen_length: int | None = None,
         block_length: int | None = None,
         seed: int = 0,
+        likelihood: str = "bound",
         nelbo_samples: int = 32,
         num_slots: int = 64,
         batch_size: int | str | None = None,
@@ -73,10 +77,12 @@ class DiffpoLM(LM):
     ) -> None:
         """`sampler`, `gen_length` (over the task's max_gen_toks) and `block_length`: as in `RolloutConfig`.
 
-        `nelbo_samples` masks are drawn of each continuation; `num_slots` rows are decoded at once. The harness' own
-        batch sizes say nothing here: no answer depends on one.
+        `likelihood`: the evidence lower "bound" of a continuation, of which `nelbo_samples` masks are drawn, or
+        "exact", its probability under the sampler. `num_slots` rows are decoded at once. The harness' own batch sizes
+        say nothing here: no answer depends on one.
         """
         super().__init__()
+        check(likelihood in LIKELIHOODS, f"likelihood={likelihood}{suggest(likelihood, LIKELIHOODS)}")
         # the harness says cuda:0 where nobody says anything
         if not device or (device.startswith("cuda") and not torch.cuda.is_available()):
             device = "auto"
@@ -86,7 +92,7 @@ class DiffpoLM(LM):
         self.gen_length, self.seed, self.nelbo_samples = gen_length, seed, nelbo_samples
         said = {"sampler": sampler, "block_length": block_length}
         self.config = replace(self.policy.decoding, **{name: value for name, value in said.items() if value})
-        self.num_slots = num_slots
+        self.num_slots, self.likelihood = num_slots, likelihood
 
     @property
     def tokenizer_name(self) -> str:
@@ -159,20 +165,20 @@ class DiffpoLM(LM):
     # --- likelihoods -----------------------------------------------------------------------------------------------
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """The evidence lower bound of each continuation, in nats, and False: no greedy decoding is asked for.
+        """How likely each continuation is, in nats, and False: no greedy decoding is asked for.
 
-        It is the mean over `nelbo_samples` masks (`evidence_bounds`); its standard error is logged.
+        A bound is the mean over `nelbo_samples` masks (`evidence_bounds`), and its standard error is logged.
         """
         pairs = [self._pair(*asked.args) for asked in requests]
-        return [(value, False) for value in self._bounds(pairs, _names(requests))]
+        return [(value, False) for value in self._likelihoods(pairs, _names(requests))]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """The bound of each text: of pieces as long as the model can hold, each on its own."""
+        """The same of each text: of pieces as long as the model can hold, each on its own."""
         longest, sums = self.policy.denoiser.config.max_length, list[float]()
         for name, asked in zip(_names(requests), requests, strict=True):
             ids = self.policy.tokenizer.encode(asked.args[0])
             pieces = [((), ids[start : start + longest]) for start in range(0, len(ids), longest)]
-            sums.append(sum(self._bounds(pieces, [f"{name} {at}" for at in range(len(pieces))])))
+            sums.append(sum(self._likelihoods(pieces, [f"{name} {at}" for at in range(len(pieces))])))
         return sums
 
     def _pair(self, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -188,12 +194,15 @@ class DiffpoLM(LM):
         is_cut = whole[: len(before)] == before
         return before, whole[len(before) :] if is_cut else encode(continuation)
 
-    def _bounds(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], names: Sequence[str]) -> list[float]:
-        longest, drawn = self.policy.denoiser.config.max_length, list[Tensor]()
-        for name, (context, continuation) in zip(names, pairs, strict=True):
-            context = context[max(0, len(context) + len(continuation) - longest) :]
-            key = make_key(self.seed, "nelbo", name)
-            drawn.append(evidence_bounds(self.policy, context, continuation, self.nelbo_samples, key))
+    def _likelihoods(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], names: Sequence[str]) -> list[float]:
+        longest = self.policy.denoiser.config.max_length
+        pairs = [(context[max(0, len(context) + len(text) - longest) :], text) for context, text in pairs]
+        if self.likelihood == "exact":
+            return log_likelihoods(self.policy, pairs, replace(self.config, num_slots=self.num_slots), self.seed)
+        keys = [make_key(self.seed, "nelbo", name) for name in names]
+        drawn = [
+            evidence_bounds(self.policy, *pair, self.nelbo_samples, key) for pair, key in zip(pairs, keys, strict=True)
+        ]
         if drawn and self.nelbo_samples > 1:
             error = sum(float(each.std()) for each in drawn) / len(drawn) / self.nelbo_samples**0.5
             log.warning("%d likelihoods are bounds, their standard error %.3g nats on average", len(drawn), error)

@@ -133,6 +133,9 @@ class Request:
     canvas_ids: tuple[int, ...] = ()
     """What stands on the canvas from the start, L ids, the mask's where there is something to write; empty: masks.
     An EOS ends nothing before the last that is given."""
+    answer_ids: tuple[int, ...] = ()
+    """What calls write, L ids, whatever they would draw: the completion's log-probabilities are then those of this
+    text, under this sampler (`diffpo.rollout.likelihood`). Empty: what they draw."""
 
     @property
     def length(self) -> int:

@@ -124,5 +124,7 @@ def test_modes_save_work_and_change_no_bit(temperature: float, entropy_temperatu
         plain=entropy_temperature == 1 and temperature in (0, 1),
         finite=True,
     )
-    for ours, theirs in zip(predict(logits, *columns, lottery, mode), predict(logits, *columns, lottery), strict=True):
+    for ours, theirs in zip(
+        predict(logits, *columns, lottery, mode=mode), predict(logits, *columns, lottery), strict=True
+    ):
         assert torch.equal(ours, theirs)

@@ -41,14 +41,16 @@ def predict(
     temperature: Float[Tensor, " N"],
     entropy_temperature: Float[Tensor, " N"],
     uniforms: Float[Tensor, " N"],
+    answers: Int64[Tensor, " N"] | None = None,
     mode: Mode | None = None,
 ) -> tuple[Int64[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
     """A drawn token a row, its log-probability, and the row's entropy (nats), largest probability and margin.
 
     Token and log-probability are of softmax(logits / temperature), by inverse CDF; at temperature 0 the argmax, a point
-    mass of log-probability 0. Entropy, largest probability, and margin, by which that is larger than the second, are of
-    softmax(logits / entropy_temperature). Logits are finite, or -inf where nothing may be drawn. `mode` saves passes,
-    and changes no number that is asked for: a margin that is not is 0.
+    mass of log-probability 0. `answers` take the place of what is drawn by inverse CDF, where they are not -1. Entropy,
+    largest probability, and margin, by which that is larger than the second, are of softmax(logits /
+    entropy_temperature). Logits are finite, or -inf where nothing may be drawn. `mode` saves passes, and changes no
+    number that is asked for: a margin that is not is 0.
     """
     mode = mode or Mode()
     looked_at = _log_softmax(logits, entropy_temperature, mode)
@@ -66,6 +68,8 @@ def predict(
         logprobs = _log_softmax(logits, torch.where(greedy, 1.0, temperature), mode)
         probs = logprobs.exp()
     tokens = invert_cdf(probs, uniforms)
+    if answers is not None:
+        tokens = torch.where(answers < 0, tokens, answers)
     chosen = logprobs.gather(-1, tokens[:, None]).squeeze(-1)
     if mode.greedy == "some":
         tokens = torch.where(greedy, logits.argmax(-1), tokens)

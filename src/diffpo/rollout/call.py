@@ -33,6 +33,8 @@ class Kind(NamedTuple):
     """The engine's number of it."""
     temperature: float
     entropy_temperature: float
+    answered: bool = False
+    """Whether it says what is written."""
 
 
 class Mix(NamedTuple):
@@ -40,6 +42,7 @@ class Mix(NamedTuple):
 
     rules: dict[int, Rule]
     mode: Mode
+    answered: bool
 
     @classmethod
     def of(cls, kinds: Iterable[Kind], rules: Mapping[int, Rule]) -> Mix:
@@ -55,7 +58,7 @@ class Mix(NamedTuple):
             finite=True,
             margin=any("margin" in rule.looks_at for rule in chosen.values()),
         )
-        return cls(chosen, mode)
+        return cls(chosen, mode, any(kind.answered for kind in kinds))
 
     def looks_at(self, what: Look) -> bool:
         return any(what in rule.looks_at for rule in self.rules.values())
@@ -147,9 +150,9 @@ def commit(policy: Policy, slots: Slots, layout: Layout, hidden: Tensor, mix: Mi
     in_row = (slots.prompt_length[rows] + canvas - policy.denoiser.config.shift).clamp_min(0)
     at = layout.first_query[rows] + torch.where(layout.asks_all[rows], in_row, columns)
     states = hidden[at.clamp_max(len(hidden) - 1)]  # a window may end before the widest does
-    tokens, *certainty = predict_tokens(
-        policy, states, slots.temperature[rows], slots.entropy_temperature[rows], uniform(keys), mix.mode
-    )
+    drawn = [slots.temperature[rows], slots.entropy_temperature[rows], uniform(keys)]
+    drawn += [slots.answer[rows, canvas]] if mix.answered else []
+    tokens, *certainty = predict_tokens(policy, states, mix.mode, *drawn)
 
     def spread(values: Tensor) -> Tensor:
         """Values of candidates, [B, K]."""
@@ -216,14 +219,11 @@ def _cells(candidates: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     return layout.slots[cells // layout.width], cells % layout.width
 
 
-def predict_tokens(
-    policy: Policy, hidden: Tensor, temperature: Tensor, entropy_temperature: Tensor, uniforms: Tensor, mode: Mode
-) -> tuple[Tensor, ...]:
-    """`predict` at N positions, by chunks that hold MAX_LOGITS at most."""
-    columns = (hidden, temperature, entropy_temperature, uniforms)
+def predict_tokens(policy: Policy, hidden: Tensor, mode: Mode, *columns: Tensor) -> tuple[Tensor, ...]:
+    """`predict` at N positions, of columns as it takes them, by chunks that hold MAX_LOGITS at most."""
     size = max(MIN_ROWS, MAX_LOGITS["cuda" if on_card(hidden) else "cpu"] // policy.denoiser.config.vocab_size)
-    parts = zip(*(column.split(size) for column in columns), strict=True)
-    chunks = [predict(_logits(policy, part), warmth, look, lottery, mode) for part, warmth, look, lottery in parts]
+    parts = zip(*(column.split(size) for column in (hidden, *columns)), strict=True)
+    chunks = [predict(_logits(policy, part), *own, mode=mode) for part, *own in parts]
     return chunks[0] if len(chunks) == 1 else tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))
 
 

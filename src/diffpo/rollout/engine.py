@@ -203,7 +203,8 @@ class Engine:
     # --- rows come -------------------------------------------------------------------------------------------------
 
     def _kind(self, request: Request) -> Kind:
-        return Kind(self._numbers[request.sampler], request.temperature, request.entropy_temperature)
+        number, answered = self._numbers[request.sampler], bool(request.answer_ids)
+        return Kind(number, request.temperature, request.entropy_temperature, answered)
 
     def _admit(self) -> None:
         """Write waiting requests into free slots."""

@@ -81,6 +81,7 @@ class Slots:
     entropy_temperature: Tensor  # [B]
     early_exit: Tensor  # [B] bool
     explore: Tensor  # [B] bool
+    answer: Tensor  # [B, L] ids that are written in the place of what is drawn; -1: none
     committed_at: Tensor  # [B, L] call that committed the position; 0: still masked; -1: given, or beyond gen_length
     logprobs: Tensor  # [B, L]
     entropies: Tensor  # [B, L]
@@ -101,7 +102,7 @@ class Slots:
         head = policy.sampler_head
         features, action = head.shapes(room.window) if head else ((), ())
         shapes: dict[str, tuple[int, ...]] = {
-            **dict.fromkeys(("committed_at", "logprobs", "entropies", "max_probs"), (room.canvas,)),
+            **dict.fromkeys(("answer", "committed_at", "logprobs", "entropies", "max_probs"), (room.canvas,)),
             "sequence": (room.prompt + room.canvas,),
             "features": (room.decisions, *features),
             "actions": (room.decisions, *action),
@@ -174,12 +175,15 @@ class Slots:
         warmth = torch.tensor([(request.temperature, request.entropy_temperature) for request in requests])
         self.temperature[at], self.entropy_temperature[at] = to_device(warmth, policy.device).unbind(1)
         sequences = torch.full((len(requests), self.sequence.shape[1]), policy.mask_id)
+        answers = torch.full((len(requests), self.answer.shape[1]), -1)
         for row, request in enumerate(requests):
             behind = self.prompt_width + request.gen_length
             parts = {0: request.prompt_ids, self.prompt_width: request.canvas_ids, behind: request.suffix_ids}
             for start, ids in parts.items():
                 sequences[row, start : start + len(ids)] = torch.tensor(ids, dtype=torch.int64)
+            answers[row, : len(request.answer_ids)] = torch.tensor(request.answer_ids, dtype=torch.int64)
         self.sequence[at] = to_device(sequences, policy.device)
+        self.answer[at] = to_device(answers, policy.device)
         beyond = torch.arange(self.committed_at.shape[1], device=policy.device) >= self.gen_length[at][:, None]
         self.committed_at[at] = (beyond | (self.canvas[at] != policy.mask_id)).long().neg()
         for column in (self.logprobs, self.entropies, self.nfe, self.nfe_until_eos, self.done, self.gamma):
