@@ -27,10 +27,11 @@ from diffpo.files.recipe import to_json
 from diffpo.processes.world import World, buckets
 from diffpo.rollout.engine import generate
 from diffpo.training.loop import train
+from diffpo.types import Prompt
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 from diffpo.training import ray_workers  # noqa: E402
-from diffpo.training.ray_workers import RayCollector, Seat  # noqa: E402
+from diffpo.training.ray_workers import RayCollector, Seat, Unit  # noqa: E402
 from diffpo.training.remote import dtypes_of, facts_of  # noqa: E402
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -263,6 +264,20 @@ def test_a_worker_whose_store_has_gone_is_replaced(monkeypatch: pytest.MonkeyPat
     error = ray.exceptions.RayTaskError("roll_out", "", OSError(28, "No space left on device"))
     with pytest.raises(OSError, match="No space left"):
         collector._listen()
+
+
+def test_the_last_of_too_many_lost_workers_says_what_it_was_at() -> None:
+    """Else a reward that hangs, or a start that takes longer than the time allowed, would be anything."""
+    unit = Unit(3, [Prompt("train-9", "", place="my.jsonl, line 10"), Prompt("train-10", "")], 0, [])
+    said = {
+        "as it started": Seat(None, object()),
+        "on step 3 from my.jsonl, line 10 on": Seat(None, None, {"ref": unit}),
+    }  # type: ignore[dict-item]
+    for words, seat in said.items():
+        collector = object.__new__(RayCollector)
+        collector.seats, collector.lost = [seat], ray_workers.MAX_LOSSES
+        with pytest.raises(ValueError, match=rf"6 were lost in a row, the last {words}: no answer; Ray's logs"):
+            collector._replace(seat, "no answer")
 
 
 def raised(error: Exception) -> object:

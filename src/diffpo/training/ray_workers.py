@@ -103,6 +103,14 @@ class Seat:
     def awaited(self) -> list[ray.ObjectRef]:
         return [self.opening] if self.opening else list(self.units)
 
+    @property
+    def at(self) -> str:
+        """What it is doing, in words."""
+        if self.opening:
+            return "as it started"
+        unit = next(iter(self.units.values()), None)
+        return f"on step {unit.step} from {unit.prompts[0].place or unit.prompts[0].id} on" if unit else "idle"
+
 
 class RayCollector:
     """Makes rollouts on `rollout.workers` actors (`diffpo.training.collect.Collector`); rank 0 drives them."""
@@ -247,7 +255,8 @@ class RayCollector:
         """Another worker in the place of one that is lost; its units go to whoever is up."""
         self.lost += 1
         if self.lost > MAX_LOSSES * len(self.seats):
-            raise ValueError(f"rollout.workers: {self.lost} were lost in a row, the last: {why}; Ray's logs say more")
+            last = f"the last {seat.at}: {why}"
+            raise ValueError(f"rollout.workers: {self.lost} were lost in a row, {last}; Ray's logs say more")
         ray.kill(seat.actor)
         self.waiting = [*seat.units.values(), *self.waiting]
         self.seats[self.seats.index(seat)] = self._seat()
