@@ -17,6 +17,7 @@ from diffpo.files.recipe import read_json
 from diffpo.models.export import save_with_card
 from diffpo.models.policy import Policy
 from diffpo.processes.world import World
+from diffpo.training.checkpoint import consolation
 from diffpo.training.metrics import Metrics
 from diffpo.training.resume import FILES, Digests, settings
 
@@ -39,7 +40,7 @@ def keep_best(run: Path, policy: Policy, num_steps: int, metrics: Metrics, measu
             save_with_card(policy, draft, weights)
             (draft / RECORD).write_text(json.dumps(best, indent=2) + "\n")
 
-        world.on_main(lambda: write_folder(run / BEST, write, "; checkpoints are untouched: make room and resume"))
+        world.on_main(lambda: write_folder(run / BEST, write, consolation(run / "checkpoints")))
     return {"eval/below_best": best["score"][0] - score[0]}
 
 

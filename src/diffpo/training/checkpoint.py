@@ -54,11 +54,7 @@ def save_checkpoint(root: Path, state: TrainState, config: Any, keep: int, world
         folder = root / name
         for left in root.glob(".*.draft"):  # of a run that was killed
             shutil.rmtree(left, ignore_errors=True)
-        write_folder(
-            folder,
-            lambda draft: _write(draft, state, config, weights, moments),
-            "; earlier checkpoints are untouched: make room and resume" if list_checkpoints(root) else ": make room",
-        )
+        write_folder(folder, lambda draft: _write(draft, state, config, weights, moments), consolation(root))
         _sync(root)
         found = list_checkpoints(root)
         for old in found[found.index(folder) + keep :]:  # what is newer is damaged, and takes no good one's place
@@ -66,6 +62,11 @@ def save_checkpoint(root: Path, state: TrainState, config: Any, keep: int, world
         return folder
 
     return world.on_main(write)
+
+
+def consolation(root: Path) -> str:
+    """What to say where a folder of the run could not be written: whether one may go on from the checkpoints."""
+    return "; earlier checkpoints are untouched: make room and resume" if list_checkpoints(root) else ": make room"
 
 
 def _write(
