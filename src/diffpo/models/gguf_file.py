@@ -84,7 +84,7 @@ def _check_said(path: Path, said: Mapping[str, Any]) -> None:
     """ValueError for part of a file, for what is left out and has no default, and for heads that are turned in part."""
     if said.get("split.count", 1) > 1:
         count = said["split.count"]
-        raise ValueError(f"{path}: one of {count} parts: put them together first (llama-gguf-split --merge)")
+        raise ValueError(f"{path}: one of {count} parts: put them together first, as llama-gguf-split does")
     kind = said.get("general.architecture")
     if kind not in ARCHITECTURES:
         return  # as whoever converts it will say
