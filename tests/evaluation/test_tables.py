@@ -210,6 +210,7 @@ def test_compare_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtu
     errors = {
         (f"{tmp_path}/one", f"{tmp_path}/other"): "one and other answer different prompts (q-0 is another)",
         (f"{tmp_path}/old",): "old: evaluated by another version ('cost'): make it again",
+        (f"{tmp_path}/a/evaluation.json",): f"a file, where the folder of an evaluation is wanted: name {tmp_path}/a",
         (f"{tmp_path}/none",): "no evaluation.json in it; diffpo eval MODEL --output",
         (f"{tmp_path}/run",): f"no evaluation.json in it; diffpo eval {tmp_path}/run makes {tmp_path}/run/eval",
         (f"{tmp_path}/done",): f"no evaluation.json in it; {tmp_path}/done/eval has one",

@@ -160,13 +160,12 @@ def test_a_mask_takes_a_row_that_is_spare_or_a_new_one(shift: bool, spare: int, 
 
 
 def write_gguf(parent: Any, tokenizer: Path, path: Path, more: Callable[[Any], object] = lambda writer: None) -> None:
-    """`parent` in fp32, the queries and keys of a llama in the order that llama.cpp wants, and `more` that is said."""
+    """`parent` in fp32, the queries and keys of a llama in llama.cpp's order, and what `more` makes of it."""
     import gguf
 
     config, vocabulary = parent.config, json.loads((tokenizer / "tokenizer.json").read_text())
     writer = gguf.GGUFWriter(path, config.model_type)
     writer.add_key_length(config.head_dim)
-    more(writer)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -213,6 +212,7 @@ def write_gguf(parent: Any, tokenizer: Path, path: Path, more: Callable[[Any], o
         else:
             theirs = whole[base]
         writer.add_tensor(f"{theirs}.{leaf}", np.ascontiguousarray(value))
+    more(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

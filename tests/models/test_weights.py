@@ -395,6 +395,11 @@ def test_a_folder_without_weights_is_an_error(checkpoint: Path) -> None:
         load_denoiser(checkpoint)
     with pytest.raises(ValueError, match="no checkpoint here"):
         load_denoiser(checkpoint / "nowhere")
+    with pytest.raises(ValueError, match=rf"config.json: a file, where .* wanted: name {checkpoint}$"):
+        load_denoiser(checkpoint / "config.json")
+    (checkpoint / "parent.gguf").touch()
+    with pytest.raises(ValueError, match="`diffpo convert` makes one of it"):
+        load_denoiser(checkpoint / "parent.gguf")
 
 
 def test_a_file_of_tensors_that_is_lost_or_none_is_an_error_that_names_it(tmp_path: Path) -> None:

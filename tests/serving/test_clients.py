@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -138,6 +139,21 @@ def test_the_command_answers_all_it_has_accepted(tmp_path: Path) -> None:
     assert process.communicate()[1] == "" and process.returncode == 0
 
 
+def test_a_second_ctrl_c_leaves_what_is_asked_unanswered_and_prints_nothing(tmp_path: Path) -> None:
+    tiny_policy().save_pretrained(tmp_path / "tiny")
+    process, url = start(tmp_path / "tiny")
+    with httpx2.Client(base_url=url, timeout=60) as client, ThreadPoolExecutor(1) as pool:
+        body = {"prompt": "012", "n": 128, "max_tokens": 60, "sampler": "top_k:1"}
+        answer = pool.submit(client.post, "/v1/completions", json=body)
+        while "diffpo_slots_in_use 64.0" not in client.get("/metrics").text:
+            pass
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.2)  # two signals at once are one
+        assert process.communicate()[1] == "" and process.returncode == 0
+        assert answer.exception() or answer.result().status_code == 500
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -145,6 +161,9 @@ def test_the_command_answers_all_it_has_accepted(tmp_path: Path) -> None:
         (["--timeout", "inf"], "timeout must be a number of seconds > 0, got inf"),
         (["--host", "no.such.host.invalid"], "no.such.host.invalid:8000: "),
         (["--api-key-file", "empty", "--port", "0"], "empty: no key in it, one a line"),
+        (["--api-key-file", "utf16", "--port", "0"], "utf16: no UTF-8: save it as that"),
+        (["--api-key", ""], "api_key is empty, which would let everybody in"),
+        (["--api-key-file", ""], "api_key_file is empty, which would let everybody in"),
         (["--rollout.sampler", "learned", "--port", "0"], "this policy has no sampler head"),
         (["--rollout.gen-length", "64", "--port", "0"], "exceeds the model's 64"),
         (["--max-length", "16", "--port", "0"], "max_length = 16 leaves a canvas of 16 tokens no prompt: raise it"),
@@ -155,6 +174,7 @@ def test_what_the_command_cannot_do_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").write_text("\n# none\n")
+    (tmp_path / "utf16").write_text("key", "utf-16")
     tiny_policy().save_pretrained("tiny")
     with pytest.raises(SystemExit) as ended:
         main(["serve", "tiny", *flags])

@@ -136,7 +136,7 @@ def test_a_request_has_a_time_limit() -> None:
 
 def test_a_key_opens_the_gate(tmp_path) -> None:
     keys = tmp_path / "keys"
-    keys.write_text("# the team\nfirst\n\nsecond\n")
+    keys.write_bytes("\ufefffirst\r\n\r\n# the team\r\nsecond".encode())  # as Windows saves it
     with serving(tiny_policy(), replace(PLAIN, api_key="own", api_key_file=str(keys))) as live:
         assert live.client.get("/health").status_code == live.client.get("/metrics").status_code == 200
         assert live.client.get("/v1/models").status_code == 401

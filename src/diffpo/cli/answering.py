@@ -176,6 +176,10 @@ class Compare:
             lengths = [part for part in Path(path).glob("L*") if part.name[1:].isdecimal()]
             parts = [Path(path), *sorted(lengths, key=lambda part: int(part.name[1:]))]
             parts = [part for part in parts if (part / "evaluation.json").is_file()]
+            if Path(path).is_file():
+                raise ValueError(
+                    f"{path}: a file, where the folder of an evaluation is wanted: name {Path(path).parent}"
+                )
             if not parts:
                 raise ValueError(f"{path}: no evaluation.json in it; {_where_one_is(Path(path))}")
             for part in parts:

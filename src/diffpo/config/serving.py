@@ -26,8 +26,8 @@ class ServeConfig(Knobs):
     timeout: float = 600.0  # seconds that a request may take, its wait included
     max_length: int | None = None  # tokens of a prompt and its canvas together. None: as many as the model can hold
     max_body: int = 1_000_000  # bytes of a request's body
-    api_key: str = ""  # what clients must send as `Authorization: Bearer KEY`; empty: nothing
-    api_key_file: str = ""  # file of such keys, one a line
+    api_key: str | None = None  # what clients must send as `Authorization: Bearer KEY`. None: nothing
+    api_key_file: str | None = None  # file of such keys, one a line
     adapter: tuple[str, ...] = ()
     """Adapters to serve beside the model, each NAME=PATH; a request's `model` names one."""
     adapter_root: str = ""
@@ -41,6 +41,12 @@ class ServeConfig(Knobs):
         check_kinds(self)
         check(0 <= self.port < 65536, f"port must lie between 0 and 65535, got {self.port}")
         check(0 < self.timeout < math.inf, f"timeout must be a number of seconds > 0, got {self.timeout}")
+        for name in ("api_key", "api_key_file"):  # as a variable that is not set leaves it
+            said = getattr(self, name)
+            check(
+                said is None or said.strip(),
+                f"{name} is empty, which would let everybody in: give one, or leave it out",
+            )
         moves = self.follow and (self.adapter or self.adapter_root)
         check(not moves, "follow: adapters would stand on weights that change: serve them on the base they learned on")
         bound(self, "", "max_waiting max_length max_body", ">=", 1)

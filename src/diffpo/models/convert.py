@@ -22,8 +22,8 @@ from diffpo.config import suggest
 from diffpo.files.folder import new_folder, write_folder
 from diffpo.files.recipe import read_json
 from diffpo.models.families import FAMILIES
+from diffpo.models.gguf_file import read_gguf, unpacked
 from diffpo.models.hub_tokenizer import read_tokenizer
-from diffpo.models.rotary import rotation_table
 from diffpo.models.saving import save_shards
 from diffpo.models.tokenizer import load_tokenizer
 from diffpo.models.weights import (
@@ -45,20 +45,6 @@ if TYPE_CHECKING:
 PARENTS = {"llama": "a2d-llama", "qwen2": "a2d-qwen2", "qwen3": "a2d-qwen3"}
 """What a parent of each model_type becomes."""
 MASK = "<|mask|>"
-NOT_OURS = ("quantization_config", "_name_or_path", "_model_name_or_path", "transformers_version")
-"""What transformers says of a GGUF that is not so of the weights unpacked."""
-SCALING = {
-    "type": "rope_type",
-    "factor": "factor",
-    "original_context_length": "original_max_position_embeddings",
-    "yarn_beta_fast": "beta_fast",
-    "yarn_beta_slow": "beta_slow",
-}
-"""What a GGUF says of stretched positions, which transformers leaves out, and what config.json calls it."""
-FREQUENCIES = "rope_freqs.weight"
-"""What a GGUF of Llama 3 says it by: numbers that the frequencies are divided by."""
-LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""What these numbers were made of, beside a factor, in every Llama 3 that has them."""
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 """Tensors with a row for each token."""
 
@@ -78,8 +64,10 @@ class Parent:
     def open(cls, source: str | Path, revision: str | None = None) -> Parent:
         """Find `source`, a folder, a hub id or a .gguf file; ValueError says what it lacks."""
         path = Path(source).expanduser()
-        if path.suffix == ".gguf":
-            return cls._open_gguf(path)
+        if path.suffix.lower() == ".gguf":
+            config, tokenizer = read_gguf(path)
+            _become(config, path)
+            return cls(str(path.resolve()), None, config, tokenizer, path.parent, path)
         folder = locate(source, revision)
         if not (folder / "config.json").is_file():
             found = sorted(folder.glob("*.gguf"))
@@ -92,31 +80,10 @@ class Parent:
             return cls(str(source), folder.name, config, tokenizer, folder)
         return cls(str(folder.resolve()), revision, config, tokenizer, folder)
 
-    @classmethod
-    def _open_gguf(cls, path: Path) -> Parent:
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file")
-        try:
-            import gguf  # noqa: F401  transformers says less clearly that it is not there
-        except ImportError:
-            raise ValueError(f"{path}: GGUF is read by the package gguf: pip install 'diffpo[gguf]'") from None
-        from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
-
-        try:
-            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name).to_dict()
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        except Exception as error:  # of a reader that takes the file's word for everything
-            raise ValueError(f"{path}: not a GGUF that transformers reads: {error}") from error
-        config |= _left_out(path, config)
-        _become(config, path)
-        usual = PreTrainedConfig().to_dict() | {key: config.get(key) for key in NOT_OURS}
-        config = {key: value for key, value in config.items() if key not in usual or usual[key] != value}
-        return cls(str(path.resolve()), None, config, tokenizer, path.parent, path)
-
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor by its name, one at a time; those of a GGUF unpacked, in fp32."""
         if self.gguf:
-            yield from _unpacked(self.gguf).items()
+            yield from unpacked(self.gguf).items()
             return
         files = Checkpoint(self.name, self.folder, self.config).files
         check_plain(self.folder, {name: dtype for _, name, _, dtype in tensor_shapes(files)})
@@ -237,45 +204,3 @@ def _grown(parent: Parent, wanted: Mapping[str, Shape], rows: int, dtype: torch.
     kind = FAMILIES[PARENTS[parent.config["model_type"]]]
     check_tied(parent.name, kind, found[VOCABULARY[0]][:rows], heads)
     return found
-
-
-def _left_out(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a GGUF says and transformers' `config` of it does not: the size of heads, and how positions are stretched.
-
-    ValueError for a stretch that config.json has no words for.
-    """
-    from gguf import GGUFReader
-
-    reader, start = GGUFReader(path), f"{config['model_type']}."
-    said = {key.removeprefix(start): field.contents() for key, field in reader.fields.items() if key.startswith(start)}
-    head_dim = {"head_dim": said["attention.key_length"]} if "attention.key_length" in said else {}
-    scaling = {key.removeprefix("rope.scaling."): value for key, value in said.items() if key.startswith("rope.scal")}
-    scaling.pop("finetuned", None)
-    if scaling.get("type") == "none":
-        scaling = {}
-    if strange := [f"{key} = {value}" for key, value in scaling.items() if key not in SCALING]:
-        raise ValueError(f"{path}: positions are stretched by {', '.join(strange)}, which diffpo's transformer has not")
-    rope = {SCALING[key]: value for key, value in scaling.items()}
-    for numbers in (torch.tensor(one.data, dtype=torch.float32) for one in reader.tensors if one.name == FREQUENCIES):
-        if (numbers != 1).any():
-            rope = {"rope_type": "llama3", "factor": float(numbers.max()), **LLAMA_3}
-            theta, size = said.get("rope.freq_base", 10000.0), 2 * len(numbers)
-            plain, stretched = (rotation_table(2, size, theta, kind)[0][1] for kind in (None, rope))
-            if not torch.allclose(plain / stretched, numbers, rtol=1e-3):
-                raise ValueError(f"{path}: {FREQUENCIES} is not that of a Llama 3: convert the model it was made of")
-    return head_dim | ({"rope_parameters": {**(config.get("rope_parameters") or {}), **rope}} if rope else {})
-
-
-def _unpacked(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a GGUF by the name that transformers has for it; ValueError for one that it has none for."""
-    from gguf import GGUFReader
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.modeling_gguf_pytorch_utils import TensorProcessor, get_gguf_hf_weights_map, load_gguf_checkpoint
-
-    config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-    with torch.device("meta"):
-        shape = AutoModelForCausalLM.from_config(config)  # whose names the file's are turned into
-    known = {FREQUENCIES, *get_gguf_hf_weights_map(shape, TensorProcessor())}
-    if strange := [tensor.name for tensor in GGUFReader(path).tensors if tensor.name not in known]:
-        raise ValueError(f"{path}: has tensors that a {config.model_type} does not have here: {', '.join(strange)}")
-    return load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=shape)["tensors"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date
 from itertools import groupby, takewhile
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from diffpo.files.recipe import read_json
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 TOKENIZER_FILES = (
@@ -62,7 +63,7 @@ class HubTokenizer:
         self._marked.no_padding()
         if type(self._marked.model).__name__ == "BPE":
             self._marked.model.dropout = None  # of merges, at random: a prompt would have other ids each time
-        self._plain = copy.deepcopy(self._marked)
+        self._plain = _without_merged(self._marked, self._specials)
         self._plain.encode_special_tokens = True  # as text, that is
         self._before = self._plain.encode("a", add_special_tokens=False).ids
 
@@ -195,6 +196,17 @@ class HubTokenizer:
         """Write the files that this was loaded from, byte for byte."""
         for name, data in self.files.items():
             (folder / name).write_bytes(data)
+
+
+def _without_merged(tokenizer: Tokenizer, specials: Collection[str]) -> Tokenizer:
+    """A copy whose merges make none of `specials`: in some vocabularies "</" and "s>" stand beside "</s>"."""
+    known, copied = tokenizer.get_vocab(), copy.deepcopy(tokenizer)
+    if any(token[:cut] in known and token[cut:] in known for token in specials for cut in range(1, len(token))):
+        state = json.loads(tokenizer.to_str())
+        if merges := state["model"].get("merges"):
+            state["model"]["merges"] = [pair for pair in merges if "".join(pair) not in specials]
+            copied = type(tokenizer).from_str(json.dumps(state))
+    return copied
 
 
 def read_tokenizer(folder: Path, otherwise: str) -> PreTrainedTokenizerFast:

@@ -132,6 +132,9 @@ def is_snapshot(folder: Path) -> bool:
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a checkpoint's folder; ValueError if there is none or diffpo cannot load such a one."""
     path = folder / "config.json"
+    if folder.is_file():
+        mend = "`diffpo convert` makes one of it" if folder.suffix.lower() == ".gguf" else f"name {folder.parent}"
+        raise ValueError(f"{folder}: a file, where the folder of a checkpoint is wanted: {mend}")
     if not path.is_file():
         maker, saved = maker_of(folder), list_checkpoints(folder)
         if saved:

@@ -21,10 +21,13 @@ BODY_SECONDS = 30
 
 
 def read_keys(config: ServeConfig) -> list[str]:
-    """The keys that are accepted; none if none are asked for. ValueError if the file of them has none."""
-    keys = [config.api_key] if config.api_key else []
+    """The keys that are accepted; none if none are asked for. ValueError if their file has none, or is no text."""
+    keys = [config.api_key.strip()] if config.api_key else []
     if config.api_key_file:
-        lines = map(str.strip, Path(config.api_key_file).read_text("utf-8").splitlines())
+        try:
+            lines = map(str.strip, Path(config.api_key_file).read_text("utf-8-sig").splitlines())
+        except UnicodeDecodeError:
+            raise ValueError(f"{config.api_key_file}: no UTF-8: save it as that") from None
         found = [line for line in lines if line and not line.startswith("#")]
         if not found:
             raise ValueError(f"{config.api_key_file}: no key in it, one a line")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 from collections.abc import Generator
@@ -31,7 +32,8 @@ def serve(model: str, config: ServeConfig) -> None:
 
 
 class Server(uvicorn.Server):
-    """Says a line once it listens. Told to stop, it answers what it has accepted and returns."""
+    """Says a line once it listens. Told to stop, it answers what it has accepted and returns: by a second Ctrl-C at
+    once."""
 
     def __init__(self, config: uvicorn.Config, line: str) -> None:
         super().__init__(config)
@@ -40,6 +42,11 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         print(self.line, flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:  # what is cancelled now is meant to be, but uvicorn would print a traceback of each request
+            logging.getLogger("uvicorn.error").disabled = True
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:

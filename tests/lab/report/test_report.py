@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from helpers import GOLDEN
 
 from diffpo import (
     LoadConfig,
@@ -138,6 +139,7 @@ def test_what_a_run_started_from_has_its_adapter(tmp_path: Path) -> None:
     ("paths", "wanted"),
     [
         (["nowhere"], "nowhere: no such file or folder"),
+        ([f"{GOLDEN}/llada-tiny/config.json"], f"for a run or an evaluation name its folder, {GOLDEN}/llada-tiny"),
         ([], "name a study, an evaluation or a run"),
         ([str(STUDY), str(STUDY)], "named twice; give each a name of its own, NAME=PATH"),
     ],

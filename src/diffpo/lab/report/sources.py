@@ -172,7 +172,8 @@ def read_sources(paths: Sequence[str]) -> Sources:
             _add(studies, title, replace(study, summary={**study.summary, "title": title}))
             continue
         if not path.is_dir():
-            raise ValueError(f"{place}: {'no summary of a study' if path.is_file() else 'no such file or folder'}")
+            what = f"no summary of a study; for a run or an evaluation name its folder, {path.parent}"
+            raise ValueError(f"{place}: {what if path.is_file() else 'no such file or folder'}")
         if any(path.glob("*/seed_*/cell.json")):
             raise ValueError(f"{place}: a study that is not finished: diffpo study goes on with it; or name runs in it")
         trained, measured = _holding(path, "metrics.jsonl", name), _holding(path, "evaluation.json", name)
