@@ -143,6 +143,22 @@ x \equiv 3 \pmod 7  ~  x \equiv 3\ (\text{mod}\ 7)
 18  ~  #### 18
 18  ~  '18'
 (-\infty,-1)\cup(1,\infty)  ~  |x|>1
+(2,6)  ~  |x-4|<2
+[2,6]  ~  |4-x| \le 2
+(1,3)  ~  |2x-4|<2
+|x-4|<2  ~  2 < x < 6
+|2x-6|<4  ~  |x-3|<2
+(-\infty,-3]\cup[2,\infty)  ~  \left|x+\frac12\right| \ge 2.5
+|z-w|<2  ~  |w-z|<2
+\frac{7}{3}  ~  2 and 1/3
+2.5  ~  two and \frac{1}{2}
+2.5 \text{ hours}  ~  2\text{ and }1/2 hours
+2, \frac13  ~  2 and 1/3
+3 km/h  ~  3 km per hour
+\$3  ~  3 dollars per hour
+5 MHz  ~  5 megahertz
+5 mg  ~  5 MG
+5 MPa  ~  5 megapascals
 [-\frac12,\frac12]  ~  \left|x\right| \le \frac12
 (0,\infty)  ~  (0, oo)
 m \cdot 2  ~  2m
@@ -633,6 +649,23 @@ x \equiv 3 \pmod 7  ~  x \equiv 3 \pmod 5
 5  ~  5 times the price
 1  ~  a lot
 (-1,1)  ~  |x|>1
+(2,6)  ~  |x-4|>2
+(2,6)  ~  |x-4| \le 2
+(2,6)  ~  |x+4|<2
+(2,6)  ~  |x-4|<-2
+x \in (2,6)  ~  |y-4|<2
+|z-w|<2  ~  |w+z|<2
+\frac{7}{3}  ~  2 and 1/2
+2  ~  2 and 1/3
+2.5  ~  2 and 1/2 and 1
+3 km  ~  3 km/h
+3 km/h  ~  3 km
+3 km  ~  It is 3 km per hour
+5 \text{ miles per hour}  ~  It goes 5 miles per minute
+5 MHz  ~  5 mHz
+5 mPa  ~  5 MPa
+5 mg  ~  5 Mg
+5 ms  ~  5 megaseconds
 (-1,1)  ~  |x| \le 1
 (-\infty,-1)\cup(1,\infty)  ~  |x|<1
 1,-1  ~  |x|=1
