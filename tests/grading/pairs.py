@@ -483,6 +483,7 @@ e^{2}  ~  e^2
 [2,5)  ~  x<5 \text{ and } x\ge 2
 [2,5)  ~  2 \le x and x < 5
 [2,5)  ~  x \geq 2 \land x < 5
+x<5 \text{ and } x\ge 2  ~  [2,5)
 2 \le x < 5  ~  x ≥ 2 ∧ x < 5
 x<2, y>5  ~  x<2 and y>5
 \sin 20^\circ  ~  sin 20°

@@ -44,7 +44,7 @@ def expression_sides(answer: str) -> list[str]:
 def columns(question: str, truth: Any) -> dict[str, Any]:
     """[[numbers ...], target]."""
     match truth:
-        case [[*numbers], int(target)] if numbers and all(type(number) is int for number in numbers):
+        case [[*numbers], target] if numbers and all(type(number) is int for number in (*numbers, target)):
             return {"numbers": numbers, "target": target}
     raise ValueError(f"ground_truth must be [[numbers ...], target], got {truth!r}")
 

@@ -34,7 +34,7 @@ Algebra = Callable[[str, str], bool]
 """Whether two cleaned expressions or equations are the same, reference first."""
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def same_answer(answer: str, reference: str, question: str = "") -> bool:
     """Whether a person who knows that `reference` is right calls `answer` right. Any string is judged within 2 s.
 
