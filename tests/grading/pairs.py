@@ -35,6 +35,8 @@ f''(x)  ~  f^{\prime\prime}(x)
 \neg p  ~  ~p
 x < 3  ~  x &lt; 3
 x \ne 1, 2  ~  x \ne 2, x \ne 1
+x \ne 1  ~  x \not= 1
+3\sqrt{2}  ~  3\!\sqrt{2}
 x \ne 1, 2  ~  x \ne 1 and x \ne 2
 \text{a-b}  ~  -b+a
 \text{-x}  ~  -1x
