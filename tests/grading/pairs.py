@@ -35,6 +35,8 @@ f''(x)  ~  f^{\prime\prime}(x)
 \neg p  ~  ~p
 x < 3  ~  x &lt; 3
 x \ne 1, 2  ~  x \ne 2, x \ne 1
+x \ne 1  ~  x \not= 1
+3\sqrt{2}  ~  3\!\sqrt{2}
 x \ne 1, 2  ~  x \ne 1 and x \ne 2
 \text{a-b}  ~  -b+a
 \text{-x}  ~  -1x
@@ -143,6 +145,22 @@ x \equiv 3 \pmod 7  ~  x \equiv 3\ (\text{mod}\ 7)
 18  ~  #### 18
 18  ~  '18'
 (-\infty,-1)\cup(1,\infty)  ~  |x|>1
+(2,6)  ~  |x-4|<2
+[2,6]  ~  |4-x| \le 2
+(1,3)  ~  |2x-4|<2
+|x-4|<2  ~  2 < x < 6
+|2x-6|<4  ~  |x-3|<2
+(-\infty,-3]\cup[2,\infty)  ~  \left|x+\frac12\right| \ge 2.5
+|z-w|<2  ~  |w-z|<2
+\frac{7}{3}  ~  2 and 1/3
+2.5  ~  two and \frac{1}{2}
+2.5 \text{ hours}  ~  2\text{ and }1/2 hours
+2, \frac13  ~  2 and 1/3
+3 km/h  ~  3 km per hour
+\$3  ~  3 dollars per hour
+5 MHz  ~  5 megahertz
+5 mg  ~  5 MG
+5 MPa  ~  5 megapascals
 [-\frac12,\frac12]  ~  \left|x\right| \le \frac12
 (0,\infty)  ~  (0, oo)
 m \cdot 2  ~  2m
@@ -467,6 +485,7 @@ e^{2}  ~  e^2
 [2,5)  ~  x<5 \text{ and } x\ge 2
 [2,5)  ~  2 \le x and x < 5
 [2,5)  ~  x \geq 2 \land x < 5
+x<5 \text{ and } x\ge 2  ~  [2,5)
 2 \le x < 5  ~  x ≥ 2 ∧ x < 5
 x<2, y>5  ~  x<2 and y>5
 \sin 20^\circ  ~  sin 20°
@@ -633,6 +652,23 @@ x \equiv 3 \pmod 7  ~  x \equiv 3 \pmod 5
 5  ~  5 times the price
 1  ~  a lot
 (-1,1)  ~  |x|>1
+(2,6)  ~  |x-4|>2
+(2,6)  ~  |x-4| \le 2
+(2,6)  ~  |x+4|<2
+(2,6)  ~  |x-4|<-2
+x \in (2,6)  ~  |y-4|<2
+|z-w|<2  ~  |w+z|<2
+\frac{7}{3}  ~  2 and 1/2
+2  ~  2 and 1/3
+2.5  ~  2 and 1/2 and 1
+3 km  ~  3 km/h
+3 km/h  ~  3 km
+3 km  ~  It is 3 km per hour
+5 \text{ miles per hour}  ~  It goes 5 miles per minute
+5 MHz  ~  5 mHz
+5 mPa  ~  5 MPa
+5 mg  ~  5 Mg
+5 ms  ~  5 megaseconds
 (-1,1)  ~  |x| \le 1
 (-\infty,-1)\cup(1,\infty)  ~  |x|<1
 1,-1  ~  |x|=1

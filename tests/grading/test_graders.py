@@ -185,6 +185,12 @@ def test_countdown_products_without_a_sign(answer: str) -> None:
     assert countdown.strict({"numbers": (2, 3, 4), "target": 24}, rf"\boxed{{{answer}}}").correct is right
 
 
+@pytest.mark.parametrize("answer", ["8:2 + 3", "(8 : 2) + 3 = 7", "Target 7: 8:2 + 3", "8:(2 + 3)", "7: 8/2 + 3"])
+def test_countdown_divides_by_a_colon(answer: str) -> None:
+    right = answer not in ("8:(2 + 3)", "7: 8/2 + 3")
+    assert countdown.strict({"numbers": [8, 2, 3], "target": 7}, rf"\boxed{{{answer}}}").correct is right
+
+
 def test_countdown_of_one_number() -> None:
     assert countdown.strict({"numbers": [5], "target": 5}, r"\boxed{5}").correct
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffpo.grading import maths
+from diffpo.grading.answers import MAX_TEXT
 from diffpo.grading.equality import same_answer
 from diffpo.grading.grade import Graded
 from diffpo.grading.tasks import GRADED
@@ -52,6 +54,10 @@ def test_hostile_completions_earn_nothing_quickly(name: str, hostile: str) -> No
         assert not graded.correct and seconds < BOUND
         if name.endswith("strict"):
             assert graded.reward == 0.0 or (name.startswith("sudoku") and graded.reward < FAIR_SHARE)
+
+
+def test_what_is_kept_of_answers_is_bounded() -> None:
+    assert (same_answer.cache_info().maxsize or math.inf) * MAX_TEXT < 10**8
 
 
 def test_longest_time() -> None:

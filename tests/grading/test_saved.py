@@ -80,6 +80,11 @@ def test_verdicts_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
             {**GOOD["gsm8k"], "ground_truth": [["1"], 1]},
             "ground_truth must be [[numbers ...], target]",
         ),
+        (
+            "countdown_cd3",
+            {**GOOD["gsm8k"], "ground_truth": [[1], True]},
+            "ground_truth must be [[numbers ...], target]",
+        ),
         ("sudoku_4x4", GOOD["gsm8k"], "question must hold the puzzle, 16 digits from 0 to 4, got 'q'"),
         (
             "sudoku_4x4",

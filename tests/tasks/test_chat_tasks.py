@@ -131,6 +131,9 @@ def test_a_bad_split_or_row_is_named(config: TaskConfig, split: Split, tmp_path:
         ("gsm8k", {"question": "x", "answer": "so many"}, "column 'answer': a reference must be a number, alone or"),
         ("math500", {"problem": "x", "solution": r"\boxed{}"}, "column 'solution': a reference must say something"),
         ("countdown_cd3", {"numbers": [1, "a", 2], "target": 3}, "numbers and target must be whole"),
+        ("countdown_cd3", {"numbers": [1.5, 2, 2], "target": 3}, "numbers and target must be whole"),
+        ("countdown_cd3", {"numbers": [1, 2, float("inf")], "target": 3}, "numbers and target must be whole"),
+        ("countdown_cd3", {"numbers": [1, 2, 2], "target": True}, "numbers and target must be whole"),
         ("countdown_cd3", {"numbers": 5, "target": 3}, "column 'numbers' must be a list or text, got '5'"),
         ("sudoku_4x4", {"Puzzle": "1" * 15, "Solution": "1" * 16}, "Puzzle must be 16 digits, Solution a grid"),
         ("sudoku_4x4", {"Puzzle": "4" + "0" * 15, "Solution": sorted(GRID_SET)[0]}, "does not have the clues of"),
@@ -154,7 +157,7 @@ def test_references_of_the_rows(tmp_path: Path) -> None:
         first("math500", {"problem": "q", "solution": r"\boxed{1} \boxed{\frac{1}{2}}"}).columns["answer"]
         == r"\frac{1}{2}"
     )
-    for row in ({"input": "30,100,93", "output": "23"}, {"nums": [30, 100, 93], "target": 23}):
+    for row in ({"input": "30,100,93", "output": "23"}, {"nums": [30.0, 100, 93], "target": 23.0}):
         assert first("countdown_cd3", row).columns == {"numbers": (30, 100, 93), "target": 23}
 
 

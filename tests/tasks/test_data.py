@@ -43,6 +43,8 @@ def test_parquet_and_a_folder_go_through_datasets(tmp_path: Path, monkeypatch: p
     from pyarrow import parquet
 
     parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    short = pyarrow.table({"answer": pyarrow.array([5.1, None], pyarrow.float32())})
+    parquet.write_table(short, tmp_path / "short.parquet")
     folder = tmp_path / "set"
     folder.mkdir()
     for split, rows in (("train", ROWS), ("test", ROWS[:1])):
@@ -53,6 +55,7 @@ def test_parquet_and_a_folder_go_through_datasets(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
     assert values(Source.parse(str(tmp_path / "a.parquet"), "train")) == ROWS
+    assert values(Source.parse(str(tmp_path / "short.parquet"), "train")) == [{"answer": 5.1}, {}]
     assert values(Source.parse(str(folder), "train")) == ROWS
     assert values(Source.parse(str(folder), "test")) == ROWS[:1]
     with pytest.raises(ValueError, match="no such data set here: ValueError: Unknown split"):

@@ -10,6 +10,8 @@ MAX_TEXT = 20_000
 MAX_OPEN = 8
 """Only this many boxes that never close are looked into."""
 
+_BOX = r"\\?(?:boxed|fbox)\s*\{?"
+"""What stands before the content of a box."""
 _MARK = re.compile(r"\\?(?:boxed|fbox)\s*\{|\\[{}]|[{}]|</?answer>|</reasoning>", re.IGNORECASE)
 _BARE_BOX = re.compile(
     r"\\(?:boxed|fbox)\s{0,3}(?=[^\s{}$<A-Za-z])([^$\n<]{1,80}?)"
@@ -26,10 +28,10 @@ _COMMAND = re.compile(r"\\?(?:boxed|fbox)|\\(?:text|left|right)|</?[A-Za-z]+>?")
 _SAYS = re.compile(r"[^\W_]")
 _NEXT_BOX = re.compile(
     r"\}(?:[\s$]|\\q?quad){0,4}(?:,|;|\\q?quad|,?\s?(?:\\text\{\s?)?(?:and|or)(?![A-Za-z])(?:\s?\})?)(?:[\s$]|\\q?quad){0,4}"
-    r"(?:(?:\\text\{\s?)?(?:and|or)\s?\}?(?:[\s$]|\\q?quad){0,4})?(?:[A-Za-z]\s?=\s?)?\\?(?:boxed|fbox)\s*\{"
+    r"(?:(?:\\text\{\s?)?(?:and|or)\s?\}?(?:[\s$]|\\q?quad){0,4})?(?:[A-Za-z]\s?=\s?)?" + _BOX
 )
 r"""From the end of a box to the next one of the same answer, and its name: \boxed{3}, \boxed{5}; y = \boxed{5}."""
-_NAME = re.compile(r"(?<![A-Za-z0-9+*/^})-])([A-Za-z]\s?=\s?)\\?(?:boxed|fbox)\s*\{")
+_NAME = re.compile(r"(?<![A-Za-z0-9+*/^})-])([A-Za-z]\s?=\s?)" + _BOX)
 _GOES_ON = re.compile(
     r"\}[\s$]{0,2}((?:\\(?:times|cdot)|[\u00d7·*])\s?10\s?(?:\^\s?(?:\{[^{}]{1,9}\}|-?[0-9]{1,9})|[⁻⁰¹²³⁴-⁹]{1,9})"
     r"|(?:\\text\{\s?)?(?:hundred|thousand|million|billion|trillion)(?![a-z])\}?|\\?%"
@@ -37,10 +39,21 @@ _GOES_ON = re.compile(
 )
 r"""A number that goes on behind its box: \boxed{5} \times 10^3."""
 _MINUS = re.compile(
-    r"(?:(?:^|[=$(:>]|\\\[|\bis)\s?[-\u2212]|=\s?[-\u2212]\s)\\?(?:boxed|fbox)\s*\{(?=\s*(?:[0-9.]|\\(?:[dt]?frac|sqrt|pi|infty|\$)))",
+    r"(?:(?:^|[=$(:>]|\\\[|\bis)\s?[-\u2212]|=\s?[-\u2212]\s)"
+    + _BOX
+    + r"(?=\s*(?:[0-9.]|\\(?:[dt]?frac|sqrt|pi|infty|\$)))",
     re.MULTILINE,
 )
 r"""A minus before the box of a number that takes it from nothing, = -\boxed{5}; but for "- \boxed{5}", maybe a list."""
+_FACTOR = re.compile(
+    r"(?<![\w.,])(-?(?:[0-9](?:[0-9.,]*[0-9])?|\\pi|\\sqrt\{[^{}]{1,20}\})(?:\s?(?:\\cdot|\\times|[*/^])\s?)?)" + _BOX
+)
+r"""What touches a box and makes another value of it, 2\boxed{5}; but for a stutter, 11\boxed{1125}, or a gap that is
+filled, 2\boxed{5} = 10."""
+_DENIED = re.compile(
+    r"(?:\b(?:not|cannot|never)|n['\u2019]t)(?:\s(?:be|equal(?:\sto)?))?[\s*]{0,3}(?:\$|\\[(\[])?\s?" + _BOX, re.I
+)
+"""A box that is no answer: "not" before it."""
 _TURN_END = re.compile(
     r"<\|(?:eot_id|eom_id|endoftext|end_of_text|im_end|role_end|end|user|system)\|>|</s>|<end_of_turn>"
     r"|<start_of_turn>user|\[INST\]|<\|(?:start_header_id|im_start)\|>\s*(?!\s|assistant)"
@@ -74,7 +87,7 @@ def final_answer(text: str) -> str | None:
     tagged, untagged = _spans(text)
     for begin, end in (*sorted(tagged, reverse=True), *untagged):
         end = min(end, cuts[bisect_left(cuts, begin)])
-        if bisect_left(says, begin) < bisect_left(says, end):
+        if bisect_left(says, begin) < bisect_left(says, end) and not _ends_at(_DENIED, text, begin):
             boxes = [*_boxes_before(text, begin, tagged), (begin, end)]
             contents = [_content(text, *box) for box in boxes]
             names = [_ends_at(_NAME, text, box[0]) for box in boxes] if len(boxes) > 1 else [None]
@@ -89,6 +102,9 @@ def _content(text: str, begin: int, end: int) -> str:
     answer += "}" * (braces.count("{") - braces.count("}"))
     if _ends_at(_MINUS, text, begin):
         answer = f"-({answer})" if re.search("[-+]", answer) else f"-{answer}"
+    factor = _ends_at(_FACTOR, text, begin)
+    if factor and not answer.startswith(factor[1]) and not re.match(r"\}\s*=", text[end : end + 9]):
+        answer = f"{factor[1]}({answer})"
     more = _GOES_ON.match(text, end)
     return f"{answer} {more[1]}" if more and re.search("[0-9]$", answer) else answer
 

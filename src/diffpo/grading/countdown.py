@@ -35,6 +35,7 @@ def expression_sides(answer: str) -> list[str]:
     text = re.sub(r"\\(?:text|math)[a-z]*\s*\{([^{}]*)\}", r" \1 ", text).translate(str.maketrans("[]{}", "()()"))
     text = re.sub(r"^[A-Za-z\s]*(?::|\bis\b)|^[A-Za-z][\w\s,]*:|[.;\s\\]+$", "", text)  # Answer: ...
     text = re.sub(r"(?<=[0-9)])\s*[xX]\s*(?=[0-9(])|(?<=[0-9)])\s*(?=\()|(?<=\))\s*(?=[0-9])", "*", text)  # 2 x 3, 2(3)
+    text = re.sub(r"(?<=[0-9)])\s*:\s*(?=[0-9(])", "/", text)  # 6 : 2
     sides = [side.strip() for side in text.split("=")]
     lone = re.fullmatch(r"-?[0-9]+|[A-Za-z ]*", sides[0])
     return (lone and sides[1:2]) or sides[:1]
@@ -43,7 +44,7 @@ def expression_sides(answer: str) -> list[str]:
 def columns(question: str, truth: Any) -> dict[str, Any]:
     """[[numbers ...], target]."""
     match truth:
-        case [[*numbers], int(target)] if numbers and all(type(number) is int for number in numbers):
+        case [[*numbers], target] if numbers and all(type(number) is int for number in (*numbers, target)):
             return {"numbers": numbers, "target": target}
     raise ValueError(f"ground_truth must be [[numbers ...], target], got {truth!r}")
 

@@ -25,7 +25,7 @@ from diffpo.grading.numbers import (
     without_unit,
 )
 from diffpo.grading.questions import FACTOR, formulas, in_form, only_formula, repeats
-from diffpo.grading.spelling import MAX_LENGTH, TEXT, clean, plain_signs
+from diffpo.grading.spelling import TEXT, clean, plain_signs
 from diffpo.grading.structure import Items, Member, based, items_of, matrix, members, split, squeeze
 
 MAX_ITEMS = 40
@@ -34,7 +34,7 @@ Algebra = Callable[[str, str], bool]
 """Whether two cleaned expressions or equations are the same, reference first."""
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def same_answer(answer: str, reference: str, question: str = "") -> bool:
     """Whether a person who knows that `reference` is right calls `answer` right. Any string is judged within 2 s.
 
@@ -65,6 +65,7 @@ def _undecided(truth: str, given: str) -> bool:
 
 def judge(answer: str, reference: str, question: str, algebra: Algebra) -> bool:
     """The verdict of `same_answer`, by the `algebra` that is given."""
+    answer = answer.strip()
     try:
         truth, given = clean(reference), clean(answer)
         ours, theirs = _joined(reference), _joined(answer)
@@ -76,12 +77,13 @@ def judge(answer: str, reference: str, question: str, algebra: Algebra) -> bool:
             return True
         if Comparison(algebra, question).same(truth, given):
             return not repeats(given, question) and in_form(truth, given, question)
-        rests = (only_formula(answer), re.sub(_DECIMALS, r"\1", answer) if len(answer) <= MAX_LENGTH else answer)
+        rests = (only_formula(answer), re.sub(_DECIMALS, r"\1", answer), re.sub(_MIXED, r"\1 ", answer))
         return any(judge(rest, reference, question, algebra) for rest in rests if rest not in ("", answer))
     except (ValueError, RecursionError):
         return False
 
 
+_RATE_ASKED = re.compile(r"\b(?:per|each|every|rate|speed|fast|hourly|daily)\b", re.I)
 _RATIO, _RATIO_ASKED = re.compile(r"^([0-9]+)\s*:\s*([0-9]+)$"), re.compile(r"\bratio\b", re.I)
 
 
@@ -95,6 +97,8 @@ _DECIMALS = (
     r"|[^=≈A-Za-z\\])*)(?:\\approx|[=≈])\s*[-0-9]*\.[0-9]+(?:\.{2,}|…|\\[lc]?dots)?([^0-9=]*)$"
 )
 """The decimals behind an exact value: \\sqrt{2} \\approx 1.41."""
+_MIXED = r"(?i)\b([0-9]+|[a-z]{3,})(?:\s*\\text\{)?\s+and\s+\}?\s*(?=[0-9]+\s*/|\\[dt]?frac)"
+"""Two and 1/3, which else is a list."""
 _OR = re.compile(r"\\(?:cup|lor|vee)(?![A-Za-z])|(?<![A-Za-z])or(?![A-Za-z])")
 _SAYS_WHERE = r"(?:[<>]|\\(?:[lg]eq?(?:slant)?|in)(?![A-Za-z]))"
 _BOTH = re.compile(rf"{_SAYS_WHERE}.*(?<![A-Za-z])and(?![A-Za-z]).*{_SAYS_WHERE}")
@@ -145,7 +149,8 @@ class Comparison(NamedTuple):
     def _without_unit(self, truth: str) -> tuple[str, Unit]:
         """A reference and its unit, that which the question asks for where it has none."""
         value, unit = without_unit(truth, reference=True)
-        return value, unit if unit.powers or value != truth.strip() else asked_unit(self.question)
+        unit = unit if unit.powers or value != truth.strip() else asked_unit(self.question)
+        return value, unit._replace(rate=None) if _RATE_ASKED.search(self.question) else unit
 
     def _ordered(self, ours: Items, theirs: Items) -> bool:
         brackets = (ours.left, ours.right) == (theirs.left, theirs.right)

@@ -12,14 +12,20 @@ from typing import NamedTuple, cast
 from diffpo.grading.spelling import FUNCTIONS, TEXT, clean, word_set
 
 _NAMES = (
-    "cm centimeter centimetre; mm millimeter millimetre; m meter metre; km kilometer kilometre; in inch inche; "
-    "ft foot feet; yd yard; mi mile; s sec second; min minute; h hr hour; day; wk week; month; yr year; ¢ cent; "
-    "$ dollar usd; € euro eur; £ gbp; ¥ yen jpy; ₹ rupee inr rs; g gram; kg kilogram; lb pound; oz ounce; degree; "
-    "celsius; fahrenheit; am; pm; rad radian; l liter litre; sharp; ml milliliter millilitre; gal gallon; "
-    "mg milligram; mol mole; mmol millimole; ms millisecond; joule; kj kilojoule; watt; kw kilowatt; hz hertz; "
-    "khz kilohertz; mhz megahertz; pascal; kpa kilopascal; newton; volt; nm nanometer nanometre; tonne"
+    "cm centimeter centimetre; m meter metre; km kilometer kilometre; in inch inche; ft foot feet; yd yard; mi mile; "
+    "s sec second; min minute; h hr hour; day; wk week; month; yr year; ¢ cent; $ dollar usd; € euro eur; £ gbp; ¥ "
+    "yen jpy; ₹ rupee inr rs; g gram; kg kilogram; lb pound; oz ounce; degree; celsius; fahrenheit; am; pm; rad "
+    "radian; l liter litre; sharp; gal gallon; mol mole; joule; kj kilojoule; watt; kw kilowatt; hz hertz; khz "
+    "kilohertz; pascal; kpa kilopascal; newton; volt; nm nanometer nanometre; tonne"
 )
 UNITS = {name: names.split()[0] for names in _NAMES.split(";") for name in names.split()}
+_BASES = "m meter metre; g gram; l liter litre; s second; mol mole; J joule; W watt; Hz hertz; Pa pascal"
+UNITS |= {  # m is milli and M is mega: the one case that tells
+    name: symbol + base
+    for symbol, prefix in (("m", "milli"), ("M", "mega"))
+    for base, *words in map(str.split, _BASES.split(";"))
+    for name in (symbol + base, *(prefix + word for word in words))
+}
 UNITS |= dict.fromkeys(word_set("unit sq square cu cubic mph kph per each a of an"), "")
 _ORDINALS = (
     "third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth sixteenth "
@@ -59,10 +65,12 @@ class Unit(NamedTuple):
 
     scale: int | Fraction = 1
     powers: tuple[tuple[str, int], ...] = ()
+    rate: bool | None = None
+    """Whether it is so much per something; None where either would do, as a price."""
 
     def contradicts(self, other: Unit) -> bool:
-        """Dollars and euros, cm^2 and cm^3, miles an hour and a day; an unknown or a missing unit contradicts none."""
-        return any(
+        """Dollars and euros, cm^2 and cm^3, km and km/h; an unknown or a missing unit contradicts none."""
+        return {self.rate, other.rate} == {True, False} or any(
             mine != its and (mine[0], its[0]) not in _SAME_UNITS
             for mine, its in zip(self.powers, other.powers, strict=False)
         )
@@ -70,7 +78,7 @@ class Unit(NamedTuple):
     def beside(self, other: Unit) -> Unit:
         """Cents as dollars where the other ones are dollars."""
         cents = self.powers == (("¢", 1),) and other.powers == (("$", 1),)
-        return Unit(self.scale * Fraction(1, 100), other.powers) if cents else self
+        return self._replace(scale=self.scale * Fraction(1, 100), powers=other.powers) if cents else self
 
 
 def without_unit(text: str, reference: bool = False) -> tuple[str, Unit]:
@@ -82,7 +90,8 @@ def without_unit(text: str, reference: bool = False) -> tuple[str, Unit]:
         return text, front
     words = re.findall(r"([A-Za-z]+|[$€£¥₹¢])\.?(?:\s*\^\{(-?[0-9])\})?", found[2])
     names = [_LETTERS.get(name, re.sub(_SCALE, r"\1", name.lower())) for name, _ in words]
-    first, known = names[0], [UNITS.get(name, UNITS.get(name.removesuffix("s"))) for name in names]
+    spelled = ((word, name, name.removesuffix("s")) for (word, _), name in zip(words, names, strict=True))
+    first, known = names[0], [next((UNITS[word] for word in forms if word in UNITS), None) for forms in spelled]
     noun = found[1] != "" and len(first) >= 3  # 20 white hats
     letter = len(words[0][0]) == 1 or found[1] == ""
     variable = (reference and TEXT not in found[0] and letter and first.isalpha()) or found[0] == "a"  # 3m
@@ -93,7 +102,9 @@ def without_unit(text: str, reference: bool = False) -> tuple[str, Unit]:
         return text, front
     shape = next((SHAPES[name] for name in names if name in SHAPES), 1)
     behind = tuple((unit, int(power or shape)) for unit, (_, power) in zip(known, words, strict=True) if unit)
-    return text[: found.start()].strip(), Unit(SCALES.get(first, 1), front.powers or behind)
+    powers = front.powers or behind
+    rate = bool(re.search(r"/|\bper\b", found[2])) if powers and powers[0][0] not in "$€£¥₹¢" else None
+    return text[: found.start()].strip(), Unit(SCALES.get(first, 1), powers, rate)
 
 
 _SENTENCES = re.compile(r"(?<=[.?!])\s+")
@@ -240,7 +251,7 @@ def same_number(truth: Number, scale: int | Fraction, given: Number, other: int 
 
 
 _STATED = re.compile(rf"(?:[-+] ?)?(?:{_COIN} ?)?-?(?:[0-9]{{1,3}}(?:,[0-9]{{3}})+|[0-9]+)(?:\.[0-9]+)?")
-_BEHIND = re.compile(r"(?: (?:square|cubic|sq|cu))?(?: (?!in\b)[A-Za-z]+(?:\^\{[0-9]\})?)?")
+_BEHIND = re.compile(r"(?: (?:square|cubic|sq|cu))?(?: (?!in\b)[A-Za-z]+(?:\^\{[0-9]\})?(?:(?:/| per )[A-Za-z]+)?)?")
 """The unit behind a number in a sentence; "5 in the box" are no inches."""
 TURNED = re.compile(
     r"\b(?:third|quarter|twice|(?:doubl|tripl|halv)ed?|thrice|times|squared|cubed|(?:square|cube) of|root"

@@ -106,7 +106,8 @@ def _listed(found: re.Match[str]) -> str:
 def _between(found: re.Match[str]) -> str:
     """Bounds of one letter from either side, x > 2 and x < 5: 2 < x < 5. Others stay a list."""
     bounds: dict[bool, tuple[str, ...]] = {}
-    for left, sign, right in zip(*[map(str.strip, found.groups())] * 3, strict=True):
+    sides = (part.strip(f" {TEXT}") for part in found.groups())
+    for left, sign, right in zip(*[sides] * 3, strict=True):
         if not re.fullmatch("[A-Za-z]", left):
             left, sign, right = right, _TURNED[sign], left
         bounds[sign in (">", r"\ge")] = left, sign, right

@@ -3,10 +3,11 @@ r"""What a cleaned answer is made of: lists and their items, names and values, t
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from itertools import product
 from typing import NamedTuple
 
-from diffpo.grading.numbers import TURNED
+from diffpo.grading.numbers import TURNED, read_number
 from diffpo.grading.spelling import FUNCTIONS, ROW, TEXT, word_set
 
 _MARK = re.compile(r"\\(?:begin|end)\{[A-Za-z]+\*?\}|\\[{}]|[()\[\]{}]|\\[A-Za-z]+|.", re.DOTALL)
@@ -72,7 +73,7 @@ _BUILDER = re.compile(rf"\\\{{\s*({VARIABLE})\s*(?:\\in\s*{_LINE})?(?:\\mid|:|\|
 _MEMBER = re.compile(rf"({VARIABLE})\s*\\in(?![A-Za-z])(.*)")
 _HOLE = re.compile(rf"({VARIABLE})\s*\\ne(?![A-Za-z])(.*)|{_LINE}(?:\\setminus|\\backslash|-|\\)\s*\\\{{([^,]*)\\\}}")
 _SIGN = r"\s*(<|\\le(?![A-Za-z]))\s*"
-_SIZE = re.compile(rf"\|({VARIABLE})\|\s*(<|>|\\[lg]e(?![A-Za-z]))([^-+<>|=]+)")
+_SIZE = re.compile(r"\|([^|<>=]+)\|\s*(<|>|\\[lg]e(?![A-Za-z]))([^-+<>|=]+)")
 _BOUNDS = re.compile(rf"(?:([^<>]+?){_SIGN})?({VARIABLE})(?:{_SIGN}([^<>]+))?")
 
 
@@ -87,10 +88,15 @@ def region(text: str) -> tuple[str, str]:
         point = (hole[2] or hole[3] or "").strip()
         return squeeze(hole[1] or ""), rf"(-\infty,{point})\cup({point},\infty)"
     if size := _SIZE.fullmatch(text):
-        left, right = "[]" if "e" in size[2] else "()"
-        outside, bound = size[2] in (">", r"\ge"), size[3].strip()
-        sets = rf"(-\infty,-{bound}{right}\cup{left}{bound},\infty)" if outside else f"{left}-{bound},{bound}{right}"
-        return squeeze(size[1]), sets
+        inside, sign, bound = map(str.strip, size.groups())
+        left, right = "[]" if "e" in sign else "()"
+        found = (inside, f"-{bound}", bound) if re.fullmatch(VARIABLE, inside) else _reach(inside, bound)
+        if not found:
+            return "", text
+        name, low, high = found
+        outside = sign in (">", r"\ge")
+        sets = rf"(-\infty,{low}{right}\cup{left}{high},\infty)" if outside else f"{left}{low},{high}{right}"
+        return squeeze(name), sets
     turned = {">": "<", r"\ge": r"\le"}
     sides = re.split(r"(>|\\ge(?![A-Za-z]))", text)
     bounds = _BOUNDS.fullmatch(" ".join(turned.get(side, side) for side in reversed(sides)).strip())
@@ -99,6 +105,23 @@ def region(text: str) -> tuple[str, str]:
     left = ("[" if bounds[2] == r"\le" else "(") + (bounds[1] or r"-\infty")
     right = (bounds[5] or r"\infty") + ("]" if bounds[4] == r"\le" else ")")
     return squeeze(bounds[3]), f"{left},{right}"
+
+
+def _reach(inside: str, bound: str) -> tuple[str, str, str] | None:
+    """Of |2x - 4| < 2 the letter and between which numbers it is, x, 1 and 3; None for what is not of this kind."""
+    name, slope, shift, far = "", Fraction(0), Fraction(0), read_number(bound)
+    for term in re.findall("[-+]?[^-+]+", squeeze(inside)):
+        letter = term[-1] if term[-1].isalpha() else ""
+        factor = term.removesuffix(letter)
+        number = read_number(f"{factor}1" if factor in ("", "-", "+") else factor)
+        if number is None or (letter and name not in ("", letter)):
+            return None
+        name = letter or name
+        slope, shift = (slope + number.value, shift) if letter else (slope, shift + number.value)
+    if far is None or not slope:
+        return None
+    low, high = sorted((side - shift) / slope for side in (-far.value, far.value))
+    return name, str(low), str(high)
 
 
 class Member(NamedTuple):

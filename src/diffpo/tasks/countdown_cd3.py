@@ -37,9 +37,9 @@ class CountdownCd3(RowTask):
         """A row of three numbers; others are left out, as d1 does."""
         numbers = column(row, ["numbers", "nums", "input"], (list, str))
         numbers = re.split(r"[\s,]+", numbers.strip("[] ")) if isinstance(numbers, str) else numbers
-        target = column(row, ["target", "output"], (int, str))
+        target = column(row, ["target", "output"], (int, float, str))
         try:
-            problem = tuple(map(int, numbers)), int(target)
+            problem = tuple(map(_whole, numbers)), _whole(target)
         except (TypeError, ValueError):
             raise ValueError(f"{row.place}: numbers and target must be whole, got {numbers!r} and {target!r}") from None
         return self._message(*problem) if len(problem[0]) == NUM_NUMBERS else None
@@ -80,6 +80,13 @@ class CountdownCd3(RowTask):
     def _tested(self) -> set[Problem]:
         """The problems of task.test_data, which no training prompt may be."""
         return {canonical(prompt.columns) for prompt in self.rows("test")} if self.config.test_data else set()
+
+
+def _whole(value: Any) -> int:
+    """A whole number, be it a text or a float; ValueError or TypeError for another value."""
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError(f"{value!r} is no whole number")
+    return int(value)
 
 
 def canonical(columns: Mapping[str, Any]) -> Problem:
