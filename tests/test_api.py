@@ -68,6 +68,7 @@ NAMES = [
     "load_config",
     "load_policy",
     "load_task",
+    "log_likelihoods",
     "masked_latents",
     "prepare",
     "read_run",
