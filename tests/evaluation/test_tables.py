@@ -195,6 +195,30 @@ def test_compare_says_that_verdicts_are_others(
     assert (line in capsys.readouterr().out) == bool(said)
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, ""),
+        ({"model": "other", "weights": "2"}, ""),
+        ({"temperature": 0.8}, "eval.temperature 0.8 for 0.0"),
+        (
+            {"rollout.block_length": 4, "full_canvas": False},
+            "eval.full_canvas False for True, rollout.block_length 4 for None",
+        ),
+    ],
+)
+def test_compare_says_that_answers_were_decoded_otherwise(
+    changed: dict[str, object], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"temperature": 0.0, "full_canvas": True, "model": "m", "rollout.block_length": None, "weights": "1"}
+    for name, own in (("a", settings), ("b", settings | changed), ("old", {})):
+        evaluation().save(tmp_path / name)
+        (tmp_path / name / "settings.json").write_text(json.dumps(own))
+    main(["compare", f"{tmp_path}/a", f"{tmp_path}/b", f"{tmp_path}/old"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "decoded otherwise" in line]
+    assert lines == ([f"b: decoded otherwise than a: {said}"] if said else [])
+
+
 def test_compare_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluation().save(tmp_path / "a")
     replace(evaluation(), task="gsm8k").save(tmp_path / "b")

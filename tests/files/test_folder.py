@@ -13,6 +13,7 @@ import pytest
 from diffpo.files.folder import (
     drafted,
     file_to_write,
+    folder_to_fill,
     json_rows,
     new_folder,
     own_draft,
@@ -121,6 +122,9 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     with pytest.raises(ValueError, match=r"found\.json: .* cannot be written to: name another file"):
         file_to_write(tmp_path / "found.json")
     assert file_to_write("/dev/null") == Path("/dev/null")
+    with pytest.raises(ValueError, match="cannot be written to: name another folder"):
+        folder_to_fill(tmp_path)
+    assert folder_to_fill(tmp_path / "figures").is_dir()
 
 
 def test_a_full_disk_is_no_reason_not_to_hold_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,9 +114,14 @@ def test_a_rate_that_nobody_chose_is_refused() -> None:
 
 def test_the_command_that_makes_a_start_is_named(capsys: pytest.CaptureFixture[str], tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit):
-        main(["train", "sudoku_tiny"])
-    assert "`diffpo sft sudoku_tiny_pretrain` makes it" in capsys.readouterr().err
+    for arguments, maker in (
+        (["train", "sudoku_tiny"], "diffpo sft sudoku_tiny_pretrain"),
+        (["eval", "runs/sudoku_tiny"], "diffpo train sudoku_tiny"),
+        (["eval", "runs/sudoku_tiny", "--task.seed", "3"], "diffpo train sudoku_tiny"),  # which names no task
+    ):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert f"`{maker}` makes it" in capsys.readouterr().err
     assert maker_of("runs/elsewhere") == "" and not list(tmp_path.iterdir())
 
 

@@ -223,7 +223,10 @@ def test_a_gguf_is_a_parent_too(tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     parent = write_parent(tmp_path / "parent", "llama", vocab_size=168)
     write_gguf(parent, tmp_path / "parent", tmp_path / "small.gguf")
+    for name in ("generation_config.json", "LICENSE.txt"):  # of whatever else was downloaded
+        (tmp_path / name).write_text("{}")
     convert(tmp_path / "small.gguf", tmp_path / "child", dtype="float32")
+    assert not {"generation_config.json", "LICENSE.txt"} & {file.name for file in (tmp_path / "child").iterdir()}
     policy = load_policy(tmp_path / "child", "float32", "cpu")
     expected = parent.state_dict()
     for name, tensor in load_file(tmp_path / "child" / "model.safetensors").items():
@@ -373,6 +376,10 @@ def test_an_output_that_is_full_or_a_source_that_is_not_there(
             "block_length must be >= 1",
         ),
         (["convert", str(tmp_path / "none"), str(tmp_path / "child")], "no config.json"),
+        (
+            ["convert", str(tmp_path / "parent"), str(tmp_path / "c"), "--revision", "v2"],
+            "revision v2 does nothing for",
+        ),
     ):
         with pytest.raises(SystemExit, match="2"):
             main(arguments)

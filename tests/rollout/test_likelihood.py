@@ -7,7 +7,9 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from helpers import request, tiny_policy
 
 from diffpo.config import RolloutConfig
@@ -70,3 +72,22 @@ def test_what_has_no_likelihood() -> None:
         generate(policy, [replace(request(), answer_ids=(1, 2, 3))])
     with pytest.raises(ValueError, match="at temperature 0 one text alone has a probability"):
         generate(policy, [replace(request(temperature=0.0), answer_ids=(1,) * 8)])
+
+
+def test_ids_are_what_holds_whole_numbers() -> None:
+    policy, config, prompt, text = tiny_policy(1), RolloutConfig(sampler="top_k:1"), [0, 1], [1, 2, 3]
+    expected = log_likelihoods(policy, [((0, 1), (1, 2, 3))], config)
+    for kind in (list, np.array, torch.tensor, iter, lambda ids: [*map(np.int64, ids)]):
+        assert log_likelihoods(policy, ((kind(ids) for ids in pair) for pair in [(prompt, text)]), config) == expected
+    with pytest.raises(ValueError, match=rf"pair 2: answer_ids: \[{policy.mask_id}\] are never written"):
+        log_likelihoods(policy, [(prompt, text), (prompt, torch.tensor([1, policy.mask_id]))], config)
+    wrong: list[Any] = [("01", "123"), (prompt, [1.0, 2.5]), (prompt,), 7]
+    for pair in wrong:
+        with pytest.raises(ValueError, match=r"pair 1 must be ids of a prompt and of a text, got .*: policy\.encode"):
+            log_likelihoods(policy, [pair], config)
+    for changes, named in (({"config": "top_k:1"}, "config must be"), ({"seed": "a"}, "seed must be a whole number")):
+        arguments: Any = {"policy": policy, "pairs": [(prompt, text)], "config": config} | changes
+        with pytest.raises(ValueError, match=named):
+            log_likelihoods(**arguments)
+    with pytest.raises(ValueError, match=r"answer_ids: no token \[tensor\(8\)\]"):
+        generate(policy, [replace(request(gen_length=2), answer_ids=tuple(torch.tensor([8, 8])))])

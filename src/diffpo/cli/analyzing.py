@@ -47,13 +47,14 @@ class Analyze(Knobs):
     def run(self) -> None:
         import json
 
-        from diffpo.files.folder import file_to_write, write_text
+        from diffpo.files.folder import file_to_write, folder_to_fill, write_text
         from diffpo.lab.analysis.analyze import report
         from diffpo.lab.analysis.sections import means_over
         from diffpo.lab.analysis.show import section_figure, section_table
         from diffpo.view.drawing import save_figure
 
         path, models = file_to_write(self._path()), (self.model, *self.also)
+        figures = folder_to_fill(self.figures) if self.figures else None
         if len(self.against) not in (0, len(models)):
             raise ValueError(f"against names {len(self.against)} models for {len(models)} runs: name one for each")
         names = (self.model, "".join(self.against)) if len(models) == 1 else ("model", "before")
@@ -67,10 +68,10 @@ class Analyze(Knobs):
         write_text(path, json.dumps(record, indent=1) + "\n")
         for section in sections:
             Console().print(section_table(section))
-            if self.figures:
+            if figures:
                 for kind in ("png", "svg"):
-                    save_figure(section_figure(section), Path(self.figures, f"{section.name}.{kind}"))
-        print(f"saved {path}" + (f" and pictures in {self.figures}" if self.figures else ""))
+                    save_figure(section_figure(section), figures / f"{section.name}.{kind}")
+        print(f"saved {path}" + (f" and pictures in {figures}" if figures else ""))
 
     def _analyze(self, model: str, against: str, names: tuple[str, str]) -> list[Section]:
         """The sections of one model."""

@@ -138,7 +138,14 @@ class Compare:
 
         from diffpo.evaluation.evaluate import Evaluation
         from diffpo.evaluation.figures import frontier_figure
-        from diffpo.evaluation.paired import check_same_prompts, differences, read_accuracies, read_judges, read_prompts
+        from diffpo.evaluation.paired import (
+            check_same_prompts,
+            differences,
+            read_accuracies,
+            read_decoding,
+            read_judges,
+            read_prompts,
+        )
         from diffpo.evaluation.tables import difference_table, samples_table, side_by_side_table
         from diffpo.view.drawing import save_figure
 
@@ -151,10 +158,16 @@ class Compare:
             Console().print(samples_table(found))
         first, *others = folders
         judge, before = read_judges(folders[first]), read_accuracies(folders[first])
+        decoding = read_decoding(folders[first])
         for name in others:
             own = read_judges(folders[name])
             if changed := [key for key in judge if own and own[key] != judge[key]]:
                 print(f"{name}: its verdicts are not those of {first}: other settings or code ({', '.join(changed)})")
+            asked = read_decoding(folders[name])
+            changed = [key for key, value in decoding.items() if asked.get(key, value) != value]
+            if changed:
+                values = ", ".join(f"{key} {asked[key]!r} for {decoding[key]!r}" for key in changed)
+                print(f"{name}: decoded otherwise than {first}: {values}")
         changes = {name: differences(before, read_accuracies(folders[name])) for name in others}
         if any(changes.values()):
             Console().print(difference_table(first, changes))

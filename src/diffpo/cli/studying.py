@@ -123,7 +123,7 @@ class Report:
     """Title of the page; empty: the study's or run's where it is one."""
 
     def run(self) -> None:
-        from diffpo.files.folder import file_to_write, write_text
+        from diffpo.files.folder import file_to_write, folder_to_fill, write_text
         from diffpo.lab.report.page import make_report
         from diffpo.lab.report.sources import read_sources
 
@@ -132,9 +132,9 @@ class Report:
         if self.examples < 0:
             raise ValueError(f"--examples must be >= 0, got {self.examples}")
         sources, path = read_sources(self.paths), file_to_write(self.output)
-        page = make_report(sources, self.title, Path(self.figures) if self.figures else None, self.examples)
-        write_text(path, page)
-        print(f"saved {path}" + (f" and pictures in {self.figures}" if self.figures else ""))
+        figures = folder_to_fill(self.figures) if self.figures else None
+        write_text(path, make_report(sources, self.title, figures, self.examples))
+        print(f"saved {path}" + (f" and pictures in {figures}" if figures else ""))
 
 
 def results_path(study: Path) -> Path:

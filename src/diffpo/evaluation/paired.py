@@ -103,6 +103,13 @@ def read_judges(folder: Path) -> dict[str, Any]:
     return found if settings else {}
 
 
+def read_decoding(folder: Path) -> dict[str, Any]:
+    """The settings that an evaluation's answers were decoded by; nothing where it has no settings."""
+    settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+    plain = {name: f"eval.{name}" for name in ("temperature", "full_canvas")}
+    return {plain.get(key, key): settings[key] for key in settings if key in plain or key.startswith("rollout.")}
+
+
 def check_same_prompts(texts: Mapping[str, Mapping[str, str | None]]) -> None:
     """ValueError if prompts (id -> text) of the first evaluation have other texts in others: nothing is paired."""
     (first, before), *others = texts.items()

@@ -110,6 +110,15 @@ def file_to_write(path: str | Path) -> Path:
     return path
 
 
+def folder_to_fill(path: str | Path) -> Path:
+    """A folder that gets files when a command's work is done, asked for and made before; ValueError if it cannot."""
+    path = Path(path)
+    _make(path)
+    if not os.access(path, os.W_OK):
+        raise ValueError(f"{path} cannot be written to: name another folder")
+    return path
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small file of text, as `write_bytes`."""
     write_bytes(path, text.encode())

@@ -67,8 +67,8 @@ def maker_of(folder: str | Path) -> str:
     """The command that makes the model of a folder, where that is the output of a recipe that ships; else empty."""
     for name, path in shipped_files("recipes/*.toml").items():
         values = tomllib.loads(path.read_text())
-        if kind_of(values) == "sft" and values.get("output") == str(folder):
-            return f"diffpo sft {name}"
+        if values.get("output") == str(folder):
+            return f"diffpo {kind_of(values)} {name}"
     return ""
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from diffpo.config import suggest
+from diffpo.config.checks import check
 from diffpo.files.folder import new_folder, write_folder
 from diffpo.files.recipe import read_json
 from diffpo.models.families import FAMILIES
@@ -64,6 +65,8 @@ class Parent:
     def open(cls, source: str | Path, revision: str | None = None) -> Parent:
         """Find `source`, a folder, a hub id or a .gguf file; ValueError says what it lacks."""
         path = Path(source).expanduser()
+        what = f"revision {revision} does nothing for {source}, which is here"
+        check(revision is None or not path.exists(), f"{what}, not a model of the hub: leave it out")
         if path.suffix.lower() == ".gguf":
             config, tokenizer = read_gguf(path)
             _become(config, path)
@@ -78,7 +81,7 @@ class Parent:
         tokenizer = read_tokenizer(folder, "AutoTokenizer")
         if is_snapshot(folder):
             return cls(str(source), folder.name, config, tokenizer, folder)
-        return cls(str(folder.resolve()), revision, config, tokenizer, folder)
+        return cls(str(folder.resolve()), None, config, tokenizer, folder)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor by its name, one at a time; those of a GGUF unpacked, in fp32."""
@@ -138,7 +141,7 @@ def convert(
         _save_tokenizer(tokenizer, draft)
         load_tokenizer(draft, config, vocab_size, family.own_ids)  # ValueError if they do not fit
         save_shards(tensors, draft)
-        for pattern in ("generation_config.json", "LICENSE*"):
+        for pattern in () if parent.gguf else ("generation_config.json", "LICENSE*"):  # beside a file is anyone's
             for file in parent.folder.glob(pattern):
                 shutil.copy(file, draft)
 
@@ -150,7 +153,7 @@ def _become(config: Mapping[str, Any], path: Path) -> None:
     """ValueError unless a model of this config has an A2D family."""
     kind = str(config.get("model_type"))
     if kind in FAMILIES:
-        raise ValueError(f"{path}: a {kind} model is a masked diffusion LM already: `diffpo sft` takes it as it is")
+        raise ValueError(f"{path}: {kind} is a masked diffusion LM already: `diffpo sft` takes it as it is")
     if kind not in PARENTS:
         raise ValueError(f"{path}: model_type {kind!r} is not one that diffpo converts{suggest(kind, PARENTS)}")
     try:

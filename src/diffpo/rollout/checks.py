@@ -62,14 +62,14 @@ def _check_numbers(policy: Policy, request: Request) -> None:
         fits = len(given) == request.gen_length
         check(fits, f"canvas_ids: {sizes}: the mask's, {mask_id}, where there is something to write")
         check(mask_id in given, f"canvas_ids: none of them is the mask's, {mask_id}: nothing is left to write")
+    for name in ("prompt_ids", "canvas_ids", "suffix_ids", "answer_ids"):
+        ids = getattr(request, name)
+        expect(tuple, ids, name, "ids of the model's vocabulary")
+        wrong = [token for token in ids if not isinstance(token, Integral) or not 0 <= int(token) < size]
+        check(not wrong, f"{name}: no token {wrong[:1]}: the model's ids are 0 to {size - 1}")
     if answer := request.answer_ids:
         sizes = f"{len(answer)} ids for a canvas of gen_length = {request.gen_length}"
         check(len(answer) == request.gen_length, f"answer_ids: {sizes}")
         check(request.temperature > 0, "answer_ids: at temperature 0 one text alone has a probability: take 1")
-        never = set(policy.banned.tolist()) & set(answer)
+        never = set(policy.banned.tolist()) & set(map(int, answer))
         check(not never, f"answer_ids: {sorted(never)} are never written: the mask's, or beyond the tokenizer's")
-    for name in ("prompt_ids", "canvas_ids", "suffix_ids", "answer_ids"):
-        ids = getattr(request, name)
-        expect(tuple, ids, name, "ids of the model's vocabulary")
-        wrong = [token for token in ids if not 0 <= token < size]
-        check(not wrong, f"{name}: no token {wrong[:1]}: the model's ids are 0 to {size - 1}")

@@ -89,7 +89,7 @@ def _step(config: TrainConfig | SftConfig) -> str:
 
 def check_named(task: TaskConfig, model: str) -> None:
     """ValueError where no task is named, before weights are read; a model that is not there comes first."""
-    if task == TaskConfig():
+    if not task.name:
         find_source(model, weights=False)
         load_task(task)
 

@@ -64,6 +64,15 @@ def test_from_a_model_to_tables_pictures_and_json(
             assert (tmp_path / "figures" / f"{section['name']}.{kind}").stat().st_size > 1000
 
 
+def test_pictures_without_a_place_are_refused_before_the_work(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    where = ["--json", str(tmp_path / "a.json"), "--figures", str(tmp_path / "file")]
+    assert "file: a file stands where a folder is to be" in fail(capsys, model, *SMALL, *where)
+    assert not (tmp_path / "a.json").exists()
+
+
 def test_several_runs_are_one_analysis(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = [*SMALL, "--analysis.parts", "order", "--json", str(tmp_path / "order.json")]
     other = str(shutil.copytree(model, tmp_path / "other"))

@@ -100,6 +100,16 @@ def test_pictures_are_kept_as_svg_and_png(tmp_path: Path) -> None:
         ElementTree.parse(path)
 
 
+def test_pictures_without_a_place_are_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("diffpo.lab.report.page.make_report", lambda *arguments: pytest.fail("worked"))
+    with pytest.raises(SystemExit, match="2"):
+        main(["report", str(STUDY), "--output", str(tmp_path / "r.html"), "--figures", str(tmp_path / "file")])
+    assert "file: a file stands where a folder is to be" in capsys.readouterr().err
+
+
 def test_equal_cost_is_drawn_as_gain_over_rows_a_panel_a_study(tmp_path: Path) -> None:
     summary = json.loads(STUDY.read_text())
     figure = equal_cost_figure([summary, summary | {"title": "Again"}])
