@@ -31,7 +31,7 @@ def test_a_spec_is_a_call_without_brackets() -> None:
     assert load_surrogate("mean_field") == MeanField() and load_loss("clipped:inf").epsilon == float("inf")
     assert load_loss("clipped:ratio_level=call") == Clipped(ratio_level="call")
     default = ObjectiveConfig()
-    assert Objective.of(default) == Objective(MeanField(2), Clipped(0.2), default)
+    assert Objective.of(default) == Objective(MeanField(2, "surprisal"), Clipped(0.2), default)
 
 
 def test_whatever_ships_is_there() -> None:

@@ -63,7 +63,7 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> TrainConfig:
         load=LoadConfig(dtype="float32"),
         lora=LoraConfig(rank=4, alpha=8),
         rollout=RolloutConfig(gen_length=8, block_length=4),
-        objective=ObjectiveConfig(beta=0.05, num_iterations=2, scale_rewards=True),
+        objective=ObjectiveConfig("mean_field:2", beta=0.05, num_iterations=2, scale_rewards=True),
         optim=OptimConfig(learning_rate=1e-2, warmup_steps=1, gradient_checkpointing=True),
         threshold=ThresholdConfig(delay_steps=1),
     )
