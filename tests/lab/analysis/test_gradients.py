@@ -122,24 +122,15 @@ D1 = {"surrogate": "mean_field:1,prompt_mask_prob=0.3", "importance_clamp": 0.0}
 def test_sections_of_gradients(objective: dict) -> None:
     subject = some_subject(**objective)
     by_surrogate, towards, by_clamp, clamped_towards = gradient_sections(subject)
-    names = [
-        *([CONFIGURED] if objective is D1 else []),
-        "mean field",
-        "2-MF",
-        "3-MF",
-        "4-MF",
-        "exact",
-        "coupled",
-        "elbo",
-    ]
+    names = ["mean field", "2-MF", "3-MF", "4-MF", "exact", "coupled", "elbo"]
+    names = [CONFIGURED, *names] if objective is D1 else names
     assert by_surrogate.series[0].x == names and by_clamp.series[0].x == ["off", "2"]
     draws = dict(zip(names, by_surrogate.series[1].y, strict=True))
     assert draws["exact"] == pytest.approx(0, abs=1e-5) and draws["mean field"] == pytest.approx(0, abs=1e-5)
     assert draws["coupled"] > 0.01 and draws["2-MF"] > 0.001
     cosines = dict(zip(names, towards.series[0].y, strict=True))
     assert cosines["exact"] == pytest.approx(1) and cosines["mean field"] < 0.999
-    own = CONFIGURED if objective else "2-MF"
-    at = "off" if objective else "2"
+    own, at = (CONFIGURED, "off") if objective is D1 else ("2-MF", "2")
     again = dict(zip(clamped_towards.series[0].x, clamped_towards.series[0].y, strict=True))
     assert again[at] == pytest.approx(cosines[own])
     assert all(parameter.grad is None for parameter in subject.policy.denoiser.parameters())
