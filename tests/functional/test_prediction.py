@@ -128,3 +128,17 @@ def test_modes_save_work_and_change_no_bit(temperature: float, entropy_temperatu
         predict(logits, *columns, lottery, mode=mode), predict(logits, *columns, lottery), strict=True
     ):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_an_answer_takes_the_place_of_what_is_drawn(temperature: float) -> None:
+    logits, lottery = random_logits(60, 512), uniform(keys(60))
+    columns = torch.full((60,), temperature), torch.ones(60), lottery
+    told = torch.where(torch.arange(60) % 3 == 0, -1, torch.arange(60))
+    drawn, free, *seen = predict(logits, *columns)
+    tokens, logprobs, *again = predict(logits, *columns, told)
+    assert torch.equal(tokens, torch.where(told < 0, drawn, told)) and torch.equal(logprobs[::3], free[::3])
+    for row, token in enumerate(tokens.tolist()):  # log softmax(logits / temperature) of the token, in nats
+        weights = (logits[row].double() / temperature).exp()
+        assert float(logprobs[row]) == pytest.approx(float((weights[token] / weights.sum()).log()), abs=1e-5)
+    assert all(map(torch.equal, seen, again))  # a rule sees the same

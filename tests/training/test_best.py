@@ -15,7 +15,7 @@ from diffpo.cli import parse
 from diffpo.config import EvalConfig, SftConfig, TaskConfig, TrainConfig
 from diffpo.files.places import find_run
 from diffpo.models.policy import load_policy
-from diffpo.training import loop, sft
+from diffpo.training import best, loop, sft
 from diffpo.training.loop import train
 from diffpo.training.metrics import read_metrics
 from diffpo.training.sft import fine_tune
@@ -66,6 +66,25 @@ def test_the_policy_that_evaluates_best_is_kept(
     policy = load_policy(run / "best", device="cpu")
     assert policy.version == load_policy(run / "checkpoints/step_000002", device="cpu").version
     assert policy.task and policy.task.name == config.task.name
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_full_disk_points_to_checkpoints_where_there_are_some(
+    config: TrainConfig, scored: Scored, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    save, saved = best.save_with_card, list[object]()
+
+    def full_disk(*arguments) -> None:  # type: ignore[no-untyped-def]
+        saved.append(arguments)
+        if len(saved) > after:
+            raise OSError(28, "No space left on device")
+        save(*arguments)
+
+    monkeypatch.setattr(best, "save_with_card", full_disk)
+    scored((0.1, 9), (0.2, 9), (0.3, 9), (0.4, 9))
+    with pytest.raises(OSError, match=r"No space left on device.*: make room") as raised:
+        train(config, quiet=True)
+    assert ("earlier checkpoints are untouched" in str(raised.value)) == bool(after)
 
 
 def test_fewer_calls_decide_between_equal_accuracies(config: TrainConfig, scored: Scored) -> None:

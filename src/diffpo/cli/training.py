@@ -22,12 +22,9 @@ def show_inputs(config: TrainConfig | SftConfig) -> None:
     names = [config.task.data, config.task.test_data, *config.task.reward, config.load.adapter]
     if isinstance(config, TrainConfig):
         names += [spec for spec in (config.rollout.sampler, *config.eval.samplers) if ".py:" in spec]
-        whole = (
-            "mean_field:2",
-            ObjectiveConfig.surrogate,
-            ObjectiveConfig.loss,
-        )  # others' knobs: where they are opened
-        names += [spec for spec in (config.objective.surrogate, config.objective.loss) if spec not in whole]
+        # the knobs of others are known where they are opened, which takes torch
+        known = ("mean_field:2", ObjectiveConfig.surrogate, ObjectiveConfig.loss)
+        names += [spec for spec in (config.objective.surrogate, config.objective.loss) if spec not in known]
     if any(names) or config.task.name == "own" or (isinstance(config, SftConfig) and config.data):
         from diffpo.training.banner import open_inputs
 
