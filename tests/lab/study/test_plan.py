@@ -174,6 +174,8 @@ def test_decoding_can_be_the_same_in_every_arm(tmp_path: Path) -> None:
         ('label = "2-MF"', 'load.device = "cuda"', "arm 'two': load.device is the study's to set: leave it out"),
         ('label = "2-MF"', 'output = "x"', "arm 'two': output is the study's to set: leave it out"),
         ('baseline = "one"', 'baseline = "oen"', "no arm 'oen'; did you mean 'one'?"),
+        ('baseline = "one"', 'pairs = [["two", "oen"]]', "no arm 'oen'; did you mean 'one'?"),
+        ('baseline = "one"', 'pairs = [["two"]]', "pairs: two arms each, the first less the second, got ['two']"),
         ("seeds = [0, 1]", "seeds = [0]", "seeds must be two or more"),
         ("seeds = [0, 1]", "seeds = [0, 0]", "seeds must differ"),
         ("seeds = [0, 1]", "seeds = [0, 100]", "tune.seeds must not be seeds of the study: [100] are both"),

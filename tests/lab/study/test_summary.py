@@ -29,6 +29,7 @@ from diffpo.lab.study.tables import (
     mean_cell,
     render_page,
     rich_table,
+    tables,
 )
 
 JOINT = '[[arms]]\nname = "joint"\ntrain = "joint"\nrollout.sampler = "learned"\n[tune]'
@@ -72,7 +73,8 @@ def write_cell(
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
-    return load_study(write_study(tmp_path, TINY.replace("[tune]", JOINT)))
+    pairs = 'baseline = "one"\npairs = [["joint", "two"]]'
+    return load_study(write_study(tmp_path, TINY.replace("[tune]", JOINT).replace('baseline = "one"', pairs)))
 
 
 @pytest.fixture
@@ -111,6 +113,17 @@ def test_differences_are_paired_by_seed(summary: dict) -> None:  # type: ignore[
     assert found["crossed_low"] <= 0 <= found["mean"] <= found["crossed_high"]
     assert summary["arms"]["base"]["versus"]["accuracy/top_k:8"]["by_seed"] == [-0.25, -0.25]
     assert summary["arms"]["one"]["versus"] == {}  # the baseline
+
+
+def test_pairs_beside_the_baseline_are_compared_too(summary: dict) -> None:  # type: ignore[type-arg]
+    (pair,) = summary["pairs"]
+    found = pair["versus"]["accuracy/top_k:8"]
+    assert (pair["arm"], pair["less"], found["by_seed"]) == ("joint", "two", [0.0, 0.25])
+    (row,) = [row for row in tables(summary)[1] if row[0] == "joint, less 2-MF"]
+    assert row[1] == difference_cell("accuracy/top_k:8", found, 2)
+    console = Console(width=100, file=io.StringIO())
+    console.print(rich_table(summary))
+    assert "joint, less 2-MF" in console.file.getvalue()
 
 
 def test_equal_cost_is_where_the_cheapest_run_ended(summary: dict) -> None:  # type: ignore[type-arg]

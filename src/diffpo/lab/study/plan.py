@@ -82,6 +82,7 @@ class StudyConfig:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Each seeds pre-training and reinforcement learning of one cell an arm; arms of one seed share their start."""
     baseline: str = BASE  # arm that the others are compared with, seed by seed; base is the start itself
+    pairs: tuple[tuple[str, ...], ...] = ()  # further comparisons of two arms each, the first less the second
     pretrain: str = ""  # recipe of pre-training. Empty: arms start from the model that the training recipe names
     recipe: str = ""  # recipe of training
     sft: dict = field(default_factory=dict)  # settings over the recipe of pre-training
@@ -321,7 +322,10 @@ def _check_study(config: StudyConfig) -> None:
         check(bool(re.fullmatch(r"\w[\w.-]*", name)), f"arms: a name is letters, digits, _, - and dots, got {name!r}")
         check(name != BASE, f"arms: {BASE!r} is the start itself and always there; choose another name")
         check(names.count(name) == 1, f"arms: {name!r} is named twice")
-    check(config.baseline in (BASE, *names), f"no arm {config.baseline!r}{suggest(config.baseline, [BASE, *names])}")
+    for pair in config.pairs:
+        check(len(pair) == 2, f"pairs: two arms each, the first less the second, got {[*pair]}")
+    for name in (config.baseline, *itertools.chain(*config.pairs)):
+        check(name in (BASE, *names), f"no arm {name!r}{suggest(name, [BASE, *names])}")
 
 
 def nest(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -150,12 +150,11 @@ class Results:
         every = {metric: statistic([found.get(metric) for found in self.figures[name]]) for metric in names}
         return {metric: value.plain() for metric, value in every.items() if value}
 
-    def differences(self, name: str) -> dict[str, dict[str, Any]]:
-        """Every metric of an arm less the baseline's, paired by seed; accuracies also with prompts drawn again."""
-        baseline = self.study.config.baseline
+    def differences(self, name: str, other: str) -> dict[str, dict[str, Any]]:
+        """Every metric of an arm less the other's, paired by seed; accuracies also with prompts drawn again."""
         found: dict[str, dict[str, Any]] = {}
-        pairs = list(zip(self.figures[name], self.figures[baseline], strict=True))
-        answers = list(zip(self.answers[name], self.answers[baseline], strict=True))
+        pairs = list(zip(self.figures[name], self.figures[other], strict=True))
+        answers = list(zip(self.answers[name], self.answers[other], strict=True))
         for metric in dict.fromkeys(metric for own in self.figures[name] for metric in own):
             if value := statistic([a[metric] - b[metric] if metric in a and metric in b else None for a, b in pairs]):
                 found[metric] = value.plain()
@@ -208,20 +207,21 @@ def summarize(
         "num_cells": len(done),
         "cell_seconds": rounded(sum(sum(result["seconds"].values()) for result in done)),
         "arms": {name: _arm(name, results, tuning, chosen) for name in results.cells},
+        "pairs": [{"arm": a, "less": b, "versus": results.differences(a, b)} for a, b in config.pairs],
     }
 
 
 def _arm(
     name: str, results: Results, tuning: Mapping[str, Trials], chosen: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    study = results.study
+    study, baseline = results.study, results.study.config.baseline
     arm = next((arm for arm in study.arms if arm.name == name), None)
     found: dict[str, Any] = {
         "label": arm.label if arm else "base",
         "changes": _spoken(arm.changes if arm else {}),
         "tuned": _spoken(chosen.get(name, {})),
         "metrics": results.metrics(name),
-        "versus": results.differences(name) if name != study.config.baseline else {},
+        "versus": results.differences(name, baseline) if name != baseline else {},
         "curve": results.curve(name),
     }
     if tuning.get(name):

@@ -150,14 +150,20 @@ def tables(summary: Summary) -> tuple[list[list[str]], list[list[str]], list[lis
     against = [[f"less {summary['arms'][summary['baseline']]['label']}", *map(header, shared)]]
     took = [["arm", *map(header, COSTS), "settings", "tuned"]]
     for arm in arms:
-        label, metrics, versus = arm["label"], arm["metrics"], arm["versus"]
+        label, metrics = arm["label"], arm["metrics"]
         reached.append([label, *(mean_cell(m, metrics.get(m), num_seeds) for m in columns)])
-        if versus:
-            against.append([label, *(difference_cell(m, versus.get(m), num_seeds) for m in shared)])
         if metrics["forwards"]["mean"]:
             cells = [mean_cell(m, metrics.get(m), num_seeds) for m in COSTS]
             took.append([label, *cells, _settings(arm["changes"]), _settings(arm["tuned"])])
+    compared = [(arm["label"], arm["versus"]) for arm in arms if arm["versus"]] + paired(summary)
+    against += [[label, *(difference_cell(m, versus.get(m), num_seeds) for m in shared)] for label, versus in compared]
     return reached, against, took
+
+
+def paired(summary: Summary) -> list[tuple[str, Mapping[str, Any]]]:
+    """The study's own pairs of arms: what is compared, and the differences by metric."""
+    arms, pairs = summary["arms"], summary.get("pairs", ())
+    return [(f"{arms[p['arm']]['label']}, less {arms[p['less']]['label']}", p["versus"]) for p in pairs]
 
 
 def by_seed(summary: Summary, metric: str) -> list[list[str]]:
@@ -216,6 +222,10 @@ def rich_table(summary: Summary) -> Table:
                 value = mean_cell(metric, arm["metrics"][metric], num_seeds)
                 difference = Text(difference_cell(metric, versus, num_seeds), colour)
                 table.add_row(Text(f"  {arm['label']}"), value, difference)
+        for label, versus in paired(summary) if metric not in COSTS else ():
+            if found := versus.get(metric):
+                difference = Text(difference_cell(metric, found, num_seeds), COLOURS[judged(metric, found)])
+                table.add_row(Text(f"  {label}"), "", difference)
         table.add_section()
     table.caption = (
         f"baseline: {escape(baseline)}; {num_seeds} seeds, {summary['num_prompts']} prompts\n"
