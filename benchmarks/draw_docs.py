@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from findings import findings_figure
 from samplers import TASKS, draw
 
 from diffpo.lab.analysis.sections import Section
@@ -25,6 +26,7 @@ def sections(path: Path) -> dict[str, Section]:
 
 
 def main() -> None:
+    save_figure(findings_figure(), IMAGES / "findings.svg")
     for study in ("clamp", "sensitivity"):
         summary = json.loads((ROOT / "studies" / "results" / f"{study}.json").read_text())
         save_figure(differences_figure(summary), IMAGES / f"{study}.svg")

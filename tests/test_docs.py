@@ -293,3 +293,14 @@ def test_the_benchmarks_are_those_of_the_json() -> None:
     """docs/benchmarks.md holds what `diffpo bench` wrote."""
     text = (ROOT / "docs" / "benchmarks.md").read_text()
     assert load_script("write_docs").written(text) == text
+
+
+def test_the_picture_of_findings_says_what_the_page_says() -> None:
+    """Every difference in docs/images/findings.svg stands in docs/results.md too."""
+    script, text = load_script("findings"), (ROOT / "docs" / "results.md").read_text()
+    picture = (ROOT / "docs" / "images" / "findings.svg").read_text()
+    for finding in itertools.chain(*script.FINDINGS.values()):
+        value = script.found(finding)
+        said = f"{value.mean:+.1f} ± {value.half_width:.1f}"
+        assert said.removeprefix("+") in text, finding
+        assert said in picture, finding
