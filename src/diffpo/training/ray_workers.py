@@ -25,7 +25,7 @@ from typing import Any
 import ray
 import torch
 from ray import cloudpickle
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError, RaySystemError, RayTaskError
 from safetensors.torch import load, save
 
 from diffpo.config import CollectConfig, TaskConfig, TrainConfig
@@ -221,11 +221,12 @@ class RayCollector:
             try:
                 found = ray.get(ref)
             except RayTaskError as error:  # what the policy, the task or a reward has raised
-                if isinstance(error.cause, RayError):  # or it could not be read there
-                    said = str(error.cause).strip().splitlines()
-                    raise ValueError(f"what a run sends to its workers must be importable there: {said[0]}") from None
-                if isinstance(error.cause, OSError) and error.cause.errno is None:  # Ray's own: its store has gone away
-                    self._replace(seat, str(error.cause))
+                said = (str(error.cause).strip() or type(error.cause).__name__).splitlines()[0]
+                if isinstance(error.cause, RaySystemError):  # or it could not be read there
+                    raise ValueError(f"what a run sends to its workers must be importable there: {said}") from None
+                gone = isinstance(error.cause, OSError) and error.cause.errno is None  # Ray's own: its store
+                if gone or isinstance(error.cause, RayError):  # it was cancelled there, or weights were lost
+                    self._replace(seat, said)
                     continue
                 raise error.cause from None
             except RayError as error:
@@ -253,10 +254,11 @@ class RayCollector:
 
     def _replace(self, seat: Seat, why: str) -> None:
         """Another worker in the place of one that is lost; its units go to whoever is up."""
-        self.lost += 1
-        if self.lost > MAX_LOSSES * len(self.seats):
-            last = f"the last {seat.at}: {why}"
-            raise ValueError(f"rollout.workers: {self.lost} were lost in a row, {last}; Ray's logs say more")
+        self.lost, most, last = self.lost + 1, MAX_LOSSES * len(self.seats), f"{seat.at}: {why}"
+        if self.lost > most:
+            raise ValueError(f"rollout.workers: {self.lost} were lost in a row, the last {last}; Ray's logs say more")
+        said = f"a rollout worker was lost {last}; another takes its place ({self.lost} of {most} in a row)"
+        warnings.warn(said, stacklevel=2)
         ray.kill(seat.actor)
         self.waiting = [*seat.units.values(), *self.waiting]
         self.seats[self.seats.index(seat)] = self._seat()
