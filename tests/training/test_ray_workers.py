@@ -296,9 +296,9 @@ def test_each_worker_that_is_lost_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     collector.lost, collector.waiting = 0, []
     monkeypatch.setattr(ray_workers.ray, "kill", lambda actor: None)
     monkeypatch.setattr(collector, "_seat", lambda: Seat(None, object()))
-    for time in (1, 2):  # a warning of the same words would not be shown again
+    for count in (1, 2):  # a warning of the same words would not be shown again
         collector.seats = [Seat(None, None, {"ref": Unit(3, [Prompt("train-9", "")], 0, [])})]  # type: ignore[dict-item]
-        with pytest.warns(UserWarning, match=rf"lost on step 3 from train-9 on: no answer; .* \({time} of 5 in a row"):
+        with pytest.warns(UserWarning, match=rf"lost on step 3 from train-9 on: no answer; .* \({count} of 5 in a row"):
             collector._replace(collector.seats[0], "no answer")
 
 

@@ -144,7 +144,7 @@ def _verify(task: Task, attempts: Attempts) -> Judged:
 
 
 def _checked(verdict: object, said: str) -> Verdict:
-    """A verdict of Python's own kinds, whatever numbers it came with. ValueError, which begins as `said`, for others."""
+    """A verdict of Python's own numbers, whatever it had. ValueError, which begins with `said`, if it has none."""
     if not isinstance(verdict, Verdict):
         raise ValueError(f"{said} {verdict!r:.80}: not a Verdict(correct, reward)")
     if verdict.correct not in (True, False):
