@@ -254,7 +254,7 @@ class RayCollector:
 
     def _replace(self, seat: Seat, why: str) -> None:
         """Another worker in the place of one that is lost; its units go to whoever is up."""
-        self.lost, most, last = self.lost + 1, MAX_LOSSES * len(self.seats), f"{seat.at}: {why}"
+        self.lost, most, last = self.lost + 1, MAX_LOSSES * len(self.seats), f"{seat.at}: {why.rstrip('.')}"
         if self.lost > most:
             raise ValueError(f"rollout.workers: {self.lost} were lost in a row, the last {last}; Ray's logs say more")
         said = f"a rollout worker was lost {last}; another takes its place ({self.lost} of {most} in a row)"
