@@ -302,6 +302,35 @@ def test_each_worker_that_is_lost_is_said(monkeypatch: pytest.MonkeyPatch) -> No
             collector._replace(collector.seats[0], "no answer")
 
 
+class StatusError(Exception):
+    """Made as clients of APIs make theirs: neither pickle nor Ray can make it again."""
+
+    def __init__(self, *, response: int) -> None:
+        super().__init__(f"status {response}")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (StatusError(response=500), "RuntimeError('StatusError: status 500')"),
+        (OSError(28, "No space"), "OSError(28, 'No space')"),
+        (KeyError("column"), "KeyError('column')"),
+    ],
+)
+def test_an_error_that_cannot_travel_leaves_a_worker_in_words(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's words for it were those of a lost worker, and the run went on to lose all."""
+    worker = object.__new__(ray_workers.Worker)
+    worker.version, worker.policy, worker.task, worker.config = 0, None, None, TrainConfig()  # type: ignore[assignment]
+    monkeypatch.setattr(ray_workers, "roll_out", lambda *_: raised(error))
+    monkeypatch.setattr(worker, "_open", lambda *_: raised(error))
+    for call in (lambda: worker.roll_out(Unit(0, [], 0, [])), lambda: worker.open("", {}, None)):
+        with pytest.raises(Exception) as caught:
+            call()
+        assert repr(caught.value) == said and ray.cloudpickle.loads(ray.cloudpickle.dumps(caught.value))
+
+
 def raised(error: Exception) -> object:
     raise error
 

@@ -8,6 +8,7 @@ may be lost at any time: its units are given to others, and another worker takes
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import os
@@ -31,6 +32,7 @@ from safetensors.torch import load, save
 from diffpo.config import CollectConfig, TaskConfig, TrainConfig
 from diffpo.files.recipe import from_dict
 from diffpo.models.policy import Policy
+from diffpo.processes.errors import in_transit
 from diffpo.processes.world import World, buckets
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
@@ -51,6 +53,10 @@ class Worker:
 
     def open(self, code: str, settings: dict[str, Any], task: Task | None) -> dict[str, str]:
         """Load policy and task; what both sides must agree on, and where it is. ValueError if its diffpo is another."""
+        with _readable():
+            return self._open(code, settings, task)
+
+    def _open(self, code: str, settings: dict[str, Any], task: Task | None) -> dict[str, str]:
         if code != code_of():
             raise ValueError(f"the worker on {socket.gethostname()} has {code_of()}, the run {code}: install the same")
         self.config = from_dict(TrainConfig, settings)
@@ -68,7 +74,22 @@ class Worker:
             for part in unit.weights:
                 self.policy.load_weights(load(ray.get(part)), unit.version)
             self.version = unit.version
-        return roll_out(self.policy, self.task, unit.prompts, unit.step, self.config)
+        with _readable():
+            return roll_out(self.policy, self.task, unit.prompts, unit.step, self.config)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Errors that could not be made again on the run's side, as some of clients of APIs, leave in words: what they
+    were would not be known there, and Ray would tell of a lost worker."""
+    try:
+        yield
+    except Exception as error:
+        try:
+            copy.deepcopy(error)  # as pickle does it
+        except Exception:
+            raise in_transit(error) from error
+        raise
 
 
 @dataclass(frozen=True, eq=False)
