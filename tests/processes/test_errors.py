@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 
+from diffpo.config.own import USER
 from diffpo.processes.errors import in_transit, is_of_another, is_on_all, on_all
 from diffpo.rollout.judging import VerifierError
 
@@ -19,12 +20,22 @@ class Own(ValueError):
         super().__init__(f"row {row} has no {column}")
 
 
+class OfTheirs(Exception):
+    """Made in a file that a config names; others cannot make it from its words."""
+
+    __module__ = f"{USER}/home/me/rules.py"
+
+    def __init__(self, *, status: int) -> None:
+        super().__init__(f"status {status}")
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "said"),
     [
         (ValueError("no room"), ValueError, "no room"),
         (VerifierError("raised"), VerifierError, "raised"),
         (Own(3, "answer"), ValueError, "row 3 has no answer"),
+        (OfTheirs(status=500), RuntimeError, "OfTheirs: status 500"),
         (OSError(28, "No space left on device", "a.json"), OSError, "[Errno 28] No space left on device: 'a.json'"),
         (torch.OutOfMemoryError("CUDA out of memory."), torch.OutOfMemoryError, "CUDA out of memory."),
         (KeyError("x"), RuntimeError, "KeyError: 'x'"),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from helpers import FirstDigitTask, tiny_policy
@@ -88,6 +89,31 @@ def test_a_verifier_that_raises_is_reported_with_its_prompt() -> None:
     with pytest.raises(RuntimeError, match=r"'fake'.*KeyError.*'train-1', generation 0") as caught:
         collect(tiny_policy(), task, task.prompts("train", 3)[1:], 2, CONFIG, 0)
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        (None, "None: not a Verdict"),
+        (True, "True: not a Verdict"),
+        (Verdict("no", 1.0), "the verdict 'no': correct is True or False"),  # type: ignore[arg-type]
+        (Verdict(True, "1.0"), "the reward '1.0': not a finite number"),  # type: ignore[arg-type]
+        (Verdict(True, 1.0, {"form": None}), "the part 'form' None: not a number"),  # type: ignore[dict-item]
+    ],
+)
+def test_a_verdict_that_is_none_is_reported_with_its_prompt(verdict: Verdict, said: str) -> None:
+    """Text for a truth value, "no" say, would be right; what else is wrong ended deep in the metrics."""
+    task = FirstDigitTask()
+    task.verify = lambda prompt, completion: verdict
+    with pytest.raises(ValueError, match=rf"task 'fake' on prompt 'train-0' gave completion 0 {said}"):
+        collect(tiny_policy(), task, task.prompts("train", 1), 2, CONFIG, 0)
+
+
+def test_a_verdict_may_have_the_numbers_of_numpy_and_torch() -> None:
+    task = FirstDigitTask()
+    task.verify = lambda prompt, completion: Verdict(np.bool_(True), torch.tensor(0.5), {"form": np.float32(2)})  # type: ignore[arg-type, dict-item]
+    (group,) = collect(tiny_policy(), task, task.prompts("train", 1), 2, CONFIG, 0)
+    assert {repr(rollout.verdict) for rollout in group.rollouts} == {repr(Verdict(True, 0.5, {"form": 2.0}))}
 
 
 def test_an_unknown_character_is_named() -> None:

@@ -289,6 +289,10 @@ def test_paths_and_methods(live: Live) -> None:
     assert wrong.status_code == 404 and "did you mean '/v1/chat/completions'?" in wrong.json()["error"]["message"]
     assert live.client.get("/v1/completions").status_code == 405
     assert live.client.get("/health").json() == {"status": "ok"} and live.client.get("/ready").status_code == 200
+    for path in ("/health", "/ready"):  # as many a load balancer asks
+        head = live.client.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+    assert not any("head" in path for path in live.client.get("/openapi.json").json()["paths"].values())
 
 
 def test_metrics_count(live: Live) -> None:

@@ -111,6 +111,22 @@ def test_what_was_said_is_never_taken_back(name: str, tmp_path) -> None:
         assert answer.text == whole[:cut] and whole[:cut].startswith(said)
 
 
+@pytest.mark.parametrize("stops", [["34"], ["3456", "5"], ["7"], []])
+def test_a_stop_ends_an_answer_however_many_tokens_a_call_commits(stops: list[str]) -> None:
+    """What a call commits behind a stop was counted in the usage, and of two stops the longer won."""
+    policy, ids = tiny_policy(), torch.tensor([1, 2, 3, 4, 5, 6, 1, 2])
+    ends = []
+    for calls in (ids.split(1), ids.split(3), [ids]):
+        answer, start = Transcript(policy, request(gen_length=8), stops), 0
+        for call, tokens in enumerate(calls, start=1):
+            if not answer.over:
+                at = torch.arange(start, start + len(tokens))
+                answer.take(Committed(0, call, at, tokens, torch.zeros(len(at)), torch.ones(len(at)), 0.0))
+            start += len(tokens)
+        ends.append((answer.text, answer.settled, answer.finish_reason))
+    assert len(set(ends)) == 1, ends
+
+
 def test_overlaps_are_beginnings() -> None:
     assert [overlap("xab", stop) for stop in ("abc", "bc", "ab", "c", "xabx")] == [2, 1, 0, 0, 3]
 

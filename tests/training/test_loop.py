@@ -174,6 +174,27 @@ def test_a_million_steps_are_more_than_999999(tmp_path: Path) -> None:
     assert [folder.name for folder in list_checkpoints(tmp_path)] == names
 
 
+def test_an_old_checkpoint_that_cannot_be_removed_ends_no_run(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was moved to another disk leaves a link; on NFS a folder of which a file is open is never empty."""
+    config = replace(config, keep_checkpoints=1)
+    train(replace(config, steps=1), quiet=True)
+    root, away = Path(config.output) / "checkpoints", tmp_path / "away"
+    (root / "step_000001").rename(away)
+    (root / "step_000001").symlink_to(away)
+    train(replace(config, steps=2), resume=True, quiet=True)
+    assert [path.name for path in root.iterdir()] == ["step_000002"] and (away / "policy").is_dir()
+
+    def busy(path: Path, **_: bool) -> None:
+        if not path.name.startswith("."):
+            raise OSError(39, "Directory not empty", str(path))
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", busy)
+    with pytest.warns(UserWarning, match=r"step_000002 could not be removed \(Directory not empty\)"):
+        train(replace(config, steps=3), resume=True, quiet=True)
+
+
 @pytest.mark.parametrize("kept", [0, 1])
 def test_a_full_disk_leaves_the_last_good_checkpoint(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, kept: int

@@ -73,6 +73,7 @@ def killing(number: int, seed: int) -> Iterator[list[int]]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:a rollout worker was lost")
 @pytest.mark.parametrize(("lag", "workers"), [(0, 2), (2, 3)])
 def test_a_run_on_workers_is_the_run_in_one_process(
     short_run: TrainConfig, cluster: None, capsys: pytest.CaptureFixture[str], lag: int, workers: int
@@ -91,6 +92,7 @@ def test_a_run_on_workers_is_the_run_in_one_process(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:a rollout worker was lost")
 def test_a_worker_that_hangs_is_replaced(short_run: TrainConfig, easy_task: TaskConfig, cluster: None) -> None:
     """Its prompts are given again, and become what they would have been; time is made to pass once it hangs."""
     config = replace(short_run, task=TaskConfig(), steps=2)
@@ -256,14 +258,22 @@ def test_a_worker_whose_store_has_gone_is_replaced(monkeypatch: pytest.MonkeyPat
     """As a machine dies its worker may still say that: an error of Ray's has no number, one of the disk has."""
     collector, replaced = object.__new__(RayCollector), list[str]()
     collector.config, collector.seats, collector.waiting = TrainConfig(), [Seat(None, None, {"ref": "unit"})], []  # type: ignore[dict-item]
-    error = ray.exceptions.RayTaskError("roll_out", "", OSError("Broken pipe"))
     monkeypatch.setattr(ray_workers.ray, "wait", lambda refs, **_: (refs, []))
-    monkeypatch.setattr(ray_workers.ray, "get", lambda ref: raised(error))
     monkeypatch.setattr(collector, "_replace", lambda seat, why: replaced.append(why))
-    assert collector._listen() and replaced == ["Broken pipe"]
-    error = ray.exceptions.RayTaskError("roll_out", "", OSError(28, "No space left on device"))
+
+    def listen(cause: Exception) -> None:
+        error = ray.exceptions.RayTaskError("roll_out", "", cause)
+        monkeypatch.setattr(ray_workers.ray, "get", lambda ref: raised(error))
+        assert collector._listen()
+
+    listen(OSError("Broken pipe"))
+    listen(ray.exceptions.TaskCancelledError(error_message="by hand"))
+    listen(ray.exceptions.ObjectLostError("ab" * 28, None, ""))
+    assert replaced[:2] == ["Broken pipe", "by hand"] and len(replaced) == 3
     with pytest.raises(OSError, match="No space left"):
-        collector._listen()
+        listen(OSError(28, "No space left on device"))
+    with pytest.raises(ValueError, match="must be importable there: System error: No module named 'mine'"):
+        listen(ray.exceptions.RaySystemError("No module named 'mine'"))
 
 
 def test_the_last_of_too_many_lost_workers_says_what_it_was_at() -> None:
@@ -278,6 +288,47 @@ def test_the_last_of_too_many_lost_workers_says_what_it_was_at() -> None:
         collector.seats, collector.lost = [seat], ray_workers.MAX_LOSSES
         with pytest.raises(ValueError, match=rf"6 were lost in a row, the last {words}: no answer; Ray's logs"):
             collector._replace(seat, "no answer")
+
+
+def test_each_worker_that_is_lost_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that hangs costs half an hour, and Ray says nothing of it."""
+    collector = object.__new__(RayCollector)
+    collector.lost, collector.waiting = 0, []
+    monkeypatch.setattr(ray_workers.ray, "kill", lambda actor: None)
+    monkeypatch.setattr(collector, "_seat", lambda: Seat(None, object()))
+    for count in (1, 2):  # a warning of the same words would not be shown again
+        collector.seats = [Seat(None, None, {"ref": Unit(3, [Prompt("train-9", "")], 0, [])})]  # type: ignore[dict-item]
+        with pytest.warns(UserWarning, match=rf"lost on step 3 from train-9 on: no answer; .* \({count} of 5 in a row"):
+            collector._replace(collector.seats[0], "no answer")
+
+
+class StatusError(Exception):
+    """Made as clients of APIs make theirs: neither pickle nor Ray can make it again."""
+
+    def __init__(self, *, response: int) -> None:
+        super().__init__(f"status {response}")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (StatusError(response=500), "RuntimeError('StatusError: status 500')"),
+        (OSError(28, "No space"), "OSError(28, 'No space')"),
+        (KeyError("column"), "KeyError('column')"),
+    ],
+)
+def test_an_error_that_cannot_travel_leaves_a_worker_in_words(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's words for it were those of a lost worker, and the run went on to lose all."""
+    worker = object.__new__(ray_workers.Worker)
+    worker.version, worker.policy, worker.task, worker.config = 0, None, None, TrainConfig()  # type: ignore[assignment]
+    monkeypatch.setattr(ray_workers, "roll_out", lambda *_: raised(error))
+    monkeypatch.setattr(worker, "_open", lambda *_: raised(error))
+    for call in (lambda: worker.roll_out(Unit(0, [], 0, [])), lambda: worker.open("", {}, None)):
+        with pytest.raises(Exception) as caught:
+            call()
+        assert repr(caught.value) == said and ray.cloudpickle.loads(ray.cloudpickle.dumps(caught.value))
 
 
 def raised(error: Exception) -> object:

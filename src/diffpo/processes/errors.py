@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from diffpo.config.own import USER
+
 E = TypeVar("E", bound=BaseException)
 
 ON_ALL = "raised on all processes"
@@ -16,7 +18,10 @@ OTHER_ENDED = "another process of this launch has ended, and so this one does: i
 def in_transit(error: Exception) -> Exception:
     """An error as others are given it, since not all can travel: of a kind that they have, or else in words."""
     kind = type(error)
-    if kind.__module__.partition(".")[0] in ("builtins", "diffpo", "torch") and error.args == (str(error),):
+    known = kind.__module__.partition(".")[0] in ("builtins", "diffpo", "torch") and not kind.__module__.startswith(
+        USER
+    )
+    if known and error.args == (str(error),):
         return kind(str(error))
     ends_in_a_line = (ValueError, FloatingPointError, MemoryError, OSError)
     line = next((kind for kind in ends_in_a_line if isinstance(error, kind)), None)

@@ -196,7 +196,7 @@ class Call:
 
     def _log_metric(self, name: str, value: float) -> None:
         """Log a number of the group; a step's metric is the mean over its groups."""
-        number = _number(value)
+        number = number_of(value)
         if number is None or not math.isfinite(number):
             raise ValueError(f"log_metric({name!r}, {value!r}): not a finite number")
         self.metrics.setdefault(str(name), []).append(number)
@@ -217,7 +217,7 @@ class Call:
         if len(values) != size:
             raise ValueError(f"{said} {len(values)} values: {wanted}")
         for index, value in enumerate(values):
-            number = math.nan if value is None else _number(value)
+            number = math.nan if value is None else number_of(value)
             if number is None or (value is not None and not abs(number) <= MAX_REWARD):
                 raise ValueError(
                     f"{said} {value!r:.80} for completion {index}: not a finite number (within {MAX_REWARD:g}), nor "
@@ -286,7 +286,7 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic | torch.Tensor) else value
 
 
-def _number(value: Any) -> float | None:
+def number_of(value: Any) -> float | None:
     """A number, whatever its type; None for what is none, text among it."""
     value = _plain(value)
     if not isinstance(value, numbers.Number) or isinstance(value, complex):

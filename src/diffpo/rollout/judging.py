@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 from diffpo.models.policy import Policy
-from diffpo.rewards.calls import MAX_REWARD, Call, TrainerState, where
+from diffpo.rewards.calls import MAX_REWARD, Call, TrainerState, number_of, where
 from diffpo.rollout.engine import Engine, Finished
 from diffpo.tasks.base import Task
 from diffpo.types import Attempts, Completion, Judged, Prompt, Request, Verdict
@@ -136,10 +137,27 @@ def _verify(task: Task, attempts: Attempts) -> Judged:
                 f"task {task.name!r}: the verifier raised {error!r} on prompt {attempts.prompt.id!r}, "
                 f"generation {generation}, completion {text[:200]!r}"
             ) from error
-        if not (verdict.reward is None or abs(verdict.reward) <= MAX_REWARD):
-            raise ValueError(
-                f"task {task.name!r} on {where(attempts.prompt)} gave completion {generation} the reward "
-                f"{verdict.reward}: not a finite number (within {MAX_REWARD:g}), nor None, which leaves it out"
-            )
-        verdicts.append(verdict)
+        verdicts.append(
+            _checked(verdict, f"task {task.name!r} on {where(attempts.prompt)} gave completion {generation}")
+        )
     return Judged(verdicts)
+
+
+def _checked(verdict: object, said: str) -> Verdict:
+    """A verdict of Python's own numbers, whatever it had. ValueError, which begins with `said`, if it has none."""
+    if not isinstance(verdict, Verdict):
+        raise ValueError(f"{said} {verdict!r:.80}: not a Verdict(correct, reward)")
+    if verdict.correct not in (True, False):
+        raise ValueError(f"{said} the verdict {verdict.correct!r:.80}: correct is True or False")
+    reward = None if verdict.reward is None else number_of(verdict.reward)
+    if verdict.reward is not None and not (reward is not None and abs(reward) <= MAX_REWARD):
+        raise ValueError(
+            f"{said} the reward {verdict.reward!r:.80}: not a finite number (within {MAX_REWARD:g}), nor None, which "
+            "leaves it out"
+        )
+    parts = dict[str, float]()
+    for name, value in verdict.parts.items():
+        if (part := number_of(value)) is None:
+            raise ValueError(f"{said} the part {name!r} {value!r:.80}: not a number")
+        parts[name] = part
+    return replace(verdict, correct=bool(verdict.correct), reward=reward, parts=parts)

@@ -74,11 +74,19 @@ class Transcript:
             self.settled += 1
         if self.settled > before:
             self.text = self._text(self.settled)
-            found = [at for stop in self.stops if (at := self.text.find(stop)) >= 0]
-            if found:
-                self.text, self.finish_reason = self.text[: min(found)], "stop"
+            if any(stop in self.text for stop in self.stops):
+                self._stop(before)
         if self.settled == len(self.tokens) and not self.over:
             self.finish_reason = "length"
+
+    def _stop(self, before: int) -> None:
+        """End at the first stop, as if the positions since `before` had settled one by one: tokens behind it are none
+        of the completion's."""
+        for end in range(before + 1, self.settled + 1):
+            text = self._text(end)
+            if found := [at for stop in self.stops if (at := text.find(stop)) >= 0]:
+                self.text, self.settled, self.finish_reason = text[: min(found)], end, "stop"
+                return
 
     def _is_end(self, at: int) -> bool:
         """Whether the token there ends the completion: none does before the last that is given."""

@@ -70,12 +70,14 @@ def _add_paths(app: FastAPI, service: Service) -> None:
     async def model(name: str) -> dict[str, Any]:
         return service.described(service.find(name))
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> Response:
         """Whether the engine's thread lives."""
         alive = service.scheduler.alive
         return JSONResponse({"status": "ok" if alive else "the engine has stopped"}, 200 if alive else 503)
 
+    @app.head("/ready", include_in_schema=False)
     @app.get("/ready")
     async def ready() -> Response:
         """Whether a request would be taken now."""

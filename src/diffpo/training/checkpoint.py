@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -28,7 +29,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffpo.files.folder import write_folder
+from diffpo.files.folder import reason, write_folder
 from diffpo.files.places import digest_of, list_checkpoints
 from diffpo.files.recipe import to_json
 from diffpo.models.saving import save_file
@@ -58,10 +59,18 @@ def save_checkpoint(root: Path, state: TrainState, config: Any, keep: int, world
         _sync(root)
         found = list_checkpoints(root)
         for old in found[found.index(folder) + keep :]:  # what is newer is damaged, and takes no good one's place
-            shutil.rmtree(old)
+            _drop(old)
         return folder
 
     return world.on_main(write)
+
+
+def _drop(folder: Path) -> None:
+    """Remove an old checkpoint; of a link, the link. What cannot be, on a network disk say, costs room and no run."""
+    try:
+        folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
+    except OSError as error:
+        warnings.warn(f"{folder} could not be removed ({reason(error)}): it takes up room", stacklevel=2)
 
 
 def consolation(root: Path) -> str:

@@ -8,6 +8,7 @@ may be lost at any time: its units are given to others, and another worker takes
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import os
@@ -25,12 +26,13 @@ from typing import Any
 import ray
 import torch
 from ray import cloudpickle
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError, RaySystemError, RayTaskError
 from safetensors.torch import load, save
 
 from diffpo.config import CollectConfig, TaskConfig, TrainConfig
 from diffpo.files.recipe import from_dict
 from diffpo.models.policy import Policy
+from diffpo.processes.errors import in_transit
 from diffpo.processes.world import World, buckets
 from diffpo.tasks import load_task
 from diffpo.tasks.base import Task
@@ -51,6 +53,10 @@ class Worker:
 
     def open(self, code: str, settings: dict[str, Any], task: Task | None) -> dict[str, str]:
         """Load policy and task; what both sides must agree on, and where it is. ValueError if its diffpo is another."""
+        with _readable():
+            return self._open(code, settings, task)
+
+    def _open(self, code: str, settings: dict[str, Any], task: Task | None) -> dict[str, str]:
         if code != code_of():
             raise ValueError(f"the worker on {socket.gethostname()} has {code_of()}, the run {code}: install the same")
         self.config = from_dict(TrainConfig, settings)
@@ -68,7 +74,22 @@ class Worker:
             for part in unit.weights:
                 self.policy.load_weights(load(ray.get(part)), unit.version)
             self.version = unit.version
-        return roll_out(self.policy, self.task, unit.prompts, unit.step, self.config)
+        with _readable():
+            return roll_out(self.policy, self.task, unit.prompts, unit.step, self.config)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Errors that could not be made again on the run's side, as some of clients of APIs, leave in words: what they
+    were would not be known there, and Ray would tell of a lost worker."""
+    try:
+        yield
+    except Exception as error:
+        try:
+            copy.deepcopy(error)  # as pickle does it
+        except Exception:
+            raise in_transit(error) from error
+        raise
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,11 +242,12 @@ class RayCollector:
             try:
                 found = ray.get(ref)
             except RayTaskError as error:  # what the policy, the task or a reward has raised
-                if isinstance(error.cause, RayError):  # or it could not be read there
-                    said = str(error.cause).strip().splitlines()
-                    raise ValueError(f"what a run sends to its workers must be importable there: {said[0]}") from None
-                if isinstance(error.cause, OSError) and error.cause.errno is None:  # Ray's own: its store has gone away
-                    self._replace(seat, str(error.cause))
+                said = (str(error.cause).strip() or type(error.cause).__name__).splitlines()[0]
+                if isinstance(error.cause, RaySystemError):  # or it could not be read there
+                    raise ValueError(f"what a run sends to its workers must be importable there: {said}") from None
+                gone = isinstance(error.cause, OSError) and error.cause.errno is None  # Ray's own: its store
+                if gone or isinstance(error.cause, RayError):  # it was cancelled there, or weights were lost
+                    self._replace(seat, said)
                     continue
                 raise error.cause from None
             except RayError as error:
@@ -253,10 +275,11 @@ class RayCollector:
 
     def _replace(self, seat: Seat, why: str) -> None:
         """Another worker in the place of one that is lost; its units go to whoever is up."""
-        self.lost += 1
-        if self.lost > MAX_LOSSES * len(self.seats):
-            last = f"the last {seat.at}: {why}"
-            raise ValueError(f"rollout.workers: {self.lost} were lost in a row, {last}; Ray's logs say more")
+        self.lost, most, last = self.lost + 1, MAX_LOSSES * len(self.seats), f"{seat.at}: {why.rstrip('.')}"
+        if self.lost > most:
+            raise ValueError(f"rollout.workers: {self.lost} were lost in a row, the last {last}; Ray's logs say more")
+        said = f"a rollout worker was lost {last}; another takes its place ({self.lost} of {most} in a row)"
+        warnings.warn(said, stacklevel=2)
         ray.kill(seat.actor)
         self.waiting = [*seat.units.values(), *self.waiting]
         self.seats[self.seats.index(seat)] = self._seat()
