@@ -154,6 +154,8 @@ _LISTED = "Which is it?\nA. cat\nB. dog\nC. never the first\nD. all of the above
         (_LETTERED, "B or C", "B", False),
         (_LETTERED, "(A) 1 (B) 2", "A", False),
         (_LETTERED, "B?", "B", False),
+        (_LETTERED, "(B]", "B", False),
+        (_LETTERED, "(B) squared", r"\text{(B)}", False),
         (_LISTED, "C. never the first", "C", True),
         (_LISTED, "(C) never the first", "C", True),
         (_LISTED, "B. A dog", "B", True),

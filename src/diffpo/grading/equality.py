@@ -132,14 +132,14 @@ class Comparison(NamedTuple):
             unit, other = unit.beside(other), other.beside(unit)
             return not unit.contradicts(other) and same_number(number, unit.scale, said, other.scale, self.question)
         letter = re.fullmatch(r"\(?([A-Z])\)?", truth.replace(TEXT, " ").strip())
-        if letter and chosen(given) == letter[1].lower():
+        if letter and chosen(given, self.question) == letter[1].lower():
             return True
         name, said = (letter[1], "") if letter else option(truth)
         if name and lists_option(self.question, name):
             return self._same_option(name, said, given)
         if not number and _is_words(value):
             signs = set(re.findall(_NO_WORD, given)) <= set(re.findall(_NO_WORD, truth))
-            if signs and _words(truth) in (_words(given), chosen(given)):
+            if signs and _words(truth) in (_words(given), chosen(given, self.question)):
                 return True
             if not _PRODUCT.fullmatch(value):
                 return False
@@ -152,7 +152,7 @@ class Comparison(NamedTuple):
     def _same_option(self, letter: str, said: str, given: str) -> bool:
         """Whether an answer names an option that the question lists, or says what stands behind its letter."""
         alone = re.fullmatch(r"\(?([A-Za-z])\)?", given.replace(TEXT, " ").strip())
-        if letter.lower() in (chosen(given), alone and alone[1].lower()):
+        if letter.lower() in (chosen(given, self.question), alone and alone[1].lower()):
             return True
         return said != "" and not alone and Comparison(self.algebra, "").same(said, given)
 

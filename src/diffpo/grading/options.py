@@ -13,9 +13,9 @@ _LEAD = (
     r"|i(?:'d| would| will)? (?:choose|pick|select|go with))?\s*"
 )
 _IN_A_SENTENCE = re.compile(
-    _LEAD + r"[(\[<]?([A-Z])[)\]>]?"
+    _LEAD + r"(?:\(?([A-Z])\)?|\[([A-Z])\]|<([A-Z])>)"
     r"(?i:\s+is (?:the )?(?:(?:correct|right)(?: (?:one|option|choice|answer))?|answer)|,?\s+(?:and )?not \(?[A-Z]\)?"
-    r"|\s*[-,;:]?\s*(?:because|since)\b.*)?[\s.!]*",
+    r"|\s*[-,;:]?\s*(?:because|since)\b.*)?[\s.]*",
     re.DOTALL,
 )
 _WITH_TEXT = re.compile(
@@ -24,24 +24,24 @@ _WITH_TEXT = re.compile(
     re.DOTALL,
 )
 """(C) Plane, C. 12, C - Plane."""
-_SAID_OF_IT = re.compile(r"\s*(?:is|was|can|could|would|will|should|may|might|must|seems|looks|does|has)(?:not|n't)?\b")
 _ANOTHER = re.compile(r"[(\s][A-Z](?:\)|[.:]\s)\s*\w")
+_REASON = re.compile(r",?\s(?:because|since)\b")
 
 
-def chosen(text: str) -> str:
+def chosen(text: str, question: str) -> str:
     """The letter of the one option that a cleaned answer names, in lower case; "" for another answer."""
     text = text.replace(TEXT, " ").strip()
     if found := _IN_A_SENTENCE.fullmatch(text):
-        return found[1].lower()
-    return option(text)[0].lower()
+        return (found[1] or found[2] or found[3]).lower()
+    letter, said = option(text)
+    said = _REASON.split(said)[0].strip(" .")
+    return "" if TURNED.search(said) and said.lower() not in question.lower() else letter.lower()
 
 
 def option(text: str) -> tuple[str, str]:
-    """Letter and text of an option, "C. Plane"; ("", "") for another text, one that takes it back, and for several."""
+    """Letter and text of an option, "C. Plane"; ("", "") for another text, and for several."""
     found = _WITH_TEXT.match(text.replace(TEXT, " ").strip())
-    if found is None or _ANOTHER.search(found[2]) or (_SAID_OF_IT.match(found[2]) and TURNED.search(found[2])):
-        return "", ""
-    return found[1], found[2].strip()
+    return ("", "") if found is None or _ANOTHER.search(found[2]) else (found[1], found[2].strip())
 
 
 def lists_option(question: str, letter: str) -> bool:
