@@ -128,6 +128,53 @@ def test_the_unit_and_the_form_that_the_question_asks_for(question: str, answer:
     assert same_answer(answer, truth, question) is same
 
 
+_LETTERED = "Which is it? (A) 1 (B) 2 (C) 3"
+_LISTED = "Which is it?\nA. cat\nB. dog\nC. never the first\nD. all of the above"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "truth", "same"),
+    [
+        (_LETTERED, "(B)", "B", True),
+        (_LETTERED, r"\mathrm{(B)}", "B", True),
+        (_LETTERED, "[B]", "B", True),
+        (_LETTERED, "b", "B", True),
+        ("Find the point $B$.", "b", "B", False),
+        (_LETTERED, "The correct answer is B.", "B", True),
+        (_LETTERED, "So the answer is (B).", "B", True),
+        (_LETTERED, "Option B is correct", r"\text{(B)}", True),
+        (_LETTERED, "I would pick B", "B", True),
+        (_LETTERED, "B, because 1 + 1 = 2", "B", True),
+        (_LETTERED, "The answer is B because a car moves.", "B", True),
+        (_LETTERED, "The answer is B because a car moves.", "A", False),
+        (_LETTERED, "B, not A", "B", True),
+        (_LETTERED, "B, not A", "A", False),
+        (_LETTERED, "B is wrong", "B", False),
+        (_LETTERED, "I would not pick B", "B", False),
+        (_LETTERED, "B or C", "B", False),
+        (_LETTERED, "(A) 1 (B) 2", "A", False),
+        (_LETTERED, "B?", "B", False),
+        (_LETTERED, "(B]", "B", False),
+        (_LETTERED, "(B) squared", r"\text{(B)}", False),
+        (_LISTED, "C. never the first", "C", True),
+        (_LISTED, "(C) never the first", "C", True),
+        (_LISTED, "B. A dog", "B", True),
+        (_LISTED, "B - a dog", "B", True),
+        (_LISTED, "B. dog C. never the first", "B", False),
+        (_LISTED, "B", "B. dog", True),
+        (_LISTED, "b)", "B) dog", True),
+        (_LISTED, "dog", "(B) dog", True),
+        (_LISTED, "cat", "(B) dog", False),
+        (_LISTED, "A", "(B) dog", False),
+        ("Say yes or no.", "yes", "Yes", True),
+        ("Does it go East or West?", "East", r"\text{east}", True),
+        ("Does it go East or West?", "West", r"\text{east}", False),
+    ],
+)
+def test_options_and_words_of_the_question(question: str, answer: str, truth: str, same: bool) -> None:
+    assert same_answer(answer, truth, question) is same
+
+
 @given(st.fractions(max_denominator=10**6))
 def test_numbers_however_they_are_written(number: Fraction) -> None:
     over, under = number.numerator, number.denominator

@@ -47,6 +47,9 @@ def test_what_is_no_number_is_an_error_that_names_it(truth: object) -> None:
         ("x=5", "x=5"),
         (r"So it is $\boxed{\frac12}$.", r"\frac12"),
         (r"\emptyset", r"\emptyset"),
+        (r"<answer> \frac12 </answer>", r"\frac12"),
+        ("<think>6 * 7</think>\n42", "42"),
+        ("<answer>East</answer>", "East"),
     ],
 )
 def test_answers_of_any_kind(truth: object, read: str) -> None:
@@ -67,7 +70,9 @@ def test_a_sentence_that_ends_in_its_answer(truth: str, read: str) -> None:
     assert read_reference(truth) == read
 
 
-@pytest.mark.parametrize("truth", ["", "...", None, False, float("inf"), -1e400, {}, r"\boxed{}", "x" * 500])
+@pytest.mark.parametrize(
+    "truth", ["", "...", None, False, float("inf"), -1e400, {}, r"\boxed{}", "x" * 500, "['5', '6']"]
+)
 def test_what_says_nothing_is_an_error(truth: object) -> None:
     with pytest.raises(ValueError, match="a reference"):
         read_reference(truth)

@@ -320,6 +320,11 @@ def test_programs_that_read_and_print(tests: object) -> None:
     assert share_passed("print('x' * 10**7)\n", tests) == 0.0
 
 
+def test_numbers_have_as_many_digits_as_they_need() -> None:
+    assert share_passed("print(10**5000)\n", [{"input": "", "output": "1" + "0" * 5000}]) == 1.0
+    assert share_passed("def f(): return len(str(10**5000))\n", "assert f() == 5001") == 1.0
+
+
 def test_a_program_starts_once_for_all_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[object] = []
     start = subprocess.Popen
@@ -417,6 +422,9 @@ def test_tests_that_test_nothing_are_an_error(tests: Any, error: str) -> None:
         Rewards((BUILTIN["code"],)).check([Prompt("x", "q", columns={"tests": "assert ("}, place="my.jsonl, line 3")])
 
 
+IN_A_TEXT = 'def f():\n    """Use it.\n    ```\n    f()\n    ```\n    """\n'
+
+
 @pytest.mark.parametrize(
     ("completion", "program"),
     [
@@ -442,6 +450,12 @@ def test_tests_that_test_nothing_are_an_error(tests: Any, error: str) -> None:
         ("<answer>\n```python\nx = 1\n</answer>", "x = 1\n"),
         ("def f(n):\n    return n\n", "def f(n):\n    return n\n"),
         ("It returns x = 1.", ""),
+        ("def f(): pass\n```", "def f(): pass\n"),
+        ("def f(): pass\n```\nIt passes.", "def f(): pass\n"),
+        ("[PYTHON]\ndef f(): pass\n[/PYTHON]", "\ndef f(): pass\n"),
+        ("<code>\ndef f(): pass\n</code>", "\ndef f(): pass\n"),
+        (f"```python\n{IN_A_TEXT}```\nso\n```python\nf()\n```", IN_A_TEXT),
+        ("```python\ndef f(\n```\n```python\ndef g(): pass\n```", "def g(): pass\n"),
     ],
 )
 def test_code_is_found(completion: str, program: str) -> None:

@@ -79,6 +79,18 @@ TEMPLATED = "the text is in a chat template already"
         ({"prompt": "<s>[INST] Why? [/INST]"}, TEMPLATED),
         ({"prompt": [{"role": "user", "content": "<|im_start|>user\nWhy?"}]}, TEMPLATED),
         ({"prompt": "Why?", "completion": "So.<|eot_id|>"}, TEMPLATED),
+        ({"prompt": "<role>HUMAN</role>Why?<|role_end|><role>ASSISTANT</role>"}, TEMPLATED),
+        ({"prompt": "<|start|>user<|message|>Why?<|end|><|start|>assistant"}, TEMPLATED),
+        ({"prompt": "<|turn>user\nWhy?<turn|>\n<|turn>model\n"}, TEMPLATED),
+        ({"prompt": "<bos>Why?"}, TEMPLATED),
+        ({"messages": '[{"role": "user"}]'}, "column 'messages' is a text, "),
+        ({"messages": [USER, ANSWER], "tools": [{"name": "f"}]}, "column 'tools': the model reads text alone"),
+        ({"prompt": "Why?", "images": ["a.png"]}, "column 'images': the model reads text alone"),
+        (
+            {"messages": [USER, {**ANSWER, "tool_calls": [{"function": {}}]}]},
+            "message 2 has 'tool_calls', which no model",
+        ),
+        ({"messages": [USER, {**ANSWER, "reasoning_content": "6 * 7"}]}, "message 2 has 'reasoning_content'"),
     ],
 )
 def test_a_row_that_fits_no_format_names_itself(columns: dict[str, Any], error: str) -> None:
@@ -86,3 +98,9 @@ def test_a_row_that_fits_no_format_names_itself(columns: dict[str, Any], error: 
         example(**columns)
     assert str(caught.value).startswith("a.jsonl, line 3: ") and error in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_says_nothing_is_left_out() -> None:
+    turns = [{**USER, "name": "a", "images": []}, {**ANSWER, "tool_calls": None, "weight": 1}]
+    found = example(messages=turns, tools=[], images=None)
+    assert found.prompt == [USER] and found.completion == ANSWER["content"]

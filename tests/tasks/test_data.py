@@ -93,6 +93,8 @@ def test_a_folder_of_csv_keeps_what_its_cells_say(tmp_path: Path, monkeypatch: p
         ("a.json", "{", "a.json: not JSON"),
         ("a.json", "{}", "a.json: a data set is a list of rows"),
         ("a.json", "[1]", "a.json, row 1: a row is an object with columns"),
+        ("a.json", '{"a": 1}\n{"a": 2}\n', "a.json: a data set is a list of rows; a row a line is .jsonl"),
+        ("a.jsonl", '[\n{"a": 1},\n{"a": 2}\n]\n', "a.jsonl: a list of rows, not a row a line: call it .json"),
         ("a.csv", "a,b\n", "a.csv: no rows in it"),
         (
             "a.csv",
@@ -158,6 +160,7 @@ def test_what_spreadsheets_and_packers_do_to_files(tmp_path: Path) -> None:
     assert [row.values for row in every] == rows * 2 and every[3].place == f"{tmp_path}/b.tsv, line 3"
     assert values(write(tmp_path / "E.CSV", 'prompt, answer\n"a, b", 1\n"c\nd", 2\n')) == rows
     assert values(write(tmp_path / "f.csv", 'prompt,answer\n"a, b", 1\n'))[0]["answer"] == " 1"
+    assert values(write(tmp_path / "g.csv", "prompt,answer\na,1\n,\n \n, \n")) == [{"prompt": "a", "answer": "1"}]
     with pytest.raises(ValueError, match=r"\*\.jsonl: no such file; task.data takes"):
         values(Source.parse(str(tmp_path / "none" / "*.jsonl"), "train"))
 

@@ -89,6 +89,22 @@ def test_how_an_answer_starts_is_given_and_not_learned(model: str, config: SftCo
     assert policy.tokenizer.decode(examples.canvases[0].tolist()).startswith("5")
 
 
+def test_thoughts_do_not_follow_thoughts_that_the_template_closed(
+    model: str, config: SftConfig, tmp_path: Path
+) -> None:
+    policy, path = load_policy(model), tmp_path / "thoughts.jsonl"
+    path.write_text(json.dumps({"prompt": "2+3?", "prefill": "<think>\n", "completion": "so\n</think>\n\n5"}))
+    prompt, asked = read_examples(path, policy, config).prompts[0].tolist(), [{"role": "user", "content": "2+3?"}]
+    closed = list(policy.tokenizer.chat(asked))
+    assert (prompt[: len(closed)] == closed) is (Path(model).name != "a2d-qwen3")
+    path.write_text(json.dumps({"prompt": "2+3?", "completion": "<think>\nso\n</think>\n\n5"}))
+    if Path(model).name != "a2d-qwen3":
+        assert len(read_examples(path, policy, config)) == 1
+        return
+    with pytest.raises(ValueError, match=r"thoughts\.jsonl, line 1: .* closes the thoughts before an answer"):
+        read_examples(path, policy, config)
+
+
 def test_empty_completions_are_counted(model: str, config: SftConfig, tmp_path: Path) -> None:
     path = tmp_path / "empty.jsonl"
     rows = [{"prompt": "2+3?", "completion": text} for text in ("5", "", " \n")]

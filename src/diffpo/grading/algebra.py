@@ -34,6 +34,8 @@ _TOWER = re.compile(
 )
 """Powers of powers, exponents of four digits, factorials of such: not worth the time. And numbers side by side, or
 behind a letter: 5 ft 3 in."""
+_LARGE = re.compile(r"(?<![0-9.])[0-9]{1,2}\^\{-?[0-9]{4}\}")
+"""2^{2005}: of a small number an exponent of four digits is worth the time."""
 _NUMERIC = word_set("frac sqrt pi cdot times ast div infty")
 _GREEK = word_set(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi varphi chi psi "
@@ -55,7 +57,7 @@ def comparable(truth: str, given: str) -> bool:
         balanced = all(text.count(left) == text.count(right) for left, right in ("{}", "()"))
         nested = max((text[:at].count("{") - text[:at].count("}") for at in range(len(text))), default=0) > MAX_DEPTH
         short = 0 < len(text) <= MAX_LENGTH and text.isascii()
-        if not short or TEXT in text or not balanced or nested or _TOWER.search(text):
+        if not short or TEXT in text or not balanced or nested or _TOWER.search(_LARGE.sub("1000", text)):
             return False
     commands = [set(re.findall(r"\\([A-Za-z]+|.)", text)) for text in (truth, given)]
     constant = not letters(truth) - _CONSTANTS

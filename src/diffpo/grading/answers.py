@@ -12,13 +12,13 @@ MAX_OPEN = 8
 
 _BOX = r"\\?(?:boxed|fbox)\s*\{?"
 """What stands before the content of a box."""
-_MARK = re.compile(r"\\?(?:boxed|fbox)\s*\{|\\[{}]|[{}]|</?answer>|</reasoning>", re.IGNORECASE)
+_MARK = re.compile(r"\\?(?:boxed|fbox)\s*\{|\\[{}]|[{}]|</?answer>|</(?:reasoning|think)>", re.IGNORECASE)
 _BARE_BOX = re.compile(
     r"\\(?:boxed|fbox)\s{0,3}(?=[^\s{}$<A-Za-z])([^$\n<]{1,80}?)"
     r"(?=[.,;:!?]{0,3}(?:\s{1,3}[A-Za-z]{2}|\s{0,3}(?:\$|\n|<|\\[)\]]|$)))"
 )
 r"""A box without braces: \boxed 5, \boxed\frac12."""
-_CUT = re.compile("</|<answer>|<reasoning>", re.IGNORECASE)
+_CUT = re.compile("</|<answer>|<(?:reasoning|think)>", re.IGNORECASE)
 """Where the content of a box or tag ends if it has not ended before."""
 _LINE = re.compile("(.*?)>?$", re.MULTILINE)
 """The rest of a line, without a ">" that stands for a missing brace."""
@@ -77,9 +77,10 @@ def final_answer(text: str) -> str | None:
     r"""The last \boxed{...} or <answer>...</answer> that says something; None if there is none.
 
     Last means the one that begins last, so that of two nested ones the inner counts. A box that is not closed ends with
-    its line, a tag that is not closed with the text. An <answer> that lacks its opening tag begins after </reasoning>,
-    one that lacks both after the tag that closed the reasoning, be that </answer>. Dots and other placeholders without
-    a letter or a digit say nothing. Boxes with nothing but a comma, "and" or "or" between them are one answer.
+    its line, a tag that is not closed with the text. An <answer> that lacks its opening tag begins after </reasoning>
+    or </think>, one that lacks both after the tag that closed the reasoning, be that </answer>. Dots and other
+    placeholders without a letter or a digit say nothing. Boxes with nothing but a comma, "and" or "or" between them are
+    one answer.
     """
     text = end_of_turn(text)[-MAX_TEXT:]
     says = [char.start() for char in _SAYS.finditer(_COMMAND.sub(lambda command: " " * len(command[0]), text))]
@@ -145,7 +146,7 @@ def _spans(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
                 tag = reasoned = -1
             case "</answer>":
                 closed = mark.end()
-            case "</reasoning>":
+            case "</reasoning>" | "</think>":
                 reasoned = mark.end()
             case opening if opening.endswith("{") and not opening.startswith("\\{"):
                 braces.append((opening != "{", mark.end()))

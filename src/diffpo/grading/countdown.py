@@ -10,6 +10,8 @@ from diffpo.grading.answers import final_answer
 from diffpo.grading.expressions import evaluate_expression
 from diffpo.grading.grade import Columns, Graded, GradedTask, graded
 
+_EQUALS = re.compile(r"=+>?|\bequals?\b|->|\u2192|\\(?:to|rightarrow|implies)(?![A-Za-z])")
+
 
 def strict(columns: Columns, completion: str) -> Graded:
     """Right if the answer is an expression of all `numbers`, each once, with the value `target`, exactly."""
@@ -33,10 +35,10 @@ def expression_sides(answer: str) -> list[str]:
     while text != (text := re.sub(r"\\[cdt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"((\1)/(\2))", text)):
         pass  # fractions of fractions
     text = re.sub(r"\\(?:text|math)[a-z]*\s*\{([^{}]*)\}", r" \1 ", text).translate(str.maketrans("[]{}", "()()"))
-    text = re.sub(r"^[A-Za-z\s]*(?::|\bis\b)|^[A-Za-z][\w\s,]*:|[.;\s\\]+$", "", text)  # Answer: ...
+    text = re.sub(r"^[A-Za-z\s]*(?::|\b(?:is|expression)\b)|^[A-Za-z][\w\s,]*:|[.;\s\\]+$", "", text)  # Answer: ...
     text = re.sub(r"(?<=[0-9)])\s*[xX]\s*(?=[0-9(])|(?<=[0-9)])\s*(?=\()|(?<=\))\s*(?=[0-9])", "*", text)  # 2 x 3, 2(3)
     text = re.sub(r"(?<=[0-9)])\s*:\s*(?=[0-9(])", "/", text)  # 6 : 2
-    sides = [side.strip() for side in text.split("=")]
+    sides = [side.strip() for side in _EQUALS.split(text)]
     lone = re.fullmatch(r"-?[0-9]+|[A-Za-z ]*", sides[0])
     return (lone and sides[1:2]) or sides[:1]
 

@@ -15,7 +15,6 @@ from typing import NamedTuple
 from diffpo.grading.algebra import POOL, comparable, letters
 from diffpo.grading.expressions import evaluate_expression
 from diffpo.grading.numbers import (
-    TURNED,
     Unit,
     asked_unit,
     read_number,
@@ -24,6 +23,7 @@ from diffpo.grading.numbers import (
     stated_number,
     without_unit,
 )
+from diffpo.grading.options import chosen, lists_option, option
 from diffpo.grading.questions import FACTOR, formulas, in_form, only_formula, repeats
 from diffpo.grading.spelling import TEXT, clean, plain_signs
 from diffpo.grading.structure import Items, Member, based, items_of, matrix, members, split, squeeze
@@ -76,7 +76,7 @@ def judge(answer: str, reference: str, question: str, algebra: Algebra) -> bool:
         if squeeze(truth) == squeeze(given) != "":
             return True
         if Comparison(algebra, question).same(truth, given):
-            return not repeats(given, question) and in_form(truth, given, question)
+            return (_is_words(truth) or not repeats(given, question)) and in_form(truth, given, question)
         rests = (only_formula(answer), re.sub(_DECIMALS, r"\1", answer), re.sub(_MIXED, r"\1 ", answer))
         return any(judge(rest, reference, question, algebra) for rest in rests if rest not in ("", answer))
     except (ValueError, RecursionError):
@@ -132,11 +132,14 @@ class Comparison(NamedTuple):
             unit, other = unit.beside(other), other.beside(unit)
             return not unit.contradicts(other) and same_number(number, unit.scale, said, other.scale, self.question)
         letter = re.fullmatch(r"\(?([A-Z])\)?", truth.replace(TEXT, " ").strip())
-        if letter and _option(given) == letter[1].lower():
+        if letter and chosen(given, self.question) == letter[1].lower():
             return True
+        name, said = (letter[1], "") if letter else option(truth)
+        if name and lists_option(self.question, name):
+            return self._same_option(name, said, given)
         if not number and _is_words(value):
             signs = set(re.findall(_NO_WORD, given)) <= set(re.findall(_NO_WORD, truth))
-            if signs and _words(truth) in (_words(given), _option(given)):
+            if signs and _words(truth) in (_words(given), chosen(given, self.question)):
                 return True
             if not _PRODUCT.fullmatch(value):
                 return False
@@ -145,6 +148,13 @@ class Comparison(NamedTuple):
         if "\\ldots" in truth + given:
             return len(items_of(truth).items) > 1 and self._ordered(items_of(truth), items_of(given))
         return self._same_members(truth, given)
+
+    def _same_option(self, letter: str, said: str, given: str) -> bool:
+        """Whether an answer names an option that the question lists, or says what stands behind its letter."""
+        alone = re.fullmatch(r"\(?([A-Za-z])\)?", given.replace(TEXT, " ").strip())
+        if letter.lower() in (chosen(given, self.question), alone and alone[1].lower()):
+            return True
+        return said != "" and not alone and Comparison(self.algebra, "").same(said, given)
 
     def _without_unit(self, truth: str) -> tuple[str, Unit]:
         """A reference and its unit, that which the question asks for where it has none."""
@@ -254,7 +264,7 @@ def _is_row(text: str) -> bool:
 
 # --- words -------------------------------------------------------------------------------------------------------
 
-_NO_WORD = r"\\(?:[A-Za-z]+|.)|[-!|=^_*+/<>\[\]](?![A-Za-z])|^-|'$"
+_NO_WORD = r"\\(?:[A-Za-z]+|.)|[-!|=^_*+/<>\[\]](?![A-Za-z])|^-|['?]$"
 
 _TEXT_FORMULA = re.compile(rf"\s*{TEXT}(?=.*[-+*/^=<>])(?:[^A-Za-z\\{TEXT}]|[A-Za-z](?![A-Za-z]))*")
 r"""No words, for all that it is text: \text{a-b}."""
@@ -279,14 +289,3 @@ def _words(text: str) -> str:
     """The words and numbers of a text, in lower case, without its article: "(C)" is "c"."""
     words = re.findall(r"[a-z]+|-?[0-9.]*[0-9]", re.sub(r"\\[A-Za-z]+", " ", text).lower())
     return re.sub("^(?:an?|the) (?=[a-z]{2})", "", " ".join(words))
-
-
-def _option(text: str) -> str:
-    """The letter of an option as in "(C) Plane", "C. 12" or "Option C"; "" for another answer, and for several."""
-    text = text.replace(TEXT, " ").strip()
-    found = re.match(
-        r"\(?\s*([A-Za-z])\s*(?:\)|[.:]\s)(?=\s*$|\s*[A-Za-z]{2}|\s*\$?-?(?:[0-9]|\\[a-z])[^()A-Z]*$)"
-        r"|(?:[Oo]ption|[Cc]hoice|[Aa]nswer):?\s*\(?([A-Z])\)?$",
-        text,
-    )
-    return (found[1] or found[2]).lower() if found and not TURNED.search(text) else ""

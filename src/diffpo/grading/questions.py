@@ -48,7 +48,7 @@ def repeats(given: str, question: str) -> bool:
 
     A number in lowest terms is worked out, but for a decimal where a fraction is asked for.
     """
-    if re.search("[=,]", given) or re.fullmatch(VARIABLE, given):
+    if re.search("[=,]", given) or re.fullmatch(rf"{VARIABLE}|\([A-Z]\)", given):
         return False
     number = read_number(without_unit(given)[0])
     if (

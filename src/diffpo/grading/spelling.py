@@ -209,7 +209,10 @@ _RULES = [
     (rf"^{_BOUND}\s{TEXT}?\s*and\s{_BOUND}$", _between),  # x > 2 and x < 5
     (rf"(?<![A-Za-z\\{{]){TEXT}?\s*(?:or|and)(?![A-Za-z}}])", " , "),  # "3 and 5"
     (r",(?:\s*,)+", ","),  # "3, 5, and 7"
-    (rf"^[\s{TEXT}]*(?i:(?:the )?(?:final )?answer(?: is\b|\s*[:=]))[\s:={TEXT}]*", ""),  # the answer is
+    (
+        rf"^[\s{TEXT}]*(?i:(?:the )?(?:(?:final|correct|right) )?answer(?: is\b|\s*[:=]))[\s:={TEXT}]*",
+        "",
+    ),  # the answer is
     (r"(?i)(?<=[a-z])-(?=[a-z]+(?:lves|rters|rds|ths)(?![a-z]))", " "),  # two-thirds
     (
         rf"(?i)^([\s{TEXT}]*(?:minus |negative )?)(?:an? |one[ -]|(?=half))"

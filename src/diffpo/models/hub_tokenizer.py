@@ -23,6 +23,7 @@ TOKENIZER_FILES = (
 )
 EOS, MASK = ("eos_token_id", "pad_token_id"), ("mask_token_id",)  # keys of config.json, the first that is there
 END_OF_TURN = ("<|eot_id|>", "<|im_end|>")  # of Llama-3's headers (LLaDA) and of ChatML (Dream)
+THINK = "<think>"
 PRIVATE_USE = range(0xF0000, 0xFFFFE)  # code points that Unicode leaves to the likes of us
 TODAY = date(2024, 7, 26)
 """The day that templates are told which ask for today's (Llama's own where there is no clock): a prompt is the same
@@ -118,17 +119,20 @@ class HubTokenizer:
             {key: self._special.sub(lambda match: disguise[match[0]], value) for key, value in message.items()}
             for message in messages
         ]
-        rendered = self._render(disguised, answer_follows=True)
+        thinks = prefill.lstrip().startswith(THINK)
+        rendered = self._render(disguised, answer_follows=True, thinks=thinks)
+        if thinks and rendered.rstrip().endswith(THINK):
+            rendered = rendered.rstrip().removesuffix(THINK)  # which the prefill says
         return (*self._embedded(self._encode_rendered(rendered, disguise)), *self.encode(prefill))
 
-    def _render(self, messages: Sequence[Mapping[str, str]], answer_follows: bool) -> str:
+    def _render(self, messages: Sequence[Mapping[str, str]], answer_follows: bool, thinks: bool = False) -> str:
         """The conversation as the template writes it; ValueError if that does not take it."""
         try:
             rendered = self._tokenizer.apply_chat_template(
                 [dict(message) for message in messages],
                 add_generation_prompt=answer_follows,
                 tokenize=False,
-                enable_thinking=False,  # of Qwen3's template, which closes the thoughts; others do not look
+                enable_thinking=thinks,  # where not, Qwen3's template closes the thoughts; others do not look
                 chat_template=CLOCK.sub(lambda m: repr(TODAY.strftime(m[2])), self._tokenizer.get_chat_template()),
             )
         except Exception as error:  # a template raises what it likes

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,12 @@ MEMORY_LIMIT = 2**30
 START_TIME = 2.0
 """Seconds beside that for the processes to start."""
 
-_FENCE = re.compile(
-    r"^((?:[ \t]|</?\w+>)*)(```+|~~~+)[ \t]*([\w+.-]*)[^\n]*\n(.*?)(?:^[ \t]*(?:\2[ \t]*(?:$|<)|</answer>)|\Z)",
-    re.DOTALL | re.MULTILINE,
-)
-"""A block between fences, which may stand beside a tag: <answer>```python."""
+_FENCE = re.compile(r"^(?:[ \t]|</?\w+>)*(```+|~~~+)[ \t]*([\w+.-]*)[^\n]*\n", re.MULTILINE)
+"""Where a block begins, which may stand beside a tag: <answer>```python."""
+_UNFENCED = re.compile(r"^[ \t]*(?:```|~~~)", re.MULTILINE)
+_TAG = re.compile(r"^[ \t]*(?:\[/?PYTHON\]|</?(?:code|python)>)[ \t]*$", re.MULTILINE | re.IGNORECASE)
+MAX_INNER = 8
+"""Fences in the texts of a completion's programs that are looked over."""
 _PYTHON = re.compile(r"(?:i?python|py)?[0-9.]*", re.IGNORECASE)
 _DEFINITIONS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign)
 
@@ -43,20 +44,39 @@ def code_of(completion: str) -> str:
     """The program in a completion: its last block of Python between fences, else its answer, else all of it.
 
     Blocks behind the last that defines a function or class show how it is used and are left out; blocks before it that
-    hold nothing but definitions go along. A block that is cut off, and no Python, counts where there is no other.
+    hold nothing but definitions go along. A block that is cut off, and no Python, counts where there is no other; what
+    stands before a fence that was never opened goes before it.
     """
     text = end_of_turn(completion)[-MAX_TEXT:].replace("\r\n", "\n")
-    blocks = [textwrap.dedent(body) for _, _, name, body in _FENCE.findall(text) if _PYTHON.fullmatch(name)]
-    blocks = [block for block in blocks if block.strip()]
-    if not blocks:
-        return final_answer(text) or (text if _parse(text) else "")
+    blocks = [block for block in _blocks(text) if block.strip()]
     parsed = [(block, body) for block in blocks if (body := _parse(block)) is not None]
     if not parsed:
-        return blocks[-1]
+        answer = "" if blocks else final_answer(text)
+        unfenced = _TAG.sub("", _UNFENCED.split(text, maxsplit=1)[0])
+        return answer or (unfenced if _parse(unfenced) else "".join(blocks[-1:]))
     defining = [index for index, (_, body) in enumerate(parsed) if any(isinstance(s, _DEFINITIONS[2:5]) for s in body)]
     last = defining[-1] if defining else len(parsed) - 1
     before = [block for block, body in parsed[:last] if all(isinstance(s, _DEFINITIONS) for s in body)]
     return "\n".join([*before, parsed[last][0]])
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """The blocks of Python between fences. A fence within a text of the program, its docstring, ends none."""
+    at = inner = 0
+    while opened := _FENCE.search(text, at):
+        close = re.compile(rf"^[ \t]*(?:{opened[1]}[ \t]*(?:$|<)|</answer>)|\Z", re.MULTILINE)
+        ends = close.finditer(text, opened.end())
+        first = end = next(ends)
+        is_python = _PYTHON.fullmatch(opened[2])
+        while is_python and _parse(textwrap.dedent(text[opened.end() : end.start()])) is None:
+            end = next(ends, None) if inner < MAX_INNER else None
+            inner += 1
+            if end is None:
+                end = first
+                break
+        if is_python:
+            yield textwrap.dedent(text[opened.end() : end.start()])
+        at = end.end()
 
 
 def _parse(block: str) -> list[ast.stmt] | None:
@@ -144,7 +164,7 @@ def _run(
     limits = json.dumps({"seconds": max(1, round(seconds)), "memory": MEMORY_LIMIT})
     environment = {
         **{"PATH": os.defpath, "HOME": folder, "TMPDIR": folder, "PYTHONHASHSEED": "0", "DIFFPO_LIMITS": limits},
-        **{"PYTHONPATH": str(PACKAGE.parent), "PYTHONIOENCODING": "utf-8"},
+        **{"PYTHONPATH": str(PACKAGE.parent), "PYTHONIOENCODING": "utf-8", "PYTHONINTMAXSTRDIGITS": "0"},
         **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     }
     with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as output:

@@ -149,7 +149,6 @@ def scope_of(program: ast.Module, names: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    sys.set_int_max_str_digits(0)  # numbers cross as text
     request = json.loads(sys.stdin.read())
     end_with_parent()  # tests may hang as well, and a run that is killed can end nobody
     if sys.platform == "linux":

@@ -15,9 +15,13 @@ ROLES = {
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "model"), "assistant"),
 }
 """The roles of a conversation, under their names here and in ShareGPT."""
+_UNSEEN = ("tools", "images", "image", "videos", "video", "audios", "audio")
+"""Columns that a chat template elsewhere shows the model; here nothing does."""
+_LOST = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", *_UNSEEN)
+"""Keys of a message that say something beside its content."""
 _MARK = (
-    r"(?:<\|(?:im_start|im_end|start_header_id|end_header_id|eot_id|startoftext|begin_of_text|endoftext|end_of_text"
-    r"|user|assistant|system|end)\|>|<(?:start|end)_of_turn>|(?:<s>\s*)?\[INST\]|\[/INST\]|<\uff5c[^\uff5c\n]{1,40}\uff5c>)"
+    r"(?:<\|[A-Za-z]\w{0,40}\|>|<\|\w{1,20}>|<\w{1,20}\|>|<(?:start|end)_of_turn>|<[be]os>|<role>[A-Z]{4,9}</role>"
+    r"|(?:<s>\s*)?\[INST\]|\[/INST\]|<\uff5c[^\uff5c\n]{1,40}\uff5c>)"
 )
 _TEMPLATED = re.compile(rf"\A\s*{_MARK}|(?:{_MARK}\s*(?:assistant|model)?|</s>)\s*\Z")
 """A chat template's own marks, at the start or the end of a text."""
@@ -52,6 +56,10 @@ def read_example(row: Row, answered: bool = False) -> Example:
         has = ", ".join(map(str, row.values)) or "none"
         wanted = ", ".join(" and ".join(columns if answered else columns[:1]) for columns in FORMATS)
         raise ValueError(f"{row.place}: a row has one of {wanted}; the row's columns: {has}")
+    if unseen := next((name for name in _UNSEEN if row.values.get(name)), None):
+        raise ValueError(
+            f"{row.place}: column {unseen!r}: the model reads text alone and would not see it: leave it out"
+        )
     if answered and example.completion is None:
         raise ValueError(f"{row.place}: the last message must be the assistant's, which is what is learned")
     texts = [example.prompt] if isinstance(example.prompt, str) else [m["content"] for m in example.prompt]
@@ -130,7 +138,9 @@ FORMATS: Mapping[tuple[str, ...], Callable[[Row], Example]] = {
 
 def read_messages(value: Any, what: str) -> list[dict[str, str]]:
     """Messages with a role and content, in their order; all other keys are left out. ValueError begins with `what`."""
-    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+    if isinstance(value, str):
+        raise ValueError(f"{what} is a text, {value!r:.60}: give the list of messages")
+    if not isinstance(value, Sequence) or not value:
         raise ValueError(f'{what} must be text or a list of {{"role": ..., "content": text}}, got {value!r:.80}')
     return [_read_message(message, what, number) for number, message in enumerate(value, 1)]
 
@@ -139,6 +149,10 @@ def _read_message(message: Any, what: str, number: int) -> dict[str, str]:
     keys = ("role", "content") if isinstance(message, Mapping) and "content" in message else ("from", "value")
     if not isinstance(message, Mapping) or any(message.get(key) is None for key in keys):
         raise ValueError(f"{what}: message {number} must have a role and content, got {message!r:.80}")
+    if lost := next((key for key in _LOST if message.get(key)), None):
+        raise ValueError(
+            f"{what}: message {number} has {lost!r}, which no model here is shown: put what it says into the content"
+        )
     role, content = (message[key] for key in keys)
     if not isinstance(role, str) or role not in ROLES:
         raise ValueError(f"{what}: message {number} has the role {role!r}; roles are system, user and assistant")

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -109,14 +110,19 @@ def _text(path: Path) -> str:
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(_text(path).split("\n"), 1):
+    text = _text(path)
+    if text.lstrip().startswith("["):
+        raise ValueError(f"{path}: a list of rows, not a row a line: call it .json")
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             place = f"{path}, line {number}"
             yield Row(place, _mapping(_json(line, place), place))
 
 
 def _json_list(path: Path) -> Iterator[Row]:
-    rows = _json(_text(path), str(path))
+    text = _text(path)
+    in_lines = re.match(r"\s*\{.*\}\s*\n\s*\{", text)
+    rows = None if in_lines else _json(text, str(path))
     if not isinstance(rows, list):
         raise ValueError(f"{path}: a data set is a list of rows; a row a line is .jsonl")
     for number, row in enumerate(rows, 1):
@@ -164,7 +170,7 @@ def _csv(path: Path) -> Iterator[Row]:
     try:
         for cells in reader:
             place, line = f"{path}, line {line}", reader.line_num + 1
-            if not cells:
+            if not any(cell.strip() for cell in cells):  # spreadsheets write rows of commas alone
                 continue
             if header is None:
                 header = _header(cells, place)

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from diffpo.config import SftConfig
 from diffpo.functional.random import fold, make_key, uniform
+from diffpo.models.hub_tokenizer import THINK
 from diffpo.models.policy import Policy
 from diffpo.tasks.base import PretrainingTask, SolvedTask
 from diffpo.tasks.conversations import read_example
@@ -88,12 +89,23 @@ def read_examples(data: str | Path, policy: Policy, config: SftConfig) -> Exampl
                 example = read_example(row, answered=True)
                 chats = not isinstance(example.prompt, str) or (config.chat_template and tokenizer.chats)
                 prompt = policy.encode(example.prompt, example.prefill, chats)
+                if not example.prefill and (example.completion or "").lstrip().startswith(THINK):
+                    _check_open(prompt, policy.encode(example.prompt, THINK, chats))
                 turn_end = tokenizer.end_of_turn if chats else ()  # of the assistant, where there are turns
                 yield row.place, prompt, (*tokenizer.encode(example.completion or ""), *turn_end)
             except ValueError as error:
                 raise ValueError(str(error) if row.place in str(error) else f"{row.place}: {error}") from None
 
     return _examples(encoded(), policy, config, str(source))
+
+
+def _check_open(prompt: tuple[int, ...], opened: tuple[int, ...]) -> None:
+    """ValueError where a prompt has closed its thoughts, unlike the one that an answer `opened`."""
+    if opened[: len(prompt)] != prompt:
+        raise ValueError(
+            f"the model's chat template closes the thoughts before an answer that begins with {THINK}: put {THINK} "
+            "into the row's column prefill, or give the checkpoint a chat_template.jinja that leaves them open"
+        )
 
 
 def solved_examples(policy: Policy, task: SolvedTask, config: SftConfig) -> Examples:
