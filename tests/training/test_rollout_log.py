@@ -51,11 +51,16 @@ def test_the_log_has_a_cap_and_may_be_left_out(short_run: TrainConfig) -> None:
     assert {row["step"] for row in rows(short_run)} == {0}
 
 
-def test_a_log_that_was_cut_short_is_read_as_far_as_it_goes(short_run: TrainConfig) -> None:
+def test_a_log_that_was_cut_short_is_read_as_far_as_it_goes(
+    short_run: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
     train(replace(short_run, steps=2), quiet=True)
     path = Path(short_run.output) / "rollouts.jsonl.gz"
     path.write_bytes(path.read_bytes()[:-9])
     assert {row["step"] for row in rows(short_run)} == {0}
+    train(replace(short_run, steps=3), resume=True)
+    assert {row["step"] for row in rows(short_run)} == {0, 2}
+    assert "rollouts.jsonl.gz: of 1 of 2 steps no rollouts are there, nor will be" in capsys.readouterr().err
     RolloutLog(path, 0, 1)
     assert not rows(short_run)
 

@@ -26,10 +26,12 @@ class RolloutLog:
     """
 
     def __init__(self, path: Path, kept: int, limit: int) -> None:
-        self.path, self.limit = path, limit
+        self.path, self.limit, rows = path, limit, []
         if path.is_file():
             rows = [row for row in read_rollouts(path) if row["step"] < kept]
             write_bytes(path, _pack(rows) if rows else b"")
+        self.lost = kept - len({row["step"] for row in rows}) if limit else 0
+        """Steps whose rollouts the run has and the file has not."""
 
     def write(self, step: int, groups: Sequence[RolloutGroup]) -> None:
         """Add the rollouts of a step."""

@@ -147,6 +147,8 @@ class Run:
         if isinstance(self.config, TrainConfig):
             kept = step + bool(self.state.experience) + len(self.state.ahead)
             self.rollouts = RolloutLog(self.folder / "rollouts.jsonl.gz", kept, self.config.log_rollouts)
+            if lost := self.rollouts.lost:
+                self.lines.append(f"{self.rollouts.path}: of {lost} of {kept} steps no rollouts are there, nor will be")
         for line in self.lines:
             self.progress.note(line)
 
