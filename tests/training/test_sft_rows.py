@@ -142,7 +142,7 @@ def test_what_becomes_of_held_out_rows_is_said_too(
     fine_tune(replace(config, steps=1, eval_data=str(held), overlong="drop", gen_length=60))
     said = capsys.readouterr().err
     assert "1 of 3 completions of eval_data are cut: raise gen_length or max_length\n" in said
-    assert "1 rows of eval_data are left out: their prompts are too long\n" in said
+    assert "1 row of eval_data is left out: their prompts are too long\n" in said
     assert "1 of 3 completions of eval_data are empty\n" in said
 
 

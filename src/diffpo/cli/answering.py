@@ -194,7 +194,8 @@ class Compare:
                     f"{path}: a file, where the folder of an evaluation is wanted: name {Path(path).parent}"
                 )
             if not parts:
-                raise ValueError(f"{path}: no evaluation.json in it; {_where_one_is(Path(path))}")
+                lacks = "no evaluation.json in it" if Path(path).is_dir() else "no such folder"
+                raise ValueError(f"{path}: {lacks}; {_where_one_is(Path(path))}")
             for part in parts:
                 label = name or short[path]
                 label += f" {part.name}" if part != Path(path) else ""

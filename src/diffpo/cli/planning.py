@@ -18,7 +18,7 @@ from diffpo.config.idle import Idle, Knobs
 from diffpo.files.record import with_task
 from diffpo.planning.gpus import GPUS, find_gpu
 from diffpo.view.notebook import numeric
-from diffpo.view.progress import count, short
+from diffpo.view.progress import count, counted, short
 
 if TYPE_CHECKING:
     from diffpo.planning import plan as planning
@@ -193,9 +193,11 @@ def _verdict(plan: planning.Plan, changes: Sequence[Change], larger: str | None,
     need = f"{peak.bytes / GIB:.1f} of {gpu.memory:g} GiB ({peak.name}) on {number} {gpu.label}"
     need += ", sharded" if cluster.shards else ""
     if plan.fits:
-        seconds, workers = (beside.seconds, f" beside {beside.workers} workers") if beside else (plan.seconds, "")
+        seconds, workers = (
+            (beside.seconds, f" beside {counted(beside.workers, 'worker')}") if beside else (plan.seconds, "")
+        )
         days = _span(plan.days * seconds / plan.seconds)
-        return f"fits: {need}; {short(seconds, 2)} s a step{workers}, {days} for {plan.config.steps} steps"
+        return f"fits: {need}; {short(seconds, 2)} s a step{workers}, {days} for {counted(plan.config.steps, 'step')}"
     if not changes:
         mend = f"take a larger GPU: {larger}" if larger else "no GPU of the table is enough"
         return f"does not fit: {need}; {mend}"

@@ -16,6 +16,7 @@ from diffpo.models.policy import Policy
 from diffpo.tasks.base import PretrainingTask, SolvedTask
 from diffpo.tasks.conversations import read_example
 from diffpo.tasks.data import Source, read_rows
+from diffpo.view.progress import counted
 
 CANVAS_MULTIPLE = 32
 Encoded = tuple[str, tuple[int, ...], tuple[int, ...]]
@@ -42,10 +43,11 @@ class Examples:
 
     def doubts(self, of: str = "") -> list[str]:
         """What they give to think about, a line each; `of` says of which, where they are not those that are learned."""
+        dropped = counted(self.num_dropped, f"row{of} is", f"rows{of} are")
         empty = f"{self.num_empty} of {len(self)} completions{of} are empty"
         lines = {
             f"{self.num_cut} of {len(self)} completions{of} are cut: raise gen_length or max_length": self.num_cut,
-            f"{self.num_dropped} rows{of} are left out: their prompts are too long": self.num_dropped,
+            f"{dropped} left out: their prompts are too long": self.num_dropped,
             empty if of else f"{empty}: it learns to say nothing": self.num_empty,
         }
         return [line for line, count in lines.items() if count]
