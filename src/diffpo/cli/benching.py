@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -20,6 +19,7 @@ from diffpo.config.idle import Idle, Knobs
 from diffpo.files.folder import file_to_write, write_text
 from diffpo.view.notebook import numeric
 from diffpo.view.progress import counted, short
+from diffpo.view.terminal import show
 
 if TYPE_CHECKING:
     from diffpo.lab.bench.card import Figure
@@ -76,7 +76,7 @@ class Bench(Knobs):
 
         where, written, path = origin() | gpu_facts(), [], self._path(gpu_facts())
         for found, figures in measure:
-            Console().print(found)
+            show(found)
             written += [figure | where for figure in figures]
             if path:
                 write_text(path, json.dumps(written, indent=1) + "\n")

@@ -19,6 +19,7 @@ from diffpo.files.record import with_task
 from diffpo.planning.gpus import GPUS, find_gpu
 from diffpo.view.notebook import numeric
 from diffpo.view.progress import count, counted, short
+from diffpo.view.terminal import show
 
 if TYPE_CHECKING:
     from diffpo.planning import plan as planning
@@ -116,7 +117,8 @@ def _show(plan: planning.Plan) -> None:
         if any(sizes):
             table.add_row(part, *(f"{size:.2f}" if size else "" for size in sizes))
     table.add_row("all", *(f"{phase.bytes / GIB:.2f}" for phase in plan.phases), style="bold")
-    console.print("", table)
+    print()
+    show(table)
     heads = numeric("rows forward", "tokens a GPU", "PFLOP a GPU", "seconds")
     table = _table("work of a step", "phase", *heads)
     for phase in plan.phases:
@@ -124,7 +126,9 @@ def _show(plan: planning.Plan) -> None:
         table.add_row(phase.name, *(work if phase.flops else ("",) * 3), short(phase.seconds, 2))
     forwards = sum(phase.forwards for phase in plan.phases)
     table.add_row("all", f"{forwards:,.0f}", "", "", short(plan.seconds, 2), style="bold")
-    console.print("", table, "")
+    print()
+    show(table)
+    print()
     console.print(_disk(plan), soft_wrap=True, markup=False)
     for line in plan.assumed:
         console.print(f"assumed: {line}", soft_wrap=True, markup=False)
@@ -144,7 +148,9 @@ def _show_splits(splits: Sequence[Split], assumed: str) -> None:
         idle = (f"{share:.0%}" for share in (split.idle_workers, split.idle_trainers))
         bound = split.bound if split.fits else f"{split.bound}; training does not fit"
         table.add_row(*counts, short(split.seconds, 2), *idle, short(split.together, 2), bound)
-    console.print("", table, "")
+    print()
+    show(table)
+    print()
     console.print(f"assumed: {assumed}", soft_wrap=True, markup=False)
 
 
