@@ -236,6 +236,7 @@ def test_compare_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtu
         (f"{tmp_path}/old",): "old: evaluated by another version ('cost'): make it again",
         (f"{tmp_path}/a/evaluation.json",): f"a file, where the folder of an evaluation is wanted: name {tmp_path}/a",
         (f"{tmp_path}/none",): "none: no such folder; diffpo eval MODEL --output",
+        (f"{tmp_path}/my runs",): f"diffpo eval MODEL --output '{tmp_path}/my runs' makes one",
         (f"{tmp_path}",): "no evaluation.json in it; diffpo eval MODEL --output",
         (f"{tmp_path}/run",): f"no evaluation.json in it; diffpo eval {tmp_path}/run makes {tmp_path}/run/eval",
         (f"{tmp_path}/done",): f"no evaluation.json in it; {tmp_path}/done/eval has one",
