@@ -429,7 +429,7 @@ def test_rows_and_rewards_are_opened_beforehand(
 
 def test_rows_to_fine_tune_on_are_opened_beforehand(own: Path, line: Fail, capsys: pytest.CaptureFixture[str]) -> None:
     main(["sft", "llada8b_sft", "--data", "rows.jsonl", "--dry-run"])
-    assert "data    rows.jsonl: 1 rows" in capsys.readouterr().err
+    assert "data    rows.jsonl: 1 row\n" in capsys.readouterr().err
     assert "nosuch.jsonl" in line("sft", "llada8b_sft", "--data", "nosuch.jsonl", "--dry-run")
 
 

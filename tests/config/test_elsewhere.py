@@ -26,6 +26,11 @@ def test_each_name_leads_to_one_knob_and_stands_on_the_page(name: str) -> None:
     assert f"`{knob}`" in row.split("|")[2]
 
 
+def test_a_name_may_lead_to_another_knob_in_another_command() -> None:
+    assert suggest_key("max_seq_length", SftConfig) == "; did you mean 'max_length'?"
+    assert suggest_key("max_seq_length", TrainConfig) == "; did you mean 'rollout.gen_length'?"
+
+
 @pytest.mark.parametrize("name", [name for name, knob in ELSEWHERE.items() if " = " in knob])
 def test_what_is_to_be_written_there_is_taken(name: str) -> None:
     (knob,), example = places(TrainConfig, name)

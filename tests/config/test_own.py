@@ -93,6 +93,43 @@ def test_what_a_file_draws_is_looked_at(tmp_path: Path) -> None:
         objective.draw(batch_of(["0"], [[1, 2, 3]], [3]), keys(1), 9)
 
 
+OWN_KNOBS = """
+from __future__ import annotations
+from dataclasses import dataclass
+from typing import Literal, Optional
+from diffpo import Loss
+
+@dataclass(frozen=True)
+class Mine(Loss):
+    share: float = 0.5
+    limit: int | None = 4
+    bar: Optional[float] = None
+    law: Literal["even", "odd", 3] = "even"
+    some: tuple[int, ...] = ()
+    def gain(self, logprobs, lines): ...
+"""
+
+
+def test_a_knob_of_ones_own_is_what_its_type_says(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(OWN_KNOBS)
+    loss = vars(load_loss(f"{file}:Mine:0.25,8,bar=1,law=odd"))
+    assert (loss["share"], loss["limit"], loss["bar"], loss["law"]) == (0.25, 8, 1.0, "odd")
+    assert type(loss["bar"]) is float
+    loss = vars(load_loss(f"{file}:Mine:limit=none,law=3"))
+    assert loss["limit"] is None and loss["law"] == 3
+    for knob, said in {
+        "limit=1.5": "limit must be int, got 1.5",
+        "law=evn": "no law 'evn'; did you mean 'even'?",
+        "some=1": "some: a knob is int, float, bool, str or Literal",
+    }.items():
+        with pytest.raises(ValueError, match=re.escape(said)):
+            load_loss(f"{file}:Mine:{knob}")
+    file.write_text(OWN_KNOBS.replace("share: float", "share: Share"))
+    with pytest.raises(ValueError, match="a type in Mine is not there when the file runs: name 'Share' is not defined"):
+        load_loss(f"{file}:Mine:0.25")
+
+
 def test_a_file_without_the_class(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("class Mine: ...\nclass Half(__import__('diffpo').Surrogate): ...\n")

@@ -134,6 +134,13 @@ def test_a_config_that_is_damaged_is_named(tmp_path: Path, content: bytes, error
             read(str(tmp_path))
 
 
+def test_rows_in_the_place_of_a_recipe_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rows.csv").write_text("prompt,completion\na,b\n")
+    with pytest.raises(SystemExit):
+        main(["sft", str(tmp_path / "rows.csv")])
+    assert "a recipe is a .toml file, and rows are named by data or task.data" in capsys.readouterr().err
+
+
 def test_a_recipe_that_is_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff")
     for read in (kind_at, partial(load_config, TrainConfig)):

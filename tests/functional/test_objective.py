@@ -16,6 +16,7 @@ from diffpo.functional.objective import (
     gaussian_logprob,
     group_advantages,
     importance_weights,
+    is_cut,
     kl_k3,
     sampler_objective,
     speed_reward,
@@ -128,6 +129,12 @@ def test_token_weights_are_those_of_their_formula(loss_type: str) -> None:
 
 
 # --- importance weights, ratio, KL ---------------------------------------------------------------------------------
+
+
+def test_a_tie_with_the_clamp_is_no_cut() -> None:
+    weights = torch.tensor([0.5, 1.0, 1.0 + 3e-7, 1.001])
+    assert is_cut(weights, 1.0).tolist() == [False, False, False, True]
+    assert not is_cut(weights, math.inf).any()
 
 
 def test_importance_weights_at_their_limits() -> None:

@@ -106,7 +106,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     policy = load_policy(saved_base(tmp_path / "base"))
     policy.sampler_head.weight.data[0] = torch.nan
     policy.save_pretrained(tmp_path / "broken")
-    with pytest.raises(ValueError, match=r"broken/threshold\.safetensors: the weight weight is not finite"):
+    with pytest.raises(ValueError, match=r"broken/threshold\.safetensors: the weight threshold\.weight is not finite"):
         saved_weights(policy, tmp_path / "broken")
 
 

@@ -176,6 +176,4 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     for reused in ("", ", 2 of them there before"):
         with pytest.raises(SystemExit) as ended:
             main(["generate", "tiny", "prompts.jsonl", "--output", "answers.jsonl", "--rollout.gen-length", "4"])
-        assert (
-            ended.value.code == 1 and capsys.readouterr().out == f"saved answers.jsonl: 1 answers, 1 errors{reused}\n"
-        )
+        assert ended.value.code == 1 and capsys.readouterr().out == f"saved answers.jsonl: 1 answer, 1 error{reused}\n"

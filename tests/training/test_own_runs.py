@@ -101,7 +101,7 @@ def test_overlong_rows(model: str) -> None:
     assert not Path("run/metrics.jsonl").exists(), "before the first step"
     task = load_task(replace(settings.task, overlong="drop"))
     (line,) = check_prompts(policy, task, ["test"], settings.rollout)
-    assert line == "1 prompts of my.jsonl are left out: longer than 120 tokens"
+    assert line == "1 prompt of my.jsonl is left out: longer than 120 tokens"
     assert [prompt.text for prompt in task.prompts("test", 3)] == ["a b", "c"]
     write([{"prompt": "a" * 200}])
     with pytest.raises(ValueError, match="every prompt is longer than the 120 tokens there is room for"):

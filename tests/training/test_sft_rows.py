@@ -142,6 +142,16 @@ def test_a_bad_row_is_one_line_that_names_it(config: SftConfig, row: str, error:
     assert "\n" not in str(caught.value)
 
 
+def test_completions_that_fill_their_canvas_are_counted(model: str, config: SftConfig) -> None:
+    policy, path = load_policy(model), Path(config.data)
+    path.write_text(json.dumps({"prompt": "a", "completion": "5"}) + "\n")
+    size = len(policy.tokenizer.encode("5")) + len(policy.tokenizer.end_of_turn)
+    full, ended = (read_examples(path, policy, replace(config, gen_length=size + room)) for room in (0, 1))
+    assert (full.num_full, full.num_cut, ended.num_full) == (1, 0, 0) and not ended.doubts()
+    said = "1 of 1 completions fill their canvas and learn no end: raise gen_length or max_length"
+    assert full.doubts() == [said]
+
+
 def test_overlong_prompts_are_left_out_and_counted(config: SftConfig) -> None:
     path = Path(config.data)
     path.write_text(path.read_text() + json.dumps({"prompt": "a" * 999, "completion": "b"}) + "\n")
@@ -158,7 +168,7 @@ def test_what_becomes_of_held_out_rows_is_said_too(
     fine_tune(replace(config, steps=1, eval_data=str(held), overlong="drop", gen_length=60))
     said = capsys.readouterr().err
     assert "1 of 3 completions of eval_data are cut: raise gen_length or max_length\n" in said
-    assert "1 rows of eval_data are left out: their prompts are too long\n" in said
+    assert "1 row of eval_data is left out: its prompt is too long\n" in said
     assert "1 of 3 completions of eval_data are empty\n" in said
 
 

@@ -137,7 +137,7 @@ def test_an_evaluation(tmp_path: Path) -> None:
     config = EvalConfig(samplers=("top_k:1", "top_k:4"), gammas=(0.1,), num_prompts=3)
     found = evaluate(tiny_policy(), task, config, RolloutConfig(), quiet=True)
     check_shown(found, found.task, "top_k:1", "top_k:4", picture=True)
-    assert str(found.point("top_k:4")) in repr(found) and repr(found).endswith("1 fixed thresholds)")
+    assert str(found.point("top_k:4")) in repr(found) and repr(found).endswith("1 fixed threshold)")
 
     points = (*found.points, *found.frontier)
     frame = found.to_pandas()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import builtins
+import io
 import os
 import signal
 import sys
 from contextlib import suppress
 
 import pytest
+from rich.console import Console
+from rich.progress import BarColumn
 
 from diffpo.view import progress
-from diffpo.view.progress import Progress
+from diffpo.view.progress import Progress, counted
 
 
 class ZMQInteractiveShell:
@@ -111,3 +114,21 @@ def test_a_reader_that_leaves_asks_to_stop(listens: bool, monkeypatch: pytest.Mo
         signal.signal(signal.SIGHUP, before)
         with suppress(BrokenPipeError):
             sys.stderr.close()
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_a_narrow_terminal_has_the_steps_and_the_time_left(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    line = Progress("train", 625, done=7)
+    line.phase("rollouts")
+    line.advance(reward=0.512, accuracy=0.4, nfe=12.3, gamma=0.41)
+    console = Console(width=width, file=io.StringIO())
+    console.print(line.bar.get_renderable())
+    seen = console.file.getvalue()
+    assert seen.count("\n") == 1 and " 8/625 " in seen and " left -:--:-- " in seen
+    assert any(isinstance(column, BarColumn) for column in line.bar.columns) == (width >= 120)
+
+
+def test_one_is_no_plural() -> None:
+    assert [counted(number, "answer") for number in (0, 1, 1200)] == ["0 answers", "1 answer", "1,200 answers"]
+    assert [counted(number, "row is", "rows are") for number in (1, 2)] == ["1 row is", "2 rows are"]

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ValueError(f"no command {arguments[0]!r}{suggest(arguments[0], COMMANDS)}")
         with on_stop(signal.default_int_handler, *ASKED):  # a scheduler's wish to stop is as Ctrl-C
             command = parse(*arguments)
-            _check_launch(arguments[0])
+            _check_alone(arguments[0])
             command.run()
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_fail("interrupted", 130))
 
 
-def _check_launch(command: str) -> None:
+def _check_alone(command: str) -> None:
     """ValueError where a launcher started several of a command that shares no work: each would do and write all."""
     several = os.environ.get("WORLD_SIZE", "1")
     if command not in SHARED and several != "1" and "LOCAL_RANK" in os.environ:

@@ -7,10 +7,10 @@ import sys
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from rich.console import Console
 from tyro.conf import Positional
 
 from diffpo.cli.flags import Model
@@ -19,6 +19,7 @@ from diffpo.config.idle import Idle, Knobs
 from diffpo.files.places import BEST, find_policy, find_run, list_checkpoints, named, shortest
 from diffpo.files.recipe import flatten
 from diffpo.files.record import Record
+from diffpo.view.terminal import show
 
 if TYPE_CHECKING:
     from diffpo.processes.world import World
@@ -106,12 +107,12 @@ class Eval(Knobs):
             if world.is_main:
                 evaluation.save(output)
                 save_figure(frontier_figure({self.model: evaluation}), output / "frontier.png")
-                Console().print(*evaluation_tables(evaluation), sep="\n")
+                show(*evaluation_tables(evaluation))
                 print(log.said_of_effort(evaluation.cost))
                 print(f"saved {output}/evaluation.json, evaluation.csv, completions.jsonl, frontier.png")
                 evaluations[output.name] = evaluation
         if len(evaluations) > 1:
-            Console().print(side_by_side_table(evaluations))
+            show(side_by_side_table(evaluations))
 
     def _settings(self, rollout: RolloutConfig) -> dict[str, Any]:
         """What an answer depends on."""
@@ -153,9 +154,9 @@ class Compare:
         found = {name: Evaluation.load(folder) for name, folder in folders.items()}
         table = side_by_side_table(found)
         check_same_prompts({name: read_prompts(folder) for name, folder in folders.items()})
-        Console().print(table)
+        show(table)
         if any(evaluation.num_samples > 1 for evaluation in found.values()):
-            Console().print(samples_table(found))
+            show(samples_table(found))
         first, *others = folders
         judge, before = read_judges(folders[first]), read_accuracies(folders[first])
         decoding = read_decoding(folders[first])
@@ -170,7 +171,7 @@ class Compare:
                 print(f"{name}: decoded otherwise than {first}: {values}")
         changes = {name: differences(before, read_accuracies(folders[name])) for name in others}
         if any(changes.values()):
-            Console().print(difference_table(first, changes))
+            show(difference_table(first, changes))
         for name in others:
             if not changes[name]:
                 said = "completions.jsonl has no prompt that both answered by one sampler"
@@ -194,7 +195,8 @@ class Compare:
                     f"{path}: a file, where the folder of an evaluation is wanted: name {Path(path).parent}"
                 )
             if not parts:
-                raise ValueError(f"{path}: no evaluation.json in it; {_where_one_is(Path(path))}")
+                lacks = "no evaluation.json in it" if Path(path).is_dir() else "no such folder"
+                raise ValueError(f"{path}: {lacks}; {_where_one_is(Path(path))}")
             for part in parts:
                 label = name or short[path]
                 label += f" {part.name}" if part != Path(path) else ""
@@ -268,7 +270,9 @@ class Chat(Knobs):
 
         policy = load_policy(self.model, **vars(self.load))
         if not policy.tokenizer.chats:
-            raise ValueError(f"{self.model} has no chat template: diffpo sample {self.model} PROMPT takes plain text")
+            raise ValueError(
+                f"{self.model} has no chat template: diffpo sample {quote(self.model)} PROMPT takes plain text"
+            )
         start = [{"role": "system", "content": self.system}] if self.system else []
         messages = list(start)
         while (line := _ask()) != "/exit":
@@ -291,8 +295,8 @@ def _where_one_is(folder: Path) -> str:
     if (folder / "eval" / "evaluation.json").is_file():
         return f"{folder}/eval has one"
     if find_run(folder):
-        return f"diffpo eval {folder} makes {folder}/eval"
-    return f"diffpo eval MODEL --output {folder} makes one"
+        return f"diffpo eval {quote(str(folder))} makes {folder}/eval"
+    return f"diffpo eval MODEL --output {quote(str(folder))} makes one"
 
 
 def _ask() -> str:

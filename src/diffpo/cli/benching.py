@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -19,7 +18,8 @@ from diffpo.config.checks import check
 from diffpo.config.idle import Idle, Knobs
 from diffpo.files.folder import file_to_write, write_text
 from diffpo.view.notebook import numeric
-from diffpo.view.progress import short
+from diffpo.view.progress import counted, short
+from diffpo.view.terminal import show
 
 if TYPE_CHECKING:
     from diffpo.lab.bench.card import Figure
@@ -76,7 +76,7 @@ class Bench(Knobs):
 
         where, written, path = origin() | gpu_facts(), [], self._path(gpu_facts())
         for found, figures in measure:
-            Console().print(found)
+            show(found)
             written += [figure | where for figure in figures]
             if path:
                 write_text(path, json.dumps(written, indent=1) + "\n")
@@ -177,7 +177,8 @@ def _phases_table(measured: Measured) -> Table:
     table.add_row("all", _seconds(total), *rates, *[""] * 4, style="bold")
     table.caption_justify = "left"
     table.caption = (
-        f"{first.sequences} answers, {measured.nfe:.4g} denoiser calls each\nrows: sequences through the denoiser; "
+        f"{counted(first.sequences, 'answer')}, {measured.nfe:.4g} denoiser calls each\n"
+        "rows: sequences through the denoiser; "
         f"GiB: beside what stands\npeak: a matrix product's {measured.peak / 1e12:.3g} TFLOP/s on this machine"
     )
     return table

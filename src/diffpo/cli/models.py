@@ -6,10 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rich.console import Console
 from tyro.conf import Positional
 
 from diffpo.config.idle import Idle, Knobs
+from diffpo.view.terminal import show
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _show(description: dict[str, Any]) -> None:
 
     memory = {dtype: f"{size / 1e9:.3g} GB" for dtype, size in description.get("memory", {}).items()}
     facts = description | ({"memory": memory} if memory else {})
-    Console().print(facts_table({name.replace("_", " "): _text(value) for name, value in facts.items()}))
+    show(facts_table({name.replace("_", " "): _text(value) for name, value in facts.items()}))
 
 
 def _text(value: Any) -> str:

@@ -18,7 +18,8 @@ from diffpo.config.idle import Idle, Knobs
 from diffpo.files.record import with_task
 from diffpo.planning.gpus import GPUS, find_gpu
 from diffpo.view.notebook import numeric
-from diffpo.view.progress import count, short
+from diffpo.view.progress import count, counted, short
+from diffpo.view.terminal import show
 
 if TYPE_CHECKING:
     from diffpo.planning import plan as planning
@@ -116,7 +117,8 @@ def _show(plan: planning.Plan) -> None:
         if any(sizes):
             table.add_row(part, *(f"{size:.2f}" if size else "" for size in sizes))
     table.add_row("all", *(f"{phase.bytes / GIB:.2f}" for phase in plan.phases), style="bold")
-    console.print("", table)
+    print()
+    show(table)
     heads = numeric("rows forward", "tokens a GPU", "PFLOP a GPU", "seconds")
     table = _table("work of a step", "phase", *heads)
     for phase in plan.phases:
@@ -124,7 +126,9 @@ def _show(plan: planning.Plan) -> None:
         table.add_row(phase.name, *(work if phase.flops else ("",) * 3), short(phase.seconds, 2))
     forwards = sum(phase.forwards for phase in plan.phases)
     table.add_row("all", f"{forwards:,.0f}", "", "", short(plan.seconds, 2), style="bold")
-    console.print("", table, "")
+    print()
+    show(table)
+    print()
     console.print(_disk(plan), soft_wrap=True, markup=False)
     for line in plan.assumed:
         console.print(f"assumed: {line}", soft_wrap=True, markup=False)
@@ -144,7 +148,9 @@ def _show_splits(splits: Sequence[Split], assumed: str) -> None:
         idle = (f"{share:.0%}" for share in (split.idle_workers, split.idle_trainers))
         bound = split.bound if split.fits else f"{split.bound}; training does not fit"
         table.add_row(*counts, short(split.seconds, 2), *idle, short(split.together, 2), bound)
-    console.print("", table, "")
+    print()
+    show(table)
+    print()
     console.print(f"assumed: {assumed}", soft_wrap=True, markup=False)
 
 
@@ -193,9 +199,11 @@ def _verdict(plan: planning.Plan, changes: Sequence[Change], larger: str | None,
     need = f"{peak.bytes / GIB:.1f} of {gpu.memory:g} GiB ({peak.name}) on {number} {gpu.label}"
     need += ", sharded" if cluster.shards else ""
     if plan.fits:
-        seconds, workers = (beside.seconds, f" beside {beside.workers} workers") if beside else (plan.seconds, "")
+        seconds, workers = (
+            (beside.seconds, f" beside {counted(beside.workers, 'worker')}") if beside else (plan.seconds, "")
+        )
         days = _span(plan.days * seconds / plan.seconds)
-        return f"fits: {need}; {short(seconds, 2)} s a step{workers}, {days} for {plan.config.steps} steps"
+        return f"fits: {need}; {short(seconds, 2)} s a step{workers}, {days} for {counted(plan.config.steps, 'step')}"
     if not changes:
         mend = f"take a larger GPU: {larger}" if larger else "no GPU of the table is enough"
         return f"does not fit: {need}; {mend}"

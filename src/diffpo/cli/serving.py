@@ -53,10 +53,11 @@ class Generate(Knobs):
     def run(self) -> None:
         from diffpo.models.policy import load_policy
         from diffpo.rollout.offline import generate_file
+        from diffpo.view.progress import counted
 
         policy = load_policy(self.model, **vars(self.load))
         written = generate_file(policy, self.prompts, self.output, self.rollout, self.seed)
         reused = f", {written.reused} of them there before" if written.reused else ""
-        print(f"saved {self.output}: {written.answers} answers, {written.errors} errors{reused}")
+        print(f"saved {self.output}: {counted(written.answers, 'answer')}, {counted(written.errors, 'error')}{reused}")
         if written.errors:
             sys.exit(1)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 from tyro.conf import Positional
 
 from diffpo.files.places import PACKAGE
+from diffpo.view.terminal import show
 
 STUDY = "A TOML file, or the name of a study that ships with diffpo."
 
@@ -55,7 +56,7 @@ class Study:
         if self.dry_run:
             from diffpo.lab.study.estimate import grid_table
 
-            Console().print(grid_table(study, folder, self.jobs))
+            show(grid_table(study, folder, self.jobs))
             return
         self._run(study, folder)
 
@@ -75,8 +76,8 @@ class Study:
         summary = {"command": f"diffpo study {self.study}"} | found
         for place in (path, folder / "summary.json"):
             write_text(place, json.dumps(summary, indent=1) + "\n")
-        Console().print(rich_table(summary))
-        print(f"saved {path}; next: diffpo report {path}")
+        show(rich_table(summary))
+        print(f"saved {path}; next: diffpo report {quote(str(path))}")
 
     def _write_tables(self, pages: tuple[str, ...]) -> None:
         from diffpo.files.folder import write_text

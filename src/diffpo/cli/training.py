@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import Annotated
 
 from diffpo.cli.flags import FLAT, Recipe
@@ -67,7 +68,7 @@ class Train:
         from diffpo.training.loop import train
 
         train(self.config, resume=self.resume)
-        return f"saved {self.config.output}/policy; next: diffpo eval {self.config.output}"
+        return f"saved {self.config.output}/policy; next: diffpo eval {quote(self.config.output)}"
 
 
 @dataclass(frozen=True)
@@ -80,4 +81,4 @@ class Sft(Train):
         from diffpo.training.sft import fine_tune
 
         fine_tune(self.config, resume=self.resume)
-        return f"saved {self.config.output}; next: diffpo train --model {self.config.output}"
+        return f"saved {self.config.output}; next: diffpo train --model {quote(self.config.output)}"

@@ -42,7 +42,8 @@ def suggest_key(wrong: str, cls: type, whole: type | None = None) -> str:
 def places(cls: type, wrong: str) -> tuple[list[str], str]:
     """The knobs of a config, by dotted name, that `wrong` names here or elsewhere; what to write, where that says."""
     name, _, example = ELSEWHERE.get(wrong, wrong).partition(" = ")
-    found = [knob for knob in knobs_of(cls) if f".{knob}".endswith(f".{name}")]
+    options = ([knob for knob in knobs_of(cls) if f".{knob}".endswith(f".{one}")] for one in name.split(" | "))
+    found = next(filter(None, options), [])
     return found, f", such as {example}" if example and found else ""
 
 

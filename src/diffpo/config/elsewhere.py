@@ -13,7 +13,7 @@ ELSEWHERE = {
     "response_length": "gen_length",
     "max_response_length": "gen_length",
     "max_prompt_length": "overlong",
-    "max_seq_length": "max_length",
+    "max_seq_length": "max_length | gen_length",
     "per_device_train_batch_size": "micro_batch_tokens",
     "gradient_accumulation_steps": "micro_batch_tokens",
     "micro_batch_size": "micro_batch_tokens",
@@ -84,5 +84,5 @@ ELSEWHERE = {
     "max_staleness": "lag",
     "num_workers": "workers",
 }
-"""Name there, to the end of the knob's dotted name here; behind an equals sign what to write into one that holds a
-choice with knobs of its own."""
+"""Name there, to the end of the knob's dotted name here, or of several: the first that a command has. Behind an equals
+sign what to write into one that holds a choice with knobs of its own."""

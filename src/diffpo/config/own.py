@@ -7,10 +7,10 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeVar
+from types import ModuleType, NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from diffpo.config import suggest
 from diffpo.config.checks import check, nearest
@@ -32,7 +32,7 @@ def build(spec: Spec, classes: Mapping[str, str], package: str, kind: type[T]) -
         made = find_class(f"{spec.path}:{spec.name}", kind, spec.where)
     else:
         made = getattr(importlib.import_module(f"{package}.{spec.name}"), classes[spec.name])
-    knobs = _knobs(made)
+    knobs = _knobs(made, f"{spec}")
     allowed = f"it has {', '.join(knobs) or 'none'}"
     check(len(spec.values) <= len(knobs), f"{spec}: more values than {spec.name} has knobs; {allowed}")
     given = dict(zip(knobs, spec.values, strict=False))
@@ -41,26 +41,39 @@ def build(spec: Spec, classes: Mapping[str, str], package: str, kind: type[T]) -
         check(name not in given, f"{spec}: {name} is given twice")
         given[name] = value
     try:
-        return made(**{name: _convert(knobs[name], value) for name, value in given.items()})
+        return made(**{name: _convert(knobs[name], name, value) for name, value in given.items()})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{spec}: {error}") from None
 
 
-def _knobs(kind: type) -> dict[str, Field[Any]]:
-    return {knob.name: knob for knob in fields(kind)} if is_dataclass(kind) else {}
+def _knobs(kind: type, where: str) -> dict[str, Any]:
+    """The types of its fields by name, as they are once the file has run."""
+    try:
+        hints = get_type_hints(kind)
+    except NameError as error:  # one that is imported for type checkers alone, say
+        raise ValueError(f"{where}: a type in {kind.__name__} is not there when the file runs: {error}") from None
+    return {knob.name: hints[knob.name] for knob in fields(kind)} if is_dataclass(kind) else {}
 
 
-def _convert(knob: Field[Any], text: str) -> Any:
-    """`text` as the knob holds it: int, float, bool, or else text."""
-    kind = getattr(knob.type, "__name__", knob.type)
-    if kind == "bool":
-        check(text in ("true", "false"), f"{knob.name} must be true or false, got {text}")
+def _convert(hint: Any, name: str, text: str) -> Any:
+    """`text` as the knob holds it: int, float, bool, one of a Literal, none where it may be None, or else text."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if NoneType in kinds and text == "none":
+        return None
+    kind = next(kind for kind in kinds if kind is not NoneType)
+    if kind is bool:
+        check(text in ("true", "false"), f"{name} must be true or false, got {text}")
         return text == "true"
-    if kind in ("int", "float"):
+    if kind in (int, float):
         try:
-            return {"int": int, "float": float}[kind](text)
+            return kind(text)
         except ValueError:
-            raise ValueError(f"{knob.name} must be {kind}, got {text}") from None
+            raise ValueError(f"{name} must be {kind.__name__}, got {text}") from None
+    if get_origin(kind) is Literal:
+        choices = {str(choice): choice for choice in get_args(kind)}
+        check(text in choices, f"no {name} {text!r}{suggest(text, choices)}")
+        return choices[text]
+    check(kind is str, f"{name}: a knob is int, float, bool, str or Literal, not {kind}")
     return text
 
 

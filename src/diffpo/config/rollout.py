@@ -37,7 +37,7 @@ def parse_sampler(spec: str, where: str = "sampler") -> tuple[str, float]:
     except ValueError:
         value = math.nan
     if own:
-        check(math.isfinite(value), f"{where} {spec!r}: write PATH.py:CLASS:NUMBER")
+        check(math.isfinite(value), f"{where} {spec!r}: a rule has one number: write PATH.py:CLASS:NUMBER")
         return rule, value
     whole = rule in ("top_k", "margin", "steps", "random")
     if not whole <= value < math.inf or (whole and value % 1) or (rule == "confidence" and value > 1):

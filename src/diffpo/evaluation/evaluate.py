@@ -29,7 +29,7 @@ from diffpo.rollout.local import check_prompts
 from diffpo.tasks.base import Task
 from diffpo.tasks.chat import check_fit
 from diffpo.view.notebook import as_html
-from diffpo.view.progress import Progress
+from diffpo.view.progress import Progress, counted
 
 if TYPE_CHECKING:
     import pandas
@@ -54,7 +54,9 @@ class Effort:
 
     def __str__(self) -> str:
         seconds, size = sum(self.seconds.values()), self.peak_memory / 1e9
-        return f"{self.num_answers} answers in {seconds:.1f} s, at most {size:.2f} GB of memory ({self.device})"
+        return (
+            f"{counted(self.num_answers, 'answer')} in {seconds:.1f} s, at most {size:.2f} GB of memory ({self.device})"
+        )
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Evaluation:
         points = "; ".join(str(point) for point in self.points if not point.level)
         count = max((point.num_prompts for point in self.measured), default=0)
         fixed = sum(not point.level for point in self.frontier)
-        return f"Evaluation({self.task}, {count} prompts; {points}; {fixed} fixed thresholds)"
+        return f"Evaluation({self.task}, {counted(count, 'prompt')}; {points}; {counted(fixed, 'fixed threshold')})"
 
     def _repr_html_(self) -> str:
         from diffpo.evaluation.tables import evaluation_tables

@@ -13,6 +13,7 @@ from typing import Any
 from diffpo.evaluation.answers import Answer
 from diffpo.files.folder import append, whole_lines, write_text
 from diffpo.files.recipe import read_json
+from diffpo.view.progress import counted
 
 SETTINGS, ANSWERS = "settings.json", "completions.jsonl"
 FILES = ("evaluation.json", "evaluation.csv", "frontier.png", SETTINGS, ANSWERS)
@@ -84,13 +85,14 @@ class AnswerLog:
 
     def said_of_stop(self) -> str:
         """A line for who is stopped: what stands, and how to go on."""
-        return f"{len(self.answers)} answers stand in {self.path}, and the same command goes on from them"
+        stand = counted(len(self.answers), "answer stands", "answers stand")
+        return f"{stand} in {self.path}, and the same command goes on from them"
 
     def said_of_effort(self, cost: object) -> str:
         """A line on the answers that were here already, with their date, and on what the others took."""
         if self.date is None:
             return str(cost)
-        return f"{self.num_found} of {self.num_asked} answers reused from {self.date:%Y-%m-%d %H:%M}; {cost}"
+        return f"{self.num_found} of {counted(self.num_asked, 'answer')} reused from {self.date:%Y-%m-%d %H:%M}; {cost}"
 
 
 def _key(answer: Answer) -> Key:

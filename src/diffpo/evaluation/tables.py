@@ -116,7 +116,7 @@ def side_by_side_table(evaluations: Mapping[str, Evaluation]) -> Table:
     """Named evaluations of one task in one table: a row a sampler and a fixed threshold of each, without levels."""
     points = [p for e in evaluations.values() for p in e.measured if not p.level]
     prompts = _span(sorted({point.num_prompts for point in points}))
-    title = f"{_same_task(evaluations)}, {prompts} prompts"
+    title = f"{_same_task(evaluations)}, {prompts} {'prompt' if prompts == '1' else 'prompts'}"
     table = _table(title, "", ["sampler", "accuracy %", "NFE", "to EOS", "tokens", "/ NFE", "s", "GB"])
     table.padding = (0, 0, 0, 1)
     table.caption = "accuracy with its 95 % interval\ngamma: a fixed threshold; tokens up to EOS"

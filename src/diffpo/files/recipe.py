@@ -47,7 +47,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return read_toml(path)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        mend = "" if path.suffix == ".toml" else "; a recipe is a .toml file, and rows are named by data or task.data"
+        raise ValueError(f"{path}: {error}{mend}") from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:

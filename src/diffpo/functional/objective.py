@@ -15,6 +15,9 @@ from torch import Tensor
 
 Level = Literal["token", "call", "sequence"]
 """What has one ratio."""
+TIE = 1e-4
+"""How far above the clamp, as a share of it, rounding alone may put a weight that is equal to it: 1, of a token whose
+own call is scored."""
 
 
 def speed_reward(
@@ -93,6 +96,11 @@ def importance_weights(log_ratios: Float[Tensor, "*S"], clamp: float) -> Float[T
     if clamp == 0:
         return torch.ones_like(log_ratios)
     return log_ratios.exp().clamp_max(clamp).detach()
+
+
+def is_cut(importance: Float[Tensor, "*S"], clamp: float) -> Bool[Tensor, "*S"]:
+    """Which weights lie above the clamp by more than what rounding adds to one that is equal to it."""
+    return importance > clamp * (1 + TIE)
 
 
 def self_normalize(importance: Float[Tensor, "B L"], weights: Float[Tensor, "B L"]) -> Float[Tensor, "B L"]:

@@ -7,6 +7,7 @@ import shutil
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -87,7 +88,7 @@ def _run_demo(config: DemoConfig, output: Path) -> dict[str, Any]:
     console.print(comparison_table(before, after))
     console.print(
         f"pre-training {pretrain_seconds:.0f} s, reinforcement learning {rl_seconds:.0f} s; in {output}: summary.json, "
-        f"frontier.png, training.png, unmasking.png\nnext: diffpo sample {output}/train"
+        f"frontier.png, training.png, unmasking.png\nnext: diffpo sample {quote(f'{output}/train')}"
     )
     return summary
 

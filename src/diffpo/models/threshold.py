@@ -26,7 +26,7 @@ class ThresholdHead(SamplerHead):
     masks left in the active block, for one gamma a call: an open question of the paper (arXiv 2510.02212).
 
     f is linear in standardised features and bounded: f = bound * tanh(z / bound). It starts at gamma_init for every
-    prompt. The features' mean and variance are gathered while the weights are zero, when they cannot change f.
+    prompt. The features' mean and variance are gathered while the score is zero, when they cannot change f.
 
     Adam moves every weight by about the learning rate, so that of D features the step of z = w . x would grow with D.
     They are divided by D, as in muP (arXiv 2203.03466), in units of BASE_WIDTH: one rate for models of any width.
@@ -77,9 +77,15 @@ class ThresholdHead(SamplerHead):
         return tuple(self.mean.shape), ()
 
     @property
+    def probe(self) -> Tensor:
+        """Standardised features as they might be, [4, D]."""
+        numbers = torch.arange(4 * len(self.mean), device=self.mean.device)
+        return normal(numbers.view(4, -1))
+
+    @property
     def untrained(self) -> bool:
-        """Whether all weights but the bias are still zero, so that every prompt has the same mean."""
-        return not any(bool(weight.any()) for name, weight in self.named_parameters() if name != "bias")
+        """Whether the score is still zero, so that every prompt has the same mean, whatever weights lie below it."""
+        return not bool(self.score(self.probe).any())
 
     def gamma(self, action: Tensor) -> Tensor:
         """The threshold (nats) of an action."""
@@ -97,7 +103,7 @@ class ThresholdHead(SamplerHead):
 
     @torch.no_grad()
     def observe(self, features: Tensor) -> None:
-        """Gather the mean and variance of features [N, D] while the weights are zero; then they stay as they are.
+        """Gather the mean and variance of features [N, D] while the score is zero; then they stay as they are.
 
         Two samples are merged as by Chan, Golub and LeVeque (1979): no difference of large squares is taken.
         """

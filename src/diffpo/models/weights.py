@@ -172,6 +172,7 @@ def _finite(file: Path, name: str, tensor: Tensor) -> Tensor:
     """
     suspect = not tensor.sum(dtype=torch.float32).isfinite()  # in one pass without a copy; a sum may be too large
     if suspect and not tensor.isfinite().all():
+        name = name if "." in name else f"{file.stem}.{name}"  # of a head, whose file has its own names alone
         raise ValueError(f"{file}: the weight {name} is not finite: load weights that are")
     return tensor
 

@@ -16,6 +16,7 @@ from diffpo.planning import memory, rehearsal
 from diffpo.planning.work import Cluster, Phase, Work
 from diffpo.surrogates import Cost
 from diffpo.tasks import TINY, load_solved_task, load_task
+from diffpo.view.progress import counted
 
 PROMPT_LENGTH = 200
 """Tokens of a prompt where nobody says: d1's limit."""
@@ -148,9 +149,10 @@ class RlStep(Step):
     @property
     def heading(self) -> str:
         config = self.config
+        updates = counted(config.objective.num_iterations, "update")
         return (
-            f"a step: {config.prompts_per_step} prompts x {config.num_generations} completions of {self.gen_length} "
-            f"tokens, {self.nfe:g} denoiser calls each, {config.objective.num_iterations} updates"
+            f"a step: {counted(config.prompts_per_step, 'prompt')} x {config.num_generations} completions of "
+            f"{self.gen_length} tokens, {self.nfe:g} denoiser calls each, {updates}"
         )
 
     @property
@@ -251,7 +253,7 @@ class SftStep(Step):
 
     @property
     def heading(self) -> str:
-        return f"a step: {self.config.batch_size} rows of {self.prompt_length} + {self.gen_length} tokens"
+        return f"a step: {counted(self.config.batch_size, 'row')} of {self.prompt_length} + {self.gen_length} tokens"
 
     @property
     def rows(self) -> int:

@@ -29,6 +29,7 @@ from diffpo.tasks.base import SolvedTask, Split, Task
 from diffpo.tasks.chat import RowTask, check_fit
 from diffpo.tasks.conversations import read_messages
 from diffpo.types import Completion, Messages, Prompt, Request, Rollout, RolloutGroup, Sampler
+from diffpo.view.progress import counted
 
 GEN_LENGTH, TINY_LENGTH = 128, 16
 """Canvas where no task and no setting says how long it is, of a published model and of a tiny one."""
@@ -141,8 +142,9 @@ def check_prompts(policy: Policy, task: Task, splits: Sequence[Split], config: R
     for split in splits:
         if task.has_rows(split):
             if dropped := task.fit(split, num_tokens, length, canvas):
-                room = length - canvas
-                lines.append(f"{dropped} prompts of {task.source(split)} are left out: longer than {room} tokens")
+                room, source = length - canvas, task.source(split)
+                said = counted(dropped, f"prompt of {source} is", f"prompts of {source} are")
+                lines.append(f"{said} left out: longer than {room} tokens")
             if split == "train" and isinstance(config, CollectConfig) and config.hints:
                 for prompt in task.rows(split):
                     _solution_ids(policy, task, prompt)

@@ -23,7 +23,7 @@ from diffpo.rollout.local import check_decoding, default_length, request_for
 from diffpo.tasks.conversations import read_example
 from diffpo.tasks.data import Row, Source, read_rows
 from diffpo.types import Completion, Request
-from diffpo.view.progress import Progress
+from diffpo.view.progress import Progress, counted
 
 AHEAD = 8
 """Rows beyond the first unwritten one that are decoded, in slots: so many answers at most wait in memory."""
@@ -54,8 +54,8 @@ def generate_file(
     try:
         work.run(quiet)
     except KeyboardInterrupt:
-        said = f"{work.written} answers stand in {output}, and the same command goes on from them"
-        raise KeyboardInterrupt(f"interrupted: {said}") from None
+        stand = counted(work.written, "answer stands", "answers stand")
+        raise KeyboardInterrupt(f"interrupted: {stand} in {output}, and the same command goes on from them") from None
     return Written(work.written - work.errors, work.errors, work.reused)
 
 

@@ -22,7 +22,7 @@ from diffpo.tasks.conversations import read_example
 from diffpo.tasks.data import Source, read_rows
 from diffpo.training.state import learning_rate_factor
 from diffpo.types import Sampler
-from diffpo.view.progress import count
+from diffpo.view.progress import count, counted
 
 
 def banner(config: TrainConfig | SftConfig, policy: Policy, world: World, data: str) -> list[str]:
@@ -78,13 +78,12 @@ def _rate(config: TrainConfig | SftConfig) -> str:
 
 def _step(config: TrainConfig | SftConfig) -> str:
     if isinstance(config, SftConfig):
-        return f"{config.batch_size} rows"
-    updates = config.objective.num_iterations
-    times = "1 update" if updates == 1 else f"{updates} updates"
+        return counted(config.batch_size, "row")
+    times = counted(config.objective.num_iterations, "update")
     workers, lag = config.rollout.workers, config.rollout.lag
-    where = f"; rollouts on {workers} worker{'s' * (workers > 1)}" if workers else ""
-    when = f"; rollouts by the policy {lag} step{'s' * (lag > 1)} before" if lag else ""
-    return f"{config.prompts_per_step} prompts x {config.num_generations} completions, {times}{where}{when}"
+    where = f"; rollouts on {counted(workers, 'worker')}" if workers else ""
+    when = f"; rollouts by the policy {counted(lag, 'step')} before" if lag else ""
+    return f"{counted(config.prompts_per_step, 'prompt')} x {config.num_generations} completions, {times}{where}{when}"
 
 
 def check_named(task: TaskConfig, model: str) -> None:
@@ -100,7 +99,7 @@ def open_task(task: Task, config: TrainConfig) -> str:
     if not (isinstance(task, RowTask) and task.has_rows("train")):
         task.prompts("train", 1)
         return f"{task.name}, generated; {judge}"
-    found = f"{task.name}: {len(task.rows('train')):,} prompts"
+    found = f"{task.name}: {counted(len(task.rows('train')), 'prompt')}"
     if config.eval_every or config.task.test_data:
         found += f", {len(task.rows('test')):,} to test on"
     return f"{found}; {judge}"
@@ -127,7 +126,7 @@ def open_inputs(config: TrainConfig | SftConfig) -> list[str]:
             rows = read_rows(Source.parse(name, "train"), "prompt and completion, or messages", "data")
             for row in rows:
                 read_example(row, answered=True)
-            lines.append(f"data    {name}: {len(rows):,} rows")
+            lines.append(f"data    {name}: {counted(len(rows), 'row')}")
     elif config.task.name == "own" and not (config.task.data and config.task.reward):
         lines.append("data    not named yet: it takes task.data, rows with a prompt, and task.reward, functions")
     elif config.task.data or config.task.test_data or config.task.reward or ".py:" in config.task.name:

@@ -17,6 +17,7 @@ from diffpo.models.policy import Policy
 from diffpo.tasks.base import PretrainingTask, SolvedTask
 from diffpo.tasks.conversations import read_example
 from diffpo.tasks.data import Source, read_rows
+from diffpo.view.progress import counted
 
 CANVAS_MULTIPLE = 32
 Encoded = tuple[str, tuple[int, ...], tuple[int, ...]]
@@ -37,16 +38,25 @@ class Examples:
     """Rows whose prompt was too long."""
     num_empty: int = 0
     """Completions without a text."""
+    num_full: int = 0
+    """Completions behind which the canvas has no room for an EOS."""
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def doubts(self, of: str = "") -> list[str]:
         """What they give to think about, a line each; `of` says of which, where they are not those that are learned."""
+        dropped = counted(
+            self.num_dropped,
+            f"row{of} is left out: its prompt is too long",
+            f"rows{of} are left out: their prompts are too long",
+        )
+        mend = "raise gen_length or max_length"
         empty = f"{self.num_empty} of {len(self)} completions{of} are empty"
         lines = {
-            f"{self.num_cut} of {len(self)} completions{of} are cut: raise gen_length or max_length": self.num_cut,
-            f"{self.num_dropped} rows{of} are left out: their prompts are too long": self.num_dropped,
+            f"{self.num_cut} of {len(self)} completions{of} are cut: {mend}": self.num_cut,
+            f"{self.num_full} of {len(self)} completions{of} fill their canvas and learn no end: {mend}": self.num_full,
+            dropped: self.num_dropped,
             empty if of else f"{empty}: it learns to say nothing": self.num_empty,
         }
         return [line for line, count in lines.items() if count]
@@ -126,7 +136,7 @@ def _examples(encoded: Iterable[Encoded], policy: Policy, config: SftConfig, sou
     """Canvases that hold the completions, filled up with EOS; too long rows are cut, left out or refused."""
     longest = policy.denoiser.config.max_length
     max_length = min(config.max_length or longest, longest)
-    prompts, canvases, num_cut, num_dropped, num_empty = [], [], 0, 0, 0
+    prompts, canvases, num_cut, num_dropped, num_empty, num_full = [], [], 0, 0, 0, 0
     for place, prompt, completion in encoded:
         room = max_length - len(prompt)
         if room < 1 and config.overlong == "drop":
@@ -140,6 +150,7 @@ def _examples(encoded: Iterable[Encoded], policy: Policy, config: SftConfig, sou
         size = config.gen_length or -(-(len(completion) + 1) // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
         size = min(size, room)
         num_cut += len(completion) > size
+        num_full += len(completion) == size
         # long ones, which say something, are not decoded; an end of turn has a few tokens
         num_empty += len(completion) < 8 and not policy.tokenizer.decode(completion).strip()
         prompts.append(torch.tensor(prompt, dtype=torch.int64))
@@ -154,4 +165,5 @@ def _examples(encoded: Iterable[Encoded], policy: Policy, config: SftConfig, sou
         num_cut,
         num_dropped,
         num_empty,
+        num_full,
     )

@@ -29,6 +29,7 @@ from diffpo.training.sharding import gathered
 from diffpo.training.start import load_start
 from diffpo.training.state import TrainState, learning_rate_factor, optimizer_step
 from diffpo.training.update import in_step
+from diffpo.view.progress import counted
 
 
 def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> Policy:
@@ -44,7 +45,7 @@ def fine_tune(config: SftConfig, resume: bool = False, quiet: bool = False) -> P
     with Run("fine-tune", config, world, resume, quiet) as run:
         policy, examples, held_out = start(config, world)
         run.lines += examples.doubts() + (held_out.doubts(" of eval_data") if held_out else [])
-        rows = f"{config.data or config.task.name}: {len(examples):,} rows"
+        rows = f"{config.data or config.task.name}: {counted(len(examples), 'row')}"
         rows += f", {len(held_out):,} held out" if held_out else ""
         state = run.restore(policy, rows)
         remember(policy, config)

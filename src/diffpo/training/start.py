@@ -9,6 +9,7 @@ from diffpo.config.rollout import LEARNING
 from diffpo.files.record import anchored_code
 from diffpo.files.shipped import check_rate
 from diffpo.models.bernoulli import BernoulliHead
+from diffpo.models.heads import check_head
 from diffpo.models.policy import Policy, load_policy
 from diffpo.models.threshold import ThresholdHead
 from diffpo.models.weights import check_learns
@@ -23,6 +24,8 @@ def start_policy(config: TrainConfig, world: World) -> Policy:
             _check_head(policy.sampler_head, config)
         else:
             policy.add_head(config.head, config.seed)
+            assert policy.sampler_head
+            check_head(policy.sampler_head)
     return policy
 
 

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from diffpo.config import TrainConfig
 from diffpo.functional.latents import Latents
-from diffpo.functional.objective import effective_sample_size, importance_weights, kl_k3, self_normalize, token_weights
+from diffpo.functional.objective import (
+    effective_sample_size,
+    importance_weights,
+    is_cut,
+    kl_k3,
+    self_normalize,
+    token_weights,
+)
 from diffpo.functional.random import fold, make_key
 from diffpo.losses import Lines
 from diffpo.losses.base import Unit
@@ -300,7 +307,7 @@ def _distance(lines: Lines, objective: Objective) -> dict[str, float]:
     return {
         "importance/mean": float(raw.mean()),
         "importance/kl": float(kl_k3(torch.zeros_like(gap), gap)[lines.mask].mean()),
-        "importance/clamped": float((raw > (clamp or math.inf)).float().mean()),
+        "importance/clamped": float(is_cut(raw, clamp or math.inf).float().mean()),
         "importance/ess": float(effective_sample_size(importance_weights(gap, clamp)[lines.mask])),
     }
 

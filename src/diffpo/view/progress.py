@@ -8,11 +8,16 @@ import time
 from datetime import datetime
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
+from rich.text import Text
 
 REWRITE_EVERY = 0.2
 """Seconds after which a notebook's line is written anew."""
+
+NARROW = 120
+"""Columns of a terminal below which the line goes without its bar: steps and time left are what is looked for."""
 
 
 class Told(Console):
@@ -26,6 +31,18 @@ class Told(Console):
         with open(os.devnull, "wb") as null:  # the last line has no reader either
             os.dup2(null.fileno(), self.file.fileno())
         signal.raise_signal(signal.SIGHUP)
+
+
+class Cut(TextColumn):
+    """Words that are cut where the line is too long; the columns beside them are whole."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, table_column=Column(overflow="ellipsis"))
+
+    def render(self, task: Task) -> Text:
+        text = super().render(task)
+        text.no_wrap = True
+        return text
 
 
 class Progress:
@@ -54,14 +71,15 @@ class Progress:
         self.title, self.total, self.done = title, total, done
         self.first, self.spent = done + 1, spent
         self.started = self.said = time.perf_counter()
+        whole, wide = Column(no_wrap=True), self.console.width >= NARROW
         self.bar = RichProgress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            Cut("{task.description}"),
+            *([BarColumn(bar_width=24, table_column=whole)] if wide else []),
+            MofNCompleteColumn(table_column=whole),
+            *([TimeElapsedColumn(table_column=whole)] if wide else []),
             TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(table_column=whole),
+            Cut("{task.fields[figures]}"),
             console=self.console,
             disable=quiet or not self.console.is_terminal,
         )
@@ -136,6 +154,11 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.3g} s"
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """So many of something: 1 answer, 1,200 answers; `many` where that is more than an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def count(number: int) -> str:

@@ -249,6 +249,8 @@ def test_pages_are_written_from_the_summaries_they_name(summary: dict, tmp_path:
     assert first.endswith("<!-- /study -->\n\nBy hand, too.\n") and markdown(summary) in first
     page.write_text(first)
     assert render_page(page) == first
+    page.write_bytes(first.replace("\n", "\r\n").encode())  # an editor's of Windows
+    assert render_page(page) == first.replace("\n", "\r\n")
     page.write_text("<!-- study: results/none.json -->\n<!-- /study -->\n")
     with pytest.raises(ValueError, match=r"page\.md: results/none\.json is missing"):
         render_page(page)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffpo.config import ObjectiveConfig
-from diffpo.functional.objective import effective_sample_size
+from diffpo.functional.objective import effective_sample_size, is_cut
 from diffpo.lab.analysis.sections import Section, Series, means_by, surrogate_name
 from diffpo.lab.analysis.subject import Subject
 from diffpo.objective import Objective
@@ -61,12 +61,12 @@ def weight_sections(subject: Subject) -> list[Section]:
         by_call = [effective_sample_size(weights[calls == call].clamp_max(limit)) for call in mean.x]
         return Series(f"effective sample size, {_clamp(limit)}", mean.x, [float(size) for size in by_call])
 
-    clamped, above = averaged(f"min({clamp:g}, w)", weights.clamp_max(clamp)), (weights > clamp).float()
+    clamped, above = averaged(f"min({clamp:g}, w)", weights.clamp_max(clamp)), is_cut(weights, clamp).float()
     figures: dict[str, float | None] = {}
     for limit in sorted({*subject.settings.clamps, clamp, math.inf} - {0.0}):
         figures[f"effective sample size, {_clamp(limit)}"] = float(effective_sample_size(weights.clamp_max(limit)))
         if limit < math.inf:
-            figures[f"cut by {_clamp(limit)}"] = float((weights > limit).float().mean())
+            figures[f"cut by {_clamp(limit)}"] = float(is_cut(weights, limit).float().mean())
     x = "call that committed the token"
     return [
         Section(

@@ -23,6 +23,7 @@ from diffpo.objective import Objective
 from diffpo.planning.steps import expected_nfe
 from diffpo.tasks import load_task, load_tiny_task
 from diffpo.view.notebook import numeric
+from diffpo.view.progress import counted
 
 LIVE = 0.8
 """Share of the rollouts assumed to have an advantage: those that are learned from, where not all are."""
@@ -97,14 +98,14 @@ def grid_table(study: Study, folder: Path, jobs: int) -> Table:
         tuned = "\n".join(f"{key} in {list(values)}" for key, values in arm.tune.items())
         first = {key: values[0] for key, values in arm.tune.items()}
         groups[arm.name] = ("\n".join(filter(None, (settings, tuned))), trials, study.cells(arm, first))
-    total = left = count = 0.0
+    total, left, count = 0.0, 0.0, 0
     for name, (settings, trials, cells) in groups.items():
         done, seconds, missing = _seconds([*trials, *cells], folder, cost, gen_length)
         total, left, count = total + seconds, left + missing, count + len(trials) + len(cells)
         minutes = f"{seconds / 60:.0f}" if cost else "?"
         table.add_row(Text(name), Text(settings), str(len(trials) or ""), str(len(cells)), str(done), minutes)
     table.caption_justify = "left"
-    table.caption = f"{count:.0f} runs; {jobs} at a time"
+    table.caption = f"{counted(count, 'run')}; {jobs} at a time"
     if cost:
         whole, to_go = total / 60 / jobs, left / 60 / jobs
         table.caption += f"\nabout {whole:.0f} minutes in all, {to_go:.0f} to go, on an idle machine"

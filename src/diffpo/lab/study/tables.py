@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffpo.files.recipe import read_json
+from diffpo.view.progress import counted
 
 Summary = Mapping[str, Any]
 
@@ -66,7 +67,9 @@ OF_AN_ARM = ("label", "changes", "tuned", "metrics", "versus", "curve")
 COSTS = ("updates", "forwards", "forwards/rollouts", "forwards/updates", "seconds")
 FOLDED = "What training took, its settings, and every seed"
 OPEN = "<!-- study: "
-BLOCK = re.compile(rf"(?P<open>{OPEN}(?P<path>\S+) -->\n)(?:(?!{OPEN}).)*?(?P<close><!-- /study -->)", re.DOTALL)
+BLOCK = re.compile(
+    rf"(?P<open>{OPEN}(?P<path>\S+) -->(?P<end>\r?\n))(?:(?!{OPEN}).)*?(?P<close><!-- /study -->)", re.DOTALL
+)
 """Where a page shows a study; the path of the summary is relative to the page."""
 
 
@@ -187,7 +190,9 @@ def caption(summary: Summary, brackets: bool = True) -> str:
     """What the figures are, in a few sentences; `brackets` where differences stand beside the means."""
     seeds, origin = summary["seeds"], summary["origin"]
     minutes = round(summary["cell_seconds"] / 60)
-    where = f"{origin['cores']} cores of {origin['cpu']}" + (f" and an {origin['gpu']}" if "gpu" in origin else "")
+    where = f"{counted(origin['cores'], 'core')} of {origin['cpu']}" + (
+        f" and an {origin['gpu']}" if "gpu" in origin else ""
+    )
     differences = (
         "in brackets the 95 % bootstrap over seeds, which for few seeds is too narrow.",
         "* marks differences, paired by seed, whose t interval leaves 0 out; of many, one in twenty does so by chance.",
@@ -199,7 +204,7 @@ def caption(summary: Summary, brackets: bool = True) -> str:
         *(differences if brackets else ()),
         f"Equal denoiser rows: where training had forwarded {summary['equal_forwards']:,.0f} rows in all.",
         f"Commit {commits_of(summary)}; {where}, one thread a run, torch {origin['torch']};",
-        f"{summary['num_cells']} runs, {minutes} minute{'s' * (minutes != 1)} of one thread.",
+        f"{counted(summary['num_cells'], 'run')}, {counted(minutes, 'minute')} of one thread.",
     )
     return " ".join(sentences)
 
@@ -260,10 +265,11 @@ def render_page(path: Path) -> str:
         if not file.is_file():
             raise ValueError(f"{path}: {found['path']} is missing; run the study, or take its block out")
         check_summary(file, summary := read_json(file))
-        return f"{found['open']}\n{markdown(summary)}\n\n{found['close']}"
+        table = f"\n{markdown(summary)}\n\n".replace("\n", found["end"])  # lines end as the page's do
+        return f"{found['open']}{table}{found['close']}"
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 ({error.reason})") from None
     page, whole = BLOCK.subn(block, text)
