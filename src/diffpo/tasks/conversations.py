@@ -58,8 +58,8 @@ def read_example(row: Row, answered: bool = False) -> Example:
         raise ValueError(f"{row.place}: a row has one of {wanted}; the row's columns: {has}")
     if unseen := next((name for name in _UNSEEN if row.values.get(name)), None):
         raise ValueError(
-            f"{row.place}: column {unseen!r}: the model reads text alone and would not see it: leave it out, or give it "
-            "another name where a reward reads it"
+            f"{row.place}: column {unseen!r}: the model reads text alone and would not see it: leave it out, or give "
+            "it another name where a reward reads it"
         )
     if answered and example.completion is None:
         raise ValueError(f"{row.place}: the last message must be the assistant's, which is what is learned")
