@@ -81,6 +81,7 @@ def test_features_are_standardised_above_layers_that_begin_at_random() -> None:
     ("config", "message"),
     [
         (ThresholdConfig(network="own.py:Random"), "own.py:Random': score is not 0 at first"),
+        (ThresholdConfig(network="own.py"), r"threshold.network takes PATH\.py:CLASS, got 'own\.py'"),
         (ThresholdConfig(network="own.py:Wide"), r"own.py:Wide': score maps \(4, 12\) to \(4,\), got \(4, 1\)"),
         (ThresholdConfig(network="own.py:Bare"), r"own.py:Bare': .*__init__\(\) takes 1 positional argument"),
         (BernoulliConfig(network="own.py:Narrow"), r"own.py:Narrow': forward maps .* got \(2,\)"),

@@ -321,6 +321,8 @@ def test_kinds_of_problems_are_apart() -> None:
 def test_unknown_names(name: str, near: str) -> None:
     with pytest.raises(ValueError, match=f"unknown task '{name}'; did you mean '{near}'"):
         load_task(name)
+    with pytest.raises(ValueError, match=r"unknown task 'mine\.py' .*; your own: PATH\.py:CLASS"):
+        load_task("mine.py")
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,7 @@ def _convert(hint: Any, name: str, text: str) -> Any:
 def find_class(spec: str, kind: type[T], where: str, takes: str = "PATH.py:CLASS") -> type[T]:
     """The class that PATH.py:CLASS names. ValueError names what its file lacks, or that it is no `kind`."""
     path, _, name = spec.rpartition(":")
+    check(path.endswith(".py"), f"{where} takes {takes}, got {spec!r}")
     made = find_in_file(Path(path), name, "class", f"{where} takes {takes}")
     if not (isinstance(made, type) and kind in made.__mro__):
         raise ValueError(f"{where} {spec!r}: {name} is no diffpo.{kind.__name__}: class {name}({kind.__name__})")

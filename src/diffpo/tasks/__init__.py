@@ -86,7 +86,7 @@ def _kind(name: str) -> str:
         )
     kind = name.partition(":")[0]
     if kind not in TASKS or (":" in name and kind != "reasoning_gym"):
-        raise ValueError(f"unknown task {name!r}{_kin(name) or suggest(name, TASKS)}")
+        raise ValueError(f"unknown task {name!r}{_kin(name) or f'{suggest(name, TASKS)}; your own: PATH.py:CLASS'}")
     return kind
 
 
