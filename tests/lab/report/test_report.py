@@ -18,6 +18,7 @@ from diffpo import (
     LoadConfig,
     LoraConfig,
     ModelConfig,
+    RolloutConfig,
     SftConfig,
     TaskConfig,
     TrainConfig,
@@ -25,6 +26,7 @@ from diffpo import (
     fine_tune,
     load_policy,
     sample,
+    train,
 )
 from diffpo.cli import main
 from diffpo.evaluation.evaluate import Evaluation
@@ -143,6 +145,22 @@ def test_what_a_run_started_from_has_its_adapter(tmp_path: Path) -> None:
     answers = sample(policy, [example.prompt for example in shown], greedy, task.gen_length)
     assert [example.completion.text for example in shown] == [answer.text for answer in answers]
     assert [example.completion.text for example in bare] != [answer.text for answer in answers]
+
+
+def test_a_run_of_a_task_of_ones_own_is_reported_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("from diffpo.tasks.tiny_sudoku import TinySudoku\nclass Mine(TinySudoku): ...\n")
+    shape = ModelConfig(hidden_size=16, num_layers=1, num_heads=2, mlp_size=32)
+    policy = create_policy(load_tiny_task(TaskConfig("tiny_sudoku")).alphabet, shape, seed=0)
+    policy.save_pretrained(tmp_path / "base")
+    rollout = RolloutConfig(sampler="top_k:4")
+    load = LoadConfig(device="cpu")
+    config = TrainConfig("base", "run", "model", task=TaskConfig("mine.py:Mine"), load=load, rollout=rollout, steps=1)
+    train(replace(config, prompts_per_step=2, num_generations=2), quiet=True)
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    main(["report", str(tmp_path / "run"), "--examples", "1", "--output", "r.html"])
+    assert "after training" in Path("r.html").read_text()
 
 
 @pytest.mark.parametrize(

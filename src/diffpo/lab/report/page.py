@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from diffpo import __version__
 from diffpo.evaluation.figures import PANELS, frontier_figure, training_figure
+from diffpo.files.record import known_task
 from diffpo.lab.analysis.show import section_figure
 from diffpo.lab.report.examples import Example, read_examples
 from diffpo.lab.report.figures import FIGURES, NothingToDraw, runs_figure, thresholds_figure
@@ -187,7 +188,9 @@ def unmaskings(runs: Mapping[str, Run], num: int, words: str) -> Markup:
         assert first.config and run.config
         if run.config.task != first.config.task:
             continue
-        if not lanes and Path(run.config.model).is_dir():
-            lanes["before training"] = read_examples(run.config, num)
-        lanes[name] = read_examples(run.config, num, run.folder)
+        # the policy says where the files of its task are, the run's settings how they were typed
+        config = replace(run.config, task=known_task(run.folder) or run.config.task)
+        if not lanes and Path(config.model).is_dir():
+            lanes["before training"] = read_examples(config, num)
+        lanes[name] = read_examples(config, num, run.folder)
     return races(f"Answers, call by call ({words})", lanes)
