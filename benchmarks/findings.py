@@ -41,8 +41,11 @@ FINDINGS = {
     "the likelihood": (
         Finding("2-MF with weights over d1, at equal rows", "diffpo", f"equal_forwards/{TWO}", ("baselines",)),
         Finding("weights clamped at 1 over none", "c1", TWO, ("clamp",)),
-        Finding("cuts by surprisal over uniform ones, Sudoku", "mf2_surprisal", ONE, ("surprisal_sudoku",)),
-        Finding("the same on a short chain of thought", "mf2_surprisal", ONE, ("entropy_chain", "surprisal_chain")),
+        Finding("cuts by surprisal over uniform ones, Sudoku, 16 calls", "mf2_surprisal", ONE, ("surprisal_sudoku",)),
+        Finding("the same beside a sampler that learns, 3 calls", "surprisal", "accuracy/own", ("joint_cuts",)),
+        Finding(
+            "the same on a short chain of thought, 32 calls", "mf2_surprisal", ONE, ("entropy_chain", "surprisal_chain")
+        ),
         Finding("four so cut over two uniform, longer chain", "mf4_surprisal", LONG, ("long_chain",)),
         Finding("the same from another start", "mf4_surprisal", LONG, ("long_chain_cuts",)),
     ),
