@@ -51,6 +51,17 @@ def with_coins(task: Any) -> Any:
     return task
 
 
+def test_heads_of_8b_models_move_alike_over_a_batch_of_rollouts() -> None:
+    """By 0.02, whatever the number of passes (docs/algorithm.md)."""
+    names = [r.name for r in list_recipes() if r.command == "train" and r.name.startswith(("llada8b", "dream7b"))]
+    joint = [
+        config for config in (load_config(TrainConfig, find_recipe(name)) for name in names) if config.train == "joint"
+    ]
+    assert len(joint) == 10
+    for config in joint:
+        assert config.threshold.learning_rate * config.objective.num_iterations == pytest.approx(0.02, rel=0.03)
+
+
 @pytest.mark.parametrize(("name", "rank"), [*((name, 0) for name in SMALL), *((name, 4) for name in SMALL + OTHERS)])
 def test_two_steps(name: str, rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_config(TrainConfig, find_recipe(name))
