@@ -19,7 +19,7 @@ OTHERS = {"cli": "test_cli*.py", "surrogates": "training/test_estimators.py"}
 FOLDERS = {
     "docs": "test_docs.py",
     "recipes": "training/test_r[el]*.py",
-    "studies": "study/test_plan.py",
+    "studies": "lab/study/test_plan.py",
     "deploy": "serving/test_containers.py",
 }
 """Folders beside src, and their tests."""

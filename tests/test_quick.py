@@ -26,6 +26,8 @@ def names_of(*changed: str) -> set[str]:
         ("README.md", "test_docs.py"),
         ("recipes/rl_loop.py", "training/test_rl_loop.py"),
         ("recipes/sudoku_tiny.toml", "training/test_recipes.py"),
+        ("studies/clamp.toml", "lab/study/test_plan.py"),
+        ("deploy/compose.cuda.yaml", "serving/test_containers.py"),
     ],
 )
 def test_what_changed_is_tested(changed: str, some: str) -> None:
