@@ -36,7 +36,7 @@ class ObjectiveConfig(Knobs):
 
     surrogate: str = "mean_field:2,cut_law=surprisal"
     """What stands for a token's likelihood, with its knobs: NAME, NAME:VALUE,KNOB=VALUE, or PATH.py:CLASS likewise.
-    mean_field:2 is DiFFPO, whose cuts are uniform: before unlikely tokens they taught more at the same cost
+    mean_field:2 is DiFFPO, whose cuts are uniform; the default's, before unlikely tokens, taught more at the same cost
     (docs/results.md). mean_field:1 is d1, mean_field:0 the exact trajectory; the others are in docs/algorithm.md."""
     loss: str = "clipped:0.2"
     """What is made of it, written likewise: clipped:0.2 is PPO's ratio, clipped at 0.2."""

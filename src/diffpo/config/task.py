@@ -40,7 +40,7 @@ class TaskConfig(Knobs):
     test_data: str | None = None
     """Test rows, likewise. None: the task's own, or a tenth of the rows of a task of your own."""
     overlong: Literal["error", "drop"] = "error"
-    """What becomes of a row whose prompt and completion the model cannot hold."""
+    """What becomes of a row whose prompt and canvas the model cannot hold."""
     kinds: Literal["all", "known", "new"] | tuple[int, ...] = "all"
     """Which kinds of problems, where a data set has many (gsm_symbolic): a tenth of them are new, the others known; or
     some by number."""
