@@ -73,7 +73,7 @@ class TrainConfig(Knobs):
     log_every: float = 60.0  # longest seconds between two lines of progress where the output is no terminal
     log_rollouts: int = 96  # completions of a step kept in rollouts.jsonl.gz; 0 for none
     show_rollouts: int = 0  # steps between showing the best and the worst completion, in trackers too; 0 for never
-    num_threads: int = 0  # CPU threads of torch, of which last bits depend; 0 leaves torch's choice
+    num_threads: int = 0  # CPU threads of torch, on which last bits depend; 0 leaves torch's choice
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     load: LoadConfig = field(default_factory=LoadConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
