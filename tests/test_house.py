@@ -94,6 +94,11 @@ def test_no_global_seed_is_set() -> None:
     assert not offenders, report(offenders)
 
 
+def test_what_an_object_is_is_asked_by_its_type() -> None:
+    offenders = calls({"hasattr"})
+    assert not offenders, report(offenders)
+
+
 def test_messages_name_settings_rather_than_flags() -> None:
     """What is said below the command line is read in Python too: `output`, or a whole command, but no bare --output."""
     offenders = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from diffpo.rewards.calls import Rewards
 from diffpo.types import Prompt, Verdict
@@ -48,6 +48,7 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
 class SolvedTask(Task, Protocol):
     """A task that knows right answers, to fine-tune on."""
 

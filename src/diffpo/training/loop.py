@@ -18,7 +18,7 @@ from diffpo.processes.world import World
 from diffpo.rewards.calls import TrainerState
 from diffpo.rollout.local import check_prompts
 from diffpo.tasks import load_solved_task, load_task
-from diffpo.tasks.base import Task
+from diffpo.tasks.base import SolvedTask, Task
 from diffpo.tasks.chat import check_fit
 from diffpo.training.banner import check_named, open_own, open_task
 from diffpo.training.clock import REST
@@ -124,7 +124,7 @@ def task_of(config: TrainConfig, given: Task | None) -> Task:
         if config.rollout.hints:
             return load_solved_task(config.task, "rollout.hints: ", "leave hints out")
         return load_task(config.task)
-    solved = not config.rollout.hints or hasattr(given, "solution")
+    solved = not config.rollout.hints or isinstance(given, SolvedTask)
     check(solved, f"rollout.hints: {given.name} knows no solutions (a method `solution`): leave hints out")
     named = config.task.name
     check(config.task == TaskConfig(), f"task: {given.name} is given, and config.task says {named} too: drop one")
