@@ -2,8 +2,8 @@
 
 python benchmarks/merge_kl.py [MODEL ADAPTER]            the golden tiny checkpoints unless named
 
-The mean over drawn tokens of behaviour less exact log-probability, the latter under the unmerged adapters at the very
-states that the tokens were drawn in. The row without merging is what bf16 does by itself.
+k3 over drawn tokens, of their log-probabilities in behaviour and under the unmerged adapters at the very states that
+they were drawn in. The row without merging is what bf16 does by itself.
 """
 
 from __future__ import annotations

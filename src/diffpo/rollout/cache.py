@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from diffpo.functional.latents import draw_batch_cuts
+from diffpo.functional.objective import kl_k3
 from diffpo.models.likelihood import surrogate_logprobs
 from diffpo.models.policy import Policy
 from diffpo.rollout.layout import Layout, Span, lay_out
@@ -129,9 +130,9 @@ def _from_block(roster: Roster, whole: Span, shift: int, block_start: Tensor, bl
 def cache_kl(policy: Policy, batch: Batch, temperature: float) -> Tensor:
     """KL(cached || uncached) of the conditionals that rollouts were drawn from, nats a token: a scalar estimate.
 
-    The mean over tokens of behaviour less exact log-probability: the exact trajectory likelihood (m = T) scores each
-    token under the uncached model at the very state it was drawn in.
+    The mean of k3 over tokens, which varies far less than that of behaviour less exact log-probability: the exact
+    trajectory likelihood (m = T) scores each token under the uncached model at the very state it was drawn in.
     """
     keys = torch.zeros(len(batch), dtype=torch.int64, device=batch.tokens.device)
     exact = surrogate_logprobs(policy, batch, draw_batch_cuts(batch, 0, keys), temperature)
-    return (batch.behaviour_logprobs - exact)[batch.loss_mask].mean()
+    return kl_k3(batch.behaviour_logprobs, exact)[batch.loss_mask].mean()
