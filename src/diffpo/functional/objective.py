@@ -99,7 +99,7 @@ def importance_weights(log_ratios: Float[Tensor, "*S"], clamp: float) -> Float[T
 
 
 def is_cut(importance: Float[Tensor, "*S"], clamp: float) -> Bool[Tensor, "*S"]:
-    """Which weights lie above the clamp by more than what rounding adds to one that is equal to it."""
+    """w > C (1 + TIE), of any shape: which weights the clamp C cuts, and not those that rounding puts above it."""
     return importance > clamp * (1 + TIE)
 
 

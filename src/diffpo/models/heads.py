@@ -42,7 +42,7 @@ def check_head(head: ThresholdHead | BernoulliHead) -> None:
     """ValueError if a fresh head of the user's own answers with another shape, or not yet the same for every prompt."""
     where = f"{head.kind}.network {head.config.network!r}"
     if isinstance(head, BernoulliHead):
-        seen = torch.rand(2, 5, dtype=torch.float64, device=next(head.parameters()).device)
+        seen = torch.full((2, 5), 0.5, dtype=torch.float64, device=next(head.parameters()).device)
         made = tuple(head(seen).shape)
         return check(made == (2, 5), f"{where}: forward maps features of shape (2, 5) to (2, 5), got {made}")
     made, wanted = tuple(head.score(head.probe).shape), tuple(head.probe.shape[:-1])

@@ -175,6 +175,7 @@ def test_decoding_can_be_the_same_in_every_arm(tmp_path: Path) -> None:
         ('label = "2-MF"', 'output = "x"', "arm 'two': output is the study's to set: leave it out"),
         ('baseline = "one"', 'baseline = "oen"', "no arm 'oen'; did you mean 'one'?"),
         ('baseline = "one"', 'pairs = [["two", "oen"]]', "no arm 'oen'; did you mean 'one'?"),
+        ('baseline = "one"', 'pairs = [["two", "two"]]', "the first less the second, got ['two', 'two']"),
         ('baseline = "one"', 'pairs = [["two"]]', "pairs: two arms each, the first less the second, got ['two']"),
         ("seeds = [0, 1]", "seeds = [0]", "seeds must be two or more"),
         ("seeds = [0, 1]", "seeds = [0, 0]", "seeds must differ"),

@@ -323,7 +323,7 @@ def _check_study(config: StudyConfig) -> None:
         check(name != BASE, f"arms: {BASE!r} is the start itself and always there; choose another name")
         check(names.count(name) == 1, f"arms: {name!r} is named twice")
     for pair in config.pairs:
-        check(len(pair) == 2, f"pairs: two arms each, the first less the second, got {[*pair]}")
+        check(len(pair) == len({*pair}) == 2, f"pairs: two arms each, the first less the second, got {[*pair]}")
     for name in (config.baseline, *itertools.chain(*config.pairs)):
         check(name in (BASE, *names), f"no arm {name!r}{suggest(name, [BASE, *names])}")
 
